@@ -22,7 +22,7 @@ _SOCKET_PATH_MAX = 103  # bytes: sun_path on macOS; Linux has four more
 _ORPHAN_S = 5.0  # for a store left behind to end when told to
 
 
-class StoreUnavailable(Exception):  # noqa: N818 - it is a state of the world, told to a person
+class StoreUnavailable(Exception):
     """No store can be had; the message is a sentence that says why and what to do."""
 
 

@@ -1,0 +1,39 @@
+# The commands of this repository. `make run` and `make test` need Python >= 3.11 and nothing else.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Flags for the service, as in: make run ARGS="--port 9000 --memory"
+ARGS   ?=
+
+.PHONY: run test check clean
+
+run: $(VENV)/.run        ## serve on http://127.0.0.1:8080 with a private store in .dibs/
+	@exec $(BIN)/dibs serve --data-dir .dibs $(ARGS)
+
+test: $(VENV)/.dev       ## every test that this machine can run
+	$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.dev      ## everything that a change must pass
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("dibs needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@ $(VENV)/.run

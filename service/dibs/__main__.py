@@ -1,0 +1,5 @@
+"""`python -m dibs` is the command `dibs`."""
+
+from dibs.cli import main
+
+raise SystemExit(main())

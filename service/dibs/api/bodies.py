@@ -1,0 +1,326 @@
+"""What a request may say. Every bad field is named at once, with its rule."""
+
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import pydantic_core
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.json_schema import WithJsonSchema
+
+from dibs import words
+from dibs.api.problems import ProblemError, invalid
+
+Errors = list[dict[str, str]]
+FIELDS_MOST = 100
+"""Fields of a form or query that are looked at; a body of 16 KiB could hold thousands."""
+
+
+def _text(what: str, most: int, *, newlines: bool = False) -> BeforeValidator:
+    def check(value: object) -> object:
+        if not isinstance(value, str):
+            raise words.Refused(f"{what} is text.")
+        if len(value) > most:
+            raise words.Refused(f"{what} has at most {most} characters; this has {len(value)}.")
+        return words.plain_text(value, what, newlines=newlines)
+
+    return BeforeValidator(check)
+
+
+def _task(value: object) -> words.Task:
+    if not isinstance(value, str):
+        raise words.Refused("A task is text.")
+    return words.task(value)
+
+
+def _tasks(value: object) -> tuple[words.Task, ...]:
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list) or not 1 <= len(items) <= words.TASKS_PER_CLAIM:
+        raise words.Refused(f"This is a list of 1 to {words.TASKS_PER_CLAIM} tasks.")
+    tasks = tuple(_task(item) for item in items)
+    if len(set(tasks)) < len(tasks):
+        raise words.Refused("A task stands in the list twice.")
+    return tasks
+
+
+def _url(value: object) -> object:
+    text = _text("A url", 500).func(value)  # type: ignore[call-arg]
+    if text and not str(text).startswith(("https://", "http://")):
+        raise words.Refused("A url starts with https:// or http://.")
+    if any(char.isspace() for char in str(text)):
+        raise words.Refused("A url holds no blanks.")
+    return text
+
+
+def _schema(**schema: Any) -> WithJsonSchema:
+    return WithJsonSchema(schema)
+
+
+Task = Annotated[
+    words.Task, BeforeValidator(_task), _schema(type="string", minLength=1, maxLength=200)
+]
+Tasks = Annotated[
+    tuple[words.Task, ...],
+    BeforeValidator(_tasks),
+    _schema(
+        type="array",
+        items={"type": "string", "minLength": 1, "maxLength": 200},
+        minItems=1,
+        maxItems=words.TASKS_PER_CLAIM,
+        uniqueItems=True,
+    ),
+]
+Fence = Annotated[
+    words.Fence,
+    BeforeValidator(words.fence),
+    _schema(type="integer", minimum=1, maximum=words.MAX_FENCE),
+]
+Duration = Annotated[
+    int,
+    BeforeValidator(words.duration_s),
+    _schema(
+        anyOf=[
+            {"type": "integer", "minimum": 0, "maximum": 999_999_999},
+            {"type": "string", "pattern": "^[0-9]{1,9}[smh]?$"},
+        ]
+    ),
+]
+Note = Annotated[
+    str,
+    _text("A note", words.NOTE_CHARS, newlines=True),
+    _schema(type="string", maxLength=words.NOTE_CHARS),
+]
+Label = Annotated[str, _text("A label", 100), _schema(type="string", maxLength=100)]
+Branch = Annotated[str, _text("A branch", 200), _schema(type="string", maxLength=200)]
+Url = Annotated[
+    str,
+    BeforeValidator(_url),
+    _schema(type="string", maxLength=500, pattern=r"^(https?://\S*)?$"),
+]
+
+
+class Body(BaseModel):
+    """A request's fields; unknown ones are refused, so that a misspelt one is not ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def also(cls, given: dict[str, Any]) -> Errors:
+        """Return what is wrong with the fields together."""
+        return []
+
+    @classmethod
+    def of(cls, given: dict[str, Any], errors: Errors) -> Self:
+        """Return the checked fields, or raise `invalid` with all that is wrong, `errors` first."""
+        together = cls.also(given)
+        try:
+            body = cls.model_validate(given)
+        except ValidationError as error:
+            raise invalid(errors + [_named(one) for one in error.errors()] + together) from None
+        if errors or together:
+            raise invalid(errors + together)
+        return body
+
+
+class ClaimBody(Body):
+    """POST claim: one of task, any_of, all_of."""
+
+    task: Task | None = None
+    any_of: Tasks | None = None
+    all_of: Tasks | None = None
+    ttl: Duration | None = None
+    note: Note = ""
+    label: Label = ""
+    branch: Branch = ""
+    url: Url = ""
+    queue: bool = False
+    wait: Duration = 0
+    reopen: bool = False
+
+    @classmethod
+    def also(cls, given: dict[str, Any]) -> Errors:
+        """See Body."""
+        named = [name for name in ("task", "any_of", "all_of") if given.get(name) is not None]
+        if not named:
+            return [_error("task", "Name what to claim: one of task, any_of, all_of.")]
+        if len(named) > 1:
+            return [
+                _error(named[1], f"Give one of task, any_of, all_of; not {' and '.join(named)}.")
+            ]
+        if given.get("queue") in (True, "true", "1", 1) and "task" not in named:
+            return [_error("queue", "A queue is joined for one task: use it with task.")]
+        return []
+
+
+class HeartbeatBody(Body):
+    """POST heartbeat: nothing for all claims of the session."""
+
+    task: Task | None = None
+    fence: Fence | None = None
+    ttl: Duration | None = None
+    state: Literal["working", "parked"] | None = None
+    note: Note = ""
+
+    @classmethod
+    def also(cls, given: dict[str, Any]) -> Errors:
+        """See Body."""
+        if given.get("fence") is not None and given.get("task") is None:
+            return [_error("fence", "A fence belongs to one task: name the task, too.")]
+        return []
+
+
+class ReleaseBody(Body):
+    """POST release: a task, or all."""
+
+    task: Task | None = None
+    all: bool = False
+    fence: Fence | None = None
+    outcome: Literal["released", "abandoned", "done"] = "released"
+    note: Note = ""
+    pr: Url = ""
+
+    @classmethod
+    def also(cls, given: dict[str, Any]) -> Errors:
+        """See Body."""
+        everything = given.get("all") in (True, "true", "1", 1)
+        if (given.get("task") is None) is not everything:
+            return [_error("task", "Name one task, or say all: true.")]
+        if everything and given.get("fence") is not None:
+            return [_error("fence", "A fence belongs to one task: leave it out with all: true.")]
+        return []
+
+
+class BreakBody(Body):
+    """POST break: by a person with an admin key."""
+
+    task: Task
+    fence: Fence | None = None
+    reason: Annotated[
+        str,
+        _text("A reason", words.NOTE_CHARS, newlines=True),
+        Field(min_length=1),
+        _schema(type="string", minLength=1, maxLength=words.NOTE_CHARS),
+    ]
+
+
+class ListQuery(Body):
+    """GET claims."""
+
+    state: str = "held,parked,lapsed"
+    holder: Label = ""
+    q: Annotated[str, _text("q", 200), _schema(type="string", maxLength=200)] = ""
+    limit: int = Field(200, ge=1, le=1000)
+    cursor: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$", max_length=1000)] = ""
+
+    @classmethod
+    def also(cls, given: dict[str, Any]) -> Errors:
+        """See Body."""
+        wanted = str(given.get("state", "held")).split(",")
+        if set(wanted) - set(words.STATES):
+            return [_error("state", f"A state is one or more of {', '.join(words.STATES)}.")]
+        return []
+
+
+class ShowQuery(Body):
+    """GET one task."""
+
+    fence: Fence | None = None
+
+
+class EventsQuery(Body):
+    """GET events."""
+
+    after: Annotated[str, Field(pattern=r"^([0-9]{1,17}-[0-9]{1,17}-[0-9]{1,17})?$")] = ""
+    limit: int = Field(200, ge=1, le=1000)
+
+
+def parse(content_type: str, body: bytes, errors: Errors) -> dict[str, Any]:
+    """Return the fields of a JSON or form body; what is wrong with it goes to `errors`."""
+    if not body.strip():
+        return {}
+    kind = content_type.split(";", 1)[0].strip().lower()
+    try:
+        if kind == "application/json":
+            given = pydantic_core.from_json(body, allow_inf_nan=False)
+            if isinstance(given, dict):
+                return given
+            raise words.Refused("The body is one JSON object.")
+        if kind == "application/x-www-form-urlencoded":
+            return _form(body.decode("ascii"))
+        raise words.Refused(
+            "The body is application/json or application/x-www-form-urlencoded, and says so."
+        )
+    except UnicodeDecodeError:
+        errors.append(_error("body", "The body is not UTF-8 text."))
+    except words.Refused as refused:
+        field = "body" if "JSON" in str(refused) and kind else "Content-Type"
+        errors.append(_error(field, str(refused)))
+    except ValueError as error:
+        errors.append(_error("body", f"The body cannot be read: {str(error)[:200]}."))
+    return {}
+
+
+def query(raw: bytes) -> dict[str, Any]:
+    """Return the fields of a query string."""
+    try:
+        return _form(raw.decode("ascii"))
+    except ValueError:
+        raise invalid([_error("query", "The query is not UTF-8 text, percent-encoded.")]) from None
+
+
+def task_in_path(raw: bytes) -> words.Task:
+    """Return the task that a percent-encoded path ends with."""
+    try:
+        return words.task(unquote_to_bytes(raw).decode())
+    except UnicodeDecodeError:
+        raise invalid([_error("task", "The task in the path is not UTF-8.")]) from None
+    except words.Refused as refused:
+        raise invalid([_error("task", str(refused))]) from None
+
+
+def project(text: str, errors: Errors) -> words.Project:
+    """Return the project of the path; what is wrong with it goes to `errors`."""
+    try:
+        return words.project(text)
+    except words.Refused as refused:
+        errors.append(_error("project", str(refused)))
+        return words.Project("-")
+
+
+def session(text: str | None) -> words.Session:
+    """Return the session, or raise `bad-session` with the reason."""
+    if not text:
+        raise ProblemError(
+            "bad-session",
+            "Send the header Dibs-Session with a UUID that only this session knows; make one with "
+            "`uuidgen` or Python's uuid.uuid4(), and keep it.",
+        )
+    try:
+        return words.session(text)
+    except words.Refused as refused:
+        raise ProblemError("bad-session", str(refused)) from None
+
+
+def _form(text: str) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=FIELDS_MOST)
+    for name, value in pairs:
+        if name in ("any_of", "all_of"):
+            given.setdefault(name, []).append(value)
+        elif name in given:
+            raise words.Refused(f"The field {name} stands in the form twice.")
+        else:
+            given[name] = value
+    return given
+
+
+def _error(field: str, message: str) -> dict[str, str]:
+    return {"field": field, "message": message}
+
+
+def _named(error: Any) -> dict[str, str]:
+    field = ".".join(str(part) for part in error["loc"]) or "body"
+    if error["type"] == "extra_forbidden":
+        return _error(field[:100], "There is no such field.")
+    cause = error.get("ctx", {}).get("error")
+    message = str(cause) if isinstance(cause, words.Refused) else f"{error['msg']}."
+    return _error(field[:100], message)

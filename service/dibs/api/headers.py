@@ -1,0 +1,43 @@
+"""Headers that every answer carries, whatever answered."""
+
+from typing import Any
+
+from litestar.types import ASGIApp
+
+_ALWAYS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+]
+_ECHOED = {b"idempotency-key", b"x-request-id", b"traceparent"}
+_ECHO_BYTES = 200
+
+
+def with_headers(app: ASGIApp) -> ASGIApp:
+    """Wrap `app`: nothing is cached unless it says so, nothing is framed, ids are echoed."""
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        head = scope["method"] == "HEAD"
+        if head:  # what GET would answer, without its body (RFC 9110, 9.3.2)
+            scope = {**scope, "method": "GET"}
+        extra = list(_ALWAYS)
+        for name, value in scope["headers"]:
+            if name in _ECHOED and len(value) <= _ECHO_BYTES and value.isascii():
+                extra.append((name, value))
+
+        async def answer(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = list(message["headers"])
+                if not any(name == b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
+                message = {**message, "headers": headers + extra}
+            elif head:
+                message = {**message, "body": b""}
+            await send(message)
+
+        await app(scope, receive, answer)
+
+    return wrapped

@@ -1,0 +1,68 @@
+"""What the service says of itself: health, problems, its own client and skill."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from litestar import Request, Response, get
+from litestar.types import ControllerRouterHandler
+
+from dibs.api import answers, wire
+from dibs.api.problems import BY_CODE, ProblemError
+from dibs.store import Store, StoreDown
+
+Req = Request[Any, Any, Any]
+PLACEHOLDER = b"__DIBS_URL__"
+
+
+def shipped(folder: str) -> Path:
+    """Return the folder `client` or `skill`: in the wheel, or beside the sources."""
+    inside = Path(str(resources.files("dibs"))) / folder
+    return inside if inside.is_dir() else Path(__file__).parents[3] / folder
+
+
+def base_url(request: Req, public_url: str | None) -> str:
+    """Return the URL that callers use for this service."""
+    return (public_url or str(request.base_url)).rstrip("/")
+
+
+def handlers(store: Store, public_url: str | None) -> list[ControllerRouterHandler]:
+    """Return the routes outside /v1 that belong to no board."""
+
+    @get("/livez", sync_to_thread=False)
+    def livez() -> Response[bytes]:
+        """The process is up."""
+        return answers.ok({"status": "up"})
+
+    @get("/readyz")
+    async def readyz() -> Response[bytes]:
+        """The store answers, and says how well it keeps what it is told."""
+        try:
+            health = await store.health()
+        except StoreDown as down:
+            raise ProblemError(
+                "unavailable", f"{down.reason} Claims are safe; ask again.", retry_after=1
+            ) from None
+        return answers.ok(health)
+
+    @get("/problems/{code:str}", sync_to_thread=False)
+    def problem(code: str) -> Response[bytes]:
+        """Explain a problem code: the page that `type` names."""
+        found = BY_CODE.get(code)
+        if found is None:
+            raise ProblemError("not-found", "There is no problem with this code.")
+        text = f"{found.code} ({found.status}): {found.title}\n\n{found.about}\n"
+        return Response(text.encode(), media_type=wire.TEXT)
+
+    @get(["/client/dibs.py", "/skill/{name:str}"], sync_to_thread=False)
+    def file(request: Req, name: str | None = None) -> Response[bytes]:
+        """Serve the client and the skill, with this service's URL filled in."""
+        folder, wanted = ("skill", name) if name else ("client", "dibs.py")
+        allowed = {path.name: path for path in shipped(folder).glob("*") if path.is_file()}
+        if wanted not in allowed:
+            raise ProblemError("not-found", "There is no such file here.")
+        url = base_url(request, public_url).encode()
+        content = allowed[wanted].read_bytes().replace(PLACEHOLDER, url)
+        return Response(content, media_type=wire.TEXT)
+
+    return [livez, readyz, problem, file]

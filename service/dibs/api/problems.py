@@ -1,0 +1,193 @@
+"""Every error that the service can answer, in one table (RFC 9457).
+
+`type` is a path of this service, where the explanation is served. A detail says who, until when and
+what to do next; it never names a way to take over somebody's claim.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Applied = Literal["not-applied", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One row of the table."""
+
+    code: str
+    status: int
+    title: str
+    about: str
+    """Why it can happen to you, and what to do: the page that `type` names."""
+
+
+TABLE = (
+    Problem(
+        "invalid",
+        422,
+        "The request breaks a rule",
+        "A field, header or query parameter is missing, unknown or out of bounds. `errors` names "
+        "every bad field with its rule. Nothing was changed. Correct the request; the same again "
+        "gives the same answer.",
+    ),
+    Problem(
+        "bad-session",
+        401,
+        "Dibs-Session is missing or guessable",
+        "Every POST carries `Dibs-Session: <uuid>`, version 4 (random) or 8 (HMAC). It is the "
+        "secret by which you hold claims: make one, keep it for the whole session, show it nobody.",
+    ),
+    Problem(
+        "unauthorized",
+        401,
+        "This service has a team key",
+        "Send `Authorization: Bearer <team key>`, or HTTP Basic with the key as the password.",
+    ),
+    Problem(
+        "forbidden",
+        403,
+        "That takes an admin key",
+        "Only a person with an admin key may break a claim. The team key is not enough, and a "
+        "service that was started without an admin key lets nobody.",
+    ),
+    Problem(
+        "not-found",
+        404,
+        "There is nothing at this path",
+        "The path is not one of this service's. `/openapi.json` lists them all.",
+    ),
+    Problem(
+        "wrong-method",
+        405,
+        "This path does not take that method",
+        "The header `Allow` names the methods that the path takes.",
+    ),
+    Problem(
+        "held",
+        409,
+        "Another session holds this task",
+        "Somebody is working on it; `claim` says who and for how long. Work on another task, or "
+        "claim with `queue: true` to be next. After `retry_after` seconds it may be free. Also "
+        "answered while a freed task is kept for the head of its queue.",
+    ),
+    Problem(
+        "cooling",
+        409,
+        "The task's last holder may still come back",
+        "The claim lapsed a moment ago and only its last holder may take it back for now. It is "
+        "free for others after `retry_after` seconds if they do not.",
+    ),
+    Problem(
+        "done",
+        409,
+        "The task is done",
+        "A session finished it; `claim` says who, when, and with which pull request and note. Work "
+        "on another task. If it has to be done again, claim with `reopen: true`.",
+    ),
+    Problem(
+        "not-holder",
+        409,
+        "This session does not hold the task",
+        "The session never held it, or names a fence that is not the current one. Claim the task "
+        "first, and use the fence that the claim's reply gave.",
+    ),
+    Problem(
+        "lost",
+        409,
+        "This session no longer holds the task",
+        "`reason` says why: `lapsed` (its deadline passed, and `by` names who has it now), "
+        "`broken` (a person ended it; `note` has their reason). Stop working on the task, keep "
+        "what you have on your branch, and claim another.",
+    ),
+    Problem(
+        "fence-required",
+        428,
+        "A break names the fence it saw",
+        "Send `fence`, as the board or the list shows it, so that only that tenure can end.",
+    ),
+    Problem(
+        "fence-moved",
+        412,
+        "The claim has changed since you looked",
+        "The fence is not the current one, or nobody holds the task. Look again.",
+    ),
+    Problem(
+        "too-large",
+        413,
+        "The request body is too large",
+        "A body has at most 16 KiB (DIBS_MAX_BODY).",
+    ),
+    Problem(
+        "quota",
+        429,
+        "There are as many as there may be",
+        "The session holds as many claims as it may, the project has as many, or the task's queue "
+        "is full; `whose` says which and `limit` how many. Release or finish one first.",
+    ),
+    Problem(
+        "rate-limited",
+        429,
+        "Too many requests",
+        "`whose` rate was exceeded, the session's or the project's. Ask again after "
+        "`retry_after` seconds.",
+    ),
+    Problem(
+        "internal",
+        500,
+        "The service made a mistake",
+        "A defect of the service. `outcome` is unknown: ask again, every call is safe to repeat.",
+    ),
+    Problem(
+        "unavailable",
+        503,
+        "The store cannot answer",
+        "Claims are safe: no deadline passes during an outage. Ask again after `retry_after` "
+        "seconds; where `outcome` is unknown, the same call finds out, and takes effect once.",
+    ),
+    Problem(
+        "full",
+        507,
+        "The store is full",
+        "New claims are refused; heartbeats and releases work. The person who runs the service has "
+        "to give the store more memory, or tasks have to end.",
+    ),
+)
+BY_CODE = {problem.code: problem for problem in TABLE}
+
+
+class ProblemError(Exception):
+    """An answer that is a problem: its code, its sentence and its facts."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        outcome: Applied = "not-applied",
+        retry_after: int | None = None,
+        headers: dict[str, str] | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.problem = BY_CODE[code]
+        self.retry_after = retry_after
+        self.headers = headers or {}
+        self.body: dict[str, Any] = {
+            "type": f"/problems/{code}",
+            "title": self.problem.title,
+            "status": self.problem.status,
+            "detail": detail,
+            "code": code,
+            "outcome": outcome,
+        }
+        if retry_after is not None:
+            self.body["retry_after"] = retry_after
+            self.headers["Retry-After"] = str(retry_after)
+        self.body.update(facts)
+
+
+def invalid(errors: list[dict[str, str]]) -> ProblemError:
+    """Name every bad field at once."""
+    fields = ", ".join(dict.fromkeys(error["field"] for error in errors))
+    sentence = " ".join(error["message"] for error in errors[:3])
+    return ProblemError("invalid", f"Refused: {fields}. {sentence}", errors=errors)

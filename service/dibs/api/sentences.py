@@ -1,0 +1,133 @@
+"""What an answer says in words: who, until when, and what to do next."""
+
+from datetime import datetime
+
+from dibs import outcomes as o
+from dibs.words import Claim, Free, Holder, Loss
+
+_NOTE_CHARS = 200
+
+
+def span(seconds: int) -> str:
+    """Return 90 as "1 min 30 s": two units at most."""
+    for size, unit, smaller, small_unit in ((3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            rest = seconds % size // smaller
+            return f"{seconds // size} {unit}" + (f" {rest} {small_unit}" if rest else "")
+    return f"{seconds} s"
+
+
+def clock(at: datetime) -> str:
+    """Return an instant for people, in UTC."""
+    return f"{at:%H:%M:%SZ}"
+
+
+def who(holder: Holder | None) -> str:
+    """Return how to call a holder: label and ref, and the branch it works on."""
+    if holder is None:
+        return "somebody"
+    if not holder.ref:
+        return holder.label or "somebody"
+    name = f"{holder.label} (ref {holder.ref})" if holder.label else f"session ref {holder.ref}"
+    return f"{name} on branch {holder.branch}" if holder.branch else name
+
+
+def _note(note: str | None) -> str:
+    if not note:
+        return ""
+    flat = " ".join(note.split())
+    return f' Note: "{flat[:_NOTE_CHARS]}{"…" if len(flat) > _NOTE_CHARS else ""}".'
+
+
+def refused(refusal: o.Refusal) -> str:
+    """Say why a task was not granted."""
+    claim = refusal.claim
+    wait = span(refusal.retry_after_s or 0)
+    place = (
+        f" You are number {refusal.position} in its queue: ask again to keep the place."
+        if refusal.position
+        else " Work on another task, or claim it with queue: true to be next."
+    )
+    match refusal.verdict:
+        case "held":
+            state = "parked by" if claim.state == "parked" else "held by"
+            left = f"for {span(claim.expires_in)} more, until {clock(claim.expires_at)}"
+            stale = " It has not been heard of for a while." if claim.stale else ""
+            return f"{claim.task} is {state} {who(claim.holder)} {left}.{stale}{_note(claim.note)}{place}"
+        case "cooling":
+            return (
+                f"The claim of {who(claim.holder)} on {claim.task} lapsed at "
+                f"{clock(claim.expires_at)}; only they may take it back for {wait} more."
+                f"{_note(claim.note)}{place}"
+            )
+        case "turn":
+            return (
+                f"{claim.task} is free, but kept for the head of its queue for {wait} more.{place}"
+            )
+        case "done":
+            pr = f" Pull request: {claim.pr}." if claim.pr else ""
+            at = f"{claim.ended_at:%Y-%m-%d %H:%MZ}" if claim.ended_at else "before"
+            return (
+                f"{claim.task} was done by {who(claim.holder)} at {at}.{pr}{_note(claim.note)} "
+                "Work on another task; if it must be done again, claim with reopen: true."
+            )
+
+
+def not_mine(outcome: o.NotMine, task: str, fence: int | None) -> str:
+    """Say why a session may not act on a task."""
+    now = outcome.now
+    if outcome.why == "moved":
+        current = now.fence if isinstance(now, Claim) else "none"
+        return (
+            f"Fence {fence} is not the current one of {task}; you hold it with fence {current}. "
+            "Use that one."
+        )
+    if outcome.loss:
+        return lost(outcome.loss)
+    if isinstance(now, Free):
+        return f"You do not hold {task}; nobody does. Claim it before you work on it."
+    if now.state == "done":
+        return f"You do not hold {task}: it was done by {who(now.holder)}. Work on another task."
+    return (
+        f"You do not hold {task}: {who(now.holder)} does, until {clock(now.expires_at)}. "
+        "Work on another task."
+    )
+
+
+def lost(loss: Loss) -> str:
+    """Say how a session lost a claim."""
+    at = clock(loss.at)
+    if loss.reason == "broken":
+        return (
+            f"Your claim on {loss.task} was broken by {who(loss.by)} at {at}.{_note(loss.note)} "
+            "Stop working on it, keep your branch, and claim another task."
+        )
+    taken = f"{who(loss.by)} has it now" if loss.by else "it cannot be revived, so claim it again"
+    return (
+        f"Your claim on {loss.task} lapsed at {at} and {taken}.{_note(loss.note)} "
+        "Stop working on it, keep your branch, and claim another task."
+    )
+
+
+def quota(outcome: o.OverQuota) -> str:
+    """Say which limit is reached."""
+    match outcome.whose:
+        case "session":
+            return (
+                f"This session holds {outcome.limit} claims, as many as it may. "
+                "Release or finish one first."
+            )
+        case "project":
+            return f"The project has {outcome.limit} live claims, as many as it may."
+        case _:
+            return f"{outcome.limit} sessions wait for this task, as many as may. Work on another."
+
+
+def moved(now: Claim | Free, fence: int) -> str:
+    """Say that a break named a fence that is not current."""
+    if isinstance(now, Free) or now.state == "done":
+        return f"Nobody holds {now.task} any more; there is nothing to break."
+    return (
+        f"Fence {fence} is not the current one of {now.task}: {who(now.holder)} holds it with "
+        f"fence {now.fence}. Look again before you break it."
+    )

@@ -1,0 +1,62 @@
+"""How values look on the wire: JSON for programs, aligned text for people."""
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from dibs.api import sentences
+from dibs.words import Claim, Loss
+
+JSON = "application/json"
+PROBLEM = "application/problem+json"
+TEXT = "text/plain; charset=utf-8"
+
+encode = msgspec.json.Encoder().encode
+
+
+def builtin(value: object) -> Any:
+    """Return a value of ours as dicts, lists and text."""
+    return msgspec.to_builtins(value)
+
+
+def with_losses(value: object, lost: Sequence[Loss]) -> bytes:
+    """Encode an answer, and what the session lost lately if it did."""
+    if not lost:
+        return encode(value)
+    return encode({**builtin(value), "lost": lost})
+
+
+def table(claims: Sequence[Claim]) -> str:
+    """Return claims as aligned columns, one a line."""
+    if not claims:
+        return "No claims.\n"
+    rows = [("TASK", "STATE", "HOLDER", "LEFT", "HELD SINCE", "NOTE")]
+    for claim in claims:
+        mark = f" +{claim.waiters} waiting" if claim.waiters else ""
+        state = ("stale" if claim.stale else claim.state) + mark
+        note = claim.pr or claim.note or ""
+        rows.append(
+            (
+                claim.task,
+                state + (" (lapses)" if claim.flag else ""),
+                claim.holder.label or claim.holder.ref,
+                sentences.span(claim.expires_in) if claim.expires_in else "-",
+                f"{claim.acquired_at:%Y-%m-%d %H:%MZ}",
+                " ".join(note.split())[:60],
+            )
+        )
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)
+        )
+        for row in rows
+    ]
+    return "".join(line.rstrip() + "\n" for line in lines)
+
+
+def _width(text: str) -> int:
+    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+    return len(text) + wide - sum(map(bool, map(unicodedata.combining, text)))

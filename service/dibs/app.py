@@ -1,0 +1,113 @@
+"""The composition root: the only place where settings, store, claims, HTTP and board meet."""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from fakeredis import FakeAsyncRedis, FakeServer
+from litestar import Litestar
+from litestar.di import Provide
+from litestar.types import ASGIApp, ControllerRouterHandler
+from redis.asyncio import Redis
+
+from dibs.api import errors, pages
+from dibs.api.headers import with_headers
+from dibs.api.keys import Keys
+from dibs.api.routes import V1
+from dibs.claims import Bounds, Claims
+from dibs.keeper import Keeper, keeping
+from dibs.settings import Settings
+from dibs.store import Rules, Store
+from dibs.store.link import ClientLink, Link, PipelineLink
+from dibs.store.stream import Hub
+
+log = logging.getLogger("dibs")
+
+
+@dataclass(slots=True)
+class Service:
+    """One process's service: the ASGI application and what lives beside it."""
+
+    asgi: ASGIApp
+    store: Store
+    hub: Hub
+    keeper: Keeper
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Service"]:
+        """Open the store and keep its clock. Raises StoreDown or Unfit."""
+        await self.store.open()
+        try:
+            async with keeping(self.keeper):
+                yield self
+        finally:
+            self.hub.end()
+            await self.hub.close()
+            await self.store.close()
+
+
+def rules(settings: Settings) -> Rules:
+    """Return the settings that the scripts decide by."""
+    return Rules(
+        ttl_ms=settings.default_ttl * 1000,
+        park_ms=settings.park_ttl * 1000,
+        grace_ms=settings.grace * 1000,
+        handover_ms=settings.handover * 1000,
+        ticket_ms=settings.ticket * 1000,
+        max_hold_ms=settings.max_hold * 1000,
+        retention_ms=settings.retention * 1000,
+        done_retention_ms=settings.done_retention * 1000,
+        claims_per_session=settings.max_claims_per_session,
+        claims_per_project=settings.max_claims_per_project,
+        rate_per_session=settings.rate_per_session,
+        rate_per_project=settings.rate_per_project,
+    )
+
+
+def links(url: str | None) -> tuple[Link, Any]:
+    """Return the link for acts and the client for blocking reads; `url` None is the fake."""
+    if url is None:
+        server = FakeServer()
+        return (
+            ClientLink(FakeAsyncRedis(server=server, decode_responses=True)),
+            FakeAsyncRedis(server=server, decode_responses=True),
+        )
+    # Blocking reads wait longer than any timeout: the library's default would cut them off.
+    reader = Redis.from_url(url, protocol=2, decode_responses=True, socket_timeout=None)
+    return PipelineLink.to(url), reader
+
+
+def build(settings: Settings, url: str | None) -> Service:
+    """Put the service together around the store at `url` (None: in memory)."""
+    link, blocking = links(url)
+    store = Store(link, rules(settings))
+    hub = Hub(store, blocking)
+    claims = Claims(store, hub, Bounds(settings.min_ttl, settings.max_ttl))
+    keys = Keys(
+        [key.get_secret_value() for key in settings.team_key],
+        [key.get_secret_value() for key in settings.admin_key],
+    )
+    keeper = Keeper(store, lambda project, live, lapsed, done: None)
+
+    def provide_claims() -> Claims:
+        return claims
+
+    def provide_keys() -> Keys:
+        return keys
+
+    handlers: list[ControllerRouterHandler] = [V1, *pages.handlers(store, settings.public_url)]
+    app = Litestar(
+        handlers,
+        dependencies={
+            "claims": Provide(provide_claims, sync_to_thread=False),
+            "keys": Provide(provide_keys, sync_to_thread=False),
+        },
+        before_request=errors.gate(keys),
+        exception_handlers=errors.HANDLERS,
+        openapi_config=None,
+        request_max_body_size=settings.max_body,
+        logging_config=None,
+    )
+    return Service(with_headers(app), store, hub, keeper)

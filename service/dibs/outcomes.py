@@ -1,0 +1,115 @@
+"""What an act can come to. Losing a race is an everyday answer, so these are values.
+
+Exceptions are left for what no caller can plan for: see `StoreDown` and `StoreFull`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dibs.words import Claim, Free, Loss, Task
+
+Losses = tuple[Loss, ...]
+Verdict = Literal["held", "cooling", "done", "turn"]
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The tasks are ours. The first `new` claims are new tenures, the others were renewed."""
+
+    claims: tuple[Claim, ...]
+    new: int
+    lost: Losses = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why one task was not granted, and in how many seconds that may change (None: it will not)."""
+
+    verdict: Verdict
+    claim: Claim
+    retry_after_s: int | None
+    position: int | None
+    """Our place in the queue, 1 being next; None without a ticket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contended:
+    """Nothing was granted."""
+
+    refusals: tuple[Refusal, ...]
+    lost: Losses = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OverQuota:
+    """The session, the project or the task's queue has as many as it may."""
+
+    whose: str
+    limit: int
+    lost: Losses = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """The store is full: no new claims. Heartbeats and releases go on."""
+
+    lost: Losses = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimited:
+    """Too many requests of one session, or in one project."""
+
+    whose: str
+    retry_after_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The claims live on."""
+
+    claims: tuple[Claim, ...]
+    lost: Losses = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NotMine:
+    """The session does not hold the task, or not with this fence."""
+
+    why: Literal["lost", "not-holder", "moved"]
+    now: Claim | Free
+    loss: Loss | None
+    lost: Losses = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One claim that ended."""
+
+    task: Task
+    state: str
+    already: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The claims ended, now or before."""
+
+    releases: tuple[Release, ...]
+    lost: Losses = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The fence that a break named is not the current one."""
+
+    now: Claim | Free
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A snapshot of a project's claims. `seq` is the last event that it includes."""
+
+    claims: tuple[Claim, ...]
+    seq: str
+    cursor: str | None

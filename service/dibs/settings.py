@@ -1,0 +1,127 @@
+"""Every knob, with its unit, its default and its reason. Nothing else reads the environment.
+
+`dibs serve --help` and the table in docs/operations.md are made from this class.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from dibs.words import duration_s
+
+DAY_S = 86_400
+KEY_CHARS = 20
+
+Duration = Annotated[
+    int, BeforeValidator(lambda value: duration_s(value)), PlainSerializer(lambda s: f"{s}s")
+]
+"""Whole seconds, or text like 90s, 30m, 2h."""
+
+
+def _keys(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(SecretStr(key.strip()) for key in value.split(",") if key.strip())
+    return value
+
+
+Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)]
+
+
+class Settings(BaseSettings):
+    """What `dibs serve` runs with: environment variables DIBS_…, and its flags."""
+
+    model_config = SettingsConfigDict(env_prefix="DIBS_", extra="ignore", frozen=True)
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
+    port: int = Field(8080, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
+    data_dir: Path = Field(
+        Path("dibs-data"), description="where the private store keeps its files, when it is used"
+    )
+    redis_url: SecretStr | None = Field(
+        None,
+        description="the store to use: redis://, rediss:// or unix://; without it dibs starts "
+        "a private Valkey of its own",
+    )
+    memory: bool = Field(
+        False, description="keep claims in this process only: for a look around, nothing is kept"
+    )
+    workers: int = Field(1, ge=1, le=64, description="processes that share the port and the store")
+    team_key: Keys = Field(
+        (),
+        description="keys that every call must carry, comma-separated so that they can be rotated; "
+        f"at least {KEY_CHARS} characters each; none: everybody who reaches the URL is in",
+    )
+    admin_key: Keys = Field(
+        (), description="keys that may break somebody's claim, comma-separated; none: nobody may"
+    )
+    default_ttl: Duration = Field(
+        1800, description="ttl of a claim that names none: longer than any single build step"
+    )
+    min_ttl: Duration = Field(10, description="shortest ttl: below it a slow network loses claims")
+    max_ttl: Duration = Field(DAY_S, description="longest ttl")
+    park_ttl: Duration = Field(4 * 3600, description="how long a parked claim waits for its person")
+    grace: Duration = Field(
+        30, description="after a lapse only the ex-holder may take the task back for so long"
+    )
+    handover: Duration = Field(
+        60, description="how long a freed task is kept for the head of its queue"
+    )
+    ticket: Duration = Field(
+        300, description="how long a place in a queue is kept after its session asked last"
+    )
+    max_hold: Duration = Field(DAY_S, description="past it heartbeats no longer extend a claim")
+    retention: Duration = Field(DAY_S, description="how long the record of an ended claim is kept")
+    done_retention: Duration = Field(14 * DAY_S, description="how long a done task stays done")
+    max_claims_per_session: int = Field(50, ge=1, description="live claims of one session")
+    max_claims_per_project: int = Field(2_000, ge=1, description="live claims in one project")
+    rate_per_session: int = Field(
+        20, ge=0, description="requests a second of one session; 0: no limit"
+    )
+    rate_per_project: int = Field(
+        500, ge=0, description="requests a second in one project; 0: no limit"
+    )
+    max_body: int = Field(16_384, ge=1_024, description="bytes of a request body")
+    public_url: str | None = Field(
+        None, description="the URL that people and sessions use, where it is not the request's own"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="what to log; a refused claim is debug, an outage is error"
+    )
+    log_format: Literal["text", "json"] = Field("text", description="how a log line is written")
+
+    @model_validator(mode="after")
+    def _safe_together(self) -> Self:
+        problems = []
+        if not self.min_ttl <= self.default_ttl <= self.max_ttl:
+            problems.append("DIBS_DEFAULT_TTL must lie between DIBS_MIN_TTL and DIBS_MAX_TTL")
+        if self.min_ttl < 1:
+            problems.append("DIBS_MIN_TTL must be at least 1s")
+        if self.max_ttl > self.max_hold:
+            problems.append("DIBS_MAX_TTL must not exceed DIBS_MAX_HOLD")
+        if self.handover < 1 or self.ticket < self.handover:
+            problems.append("DIBS_TICKET must be at least DIBS_HANDOVER, and that at least 1s")
+        if self.retention < self.grace:
+            problems.append("DIBS_RETENTION must not be shorter than DIBS_GRACE")
+        for name, keys in (("DIBS_TEAM_KEY", self.team_key), ("DIBS_ADMIN_KEY", self.admin_key)):
+            if any(len(key.get_secret_value()) < KEY_CHARS for key in keys):
+                problems.append(f"every key in {name} needs {KEY_CHARS} characters or more")
+        if set(self.team_key) & set(self.admin_key):
+            problems.append("a key stands in both DIBS_TEAM_KEY and DIBS_ADMIN_KEY")
+        if self.memory and self.redis_url:
+            problems.append("--memory and DIBS_REDIS_URL exclude each other")
+        if self.memory and self.workers > 1:
+            problems.append("--memory keeps claims in one process, so DIBS_WORKERS must be 1")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the names of DIBS_… variables that mean nothing to the service or the client."""
+    client = {"DIBS_URL", "DIBS_PROJECT", "DIBS_KEY", "DIBS_SESSION", "DIBS_LABEL", "DIBS_TTL"}
+    known = {f"DIBS_{name.upper()}" for name in Settings.model_fields} | client
+    return sorted(name for name in environ if name.startswith("DIBS_") and name not in known)

@@ -1,0 +1,7 @@
+"""The store: every key, every script, and the clock that leases run by."""
+
+from dibs.store.link import StoreDown, StoreFull
+from dibs.store.rules import Rules
+from dibs.store.store import Store
+
+__all__ = ["Rules", "Store", "StoreDown", "StoreFull"]

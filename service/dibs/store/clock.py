@@ -1,0 +1,76 @@
+"""The lease clock as one process knows it. The clock itself is in the store: see lua/tick.lua."""
+
+import bisect
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from redis.exceptions import ResponseError
+
+from dibs.store.link import Link, Script, run_script
+
+KEY = "dibs:clock"
+SWEEPER_MS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the last look at the clock said."""
+
+    witness_us: int
+    lost_us: int
+    stalls: str
+
+    def args(self) -> tuple[str, str, str]:
+        """Return the first arguments of every script."""
+        return str(self.witness_us), str(self.lost_us), self.stalls
+
+    def instant(self, lease_ms: int) -> datetime:
+        """Return the wall-clock instant of `lease_ms`, which may lie before outages."""
+        lost_us = self.lost_us
+        if self.stalls:
+            history = [tuple(map(int, stall.split(":"))) for stall in self.stalls.split()]
+            later = bisect.bisect_left([at for at, _ in history], lease_ms)
+            if later < len(history):
+                lost_us = history[later][1]
+        return datetime.fromtimestamp((lease_ms + lost_us // 1000) // 1000, UTC)
+
+
+class LeaseClock:
+    """Looks at the clock, and says when somebody has to look again."""
+
+    def __init__(self, link: Link, stall_ms: int) -> None:
+        self.process = uuid.uuid4().hex[:12]
+        self.facts = Facts(0, 0, "")
+        self.stale = True
+        """A look is due before the next act: the store may have restarted since the last one."""
+        self.sweeper = False
+        """This process was chosen to write down passed deadlines."""
+        self._link = link
+        self._stall_ms = stall_ms
+        self._tick = Script.load("tick")
+
+    async def tick(self) -> str:
+        """Look at the clock. Returns why time was lost (restart, gap, back), or ''."""
+        try:
+            run_id = _run_id(await self._link.command("INFO", "server"))
+        except ResponseError:  # the fake knows no INFO, and never restarts
+            run_id = ""
+        reply = await run_script(
+            self._link,
+            self._tick,
+            KEY,
+            [run_id, str(self._stall_ms), self.process, str(SWEEPER_MS)],
+        )
+        witness_us, lost_us, stalls, sweeper, why = map(str, reply)
+        self.facts = Facts(int(witness_us), int(lost_us), stalls.strip())
+        self.sweeper = sweeper == "1"
+        self.stale = False
+        return why
+
+
+def _run_id(info: object) -> str:
+    for line in str(info).splitlines():
+        if line.startswith("run_id:"):
+            return line[7:].strip()
+    return ""

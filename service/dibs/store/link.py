@@ -1,0 +1,215 @@
+"""The wire to the store: concurrent calls leave together, and every failure says if it was sent.
+
+Calls that are made while a batch is on its way wait for the next one. So a busy service talks to
+its store in few, large pipelines, and `appendfsync always` costs one fsync for a whole batch.
+"""
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Protocol, cast
+
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import (
+    BusyLoadingError,
+    NoScriptError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from dibs.store.rules import Rules
+
+TIMEOUT_S = 1.0
+"""For connecting and for each answer. The library's defaults (5 s, ten retries) would hang a caller
+for the better part of a minute and run a script eleven times."""
+BATCH = 128
+"""Calls that leave together at most, so that the first of them does not wait for thousands."""
+FLIGHTS = 2
+"""Batches on their way at once: one being answered, one being written."""
+
+_AWAY = (
+    "LOADING",
+    "READONLY",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "TRYAGAIN",
+    "NOREPLICAS",
+    "MISCONF",
+    "BUSY",
+    "NOAUTH",
+    "WRONGPASS",
+    "NOPERM",
+)
+_LOST = (RedisConnectionError, RedisTimeoutError, OSError, asyncio.TimeoutError)
+
+
+class StoreDown(Exception):
+    """The store cannot answer. `sent`: the call may have taken effect all the same."""
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.sent = sent
+
+
+class StoreFull(Exception):
+    """The store is at its memory limit and refused to grow; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One Lua file with the rules and the common part in front."""
+
+    name: str
+    text: str
+    sha: str
+
+    @classmethod
+    def load(cls, name: str, rules: Rules | None = None) -> "Script":
+        """Read `name`.lua; with `rules`, put them and common.lua in front of it."""
+        folder = resources.files("dibs.store") / "lua"
+        text = (folder / f"{name}.lua").read_text("utf-8")
+        if rules is not None:
+            text = rules.lua() + (folder / "common.lua").read_text("utf-8") + text
+        return cls(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+class Link(Protocol):
+    """Something that carries one command to the store and brings back its answer."""
+
+    async def command(self, *parts: str | int) -> Any:
+        """Run one command. Raises StoreDown, StoreFull, or ResponseError for a bug of ours."""
+        ...
+
+    async def close(self) -> None:
+        """Drop the connections."""
+        ...
+
+
+async def run_script(link: Link, script: Script, key: str, args: Sequence[str]) -> list[Any]:
+    """Run `script` on `key`, loading it where the store does not know it (a restart, a flush)."""
+    try:
+        reply = await link.command("EVALSHA", script.sha, 1, key, *args)
+    except NoScriptError:
+        reply = await link.command("EVAL", script.text, 1, key, *args)
+    return cast(list[Any], reply)
+
+
+def _failure(error: Exception, *, sent: bool) -> Exception:
+    """Name what a failed command means to the caller."""
+    if isinstance(error, NoScriptError):
+        return error
+    if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM"):
+        return StoreFull(str(error))
+    if isinstance(error, BusyLoadingError):
+        return StoreDown("The store is loading its data.", sent=False)
+    if isinstance(error, ResponseError) and str(error).startswith(_AWAY):
+        return StoreDown(f"The store refuses for now: {str(error).split(' ', 1)[0]}.", sent=False)
+    if isinstance(error, _LOST):
+        word = "does not answer" if isinstance(error, RedisTimeoutError) else "cannot be reached"
+        return StoreDown(f"The store {word}.", sent=sent)
+    return error
+
+
+class PipelineLink:
+    """A link to one server (or to the primary that a Sentinel names), with coalesced batches."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self._waiting: deque[tuple[tuple[str | int, ...], asyncio.Future[Any]]] = deque()
+        self._flights: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    def to(cls, url: str) -> "PipelineLink":
+        """Return a link to the server at `url`; nothing is connected yet."""
+        return cls(
+            BlockingConnectionPool.from_url(
+                url,
+                max_connections=FLIGHTS + 1,
+                protocol=2,
+                decode_responses=True,
+                socket_timeout=TIMEOUT_S,
+                socket_connect_timeout=TIMEOUT_S,
+                retry=None,
+            )
+        )
+
+    async def command(self, *parts: str | int) -> Any:
+        """See Link. A caller that is cancelled leaves its command running; nothing is torn."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((parts, answer))
+        if len(self._flights) < FLIGHTS:
+            flight = asyncio.create_task(self._fly())
+            self._flights.add(flight)
+            flight.add_done_callback(self._flights.discard)
+        return await answer
+
+    async def _fly(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            try:
+                replies = await self._carry([parts for parts, _ in batch])
+            except Exception as error:  # noqa: BLE001 - handed to every caller of the batch
+                replies = [error] * len(batch)
+            for (_, answer), reply in zip(batch, replies, strict=True):
+                if answer.done():
+                    continue
+                if isinstance(reply, Exception):
+                    answer.set_exception(_failure(reply, sent=False))
+                else:
+                    answer.set_result(reply)
+
+    async def _carry(self, commands: list[tuple[str | int, ...]]) -> list[Any]:
+        try:
+            connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+        except (RedisError, *_LOST) as error:
+            raise _failure(error, sent=False) from error
+        try:
+            await connection.send_packed_command(
+                connection.pack_commands(commands), check_health=False
+            )
+            replies: list[Any] = []
+            for _ in commands:
+                try:
+                    replies.append(await connection.read_response())
+                except ResponseError as error:
+                    replies.append(error)
+            return replies
+        except BaseException as error:
+            await connection.disconnect(nowait=True)
+            if isinstance(error, _LOST):
+                raise _failure(error, sent=True) from error
+            raise
+        finally:
+            await self._pool.release(connection)
+
+    async def close(self) -> None:
+        """See Link."""
+        await self._pool.aclose()
+
+
+class ClientLink:
+    """A link through a whole redis-py client, a command at a time: a cluster, or the fake."""
+
+    def __init__(self, client: "Redis | RedisCluster") -> None:
+        self._client = client
+        # The client would turn some replies into dicts; both links give what the server said.
+        client.response_callbacks.clear()
+
+    async def command(self, *parts: str | int) -> Any:
+        """See Link."""
+        try:
+            return await self._client.execute_command(*parts)
+        except RedisError as error:
+            raise _failure(error, sent=True) from error
+
+    async def close(self) -> None:
+        """See Link."""
+        await self._client.aclose()

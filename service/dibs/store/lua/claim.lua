@@ -1,0 +1,194 @@
+-- claim.lua: take a task, the first free of several, or all of several.
+--
+-- ARGV[6] mode: one | any | all    ARGV[7] ttl in ms, '' for the default or the claim's own
+-- ARGV[8] reopen: 1 | ''           ARGV[9] queue: 1 | '' (mode one only)
+-- ARGV[10] label  [11] branch  [12] url  [13] note      ARGV[14…] tasks, in the caller's order
+--
+-- {'granted', now, losses, n, view…}   n of the views (the first ones) are new, the others were ours
+-- {'refused', now, losses, {verdict, view, free_in_ms}…}   verdict: held | cooling | done | turn
+-- {'quota', now, losses, 'session' | 'project' | 'queue', limit}
+-- {'full', now, losses}   the store has no room for a new claim or ticket; nothing was granted
+-- {'rate-limited', now, wait_ms, 'session' | 'project'}   {'stalled', now}
+--
+-- Safe to run twice: the second run finds the claim ours and renews it, same fence.
+-- O(tasks × log live claims of the project + tickets of a refused task).
+
+local mode, ttl_ms = ARGV[6], tonumber(ARGV[7])
+local reopen, queue = ARGV[8] == '1', ARGV[9] == '1'
+local label, branch, url, note = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
+
+-- A write that changes nothing, before any other: a full store refuses it, and so new claims first.
+local full = type(redis.pcall('SET', PREFIX .. ':nothing', '', 'XX')) == 'table'
+
+local function drop_ticket(task, rec, session)
+  if not rec.queued then return end
+  call('HDEL', queue_key(task), session)
+  if #tickets(task) == 0 then
+    call('DEL', queue_key(task))
+    call('HDEL', record_key(task), 'queued')
+    rec.queued = nil
+  end
+end
+
+-- Whose hand-over window is it? Windows follow one another from the moment the task became free,
+-- each ticket having one; who lets theirs pass leaves the queue. Returns the ticket, or nil.
+local function turn(task, rec)
+  if not rec.queued then return nil end
+  local start = math.max(free_from(rec), tonumber(rec.turns_from or '0'))
+  for _, ticket in ipairs(tickets(task)) do
+    start = math.max(start, ticket.joined)
+    local ends = math.min(start + RULES.handover_ms, ticket.until_ms)
+    if NOW < ends then return ticket, ends end
+    let_holder_write()
+    call('HDEL', queue_key(task), ticket.session)
+    rec.turns_from = text(ends)
+    call('HSET', record_key(task), 'turns_from', rec.turns_from)
+    tell('unqueued', task, {owner = ticket.session, label = ticket.label, fence = rec.fence})
+    start = ends
+  end
+  return nil
+end
+
+-- What stands between SESSION and `task`: nil (free), 'mine', or a refusal and when it ends.
+local function verdict(task, rec)
+  if rec.state == nil then return nil end
+  settle(task, rec)
+  if rec.owner == SESSION and (live(rec) or revivable(rec)) then return 'mine' end
+  if live(rec) then return 'held', rec.due_at + RULES.grace_ms end
+  if rec.state == 'done' and not reopen then return 'done', nil end
+  if NOW < free_from(rec) then return 'cooling', free_from(rec) end
+  local ticket, ends = turn(task, rec)
+  if ticket and ticket.session ~= SESSION then return 'turn', ends end
+  return nil
+end
+
+local function enqueue(task, rec)
+  local key = queue_key(task)
+  local mine = call('HGET', key, SESSION)
+  local order, joined
+  if mine then
+    order, joined = string.match(mine, '^(%d+) (%d+) ')
+  else
+    if #tickets(task) >= RULES.tickets_per_task then return false end
+    order, joined = text(call('HINCRBY', META, 'tickets', 1)), text(NOW)
+  end
+  call('HSET', key, SESSION, order .. ' ' .. joined .. ' ' .. text(NOW + RULES.ticket_ms) .. ' ' .. label)
+  call('PEXPIRE', key, RULES.retention_ms)
+  if not rec.queued then
+    rec.queued = '1'
+    call('HSET', record_key(task), 'queued', '1')
+  end
+  if not mine then tell('queued', task, {owner = SESSION, label = label, fence = rec.fence}) end
+  return true
+end
+
+local function grant(task, rec)
+  local last = call('HGET', META, 'fence')
+  if not last then call('HSET', META, 'epoch', text(NOW_US)) end
+  local fence = text(math.max(tonumber(last or '0') + 1, NOW_US))
+  call('HSET', META, 'fence', fence)
+  local fresh = {
+    state = 'held', owner = SESSION, fence = fence, ttl = text(ttl_ms or RULES.ttl_ms),
+    since = text(NOW), beat = text(NOW),
+    grants = text(tonumber(rec.grants or '0') + 1), lapses = rec.lapses, queued = rec.queued,
+  }
+  fresh.due_at = NOW + math.min(tonumber(fresh.ttl), RULES.max_hold_ms)
+  fresh.due = text(fresh.due_at)
+  for field, value in pairs({label = label, branch = branch, url = url, note = note}) do
+    if value ~= '' then fresh[field] = value end
+  end
+  if rec.owner then
+    fresh.last_owner, fresh.last_fence, fresh.last_outcome = rec.owner, rec.fence, rec.state
+    fresh.last_label, fresh.last_note, fresh.last_ended = rec.label, rec.note, rec.ended
+    if rec.state == 'lapsed' and rec.owner == SESSION then
+      call('HDEL', lost_key(SESSION), task)
+    elseif rec.state == 'lapsed' then
+      note_loss(rec.owner, task, rec.fence, 'lapsed', {
+        at = rec.ended, by_ref = string.sub(SESSION, 1, 10), by_label = label, note = note})
+    end
+    call('ZREM', LAPSED, task)
+    call('ZREM', DONE, task)
+    call('DEL', record_key(task))
+  end
+  local write = {}
+  for field, value in pairs(fresh) do
+    if field ~= 'due_at' then write[#write + 1] = field; write[#write + 1] = value end
+  end
+  call('HSET', record_key(task), unpack(write))
+  call('ZADD', LIVE, fresh.due, task)
+  call('SADD', held_key(SESSION), task)
+  drop_ticket(task, fresh, SESSION)
+  tell('claimed', task, fresh)
+  return fresh
+end
+
+-- Overdue claims that nobody has settled yet must not count as live.
+local function settle_overdue()
+  for _, task in ipairs(call('ZRANGEBYSCORE', LIVE, '-inf', NOW, 'LIMIT', 0, 100)) do
+    settle(task, load(task))
+  end
+end
+
+local function over_quota(wanted)
+  if call('SCARD', held_key(SESSION)) + wanted > RULES.claims_per_session then
+    for _, task in ipairs(call('SMEMBERS', held_key(SESSION))) do settle(task, load(task)) end
+    if call('SCARD', held_key(SESSION)) + wanted > RULES.claims_per_session then
+      return 'session', RULES.claims_per_session
+    end
+  end
+  if call('ZCARD', LIVE) + wanted > RULES.claims_per_project then
+    settle_overdue()
+    if call('ZCARD', LIVE) + wanted > RULES.claims_per_project then
+      return 'project', RULES.claims_per_project
+    end
+  end
+end
+
+local told = losses()
+local free, mine, refused = {}, {}, {}
+for i = 14, #ARGV do
+  local task = ARGV[i]
+  local rec = load(task)
+  local word, free_at = verdict(task, rec)
+  local choice = {task, rec}
+  if word == nil then
+    free[#free + 1] = choice
+  elseif word == 'mine' then
+    mine[#mine + 1] = choice
+  else
+    refused[#refused + 1] = {word, task, rec, free_at}
+  end
+  if mode == 'any' and word == 'mine' then break end
+end
+
+if mode == 'any' and #mine > 0 then free = {} end
+if mode == 'any' and #free > 0 then free = {free[1]} end
+local refusing = #refused > 0 and (mode == 'all' or #free + #mine == 0)
+
+if full and (#free > 0 and not refusing or queue and refusing) then return answer('full', told) end
+
+if refusing then
+  local reply = {'refused', text(NOW), told}
+  for _, refusal in ipairs(refused) do
+    local word, task, rec, free_at = unpack(refusal)
+    if queue and word ~= 'done' and not enqueue(task, rec) then
+      return answer('quota', told, 'queue', text(RULES.tickets_per_task))
+    end
+    reply[#reply + 1] = {word, view(task, rec), free_at and text(free_at - NOW) or ''}
+  end
+  return reply
+end
+
+local whose, limit = over_quota(#free)
+if #free > 0 and whose then return answer('quota', told, whose, text(limit)) end
+
+local reply = {'granted', text(NOW), told, text(#free)}
+for _, choice in ipairs(free) do
+  reply[#reply + 1] = view(choice[1], grant(choice[1], choice[2]))
+end
+for _, choice in ipairs(mine) do
+  local task, rec = unpack(choice)
+  keep(task, rec, {ttl_ms = ttl_ms, note = note, label = label, branch = branch, url = url})
+  reply[#reply + 1] = view(task, rec)
+end
+return reply

@@ -1,0 +1,275 @@
+-- common.lua: what every script of a project starts with. It is put in front of each of them.
+--
+-- KEYS[1]  the project's key prefix, dibs:{project}: every key below has its hash tag, so each
+--          script stays in one slot of a cluster
+-- ARGV[1]  witness_us   the store's TIME when this service last saw the lease clock (tick.lua)
+-- ARGV[2]  lost_us      time that did not count: outages and clock steps
+-- ARGV[3]  stalls       lease instants in ms at which time was lost, ascending, each with lost_us
+--                       before it: "17000:0 90500:4200000"
+-- ARGV[4]  request      names one request of one client; the same again is a retry
+-- ARGV[5]  session      hash of the session that asks, '' for nobody
+-- RULES    a table of limits in ms and counts, written in front of this file by the service
+--
+-- Lease time = TIME - lost_us, in ms. All instants in records are lease time.
+-- A script answers {tag, lease now in ms, ...}; numbers go out as text, because a Lua number
+-- that leaves a script loses its fraction and one past 2^31 may leave as 1.7e+15.
+
+local PREFIX, SESSION, REQUEST = KEYS[1], ARGV[5], ARGV[4]
+local call = redis.call
+
+local function text(number) return string.format('%.0f', number) end
+
+-- TIME is read once: it moves while a script runs on some servers.
+local time = call('TIME')
+local NOW_US = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local WITNESS_US = tonumber(ARGV[1])
+-- Nobody watched the clock for too long, or it jumped: the service must look (tick.lua) first.
+local STALLED = math.abs(NOW_US - WITNESS_US) > RULES.stall_ms * 1000
+local NOW = math.floor((math.max(NOW_US, WITNESS_US) - tonumber(ARGV[2])) / 1000)
+
+local STALLS = {}
+for at in string.gmatch(ARGV[3], '(%d+):') do STALLS[#STALLS + 1] = tonumber(at) end
+
+local META, LIVE = PREFIX .. ':meta', PREFIX .. ':live'
+local LAPSED, DONE = PREFIX .. ':lapsed', PREFIX .. ':done'
+local EVENTS = PREFIX .. ':events'
+local function record_key(task) return PREFIX .. ':task:' .. task end
+local function queue_key(task) return PREFIX .. ':queue:' .. task end
+local function held_key(session) return PREFIX .. ':held:' .. session end
+local function lost_key(session) return PREFIX .. ':lost:' .. session end
+
+local function answer(tag, ...) return {tag, text(NOW), ...} end
+
+-- A full store refuses a script's first growing write, unless the script has written already.
+-- Those who hold something go through here, so that they can keep and free it (rule 15).
+local function let_holder_write() call('DEL', PREFIX .. ':nothing') end
+
+-- GCRA: `key` holds the instant at which all that was let through is paid for.
+-- Returns how long to wait in ms, and the instant to store when the request is let through.
+local function admit(key, per_second)
+  local paid = math.max(tonumber(call('GET', key) or '0'), NOW_US)
+  if paid > NOW_US + (RULES.burst_ms + 2000) * 1000 then paid = NOW_US end  -- the clock went back
+  local wait_us = paid - NOW_US - RULES.burst_ms * 1000
+  return math.ceil(wait_us / 1000), paid + math.floor(1000000 / per_second)
+end
+
+-- Returns nil, or how long to wait in ms and for whose limit. Counts the request only when it passes.
+local function over_rate()
+  local paid = {}
+  for _, limit in ipairs({
+    {'session', SESSION ~= '' and RULES.rate_per_session or 0, PREFIX .. ':rate:' .. SESSION},
+    {'project', RULES.rate_per_project, PREFIX .. ':rate'},
+  }) do
+    if limit[2] > 0 then
+      local wait_ms, next_us = admit(limit[3], limit[2])
+      if wait_ms > 0 then return wait_ms, limit[1] end
+      paid[#paid + 1] = {limit[3], next_us}
+    end
+  end
+  for _, entry in ipairs(paid) do
+    -- pcall: on a full store the limit is the first thing to go, not the request.
+    redis.pcall('SET', entry[1], text(entry[2]), 'PX', RULES.burst_ms + 2000)
+  end
+end
+
+-- A claim that was live when time was lost has at least one ttl from then on (rule 13).
+local function after_stalls(instant, span)
+  for _, stall in ipairs(STALLS) do
+    if instant > stall then instant = math.max(instant, stall + span) end
+  end
+  return instant
+end
+
+local function load(task)
+  local flat = call('HGETALL', record_key(task))
+  local rec = {}
+  for i = 1, #flat, 2 do rec[flat[i]] = flat[i + 1] end
+  if rec.due then rec.due_at = after_stalls(tonumber(rec.due), tonumber(rec.ttl)) end
+  return rec
+end
+
+local function live(rec) return rec.state == 'held' or rec.state == 'parked' end
+local function overdue(rec) return live(rec) and rec.due_at <= NOW end
+local function lapsed(rec) return rec.state == 'lapsed' or overdue(rec) end
+
+local function state_now(rec)
+  if lapsed(rec) then return 'lapsed' end
+  if live(rec) or rec.state == 'done' then return rec.state end
+  return 'free'
+end
+
+-- When anybody may take a task that nobody holds any more.
+local function free_from(rec)
+  if lapsed(rec) then return rec.due_at + RULES.grace_ms end
+  return tonumber(rec.ended or '0')
+end
+
+-- Tickets of a task's queue, oldest first; a ticket that was not renewed in time is not among them.
+local function tickets(task)
+  local flat, found = call('HGETALL', queue_key(task)), {}
+  for i = 1, #flat, 2 do
+    local order, joined, until_ms, label = string.match(flat[i + 1], '^(%d+) (%d+) (%d+) (.*)$')
+    local ticket = {session = flat[i], order = tonumber(order), joined = tonumber(joined),
+                    until_ms = after_stalls(tonumber(until_ms), RULES.ticket_ms), label = label}
+    if ticket.until_ms > NOW then found[#found + 1] = ticket end
+  end
+  table.sort(found, function(a, b) return a.order < b.order end)
+  return found
+end
+
+-- A record as a flat list, with what only the store can tell: the deadline after stalls, the queue.
+local function view(task, rec)
+  local flat = {'task', task}
+  for field, value in pairs(rec) do
+    if field ~= 'due_at' then flat[#flat + 1] = field; flat[#flat + 1] = value end
+  end
+  if rec.due_at then flat[#flat + 1] = 'due_at'; flat[#flat + 1] = text(rec.due_at) end
+  if rec.queued then
+    local waiting = {}
+    for _, ticket in ipairs(tickets(task)) do
+      waiting[#waiting + 1] = ticket.session .. ' ' .. text(ticket.joined) .. ' ' .. ticket.label
+    end
+    flat[#flat + 1] = 'queue'
+    flat[#flat + 1] = table.concat(waiting, '\n')
+  end
+  return flat
+end
+
+-- One entry in the project's stream; only transitions are told, never a plain heartbeat.
+local function tell(kind, task, rec, ...)
+  local fields = {'type', kind, 'task', task, 'at', text(NOW), 'fence', rec.fence or '0',
+                  'ref', string.sub(rec.owner or '', 1, 10), 'label', rec.label or ''}
+  for _, value in ipairs({...}) do fields[#fields + 1] = value end
+  call('XADD', EVENTS, 'MAXLEN', '~', RULES.events_kept, '*', unpack(fields))
+end
+
+-- What a session no longer has. An entry stays for the retention, told or not, so that a late
+-- heartbeat still hears why; `by` is the record of whoever has the task now.
+local function note_loss(session, task, fence, reason, fields)
+  local entry = {task = task, fence = fence, reason = reason, at = text(NOW)}
+  for field, value in pairs(fields or {}) do entry[field] = value end
+  call('HSET', lost_key(session), task, cjson.encode(entry))
+  call('PEXPIRE', lost_key(session), RULES.retention_ms)
+end
+
+-- The passing of a deadline, written down once by whichever act meets it first.
+local function settle(task, rec)
+  if not overdue(rec) then return end
+  let_holder_write()
+  rec.state, rec.ended = 'lapsed', text(rec.due_at)
+  rec.due = rec.ended
+  rec.lapses = text(tonumber(rec.lapses or '0') + 1)
+  call('HSET', record_key(task), 'state', rec.state, 'ended', rec.ended, 'due', rec.due,
+       'lapses', rec.lapses)
+  call('PEXPIRE', record_key(task), RULES.retention_ms)
+  call('ZREM', LIVE, task)
+  call('ZADD', LAPSED, rec.ended, task)
+  call('SREM', held_key(rec.owner), task)
+  note_loss(rec.owner, task, rec.fence, 'lapsed', {open = '1'})
+  tell('lapsed', task, rec, 'note', rec.note or '')
+end
+
+-- The deadline that a renewal gives: `span` from now, within max_hold of the start, never earlier
+-- than the one the holder already has.
+local function renewed(rec, span)
+  local limit = tonumber(rec.since) + RULES.max_hold_ms
+  return math.max(rec.due_at, math.min(NOW + span, limit))
+end
+
+-- A lapsed claim that nobody took may go on, same fence, while it is within max_hold.
+local function revivable(rec)
+  return rec.state == 'lapsed' and tonumber(rec.since) + RULES.max_hold_ms > NOW
+end
+
+-- Extend the claim `rec` of SESSION on `task`, bring it back if it lapsed, and apply `change`:
+-- {ttl_ms, state = 'held'|'parked', resume = bool, note, label, branch, url}, each or nil.
+local function keep(task, rec, change)
+  settle(task, rec)
+  let_holder_write()
+  local was, revived = rec.state, rec.state == 'lapsed'
+  rec.state = change.state or 'held'
+  if change.ttl_ms and rec.state == 'held' then rec.ttl = text(change.ttl_ms) end
+  local span = tonumber(rec.ttl)
+  if rec.state == 'parked' then span = change.ttl_ms or RULES.park_ms end
+  if change.resume then rec.due_at = math.min(rec.due_at, NOW + span) end
+  rec.due_at = renewed(rec, span)
+  rec.due, rec.beat = text(rec.due_at), text(NOW)
+  local write = {'state', rec.state, 'ttl', rec.ttl, 'due', rec.due, 'beat', rec.beat}
+  for _, field in ipairs({'note', 'label', 'branch', 'url'}) do
+    if change[field] and change[field] ~= '' then
+      rec[field] = change[field]
+      write[#write + 1] = field
+      write[#write + 1] = change[field]
+    end
+  end
+  call('HSET', record_key(task), unpack(write))
+  call('ZADD', LIVE, rec.due, task)
+  if revived then
+    call('PERSIST', record_key(task))
+    call('HDEL', record_key(task), 'ended')
+    rec.ended = nil
+    call('ZREM', LAPSED, task)
+    call('SADD', held_key(SESSION), task)
+    call('HDEL', lost_key(SESSION), task)
+    tell('revived', task, rec)
+  end
+  if rec.state == 'parked' and was ~= 'parked' then tell('parked', task, rec, 'note', rec.note or '') end
+  if rec.state == 'held' and was == 'parked' then tell('resumed', task, rec) end
+end
+
+-- End the tenure `rec`; the record stays for the retention so that a repeat can be answered.
+local function finish(task, rec, outcome, fields)
+  let_holder_write()
+  rec.state, rec.ended = outcome, text(NOW)
+  local write = {'state', outcome, 'ended', rec.ended}
+  for field, value in pairs(fields) do
+    if value ~= '' then
+      rec[field] = value
+      write[#write + 1] = field
+      write[#write + 1] = value
+    end
+  end
+  call('HSET', record_key(task), unpack(write))
+  call('ZREM', LIVE, task)
+  call('ZREM', LAPSED, task)
+  call('SREM', held_key(rec.owner), task)
+  call('HDEL', lost_key(rec.owner), task)
+  if outcome == 'done' then
+    call('ZADD', DONE, rec.ended, task)
+    call('PEXPIRE', record_key(task), RULES.done_retention_ms)
+  else
+    call('PEXPIRE', record_key(task), RULES.retention_ms)
+  end
+end
+
+-- Losses that SESSION has not heard of. A retry of the request that told them hears them again,
+-- because its first reply may have been lost.
+local function losses()
+  if SESSION == '' then return {} end
+  local flat, told = call('HGETALL', lost_key(SESSION)), {}
+  for i = 1, #flat, 2 do
+    local entry = cjson.decode(flat[i + 1])
+    if not entry.open and (not entry.told or entry.told == REQUEST) then
+      if not entry.told then
+        entry.told = REQUEST
+        let_holder_write()
+        call('HSET', lost_key(SESSION), flat[i], cjson.encode(entry))
+      end
+      told[#told + 1] = cjson.encode(entry)
+    end
+  end
+  return told
+end
+
+-- Why SESSION does not hold `task`: {'lost', entry} or {'not-holder'}.
+local function why_not(task)
+  local entry = call('HGET', lost_key(SESSION), task)
+  if entry then return 'lost', entry end
+  return 'not-holder', ''
+end
+
+if STALLED then return answer('stalled') end
+do
+  local wait_ms, whose = over_rate()
+  if wait_ms then return answer('rate-limited', text(wait_ms), whose) end
+end

@@ -1,0 +1,59 @@
+-- heartbeat.lua: push back the deadline of one claim of this session, or of all of them.
+--
+-- ARGV[6] task, '' for all   [7] fence, '' for any   [8] ttl in ms, '' for the claim's own
+-- ARGV[9] state: working | parked | ''               [10] note, '' to leave it
+--
+-- {'kept', now, losses, view…}
+-- {'not-mine', now, losses, view | {}, 'lost' | 'not-holder' | 'moved', loss}   one task only
+-- {'rate-limited', …}   {'stalled', now}
+--
+-- Safe to run twice: a repeat moves the deadline that it already moved. A lapsed claim that nobody
+-- took comes back with its fence; a plain heartbeat never shortens a deadline, an explicit
+-- `working` sets it to now + ttl. O(claims of the session).
+
+local one, fence, ttl_ms, note = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[10]
+local change = {ttl_ms = ttl_ms, note = note, resume = ARGV[9] == 'working'}
+if ARGV[9] == 'parked' then change.state = 'parked' end
+
+local function mine(task, rec)
+  if rec.owner ~= SESSION then return false end
+  settle(task, rec)
+  return live(rec) or revivable(rec)
+end
+
+local told = losses()
+
+if one ~= '' then
+  local rec = load(one)
+  local ours = mine(one, rec)
+  if ours and (fence == '' or fence == rec.fence) then
+    keep(one, rec, change)
+    return answer('kept', told, view(one, rec))
+  end
+  local why, loss = why_not(one)
+  if ours then why, loss = 'moved', '' end
+  return answer('not-mine', told, rec.state and view(one, rec) or {}, why, loss)
+end
+
+local tasks = call('SMEMBERS', held_key(SESSION))
+local flat = call('HGETALL', lost_key(SESSION))
+for i = 1, #flat, 2 do
+  if cjson.decode(flat[i + 1]).open then tasks[#tasks + 1] = flat[i] end
+end
+table.sort(tasks)
+local reply = {'kept', text(NOW), told}
+local seen = nil
+for _, task in ipairs(tasks) do
+  if task ~= seen then
+    seen = task
+    local rec = load(task)
+    if mine(task, rec) then
+      keep(task, rec, change)
+      reply[#reply + 1] = view(task, rec)
+    elseif rec.owner ~= SESSION then
+      let_holder_write()
+      call('SREM', held_key(SESSION), task)
+    end
+  end
+end
+return reply

@@ -1,0 +1,79 @@
+-- list.lua: a page of a project's claims, as one snapshot. Changes nothing.
+--
+-- ARGV[6] states wanted, comma-separated: held,parked,lapsed,done
+-- ARGV[7] text that a task, label, branch or note must contain, lower case, '' for all
+-- ARGV[8] holder (ref or label), '' for all   [9] most claims to give
+-- ARGV[10] cursor: '' or "index score task", the last claim of the page before
+--
+-- {'listed', now, seq, cursor | '', view…}   seq is the last event's id, epoch-stream id
+-- Live claims come first, the soonest to lapse leading; then lapsed and done, the latest leading.
+-- A heartbeat can move a claim to a later page, never to an earlier one: nothing is missed.
+-- Safe to run twice: it only reads. O(claims looked at), at most RULES.list_scan.
+
+local wanted, needle, holder, most = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
+local want = {}
+for state in string.gmatch(wanted, '%a+') do want[state] = true end
+
+local function matches(task, rec)
+  if not want[state_now(rec)] then return false end
+  if holder ~= '' and holder ~= rec.label and holder ~= string.sub(rec.owner, 1, 10) then return false end
+  if needle == '' then return true end
+  local hay = string.lower(table.concat({task, rec.label or '', rec.branch or '', rec.note or ''}, '\n'))
+  return string.find(hay, needle, 1, true) ~= nil
+end
+
+-- Up to 200 members of an index from (score, member) on, in its order, that one not included.
+local function after(index, score, member, backwards)
+  local range, from, to = 'ZRANGEBYSCORE', score, '+inf'
+  if backwards then range, to = 'ZREVRANGEBYSCORE', '-inf' end
+  local found, offset = {}, 0
+  repeat
+    local flat = call(range, index, from, to, 'WITHSCORES', 'LIMIT', offset, 200)
+    for i = 1, #flat, 2 do
+      local same = tonumber(flat[i + 1]) == tonumber(score)
+      local past = (backwards and flat[i] < member) or (not backwards and flat[i] > member)
+      if not same or member == '' or past then found[#found + 1] = {flat[i], flat[i + 1]} end
+    end
+    offset = offset + 200
+  until #found > 0 or #flat < 400
+  return found
+end
+
+local indexes = {
+  {key = LIVE, wanted = want.held or want.parked or want.lapsed, score = '-inf', backwards = false},
+  {key = LAPSED, wanted = want.lapsed, score = '+inf', backwards = true},
+  {key = DONE, wanted = want.done, score = '+inf', backwards = true},
+}
+local first, score, member = 1, nil, ''
+if ARGV[10] ~= '' then
+  local index, at, task = string.match(ARGV[10], '^(%d) (%S+) (.*)$')
+  first, score, member = tonumber(index), at, task
+end
+
+local epoch = call('HGET', META, 'epoch') or '0'
+local last = call('XREVRANGE', EVENTS, '+', '-', 'COUNT', 1)
+local reply = {'listed', text(NOW), epoch .. '-' .. (last[1] and last[1][1] or '0-0'), ''}
+local scanned = 0
+
+for number = first, #indexes do
+  local index = indexes[number]
+  if index.wanted then
+    local from, at = score or index.score, member
+    while true do
+      local page = after(index.key, from, at, index.backwards)
+      if #page == 0 then break end
+      for _, entry in ipairs(page) do
+        if #reply - 4 >= most or scanned >= RULES.list_scan then
+          reply[4] = number .. ' ' .. from .. ' ' .. at
+          return reply
+        end
+        at, from = entry[1], entry[2]
+        scanned = scanned + 1
+        local rec = load(at)
+        if rec.state and matches(at, rec) then reply[#reply + 1] = view(at, rec) end
+      end
+    end
+  end
+  score, member = nil, ''
+end
+return reply

@@ -1,0 +1,65 @@
+-- release.lua: end this session's claim on a task, or all its claims; or leave the task's queue.
+--
+-- ARGV[6] task, '' for all   [7] fence, '' for any   [8] outcome: released | abandoned | done
+-- ARGV[9] note  [10] pr
+--
+-- {'ended', now, losses, {task, state, already}…}   state is the task's now: free | done | held …
+-- {'not-mine', now, losses, view | {}, 'lost' | 'not-holder' | 'moved', loss}   one task only
+-- {'rate-limited', …}   {'stalled', now}
+--
+-- Safe to run twice: the record outlives the claim and the repeat answers 'already'.
+-- O(claims of the session × log live claims of the project).
+
+local one, fence, outcome = ARGV[6], ARGV[7], ARGV[8]
+local fields = {note = ARGV[9], pr = ARGV[10]}
+
+local function release(task, rec)
+  settle(task, rec)
+  finish(task, rec, outcome, fields)
+  tell(outcome, task, rec, 'note', rec.note or '', 'pr', rec.pr or '')
+  return {task, state_now(rec), ''}
+end
+
+-- The tenure that `fence` names (or any, without one) was ended by this session before.
+local function ended_before(rec)
+  if rec.owner == SESSION and not live(rec) and rec.state ~= 'lapsed' then
+    return rec.state ~= 'broken' and (fence == '' or fence == rec.fence)
+  end
+  local last = rec.last_outcome
+  return rec.last_owner == SESSION and fence ~= '' and fence == rec.last_fence
+    and (last == 'released' or last == 'abandoned' or last == 'done')
+end
+
+local function leave_queue(task, rec)
+  if not rec.queued or call('HDEL', queue_key(task), SESSION) == 0 then return nil end
+  tell('unqueued', task, {owner = SESSION, fence = rec.fence})
+  if #tickets(task) == 0 then call('HDEL', record_key(task), 'queued') end
+  return {task, state_now(rec), ''}
+end
+
+local told = losses()
+
+if one ~= '' then
+  local rec = load(one)
+  local ours = rec.owner == SESSION and (live(rec) or rec.state == 'lapsed')
+  if ours and (fence == '' or fence == rec.fence) then
+    return answer('ended', told, release(one, rec))
+  end
+  if ended_before(rec) then return answer('ended', told, {one, state_now(rec), '1'}) end
+  if not ours then
+    local left = leave_queue(one, rec)
+    if left then return answer('ended', told, left) end
+  end
+  local why, loss = why_not(one)
+  if ours then why, loss = 'moved', '' end
+  return answer('not-mine', told, rec.state and view(one, rec) or {}, why, loss)
+end
+
+local reply = {'ended', text(NOW), told}
+local tasks = call('SMEMBERS', held_key(SESSION))
+table.sort(tasks)
+for _, task in ipairs(tasks) do
+  local rec = load(task)
+  if rec.owner == SESSION and live(rec) then reply[#reply + 1] = release(task, rec) end
+end
+return reply

@@ -1,0 +1,39 @@
+"""The limits that the scripts decide by, in the unit that they use."""
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """One number per rule; spans in ms. They are written in front of every script.
+
+    So services with different settings may share a store: each runs scripts of its own.
+    """
+
+    ttl_ms: int = 30 * 60_000
+    park_ms: int = 4 * 3_600_000
+    grace_ms: int = 30_000
+    handover_ms: int = 60_000
+    max_hold_ms: int = 24 * 3_600_000
+    retention_ms: int = 24 * 3_600_000
+    done_retention_ms: int = 14 * 24 * 3_600_000
+    claims_per_session: int = 50
+    claims_per_project: int = 2_000
+    rate_per_session: int = 20
+    """Requests a second, 0 for no limit."""
+    rate_per_project: int = 500
+    burst_ms: int = 2_000
+    """How much of its rate a quiet caller has saved up at most."""
+    ticket_ms: int = 5 * 60_000
+    """A place in a queue is kept this long after the session asked last."""
+    tickets_per_task: int = 100
+    stall_ms: int = 5_000
+    """Nobody saw the clock for longer than this: the time between does not count."""
+    events_kept: int = 10_000
+    """Events kept per project, about."""
+    list_scan: int = 5_000
+    """Claims that one page of a filtered list looks at, at most."""
+
+    def lua(self) -> str:
+        """Return these rules as the Lua table RULES."""
+        return "local RULES = {" + ", ".join(f"{k} = {v}" for k, v in asdict(self).items()) + "}\n"

@@ -1,0 +1,351 @@
+"""One typed function for each act on the store. Nobody else knows a key or counts an argument."""
+
+import base64
+import hmac
+import itertools
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from dibs import outcomes as o
+from dibs.store import health
+from dibs.store.clock import Facts, LeaseClock
+from dibs.store.link import Link, Script, StoreDown, run_script
+from dibs.store.records import Reader, event, seconds
+from dibs.store.rules import Rules
+from dibs.words import Claim, Event, Fence, Free, Project, Session, Task
+
+FORMAT = "1"
+"""The version of the data in the store. It changes when an older service would misread a record."""
+_ACTS = ("claim", "heartbeat", "release", "break", "show", "list", "sweep")
+_ATTEMPTS = 3
+_KNOWN_S = 600.0
+"""How long a process trusts that the index of projects has one it claimed in."""
+
+
+class Unfit(Exception):
+    """The store cannot be used as it is; the message is a sentence that says why."""
+
+
+class Reset(Exception):
+    """The events asked for are not (or no longer) in the stream."""
+
+
+class Store:
+    """Claims in a Redis or Valkey, one atomic script per act."""
+
+    def __init__(self, link: Link, rules: Rules) -> None:
+        self.link, self.rules = link, rules
+        self.clock = LeaseClock(link, rules.stall_ms)
+        self._scripts = {name: Script.load(name, rules) for name in _ACTS}
+        self._secret = b""
+        self._known: dict[Project, float] = {}
+        self._requests = itertools.count(1)
+
+    async def open(self) -> None:
+        """Check the store and its data's format, fetch the secret for refs, look at the clock.
+
+        Raises StoreDown, or Unfit.
+        """
+        if refusal := await health.evicts_claims(self.link):
+            raise Unfit(refusal)
+        await self.link.command("SET", "dibs:format", FORMAT, "NX")
+        found = await self.link.command("GET", "dibs:format")
+        if found != FORMAT:
+            raise Unfit(
+                f"The store holds data of format {found}; this dibs reads format {FORMAT}. "
+                "Run the version of dibs that wrote it, or give this one a store of its own."
+            )
+        await self.link.command("SET", "dibs:secret", secrets.token_hex(32), "NX")
+        self._secret = bytes.fromhex(await self.link.command("GET", "dibs:secret"))
+        await self.tick()
+
+    async def health(self) -> health.Health:
+        """Return how well the store keeps claims now. Raises StoreDown."""
+        return await health.check(self.link)
+
+    async def close(self) -> None:
+        """Drop the connections. Claims stay: they are not the service's."""
+        await self.link.close()
+
+    async def tick(self) -> str:
+        """Look at the lease clock. Returns why time was lost, or ''."""
+        why = await self.clock.tick()
+        if why:
+            self._known.clear()  # the store may have come back without what we put in it
+        return why
+
+    def hashed(self, session: Session) -> str:
+        """Return what the store knows of a session: a keyed hash. Its start is the holder's ref."""
+        return hmac.digest(self._secret, session.encode(), "sha256").hex()[:32]
+
+    async def claim(
+        self,
+        project: Project,
+        session: Session,
+        tasks: Sequence[Task],
+        *,
+        mode: str = "one",
+        ttl_s: int | None = None,
+        reopen: bool = False,
+        queue: bool = False,
+        label: str = "",
+        branch: str = "",
+        url: str = "",
+        note: str = "",
+        request: str = "",
+    ) -> o.Granted | o.Contended | o.OverQuota | o.NoRoom | o.RateLimited:
+        """Take a task (mode `one`), the first free of several (`any`), or every one (`all`)."""
+        await self._make_known(project)
+        act = [mode, _ms(ttl_s), _flag(reopen), _flag(queue), label, branch, url, note, *tasks]
+        tag, read, rest = await self._act("claim", project, self.hashed(session), act, request)
+        if tag == "rate-limited":
+            return _rate_limited(rest)
+        lost = tuple(map(read.loss, rest[0]))
+        match tag:
+            case "granted":
+                claims = tuple(_held(read.claim(view)) for view in rest[2:])
+                return o.Granted(claims, int(rest[1]), lost)
+            case "refused":
+                return o.Contended(tuple(read.refusal(*refusal) for refusal in rest[1:]), lost)
+            case "full":
+                return o.NoRoom(lost)
+            case _:
+                return o.OverQuota(rest[1], int(rest[2]), lost)
+
+    async def heartbeat(
+        self,
+        project: Project,
+        session: Session,
+        task: Task | None = None,
+        fence: Fence | None = None,
+        *,
+        ttl_s: int | None = None,
+        state: str = "",
+        note: str = "",
+        request: str = "",
+    ) -> o.Kept | o.NotMine | o.RateLimited:
+        """Push back the deadline of one claim, or of all that the session has in the project."""
+        act = [task or "", str(fence or ""), _ms(ttl_s), state, note]
+        tag, read, rest = await self._act("heartbeat", project, self.hashed(session), act, request)
+        if tag == "rate-limited":
+            return _rate_limited(rest)
+        if tag == "not-mine":
+            return self._not_mine(read, project, task, rest)
+        claims = tuple(_held(read.claim(view)) for view in rest[1:])
+        return o.Kept(claims, tuple(map(read.loss, rest[0])))
+
+    async def release(
+        self,
+        project: Project,
+        session: Session,
+        task: Task | None,
+        fence: Fence | None = None,
+        *,
+        outcome: str = "released",
+        note: str = "",
+        pr: str = "",
+        request: str = "",
+    ) -> o.Ended | o.NotMine | o.RateLimited:
+        """End one claim, or (`task` None) all that the session has; or leave the task's queue."""
+        act = [task or "", str(fence or ""), outcome, note, pr]
+        tag, read, rest = await self._act("release", project, self.hashed(session), act, request)
+        if tag == "rate-limited":
+            return _rate_limited(rest)
+        if tag == "not-mine":
+            return self._not_mine(read, project, task, rest)
+        return o.Ended(_releases(rest[1:]), tuple(map(read.loss, rest[0])))
+
+    async def break_(
+        self, project: Project, task: Task, fence: Fence, *, reason: str, by: str
+    ) -> o.Ended | o.Moved | o.RateLimited:
+        """End somebody's claim, if `fence` is still the current one."""
+        act = [task, str(fence), reason, by]
+        tag, read, rest = await self._act("break", project, "", act)
+        if tag == "rate-limited":
+            return _rate_limited(rest)
+        if tag == "moved":
+            return o.Moved(_shown(read, project, task, rest[1]))
+        return o.Ended(_releases(rest[1:]))
+
+    async def show(
+        self, project: Project, task: Task, session: Session | None = None
+    ) -> Claim | Free | o.RateLimited:
+        """Return one task as it is now."""
+        hashed = self.hashed(session) if session else ""
+        tag, read, rest = await self._act("show", project, hashed, [task])
+        if tag == "rate-limited":
+            return _rate_limited(rest)
+        return _shown(read, project, task, rest[0])
+
+    async def list_(
+        self,
+        project: Project,
+        session: Session | None = None,
+        *,
+        states: Sequence[str],
+        text: str = "",
+        holder: str = "",
+        limit: int,
+        cursor: str = "",
+    ) -> o.Page | o.RateLimited:
+        """Return a page of claims, as one snapshot. `cursor` is the one the page before gave."""
+        hashed = self.hashed(session) if session else ""
+        act = [",".join(states), _lower(text), holder, str(limit), _open_cursor(cursor)]
+        tag, read, rest = await self._act("list", project, hashed, act)
+        if tag == "rate-limited":
+            return _rate_limited(rest)
+        claims = tuple(_held(read.claim(view)) for view in rest[2:])
+        return o.Page(claims, rest[0], _seal_cursor(rest[1]) if rest[1] else None)
+
+    async def sweep(self, project: Project) -> tuple[bool, int, int, int]:
+        """Write down passed deadlines. Returns (more to do, live, lapsed, done)."""
+        _, _, rest = await self._act("sweep", project, "", [])
+        more, live, lapsed, done = rest
+        return more == "1", int(live), int(lapsed), int(done)
+
+    async def projects(self) -> list[Project]:
+        """Return the projects that have (or lately had) claims, sorted."""
+        kept = max(self.rules.done_retention_ms, self.rules.retention_ms, self.rules.max_hold_ms)
+        long_ago = time_ms(self.clock.facts) - kept - 86_400_000
+        await self.link.command("ZREMRANGEBYSCORE", "dibs:projects", "-inf", str(long_ago))
+        return sorted(map(Project, await self.link.command("ZRANGE", "dibs:projects", 0, -1)))
+
+    async def events(self, project: Project, after: str, limit: int) -> list[Event]:
+        """Return the events after the id `after`, at most `limit`; '' means from the oldest kept.
+
+        Raises Reset when the stream cannot go on from there without a gap.
+        """
+        epoch = await self.link.command("HGET", f"dibs:{project}:meta", "epoch") or "0"
+        start = "-"
+        if after:
+            given, _, entry = after.partition("-")
+            if given != epoch:
+                raise Reset
+            start = "(" + entry
+            if not await self._reachable(project, entry):
+                raise Reset
+        stream = f"dibs:{project}:events"
+        entries = await self.link.command("XRANGE", stream, start, "+", "COUNT", limit)
+        return [event(epoch, entry, flat, self.clock.facts) for entry, flat in entries]
+
+    async def stream_end(self, project: Project) -> tuple[str, str]:
+        """Return the epoch of a project's stream ('0' before its first event) and its last id."""
+        epoch = await self.link.command("HGET", f"dibs:{project}:meta", "epoch") or "0"
+        stream = f"dibs:{project}:events"
+        last = await self.link.command("XREVRANGE", stream, "+", "-", "COUNT", 1)
+        return epoch, last[0][0] if last else "0-0"
+
+    async def _reachable(self, project: Project, entry: str) -> bool:
+        stream = f"dibs:{project}:events"
+        first = await self.link.command("XRANGE", stream, "-", "+", "COUNT", 1)
+        last = await self.link.command("XREVRANGE", stream, "+", "-", "COUNT", 1)
+        if not first:
+            return entry == "0-0"
+        at = stream_id(entry)
+        return entry == "0-0" or stream_id(first[0][0]) <= at <= stream_id(last[0][0])
+
+    async def _make_known(self, project: Project) -> None:
+        # Before the first claim, so that the index never lacks a project that has one. It is a
+        # key of its own, in another slot: no script could write it.
+        now = time.monotonic()
+        if self._known.get(project, -_KNOWN_S) + _KNOWN_S <= now:
+            seen_ms = str(time_ms(self.clock.facts))
+            await self._command("ZADD", "dibs:projects", seen_ms, project)
+            self._known[project] = now
+
+    async def _command(self, *parts: str | int) -> Any:
+        try:
+            return await self.link.command(*parts)
+        except StoreDown:
+            self.clock.stale = True
+            return await self.link.command(*parts)
+
+    async def _act(
+        self, name: str, project: Project, session: str, act: Sequence[str], request: str = ""
+    ) -> tuple[str, Reader, list[Any]]:
+        """Run a script, once more if the connection was lost: each is safe to run twice."""
+        request = request or f"{self.clock.process}-{next(self._requests)}"
+        sent = False
+        for attempt in range(_ATTEMPTS):
+            try:
+                if self.clock.stale:
+                    await self.tick()
+                facts = self.clock.facts
+                args = [*facts.args(), request, session, *act]
+                reply = await run_script(self.link, self._scripts[name], f"dibs:{project}", args)
+            except StoreDown as down:
+                self.clock.stale = True
+                sent = sent or down.sent
+                if attempt > 0:
+                    raise StoreDown(down.reason, sent=sent) from down
+                continue
+            if reply[0] == "stalled":
+                self.clock.stale = True
+                continue
+            reader = Reader(project, session, int(reply[1]), facts, self.rules.grace_ms)
+            return reply[0], reader, reply[2:]
+        raise StoreDown("The store's clock does not hold still.", sent=sent)
+
+    def _not_mine(
+        self, read: Reader, project: Project, task: Task | None, rest: list[Any]
+    ) -> o.NotMine:
+        told, view, why, loss = rest
+        now = _shown(read, project, task or Task(""), view)
+        known = read.loss(loss) if loss else None
+        return o.NotMine(why, now, known, tuple(map(read.loss, told)))
+
+
+def time_ms(facts: Facts) -> int:
+    """Return the store's wall clock at the last look, in ms."""
+    return facts.witness_us // 1000
+
+
+def _shown(read: Reader, project: Project, task: Task, view: list[str]) -> Claim | Free:
+    return read.claim(view) if view else Free(project=project, task=task)
+
+
+def _held(claim: Claim | Free) -> Claim:
+    if isinstance(claim, Free):
+        raise TypeError(f"the store listed {claim.task!r} as a claim, but it is free")
+    return claim
+
+
+def _releases(rows: Sequence[Sequence[str]]) -> tuple[o.Release, ...]:
+    return tuple(o.Release(Task(task), state, already == "1") for task, state, already in rows)
+
+
+def _rate_limited(rest: list[Any]) -> o.RateLimited:
+    return o.RateLimited(rest[1], max(1, seconds(int(rest[0]))))
+
+
+def _ms(span_s: int | None) -> str:
+    return "" if span_s is None else str(span_s * 1000)
+
+
+def _flag(on: bool) -> str:
+    return "1" if on else ""
+
+
+def _lower(text: str) -> str:
+    """Lower the letters that Lua's string.lower lowers, and no others."""
+    return "".join(char.lower() if char.isascii() else char for char in text)
+
+
+def _seal_cursor(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _open_cursor(cursor: str) -> str:
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        return base64.urlsafe_b64decode(padded.encode()).decode()
+    except ValueError:
+        return ""
+
+
+def stream_id(text: str) -> tuple[int, int]:
+    """Return a stream entry's id as numbers that compare."""
+    ms, _, seq = text.partition("-")
+    return int(ms), int(seq or 0)

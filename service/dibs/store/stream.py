@@ -1,0 +1,176 @@
+"""A project's events as they happen: one blocking read per project and process, many listeners."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import RedisError
+
+from dibs.store.link import StoreDown
+from dibs.store.records import event
+from dibs.store.store import Reset, Store, stream_id
+from dibs.words import Event, Project
+
+BLOCK_MS = 10_000
+AGAIN_S = 0.5
+QUIET_S = 15.0
+"""After so long without an event a stream says that it is still there."""
+BACKLOG = 1_000
+"""Events that a slow listener may be behind before it is told to start over."""
+
+
+class Ended(Exception):
+    """The service is shutting down; there will be no more events from this process."""
+
+
+class Listener:
+    """What one listener has not read yet."""
+
+    def __init__(self, *, ended: bool) -> None:
+        self._waiting: list[Event] = []
+        self._changed = asyncio.Event()
+        self._reset = False
+        self._ended = ended
+
+    def put(self, events: Sequence[Event]) -> None:
+        """Add events; too many unread ones are dropped, and the listener told so."""
+        self._waiting.extend(events)
+        if len(self._waiting) > BACKLOG:
+            self.reset()
+        self._changed.set()
+
+    def reset(self) -> None:
+        """Tell the listener that events are missing from here on."""
+        self._waiting.clear()
+        self._reset = True
+        self._changed.set()
+
+    def end(self) -> None:
+        """Let the listener go, at once."""
+        self._ended = True
+        self._changed.set()
+
+    async def get(self, timeout_s: float) -> list[Event]:
+        """Return the events since the last call, [] after `timeout_s`. Raises Reset or Ended."""
+        if not self._ended:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), timeout_s)
+        self._changed.clear()
+        if self._ended:
+            raise Ended
+        if self._reset:
+            self._reset = False
+            raise Reset
+        events, self._waiting = self._waiting, []
+        return events
+
+
+class Hub:
+    """Follows the projects that somebody listens to."""
+
+    def __init__(self, store: Store, reader: "Redis | RedisCluster") -> None:
+        """`reader` must have no socket timeout: its reads wait for as long as nothing happens."""
+        reader.response_callbacks.clear()
+        self._store, self._reader = store, reader
+        self._listeners: dict[Project, set[Listener]] = {}
+        self._followers: dict[Project, asyncio.Task[None]] = {}
+        self.streams = 0
+        """How many listen now."""
+        self.ended = False
+
+    @contextlib.contextmanager
+    def listen(self, project: Project) -> Iterator[Listener]:
+        """Hear what happens in `project` from now on (from shortly after: read a backlog then)."""
+        listener = Listener(ended=self.ended)
+        listeners = self._listeners.setdefault(project, set())
+        listeners.add(listener)
+        self.streams += 1
+        if project not in self._followers:
+            self._followers[project] = asyncio.create_task(self._follow(project))
+        try:
+            yield listener
+        finally:
+            self.streams -= 1
+            listeners.discard(listener)
+            if not listeners:
+                self._listeners.pop(project, None)
+                follower = self._followers.pop(project, None)
+                if follower:
+                    follower.cancel()
+
+    async def since(self, project: Project, after: str) -> AsyncIterator[list[Event]]:
+        """Yield the events after the id `after`, then what happens; [] when all is quiet.
+
+        Without gap or duplicate, or raises Reset. Raises StoreDown while the backlog is read, and
+        Ended at shutdown.
+        """
+        with self.listen(project) as listener:
+            while backlog := await self._store.events(project, after, 500):
+                after = backlog[-1].id
+                yield backlog
+            while True:
+                events = [one for one in await listener.get(QUIET_S) if _later(one.id, after)]
+                if events:
+                    after = events[-1].id
+                yield events
+
+    def end(self) -> None:
+        """Let every listener go: the service is about to stop."""
+        self.ended = True
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.end()
+
+    async def close(self) -> None:
+        """Stop following."""
+        followers = list(self._followers.values())
+        for follower in followers:
+            follower.cancel()
+        await asyncio.gather(*followers, return_exceptions=True)
+        await self._reader.aclose()
+
+    async def _follow(self, project: Project) -> None:
+        stream, last, epoch = f"dibs:{project}:events", "", ""
+        while True:
+            try:
+                if not last:
+                    epoch, last = await self._store.stream_end(project)
+                found = await self._reader.execute_command(
+                    "XREAD", "COUNT", 500, "BLOCK", BLOCK_MS, "STREAMS", stream, last
+                )
+                now, _ = await self._store.stream_end(project) if found else (epoch, "")
+            except (RedisError, StoreDown, OSError):
+                await asyncio.sleep(AGAIN_S)
+                # The store may come back with other data: what it holds then decides.
+                with contextlib.suppress(StoreDown):
+                    again, _ = await self._store.stream_end(project)
+                    if last and again != epoch:
+                        last = self._start_over(project)
+                continue
+            if not found:
+                continue
+            if now != epoch and epoch != "0":
+                last = self._start_over(project)
+                continue
+            epoch = now
+            entries = found[0][1]
+            last = entries[-1][0]
+            facts = self._store.clock.facts
+            events = [event(epoch, entry, flat, facts) for entry, flat in entries]
+            for listener in self._listeners.get(project, ()):
+                listener.put(events)
+
+    def _start_over(self, project: Project) -> str:
+        for listener in self._listeners.get(project, ()):
+            listener.reset()
+        return ""
+
+
+def _later(one: str, than: str) -> bool:
+    if not than:
+        return True
+    epoch, _, entry = one.partition("-")
+    other, _, known = than.partition("-")
+    return epoch != other or stream_id(entry) > stream_id(known)
