@@ -29,10 +29,10 @@ class Facts:
         """Return the wall-clock instant of `lease_ms`, which may lie before outages."""
         lost_us = self.lost_us
         if self.stalls:
-            history = [tuple(map(int, stall.split(":"))) for stall in self.stalls.split()]
-            later = bisect.bisect_left([at for at, _ in history], lease_ms)
-            if later < len(history):
-                lost_us = history[later][1]
+            ends, losses = zip(*map(_stall, self.stalls.split()), strict=True)
+            later = bisect.bisect_left(ends, lease_ms)
+            if later < len(ends):
+                lost_us = losses[later]
         return datetime.fromtimestamp((lease_ms + lost_us // 1000) // 1000, UTC)
 
 
@@ -74,3 +74,9 @@ def _run_id(info: object) -> str:
         if line.startswith("run_id:"):
             return line[7:].strip()
     return ""
+
+
+def _stall(text: str) -> tuple[int, int]:
+    """Return the end of a stall in lease ms, and lost_us before it."""
+    span, _, lost_us = text.partition(":")
+    return int(span.split("-")[1]), int(lost_us)

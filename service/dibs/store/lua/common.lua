@@ -4,8 +4,8 @@
 --          script stays in one slot of a cluster
 -- ARGV[1]  witness_us   the store's TIME when this service last saw the lease clock (tick.lua)
 -- ARGV[2]  lost_us      time that did not count: outages and clock steps
--- ARGV[3]  stalls       lease instants in ms at which time was lost, ascending, each with lost_us
---                       before it: "17000:0 90500:4200000"
+-- ARGV[3]  stalls       where time was lost, "from-to:lost_us before" in lease ms, ascending:
+--                       "17000-22000:0 90500-95500:4200000"
 -- ARGV[4]  request      names one request of one client; the same again is a retry
 -- ARGV[5]  session      hash of the session that asks, '' for nobody
 -- RULES    a table of limits in ms and counts, written in front of this file by the service
@@ -28,7 +28,9 @@ local STALLED = math.abs(NOW_US - WITNESS_US) > RULES.stall_ms * 1000
 local NOW = math.floor((math.max(NOW_US, WITNESS_US) - tonumber(ARGV[2])) / 1000)
 
 local STALLS = {}
-for at in string.gmatch(ARGV[3], '(%d+):') do STALLS[#STALLS + 1] = tonumber(at) end
+for from, to in string.gmatch(ARGV[3], '(%d+)-(%d+):') do
+  STALLS[#STALLS + 1] = {from = tonumber(from), to = tonumber(to)}
+end
 
 local META, LIVE = PREFIX .. ':meta', PREFIX .. ':live'
 local LAPSED, DONE = PREFIX .. ':lapsed', PREFIX .. ':done'
@@ -75,7 +77,7 @@ end
 -- A claim that was live when time was lost has at least one ttl from then on (rule 13).
 local function after_stalls(instant, span)
   for _, stall in ipairs(STALLS) do
-    if instant > stall then instant = math.max(instant, stall + span) end
+    if instant > stall.from then instant = math.max(instant, stall.to + span) end
   end
   return instant
 end

@@ -7,9 +7,9 @@
 --
 -- Lease time is the store's time while somebody watches it. When nobody could (the store was down
 -- or paused, no service ran, the clock jumped ahead) the time between does not count, and the
--- instant is kept as a stall, "at in lease ms:lost_us before it": every claim that was live then has
--- at least one ttl from it on. A clock that stepped back is the same with a negative loss.
--- So lease time never jumps and never goes back.
+-- instant is kept as a stall, "from-to:lost_us before" in lease ms: every claim that was live at
+-- `from` has at least one ttl from `to` on. A clock that stepped back is the same with a negative
+-- loss. So lease time never jumps and never goes back.
 -- Safe to run twice: the second look finds no gap. O(1).
 
 local MOST_STALLS = 32
@@ -32,9 +32,13 @@ elseif run_id ~= seen[4] then
   why = 'restart'
 end
 if why == 'gap' or why == 'restart' or why == 'back' then
-  local before = lost
-  lost = lost + (now - witness)  -- so that lease time goes on from where it was
-  stalls = stalls .. ' ' .. text(math.floor((now - lost) / 1000)) .. ':' .. text(before)
+  -- Scripts may have run for up to `longest` since the last look. So much counts as passed: lease
+  -- time must not fall behind what they have seen.
+  local passed = why == 'restart' and now - witness or longest_us
+  local before, after = witness - lost, witness - lost + passed
+  stalls = stalls .. ' ' .. text(math.floor(before / 1000)) .. '-' .. text(math.floor(after / 1000))
+    .. ':' .. text(lost)
+  lost = now - after
   local kept = {}
   for stall in string.gmatch(stalls, '%S+') do kept[#kept + 1] = stall end
   stalls = table.concat(kept, ' ', math.max(1, #kept - MOST_STALLS + 1))
