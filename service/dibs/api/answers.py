@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Never, assert_never
+from typing import Any, assert_never
 
 from litestar import Response
 
@@ -53,7 +53,7 @@ def claimed(
                 **_losses(lost),
             )
         case o.RateLimited():
-            rate_limited(outcome)
+            raise rate_limited(outcome)
         case never:
             assert_never(never)
 
@@ -68,9 +68,9 @@ def kept(
                 return ok(claims[0], lost)
             return ok({"claims": claims, "lost": lost})
         case o.NotMine():
-            _not_mine(outcome, task, fence)
+            raise _not_mine(outcome, task, fence)
         case o.RateLimited():
-            rate_limited(outcome)
+            raise rate_limited(outcome)
         case never:
             assert_never(never)
 
@@ -83,9 +83,9 @@ def ended(
         case o.Ended(releases, lost):
             return ok({"released": releases} if task is None else releases[0], lost)
         case o.NotMine():
-            _not_mine(outcome, task, fence)
+            raise _not_mine(outcome, task, fence)
         case o.RateLimited():
-            rate_limited(outcome)
+            raise rate_limited(outcome)
         case never:
             assert_never(never)
 
@@ -98,7 +98,7 @@ def broken(outcome: o.Ended | o.Moved | o.RateLimited, fence: Fence) -> Answer:
         case o.Moved(now):
             raise ProblemError("fence-moved", sentences.moved(now, fence), claim=wire.builtin(now))
         case o.RateLimited():
-            rate_limited(outcome)
+            raise rate_limited(outcome)
         case never:
             assert_never(never)
 
@@ -106,7 +106,7 @@ def broken(outcome: o.Ended | o.Moved | o.RateLimited, fence: Fence) -> Answer:
 def listed(page: o.Page | o.RateLimited, *, plain: bool) -> Answer:
     """Answer a list."""
     if isinstance(page, o.RateLimited):
-        rate_limited(page)
+        raise rate_limited(page)
     if plain:
         text = wire.table(page.claims)
         if page.cursor:
@@ -119,7 +119,7 @@ def listed(page: o.Page | o.RateLimited, *, plain: bool) -> Answer:
 def shown(shown: Claim | Free | o.RateLimited, fence: Fence | None) -> Answer:
     """Answer for one task."""
     if isinstance(shown, o.RateLimited):
-        rate_limited(shown)
+        raise rate_limited(shown)
     if fence is None:
         return ok(shown)
     # A lapsed claim may still be revived, but its holder must not build on that: not current.
@@ -128,9 +128,9 @@ def shown(shown: Claim | Free | o.RateLimited, fence: Fence | None) -> Answer:
     return ok({**wire.builtin(shown), "current": current})
 
 
-def rate_limited(outcome: o.RateLimited) -> Never:
+def rate_limited(outcome: o.RateLimited) -> ProblemError:
     """Say when to ask again."""
-    raise ProblemError(
+    return ProblemError(
         "rate-limited",
         f"Too many requests of this {outcome.whose}. Ask again in {outcome.retry_after_s} s.",
         retry_after=outcome.retry_after_s,
@@ -138,14 +138,14 @@ def rate_limited(outcome: o.RateLimited) -> Never:
     )
 
 
-def _not_mine(outcome: o.NotMine, task: Task | None, fence: Fence | None) -> Never:
+def _not_mine(outcome: o.NotMine, task: Task | None, fence: Fence | None) -> ProblemError:
     facts: dict[str, Any] = {"task": task, "claim": wire.builtin(outcome.now)}
     if outcome.loss:
         loss = wire.builtin(outcome.loss)
         facts.update(reason=loss["reason"], by=loss["by"], at=loss["at"], note=loss["note"])
     code = "lost" if outcome.loss else "not-holder"
     detail = sentences.not_mine(outcome, str(task), fence)
-    raise ProblemError(code, detail, **facts, **_losses(outcome.lost))
+    return ProblemError(code, detail, **facts, **_losses(outcome.lost))
 
 
 def _contended(refusals: Sequence[o.Refusal], wish: Wish, lost: Sequence[Loss]) -> ProblemError:

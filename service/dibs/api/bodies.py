@@ -55,15 +55,20 @@ def _schema(**schema: Any) -> WithJsonSchema:
     return WithJsonSchema(schema)
 
 
-Task = Annotated[
-    words.Task, BeforeValidator(_task), _schema(type="string", minLength=1, maxLength=200)
-]
+TASK_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": words.TASK_CHARS,
+    # Blanks and control characters; that the name is NFC no pattern can say.
+    "pattern": r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$",
+}
+Task = Annotated[words.Task, BeforeValidator(_task), _schema(**TASK_SCHEMA)]
 Tasks = Annotated[
     tuple[words.Task, ...],
     BeforeValidator(_tasks),
     _schema(
         type="array",
-        items={"type": "string", "minLength": 1, "maxLength": 200},
+        items=TASK_SCHEMA,
         minItems=1,
         maxItems=words.TASKS_PER_CLAIM,
         uniqueItems=True,
@@ -109,6 +114,11 @@ class Body(BaseModel):
         return []
 
     @classmethod
+    def together(cls) -> dict[str, Any]:
+        """Return what `also` checks, as JSON Schema."""
+        return {}
+
+    @classmethod
     def of(cls, given: dict[str, Any], errors: Errors) -> Self:
         """Return the checked fields, or raise `invalid` with all that is wrong, `errors` first."""
         together = cls.also(given)
@@ -150,6 +160,12 @@ class ClaimBody(Body):
             return [_error("queue", "A queue is joined for one task: use it with task.")]
         return []
 
+    @classmethod
+    def together(cls) -> dict[str, Any]:
+        """See Body."""
+        named = ("task", "any_of", "all_of")
+        return {"oneOf": [_only(name, named) for name in named]}
+
 
 class HeartbeatBody(Body):
     """POST heartbeat: nothing for all claims of the session."""
@@ -166,6 +182,11 @@ class HeartbeatBody(Body):
         if given.get("fence") is not None and given.get("task") is None:
             return [_error("fence", "A fence belongs to one task: name the task, too.")]
         return []
+
+    @classmethod
+    def together(cls) -> dict[str, Any]:
+        """See Body."""
+        return {"dependentRequired": {"fence": ["task"]}}
 
 
 class ReleaseBody(Body):
@@ -187,6 +208,17 @@ class ReleaseBody(Body):
         if everything and given.get("fence") is not None:
             return [_error("fence", "A fence belongs to one task: leave it out with all: true.")]
         return []
+
+    @classmethod
+    def together(cls) -> dict[str, Any]:
+        """See Body."""
+        everything = {"properties": {"all": {"const": True}}, "required": ["all"]}
+        return {
+            "oneOf": [
+                {"required": ["task"], "properties": {"all": {"const": False}}},
+                {**everything, "not": {"anyOf": [{"required": ["task"]}, {"required": ["fence"]}]}},
+            ]
+        }
 
 
 class BreakBody(Body):
@@ -311,6 +343,11 @@ def _form(text: str) -> dict[str, Any]:
         else:
             given[name] = value
     return given
+
+
+def _only(name: str, names: tuple[str, ...]) -> dict[str, Any]:
+    others = [{"required": [other]} for other in names if other != name]
+    return {"required": [name], "not": {"anyOf": others}}
 
 
 def _error(field: str, message: str) -> dict[str, str]:

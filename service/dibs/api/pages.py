@@ -8,6 +8,7 @@ from litestar import Request, Response, get
 from litestar.types import ControllerRouterHandler
 
 from dibs.api import answers, wire
+from dibs.api.openapi import document
 from dibs.api.problems import BY_CODE, ProblemError
 from dibs.store import Store, StoreDown
 
@@ -65,4 +66,9 @@ def handlers(store: Store, public_url: str | None) -> list[ControllerRouterHandl
         content = allowed[wanted].read_bytes().replace(PLACEHOLDER, url)
         return Response(content, media_type=wire.TEXT)
 
-    return [livez, readyz, problem, file]
+    @get("/openapi.json", sync_to_thread=False)
+    def openapi() -> Response[bytes]:
+        """Describe the interface."""
+        return answers.ok(document())
+
+    return [livez, readyz, problem, file, openapi]

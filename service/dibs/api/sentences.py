@@ -53,7 +53,8 @@ def refused(refusal: o.Refusal) -> str:
             state = "parked by" if claim.state == "parked" else "held by"
             left = f"for {span(claim.expires_in)} more, until {clock(claim.expires_at)}"
             stale = " It has not been heard of for a while." if claim.stale else ""
-            return f"{claim.task} is {state} {who(claim.holder)} {left}.{stale}{_note(claim.note)}{place}"
+            rest = f"{stale}{_note(claim.note)}{place}"
+            return f"{claim.task} is {state} {who(claim.holder)} {left}.{rest}"
         case "cooling":
             return (
                 f"The claim of {who(claim.holder)} on {claim.task} lapsed at "
@@ -61,9 +62,8 @@ def refused(refusal: o.Refusal) -> str:
                 f"{_note(claim.note)}{place}"
             )
         case "turn":
-            return (
-                f"{claim.task} is free, but kept for the head of its queue for {wait} more.{place}"
-            )
+            kept = f"kept for the head of its queue for {wait} more"
+            return f"{claim.task} is free, but {kept}.{place}"
         case "done":
             pr = f" Pull request: {claim.pr}." if claim.pr else ""
             at = f"{claim.ended_at:%Y-%m-%d %H:%MZ}" if claim.ended_at else "before"
