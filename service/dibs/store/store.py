@@ -3,9 +3,12 @@
 import base64
 import hmac
 import itertools
+import re
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from dibs import outcomes as o
@@ -14,12 +17,17 @@ from dibs.store.clock import Facts, LeaseClock
 from dibs.store.link import Link, Script, StoreDown, run_script
 from dibs.store.records import Reader, event, seconds
 from dibs.store.rules import Rules
-from dibs.words import Claim, Event, Fence, Free, Project, Session, Task
+from dibs.store.tally import Tally
+from dibs.words import Claim, Event, Fence, Free, Project, Refused, Session, Task
 
 FORMAT = "1"
 """The version of the data in the store. It changes when an older service would misread a record."""
-_ACTS = ("claim", "heartbeat", "release", "break", "show", "list", "sweep")
+_ACTS = ("claim", "heartbeat", "release", "break", "show", "list")
+_OWN = ("show", "list", "sweep", "overview")
+"""What the service does for itself and its board, once for all viewers: no rate limits it."""
+_DAY_MS = 86_400_000
 _ATTEMPTS = 3
+_CURSOR = re.compile(r"[1-3] ([0-9]{1,16}|[+-]inf) [^\x00-\x1f]{0,200}")
 _KNOWN_S = 600.0
 """How long a process trusts that the index of projects has one it claimed in."""
 
@@ -32,13 +40,39 @@ class Reset(Exception):
     """The events asked for are not (or no longer) in the stream."""
 
 
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A project at a glance: how many claims are in each state now."""
+
+    project: Project
+    held: int
+    parked: int
+    lapsed: int
+    done: int
+    """In the last 24 hours, unlike the others."""
+    changed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What happened in a project in the last 24 hours, and the store's time."""
+
+    now_ms: int
+    done: int
+    avoided: int
+    """Claims refused because somebody else had the task, or had done it; see Tally."""
+
+
 class Store:
     """Claims in a Redis or Valkey, one atomic script per act."""
 
     def __init__(self, link: Link, rules: Rules) -> None:
         self.link, self.rules = link, rules
         self.clock = LeaseClock(link, rules.stall_ms)
+        self.tally = Tally(link)
         self._scripts = {name: Script.load(name, rules) for name in _ACTS}
+        unlimited = replace(rules, rate_per_session=0, rate_per_project=0)
+        self._own = {name: Script.load(name, unlimited) for name in _OWN}
         self._secret = b""
         self._known: dict[Project, float] = {}
         self._requests = itertools.count(1)
@@ -108,7 +142,10 @@ class Store:
                 claims = tuple(_held(read.claim(view)) for view in rest[2:])
                 return o.Granted(claims, int(rest[1]), lost)
             case "refused":
-                return o.Contended(tuple(read.refusal(*refusal) for refusal in rest[1:]), lost)
+                refusals = tuple(read.refusal(*refusal) for refusal in rest[1:])
+                for refusal in refusals:
+                    self.tally.avoided(project, read.session, refusal.claim)
+                return o.Contended(refusals, lost)
             case "full":
                 return o.NoRoom(lost)
             case _:
@@ -170,11 +207,11 @@ class Store:
         return o.Ended(_releases(rest[1:]))
 
     async def show(
-        self, project: Project, task: Task, session: Session | None = None
+        self, project: Project, task: Task, session: Session | None = None, *, own: bool = False
     ) -> Claim | Free | o.RateLimited:
-        """Return one task as it is now."""
+        """Return one task as it is now. `own`: for the service itself, past its rate limits."""
         hashed = self.hashed(session) if session else ""
-        tag, read, rest = await self._act("show", project, hashed, [task])
+        tag, read, rest = await self._act("show", project, hashed, [task], own=own)
         if tag == "rate-limited":
             return _rate_limited(rest)
         return _shown(read, project, task, rest[0])
@@ -190,10 +227,13 @@ class Store:
         limit: int,
         cursor: str = "",
     ) -> o.Page | o.RateLimited:
-        """Return a page of claims, as one snapshot. `cursor` is the one the page before gave."""
+        """Return a page of claims, as one snapshot. `cursor` is the one the page before gave.
+
+        Raises Refused for a cursor that no page gave.
+        """
         hashed = self.hashed(session) if session else ""
         act = [",".join(states), _lower(text), holder, str(limit), _open_cursor(cursor)]
-        tag, read, rest = await self._act("list", project, hashed, act)
+        tag, read, rest = await self._act("list", project, hashed, act, own=own)
         if tag == "rate-limited":
             return _rate_limited(rest)
         claims = tuple(_held(read.claim(view)) for view in rest[2:])
@@ -201,9 +241,25 @@ class Store:
 
     async def sweep(self, project: Project) -> tuple[bool, int, int, int]:
         """Write down passed deadlines. Returns (more to do, live, lapsed, done)."""
-        _, _, rest = await self._act("sweep", project, "", [])
+        _, _, rest = await self._act("sweep", project, "", [], own=True)
         more, live, lapsed, done = rest
         return more == "1", int(live), int(lapsed), int(done)
+
+    async def overview(self, project: Project) -> Overview:
+        """Return a project at a glance."""
+        day = [str(_DAY_MS)]
+        _, read, rest = await self._act("overview", project, "", day, own=True)
+        held, parked, lapsed, done, changed = rest
+        at = read.facts.instant(int(changed)) if changed else None
+        return Overview(project, int(held), int(parked), int(lapsed), int(done), at)
+
+    async def pulse(self, project: Project) -> Pulse:
+        """Return what the last 24 hours came to."""
+        day_ago = self.clock.facts.lease_ms - _DAY_MS
+        seconds_, micros = await self.link.command("TIME")
+        done = await self.link.command("ZCOUNT", f"dibs:{project}:done", day_ago, "+inf")
+        now_ms = int(seconds_) * 1000 + int(micros) // 1000
+        return Pulse(now_ms, int(done), await self.tally.count(project, now_ms))
 
     async def projects(self) -> list[Project]:
         """Return the projects that have (or lately had) claims, sorted."""
@@ -217,7 +273,7 @@ class Store:
 
         Raises Reset when the stream cannot go on from there without a gap.
         """
-        epoch = await self.link.command("HGET", f"dibs:{project}:meta", "epoch") or "0"
+        epoch = await self.link.command("HGET", keys(project) + ":meta", "epoch") or "0"
         start = "-"
         if after:
             given, _, entry = after.partition("-")
@@ -226,19 +282,26 @@ class Store:
             start = "(" + entry
             if not await self._reachable(project, entry):
                 raise Reset
-        stream = f"dibs:{project}:events"
+        stream = keys(project) + ":events"
         entries = await self.link.command("XRANGE", stream, start, "+", "COUNT", limit)
+        return [event(epoch, entry, flat, self.clock.facts) for entry, flat in entries]
+
+    async def latest(self, project: Project, most: int) -> list[Event]:
+        """Return the last events, the newest first."""
+        epoch = await self.link.command("HGET", f"dibs:{project}:meta", "epoch") or "0"
+        stream = f"dibs:{project}:events"
+        entries = await self.link.command("XREVRANGE", stream, "+", "-", "COUNT", most)
         return [event(epoch, entry, flat, self.clock.facts) for entry, flat in entries]
 
     async def stream_end(self, project: Project) -> tuple[str, str]:
         """Return the epoch of a project's stream ('0' before its first event) and its last id."""
-        epoch = await self.link.command("HGET", f"dibs:{project}:meta", "epoch") or "0"
-        stream = f"dibs:{project}:events"
+        epoch = await self.link.command("HGET", keys(project) + ":meta", "epoch") or "0"
+        stream = keys(project) + ":events"
         last = await self.link.command("XREVRANGE", stream, "+", "-", "COUNT", 1)
         return epoch, last[0][0] if last else "0-0"
 
     async def _reachable(self, project: Project, entry: str) -> bool:
-        stream = f"dibs:{project}:events"
+        stream = keys(project) + ":events"
         first = await self.link.command("XRANGE", stream, "-", "+", "COUNT", 1)
         last = await self.link.command("XREVRANGE", stream, "+", "-", "COUNT", 1)
         if not first:
@@ -263,10 +326,18 @@ class Store:
             return await self.link.command(*parts)
 
     async def _act(
-        self, name: str, project: Project, session: str, act: Sequence[str], request: str = ""
+        self,
+        name: str,
+        project: Project,
+        session: str,
+        act: Sequence[str],
+        request: str = "",
+        *,
+        own: bool = False,
     ) -> tuple[str, Reader, list[Any]]:
         """Run a script, once more if the connection was lost: each is safe to run twice."""
         request = request or f"{self.clock.process}-{next(self._requests)}"
+        script = (self._own if own else self._scripts)[name]
         sent = False
         for attempt in range(_ATTEMPTS):
             try:
@@ -274,7 +345,7 @@ class Store:
                     await self.tick()
                 facts = self.clock.facts
                 args = [*facts.args(), request, session, *act]
-                reply = await run_script(self.link, self._scripts[name], f"dibs:{project}", args)
+                reply = await run_script(self.link, self._scripts[name], keys(project), args)
             except StoreDown as down:
                 self.clock.stale = True
                 sent = sent or down.sent
@@ -295,6 +366,11 @@ class Store:
         now = _shown(read, project, task or Task(""), view)
         known = read.loss(loss) if loss else None
         return o.NotMine(why, now, known, tuple(map(read.loss, told)))
+
+
+def keys(project: Project) -> str:
+    """Return what every key of a project starts with: a hash tag, so that all are in one slot."""
+    return "dibs:{" + project + "}"
 
 
 def time_ms(facts: Facts) -> int:
@@ -340,9 +416,12 @@ def _seal_cursor(text: str) -> str:
 def _open_cursor(cursor: str) -> str:
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
-        return base64.urlsafe_b64decode(padded.encode()).decode()
+        text = base64.urlsafe_b64decode(padded.encode()).decode()
     except ValueError:
-        return ""
+        text = "?"
+    if text and not _CURSOR.fullmatch(text):
+        raise Refused("This is not a cursor that a list gave; start without one.")
+    return text
 
 
 def stream_id(text: str) -> tuple[int, int]:

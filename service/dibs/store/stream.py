@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from dibs.store.link import StoreDown
 from dibs.store.records import event
-from dibs.store.store import Reset, Store, stream_id
+from dibs.store.store import Reset, Store, keys, stream_id
 from dibs.words import Event, Project
 
 BLOCK_MS = 10_000
@@ -80,24 +80,27 @@ class Hub:
         """How many listen now."""
         self.ended = False
 
-    @contextlib.contextmanager
-    def listen(self, project: Project) -> Iterator[Listener]:
-        """Hear what happens in `project` from now on (from shortly after: read a backlog then)."""
+    @contextlib.asynccontextmanager
+    async def listen(self, project: Project) -> AsyncIterator[Listener]:
+        """Hear what happens in `project` from now on. Raises StoreDown."""
         listener = Listener(ended=self.ended)
         listeners = self._listeners.setdefault(project, set())
         listeners.add(listener)
         self.streams += 1
-        if project not in self._followers:
-            self._followers[project] = asyncio.create_task(self._follow(project))
         try:
+            if project not in self._followers:
+                # Known before anybody goes on: what happens from here on is not missed.
+                start = await self._store.stream_end(project)
+                if project not in self._followers:
+                    follower = asyncio.create_task(self._follow(project, *start))
+                    self._followers[project] = follower
             yield listener
         finally:
             self.streams -= 1
             listeners.discard(listener)
-            if not listeners:
-                self._listeners.pop(project, None)
-                follower = self._followers.pop(project, None)
-                if follower:
+            if not listeners and self._listeners.get(project) is listeners:
+                del self._listeners[project]
+                if follower := self._followers.pop(project, None):
                     follower.cancel()
 
     async def since(self, project: Project, after: str) -> AsyncIterator[list[Event]]:
@@ -106,7 +109,7 @@ class Hub:
         Without gap or duplicate, or raises Reset. Raises StoreDown while the backlog is read, and
         Ended at shutdown.
         """
-        with self.listen(project) as listener:
+        async with self.listen(project) as listener:
             while backlog := await self._store.events(project, after, 500):
                 after = backlog[-1].id
                 yield backlog
@@ -132,7 +135,7 @@ class Hub:
         await self._reader.aclose()
 
     async def _follow(self, project: Project) -> None:
-        stream, last, epoch = f"dibs:{project}:events", "", ""
+        stream, last, epoch = keys(project) + ":events", "", ""
         while True:
             try:
                 if not last:
