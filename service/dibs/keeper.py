@@ -34,6 +34,7 @@ class Keeper:
                 self._note_up(why)
                 if self._store.clock.sweeper:
                     await self._sweep()
+                await self._store.write_tally()
             except StoreDown as down:
                 if self.up:
                     log.error("store_unreachable reason=%r", down.reason)

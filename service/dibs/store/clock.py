@@ -25,6 +25,11 @@ class Facts:
         """Return the first arguments of every script."""
         return str(self.witness_us), str(self.lost_us), self.stalls
 
+    @property
+    def lease_ms(self) -> int:
+        """Lease time at the last look."""
+        return (self.witness_us - self.lost_us) // 1000
+
     def instant(self, lease_ms: int) -> datetime:
         """Return the wall-clock instant of `lease_ms`, which may lie before outages."""
         lost_us = self.lost_us

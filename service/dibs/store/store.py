@@ -69,7 +69,7 @@ class Store:
     def __init__(self, link: Link, rules: Rules) -> None:
         self.link, self.rules = link, rules
         self.clock = LeaseClock(link, rules.stall_ms)
-        self.tally = Tally(link)
+        self.tally = Tally(link, keys)
         self._scripts = {name: Script.load(name, rules) for name in _ACTS}
         unlimited = replace(rules, rate_per_session=0, rate_per_project=0)
         self._own = {name: Script.load(name, unlimited) for name in _OWN}
@@ -226,6 +226,7 @@ class Store:
         holder: str = "",
         limit: int,
         cursor: str = "",
+        own: bool = False,
     ) -> o.Page | o.RateLimited:
         """Return a page of claims, as one snapshot. `cursor` is the one the page before gave.
 
@@ -257,9 +258,13 @@ class Store:
         """Return what the last 24 hours came to."""
         day_ago = self.clock.facts.lease_ms - _DAY_MS
         seconds_, micros = await self.link.command("TIME")
-        done = await self.link.command("ZCOUNT", f"dibs:{project}:done", day_ago, "+inf")
+        done = await self.link.command("ZCOUNT", f"{keys(project)}:done", day_ago, "+inf")
         now_ms = int(seconds_) * 1000 + int(micros) // 1000
         return Pulse(now_ms, int(done), await self.tally.count(project, now_ms))
+
+    async def write_tally(self) -> None:
+        """Write down what this process counted since the last time."""
+        await self.tally.flush(time_ms(self.clock.facts))
 
     async def projects(self) -> list[Project]:
         """Return the projects that have (or lately had) claims, sorted."""
@@ -288,8 +293,8 @@ class Store:
 
     async def latest(self, project: Project, most: int) -> list[Event]:
         """Return the last events, the newest first."""
-        epoch = await self.link.command("HGET", f"dibs:{project}:meta", "epoch") or "0"
-        stream = f"dibs:{project}:events"
+        epoch = await self.link.command("HGET", f"{keys(project)}:meta", "epoch") or "0"
+        stream = f"{keys(project)}:events"
         entries = await self.link.command("XREVRANGE", stream, "+", "-", "COUNT", most)
         return [event(epoch, entry, flat, self.clock.facts) for entry, flat in entries]
 
@@ -345,7 +350,7 @@ class Store:
                     await self.tick()
                 facts = self.clock.facts
                 args = [*facts.args(), request, session, *act]
-                reply = await run_script(self.link, self._scripts[name], keys(project), args)
+                reply = await run_script(self.link, script, keys(project), args)
             except StoreDown as down:
                 self.clock.stale = True
                 sent = sent or down.sent

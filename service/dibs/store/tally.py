@@ -1,0 +1,61 @@
+"""How much double work did not happen: claims that were refused, counted once each.
+
+A session that polls a task for an hour avoided one collision, not hundreds. So what is counted is
+the pair of session and tenure, in one HyperLogLog per project and hour (exact while numbers are
+small, within a percent after). Counting waits in memory until the keeper's next tick: a refused
+claim stays as cheap as it was, and what a crash loses is a statistic.
+"""
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable
+
+from dibs.store.link import Link, StoreFull
+from dibs.words import Claim, Project
+
+HOUR_MS = 3_600_000
+HOURS = 24
+_KEPT_MS = (HOURS + 2) * HOUR_MS
+_WAITING_MOST = 2_000
+"""Pairs of one project between two flushes; more of them than this are not counted."""
+_KNOWN_MOST = 20_000
+
+
+class Tally:
+    """Collisions avoided, per project, in the last 24 hours."""
+
+    def __init__(self, link: Link, keys: Callable[[Project], str]) -> None:
+        """`keys` gives what every key of a project starts with."""
+        self._link, self._keys = link, keys
+        self._waiting: dict[Project, set[str]] = {}
+        self._known: OrderedDict[tuple[Project, str], None] = OrderedDict()
+
+    def avoided(self, project: Project, session: str, claim: Claim) -> None:
+        """Count that `session` (its hash) was refused because of `claim`."""
+        pair = f"{session[:16]} {claim.fence} {claim.task}"
+        if (project, pair) in self._known:
+            return
+        waiting = self._waiting.setdefault(project, set())
+        if len(waiting) < _WAITING_MOST:
+            waiting.add(pair)
+            self._known[project, pair] = None
+            if len(self._known) > _KNOWN_MOST:
+                self._known.popitem(last=False)
+
+    async def flush(self, now_ms: int) -> None:
+        """Write down what waits. Raises StoreDown; what waited is then not counted."""
+        waiting, self._waiting = self._waiting, {}
+        with contextlib.suppress(StoreFull):
+            for project, pairs in waiting.items():
+                key = self._key(project, now_ms // HOUR_MS)
+                await self._link.command("PFADD", key, *pairs)
+                await self._link.command("PEXPIRE", key, _KEPT_MS)
+
+    async def count(self, project: Project, now_ms: int) -> int:
+        """Return how many were counted in the last 24 hours, this one included."""
+        hour = now_ms // HOUR_MS
+        keys = [self._key(project, hour - ago) for ago in range(HOURS)]
+        return int(await self._link.command("PFCOUNT", *keys))
+
+    def _key(self, project: Project, hour: int) -> str:
+        return f"{self._keys(project)}:avoided:{hour}"
