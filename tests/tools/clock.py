@@ -1,0 +1,83 @@
+"""Step the wall clock of a real store, forward and back, while it runs.
+
+    clock = SteppedClock(tmp_path / "clock")
+    store = EmbeddedStore.start(tmp_path / "data", env=clock.env)
+    clock.advance(60)  # the store's TIME is a minute on
+    clock.step(-5)  # and five seconds back
+    clock.freeze()  # from here on it moves only when told to
+
+Only processes started with `env` see the steps, and only in their wall clock: their monotonic clock
+stays real. Linux, with a C compiler.
+"""
+
+import atexit
+import functools
+import mmap
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+_SOURCE = Path(__file__).with_name("clockshim.c")
+
+
+@functools.cache
+def _shim() -> Path:
+    """The preloadable library, built once for this process."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if not (compiler and sys.platform == "linux"):
+        why = "stepping a store's clock needs Linux and a C compiler"
+        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+    directory = tempfile.mkdtemp(prefix="dibs-clock-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    library = Path(directory) / "clockshim.so"
+    command = [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, _SOURCE]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, f"{_SOURCE.name} does not compile:\n{built.stderr}"
+    return library
+
+
+class SteppedClock:
+    """An offset on the wall clock of the processes that were started with `env`."""
+
+    def __init__(self, path: Path) -> None:
+        self.env = {"LD_PRELOAD": str(_shim()), "STEPPED_CLOCK": str(path.resolve())}
+        path.write_bytes(struct.pack("=qq", 0, 0))
+        with open(path, "r+b") as file:
+            self._mapped = mmap.mmap(file.fileno(), 16)
+        # One aligned store of eight bytes: a reader sees the old offset or the new, never a half.
+        self._offset_us = memoryview(self._mapped).cast("q")
+
+    @property
+    def offset_s(self) -> float:
+        """How far this clock is ahead of the real one."""
+        return self._offset_us[0] / 1e6
+
+    def freeze(self) -> None:
+        """Stop the clock where it is: from here on, no time passes but what is stepped.
+
+        Valkey 9.1 still adds up to a millisecond: it reads the clock once a millisecond and goes by
+        its processor's counter between.
+        """
+        self._offset_us[1] = time.time_ns() // 1000
+
+    @property
+    def now_us(self) -> int:
+        """What the clock says, in microseconds since the epoch."""
+        return (self._offset_us[1] or time.time_ns() // 1000) + self._offset_us[0]
+
+    def step(self, seconds: float) -> None:
+        """Move the clock for good, forward or back; whatever is sent next sees it moved."""
+        self._offset_us[0] += round(seconds * 1e6)
+        time.sleep(0.002)  # Valkey 9.1 may go by a reading of the last millisecond
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        assert seconds >= 0, "time passes forward; use step() to set the clock back"
+        self.step(seconds)
