@@ -303,6 +303,7 @@ def test_a_setting_that_the_server_refuses_is_told_in_its_words(
     told = refusal(data_dir, maxmemory="plenty")
     assert "ended while starting" in told
     assert "maxmemory" in told
+    assert "repair" not in told
     with running(data_dir) as client:
         assert client.ping()
 
@@ -551,6 +552,26 @@ def test_the_wheel_and_the_system_read_each_others_logs(data_dir: Path) -> None:
     with running(data_dir) as client:
         assert client.info("server")["server_name"] == "valkey"
         assert client.dbsize() == 202
+
+
+@pytest.mark.parametrize(
+    ("words", "is_damage"),
+    [
+        ("# Bad file format reading the append only file", True),
+        ("# Can't handle RDB format version 80", True),
+        ("# Fatal error loading the DB. Exiting.", True),
+        ("* Creating AOF base file on server start", False),
+        ("# Failed listening on unix socket", False),
+    ],
+)
+def test_repair_is_advised_only_when_the_log_could_not_be_loaded(
+    data_dir: Path, pretend_server: Callable[[str], None], words: str, is_damage: bool
+) -> None:
+    pretend_server(f'{PRETENDED}echo "1:M 21 Nov 2026 02:27:38.118 {words}"; exit 1\n')
+    told = refusal(data_dir)
+    assert words in told
+    assert ("repair its log" in told) is is_damage
+    assert ("ended while starting (exit status 1)" in told) is not is_damage
 
 
 def test_loading_may_take_longer_than_patience_as_long_as_it_gets_on(

@@ -281,7 +281,7 @@ def _said(log: Path, start: int) -> list[str]:
 def _explain(what: str, said: list[str], directory: Path) -> str:
     """What happened, what to do, and what the server said."""
     last_words = "\n".join(said[-4:])
-    if re.search(r"append.only|AOF|RDB", last_words):
+    if re.search(r"# .*(append.only|AOF|RDB|loading)", last_words):  # "#" marks a warning
         what = (
             f"The store could not load the claims in {directory}, and dibs does not start empty "
             "in their place. Copy that directory first; then either repair its log with "
