@@ -60,11 +60,7 @@ class SteppedClock:
         return self._offset_us[0] / 1e6
 
     def freeze(self) -> None:
-        """Stop the clock where it is: from here on, no time passes but what is stepped.
-
-        Valkey 9.1 still adds up to a millisecond: it reads the clock once a millisecond and goes by
-        its processor's counter between.
-        """
+        """Stop the clock where it is: from here on, no time passes but what is stepped."""
         self._offset_us[1] = time.time_ns() // 1000
 
     @property
@@ -73,9 +69,8 @@ class SteppedClock:
         return (self._offset_us[1] or time.time_ns() // 1000) + self._offset_us[0]
 
     def step(self, seconds: float) -> None:
-        """Move the clock for good, forward or back; whatever is sent next sees it moved."""
+        """Move the clock, at once and for good: forward, or back when negative."""
         self._offset_us[0] += round(seconds * 1e6)
-        time.sleep(0.002)  # Valkey 9.1 may go by a reading of the last millisecond
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""

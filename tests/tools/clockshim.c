@@ -3,13 +3,19 @@
  * The file named by STEPPED_CLOCK is mapped: an offset, a signed number of microseconds that is
  * added to every reading of the wall clock; and the instant at which that clock stands still, 0
  * while it runs. CLOCK_MONOTONIC stays real, so that timers keep firing.
+ * Valkey 9.1 would read the wall clock once a millisecond and go by the processor's counter between;
+ * it leaves that alone where it cannot read what processor it has.
+ *
  * The readings are system calls, not calls of the functions hidden here: looking those up reads
  * the clock in some allocators, before there is anything to find. */
 
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -58,3 +64,12 @@ time_t time(time_t *out) {
     if (out) *out = now.tv_sec;
     return now.tv_sec;
 }
+
+FILE *fopen(const char *restrict path, const char *restrict mode) {
+    static FILE *(*opens)(const char *, const char *);
+    if (!strcmp(path, "/proc/cpuinfo")) return NULL;
+    if (!opens) *(void **)&opens = dlsym(RTLD_NEXT, "fopen");
+    return opens(path, mode);
+}
+
+FILE *fopen64(const char *restrict path, const char *restrict mode) { return fopen(path, mode); }
