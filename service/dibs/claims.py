@@ -69,7 +69,7 @@ class Claims:
         if not wish.wait_s:
             return await self._claim(project, session, wish, request)
         until = asyncio.get_running_loop().time() + wish.wait_s
-        with self.hub.listen(project) as listener:
+        async with self.hub.listen(project) as listener:
             while True:
                 outcome = await self._claim(project, session, wish, request)
                 left_s = until - asyncio.get_running_loop().time()

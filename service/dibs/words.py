@@ -101,7 +101,7 @@ def session(text: str) -> Session:
 
 def duration_s(value: object, what: str = "A duration") -> int:
     """Return whole seconds for 90, "90", "90s", "30m" or "2h", or raise Refused."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         seconds = value
     elif isinstance(value, str) and (found := _DURATION.fullmatch(value)):
         seconds = int(found[1]) * _UNIT_S[found[2]]

@@ -11,6 +11,7 @@ from dibs import words
 from dibs.api.problems import ProblemError, invalid
 
 Errors = list[dict[str, str]]
+JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 FIELDS_MOST = 100
 """Fields of a form or query that are looked at; a body of 16 KiB could hold thousands."""
 
@@ -270,22 +271,20 @@ def parse(content_type: str, body: bytes, errors: Errors) -> dict[str, Any]:
     if not body.strip():
         return {}
     kind = content_type.split(";", 1)[0].strip().lower()
+    if kind not in (JSON, FORM):
+        errors.append(_error("Content-Type", f"The body is {JSON} or {FORM}, and says so."))
+        return {}
     try:
-        if kind == "application/json":
-            given = pydantic_core.from_json(body, allow_inf_nan=False)
-            if isinstance(given, dict):
-                return given
-            raise words.Refused("The body is one JSON object.")
-        if kind == "application/x-www-form-urlencoded":
+        if kind == FORM:
             return _form(body.decode("ascii"))
-        raise words.Refused(
-            "The body is application/json or application/x-www-form-urlencoded, and says so."
-        )
+        given = pydantic_core.from_json(body, allow_inf_nan=False)
+        if isinstance(given, dict):
+            return given
+        errors.append(_error("body", "The body is one JSON object."))
     except UnicodeDecodeError:
         errors.append(_error("body", "The body is not UTF-8 text."))
     except words.Refused as refused:
-        field = "body" if "JSON" in str(refused) and kind else "Content-Type"
-        errors.append(_error(field, str(refused)))
+        errors.append(_error("body", str(refused)))
     except ValueError as error:
         errors.append(_error("body", f"The body cannot be read: {str(error)[:200]}."))
     return {}

@@ -14,7 +14,7 @@ from dibs.claims import Claims, OutOfBounds, Wish
 from dibs.store import StoreDown
 from dibs.store.store import Reset
 from dibs.store.stream import Ended
-from dibs.words import Project, Session
+from dibs.words import Project, Refused, Session
 
 Answer = Response[bytes]
 Req = Request[Any, Any, Any]
@@ -156,15 +156,19 @@ class V1(Controller):
         """List claims, as JSON or (`Accept: text/plain`) as a table for people."""
         name = in_project(project)
         query = bodies.ListQuery.of(bodies.query(request.scope["query_string"]), [])
-        page = await claims.store.list_(
-            name,
-            reader(request),
-            states=query.state.split(","),
-            text=query.q,
-            holder=query.holder,
-            limit=query.limit,
-            cursor=query.cursor,
-        )
+        who = reader(request)
+        try:
+            page = await claims.store.list_(
+                name,
+                who,
+                states=query.state.split(","),
+                text=query.q,
+                holder=query.holder,
+                limit=query.limit,
+                cursor=query.cursor,
+            )
+        except Refused as refused:
+            raise invalid([{"field": "cursor", "message": str(refused)}]) from None
         return answers.listed(page, plain=answers.wants(request.headers, "text/plain"))
 
     @get("/claims/{task:path}")

@@ -15,7 +15,7 @@ from dibs import outcomes as o
 from dibs.store import health
 from dibs.store.clock import Facts, LeaseClock
 from dibs.store.link import Link, Script, StoreDown, run_script
-from dibs.store.records import Reader, event, seconds
+from dibs.store.records import Counts, Reader, event, seconds
 from dibs.store.rules import Rules
 from dibs.store.tally import Tally
 from dibs.words import Claim, Event, Fence, Free, Project, Refused, Session, Task
@@ -94,6 +94,10 @@ class Store:
         await self.link.command("SET", "dibs:secret", secrets.token_hex(32), "NX")
         self._secret = bytes.fromhex(await self.link.command("GET", "dibs:secret"))
         await self.tick()
+
+    async def memory(self) -> tuple[int, int]:
+        """Return what the store's servers use, and may use (0: no limit), in bytes."""
+        return await health.memory(self.link)
 
     async def health(self) -> health.Health:
         """Return how well the store keeps claims now. Raises StoreDown."""
@@ -240,11 +244,11 @@ class Store:
         claims = tuple(_held(read.claim(view)) for view in rest[2:])
         return o.Page(claims, rest[0], _seal_cursor(rest[1]) if rest[1] else None)
 
-    async def sweep(self, project: Project) -> tuple[bool, int, int, int]:
-        """Write down passed deadlines. Returns (more to do, live, lapsed, done)."""
+    async def sweep(self, project: Project) -> tuple[bool, Counts]:
+        """Write down passed deadlines. Returns if there is more to do, and what there is."""
         _, _, rest = await self._act("sweep", project, "", [], own=True)
-        more, live, lapsed, done = rest
-        return more == "1", int(live), int(lapsed), int(done)
+        more, *counts = rest
+        return more == "1", Counts(*map(int, counts))
 
     async def overview(self, project: Project) -> Overview:
         """Return a project at a glance."""

@@ -100,8 +100,8 @@ class Hub:
             listeners.discard(listener)
             if not listeners and self._listeners.get(project) is listeners:
                 del self._listeners[project]
-                if follower := self._followers.pop(project, None):
-                    follower.cancel()
+                if project in self._followers:
+                    self._followers.pop(project).cancel()
 
     async def since(self, project: Project, after: str) -> AsyncIterator[list[Event]]:
         """Yield the events after the id `after`, then what happens; [] when all is quiet.
@@ -134,8 +134,8 @@ class Hub:
         await asyncio.gather(*followers, return_exceptions=True)
         await self._reader.aclose()
 
-    async def _follow(self, project: Project) -> None:
-        stream, last, epoch = keys(project) + ":events", "", ""
+    async def _follow(self, project: Project, epoch: str, last: str) -> None:
+        stream = keys(project) + ":events"
         while True:
             try:
                 if not last:

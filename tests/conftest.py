@@ -1,0 +1,168 @@
+"""What every test may use: a desk to claim at, on the fake and on a real store, with a clock."""
+
+import itertools
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import time_machine
+from fakeredis import FakeAsyncRedis
+from redis.asyncio import Redis
+
+from dibs import outcomes as o
+from dibs.claims import Bounds, Claims
+from dibs.store import Rules, Store
+from dibs.store.embedded import EmbeddedStore
+from dibs.store.link import ClientLink, PipelineLink
+from dibs.store.stream import Hub
+from dibs.words import Claim, Fence, Free, Project, Session, Task
+from tests.tools.clock import SteppedClock
+
+_numbers = itertools.count(1)
+
+
+def new_session() -> Session:
+    """A session that nobody else has."""
+    return Session(str(uuid.uuid4()))
+
+
+class Desk:
+    """Where sessions claim in a test: one project of one store, and the store's clock."""
+
+    def __init__(self, store: Store, clock: Any) -> None:
+        self.store, self.clock = store, clock
+        self.project = Project(f"desk.{next(_numbers)}")
+        self.ann, self.bob, self.cat = new_session(), new_session(), new_session()
+        self.labels = {self.ann: "ann", self.bob: "bob", self.cat: "cat"}
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let watched time pass: somebody looks at the lease clock all the while."""
+        while seconds > 0:
+            step = min(seconds, 4.0)
+            await self.jump(step)
+            await self.store.tick()
+            seconds -= step
+
+    async def jump(self, seconds: float) -> None:
+        """Step the store's clock at once, as an outage or a wrong clock would."""
+        if not isinstance(self.clock, SteppedClock):
+            self.clock.shift(seconds)
+            return
+        self.clock.step(seconds)
+        # A server keeps the time of its last loop for a moment: wait until it saw the step.
+        for _ in range(1000):
+            now_s, _ = await self.store.link.command("TIME")
+            if abs(int(now_s) - time.time() - self.clock.offset_s) < 1.5:
+                return
+        raise TimeoutError("the store's clock does not follow the step")
+
+    async def claim(self, who: Session, *tasks: str, **wish: Any) -> Any:
+        """Claim as `who`."""
+        wish.setdefault("label", self.labels.get(who, ""))
+        return await self.store.claim(self.project, who, [Task(task) for task in tasks], **wish)
+
+    async def granted(self, who: Session, task: str, **wish: Any) -> Claim:
+        """Claim as `who`, who must get it."""
+        outcome = await self.claim(who, task, **wish)
+        assert isinstance(outcome, o.Granted), outcome
+        return outcome.claims[0]
+
+    async def refused(self, who: Session, task: str, **wish: Any) -> o.Refusal:
+        """Claim as `who`, who must not get it."""
+        outcome = await self.claim(who, task, **wish)
+        assert isinstance(outcome, o.Contended), outcome
+        return outcome.refusals[0]
+
+    async def refused_or_full(self, who: Session, task: str) -> str:
+        """Claim as `who`, who must not get it; say why."""
+        outcome = await self.claim(who, task)
+        assert isinstance(outcome, o.Contended | o.NoRoom), outcome
+        return "refused" if isinstance(outcome, o.Contended) else "full"
+
+    async def beat(self, who: Session, task: str | None = None, fence: int | None = None, **k: Any):
+        """Heartbeat as `who`."""
+        name = Task(task) if task else None
+        return await self.store.heartbeat(
+            self.project, who, name, Fence(fence) if fence else None, **k
+        )
+
+    async def release(self, who: Session, task: str | None, fence: int | None = None, **k: Any):
+        """Release as `who`."""
+        name = Task(task) if task else None
+        return await self.store.release(
+            self.project, who, name, Fence(fence) if fence else None, **k
+        )
+
+    async def break_(self, task: str, fence: int, reason: str = "stuck", by: str = "lead") -> Any:
+        """Break a claim, as a person."""
+        return await self.store.break_(self.project, Task(task), Fence(fence), reason=reason, by=by)
+
+    async def show(self, task: str, who: Session | None = None) -> Claim | Free:
+        """Look at a task."""
+        shown = await self.store.show(self.project, Task(task), who)
+        assert not isinstance(shown, o.RateLimited)
+        return shown
+
+    async def events(self) -> list[str]:
+        """The project's transitions, as "type task"."""
+        events = await self.store.events(self.project, "", 1000)
+        return [f"{event.type} {event.task}" for event in events]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The service runs on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def stepped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EmbeddedStore, Any]]:
+    """A real store whose wall clock the tests can step."""
+    folder = tmp_path_factory.mktemp("stepped")
+    clock = SteppedClock(folder / "clock")
+    store = EmbeddedStore.start(folder / "data", env=clock.env)
+    yield store, clock
+    store.stop()
+
+
+@pytest.fixture
+def rules() -> Rules:
+    """The default rules, without rates: a test is faster than any session."""
+    return Rules(rate_per_session=0, rate_per_project=0)
+
+
+@pytest.fixture(params=["fake", "valkey"])
+async def desk(request: pytest.FixtureRequest, rules: Rules) -> AsyncIterator[Desk]:
+    """A desk, on the fake store and on a real one over its socket."""
+    if request.param == "fake":
+        with time_machine.travel("2026-11-21T12:00:00Z", tick=True) as clock:
+            store = Store(ClientLink(FakeAsyncRedis(decode_responses=True)), rules)
+            await store.open()
+            yield Desk(store, clock)
+            await store.close()
+    else:
+        embedded, clock = request.getfixturevalue("stepped")
+        store = Store(PipelineLink.to(embedded.url), rules)
+        await store.open()
+        yield Desk(store, clock)
+        await store.close()
+
+
+@pytest.fixture
+async def store(rules: Rules, stepped: tuple[EmbeddedStore, Any]) -> AsyncIterator[Store]:
+    """A real store."""
+    store = Store(PipelineLink.to(stepped[0].url), rules)
+    await store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def claims(store: Store, stepped: tuple[EmbeddedStore, Any]) -> AsyncIterator[Claims]:
+    """The service's rules around a real store."""
+    reader = Redis.from_url(stepped[0].url, protocol=2, decode_responses=True, socket_timeout=None)
+    hub = Hub(store, reader)
+    yield Claims(store, hub, Bounds())
+    await hub.close()

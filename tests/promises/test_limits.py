@@ -1,0 +1,100 @@
+"""Rules 15, 16: limits are enforced, and a full store refuses new claims first."""
+
+import asyncio
+
+import pytest
+
+from dibs import outcomes as o
+from dibs.store import Rules
+from dibs.store.embedded import EmbeddedStore
+from dibs.store.link import PipelineLink
+from dibs.store.store import Store
+from tests.conftest import Desk, new_session
+
+FEW = Rules(claims_per_session=2, claims_per_project=3, rate_per_session=0, rate_per_project=0)
+
+
+@pytest.mark.parametrize("rules", [FEW])
+async def test_a_session_holds_so_many_claims_and_no_more(desk: Desk):
+    await desk.claim(desk.ann, "T-1", "T-2", mode="all")
+    outcome = await desk.claim(desk.ann, "T-3")
+    assert (type(outcome), outcome.whose, outcome.limit) == (o.OverQuota, "session", 2)
+    assert isinstance(await desk.claim(desk.ann, "T-1"), o.Granted)
+    await desk.release(desk.ann, "T-2")
+    assert isinstance(await desk.claim(desk.ann, "T-3"), o.Granted)
+
+
+@pytest.mark.parametrize("rules", [FEW])
+async def test_lapsed_claims_do_not_count(desk: Desk):
+    await desk.claim(desk.ann, "T-1", "T-2", mode="all", ttl_s=60)
+    await desk.granted(desk.bob, "T-3", ttl_s=60)
+    assert (await desk.claim(desk.cat, "T-4")).whose == "project"
+    await desk.pass_time(61)
+    assert isinstance(await desk.claim(desk.cat, "T-4"), o.Granted)
+    assert isinstance(await desk.claim(desk.ann, "T-5"), o.Granted)
+
+
+@pytest.mark.parametrize("rules", [FEW])
+async def test_all_of_beyond_the_quota_grants_nothing(desk: Desk):
+    outcome = await desk.claim(desk.ann, "T-1", "T-2", "T-3", mode="all")
+    assert isinstance(outcome, o.OverQuota)
+    assert (await desk.show("T-1")).state == "free"
+
+
+@pytest.mark.parametrize("rules", [Rules(rate_per_session=5, burst_ms=2000, rate_per_project=0)])
+async def test_a_session_that_asks_too_often_is_told_when_to_ask_again(desk: Desk):
+    outcomes = [await desk.claim(desk.ann, "T-1") for _ in range(20)]
+    limited = [one for one in outcomes if isinstance(one, o.RateLimited)]
+    assert 6 <= len(limited) <= 9
+    assert isinstance(await desk.claim(desk.bob, "T-2"), o.Granted), "only ann is limited"
+    await desk.pass_time(limited[-1].retry_after_s)
+    assert isinstance(await desk.claim(desk.ann, "T-1"), o.Granted)
+
+
+@pytest.mark.parametrize("rules", [Rules(rate_per_session=0, rate_per_project=5)])
+async def test_the_rate_of_a_project_is_shared_by_its_sessions(desk: Desk):
+    outcomes = await asyncio.gather(*(desk.claim(new_session(), f"T-{n}") for n in range(20)))
+    limited = [one for one in outcomes if isinstance(one, o.RateLimited)]
+    assert limited
+    assert {one.whose for one in limited} == {"project"}
+
+
+@pytest.fixture
+async def cramped(tmp_path):
+    """A desk at a store of its own, which the test fills up."""
+    embedded = EmbeddedStore.start(tmp_path / "data")
+    store = Store(PipelineLink.to(embedded.url), Rules(rate_per_session=0, rate_per_project=0))
+    await store.open()
+    yield Desk(store, None)
+    await store.close()
+    embedded.stop()
+
+
+async def test_a_full_store_refuses_new_claims_while_holders_go_on(cramped: Desk):
+    held = await cramped.granted(cramped.ann, "T-1")
+    other = await cramped.granted(cramped.ann, "T-2")
+    await cramped.store.link.command("CONFIG", "SET", "maxmemory", "1")
+    assert isinstance(await cramped.claim(cramped.bob, "T-9"), o.NoRoom)
+    refused = await cramped.claim(cramped.bob, "T-1")
+    assert isinstance(refused, o.Contended), "who holds it can still be told"
+    assert isinstance(await cramped.claim(cramped.bob, "T-1", queue=True), o.NoRoom)
+    assert isinstance(await cramped.claim(cramped.ann, "T-1"), o.Granted)
+    outcome = await cramped.beat(cramped.ann, "T-1", held.fence, state="parked", note="x" * 900)
+    assert outcome.claims[0].state == "parked"
+    assert isinstance(await cramped.beat(cramped.ann), o.Kept)
+    await cramped.release(cramped.ann, "T-1", held.fence, outcome="done", note="y" * 900)
+    await cramped.break_("T-2", other.fence)
+    assert (await cramped.show("T-9")).state == "free"
+    await cramped.store.link.command("CONFIG", "SET", "maxmemory", "0")
+    assert isinstance(await cramped.claim(cramped.bob, "T-9"), o.Granted)
+
+
+async def test_a_full_store_does_not_let_a_claim_slip_in_behind_a_lapse(cramped: Desk):
+    rules = Rules(ttl_ms=50, grace_ms=10, rate_per_session=0, rate_per_project=0)
+    cramped.store = Store(cramped.store.link, rules)
+    await cramped.store.open()
+    await cramped.granted(cramped.ann, "T-1")
+    await cramped.store.link.command("CONFIG", "SET", "maxmemory", "1")
+    while (await cramped.refused_or_full(cramped.bob, "T-1")) == "refused":
+        await asyncio.sleep(0.02)
+    assert (await cramped.show("T-1")).state == "lapsed"

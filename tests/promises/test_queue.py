@@ -1,0 +1,134 @@
+"""Rule 9: a fair queue, whose head has the freed task to itself for a while."""
+
+import asyncio
+
+import pytest
+
+from dibs import outcomes as o
+from dibs.claims import Bounds, Claims, Wish
+from dibs.store import Rules
+from dibs.store.store import Store
+from tests.conftest import Desk, new_session
+
+
+async def test_a_freed_task_is_kept_for_the_head_of_its_queue(desk: Desk):
+    await desk.granted(desk.ann, "T-1")
+    assert (await desk.refused(desk.bob, "T-1", queue=True)).position == 1
+    assert (await desk.refused(desk.cat, "T-1", queue=True)).position == 2
+    await desk.release(desk.ann, "T-1")
+    refusal = await desk.refused(desk.cat, "T-1", queue=True)
+    assert (refusal.verdict, refusal.claim.state) == ("turn", "free")
+    assert 1 <= refusal.retry_after_s <= 60
+    assert isinstance(await desk.claim(desk.ann, "T-1"), o.Contended)
+    await desk.granted(desk.bob, "T-1", queue=True)
+    assert (await desk.refused(desk.cat, "T-1", queue=True)).position == 1
+
+
+async def test_a_ticket_keeps_its_place_across_polls(desk: Desk):
+    await desk.granted(desk.ann, "T-1", ttl_s=3600)
+    await desk.refused(desk.bob, "T-1", queue=True)
+    await desk.refused(desk.cat, "T-1", queue=True)
+    for _ in range(4):
+        await desk.pass_time(200)
+        assert (await desk.refused(desk.cat, "T-1", queue=True)).position == 2
+        assert (await desk.refused(desk.bob, "T-1", queue=True)).position == 1
+    shown = await desk.show("T-1")
+    assert [waiter.label for waiter in shown.queue] == ["bob", "cat"]
+
+
+async def test_a_ticket_that_nobody_renews_lapses_by_itself(desk: Desk):
+    await desk.granted(desk.ann, "T-1", ttl_s=3600)
+    await desk.refused(desk.bob, "T-1", queue=True)
+    await desk.pass_time(200)
+    await desk.refused(desk.cat, "T-1", queue=True)
+    await desk.pass_time(101)
+    assert (await desk.show("T-1")).waiters == 1
+    await desk.release(desk.ann, "T-1")
+    await desk.granted(desk.cat, "T-1", queue=True)
+
+
+async def test_who_lets_the_window_pass_makes_room_for_the_next_and_nobody_starves(desk: Desk):
+    await desk.granted(desk.ann, "T-1")
+    await desk.refused(desk.bob, "T-1", queue=True)
+    await desk.refused(desk.cat, "T-1", queue=True)
+    await desk.release(desk.ann, "T-1")
+    await desk.pass_time(61)
+    assert isinstance(await desk.claim(desk.ann, "T-1"), o.Contended)
+    assert (await desk.granted(desk.cat, "T-1", queue=True)).holder.label == "cat"
+
+
+async def test_when_every_window_has_passed_anybody_may_take_it(desk: Desk):
+    await desk.granted(desk.ann, "T-1")
+    await desk.refused(desk.bob, "T-1", queue=True)
+    await desk.refused(desk.cat, "T-1", queue=True)
+    await desk.release(desk.ann, "T-1")
+    await desk.pass_time(121)
+    await desk.granted(new_session(), "T-1")
+
+
+async def test_a_lapse_hands_over_after_grace_in_the_queues_order(desk: Desk):
+    await desk.granted(desk.ann, "T-1", ttl_s=60)
+    await desk.refused(desk.bob, "T-1", queue=True)
+    await desk.pass_time(61)
+    refusal = await desk.refused(desk.cat, "T-1")
+    assert refusal.verdict == "cooling"
+    await desk.pass_time(30)
+    assert (await desk.refused(desk.cat, "T-1")).verdict == "turn"
+    await desk.granted(desk.bob, "T-1")
+
+
+async def test_a_release_by_somebody_who_waits_leaves_the_queue(desk: Desk):
+    await desk.granted(desk.ann, "T-1")
+    await desk.refused(desk.bob, "T-1", queue=True)
+    outcome = await desk.release(desk.bob, "T-1")
+    assert outcome.releases == (o.Release("T-1", "held", False),)
+    assert (await desk.show("T-1")).waiters == 0
+
+
+@pytest.mark.parametrize("rules", [Rules(tickets_per_task=2, rate_per_session=0)])
+async def test_a_queue_has_an_end(desk: Desk):
+    await desk.granted(desk.ann, "T-1")
+    for _ in range(2):
+        await desk.refused(new_session(), "T-1", queue=True)
+    outcome = await desk.claim(new_session(), "T-1", queue=True)
+    assert (outcome.whose, outcome.limit) == ("queue", 2)
+
+
+async def test_a_waiting_claim_is_woken_by_the_release(claims: Claims, store: Store):
+    ann, bob = new_session(), new_session()
+    project = "woken.by"
+    await store.claim(project, ann, ["T-1"])
+    wish = Wish(tasks=("T-1",), wait_s=20, queue=True)
+    waiting = asyncio.create_task(claims.claim(project, bob, wish))
+    while not (await store.show(project, "T-1")).waiters:
+        await asyncio.sleep(0.01)
+    started = asyncio.get_running_loop().time()
+    await store.release(project, ann, "T-1")
+    outcome = await waiting
+    assert isinstance(outcome, o.Granted)
+    assert asyncio.get_running_loop().time() - started < 2
+
+
+async def test_a_waiting_claim_is_answered_when_its_time_is_over(claims: Claims, store: Store):
+    ann, bob = new_session(), new_session()
+    await store.claim("times.out", ann, ["T-1"])
+    outcome = await claims.claim("times.out", bob, Wish(tasks=("T-1",), wait_s=1))
+    assert isinstance(outcome, o.Contended)
+
+
+async def test_a_waiting_claim_is_answered_at_once_when_the_service_stops(
+    claims: Claims, store: Store
+):
+    ann, bob = new_session(), new_session()
+    await store.claim("stops", ann, ["T-1"])
+    wish = Wish(tasks=("T-1",), wait_s=25, queue=True)
+    waiting = asyncio.create_task(claims.claim("stops", bob, wish))
+    while not (await store.show("stops", "T-1")).waiters:
+        await asyncio.sleep(0.01)
+    claims.hub.end()
+    assert isinstance(await asyncio.wait_for(waiting, 2), o.Contended)
+
+
+def test_the_bounds_of_claims_are_those_of_the_wire():
+    assert Bounds().min_ttl_s == 10
+    assert Bounds().max_ttl_s == 86_400
