@@ -102,7 +102,7 @@ def seconds_of(text):
     unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
     digits = text[:-1] if unit else text
     if not (digits.isascii() and digits.isdigit()):
-        raise Trouble(USAGE, "%r is not a duration; write 90s, 10m or 2h" % text)
+        raise Trouble(USAGE, f"{text!r} is not a duration; write 90s, 10m or 2h")
     return int(digits) * (unit or 1)
 
 
@@ -186,11 +186,11 @@ class Setup:
         key = os.environ.get("DIBS_KEY", "").strip()
         self.key = "" if key == "proxy-injected" else key
 
-    def check(self):
+    def check(self, project=True):
         if not self.url:
             raise Trouble(USAGE, "no service is set: set DIBS_URL=https://… or run `dibs init`")
         split_url(self.url)
-        if not self.project:
+        if project and not self.project:
             raise Trouble(USAGE, "no git remote names the project: set DIBS_PROJECT=owner.repo")
 
 
@@ -207,7 +207,7 @@ def agent_id():
 def quote(text):
     """Any text as one step of a path, of a file or a URL; two texts never share one."""
     keep = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
-    return "".join(chr(b) if b in keep else "%%%02X" % b for b in text.encode("utf-8", "replace"))
+    return "".join(chr(b) if b in keep else f"%{b:02X}" for b in text.encode("utf-8", "replace"))
 
 
 def clocks():
@@ -275,14 +275,14 @@ class Session:
                 about_loss(loss)
             str.strip(data.get("session", "") + data.get("label", ""))
             if owner != getattr(os, "getuid", lambda: owner)():
-                raise Trouble(USAGE, "%s.json is another user's: remove it" % self.base)
+                raise Trouble(USAGE, f"{self.base}.json is another user's: remove it")
             self.data, self.is_new = data, False
         except FileNotFoundError:
             pass
         except (ValueError, TypeError, KeyError, AttributeError):
-            talk("the state file %s.json is damaged; starting a new one" % self.base)
+            talk(f"the state file {self.base}.json is damaged; starting a new one")
         except OSError as error:
-            raise Trouble(USAGE, "cannot read %s.json: %s" % (self.base, error.strerror)) from None
+            raise Trouble(USAGE, f"cannot read {self.base}.json: {error.strerror}") from None
         if not self.name:  # a shell without an agent: a name of its own, that lasts
             self.label = self.data.setdefault("label", "shell-" + os.urandom(3).hex())
         return self
@@ -416,7 +416,7 @@ class Session:
         until = max([claim["until"] for claim in live], default=[0, 0])
         try:
             with self.open_private(self.base + ".stamp", os.O_TRUNC) as file:
-                file.write("%f %f %f" % (time.time() + wait_s, *until))
+                file.write("{:f} {:f} {:f}".format(time.time() + wait_s, *until))
         except OSError:
             pass
 
@@ -433,13 +433,13 @@ class Session:
 def holder_name(holder):
     holder = holder or {}
     name = holder.get("label") or holder.get("ref") or "somebody"
-    return name + (" on %s" % holder["branch"] if holder.get("branch") else "")
+    return name + (" on {}".format(holder["branch"]) if holder.get("branch") else "")
 
 
 def about_loss(loss):
-    text = "%s was lost: %s at %sZ" % (loss["task"], loss["reason"], str(loss["at"])[11:16])
+    text = "{} was lost: {} at {}Z".format(loss["task"], loss["reason"], str(loss["at"])[11:16])
     text += ", now with " + holder_name(loss["by"]) if loss.get("by") else ""
-    return text + (" (%s)" % loss["note"] if loss.get("note") else "")
+    return text + (" ({})".format(loss["note"]) if loss.get("note") else "")
 
 
 # The wire is written out: urllib takes longer to import than a request takes, and it throws
@@ -498,7 +498,7 @@ def tls():
         try:
             context.load_verify_locations(cafile=path)
         except OSError:
-            talk("%s holds no certificates" % path)
+            talk(f"{path} holds no certificates")
     return context
 
 
@@ -536,8 +536,8 @@ def exchange(url, method, path, headers, body, timeout_s):
 
 def request(sock, method, target, host, headers, body=b""):
     """Send one request and read its reply, whole."""
-    lines = ["%s %s HTTP/1.1" % (method, target), "Host: " + host]
-    lines += ["%s: %s" % pair for pair in headers.items()]
+    lines = [f"{method} {target} HTTP/1.1", "Host: " + host]
+    lines += ["{}: {}".format(*pair) for pair in headers.items()]
     sock.sendall("\r\n".join([*lines, "", ""]).encode("utf-8") + body)
     with sock.makefile("rb") as file:
         try:
@@ -574,8 +574,8 @@ def read_body(file, headers):
 def refused_by_policy(host, why):
     return Trouble(
         UNKNOWN,
-        "the network policy of this sandbox refuses %s (%s). Add this line to the environment's "
-        "allowed domains (Network access: Custom), and wait a minute: %s" % (host, why, host),
+        f"the network policy of this sandbox refuses {host} ({why}). Add this line to the environment's "
+        f"allowed domains (Network access: Custom), and wait a minute: {host}",
         {"code": "refused-by-policy"},
     )
 
@@ -593,7 +593,7 @@ def ask(setup, method, path, headers, body=b"", timeout_s=TIMEOUT_S):
             problem = {"code": "no-trust"}
             why = "its certificate is not trusted here; set SSL_CERT_FILE to the proxy's CA"
         host = split_url(setup.url)[1]
-        raise Trouble(UNKNOWN, "%s was not reached: %s" % (host, why), problem) from None
+        raise Trouble(UNKNOWN, f"{host} was not reached: {why}", problem) from None
     if 300 <= status < 400:
         text = "%s redirects to %s: set DIBS_URL to the service itself"
         text %= (setup.url, got.get("location", "elsewhere"))
@@ -613,7 +613,7 @@ def refusal(status, headers, raw):
         text = "the answer was not from dibs (%d, %s): is DIBS_URL right?" % (status, kind)
         return Trouble(UNKNOWN, text)
     for error in problem.get("errors", []):
-        text += " %s: %s" % (error.get("field"), error.get("message"))
+        text += " {}: {}".format(error.get("field"), error.get("message"))
     if code in ("held", "cooling", "done", "not-holder", "quota"):
         return Trouble(REFUSED, text, problem)
     if code == "lost":
@@ -635,7 +635,7 @@ def call(session, method, act, body=None, attempts=3, timeout_s=TIMEOUT_S):
         headers["Idempotency-Key"] = uuid_text(os.urandom(16), 4)
         headers["Content-Type"] = "application/json"
         data = json.dumps({k: v for k, v in body.items() if v is not None}).encode()
-    path = "/v1/%s/%s" % (quote(session.setup.project), act)
+    path = f"/v1/{quote(session.setup.project)}/{act}"
     while True:
         sent, attempts = clocks(), attempts - 1
         try:
@@ -653,12 +653,12 @@ def call(session, method, act, body=None, attempts=3, timeout_s=TIMEOUT_S):
 
 def about_claim(claim):
     """T-12: held by session_01 on main, 12m left, fence 1234"""
-    text = "%s: %s" % (claim["task"], claim["state"])
+    text = "{}: {}".format(claim["task"], claim["state"])
     if claim.get("holder"):
         text += " by " + ("you" if claim.get("mine") else holder_name(claim["holder"]))
     if claim["state"] in ("held", "parked"):
         text += ", %s left, fence %d" % (span(claim["expires_in"]), claim["fence"])
-    return text + (", note: %s" % claim["note"] if claim.get("note") else "")
+    return text + (", note: {}".format(claim["note"]) if claim.get("note") else "")
 
 
 def report(args, reply, text=None):
@@ -701,7 +701,7 @@ def do_claim(args, session):
     for claim in reply.get("claims", [reply]):
         before = claim.get("previous") or {}
         if before.get("note"):
-            talk("%s had it before: %s" % (holder_name(before["holder"]), before["note"]))
+            talk("{} had it before: {}".format(holder_name(before["holder"]), before["note"]))
         if claim.get("flag"):
             talk("%s has lapsed %d times" % (claim["task"], claim["lapses"]))
     return YES
@@ -730,7 +730,7 @@ def do_release(args, session):
     else:
         raise Trouble(USAGE, "release a TASK, or --all")
     reply = session.post("release", body)
-    ended = ["%(task)s: %(state)s" % one for one in reply.get("released", [reply])]
+    ended = ["{task}: {state}".format(**one) for one in reply.get("released", [reply])]
     report(args, reply, "; ".join(ended) or "no claims")
     return YES
 
@@ -758,12 +758,12 @@ def do_show(args, session):
 def do_verify(args, session):
     """Does this fence (by default our own) still hold the task? The service says."""
     fence = args.fence or session.load().fence(args.task)
-    path = "claims/%s" % quote(args.task) + ("?fence=%d" % fence if fence else "")
+    path = f"claims/{quote(args.task)}" + ("?fence=%d" % fence if fence else "")
     try:
         claim = call(session, "GET", path)[0]
     except Trouble as trouble:
         if trouble.code == UNKNOWN and fence and not args.fence and args.task not in session.live():
-            raise Trouble(LOST, "%s; by our own clock it is over" % trouble) from None
+            raise Trouble(LOST, f"{trouble}; by our own clock it is over") from None
         raise
     report(args, claim)
     if claim.get("current") if fence else claim.get("mine"):
@@ -784,7 +784,7 @@ def do_run(args, session):
         child = subprocess.Popen(args.words, env=environ, start_new_session=True)
     except OSError as error:
         session.post("release", named)
-        raise Trouble(USAGE, "cannot run %s: %s" % (args.words[0], error.strerror)) from None
+        raise Trouble(USAGE, f"cannot run {args.words[0]}: {error.strerror}") from None
 
     def tell(number, _frame=None):
         try:
@@ -815,7 +815,7 @@ def do_run(args, session):
         except subprocess.TimeoutExpired:
             tell(signal.SIGKILL if is_lost else 0)
     if is_lost:
-        raise Trouble(LOST, "%s was lost, and the command was stopped" % args.task)
+        raise Trouble(LOST, f"{args.task} was lost, and the command was stopped")
     code = child.returncode if child.returncode >= 0 else 128 - child.returncode
     is_done = args.done and code == 0
     try:
@@ -870,14 +870,14 @@ def on_start(session, payload):
     except Trouble:
         facts.append("dibs was not reached just now.")
     held = [
-        "%s until %s" % (task, time.strftime("%H:%MZ", time.gmtime(claim["until"][0])))
+        "{} until {}".format(task, time.strftime("%H:%MZ", time.gmtime(claim["until"][0])))
         for task, claim in session.data["claims"].items()
     ]
     facts[:0] = ["dibs: this session holds %s." % (", ".join(held[:3]) or "no task")]
     facts += [loss + "." for loss in session.hear_losses()[:2]]
     if was_new and (held or source in ("resume", "compact")):
         facts.append("This VM is new: files that were not pushed are gone.")
-    facts.append("Tasks are claimed before work: %s claim TASK; after it: done TASK." % COMMAND)
+    facts.append(f"Tasks are claimed before work: {COMMAND} claim TASK; after it: done TASK.")
     session.save()
     out(" ".join(facts))
 
@@ -909,7 +909,7 @@ def on_tool(session, payload):
         return
     text = " ".join(loss + "." for loss in losses)
     if not session.live():
-        text += " This session holds no task. %s claim TASK takes one." % COMMAND
+        text += f" This session holds no task. {COMMAND} claim TASK takes one."
     now, data = time.time(), session.data
     is_down = now - data.get("unreachable_at", 0) < 600
     if session.setup.gate == "block" and is_work and not session.live() and not is_down:
@@ -924,16 +924,18 @@ def on_tool(session, payload):
 
 
 def do_setup(args, session):
-    """init and doctor live in setup.py, which no claim needs: beside us, or at the service."""
+    """init and doctor live in install.py, which no claim needs: beside us, or at the service."""
+    import types
+
     setup, here = session.setup, os.path.dirname(os.path.abspath(__file__))
     setup.url = (getattr(args, "url", None) or setup.url).rstrip("/")
-    text = read_text(os.path.join(here, "setup.py"))
-    text = text or read_text(os.path.join(os.path.dirname(here), "skill", "setup.py"))
+    text = read_text(os.path.join(here, "install.py"))
+    text = text or read_text(os.path.join(os.path.dirname(here), "skill", "install.py"))
     if not text:
-        setup.check()
-        text = ask(setup, "GET", "/skill/setup.py", {})[1].decode()
-    scope = {"client": sys.modules[__name__], "__name__": "dibs_setup"}
-    exec(compile(text, "setup.py", "exec"), scope)  # noqa: S102, its source is as good as ours
+        setup.check(project=False)
+        text = ask(setup, "GET", "/skill/install.py", {})[1].decode()
+    scope = {"client": types.SimpleNamespace(**globals()), "__name__": "dibs_install"}
+    exec(compile(text, "install.py", "exec"), scope)  # noqa: S102, its source is as good as ours
     return scope["do_" + args.command](args, session)
 
 

@@ -1,0 +1,269 @@
+"""`dibs init` and `dibs doctor`: what a person runs now and then, and what no claim needs.
+
+dibs.py runs this file, with itself as `client`. init copies it beside dibs.py, so that dibs can be
+taken out of a repository even when the service is gone.
+
+What goes into files of yours is inserted as text, so that every other byte of them, comments and
+order included, stays. undo.json remembers each piece; taking dibs out cuts just these.
+"""
+
+import difflib
+import json
+import os
+import re
+import sys
+import time
+
+client = globals()["client"]  # dibs.py, which has put itself here
+
+SETTINGS = ".claude/settings.json"
+SHARED = (SETTINGS, "AGENTS.md", "CLAUDE.md")
+OURS = tuple(
+    client.SKILL_DIR + "/" + name
+    for name in ("SKILL.md", "dibs.py", "install.py", "dibs.conf", "undo.json")
+)
+# A comment, a string, a bracket, or a bare word.
+JSON_WORD = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:[^"\\]|\\.)*"|[{}\[\]]|[^\s{}\[\],:"]+', re.DOTALL)
+
+
+def do_init(args, session):
+    """Show and write what changes: all of dibs in, or with --remove all of it out."""
+    setup = session.setup
+    if not setup.root:
+        raise usage("init works inside a git repository: run `git init` first")
+    os.chdir(setup.root)
+    before = {path: read(path) for path in SHARED + OURS}
+    after, spots = taken_out(before)
+    if not args.remove:
+        setup.project = args.project or setup.project or client.project_of("x/" + setup.root)
+        setup.check()
+        put_in(setup, after, spots)
+    changed = [path for path in after if after[path] != before[path]]
+    for path in changed:
+        show(path, before[path] or "", after[path] or "")
+    for path in changed:
+        write(path, after[path])
+    if args.json:
+        print(json.dumps({"project": setup.project, "url": setup.url, "changed": changed}))
+    elif args.remove:
+        print(f"dibs is out of {setup.project}")
+    else:
+        todo = "commit the %d files above" % len(changed) if changed else "nothing to change"
+        print(f"dibs is set up for {setup.project} at {setup.url}: {todo}")
+    return client.YES
+
+
+def usage(text):
+    return client.Trouble(client.USAGE, text)
+
+
+def taken_out(before):
+    """The files as they are without dibs, and where in them its pieces were."""
+    after, spots = dict(before), {}
+    try:
+        undo = json.loads(before[OURS[-1]] or "{}")
+        for path, ours in undo.items():
+            for piece in reversed(ours["pieces"] if after[path] else []):
+                head, found, tail = after[path].partition(piece)
+                if not found:
+                    raise usage(
+                        f"dibs' lines in {path} were changed: put them back as they are in undo.json, "
+                        "or take them out by hand, there too"
+                    )
+                after[path], spots[path] = head + tail, len(head)
+            if ours["is_new"] and (after[path] or "").strip() in ("", "{}"):
+                after[path] = None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise usage(OURS[-1] + " is damaged: restore it from git") from None
+    after.update((path, None) for path in OURS)
+    return after, spots
+
+
+def put_in(setup, after, spots):
+    """Put dibs' files and pieces into `after`, and with them the record of the pieces."""
+    names = ("skill/SKILL.md", "client/dibs.py", "skill/install.py")
+    ours = [fetch(setup, name) for name in names]
+    text, pieces = after[SETTINGS] or "{}\n", []
+    wanted = json.loads(fetch(setup, "skill/settings.json"))
+    undo = {SETTINGS: {"is_new": after[SETTINGS] is None, "pieces": pieces}}
+    after[SETTINGS] = graft(text, wanted, pieces)
+    if not holds(parse(text), {}) or not holds(parse(after[SETTINGS]), wanted):
+        raise usage(f"{SETTINGS} is not JSON as Claude Code reads it: mend it first")
+    block = fetch(setup, "skill/CLAUDE.md")
+    for path in memory_files(after):
+        text = after[path] or ""
+        gap = "\n" if text.endswith("\n") else "\n\n" if text else ""
+        piece = (gap + block).replace("\n", "\r\n" if "\r\n" in text else "\n")
+        undo[path] = {"is_new": after[path] is None, "pieces": [piece]}
+        spot = min(spots.get(path, len(text)), len(text))
+        after[path] = text[:spot] + piece + text[spot:]
+    conf = "# Settings of dibs for this repository; environment variables win over them.\n"
+    conf += f"url = {setup.url}\nproject = {setup.project}\ngate = {setup.gate}\n"
+    after.update(zip(OURS, [*ours, conf, json.dumps(undo, indent=1) + "\n"]))
+
+
+def fetch(setup, name):
+    """A file that the service serves with its own URL filled in."""
+    return client.ask(setup, "GET", "/" + name, {"Accept": "*/*"})[1].decode("utf-8")
+
+
+def memory_files(after):
+    """CLAUDE.md, and AGENTS.md where there is one; this alone where the other reads it anyway."""
+    claude = after["CLAUDE.md"]
+    if after["AGENTS.md"] is None:
+        return ["CLAUDE.md"]
+    is_link = claude is not None and os.path.samefile("AGENTS.md", "CLAUDE.md")
+    if is_link or "@AGENTS.md" in (claude or ""):
+        return ["AGENTS.md"]
+    return ["AGENTS.md", "CLAUDE.md"]
+
+
+def parse(text):
+    """The value of JSON text that may have comments; None when it is not JSON."""
+    plain = JSON_WORD.sub(lambda word: "" if word[0][:2] in ("//", "/*") else word[0], text)
+    try:
+        return json.loads(plain.lstrip("\ufeff"))
+    except ValueError:
+        return None
+
+
+def holds(value, wanted):
+    """Is all that is wanted in this value?"""
+    if isinstance(wanted, dict):
+        return isinstance(value, dict) and all(holds(value.get(k), wanted[k]) for k in wanted)
+    return isinstance(value, list) and all(item in value for item in wanted)
+
+
+def containers(text):
+    """Where each object and array of this JSON text begins: {path: (offset, is it empty)}."""
+    tokens = [word for word in JSON_WORD.finditer(text) if word[0][:2] not in ("//", "/*")]
+    found, path, last = {}, [], ""
+    for token, following in zip(tokens, tokens[1:] + tokens[-1:]):
+        if token[0] in ("{", "["):
+            path.append(last)
+            found.setdefault(tuple(path[1:]), (token.end(), following[0] in ("}", "]")))
+        elif token[0] in ("}", "]"):
+            path = path[:-1]
+        last = token[0].strip('"')
+    return found
+
+
+def graft(text, wanted, pieces, path=()):
+    """Insert `wanted` into this JSON text, first in each container; append to `pieces` what was."""
+    is_object = isinstance(wanted, dict)
+    for key in reversed(list(wanted)):
+        if is_object and (*path, key) in containers(text):
+            text = graft(text, wanted[key], pieces, (*path, key))
+            continue
+        offset, is_empty = containers(text).get(path, (len(text), True))
+        line_end = "\r\n" if "\r\n" in text else "\n"
+        start, end = line_end + "  " * (len(path) + 1), line_end + "  " * len(path)
+        piece = json.dumps(wanted[key] if is_object else key, indent=2)
+        piece = (json.dumps(key) + ": " + piece) if is_object else piece
+        piece = start + piece.replace("\n", start) + (end if is_empty else ",")
+        pieces.append(piece)
+        text = text[:offset] + piece + text[offset:]
+    return text
+
+
+def read(path):
+    """The text of a file, byte for byte; None where there is none."""
+    try:
+        with open(path, "rb") as file:
+            return file.read().decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return None
+
+
+def show(path, old, new):
+    """A diff of what belongs to the repository's people, one line about what is ours."""
+    old_lines, new_lines = old.splitlines(), new.splitlines()
+    lines = ["%s %s, %d lines" % ("+++" if new else "---", path, len(new_lines or old_lines))]
+    if path in SHARED:
+        lines = list(difflib.unified_diff(old_lines, new_lines, path, path, lineterm="", n=1))
+    for line in lines:
+        print("".join(c if c.isprintable() else " " for c in line), file=sys.stderr)
+
+
+def write(path, text):
+    folder = os.path.dirname(path)
+    if text is None:
+        os.remove(path)
+        while folder and not os.listdir(folder):
+            os.rmdir(folder)
+            folder = os.path.dirname(folder)
+        return
+    os.makedirs(folder or ".", exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(text.encode("utf-8", "surrogateescape"))
+    if path.endswith("/dibs.py"):
+        os.chmod(path, 0o755)  # noqa: S103, a committed script
+
+
+def do_doctor(args, session):
+    """Say what works here, and what to do about the rest."""
+    setup, codes = session.setup, [client.YES]
+
+    def line(text, code=client.YES):
+        print(("WRONG  " if code else "ok     ") + client.one_line(text))
+        codes.append(code)
+
+    line("Python %d.%d.%d" % sys.version_info[:3])
+    try:
+        setup.check()
+        host = client.split_url(setup.url)[1]
+        proxy = client.proxy_for(host)
+    except client.Trouble as trouble:
+        line(str(trouble), trouble.code)
+        return trouble.code
+    line(f"service {setup.url}, project {setup.project}")
+    identity(session, line)
+    line("proxy: %s" % ("%s:%d" % proxy[:2] if proxy else f"none, straight to {host}"))
+    line("extra CA files: %s" % (", ".join(dict.fromkeys(client.ca_files())) or "none"))
+    begun = time.time()
+    try:
+        reply = client.call(session, "GET", "claims?limit=1", None, 1)[0]
+        line("%s answered in %d ms" % (host, 1000 * (time.time() - begun)))
+        line("key: accepted" if setup.key else "key: none set, none needed")
+        here = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        line("clocks: {} there, {} here (only the first counts)".format(reply["server_time"], here))
+    except client.Trouble as trouble:
+        remedy = ""
+        if trouble.problem.get("code") == "unauthorized":
+            remedy = " Set DIBS_KEY to the team key."
+        elif not trouble.problem:
+            remedy = f" Try {setup.url}/livez from elsewhere: is the service up?"
+        line(str(trouble).rstrip(".") + "." + remedy, trouble.code)
+    hooks(session, line)
+    return max(codes)
+
+
+def identity(session, line):
+    """Which label, which secret, kept where."""
+    had = session.load().data.get("session")
+    source = "DIBS_SESSION" if session.given else "the state file" if had else ""
+    if not source:
+        source = (
+            "DIBS_KEY and the label" if session.secret() else "none yet, the first claim makes it"
+        )
+    line(f"label {session.label}; secret: {source}")
+    if session.save():
+        line(f"state file {session.base}.json")
+    elif session.secret():
+        line("no state file can be written; the secret does not need one")
+    else:
+        line(f"cannot write {session.base}.json: set XDG_STATE_HOME", client.USAGE)
+
+
+def hooks(session, line):
+    seen = sorted(session.data.get("hooks", {}))
+    if seen:
+        line("hooks seen: " + ", ".join(seen))
+    elif client.SKILL_DIR in client.read_text(os.path.join(session.setup.root or ".", SETTINGS)):
+        line(
+            "no hook has run yet. A session with several repositories runs none: call "
+            "`beat` now and then, and `park` before waiting",
+            client.REFUSED,
+        )
+    else:
+        line("hooks are not installed here; `init` does that")
