@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from dibs.outcomes import Refusal, Verdict
@@ -22,6 +23,21 @@ from dibs.words import (
 )
 
 REF_CHARS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a sweep found in one project."""
+
+    held: int
+    parked: int
+    lapsed: int
+    done: int
+    tickets: int
+    lapses: int
+    """Ever."""
+    breaks: int
+    """Ever."""
 
 
 def pairs(flat: Sequence[str]) -> dict[str, str]:

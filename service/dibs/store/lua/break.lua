@@ -17,6 +17,7 @@ if not live(rec) and rec.state ~= 'lapsed' then return answer('moved', {}, view(
 
 settle(task, rec)
 finish(task, rec, 'broken', {reason = reason, by = by})
+call('HINCRBY', META, 'breaks', 1)
 note_loss(rec.owner, task, rec.fence, 'broken', {by_label = by, note = reason})
 tell('broken', task, rec, 'reason', reason, 'by', by)
 return answer('ended', {}, {task, 'free', ''})

@@ -31,20 +31,20 @@ local function drop_ticket(task, rec, session)
 end
 
 -- Whose hand-over window is it? Windows follow one another from the moment the task became free,
--- each ticket having one; who lets theirs pass leaves the queue. Returns the ticket, or nil.
+-- each ticket having one, also one that lapsed since; who lets theirs pass leaves the queue.
+-- Returns the ticket, or nil.
 local function turn(task, rec)
   if not rec.queued then return nil end
   local start = math.max(free_from(rec), tonumber(rec.turns_from or '0'))
-  for _, ticket in ipairs(tickets(task)) do
-    start = math.max(start, ticket.joined)
-    local ends = math.min(start + RULES.handover_ms, ticket.until_ms)
+  for _, ticket in ipairs(all_tickets(task)) do
+    local ends = math.min(math.max(start, ticket.joined) + RULES.handover_ms, ticket.until_ms)
     if NOW < ends then return ticket, ends end
+    start = math.max(start, ends)
+    rec.turns_from = text(start)
     let_holder_write()
     call('HDEL', queue_key(task), ticket.session)
-    rec.turns_from = text(ends)
     call('HSET', record_key(task), 'turns_from', rec.turns_from)
     tell('unqueued', task, {owner = ticket.session, label = ticket.label, fence = rec.fence})
-    start = ends
   end
   return nil
 end
@@ -63,13 +63,15 @@ local function verdict(task, rec)
 end
 
 local function enqueue(task, rec)
-  local key = queue_key(task)
-  local mine = call('HGET', key, SESSION)
-  local order, joined
-  if mine then
-    order, joined = string.match(mine, '^(%d+) (%d+) ')
-  else
-    if #tickets(task) >= RULES.tickets_per_task then return false end
+  local key, waiting = queue_key(task), tickets(task)
+  local mine, order, joined
+  for _, ticket in ipairs(waiting) do
+    if ticket.session == SESSION then
+      mine, order, joined = true, text(ticket.order), text(ticket.joined)
+    end
+  end
+  if not mine then
+    if #waiting >= RULES.tickets_per_task then return false end
     order, joined = text(call('HINCRBY', META, 'tickets', 1)), text(NOW)
   end
   call('HSET', key, SESSION, order .. ' ' .. joined .. ' ' .. text(NOW + RULES.ticket_ms) .. ' ' .. label)
@@ -77,6 +79,7 @@ local function enqueue(task, rec)
   if not rec.queued then
     rec.queued = '1'
     call('HSET', record_key(task), 'queued', '1')
+    call('SADD', QUEUED, task)
   end
   if not mine then tell('queued', task, {owner = SESSION, label = label, fence = rec.fence}) end
   return true

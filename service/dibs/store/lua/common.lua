@@ -35,6 +35,7 @@ end
 local META, LIVE = PREFIX .. ':meta', PREFIX .. ':live'
 local LAPSED, DONE = PREFIX .. ':lapsed', PREFIX .. ':done'
 local EVENTS = PREFIX .. ':events'
+local PARKED, QUEUED = PREFIX .. ':parked', PREFIX .. ':queued'  -- for counting only
 local function record_key(task) return PREFIX .. ':task:' .. task end
 local function queue_key(task) return PREFIX .. ':queue:' .. task end
 local function held_key(session) return PREFIX .. ':held:' .. session end
@@ -106,16 +107,25 @@ local function free_from(rec)
   return tonumber(rec.ended or '0')
 end
 
--- Tickets of a task's queue, oldest first; a ticket that was not renewed in time is not among them.
-local function tickets(task)
+-- Every ticket of a task's queue, oldest first.
+local function all_tickets(task)
   local flat, found = call('HGETALL', queue_key(task)), {}
   for i = 1, #flat, 2 do
     local order, joined, until_ms, label = string.match(flat[i + 1], '^(%d+) (%d+) (%d+) (.*)$')
-    local ticket = {session = flat[i], order = tonumber(order), joined = tonumber(joined),
-                    until_ms = after_stalls(tonumber(until_ms), RULES.ticket_ms), label = label}
-    if ticket.until_ms > NOW then found[#found + 1] = ticket end
+    found[#found + 1] = {
+      session = flat[i], order = tonumber(order), joined = tonumber(joined),
+      until_ms = after_stalls(tonumber(until_ms), RULES.ticket_ms), label = label}
   end
   table.sort(found, function(a, b) return a.order < b.order end)
+  return found
+end
+
+-- The tickets that were renewed in time: the others hold no place any more.
+local function tickets(task)
+  local found = {}
+  for _, ticket in ipairs(all_tickets(task)) do
+    if ticket.until_ms > NOW then found[#found + 1] = ticket end
+  end
   return found
 end
 
@@ -158,6 +168,8 @@ end
 local function settle(task, rec)
   if not overdue(rec) then return end
   let_holder_write()
+  if rec.state == 'parked' then call('SREM', PARKED, task) end
+  call('HINCRBY', META, 'lapses', 1)
   rec.state, rec.ended = 'lapsed', text(rec.due_at)
   rec.due = rec.ended
   rec.lapses = text(tonumber(rec.lapses or '0') + 1)
@@ -215,6 +227,7 @@ local function keep(task, rec, change)
     call('HDEL', lost_key(SESSION), task)
     tell('revived', task, rec)
   end
+  if rec.state ~= was then call(rec.state == 'parked' and 'SADD' or 'SREM', PARKED, task) end
   if rec.state == 'parked' and was ~= 'parked' then tell('parked', task, rec, 'note', rec.note or '') end
   if rec.state == 'held' and was == 'parked' then tell('resumed', task, rec) end
 end
@@ -222,6 +235,7 @@ end
 -- End the tenure `rec`; the record stays for the retention so that a repeat can be answered.
 local function finish(task, rec, outcome, fields)
   let_holder_write()
+  if rec.state == 'parked' then call('SREM', PARKED, task) end
   rec.state, rec.ended = outcome, text(NOW)
   local write = {'state', outcome, 'ended', rec.ended}
   for field, value in pairs(fields) do
@@ -261,6 +275,18 @@ local function losses()
     end
   end
   return told
+end
+
+-- The tasks that SESSION holds, or held until they lapsed and nobody took them, sorted.
+local function own_tasks()
+  local tasks, seen = call('SMEMBERS', held_key(SESSION)), {}
+  for _, task in ipairs(tasks) do seen[task] = true end
+  local flat = call('HGETALL', lost_key(SESSION))
+  for i = 1, #flat, 2 do
+    if cjson.decode(flat[i + 1]).open and not seen[flat[i]] then tasks[#tasks + 1] = flat[i] end
+  end
+  table.sort(tasks)
+  return tasks
 end
 
 -- Why SESSION does not hold `task`: {'lost', entry} or {'not-holder'}.
