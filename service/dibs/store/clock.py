@@ -1,5 +1,6 @@
 """The lease clock as one process knows it. The clock itself is in the store: see lua/tick.lua."""
 
+import asyncio
 import bisect
 import uuid
 from dataclasses import dataclass
@@ -7,10 +8,13 @@ from datetime import UTC, datetime
 
 from redis.exceptions import ResponseError
 
-from dibs.store.link import Link, Script, run_script
+from dibs.store.link import Link, Script, StoreDown, run_script
 
 KEY = "dibs:clock"
 SWEEPER_MS = 5_000
+RUN_ID_CHARS = 16
+APART_MOST_US = 2_000_000
+"""The nodes of a cluster may differ by less than what counts as a stall, looks included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +61,8 @@ class LeaseClock:
 
     async def tick(self) -> str:
         """Look at the clock. Returns why time was lost (restart, gap, back), or ''."""
-        try:
-            run_id = _run_id(await self._link.command("INFO", "server"))
-        except ResponseError:  # the fake knows no INFO, and never restarts
-            run_id = ""
+        looks = await asyncio.gather(*map(_look, await self._link.servers()))
+        run_id = " ".join(sorted(run_id for run_id, _ in looks))
         reply = await run_script(
             self._link,
             self._tick,
@@ -70,15 +72,25 @@ class LeaseClock:
         witness_us, lost_us, stalls, sweeper, why = map(str, reply)
         self.facts = Facts(int(witness_us), int(lost_us), stalls.strip())
         self.sweeper = sweeper == "1"
+        apart_us = max(time_us for _, time_us in looks) - min(time_us for _, time_us in looks)
+        if apart_us > APART_MOST_US:
+            raise StoreDown(
+                f"The clocks of the store's nodes are {apart_us / 1e6:.1f} s apart, too far for "
+                "deadlines; keep them together with NTP.",
+                sent=False,
+            )
         self.stale = False
         return why
 
 
-def _run_id(info: object) -> str:
-    for line in str(info).splitlines():
-        if line.startswith("run_id:"):
-            return line[7:].strip()
-    return ""
+async def _look(server: Link) -> tuple[str, int]:
+    """Return which run of which server this is, and its wall clock in µs."""
+    try:
+        info = await server.command("INFO", "server")
+    except ResponseError:  # the fake knows no INFO, and never restarts
+        return "", 0
+    lines = dict(line.partition(":")[::2] for line in str(info).splitlines())
+    return lines.get("run_id", "")[:RUN_ID_CHARS], int(lines.get("server_time_usec", 0))
 
 
 def _stall(text: str) -> tuple[int, int]:

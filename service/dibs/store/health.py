@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 from redis.exceptions import ResponseError
 
-from dibs.store.link import Link
+from dibs.store.link import Link, StoreDown
 
 Durability = Literal["strict", "relaxed", "unknown"]
 _EVICTS_CLAIMS = ("allkeys-lru", "allkeys-lfu", "allkeys-random", "allkeys-lrm")
 READY_S = 2.0
+_WORSE: list[Durability] = ["strict", "unknown", "relaxed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +26,33 @@ class Health:
 
 
 async def check(link: Link) -> Health:
-    """Ask the store for its configuration. Raises StoreDown."""
+    """Ask every server of the store for its configuration. Raises StoreDown."""
+    found = await asyncio.gather(*map(_check, await link.servers()))
+    reasons = list(dict.fromkeys(reason for health in found for reason in health.reasons))
+    if link.why_relaxed:
+        reasons.append(link.why_relaxed)
+    worst = max((health.durability for health in found), key=_WORSE.index)
+    if link.why_relaxed and worst == "strict":
+        worst = "relaxed"
+    names = list(dict.fromkeys(health.server for health in found))
+    count = f"{len(found)} × " if len(found) > 1 else ""
+    return Health("ready", worst, count + ", ".join(names), reasons)
+
+
+async def _check(server: Link) -> Health:
     try:
-        info = _parse(await asyncio.wait_for(link.command("INFO"), READY_S))
+        info = _parse(await asyncio.wait_for(server.command("INFO"), READY_S))
     except ResponseError:
         return Health("ready", "relaxed", "in memory", ["Claims are kept in this process only."])
+    except TimeoutError:
+        raise StoreDown("The store does not answer.", sent=False) from None
     name = "Valkey" if "valkey_version" in info else "Redis"
     version = info.get("valkey_version") or info.get("redis_version", "")
     reasons = _roles(info)
     durability: Durability = "strict"
     try:
         config = {
-            key: (await link.command("CONFIG", "GET", key))[1]
+            key: (await server.command("CONFIG", "GET", key))[1]
             for key in ("appendonly", "appendfsync", "maxmemory-policy", "maxmemory")
         }
     except (ResponseError, IndexError):
@@ -63,11 +79,31 @@ async def check(link: Link) -> Health:
     return Health("ready", durability, f"{name} {version}", reasons)
 
 
+async def memory(link: Link) -> tuple[int, int]:
+    """Return how many bytes the store's servers use, and may use together (0: no limit)."""
+    used = limit = 0
+    for server in await link.servers():
+        try:
+            info = _parse(await server.command("INFO", "memory"))
+        except ResponseError:
+            return 0, 0
+        used += int(info.get("used_memory", 0))
+        limit += int(info.get("maxmemory", 0))
+    return used, limit
+
+
 async def evicts_claims(link: Link) -> str | None:
     """Return the sentence that refuses a store which may throw live claims away, or None."""
+    for server in await link.servers():
+        if refusal := await _evicts(server):
+            return refusal
+    return None
+
+
+async def _evicts(server: Link) -> str | None:
     try:
-        policy = (await link.command("CONFIG", "GET", "maxmemory-policy"))[1]
-        limit = (await link.command("CONFIG", "GET", "maxmemory"))[1]
+        policy = (await server.command("CONFIG", "GET", "maxmemory-policy"))[1]
+        limit = (await server.command("CONFIG", "GET", "maxmemory"))[1]
     except (ResponseError, IndexError):
         return None
     if policy in _EVICTS_CLAIMS and limit != "0":
@@ -86,8 +122,6 @@ def _roles(info: dict[str, str]) -> list[str]:
         reasons.append(
             "The store has replicas: if one of them takes over, the last claims may be lost."
         )
-    if info.get("cluster_enabled", "0") == "1":
-        reasons.append("The store is a cluster: a failover may lose the last claims.")
     return reasons
 
 

@@ -7,17 +7,18 @@ its store in few, large pipelines, and `appendfsync always` costs one fsync for 
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from time import perf_counter
 from typing import Any, Protocol, cast
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
-from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import (
-    BusyLoadingError,
+    AskError,
+    AuthenticationError,
+    MovedError,
     NoScriptError,
-    OutOfMemoryError,
     RedisError,
     ResponseError,
 )
@@ -29,13 +30,20 @@ from dibs.store.rules import Rules
 TIMEOUT_S = 1.0
 """For connecting and for each answer. The library's defaults (5 s, ten retries) would hang a caller
 for the better part of a minute and run a script eleven times."""
+CONNECTION = {
+    "protocol": 2,
+    "decode_responses": True,
+    "socket_timeout": TIMEOUT_S,
+    "socket_connect_timeout": TIMEOUT_S,
+    "retry": None,
+}
+TCP = {"socket_keepalive": True}
 BATCH = 128
 """Calls that leave together at most, so that the first of them does not wait for thousands."""
 FLIGHTS = 2
 """Batches on their way at once: one being answered, one being written."""
 
 _AWAY = (
-    "LOADING",
     "READONLY",
     "CLUSTERDOWN",
     "MASTERDOWN",
@@ -57,6 +65,10 @@ class StoreDown(Exception):
         super().__init__(reason)
         self.reason = reason
         self.sent = sent
+
+
+class Moved(StoreDown):
+    """Another node of the cluster serves this key now."""
 
 
 class StoreFull(Exception):
@@ -84,8 +96,17 @@ class Script:
 class Link(Protocol):
     """Something that carries one command to the store and brings back its answer."""
 
+    observe: Callable[[float], None]
+    """Hears how many seconds each batch took that was answered."""
+    why_relaxed: str
+    """Why this kind of store may lose an acknowledged claim, in a sentence; or ''."""
+
     async def command(self, *parts: str | int) -> Any:
         """Run one command. Raises StoreDown, StoreFull, or ResponseError for a bug of ours."""
+        ...
+
+    async def servers(self) -> "Sequence[Link]":
+        """Return a link to each server that takes claims: one, or the primaries of a cluster."""
         ...
 
     async def close(self) -> None:
@@ -106,22 +127,39 @@ def _failure(error: Exception, *, sent: bool) -> Exception:
     """Name what a failed command means to the caller."""
     if isinstance(error, NoScriptError):
         return error
-    if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM"):
-        return StoreFull(str(error))
-    if isinstance(error, BusyLoadingError):
-        return StoreDown("The store is loading its data.", sent=False)
-    if isinstance(error, ResponseError) and str(error).startswith(_AWAY):
-        return StoreDown(f"The store refuses for now: {str(error).split(' ', 1)[0]}.", sent=False)
+    if isinstance(error, MovedError):
+        return Moved("The store serves this project elsewhere now.", sent=False)
+    if isinstance(error, AskError):
+        # Never followed: half of the project's keys are here and half there, so that a script
+        # there would find tasks free that are held.
+        return StoreDown("The store is moving this project to another node.", sent=False)
+    if isinstance(error, ResponseError | AuthenticationError):
+        # The client takes the code off the sentences of some errors and not of others.
+        code = getattr(error, "status_code", None) or str(error).split(" ", 1)[0]
+        if code == "OOM":
+            return StoreFull(str(error))
+        if code == "LOADING":
+            return StoreDown("The store is loading its data.", sent=False)
+        if code in _AWAY:
+            return StoreDown(f"The store refuses for now: {code}.", sent=False)
     if isinstance(error, _LOST):
         word = "does not answer" if isinstance(error, RedisTimeoutError) else "cannot be reached"
         return StoreDown(f"The store {word}.", sent=sent)
     return error
 
 
+def keepalive(url: str) -> dict[str, bool]:
+    """Return the options that only a connection by TCP has."""
+    return {} if url.startswith("unix:") else TCP
+
+
 class PipelineLink:
-    """A link to one server (or to the primary that a Sentinel names), with coalesced batches."""
+    """A link to one server, with coalesced batches."""
+
+    why_relaxed = ""
 
     def __init__(self, pool: ConnectionPool) -> None:
+        self.observe: Callable[[float], None] = lambda seconds: None
         self._pool = pool
         self._waiting: deque[tuple[tuple[str | int, ...], asyncio.Future[Any]]] = deque()
         self._flights: set[asyncio.Task[None]] = set()
@@ -129,17 +167,14 @@ class PipelineLink:
     @classmethod
     def to(cls, url: str) -> "PipelineLink":
         """Return a link to the server at `url`; nothing is connected yet."""
-        return cls(
-            BlockingConnectionPool.from_url(
-                url,
-                max_connections=FLIGHTS + 1,
-                protocol=2,
-                decode_responses=True,
-                socket_timeout=TIMEOUT_S,
-                socket_connect_timeout=TIMEOUT_S,
-                retry=None,
-            )
-        )
+        options: Any = CONNECTION | keepalive(url)
+        return cls(BlockingConnectionPool.from_url(url, max_connections=FLIGHTS + 1, **options))
+
+    @classmethod
+    def to_host(cls, host: str, port: int, options: Mapping[str, Any]) -> "PipelineLink":
+        """Return a link to one of several servers that are connected to alike."""
+        given: Any = CONNECTION | TCP | {"host": host, "port": port} | dict(options)
+        return cls(BlockingConnectionPool(max_connections=FLIGHTS + 1, **given))
 
     async def command(self, *parts: str | int) -> Any:
         """See Link. A caller that is cancelled leaves its command running; nothing is torn."""
@@ -172,6 +207,7 @@ class PipelineLink:
         except (RedisError, *_LOST) as error:
             raise _failure(error, sent=False) from error
         try:
+            began = perf_counter()
             await connection.send_packed_command(
                 connection.pack_commands(commands), check_health=False
             )
@@ -181,6 +217,7 @@ class PipelineLink:
                     replies.append(await connection.read_response())
                 except ResponseError as error:
                     replies.append(error)
+            self.observe(perf_counter() - began)
             return replies
         except BaseException as error:
             await connection.disconnect(nowait=True)
@@ -190,15 +227,35 @@ class PipelineLink:
         finally:
             await self._pool.release(connection)
 
+    async def servers(self) -> list[Link]:
+        """See Link."""
+        return [self]
+
+    async def ask(self, question: Awaitable[Any]) -> Any:
+        """Await something else that is asked of the store's servers, with the same failures."""
+        try:
+            return await question
+        except (RedisError, *_LOST) as error:
+            raise _failure(error, sent=False) from error
+
+    def drop(self) -> None:
+        """Close without waiting for anybody."""
+        closing = asyncio.create_task(self.close())
+        self._flights.add(closing)
+        closing.add_done_callback(self._flights.discard)
+
     async def close(self) -> None:
         """See Link."""
         await self._pool.aclose()
 
 
 class ClientLink:
-    """A link through a whole redis-py client, a command at a time: a cluster, or the fake."""
+    """A link through a whole redis-py client, a command at a time: for the fake."""
 
-    def __init__(self, client: "Redis | RedisCluster") -> None:
+    why_relaxed = ""
+
+    def __init__(self, client: Redis) -> None:
+        self.observe: Callable[[float], None] = lambda seconds: None
         self._client = client
         # The client would turn some replies into dicts; both links give what the server said.
         client.response_callbacks.clear()
@@ -206,9 +263,13 @@ class ClientLink:
     async def command(self, *parts: str | int) -> Any:
         """See Link."""
         try:
-            return await self._client.execute_command(*parts)
+            return await self._client.execute_command(*parts)  # type: ignore[no-untyped-call]
         except RedisError as error:
             raise _failure(error, sent=True) from error
+
+    async def servers(self) -> list[Link]:
+        """See Link."""
+        return [self]
 
     async def close(self) -> None:
         """See Link."""
