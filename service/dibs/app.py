@@ -6,21 +6,24 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from fakeredis import FakeAsyncRedis, FakeServer
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.types import ASGIApp, ControllerRouterHandler
-from redis.asyncio import Redis
 
-from dibs.api import errors, pages
+from dibs import __version__
+from dibs.api import errors, observe, pages
 from dibs.api.headers import with_headers
 from dibs.api.keys import Keys
+from dibs.api.problems import ProblemError
 from dibs.api.routes import V1
+from dibs.board import routes as board
+from dibs.board.feed import Feeds
 from dibs.claims import Bounds, Claims
 from dibs.keeper import Keeper, keeping
+from dibs.metrics import Cells, Metrics
 from dibs.settings import Settings
-from dibs.store import Rules, Store
-from dibs.store.link import ClientLink, Link, PipelineLink
+from dibs.store import Rules, Store, target
+from dibs.store.link import ClientLink, Link
 from dibs.store.stream import Hub
 
 log = logging.getLogger("dibs")
@@ -34,6 +37,7 @@ class Service:
     store: Store
     hub: Hub
     keeper: Keeper
+    metrics: Metrics
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Service"]:
@@ -69,19 +73,26 @@ def rules(settings: Settings) -> Rules:
 def links(url: str | None) -> tuple[Link, Any]:
     """Return the link for acts and the client for blocking reads; `url` None is the fake."""
     if url is None:
+        from fakeredis import FakeAsyncRedis, FakeServer  # a tenth of a second, else for nothing
+
         server = FakeServer()
         return (
             ClientLink(FakeAsyncRedis(server=server, decode_responses=True)),
             FakeAsyncRedis(server=server, decode_responses=True),
         )
-    # Blocking reads wait longer than any timeout: the library's default would cut them off.
-    reader = Redis.from_url(url, protocol=2, decode_responses=True, socket_timeout=None)
-    return PipelineLink.to(url), reader
+    found = target.parse(url)
+    link = target.link_to(found)
+    return link, target.reader_to(found, link)
 
 
-def build(settings: Settings, url: str | None) -> Service:
-    """Put the service together around the store at `url` (None: in memory)."""
+def build(settings: Settings, url: str | None, cells: Cells | None = None, row: int = 0) -> Service:
+    """Put the service together around the store at `url` (None: in memory).
+
+    `cells` is what the processes of a service count in, `row` this one's part of it.
+    """
+    metrics = Metrics(observe.FAMILIES, cells, row)
     link, blocking = links(url)
+    link.observe = lambda seconds: metrics.observe("dibs_store_seconds", value=seconds)
     store = Store(link, rules(settings))
     hub = Hub(store, blocking)
     claims = Claims(store, hub, Bounds(settings.min_ttl, settings.max_ttl))
@@ -89,7 +100,7 @@ def build(settings: Settings, url: str | None) -> Service:
         [key.get_secret_value() for key in settings.team_key],
         [key.get_secret_value() for key in settings.admin_key],
     )
-    keeper = Keeper(store, lambda project, live, lapsed, done: None)
+    keeper = Keeper(store, metrics, lambda: hub.streams)
 
     def provide_claims() -> Claims:
         return claims
@@ -97,7 +108,20 @@ def build(settings: Settings, url: str | None) -> Service:
     def provide_keys() -> Keys:
         return keys
 
-    handlers: list[ControllerRouterHandler] = [V1, *pages.handlers(store, settings.public_url)]
+    desk = board.Desk(
+        feeds=Feeds(claims),
+        claims=claims,
+        is_admin=keys.is_admin,
+        breakable=keys.breakable,
+        keyed=not keys.open,
+        public_url=settings.public_url,
+    )
+    handlers: list[ControllerRouterHandler] = [
+        V1,
+        *pages.handlers(store, settings.public_url),
+        observe.handler(metrics),
+        board.router(desk, ProblemError),
+    ]
     app = Litestar(
         handlers,
         dependencies={
@@ -110,4 +134,6 @@ def build(settings: Settings, url: str | None) -> Service:
         request_max_body_size=settings.max_body,
         logging_config=None,
     )
-    return Service(with_headers(app), store, hub, keeper)
+    metrics.set("dibs_workers", to=1)
+    metrics.set("dibs_build_info", __version__, to=1)
+    return Service(with_headers(observe.observed(app, metrics)), store, hub, keeper, metrics)

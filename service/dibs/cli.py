@@ -4,8 +4,12 @@ import argparse
 import importlib.util
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dibs.settings import Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,47 +34,80 @@ def client() -> Any:
 
 def serve(arguments: Sequence[str]) -> int:
     """Run the service until it is told to stop."""
+    settings = _settings(_parser(), arguments)
+    if settings is None:
+        return 2
+    from dibs import serve as service
+
+    try:
+        return service.run(settings)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _settings(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> "Settings | None":
+    """Return the settings, or None after one line for each that is wrong."""
     from pydantic import ValidationError
 
-    from dibs import serve as service
-    from dibs.settings import Settings, unknown_variables
+    from dibs.settings import load, unknown_variables
+    from dibs.store.target import parse
 
-    flags = _parser().parse_args(arguments)
+    flags = parser.parse_args(arguments)
     given = {name: value for name, value in vars(flags).items() if value is not None}
+    wrong = []
+    settings = None
     try:
-        settings = Settings(**given)
+        settings = load(**given)
+        if settings.redis_url:
+            parse(settings.redis_url.get_secret_value())
     except ValidationError as error:
-        for one in error.errors():
-            name = "_".join(map(str, one["loc"])).upper()
-            cause = one.get("ctx", {}).get("error", one["msg"])
-            print(f"dibs serve: {f'DIBS_{name}: ' if name else ''}{cause}", file=sys.stderr)
-        return 2
+        for one in error.errors():  # their `input` may be a secret, so it is not shown
+            name = f"DIBS_{one['loc'][0]}: ".upper() if one["loc"] else ""
+            cause = str(one.get("ctx", {}).get("error", one["msg"]))
+            wrong += [name + line for line in cause.splitlines()]
+    except ValueError as error:
+        wrong.append(f"DIBS_REDIS_URL: {error}")
+    for line in wrong:
+        print(f"{parser.prog}: {line}", file=sys.stderr)
     for name in unknown_variables(os.environ):
-        print(f"dibs serve: {name} is not a setting of dibs; it has no effect.", file=sys.stderr)
-    return service.run(settings)
+        print(f"{parser.prog}: {name} is not a setting of dibs; it has no effect.", file=sys.stderr)
+    return None if wrong else settings
 
 
 def _parser() -> argparse.ArgumentParser:
-    from dibs.settings import Settings
+    """Return the flags of `dibs serve`: one for each setting that may be seen."""
+    from dibs.settings import knobs
 
+    secret = [f"  {knob.variable}\n      {knob.about}" for knob in knobs() if not knob.flag]
     parser = argparse.ArgumentParser(
         prog="dibs serve",
-        description="Serve claims over HTTP. Every flag is also an environment variable DIBS_….",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        argument_default=None,
+        description="Serve claims over HTTP. Every flag is also an environment variable: "
+        "--default-ttl is DIBS_DEFAULT_TTL. Durations are seconds, or like 90s, 30m, 2h.",
+        epilog="Only as environment variables:\n" + "\n".join(secret),
+        formatter_class=_Formatter,
+        allow_abbrev=False,
     )
-    for name in ("host", "port", "data_dir", "redis_url", "workers", "public_url"):
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            default=None,
-            metavar=name.upper(),
-            help=Settings.model_fields[name].description,
-        )
-    parser.add_argument(
-        "--memory",
-        action="store_const",
-        const=True,
-        default=None,
-        help=Settings.model_fields["memory"].description,
-    )
+    for knob in knobs():
+        if not knob.flag:
+            continue
+        about = f"{knob.about} (default: {knob.default})".replace("%", "%%")
+        if knob.default in ("on", "off"):
+            parser.add_argument(
+                knob.flag, action="store_const", const=True, default=None, help=about
+            )
+        else:
+            parser.add_argument(knob.flag, default=None, metavar="…", help=about)
     return parser
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Wraps the help of flags, and keeps the lines of the epilog."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=4, width=96)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(
+            textwrap.fill(line, width, subsequent_indent=" " * (len(line) - len(line.lstrip())))
+            for line in text.splitlines()
+        )

@@ -5,7 +5,8 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 
-from dibs.store import Store, StoreDown
+from dibs.metrics import Metrics
+from dibs.store import Counts, Store, StoreDown
 from dibs.words import Project
 
 log = logging.getLogger("dibs.keeper")
@@ -13,32 +14,42 @@ log = logging.getLogger("dibs.keeper")
 TICK_S = 1.0
 SWEEPS_PER_TICK = 500
 """Projects swept in one second at most; with more of them each has its turn less often."""
+MEMORY_TICKS = 10
+"""The store is asked for its memory once in so many seconds."""
+_STATES = ("held", "parked", "lapsed", "done")
 
 
 class Keeper:
     """Ticks once a second, and sweeps where this process is the one chosen to."""
 
-    def __init__(self, store: Store, observe: Callable[[Project, int, int, int], None]) -> None:
-        """`observe` hears how many claims of a project are live, lapsed and done."""
-        self._store, self._observe = store, observe
+    def __init__(
+        self, store: Store, metrics: Metrics, streams: Callable[[], int] = lambda: 0
+    ) -> None:
+        """`streams` says how many listen in this process."""
+        self._store, self._metrics, self._streams = store, metrics, streams
         self._turn: list[Project] = []
+        self._counts: dict[Project, Counts] = {}
+        self._swept_before = False
+        self._ticks = 0
         self.up = True
         """The store answered when last asked."""
 
     async def run(self) -> None:
         """Go on until cancelled."""
+        self._metrics.set("dibs_store_up", to=1)
         while True:
+            self._metrics.set_process()
+            self._metrics.set("dibs_streams", to=self._streams())
             await asyncio.sleep(TICK_S)
             try:
-                why = await self._store.tick()
-                self._note_up(why)
+                self._note_up(await self._store.tick())
                 if self._store.clock.sweeper:
                     await self._sweep()
+                elif self._swept_before:
+                    self._hand_over()
                 await self._store.write_tally()
             except StoreDown as down:
-                if self.up:
-                    log.error("store_unreachable reason=%r", down.reason)
-                self.up = False
+                self._note_down(down)
             except Exception:
                 log.exception("keeper_failed")
 
@@ -46,21 +57,69 @@ class Keeper:
         if not self.up:
             log.warning("store_back")
             self.up = True
+            self._metrics.set("dibs_store_up", to=1)
         if why in ("gap", "restart", "back"):
-            log.warning("time_lost why=%s: every live claim has at least one more ttl", why)
+            self._metrics.add("dibs_time_lost_total", why)
+            log.warning("time_lost why=%s", why)
+
+    def _note_down(self, down: StoreDown) -> None:
+        if self.up:  # one line an outage, however many calls it meets
+            log.error("store_unreachable reason=%s", down.reason)
+            self._metrics.add("dibs_store_outages_total")
+        self.up = False
+        self._metrics.set("dibs_store_up", to=0)
 
     async def _sweep(self) -> None:
         if not self._turn:
             self._turn = await self._store.projects()
+            for gone in set(self._counts) - set(self._turn):
+                del self._counts[gone]
         batch, self._turn = self._turn[:SWEEPS_PER_TICK], self._turn[SWEEPS_PER_TICK:]
         for start in range(0, len(batch), 50):
             await asyncio.gather(*map(self._sweep_one, batch[start : start + 50]))
+        if not self._turn:
+            self._swept_before = True
+            await self._show()
 
     async def _sweep_one(self, project: Project) -> None:
         more = True
         while more:
-            more, *counts = await self._store.sweep(project)
-        self._observe(project, *counts)
+            more, counts = await self._store.sweep(project)
+        before = self._counts.get(project)
+        # A project that is new to this process has a past that another process has counted; what
+        # is new since this process began to sweep it has not.
+        if before is None and self._swept_before:
+            before = Counts(0, 0, 0, 0, 0, 0, 0)
+        if before is not None:
+            self._metrics.add("dibs_lapses_total", by=max(0, counts.lapses - before.lapses))
+            self._metrics.add("dibs_breaks_total", by=max(0, counts.breaks - before.breaks))
+        self._counts[project] = counts
+
+    async def _show(self) -> None:
+        each = self._counts.values()
+        for state in _STATES:
+            total = sum(getattr(counts, state) for counts in each)
+            self._metrics.set("dibs_claims", state, to=total)
+        self._metrics.set("dibs_queue_tickets", to=sum(counts.tickets for counts in each))
+        self._metrics.set("dibs_projects", to=len(self._counts))
+        if self._ticks % MEMORY_TICKS == 0:
+            used, limit = await self._store.memory()
+            self._metrics.set("dibs_store_memory_bytes", "used", to=used)
+            self._metrics.set("dibs_store_memory_bytes", "limit", to=limit)
+        self._ticks += 1
+
+    def _hand_over(self) -> None:
+        """Another process sweeps now, and shows these."""
+        self._swept_before = False
+        self._ticks = 0
+        self._turn.clear()
+        self._counts.clear()
+        for state in _STATES:
+            self._metrics.set("dibs_claims", state, to=0)
+        for name in ("dibs_queue_tickets", "dibs_projects"):
+            self._metrics.set(name, to=0)
+        for what in ("used", "limit"):
+            self._metrics.set("dibs_store_memory_bytes", what, to=0)
 
 
 @contextlib.asynccontextmanager

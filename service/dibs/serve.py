@@ -2,75 +2,193 @@
 
 import asyncio
 import contextlib
+import importlib
 import logging
+import os
+import socket
 import sys
-from collections.abc import Iterator
-from urllib.parse import urlsplit
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from dibs import __version__
-from dibs.app import build
-from dibs.server import Server, config
+from dibs import __version__, logs
 from dibs.settings import Settings
 from dibs.store.embedded import EmbeddedStore, StoreUnavailable
-from dibs.store.health import Health
 from dibs.store.link import StoreDown
 from dibs.store.store import Unfit
+from dibs.store.target import parse
 
-log = logging.getLogger("dibs")
+log = logging.getLogger("dibs.serve")
+
+WATCH_S = 0.25
+
+
+class CannotListen(Exception):
+    """The address cannot be listened on; the message says why."""
+
+
+@dataclass
+class TheStore:
+    """The store that the service stands on, and the private one if it is ours."""
+
+    url: str | None
+    """None: in memory."""
+    name: str
+    private: EmbeddedStore | None = None
+
+    async def watch(self, settings: Settings) -> None:
+        """Start the private store again whenever it ends. Raises StoreUnavailable."""
+        while self.private is not None:
+            await asyncio.sleep(WATCH_S)
+            if not self.private.alive():
+                log.error("store_ended pid=%d", self.private.pid)
+                self.private.stop()  # lets go of its locks
+                self.private = await asyncio.to_thread(EmbeddedStore.start, settings.data_dir)
+                if self.private.url != self.url:
+                    raise StoreUnavailable("The store came back at another place.")
+                log.warning("store_started_again pid=%d", self.private.pid)
 
 
 @contextlib.contextmanager
-def the_store(settings: Settings) -> Iterator[tuple[str | None, str]]:
-    """Give the store's URL (None: in memory) and what to call it; stop what was started."""
+def the_store(settings: Settings) -> Iterator[TheStore]:
+    """Give the store; stop what was started."""
     if settings.memory:
-        yield None, "memory: NOTHING IS KEPT, every claim is gone when this process ends"
+        name = "memory: NOTHING IS KEPT, every claim is gone when this process ends"
+        yield TheStore(None, name)
     elif settings.redis_url:
         url = settings.redis_url.get_secret_value()
-        parts = urlsplit(url)
-        yield url, f"{parts.scheme}://{parts.hostname or parts.path}"
+        yield TheStore(url, parse(url).shown)
     else:
-        store = EmbeddedStore.start(settings.data_dir)
+        private = EmbeddedStore.start(settings.data_dir)
+        store = TheStore(private.url, f"{private.server} in {settings.data_dir}", private)
         try:
-            yield store.url, f"{store.server} in {settings.data_dir}"
+            yield store
         finally:
-            store.stop()
+            store.private.stop() if store.private else None
 
 
-def run(settings: Settings) -> int:
-    """Serve until a signal; return the exit code."""
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises CannotListen."""
     try:
-        with the_store(settings) as (url, name):
-            return asyncio.run(_serve(settings, url, name))
-    except StoreUnavailable as unavailable:
-        print(f"dibs serve: {unavailable}", file=sys.stderr)
-        return 1
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, proto)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise CannotListen(
+            f"cannot listen on {host} port {port}: {why}. Name another with DIBS_HOST or DIBS_PORT."
+        ) from None
+    listener.setblocking(False)
+    return listener
 
 
-async def _serve(settings: Settings, url: str | None, name: str) -> int:
-    service = build(settings, url)
+def base_url(listener: socket.socket) -> str:
+    """Return the URL of a socket that listens."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def loops() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the fastest event loop there is here."""
+    with contextlib.suppress(ImportError):
+        made: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module(
+            "uvloop"
+        ).new_event_loop
+        return made
+    return None
+
+
+def refusals(run: Callable[[Coroutine[Any, Any, Any]], Any], main: Coroutine[Any, Any, Any]) -> int:
+    """Run `main`; return its exit code, or 1 with a sentence where the service cannot be."""
     try:
-        async with service.running():
-            health = await service.store.health()
-            server = Server(config(settings, service), service)
-            server.say = lambda base: _hello(settings, base, name, health)
-            await server.serve()
-            return 0 if server.started else 1
-    except (StoreDown, Unfit) as refusal:
+        return int(run(main) or 0)
+    except (StoreDown, Unfit, StoreUnavailable) as refusal:
         print(f"dibs serve: {refusal}", file=sys.stderr)
         return 1
 
 
-def _hello(settings: Settings, base: str, name: str, health: Health) -> None:
+def run(settings: Settings) -> int:
+    """Serve until a signal; return the exit code."""
+    logs.start(settings.log_level, settings.log_format)
+    try:
+        with listen(settings.host, settings.port) as listener, the_store(settings) as store:
+            serve = _serve_here if settings.workers == 1 else _serve_with_workers
+            with asyncio.Runner(loop_factory=loops()) as runner:
+                return refusals(runner.run, serve(settings, store, listener))
+    except (StoreUnavailable, CannotListen) as refusal:
+        print(f"dibs serve: {refusal}", file=sys.stderr)
+        return 1
+
+
+async def _serve_here(settings: Settings, store: TheStore, listener: socket.socket) -> int:
+    from dibs import app, server
+
+    service = app.build(settings, store.url)
+
+    async def ready(running: server.Server) -> None:
+        health = await service.store.health()
+        _hello(settings, base_url(listener), store, health.durability, health.reasons)
+
+    serving = asyncio.create_task(server.serve(settings, service, listener, ready))
+    return await _until(serving, store, settings)
+
+
+async def _serve_with_workers(settings: Settings, store: TheStore, listener: socket.socket) -> int:
+    from dibs.api.observe import FAMILIES
+    from dibs.metrics import Cells, Metrics
+    from dibs.workers import Workers
+
+    cells = Cells.make(settings.workers + 1, Metrics.width(FAMILIES))
+    ours = Metrics(FAMILIES, cells, settings.workers)
+    given = settings.model_copy(update={"redis_url": None}).environ() | {
+        "DIBS_REDIS_URL": str(store.url)
+    }
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DIBS_")}
+
+    def ready(health: Mapping[str, Any]) -> None:
+        reasons = [str(reason) for reason in health["reasons"]]
+        _hello(settings, base_url(listener), store, str(health["durability"]), reasons)
+
+    workers = Workers(
+        environ=inherited | given,
+        listener=listener,
+        cells_fd=cells.fd,
+        rows=cells.rows,
+        count=settings.workers,
+        ready=ready,
+        died=lambda: ours.add("dibs_worker_deaths_total"),
+    )
+    return await _until(asyncio.create_task(workers.run()), store, settings)
+
+
+async def _until(serving: "asyncio.Task[Any]", store: TheStore, settings: Settings) -> int:
+    """Wait for the end of `serving`, or of the store."""
+    watching = asyncio.create_task(store.watch(settings))
+    try:
+        if store.private is None:
+            return int(await serving or 0)
+        await asyncio.wait((serving, watching), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            return int(serving.result() or 0)
+        watching.result()  # raises why the store cannot be had any more
+        return 1
+    finally:
+        for task in (serving, watching):
+            task.cancel()
+        await asyncio.gather(serving, watching, return_exceptions=True)
+
+
+def _hello(
+    settings: Settings, base: str, store: TheStore, durability: str, reasons: list[str]
+) -> None:
     """Say where the service is, what it stands on, and what is open."""
     print(f"dibs {__version__} is at {settings.public_url or base}")
-    print(f"store: {name}; durability: {health.durability}")
-    for reason in health.reasons:
+    print(f"store: {store.name}; durability: {durability}")
+    for reason in reasons:
         print(f"  {reason}")
     if not settings.team_key:
         print("no DIBS_TEAM_KEY: whoever reaches this URL can claim")

@@ -4,9 +4,11 @@
 """
 
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -43,8 +45,9 @@ class Settings(BaseSettings):
     )
     redis_url: SecretStr | None = Field(
         None,
-        description="the store to use: redis://, rediss:// or unix://; without it dibs starts "
-        "a private Valkey of its own",
+        description="the store to use: redis://, rediss://, unix://, redis+sentinel:// or "
+        "redis+cluster://; without it dibs starts a private Valkey of its own. A flag is seen in "
+        "the list of processes: set the variable where the URL has a password",
     )
     memory: bool = Field(
         False, description="keep claims in this process only: for a look around, nothing is kept"
@@ -85,6 +88,9 @@ class Settings(BaseSettings):
         500, ge=0, description="requests a second in one project; 0: no limit"
     )
     max_body: int = Field(16_384, ge=1_024, description="bytes of a request body")
+    max_connections: int = Field(
+        1_000, ge=10, description="connections to one process; more are answered 503"
+    )
     public_url: str | None = Field(
         None, description="the URL that people and sessions use, where it is not the request's own"
     )
@@ -106,18 +112,95 @@ class Settings(BaseSettings):
             problems.append("DIBS_TICKET must be at least DIBS_HANDOVER, and that at least 1s")
         if self.retention < self.grace:
             problems.append("DIBS_RETENTION must not be shorter than DIBS_GRACE")
+        if self.default_ttl > self.park_ttl:
+            problems.append("DIBS_PARK_TTL must not be shorter than DIBS_DEFAULT_TTL")
+        if self.public_url and not re.fullmatch(
+            r"https?://[^\s/?#@]+(/[^\s?#]*)?", self.public_url
+        ):
+            problems.append("DIBS_PUBLIC_URL must be an http:// or https:// URL without ? and @")
         for name, keys in (("DIBS_TEAM_KEY", self.team_key), ("DIBS_ADMIN_KEY", self.admin_key)):
             if any(len(key.get_secret_value()) < KEY_CHARS for key in keys):
                 problems.append(f"every key in {name} needs {KEY_CHARS} characters or more")
         if set(self.team_key) & set(self.admin_key):
             problems.append("a key stands in both DIBS_TEAM_KEY and DIBS_ADMIN_KEY")
-        if self.memory and self.redis_url:
-            problems.append("--memory and DIBS_REDIS_URL exclude each other")
-        if self.memory and self.workers > 1:
-            problems.append("--memory keeps claims in one process, so DIBS_WORKERS must be 1")
+        problems += self._store_problems()
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
+
+    def _store_problems(self) -> list[str]:
+        problems = []
+        if self.data_dir == Path("/"):
+            problems.append("DIBS_DATA_DIR must be a directory of its own, not /")
+        if self.memory and self.redis_url:
+            problems.append("DIBS_MEMORY and DIBS_REDIS_URL exclude each other")
+        if self.memory and self.workers > 1:
+            problems.append("DIBS_MEMORY keeps claims in one process, so DIBS_WORKERS must be 1")
+        return problems
+
+    def environ(self) -> dict[str, str]:
+        """Return these settings as the environment of another process, secrets included."""
+        values = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            elif isinstance(value, tuple):
+                value = ",".join(key.get_secret_value() for key in value)
+            if value not in (None, ""):
+                values[f"DIBS_{name.upper()}"] = str(value)
+        return values
+
+
+SECRET_FLAGS = ("team_key", "admin_key")
+"""Settings without a flag: what stands on a command line is seen in the list of processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One setting, as --help and the documentation show it."""
+
+    name: str
+    flag: str
+    """Empty where there is none."""
+    default: str
+    about: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return f"DIBS_{self.name.upper()}"
+
+
+def knobs() -> list[Knob]:
+    """Return every setting, in the order of the class."""
+    found = []
+    for name, field in Settings.model_fields.items():
+        flag = "" if name in SECRET_FLAGS else f"--{name.replace('_', '-')}"
+        default = field.get_default()
+        if default in (None, (), ""):
+            shown = "none"
+        elif isinstance(default, bool):
+            shown = "on" if default else "off"
+        elif any(isinstance(mark, PlainSerializer) for mark in field.metadata):
+            shown = span(default)
+        else:
+            shown = str(default)
+        found.append(Knob(name, flag, shown, str(field.description)))
+    return found
+
+
+def span(seconds: int) -> str:
+    """Return a duration as people write it: 30m, 2h, 90s."""
+    for unit, letter in ((3600, "h"), (60, "m")):
+        if seconds and seconds % unit == 0:
+            return f"{seconds // unit}{letter}"
+    return f"{seconds}s"
+
+
+def load(**flags: Any) -> Settings:
+    """Return the settings of the environment, and of `flags` before it."""
+    return Settings(**flags)
 
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:

@@ -12,7 +12,7 @@ from litestar.exceptions import (
     ValidationException,
 )
 
-from dibs.api import wire
+from dibs.api import observe, wire
 from dibs.api.keys import Keys
 from dibs.api.problems import ProblemError, invalid
 from dibs.store import StoreDown, StoreFull
@@ -35,7 +35,10 @@ def gate(keys: Keys) -> Callable[[Req], None]:
     return check
 
 
-def _answer(problem: ProblemError) -> Response[bytes]:
+def _answer(request: Req, problem: ProblemError) -> Response[bytes]:
+    request.scope[observe.CODE] = problem.problem.code  # type: ignore[literal-required]
+    if "whose" in problem.body:
+        request.scope[observe.WHOSE] = problem.body["whose"]  # type: ignore[literal-required]
     return Response(
         wire.encode(problem.body),
         media_type=wire.PROBLEM,
@@ -44,48 +47,55 @@ def _answer(problem: ProblemError) -> Response[bytes]:
     )
 
 
-def _problem(_: Req, problem: ProblemError) -> Response[bytes]:
-    return _answer(problem)
+def _problem(request: Req, problem: ProblemError) -> Response[bytes]:
+    return _answer(request, problem)
 
 
-def _store_down(_: Req, down: StoreDown) -> Response[bytes]:
+def _store_down(request: Req, down: StoreDown) -> Response[bytes]:
     detail = (
         "Whether the call took effect is unknown: make the same call again, it takes effect once."
         if down.sent
         else "Nothing was changed, and no deadline passes meanwhile. Ask again in a second."
     )
     return _answer(
+        request,
         ProblemError(
             "unavailable",
             f"{down.reason} {detail}",
             outcome="unknown" if down.sent else "not-applied",
             retry_after=1,
-        )
+        ),
     )
 
 
-def _store_full(_: Req, __: StoreFull) -> Response[bytes]:
-    return _answer(ProblemError("full", "The store is full. Tell whoever runs this service."))
+def _store_full(request: Req, _: StoreFull) -> Response[bytes]:
+    return _answer(
+        request, ProblemError("full", "The store is full. Tell whoever runs this service.")
+    )
 
 
 def _http(request: Req, error: HTTPException) -> Response[bytes]:
     if isinstance(error, NotFoundException):
         return _answer(
-            ProblemError("not-found", "There is nothing at this path; /openapi.json lists them.")
+            request,
+            ProblemError("not-found", "There is nothing at this path; /openapi.json lists them."),
         )
     if isinstance(error, MethodNotAllowedException):
         allow = "POST" if request.scope["path"].endswith(_POSTS) else "GET, HEAD"
         return _answer(
+            request,
             ProblemError(
                 "wrong-method",
                 f"{request.method} is not for this path; it takes {allow}.",
                 headers={"Allow": allow},
-            )
+            ),
         )
     if error.status_code == 413:
-        return _answer(ProblemError("too-large", "The body is larger than this service takes."))
+        return _answer(
+            request, ProblemError("too-large", "The body is larger than this service takes.")
+        )
     if isinstance(error, ValidationException) or 400 <= error.status_code < 500:
-        return _answer(invalid([{"field": "request", "message": f"{error.detail}."}]))
+        return _answer(request, invalid([{"field": "request", "message": f"{error.detail}."}]))
     return _internal(request, error)
 
 
@@ -94,12 +104,13 @@ def _internal(request: Req, error: Exception) -> Response[bytes]:
         "request_failed method=%s path=%s", request.method, request.scope["path"], exc_info=error
     )
     return _answer(
+        request,
         ProblemError(
             "internal",
             "The service made a mistake, and has written down which. Ask again: every call is "
             "safe to repeat.",
             outcome="unknown",
-        )
+        ),
     )
 
 

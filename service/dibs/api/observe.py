@@ -1,0 +1,105 @@
+"""What is seen of each request from outside: its count, its time, a line when it was refused."""
+
+import logging
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from dibs import __version__
+from dibs.api.problems import TABLE
+from dibs.metrics import CONTENT_TYPE, Metrics, families
+
+if TYPE_CHECKING:  # the process that only starts workers counts, too, and needs no framework
+    from litestar import Response
+    from litestar.handlers import HTTPRouteHandler
+    from litestar.types import ASGIApp
+
+log = logging.getLogger("dibs.api")
+
+CODES = tuple(problem.code for problem in TABLE)
+CODE = "dibs_code"
+"""Where in the scope the code of a problem is left by whoever answers it."""
+WHOSE = "dibs_whose"
+_V1 = "/v1/{project:str}/"
+_ROUTES = {
+    _V1 + "claim": "claim",
+    _V1 + "heartbeat": "heartbeat",
+    _V1 + "release": "release",
+    _V1 + "break": "break",
+    _V1 + "claims": "list",
+    _V1 + "claims/{task:path}": "show",
+    _V1 + "events": "events",
+    "/livez": "health",
+    "/readyz": "health",
+    "/metrics": "health",
+    "/openapi.json": "file",
+    "/client/dibs.py": "file",
+    "/skill/{name:str}": "file",
+    "/problems/{code:str}": "file",
+    "/": "board",
+}
+_ACTS = frozenset({"claim", "heartbeat", "release", "break", "list", "show"})
+ROUTES = (*dict.fromkeys(_ROUTES.values()), "other")
+FAMILIES = families(CODES, ROUTES, __version__)
+
+
+def observed(app: "ASGIApp", metrics: Metrics) -> "ASGIApp":
+    """Wrap `app`: every request is counted and timed."""
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        status, streamed = 0, False
+
+        async def answer(message: Any) -> None:
+            nonlocal status, streamed
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                streamed = (b"content-type", b"text/event-stream") in message["headers"]
+            await send(message)
+
+        began = perf_counter()
+        try:
+            await app(scope, receive, answer)
+        finally:
+            route = _route(scope)
+            if not streamed:
+                metrics.observe("dibs_request_seconds", route, value=perf_counter() - began)
+            code = scope.get(CODE)
+            if route in _ACTS:
+                outcome = code or ("granted" if status == 201 else "ok")
+                metrics.add("dibs_acts_total", route, outcome)
+            if code:
+                _note_refusal(scope, metrics, route, code)
+
+    return wrapped
+
+
+def _route(scope: Any) -> str:
+    template = scope.get("path_template") or ""
+    found = _ROUTES.get(template)
+    return found or ("board" if template.startswith("/p/") else "other")
+
+
+def _note_refusal(scope: Any, metrics: Metrics, route: str, code: str) -> None:
+    if code == "rate-limited":
+        metrics.add("dibs_rate_refusals_total", scope.get(WHOSE, "project"))
+    if log.isEnabledFor(logging.DEBUG):
+        headers = dict(scope["headers"])
+        request = headers.get(b"x-request-id", b"").decode("latin-1")[:200]
+        # The path has no session and no key in it, and here it has no query.
+        log.debug(
+            "request_refused route=%s code=%s path=%s request=%s",
+            route,
+            code,
+            ascii(scope["path"]),
+            ascii(request),
+        )
+
+
+def handler(metrics: Metrics) -> "HTTPRouteHandler":
+    """Return the route of the metrics."""
+    from litestar import Response, get
+
+    def read() -> Response[bytes]:
+        """Every metric of every process of this service, for Prometheus."""
+        return Response(metrics.text().encode(), media_type=CONTENT_TYPE)
+
+    return get("/metrics", sync_to_thread=False, signature_types=[Response])(read)
