@@ -9,7 +9,6 @@ from dibs.api.problems import TABLE
 from dibs.metrics import CONTENT_TYPE, Metrics, families
 
 if TYPE_CHECKING:  # the process that only starts workers counts, too, and needs no framework
-    from litestar import Response
     from litestar.handlers import HTTPRouteHandler
     from litestar.types import ASGIApp
 
@@ -19,22 +18,22 @@ CODES = tuple(problem.code for problem in TABLE)
 CODE = "dibs_code"
 """Where in the scope the code of a problem is left by whoever answers it."""
 WHOSE = "dibs_whose"
-_V1 = "/v1/{project:str}/"
+_V1 = "/v1/{project}/"
 _ROUTES = {
     _V1 + "claim": "claim",
     _V1 + "heartbeat": "heartbeat",
     _V1 + "release": "release",
     _V1 + "break": "break",
     _V1 + "claims": "list",
-    _V1 + "claims/{task:path}": "show",
+    _V1 + "claims/{task}": "show",
     _V1 + "events": "events",
     "/livez": "health",
     "/readyz": "health",
     "/metrics": "health",
     "/openapi.json": "file",
     "/client/dibs.py": "file",
-    "/skill/{name:str}": "file",
-    "/problems/{code:str}": "file",
+    "/skill/{name}": "file",
+    "/problems/{code}": "file",
     "/": "board",
 }
 _ACTS = frozenset({"claim", "heartbeat", "release", "break", "list", "show"})

@@ -1,0 +1,158 @@
+"""`dibs serve` starts, serves from several processes, stops in time, and mends itself."""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.ops.running import (
+    DIBS,
+    Running,
+    clean_environ,
+    is_gone,
+    new_session,
+    until,
+)
+
+
+@pytest.fixture(params=["1", "2"])
+def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
+    """One process, and two."""
+    with Running("--data-dir", str(tmp_path / "d"), "--workers", request.param) as running:
+        yield running
+
+
+def test_workers_share_the_port_and_the_store(tmp_path: Path) -> None:
+    with Running("--data-dir", str(tmp_path / "d"), "--workers", "2") as service:
+        assert len(service.workers()) == 2
+        outcomes = [service.claim("T-1", new_session())[0] for _ in range(40)]
+        assert sorted(outcomes) == [201] + [409] * 39
+        metrics = service.metrics()
+        assert metrics['dibs_acts_total{act="claim",outcome="granted"}'] == 1
+        assert metrics['dibs_acts_total{act="claim",outcome="held"}'] == 39
+        assert metrics["dibs_workers{}"] == 2
+
+
+def test_workers_share_a_store_that_is_named(tmp_path: Path) -> None:
+    with Running("--data-dir", str(tmp_path / "d")) as first:
+        url = f"unix://{tmp_path}/d/valkey.sock"
+        with Running("--workers", "2", env={"DIBS_REDIS_URL": url}) as second:
+            assert first.claim("T-1")[0] == 201
+            assert second.claim("T-1")[0] == 409
+            assert second.claim("T-2")[0] == 201
+            assert second.stop() < 2
+        assert first.claim("T-2")[0] == 409
+
+
+def test_a_dead_worker_is_replaced_and_its_counts_are_kept(tmp_path: Path) -> None:
+    with Running("--data-dir", str(tmp_path / "d"), "--workers", "2") as service:
+        for number in range(20):
+            assert service.claim(f"T-{number}")[0] == 201
+        before = service.workers()
+        os.kill(before[0], signal.SIGKILL)
+        until(lambda: len(set(service.workers()) - {before[0]}) == 2, "there are two workers again")
+        until(lambda: service.metrics()["dibs_workers{}"] == 2, "both count")
+        metrics = service.metrics()
+        assert metrics['dibs_acts_total{act="claim",outcome="granted"}'] == 20
+        assert metrics["dibs_worker_deaths_total{}"] == 1
+        assert any("worker_died worker=" in line for line in service.logged)
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    with Running("--data-dir", str(tmp_path / "d"), "--workers", "2") as service:
+        theirs = [*service.workers(), service.store()]
+        service.process.kill()
+        for pid in theirs:
+            until(lambda pid=pid: is_gone(pid), f"process {pid} is gone")
+
+
+def test_the_private_store_is_started_again_when_it_dies(service: Running) -> None:
+    session = new_session()
+    fence = service.claim("T-1", session)[1]["fence"]
+    os.kill(service.store(), signal.SIGKILL)
+
+    def again() -> bool:
+        status, body = service.claim("T-1", session)
+        assert status in (200, 503), body
+        return status == 200 and body["fence"] == fence
+
+    until(again, "the claim is there again, same fence")
+    until(lambda: any("store_started_again" in line for line in service.logged), "it is logged")
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_within_two_seconds_with_streams_and_long_polls_open(
+    service: Running, sig: int
+) -> None:
+    assert service.claim("T-1")[0] == 201
+    streams = []
+    for _ in range(10):
+        stream = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+        stream.request("GET", "/v1/p/events", headers={"Accept": "text/event-stream"})
+        reply = stream.getresponse()
+        assert reply.status == 200
+        reply.readline()
+        streams.append((stream, reply))
+    answers: list[tuple[int, str]] = []
+
+    def wait_for_it() -> None:
+        status, body, _ = service.ask(
+            "POST", "/v1/p/claim", {"task": "T-1", "wait": 25}, new_session(), timeout_s=30
+        )
+        answers.append((status, body["code"]))
+
+    waiting = [threading.Thread(target=wait_for_it) for _ in range(5)]
+    for thread in waiting:
+        thread.start()
+    until(lambda: service.metrics()["dibs_streams{}"] >= 15, "streams and long polls are open")
+    idle = socket.create_connection(("127.0.0.1", service.port))
+
+    took_s = service.stop(sig)
+
+    assert service.process.returncode == 0, service.logged
+    assert took_s < 2
+    for thread in waiting:
+        thread.join(5)
+    assert answers == [(409, "held")] * 5, "a waiting claim is answered, not cut off"
+    for stream, reply in streams:
+        reply.read()
+        stream.close()
+    idle.close()
+
+
+def test_a_port_that_is_taken_is_named_in_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused = subprocess.run(
+            [*DIBS, "serve", "--port", port, "--data-dir", str(tmp_path / "d")],
+            env=clean_environ(),
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"dibs serve: cannot listen on 127.0.0.1 port {port}")
+    assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_store_that_is_not_there_is_one_line(workers: str) -> None:
+    began = time.monotonic()
+    refused = subprocess.run(
+        [*DIBS, "serve", "--port", "0", "--workers", workers],
+        env=clean_environ({"DIBS_REDIS_URL": "redis://user:hunter2hunter2@127.0.0.1:1/0"}),
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert refused.returncode == 1
+    assert "dibs serve: The store cannot be reached." in refused.stderr
+    assert "hunter2" not in refused.stderr + refused.stdout
+    assert "Traceback" not in refused.stderr
+    assert time.monotonic() - began < 10
