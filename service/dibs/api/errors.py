@@ -18,9 +18,16 @@ from dibs.api.problems import ProblemError, invalid
 from dibs.store import StoreDown, StoreFull
 
 log = logging.getLogger("dibs.api")
+_SECRETS = frozenset(
+    (b"key", b"team_key", b"admin_key", b"api_key", b"apikey", b"token", b"access_token")
+    + (b"session", b"dibs_session", b"dibs_key", b"authorization", b"password", b"secret")
+)
 Req = Request[Any, Any, Any]
 
-PUBLIC = ("/livez", "/readyz", "/metrics", "/client/", "/skill/", "/problems/", "/openapi.json")
+PUBLIC = (
+    *("/livez", "/readyz", "/metrics", "/openapi.json"),
+    *("/client/", "/skill/", "/problems/", "/board/"),
+)
 """Paths that need no team key: they tell nothing of claims, and a session must get the client."""
 _POSTS = ("/claim", "/heartbeat", "/release", "/break")
 
@@ -29,10 +36,28 @@ def gate(keys: Keys) -> Callable[[Req], None]:
     """Return the check that every request passes first."""
 
     def check(request: Req) -> None:
+        if query := request.scope["query_string"]:
+            _refuse_secrets(query)
         if not request.scope["path"].startswith(PUBLIC):
             keys.check_team(request.headers.get("authorization"))
 
     return check
+
+
+def _refuse_secrets(query: bytes) -> None:
+    """Refuse a key or session in a URL: those are logged by every proxy on the way."""
+    names = (pair.partition(b"=")[0].lower().replace(b"-", b"_") for pair in query.split(b"&"))
+    if found := _SECRETS.intersection(names):
+        raise invalid(
+            [
+                {
+                    "field": name.decode(),
+                    "message": "A URL carries no key and no session, because URLs are written "
+                    "down on the way: use the headers, and take this one for known to others.",
+                }
+                for name in sorted(found)
+            ]
+        )
 
 
 def _answer(request: Req, problem: ProblemError) -> Response[bytes]:
