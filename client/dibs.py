@@ -4,18 +4,17 @@
 One service per team hands out claims: leases on tasks, held by a session, which end by
 themselves when the session stops. This file is the whole client: copy it, read it, run it.
 
-  dibs claim TASK [--ttl 30m] [--note TEXT]     take a task; again, to renew it
-  dibs claim TASK --any T2 T3 | --all T2 T3     the first free one | all of them or none
-  dibs claim TASK --wait 10m | --queue          queue for it | ask once, keeping the place
-  dibs beat | park [TASK] [--note TEXT]         I am working | I wait for a person
-  dibs done TASK [--pr URL] [--note TEXT]       finished: nobody needs to do it again
-  dibs release TASK | --all [--note TEXT]       not finished: somebody else may have it
-  dibs list [--mine] | show TASK | watch        who has what; these change nothing
-  dibs verify TASK [--fence N]                  do I (does fence N) still hold it?
-  dibs run TASK -- command ...                  hold it while a command runs; both end together
-  dibs init --url URL | --remove                put dibs into this repository | take it out
-  dibs doctor                                   what works here, and what to do about the rest
-  dibs hook                                     for Claude Code's hooks, their JSON on stdin
+  dibs claim TASK [--ttl 30m] [--note TEXT]   take a task; again, to renew it
+  dibs claim TASK --any T2 T3 | --all T2 T3   the first free one | all of them or none
+  dibs claim TASK --wait 10m | --queue        queue for it | ask once, keeping the place
+  dibs beat | park [TASK] [--note TEXT]       I am working | I wait for a person
+  dibs done TASK [--pr URL] [--note TEXT]     finished: nobody needs to do it again
+  dibs release TASK | --all [--note TEXT]     not finished: somebody else may have it
+  dibs list [--mine] | show TASK | watch      who has what; these change nothing
+  dibs verify TASK [--fence N]                do I (does fence N) still hold it?
+  dibs run TASK [--done] -- command ...       hold it while a command runs; both end together
+  dibs init --url URL | --remove              put dibs into this repository | take it out
+  dibs doctor | hook                          what works here | for Claude Code, JSON on stdin
 
 stdout is data, one line (with --json the service's own answer); stderr is talk.
 Exit codes: 0 yes, 1 refused (another has it, done, cooling), 2 usage or settings, 3 unknown
@@ -26,7 +25,7 @@ Settings are environment variables; dibs.conf beside this file carries url, proj
   DIBS_PROJECT  else from dibs.conf, else owner.repo from the git remote, in lower case
   DIBS_KEY      the team key, where the service has one
   DIBS_SESSION  a secret UUID (v4) for this session, where the rule below does not do
-  DIBS_LABEL    the name that others see         DIBS_TTL   how long claims last, as 30m
+  DIBS_LABEL    the name that others see          DIBS_TTL   how long claims last, as 30m
   DIBS_GATE     what the hook does about edits without a claim: off, warn or block
 
 Who am I? The label is public: DIBS_LABEL, else the agent's own session id. The secret is never
@@ -44,13 +43,10 @@ import sys
 import time
 
 SERVED_FROM = "__DIBS_URL__"  # the service fills this in when it serves this file
-USER_AGENT = "dibs/1"
-TIMEOUT_S, HOOK_TIMEOUT_S = 5.0, 4.0
-BEAT_EVERY_S = 75
+TIMEOUT_S, HOOK_TIMEOUT_S, BEAT_EVERY_S = 5.0, 4.0, 75
 YES, REFUSED, USAGE, UNKNOWN, LOST = range(5)
-
 SKILL_DIR = ".claude/skills/dibs"
-COMMAND = "python3 " + SKILL_DIR + "/dibs.py"
+COMMAND = f"python3 {SKILL_DIR}/dibs.py"
 AGENT_IDS = (
     "CLAUDE_CODE_REMOTE_SESSION_ID",
     "CODEX_THREAD_ID",
@@ -58,6 +54,7 @@ AGENT_IDS = (
     "COPILOT_AGENT_SESSION_ID",
     "CLAUDE_CODE_SESSION_ID",
 )
+SAFE = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
 
 
 def load_modules():
@@ -81,10 +78,6 @@ def one_line(text):
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def out(text):
-    print(one_line(text))
-
-
 def talk(text):
     if sys.stderr:
         print("dibs: " + one_line(text), file=sys.stderr)
@@ -92,9 +85,9 @@ def talk(text):
 
 def span(seconds):
     """1800 -> 30m"""
-    if seconds < 120:
-        return "%ds" % max(seconds, 0)
-    return "%dm" % (seconds // 60) if seconds < 7200 else "%dh" % (seconds // 3600)
+    if seconds < 7200:
+        return f"{seconds}s" if seconds < 120 else f"{seconds // 60}m"
+    return f"{seconds // 3600}h"
 
 
 def seconds_of(text):
@@ -106,6 +99,11 @@ def seconds_of(text):
     return int(digits) * (unit or 1)
 
 
+def quote(text):
+    """Any text as one step of a path, of a file or a URL; two texts never share one."""
+    return "".join(chr(b) if b in SAFE else f"%{b:02X}" for b in text.encode("utf-8", "replace"))
+
+
 def read_text(path):
     """The text of a small file, or '' where there is none to read."""
     try:
@@ -115,9 +113,10 @@ def read_text(path):
         return ""
 
 
-def read_conf(path):
-    """`key = value` lines; # starts a comment."""
-    pairs = (line.partition("=") for line in read_text(path).splitlines() if line[:1] != "#")
+def read_conf(folder):
+    """The `key = value` lines of its dibs.conf; # starts a comment."""
+    lines = read_text(os.path.join(folder, "dibs.conf")).splitlines()
+    pairs = (line.partition("=") for line in lines if line[:1] != "#")
     return {key.strip(): value.strip() for key, equals, value in pairs if equals}
 
 
@@ -140,11 +139,6 @@ def git_file(root, name):
     return read_text(os.path.join(own if name == "HEAD" else shared, name))
 
 
-def git_branch(root):
-    head = git_file(root, "HEAD").strip() if root else ""
-    return head.partition("ref: refs/heads/")[2] or None
-
-
 def git_remote(root):
     """The URL of the remote `origin`, else of the first remote, else ''."""
     import re
@@ -158,11 +152,9 @@ def project_of(remote):
     r"""git@host:Owner/Repo.git, https://host/owner/repo, C:\owner\repo -> owner.repo"""
     path = remote.lower().replace("\\", "/")
     path = path.partition("://")[2].partition("/")[2] if "://" in path else path.split(":")[-1]
-    parts = [part for part in path.split("/") if part.strip("~.")]
-    name = ".".join(parts[-2:])
+    name = ".".join([part for part in path.split("/") if part.strip("~.")][-2:])
     name = name[:-4] if name.endswith(".git") else name
-    safe = (c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)
-    return "".join(safe).lstrip("._-")[:100]
+    return "".join(c if c.isascii() and ord(c) in SAFE else "-" for c in name).lstrip("._-")[:100]
 
 
 class Setup:
@@ -173,17 +165,19 @@ class Setup:
             self.root = git_root(start or os.getcwd())
         except OSError:  # the working directory is gone
             self.root = None
-        own = read_conf(os.path.join(os.path.dirname(os.path.abspath(__file__)), "dibs.conf"))
-        conf = read_conf(os.path.join(self.root, SKILL_DIR, "dibs.conf")) if self.root else own
+        conf = read_conf(os.path.join(self.root, SKILL_DIR)) if self.root else {}
+        beside = read_conf(os.path.dirname(os.path.abspath(__file__)))
         served = SERVED_FROM if SERVED_FROM.startswith("http") else ""
-        url = os.environ.get("DIBS_URL") or conf.get("url") or own.get("url") or served
+        url = os.environ.get("DIBS_URL") or conf.get("url") or beside.get("url") or served
         self.url = url.strip().rstrip("/")
-        # `own` gives no project to another repository: a session may have several.
+        # A session may have several repositories: one's dibs.conf names no other's project.
         self.project = os.environ.get("DIBS_PROJECT", "").strip() or conf.get("project", "")
         if not self.project and self.root:
             self.project = project_of(git_remote(self.root))
+        elif not self.project:
+            self.project = beside.get("project", "")
         self.gate = os.environ.get("DIBS_GATE") or conf.get("gate") or "warn"
-        key = os.environ.get("DIBS_KEY", "").strip()
+        key = one_line(os.environ.get("DIBS_KEY", ""))
         self.key = "" if key == "proxy-injected" else key
 
     def check(self, project=True):
@@ -196,18 +190,10 @@ class Setup:
 
 def agent_id():
     """The agent's own name for this session, as people see it, or ''."""
-    for name in AGENT_IDS:
-        value = one_line(os.environ.get(name, ""))
-        if value:
-            value = value.rsplit("/", 1)[-1] if "REMOTE" in name else value
-            return "session_" + value[4:] if value.startswith("cse_") else value
-    return ""
-
-
-def quote(text):
-    """Any text as one step of a path, of a file or a URL; two texts never share one."""
-    keep = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
-    return "".join(chr(b) if b in keep else f"%{b:02X}" for b in text.encode("utf-8", "replace"))
+    ids = ((name, one_line(os.environ.get(name, ""))) for name in AGENT_IDS)
+    name, value = next(((name, value) for name, value in ids if value), ("", ""))
+    value = value.rsplit("/", 1)[-1] if "REMOTE" in name else value
+    return "session_" + value[4:] if value.startswith("cse_") else value
 
 
 def clocks():
@@ -218,33 +204,29 @@ def clocks():
         return time.time(), time.monotonic()
 
 
-def is_before(ends):
-    """Either clock can say that the time is over: one jumps, the other may have been frozen."""
-    return all(now < end for now, end in zip(clocks(), ends))
-
-
-def uuid_text(octets, version):
-    """16 bytes as a UUID (RFC 9562); importing `uuid` would take longer than the request."""
-    octets = bytearray(octets)
-    octets[6] = octets[6] & 0x0F | version << 4
-    octets[8] = octets[8] & 0x3F | 0x80
-    text = octets.hex()
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+def left_s(until):
+    """What is left by the clock that says less: one may jump, the other may have been frozen."""
+    return min(end - now for now, end in zip(clocks(), until))
 
 
 def derived_secret(key, name):
+    """A UUID of version 8 that only those can compute who have the key."""
     import hashlib
     import hmac
+    import uuid
 
     message = b"dibs-session-v1\0" + name.encode("utf-8", "replace")
-    return uuid_text(hmac.new(key.encode(), message, hashlib.sha256).digest()[:16], 8)
+    octets = bytearray(hmac.new(key.encode(), message, hashlib.sha256).digest()[:16])
+    octets[6] = octets[6] & 0x0F | 0x80
+    octets[8] = octets[8] & 0x3F | 0x80
+    return str(uuid.UUID(bytes=bytes(octets)))
 
 
 class Session:
     """This session in one project: who it is, and what it remembers between calls.
 
     data["claims"]: {task: {fence, ttl, until: by both clocks, parked}}; data["lost"]: losses that
-    nobody has heard of; when things happened.
+    nobody has heard of; and when things happened.
     """
 
     def __init__(self, setup):
@@ -252,13 +234,12 @@ class Session:
         agent, chosen = agent_id(), one_line(os.environ.get("DIBS_LABEL", ""))
         # Both: a DIBS_LABEL for a whole cloud environment must not make its sessions one.
         self.name = "+".join(filter(None, (chosen, agent)))
-        self.label = chosen or agent or None
-        self.given = os.environ.get("DIBS_SESSION", "").strip().lower()
+        self.label = chosen or agent
+        self.given = one_line(os.environ.get("DIBS_SESSION", "")).lower()
         home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-        self.home = os.path.join(os.path.abspath(home), "dibs")
-        who = quote(self.name) or "shell"
-        who += "@" + self.given[:8] if self.given else ""
-        self.base = os.path.join(self.home, quote(setup.url), quote(setup.project), who)
+        who = (quote(self.name) or "shell") + ("@" + self.given[:8] if self.given else "")
+        place = (os.path.abspath(home), "dibs", quote(setup.url), quote(setup.project), who)
+        self.base = os.path.join(*place)
         self.data, self.is_new = {"claims": {}, "lost": []}, True
         self.event, self.begun = None, time.time()
 
@@ -267,15 +248,13 @@ class Session:
         self.data, self.is_new = {"claims": {}, "lost": []}, True
         try:
             with open(self.base + ".json", encoding="utf-8") as file:
-                data = json.load(file)
-                owner = os.fstat(file.fileno()).st_uid
-            for claim in data["claims"].values():
-                is_before(claim["until"]), claim["fence"] + claim["ttl"], claim["parked"]
-            for loss in data["lost"]:
-                about_loss(loss)
-            str.strip(data.get("session", "") + data.get("label", ""))
+                data, owner = json.load(file), os.fstat(file.fileno()).st_uid
             if owner != getattr(os, "getuid", lambda: owner)():
                 raise Trouble(USAGE, f"{self.base}.json is another user's: remove it")
+            for claim in data["claims"].values():  # what is not as we wrote it fails here
+                left_s(claim["until"]), claim["fence"] + claim["ttl"], claim["parked"]
+            list(map(about_loss, data["lost"]))
+            "".join((data.get("session", ""), data.get("label", "")))
             self.data, self.is_new = data, False
         except FileNotFoundError:
             pass
@@ -284,26 +263,27 @@ class Session:
         except OSError as error:
             raise Trouble(USAGE, f"cannot read {self.base}.json: {error.strerror}") from None
         if not self.name:  # a shell without an agent: a name of its own, that lasts
-            self.label = self.data.setdefault("label", "shell-" + os.urandom(3).hex())
+            made = self.label or "shell-" + os.urandom(3).hex()
+            self.label = self.data.setdefault("label", made)
         return self
 
     def save(self):
         """Write the state file in one step; False where that is not possible."""
         if self.event:
             self.data.setdefault("hooks", {})[self.event] = time.time()
-        new = "%s.%d.new" % (self.base, os.getpid())
+        new = f".{os.getpid()}.new"
         try:
             with self.open_private(new, os.O_TRUNC) as file:
                 json.dump(self.data, file, indent=1, sort_keys=True)
-            os.replace(new, self.base + ".json")
+            os.replace(self.base + new, self.base + ".json")
         except OSError:
             return False
         return True
 
-    def open_private(self, path, flags):
+    def open_private(self, suffix, flags):
         """Open for writing, for nobody else to read, and never inside the repository."""
-        inside = os.path.join(self.setup.root, "") if self.setup.root else None
-        if (inside and path.startswith(inside)) or "/.claude/" in path:
+        path, root = self.base + suffix, self.setup.root
+        if (root and path.startswith(os.path.join(root, ""))) or "/.claude/" in path:
             raise PermissionError("state does not belong into the repository")
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         return open(os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o600), "w")
@@ -314,11 +294,13 @@ class Session:
         if not found and self.setup.key and self.name:
             found = self.data["session"] = derived_secret(self.setup.key, self.name)
         if not found and make:
-            found = self.data["session"] = uuid_text(os.urandom(16), 4)
+            import uuid
+
+            found = self.data["session"] = str(uuid.uuid4())
             if not self.save():
-                text = "cannot keep this session's secret in %s: set XDG_STATE_HOME to a private "
-                text += "directory outside the repository, or DIBS_SESSION to a UUID"
-                raise Trouble(USAGE, text % self.home)
+                text = f"cannot keep this session's secret in {self.base}.json: set XDG_STATE_HOME"
+                text += " to a directory outside the repository, or DIBS_SESSION to a UUID"
+                raise Trouble(USAGE, text)
         return found
 
     def lock(self, patience_s):
@@ -326,7 +308,7 @@ class Session:
         try:
             import fcntl
 
-            file = self.open_private(self.base + ".lock", 0)
+            file = self.open_private(".lock", 0)
         except (ImportError, OSError):  # Windows, or no place for files: do without
             return open(os.devnull)
         give_up = time.monotonic() + patience_s
@@ -352,14 +334,13 @@ class Session:
                 self.learn(act, body, reply, sent)
                 return reply
             except Trouble as trouble:
-                if trouble.problem:
-                    self.learn(act, body, trouble.problem, None)
-                elif trouble.code == UNKNOWN:
+                self.learn(act, body, trouble.problem, None)
+                if trouble.code == UNKNOWN:
                     self.data["unreachable_at"] = time.time()
                 raise
             finally:
-                for text in [] if self.event else self.hear_losses():
-                    talk(text)
+                if not self.event:
+                    list(map(talk, self.hear_losses()))
                 self.save()
                 self.stamp()
 
@@ -370,10 +351,10 @@ class Session:
             for gone in reply.get("released", [reply]):
                 claims.pop(gone.get("task"), None)
         elif sent:
-            if act == "heartbeat" and not task:
-                claims.clear()
             if act == "heartbeat":
-                self.data["parked_at"] = time.time() if body.get("state") == "parked" else 0
+                self.data["parked_at"] = time.time() if body["state"] == "parked" else 0
+                if not task:
+                    claims.clear()
             for claim in reply.get("claims", [reply]):
                 left = claim["expires_in"] - max(1.0, 0.05 * claim["ttl"])
                 claims[claim["task"]] = {
@@ -385,17 +366,13 @@ class Session:
         elif act != "claim" and reply.get("code") in ("lost", "not-holder"):
             claims.pop(task, None)
         for loss in reply.get("lost", []):
-            if claims.get(loss["task"], {"fence": loss["fence"] + 1})["fence"] <= loss["fence"]:
+            if (self.fence(loss["task"]) or loss["fence"] + 1) <= loss["fence"]:
                 del claims[loss["task"]]
             self.data["lost"] = [*self.data["lost"][-4:], loss]
 
     def live(self):
         """The tasks that are surely ours, by our own clocks."""
-        return [task for task, c in self.data["claims"].items() if is_before(c["until"])]
-
-    def left_s(self, task):
-        until = self.data["claims"].get(task, {"until": (0, 0)})["until"]
-        return min(end - now for now, end in zip(clocks(), until))
+        return [task for task, c in self.data["claims"].items() if left_s(c["until"]) > 0]
 
     def fence(self, task):
         return self.data["claims"].get(task, {}).get("fence")
@@ -405,18 +382,16 @@ class Session:
         lost, self.data["lost"] = self.data["lost"], []
         return [about_loss(loss) for loss in lost]
 
-    # The stamp: three numbers that let a hook leave early. When the next beat is due, and until
-    # when something is surely ours by both clocks.
-
     def stamp(self):
+        """Leave three numbers for hooks: the next beat's time, and our deadline by both clocks."""
         live = [self.data["claims"][task] for task in self.live()]
         wait_s = min([BEAT_EVERY_S] + [claim["ttl"] / 3 for claim in live])
         if any(claim["parked"] for claim in live):
             wait_s = 0  # the next sign of work resumes them
         until = max([claim["until"] for claim in live], default=[0, 0])
         try:
-            with self.open_private(self.base + ".stamp", os.O_TRUNC) as file:
-                file.write("{:f} {:f} {:f}".format(time.time() + wait_s, *until))
+            with self.open_private(".stamp", os.O_TRUNC) as file:
+                print(time.time() + wait_s, *until, file=file)
         except OSError:
             pass
 
@@ -424,22 +399,20 @@ class Session:
         """Went a beat out lately (or, if it `must_hold`, is something surely ours)?"""
         try:
             next_beat, *until = map(float, read_text(self.base + ".stamp").split())
+            return left_s(until) > 0 if must_hold else 0 < next_beat - time.time() <= BEAT_EVERY_S
         except ValueError:
             return False
-        now = time.time()
-        return is_before(until) if must_hold else now < next_beat <= now + BEAT_EVERY_S
 
 
 def holder_name(holder):
-    holder = holder or {}
-    name = holder.get("label") or holder.get("ref") or "somebody"
-    return name + (" on {}".format(holder["branch"]) if holder.get("branch") else "")
+    on = f" on {holder['branch']}" if holder.get("branch") else ""
+    return (holder.get("label") or holder.get("ref") or "somebody") + on
 
 
 def about_loss(loss):
-    text = "{} was lost: {} at {}Z".format(loss["task"], loss["reason"], str(loss["at"])[11:16])
+    text = f"{loss['task']} was lost: {loss['reason']} at {loss['at'][11:16]}Z"
     text += ", now with " + holder_name(loss["by"]) if loss.get("by") else ""
-    return text + (" ({})".format(loss["note"]) if loss.get("note") else "")
+    return text + (f" ({loss['note']})" if loss.get("note") else "")
 
 
 # The wire is written out: urllib takes longer to import than a request takes, and it throws
@@ -485,7 +458,8 @@ def ca_files():
     """The certificate bundles that a sandbox may name, as far as they exist."""
     names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
     paths = [os.environ.get(name, "") for name in (*names, "CODEX_PROXY_CERT")]
-    return [*filter(os.path.isfile, [*paths, os.path.expanduser("~/.ccr/ca-bundle.crt")])]
+    paths.append(os.path.expanduser("~/.ccr/ca-bundle.crt"))
+    return list(dict.fromkeys(filter(os.path.isfile, paths)))
 
 
 def tls():
@@ -505,50 +479,47 @@ def tls():
 def exchange(url, method, path, headers, body, timeout_s):
     """Ask once; return (status, headers, body), or raise OSError: no whole answer came."""
     is_https, host, port, prefix = split_url(url)
-    place = ("[%s]:%d" if ":" in host else "%s:%d") % (host, port)
-    proxy = proxy_for(host) if is_https else None
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    proxy, is_refused = proxy_for(host) if is_https else None, False
     sock = socket.create_connection(proxy[:2] if proxy else (host, port), timeout_s)
     try:
         if proxy:
-            asked = {"User-Agent": USER_AGENT}
+            agent = {"User-Agent": headers["User-Agent"]}
             if proxy[2]:
-                from binascii import b2a_base64
+                from base64 import b64encode
 
-                coded = b2a_base64(proxy[2].encode(), newline=False).decode()
-                asked["Proxy-Authorization"] = "Basic " + coded
-            status, got, _ = request(sock, "CONNECT", place, place, asked)
-            if 400 <= status < 500:
-                raise refused_by_policy(
-                    host, got.get("x-deny-reason", "the proxy said %d" % status)
-                )
-            if status // 100 != 2:
-                raise OSError("the proxy answered %d" % status)
-        if is_https:
-            sock = tls().wrap_socket(sock, server_hostname=host)
-        headers = dict(headers, **{"Content-Length": len(body), "Connection": "close"})
-        status, got, reply = request(sock, method, prefix + path, place, headers, body)
+                agent["Proxy-Authorization"] = "Basic " + b64encode(proxy[2].encode()).decode()
+            status, got, reply = request(sock, "CONNECT", place, place, agent)
+            is_refused = 400 <= status < 500
+            if status >= 300 and not is_refused:
+                raise OSError(f"the proxy answered {status}")
+        if not is_refused:
+            sock = tls().wrap_socket(sock, server_hostname=host) if is_https else sock
+            headers = dict(headers, **{"Content-Length": len(body), "Connection": "close"})
+            status, got, reply = request(sock, method, prefix + path, place, headers, body)
+            told = "x-deny-reason" in got or reply.startswith(b"Host not in allowlist")
+            is_refused = status == 403 and told
     finally:
         sock.close()
-    if status == 403 and ("x-deny-reason" in got or reply.startswith(b"Host not in allowlist")):
-        raise refused_by_policy(host, got.get("x-deny-reason", "not in its list"))
+    if is_refused:
+        text = f"the network policy of this sandbox refuses {host} "
+        text += f"({got.get('x-deny-reason', status)}). Add this line to the environment's allowed"
+        text += f" domains (Network access: Custom), and wait a minute: {host}"
+        raise Trouble(UNKNOWN, text, {"code": "refused-by-policy"})
     return status, got, reply
 
 
 def request(sock, method, target, host, headers, body=b""):
     """Send one request and read its reply, whole."""
     lines = [f"{method} {target} HTTP/1.1", "Host: " + host]
-    lines += ["{}: {}".format(*pair) for pair in headers.items()]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
     sock.sendall("\r\n".join([*lines, "", ""]).encode("utf-8") + body)
     with sock.makefile("rb") as file:
         try:
-            status = 100
-            while status < 200:  # 1xx: the real answer follows
-                status, got = int(file.readline(1000).split()[1]), {}
-                while True:
-                    name, colon, text = file.readline(10000).decode("latin-1").partition(":")
-                    if not colon:
-                        break
-                    got[name.strip().lower()] = text.strip()
+            status, got = int(file.readline(1000).split()[1]), {}
+            for line in iter(lambda: file.readline(10000).strip(), b""):
+                name, _, text = line.decode("latin-1").partition(":")
+                got[name.strip().lower()] = text.strip()
             return status, got, b"" if method == "CONNECT" else read_body(file, got)
         except (ValueError, IndexError):
             raise OSError("the answer was cut short or is not HTTP") from None
@@ -556,33 +527,25 @@ def request(sock, method, target, host, headers, body=b""):
 
 def read_body(file, headers):
     """The body as its headers announce it; ValueError when less of it came."""
-    if "chunked" in headers.get("transfer-encoding", "").lower():
-        body, size = b"", int(file.readline(100).split(b";")[0], 16)
-        while size:
-            chunk = file.read(size + 2)
-            if len(chunk) < size + 2:
-                raise ValueError
-            body, size = body + chunk[:size], int(file.readline(100).split(b";")[0], 16)
+    if "chunked" not in headers.get("transfer-encoding", "").lower():
+        size = int(headers.get("content-length", -1))
+        body = file.read(size)
+        if len(body) < size:
+            raise ValueError
         return body
-    size = int(headers.get("content-length", -1))
-    body = file.read(size)
-    if len(body) < size:
-        raise ValueError
+    body, size = b"", -1
+    while size:
+        size = int(file.readline(100).split(b";")[0], 16)
+        chunk = file.read(size + 2)
+        if len(chunk) < size + 2:
+            raise ValueError
+        body += chunk[:size]
     return body
-
-
-def refused_by_policy(host, why):
-    return Trouble(
-        UNKNOWN,
-        f"the network policy of this sandbox refuses {host} ({why}). Add this line to the environment's "
-        f"allowed domains (Network access: Custom), and wait a minute: {host}",
-        {"code": "refused-by-policy"},
-    )
 
 
 def ask(setup, method, path, headers, body=b"", timeout_s=TIMEOUT_S):
     """Ask once: (headers, body) of a success; everything else is Trouble."""
-    headers = dict({"Accept": "application/json", "User-Agent": USER_AGENT}, **headers)
+    headers = dict({"Accept": "application/json", "User-Agent": "dibs/1"}, **headers)
     if setup.key:  # without one, the sandbox's proxy may add it
         headers["Authorization"] = "Bearer " + setup.key
     try:
@@ -590,15 +553,14 @@ def ask(setup, method, path, headers, body=b"", timeout_s=TIMEOUT_S):
     except OSError as error:
         why, problem = error.strerror or str(error) or type(error).__name__, {}
         if "certificate" in str(error).lower():
-            problem = {"code": "no-trust"}
             why = "its certificate is not trusted here; set SSL_CERT_FILE to the proxy's CA"
+            problem = {"code": "no-trust"}
         host = split_url(setup.url)[1]
         raise Trouble(UNKNOWN, f"{host} was not reached: {why}", problem) from None
     if 300 <= status < 400:
-        text = "%s redirects to %s: set DIBS_URL to the service itself"
-        text %= (setup.url, got.get("location", "elsewhere"))
+        text = f"{setup.url} redirects to {got.get('location')}: set DIBS_URL to the service itself"
         raise Trouble(UNKNOWN, text, {"code": "redirect"})
-    if status >= 300 or "html" in got.get("content-type", ""):
+    if status >= 400 or "html" in got.get("content-type", ""):
         raise refusal(status, got, raw)
     return got, raw
 
@@ -610,15 +572,12 @@ def refusal(status, headers, raw):
         code, text = problem["code"], problem.get("detail") or problem["title"]
     except (ValueError, KeyError, TypeError):
         kind = headers.get("content-type", "no type").split(";")[0]
-        text = "the answer was not from dibs (%d, %s): is DIBS_URL right?" % (status, kind)
+        text = f"the answer was not from dibs ({status}, {kind}): is DIBS_URL right?"
         return Trouble(UNKNOWN, text)
-    for error in problem.get("errors", []):
-        text += " {}: {}".format(error.get("field"), error.get("message"))
+    exit_code = UNKNOWN if status == 429 or status >= 500 else USAGE
     if code in ("held", "cooling", "done", "not-holder", "quota"):
-        return Trouble(REFUSED, text, problem)
-    if code == "lost":
-        return Trouble(LOST, text, problem)
-    return Trouble(UNKNOWN if status == 429 or status >= 500 else USAGE, text, problem)
+        exit_code = REFUSED
+    return Trouble(LOST if code == "lost" else exit_code, text, problem)
 
 
 def call(session, method, act, body=None, attempts=3, timeout_s=TIMEOUT_S):
@@ -632,8 +591,9 @@ def call(session, method, act, body=None, attempts=3, timeout_s=TIMEOUT_S):
     if session.secret():
         headers["Dibs-Session"] = session.secret()
     if body is not None:
-        headers["Idempotency-Key"] = uuid_text(os.urandom(16), 4)
-        headers["Content-Type"] = "application/json"
+        headers.update(
+            {"Idempotency-Key": os.urandom(16).hex(), "Content-Type": "application/json"}
+        )
         data = json.dumps({k: v for k, v in body.items() if v is not None}).encode()
     path = f"/v1/{quote(session.setup.project)}/{act}"
     while True:
@@ -653,33 +613,31 @@ def call(session, method, act, body=None, attempts=3, timeout_s=TIMEOUT_S):
 
 def about_claim(claim):
     """T-12: held by session_01 on main, 12m left, fence 1234"""
-    text = "{}: {}".format(claim["task"], claim["state"])
+    text = f"{claim['task']}: {claim['state']}"
     if claim.get("holder"):
         text += " by " + ("you" if claim.get("mine") else holder_name(claim["holder"]))
     if claim["state"] in ("held", "parked"):
-        text += ", %s left, fence %d" % (span(claim["expires_in"]), claim["fence"])
-    return text + (", note: {}".format(claim["note"]) if claim.get("note") else "")
+        text += f", {span(claim['expires_in'])} left, fence {claim['fence']}"
+    text += f", {claim['flag']}" if claim.get("flag") else ""
+    return text + (f", note: {claim['note']}" if claim.get("note") else "")
 
 
 def report(args, reply, text=None):
     """The one line of a success."""
-    claims = reply.get("claims", [reply])
-    if args.json:
-        print(json.dumps(reply))
-    else:
-        print(one_line(text or "; ".join(map(about_claim, claims)) or "no claims"))
+    text = text or "; ".join(map(about_claim, reply.get("claims", [reply]))) or "no claims"
+    print(json.dumps(reply) if args.json else one_line(text))
 
 
 def do_claim(args, session):
-    tasks = [args.task, *(args.any or args.all or [])]
     several = "any_of" if args.any else "all_of" if args.all else None
+    body = {several: [args.task, *(args.any or args.all)]} if several else {"task": args.task}
     remote = os.environ.get("CLAUDE_CODE_REMOTE_SESSION_ID") and agent_id()
-    body = {several: tasks} if several else {"task": args.task}
+    root = session.load().setup.root
     body.update(
         ttl=args.ttl or os.environ.get("DIBS_TTL"),
         note=args.note,
-        label=session.load().label,
-        branch=git_branch(session.setup.root),
+        label=session.label,
+        branch=git_file(root, "HEAD").strip().partition("refs/heads/")[2] or None if root else None,
         url="https://claude.ai/code/" + remote if remote else None,
         reopen=args.reopen or None,
         queue=True if (args.queue or args.wait) and not several else None,
@@ -690,20 +648,19 @@ def do_claim(args, session):
             reply = session.post("claim", body)
             break
         except Trouble as trouble:
-            problem, left_s = trouble.problem, give_up - time.monotonic()
-            if left_s <= 0 or not (problem.get("code") in ("held", "cooling") or not problem):
+            problem, wait_s = trouble.problem, give_up - time.monotonic()
+            may_wait = problem.get("code") in ("held", "cooling") or trouble.code == UNKNOWN
+            if wait_s <= 0 or not may_wait:
                 raise
             talk(trouble)
         # Short polls: a sandbox's proxy may cut long ones. The service keeps the place.
-        time.sleep(min(left_s, 8, max(1, problem.get("retry_after") or 2)))
+        time.sleep(min(wait_s, 8, max(1, problem.get("retry_after") or 2)))
     if args.command == "claim":
         report(args, reply)
     for claim in reply.get("claims", [reply]):
         before = claim.get("previous") or {}
         if before.get("note"):
-            talk("{} had it before: {}".format(holder_name(before["holder"]), before["note"]))
-        if claim.get("flag"):
-            talk("%s has lapsed %d times" % (claim["task"], claim["lapses"]))
+            talk(f"{holder_name(before['holder'])} had it before: {before['note']}")
     return YES
 
 
@@ -720,17 +677,15 @@ def do_beat(args, session):
 
 def do_release(args, session):
     """release and done"""
-    is_done = args.command == "done"
-    body = {"note": args.note, "outcome": "done" if is_done else "released"}
+    if not args.task and not args.all:
+        raise Trouble(USAGE, "release a TASK, or --all")
+    body = {"note": args.note, "pr": args.pr, "all": True}
+    body["outcome"] = "done" if args.command == "done" else "released"
     if args.task:
         fence = args.fence or session.load().fence(args.task)
-        body.update(task=args.task, fence=fence, pr=is_done and args.pr or None)
-    elif args.all:
-        body["all"] = True
-    else:
-        raise Trouble(USAGE, "release a TASK, or --all")
+        body.update(task=args.task, fence=fence, all=None)
     reply = session.post("release", body)
-    ended = ["{task}: {state}".format(**one) for one in reply.get("released", [reply])]
+    ended = [f"{one['task']}: {one['state']}" for one in reply.get("released", [reply])]
     report(args, reply, "; ".join(ended) or "no claims")
     return YES
 
@@ -738,7 +693,7 @@ def do_release(args, session):
 def do_list(args, session):
     """list and watch: the service's own table, or its JSON"""
     session.load().setup.check()
-    path = "/v1/%s/claims?limit=%d" % (quote(session.setup.project), args.limit)
+    path = f"/v1/{quote(session.setup.project)}/claims?limit={args.limit or 50}"
     path += "&holder=" + quote(session.label) if args.mine else ""
     headers = {"Accept": "application/json" if args.json else "text/plain"}
     is_screen = args.command == "watch" and sys.stdout.isatty()
@@ -747,7 +702,7 @@ def do_list(args, session):
         print(("\033[H\033[2J" if is_screen else "") + text.rstrip(), flush=True)
         if args.command == "list":
             return YES
-        time.sleep(args.every)
+        time.sleep(args.every or 2)
 
 
 def do_show(args, session):
@@ -758,11 +713,12 @@ def do_show(args, session):
 def do_verify(args, session):
     """Does this fence (by default our own) still hold the task? The service says."""
     fence = args.fence or session.load().fence(args.task)
-    path = f"claims/{quote(args.task)}" + ("?fence=%d" % fence if fence else "")
+    path = f"claims/{quote(args.task)}" + (f"?fence={fence}" if fence else "")
     try:
         claim = call(session, "GET", path)[0]
     except Trouble as trouble:
-        if trouble.code == UNKNOWN and fence and not args.fence and args.task not in session.live():
+        is_ours = args.fence or not fence or args.task in session.live()
+        if trouble.code == UNKNOWN and not is_ours:
             raise Trouble(LOST, f"{trouble}; by our own clock it is over") from None
         raise
     report(args, claim)
@@ -787,52 +743,48 @@ def do_run(args, session):
         raise Trouble(USAGE, f"cannot run {args.words[0]}: {error.strerror}") from None
 
     def tell(number, _frame=None):
-        try:
+        if child.poll() is None:
             os.killpg(child.pid, number)
-        except ProcessLookupError:
-            pass
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, tell)
-    beat_s, last_beat, is_lost = min(claim["ttl"] / 3, 60), time.monotonic(), False
+    beat_s, last_beat = min(claim["ttl"] / 3, 60), time.monotonic()
     while child.poll() is None:
-        left_s = session.left_s(args.task)
-        if left_s <= 0:
-            tell(signal.SIGSTOP)  # nothing more happens until we know whose the task is
-        if left_s <= 0 or time.monotonic() > last_beat + beat_s:
-            last_beat, timeout_s = time.monotonic(), min(TIMEOUT_S, left_s) if left_s > 0 else 2
+        rest_s = left_s(session.data["claims"].get(args.task, {"until": (0, 0)})["until"])
+        if rest_s <= 0 or time.monotonic() > last_beat + beat_s:
+            last_beat, timeout_s = time.monotonic(), min(TIMEOUT_S, max(rest_s, 1))
             try:
                 session.post("heartbeat", dict(named, state="working"), 2, 1, timeout_s)
-                tell(signal.SIGCONT)
             except Trouble as trouble:
+                if rest_s <= 0 or trouble.code != UNKNOWN:
+                    tell(signal.SIGTERM)
+                    wait_for(child, 5)
+                    tell(signal.SIGKILL)
+                    raise Trouble(LOST, f"{trouble} The command was stopped") from None
                 talk(trouble)
-                is_lost = left_s <= 0 or trouble.code != UNKNOWN
-        if is_lost:
-            tell(signal.SIGTERM)
-            tell(signal.SIGCONT)
-        try:
-            child.wait(5 if is_lost else min(0.5, beat_s))
-        except subprocess.TimeoutExpired:
-            tell(signal.SIGKILL if is_lost else 0)
-    if is_lost:
-        raise Trouble(LOST, f"{args.task} was lost, and the command was stopped")
+        wait_for(child, min(0.5, beat_s))
     code = child.returncode if child.returncode >= 0 else 128 - child.returncode
-    is_done = args.done and code == 0
     try:
-        session.post("release", dict(named, outcome="done" if is_done else "released"))
+        outcome = "done" if args.done and code == 0 else "released"
+        session.post("release", dict(named, outcome=outcome))
     except Trouble as trouble:
         talk(trouble)
         code = LOST if trouble.code == LOST else code
     return code
 
 
+def wait_for(child, seconds):
+    give_up = time.monotonic() + seconds
+    while child.poll() is None and time.monotonic() < give_up:
+        time.sleep(0.02)
+
+
 BEATS = ("PostToolUse", "PostToolUseFailure", "UserPromptSubmit", "SubagentStop", "PreCompact")
-PLAIN = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ._-/:#@=,+\"'")
 VERBS = ("claim", "beat", "park", "release", "done", "list", "show", "verify", "doctor")
 
 
 def do_hook():
-    """Claude Code calls this at every event; whatever happens here, it goes on."""
+    """Claude Code calls this at every event; whatever happens here, its work goes on."""
     raw = sys.stdin.buffer.read()
     event = raw.partition(b'"hook_event_name"')[2].split(b'"', 2)[1].decode()
     session = Session(Setup(os.environ.get("CLAUDE_PROJECT_DIR")))
@@ -870,57 +822,54 @@ def on_start(session, payload):
     except Trouble:
         facts.append("dibs was not reached just now.")
     held = [
-        "{} until {}".format(task, time.strftime("%H:%MZ", time.gmtime(claim["until"][0])))
+        f"{task} until {time.strftime('%H:%MZ', time.gmtime(claim['until'][0]))}"
         for task, claim in session.data["claims"].items()
     ]
-    facts[:0] = ["dibs: this session holds %s." % (", ".join(held[:3]) or "no task")]
+    facts.insert(0, f"dibs: this session holds {', '.join(held[:3]) or 'no task'}.")
     facts += [loss + "." for loss in session.hear_losses()[:2]]
     if was_new and (held or source in ("resume", "compact")):
         facts.append("This VM is new: files that were not pushed are gone.")
     facts.append(f"Tasks are claimed before work: {COMMAND} claim TASK; after it: done TASK.")
     session.save()
-    out(" ".join(facts))
+    print(one_line(" ".join(facts)))
 
 
 def on_tool(session, payload):
-    """The gate, from what is known here, without asking the network."""
-    tool, given = payload.get("tool_name"), payload.get("tool_input") or {}
-    root, say = session.setup.root, {"hookEventName": "PreToolUse"}
-    command = str(given.get("command", "")) if tool == "Bash" else ""
-    words = command.split()
+    """Let plain dibs commands pass; gate edits and pushes. Without asking the network."""
+    given, root = payload.get("tool_input") or {}, session.setup.root or "."
+    command = str(given.get("command", "")) if payload.get("tool_name") == "Bash" else ""
+    cwd, words = payload.get("cwd") or root, command.split()
     words = words[1:] if words[:1] == ["python3"] else words
-    cwd = payload.get("cwd") or root or "."
-    if len(words) > 1 and words[1] in VERBS and set(command) <= PLAIN:
-        path = words[0].strip("\"'")
-        if os.path.realpath(os.path.join(cwd, path)) == os.path.realpath(__file__):
-            say.update(permissionDecision="allow", permissionDecisionReason="a dibs command")
-            print(json.dumps({"hookSpecificOutput": say}))
-            return
-    if tool == "Bash":
-        is_work = "git" in words and ("commit" in words or "push" in words)
-    else:
-        path = given.get("file_path") or given.get("notebook_path") or ""
+    if len(words) > 1 and words[1] in VERBS and set(command.encode()) <= {*SAFE, *b" /:#@=,+\"'"}:
+        script = os.path.join(cwd, words[0].strip("\"'"))
+        if os.path.realpath(script) == os.path.realpath(__file__):
+            return decide(permissionDecision="allow", permissionDecisionReason="a dibs command")
+    is_work = "git" in words and ("commit" in words or "push" in words)
+    path = given.get("file_path") or given.get("notebook_path")
+    if path:
         path = os.path.realpath(os.path.join(cwd, path))
-        is_work = root and path.startswith(os.path.join(os.path.realpath(root), ""))
-    losses = session.hear_losses()
-    if not losses and (session.live() or not is_work or payload.get("permission_mode") == "plan"):
-        return
-    if session.setup.gate == "off":
-        return
-    text = " ".join(loss + "." for loss in losses)
-    if not session.live():
-        text += f" This session holds no task. {COMMAND} claim TASK takes one."
-    now, data = time.time(), session.data
-    is_down = now - data.get("unreachable_at", 0) < 600
-    if session.setup.gate == "block" and is_work and not session.live() and not is_down:
-        say.update(permissionDecision="deny", permissionDecisionReason=text.strip())
-    elif not losses and now - data.get("warned_at", 0) < 600:
-        return
-    else:
-        data["warned_at"] = now
-        say["additionalContext"] = text.strip()
+        is_work = path.startswith(os.path.join(os.path.realpath(root), ""))
+    gate, lost, now = session.setup.gate, session.hear_losses(), time.time()
+    text = " ".join(loss + "." for loss in lost)
+    is_bare = is_work and not session.live() and payload.get("permission_mode") != "plan"
+    if gate == "off" or not (lost or is_bare):
+        return None
+    if is_bare:
+        text += f" This session holds no task; `{COMMAND} claim TASK` takes one."
+    is_down = now - session.data.get("unreachable_at", 0) < 600
+    was_said = now - session.data.get("warned_at", 0) < 600 and not lost
+    is_blocked = gate == "block" and is_bare and not is_down
+    if not is_blocked and was_said:
+        return None
+    session.data["warned_at"] = now
     session.save()
-    print(json.dumps({"hookSpecificOutput": say}))
+    if is_blocked:
+        return decide(permissionDecision="deny", permissionDecisionReason=text.strip())
+    return decide(additionalContext=text.strip())
+
+
+def decide(**decision):
+    print(json.dumps({"hookSpecificOutput": dict(decision, hookEventName="PreToolUse")}))
 
 
 def do_setup(args, session):
@@ -945,36 +894,27 @@ def parser():
     kind = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser("dibs", description=__doc__, formatter_class=kind)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    flags = {
-        "--any": {"nargs": "+", "metavar": "TASK"},
-        "--fence": {"type": int, "metavar": "N"},
-        "--limit": {"type": int, "default": 50, "metavar": "N"},
-        "--every": {"type": float, "default": 2, "metavar": "SECONDS"},
-    }
+    # What follows a word says what it takes: = text, # a number, + several, ? maybe a task.
+    kinds = {"=": {}, "#": {"type": int}, "+": {"nargs": "+"}, "?": {"nargs": "?"}}
     for name, do, words in (
-        ("claim", do_claim, "task --any --all... --ttl= --note= --wait= --queue --reopen"),
+        ("claim", do_claim, "task --any+ --all+ --ttl= --note= --wait= --queue --reopen"),
         ("beat", do_beat, "task? --ttl= --note="),
         ("park", do_beat, "task? --ttl= --note="),
-        ("done", do_release, "task --pr= --note= --fence"),
-        ("release", do_release, "task? --all --note= --fence"),
-        ("list", do_list, "--mine --limit"),
-        ("watch", do_list, "--mine --limit --every"),
+        ("done", do_release, "task --pr= --note= --fence#"),
+        ("release", do_release, "task? --all --note= --fence#"),
+        ("list", do_list, "--mine --limit#"),
+        ("watch", do_list, "--mine --limit# --every#"),
         ("show", do_show, "task"),
-        ("verify", do_verify, "task --fence"),
+        ("verify", do_verify, "task --fence#"),
         ("run", do_run, "task --ttl= --note= --wait= --queue --reopen --done"),
         ("init", do_setup, "--url= --project= --remove"),
         ("doctor", do_setup, ""),
     ):
         command = commands.add_parser(name)
         command.set_defaults(do=do, any=None, all=None, pr=None, task=None)
-        command.add_argument("--json", action="store_true")
-        for word in words.split():
-            flag = word.rstrip("=?.")
-            options = {"action": "store_true"} if flag.startswith("--") else {}
-            options = {"nargs": "?"} if word.endswith("?") else options
-            options = {} if word.endswith("=") else options
-            options = {"nargs": "+"} if word.endswith("...") else options
-            command.add_argument(flag, **flags.get(flag, options))
+        for word in ("--json", *words.split()):
+            options = kinds.get(word[-1], {"action": "store_true"} if word != "task" else {})
+            command.add_argument(word.rstrip("=#+?"), **options)
     return top
 
 
@@ -986,24 +926,24 @@ def main(argv=None):
         try:
             do_hook()
         except (Exception, SystemExit, KeyboardInterrupt):
-            pass  # whatever is wrong here, the agent's work goes on
-        finally:
-            sys.stderr = stderr
+            pass  # it fails open, and in silence
+        sys.stderr = stderr
         return YES
     load_modules()
     at = argv.index("--") if argv[:1] == ["run"] and "--" in argv else len(argv)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         getattr(stream, "reconfigure", dict)(errors="backslashreplace")
-    args = None
     try:
         args = parser().parse_args(argv[:at])
         args.words = argv[at + 1 :]
+        if args.command == "run" and not args.words:
+            raise Trouble(USAGE, "say what to run: dibs run TASK -- command ...")
         return args.do(args, Session(Setup()))
     except SystemExit as end:  # argparse has said why
         return end.code if isinstance(end.code, int) else USAGE
     except Trouble as trouble:
         talk(trouble)
-        if args.json and trouble.problem:
+        if "--json" in argv[:at] and trouble.problem:
             print(json.dumps(trouble.problem))
         return trouble.code
     except KeyboardInterrupt:

@@ -67,8 +67,8 @@ def taken_out(before):
                 head, found, tail = after[path].partition(piece)
                 if not found:
                     raise usage(
-                        f"dibs' lines in {path} were changed: put them back as they are in undo.json, "
-                        "or take them out by hand, there too"
+                        f"dibs' lines in {path} were changed: put them back as undo.json has "
+                        "them, or take them out by hand, there too"
                     )
                 after[path], spots[path] = head + tail, len(head)
             if ours["is_new"] and (after[path] or "").strip() in ("", "{}"):
