@@ -10,6 +10,7 @@ import pytest
 import time_machine
 from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
+from tests.tools.clock import SteppedClock
 
 from dibs import outcomes as o
 from dibs.claims import Bounds, Claims
@@ -18,7 +19,6 @@ from dibs.store.embedded import EmbeddedStore
 from dibs.store.link import ClientLink, PipelineLink
 from dibs.store.stream import Hub
 from dibs.words import Claim, Fence, Free, Project, Session, Task
-from tests.tools.clock import SteppedClock
 
 _numbers = itertools.count(1)
 

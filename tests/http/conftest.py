@@ -5,7 +5,6 @@ from typing import Any
 
 import httpx
 import pytest
-
 from tests.conftest import new_session
 from tests.tools.running import Service, running
 

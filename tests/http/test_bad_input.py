@@ -5,7 +5,6 @@ from typing import Any
 
 import httpx
 import pytest
-
 from tests.http.conftest import Caller
 
 V1, V5, NIL = (

@@ -4,7 +4,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-
 from tests.http.conftest import ADMIN, Caller
 
 

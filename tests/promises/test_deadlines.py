@@ -1,10 +1,10 @@
 """Rules 3, 6, 7, 12: a deadline passes by itself; lapsed is not gone."""
 
 import pytest
+from tests.conftest import Desk
 
 from dibs import outcomes as o
 from dibs.store import Rules
-from tests.conftest import Desk
 
 
 async def test_a_lapsed_claim_is_seen_as_lapsed_at_once_with_no_sweeper(desk: Desk):

@@ -1,7 +1,8 @@
 """Rules 5, 10, 11 and break: fences guard every ending, losers are told, done stays done."""
 
-from dibs import outcomes as o
 from tests.conftest import Desk
+
+from dibs import outcomes as o
 
 
 async def test_a_release_frees_the_task_and_a_repeat_says_already(desk: Desk):

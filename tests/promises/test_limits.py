@@ -3,13 +3,13 @@
 import asyncio
 
 import pytest
+from tests.conftest import Desk, new_session
 
 from dibs import outcomes as o
 from dibs.store import Rules
 from dibs.store.embedded import EmbeddedStore
 from dibs.store.link import PipelineLink
 from dibs.store.store import Store
-from tests.conftest import Desk, new_session
 
 FEW = Rules(claims_per_session=2, claims_per_project=3, rate_per_session=0, rate_per_project=0)
 

@@ -2,8 +2,9 @@
 
 import asyncio
 
-from dibs import outcomes as o
 from tests.conftest import Desk, new_session
+
+from dibs import outcomes as o
 
 
 async def test_one_of_fifty_racing_sessions_gets_the_task(desk: Desk):

@@ -1,9 +1,9 @@
 """Rule 13: time that nobody could heartbeat in does not count; fences never go back."""
 
 import pytest
+from tests.conftest import Desk
 
 from dibs.store import Store
-from tests.conftest import Desk
 
 
 @pytest.mark.parametrize("jump_s", [61, 3600, 7 * 86_400])

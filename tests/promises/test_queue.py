@@ -3,12 +3,12 @@
 import asyncio
 
 import pytest
+from tests.conftest import Desk, new_session
 
 from dibs import outcomes as o
 from dibs.claims import Bounds, Claims, Wish
 from dibs.store import Rules
 from dibs.store.store import Store
-from tests.conftest import Desk, new_session
 
 
 async def test_a_freed_task_is_kept_for_the_head_of_its_queue(desk: Desk):

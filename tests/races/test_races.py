@@ -5,7 +5,6 @@ import threading
 from pathlib import Path
 
 import httpx
-
 from tests.conftest import new_session
 from tests.races.racing import NO_LIMITS, race_for_one, share_out
 from tests.tools.running import Service, running

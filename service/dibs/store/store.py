@@ -14,7 +14,7 @@ from typing import Any
 from dibs import outcomes as o
 from dibs.store import health
 from dibs.store.clock import Facts, LeaseClock
-from dibs.store.link import Link, Script, StoreDown, run_script
+from dibs.store.link import Link, Script, StoreDown, StoreFull, run_script
 from dibs.store.records import Counts, Reader, event, seconds
 from dibs.store.rules import Rules
 from dibs.store.tally import Tally
@@ -84,15 +84,13 @@ class Store:
         """
         if refusal := await health.evicts_claims(self.link):
             raise Unfit(refusal)
-        await self.link.command("SET", "dibs:format", FORMAT, "NX")
-        found = await self.link.command("GET", "dibs:format")
+        found = await self._settled("dibs:format", FORMAT)
         if found != FORMAT:
             raise Unfit(
                 f"The store holds data of format {found}; this dibs reads format {FORMAT}. "
                 "Run the version of dibs that wrote it, or give this one a store of its own."
             )
-        await self.link.command("SET", "dibs:secret", secrets.token_hex(32), "NX")
-        self._secret = bytes.fromhex(await self.link.command("GET", "dibs:secret"))
+        self._secret = bytes.fromhex(await self._settled("dibs:secret", secrets.token_hex(32)))
         await self.tick()
 
     async def memory(self) -> tuple[int, int]:
@@ -135,7 +133,8 @@ class Store:
         request: str = "",
     ) -> o.Granted | o.Contended | o.OverQuota | o.NoRoom | o.RateLimited:
         """Take a task (mode `one`), the first free of several (`any`), or every one (`all`)."""
-        await self._make_known(project)
+        if not await self._make_known(project):
+            return o.NoRoom()
         act = [mode, _ms(ttl_s), _flag(reopen), _flag(queue), label, branch, url, note, *tasks]
         tag, read, rest = await self._act("claim", project, self.hashed(session), act, request)
         if tag == "rate-limited":
@@ -318,21 +317,38 @@ class Store:
         at = stream_id(entry)
         return entry == "0-0" or stream_id(first[0][0]) <= at <= stream_id(last[0][0])
 
-    async def _make_known(self, project: Project) -> None:
+    async def _make_known(self, project: Project) -> bool:
         # Before the first claim, so that the index never lacks a project that has one. It is a
         # key of its own, in another slot: no script could write it.
         now = time.monotonic()
-        if self._known.get(project, -_KNOWN_S) + _KNOWN_S <= now:
-            seen_ms = str(time_ms(self.clock.facts))
+        if self._known.get(project, -_KNOWN_S) + _KNOWN_S > now:
+            return True
+        seen_ms = str(time_ms(self.clock.facts))
+        try:
             await self._command("ZADD", "dibs:projects", seen_ms, project)
-            self._known[project] = now
+        except StoreFull:  # a project that has claims is known, and its holders may renew them
+            return await self._command("ZSCORE", "dibs:projects", project) is not None
+        self._known[project] = now
+        return True
+
+    async def _settled(self, key: str, first: str) -> str:
+        """Return what stands at `key`; whoever comes first puts `first` there."""
+        found = await self.link.command("GET", key)
+        if found is None:  # only then write: a full store must not keep a service from starting
+            await self.link.command("SET", key, first, "NX")
+            found = await self.link.command("GET", key)
+        return str(found)
 
     async def _command(self, *parts: str | int) -> Any:
+        """Run one command before an act, once more if need be; the act itself was not sent."""
         try:
             return await self.link.command(*parts)
         except StoreDown:
             self.clock.stale = True
+        try:
             return await self.link.command(*parts)
+        except StoreDown as down:
+            raise StoreDown(down.reason, sent=False) from down
 
     async def _act(
         self,

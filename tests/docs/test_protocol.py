@@ -1,0 +1,50 @@
+"""docs/protocol.md is complete, and enough to write a client from."""
+
+import dataclasses
+import re
+import subprocess
+from pathlib import Path
+
+from tests.tools.running import running
+
+from dibs.api import bodies
+from dibs.api.problems import TABLE
+from dibs.words import Claim
+
+TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
+
+
+def test_every_problem_is_in_the_protocol_with_its_status():
+    documented = dict(re.findall(r"^\| `([a-z-]+)` \| (\d{3}) \|", TEXT, re.M))
+    assert documented == {problem.code: str(problem.status) for problem in TABLE}
+
+
+def test_every_field_of_a_claim_is_in_the_protocol():
+    example = re.search(r"```json\n(\{.*?)```", TEXT, re.S)
+    assert example
+    named = set(re.findall(r'"(\w+)":', example[1])) - {"ref", "label", "branch", "url"}
+    assert named == {field.name for field in dataclasses.fields(Claim)}
+
+
+def test_every_field_of_a_request_is_in_the_protocol():
+    for model in (bodies.ClaimBody, bodies.HeartbeatBody, bodies.ReleaseBody, bodies.BreakBody):
+        for name in model.model_fields:
+            assert re.search(rf"`{name}[`:]", TEXT), f"{model.__name__}.{name}"
+
+
+def test_every_query_parameter_is_in_the_protocol():
+    for model in (bodies.ListQuery, bodies.ShowQuery, bodies.EventsQuery):
+        for name in model.model_fields:
+            assert re.search(rf"[`?&]{name}=", TEXT), f"{model.__name__}.{name}"
+
+
+def test_the_session_with_curl_works_as_written(tmp_path):
+    [script] = re.findall(r"## A whole session with curl\n\n```sh\n(.*?)```", TEXT, re.S)
+    with running(tmp_path / "service") as service:
+        script = script.replace("http://127.0.0.1:8080", service.url)
+        script = script.replace("curl -s ", "curl -sf -w '\\n%{http_code}\\n' ")
+        shell = ["bash", "-euo", "pipefail", "-c", script]
+        ran = subprocess.run(shell, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    codes = re.findall(r"^\d{3}$", ran.stdout, re.M)
+    assert codes == ["201", "200", "200", "200", "200"]

