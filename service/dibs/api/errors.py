@@ -19,8 +19,8 @@ from dibs.store import StoreDown, StoreFull
 
 log = logging.getLogger("dibs.api")
 _SECRETS = frozenset(
-    (b"key", b"team_key", b"admin_key", b"api_key", b"apikey", b"token", b"access_token")
-    + (b"session", b"dibs_session", b"dibs_key", b"authorization", b"password", b"secret")
+    b"key team_key admin_key api_key apikey token access_token session dibs_session dibs_key "
+    b"authorization password secret".split()
 )
 Req = Request[Any, Any, Any]
 
