@@ -75,10 +75,13 @@ local function over_rate()
   end
 end
 
--- A claim that was live when time was lost has at least one ttl from then on (rule 13).
-local function after_stalls(instant, span)
+-- A claim that was live when time was lost has at least one ttl from then on (rule 13). `written`
+-- is when the instant was set: what was lost before that is in it already.
+local function after_stalls(instant, span, written)
   for _, stall in ipairs(STALLS) do
-    if instant > stall.from then instant = math.max(instant, stall.to + span) end
+    if instant > stall.from and written < stall.to then
+      instant = math.max(instant, stall.to + span)
+    end
   end
   return instant
 end
@@ -87,7 +90,7 @@ local function load(task)
   local flat = call('HGETALL', record_key(task))
   local rec = {}
   for i = 1, #flat, 2 do rec[flat[i]] = flat[i + 1] end
-  if rec.due then rec.due_at = after_stalls(tonumber(rec.due), tonumber(rec.ttl)) end
+  if rec.due then rec.due_at = after_stalls(tonumber(rec.due), tonumber(rec.ttl), tonumber(rec.beat)) end
   return rec
 end
 
@@ -114,7 +117,7 @@ local function all_tickets(task)
     local order, joined, until_ms, label = string.match(flat[i + 1], '^(%d+) (%d+) (%d+) (.*)$')
     found[#found + 1] = {
       session = flat[i], order = tonumber(order), joined = tonumber(joined),
-      until_ms = after_stalls(tonumber(until_ms), RULES.ticket_ms), label = label}
+      until_ms = after_stalls(tonumber(until_ms), RULES.ticket_ms, 0), label = label}
   end
   table.sort(found, function(a, b) return a.order < b.order end)
   return found

@@ -35,25 +35,15 @@ if one ~= '' then
   return answer('not-mine', told, rec.state and view(one, rec) or {}, why, loss)
 end
 
-local tasks = call('SMEMBERS', held_key(SESSION))
-local flat = call('HGETALL', lost_key(SESSION))
-for i = 1, #flat, 2 do
-  if cjson.decode(flat[i + 1]).open then tasks[#tasks + 1] = flat[i] end
-end
-table.sort(tasks)
 local reply = {'kept', text(NOW), told}
-local seen = nil
-for _, task in ipairs(tasks) do
-  if task ~= seen then
-    seen = task
-    local rec = load(task)
-    if mine(task, rec) then
-      keep(task, rec, change)
-      reply[#reply + 1] = view(task, rec)
-    elseif rec.owner ~= SESSION then
-      let_holder_write()
-      call('SREM', held_key(SESSION), task)
-    end
+for _, task in ipairs(own_tasks()) do
+  local rec = load(task)
+  if mine(task, rec) then
+    keep(task, rec, change)
+    reply[#reply + 1] = view(task, rec)
+  elseif rec.owner ~= SESSION then
+    let_holder_write()
+    call('SREM', held_key(SESSION), task)
   end
 end
 return reply

@@ -31,9 +31,18 @@ local function ended_before(rec)
 end
 
 local function leave_queue(task, rec)
+  local first = rec.queued and tickets(task)[1]
   if not rec.queued or call('HDEL', queue_key(task), SESSION) == 0 then return nil end
   tell('unqueued', task, {owner = SESSION, fence = rec.fence})
-  if #tickets(task) == 0 then call('HDEL', record_key(task), 'queued') end
+  if #tickets(task) == 0 then
+    call('DEL', queue_key(task))
+    call('HDEL', record_key(task), 'queued')
+  end
+  -- The next one's window starts now, not when this one's did.
+  if first and first.session == SESSION then
+    let_holder_write()
+    call('HSET', record_key(task), 'turns_from', text(NOW))
+  end
   return {task, state_now(rec), ''}
 end
 
@@ -45,21 +54,23 @@ if one ~= '' then
   if ours and (fence == '' or fence == rec.fence) then
     return answer('ended', told, release(one, rec))
   end
-  if ended_before(rec) then return answer('ended', told, {one, state_now(rec), '1'}) end
-  if not ours then
+  local already = ended_before(rec)
+  -- Who waits for a task that they ended before, and names no fence, means their place.
+  if not ours and not (already and fence ~= '') then
     local left = leave_queue(one, rec)
     if left then return answer('ended', told, left) end
   end
+  if already then return answer('ended', told, {one, state_now(rec), '1'}) end
   local why, loss = why_not(one)
   if ours then why, loss = 'moved', '' end
   return answer('not-mine', told, rec.state and view(one, rec) or {}, why, loss)
 end
 
 local reply = {'ended', text(NOW), told}
-local tasks = call('SMEMBERS', held_key(SESSION))
-table.sort(tasks)
-for _, task in ipairs(tasks) do
+for _, task in ipairs(own_tasks()) do
   local rec = load(task)
-  if rec.owner == SESSION and live(rec) then reply[#reply + 1] = release(task, rec) end
+  if rec.owner == SESSION and (live(rec) or rec.state == 'lapsed') then
+    reply[#reply + 1] = release(task, rec)
+  end
 end
 return reply
