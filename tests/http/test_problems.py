@@ -107,9 +107,11 @@ def test_problems_of_endings(caller, project: str):
 
 
 def test_a_lapsed_claim_cools(tmp_path):
-    env = {"DIBS_MIN_TTL": "1s", "DIBS_GRACE": "60s", "DIBS_RATE_PER_PROJECT": "0"}
-    with running(tmp_path / "slow", env=env) as service:
+    env = {"DIBS_MIN_TTL": "1s", "DIBS_GRACE": "60s", "DIBS_RATE_PER_SESSION": "0"}
+    with contextlib.ExitStack() as stack, running(tmp_path / "slow", env=env) as service:
         ann, bob = Caller(service.url, "cool"), Caller(service.url, "cool")
+        stack.callback(ann.http.close)
+        stack.callback(bob.http.close)
         ann.post("claim", task="T-1", ttl=1)
         while bob.get("claims/T-1").json()["state"] == "held":
             pass

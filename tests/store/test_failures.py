@@ -1,0 +1,231 @@
+"""What a store can do wrong, and what a caller hears: what happened, and whether it took effect."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from tests.conftest import Desk, new_session
+
+from dibs import outcomes as o
+from dibs.store import Rules, Store, StoreDown, StoreFull
+from dibs.store.embedded import EmbeddedStore
+from dibs.store.link import PipelineLink
+from dibs.store.store import Unfit
+
+FREE = Rules(rate_per_session=0, rate_per_project=0)
+
+
+@contextlib.asynccontextmanager
+async def server(handler: Any) -> AsyncIterator[str]:
+    """Serve `handler` on a free port; give its URL."""
+    listening = await asyncio.start_server(handler, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    try:
+        yield f"redis://127.0.0.1:{port}"
+    finally:
+        listening.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "raised"),
+    [
+        ("LOADING Redis is loading the dataset in memory", StoreDown),
+        ("READONLY You can't write against a read only replica.", StoreDown),
+        ("MISCONF Errors writing to the AOF file: No space left on device", StoreDown),
+        ("CLUSTERDOWN The cluster is down", StoreDown),
+        ("MASTERDOWN Link with MASTER is down", StoreDown),
+        ("NOREPLICAS Not enough good replicas to write.", StoreDown),
+        ("BUSY Redis is busy running a script.", StoreDown),
+        ("NOAUTH Authentication required.", StoreDown),
+        ("OOM command not allowed when used memory > 'maxmemory'.", StoreFull),
+    ],
+)
+async def test_a_refusing_store_changed_nothing_and_is_named_so(said: str, raised: type):
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(4096):
+                writer.write(f"-{said}\r\n".encode())
+        writer.close()
+
+    async with server(refuse) as url:
+        link = PipelineLink.to(url)
+        with pytest.raises(raised) as caught:
+            await link.command("GET", "x")
+        if raised is StoreDown:
+            assert not caught.value.sent
+        await link.close()
+
+
+async def test_a_store_that_cannot_be_reached_was_sent_nothing():
+    link = PipelineLink.to("redis://127.0.0.1:1")
+    with pytest.raises(StoreDown) as caught:
+        await link.command("GET", "x")
+    assert not caught.value.sent
+    await link.close()
+
+
+async def test_a_store_that_never_answers_is_given_up_after_a_second():
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(4096):
+                greetings = data.count(b"SETINFO")  # what the library says when it connects
+                writer.write(b"+OK\r\n" * greetings)
+        writer.close()
+
+    async with server(hang) as url:
+        link = PipelineLink.to(url)
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(StoreDown) as caught:
+            await link.command("GET", "x")
+        assert caught.value.sent, "it may have been carried out"
+        assert asyncio.get_running_loop().time() - started < 3
+        await link.close()
+
+
+class Dropping:
+    """A proxy to a store that swallows the next answers, and the connection with them."""
+
+    def __init__(self, socket_path: str) -> None:
+        self._path, self.drops = socket_path, 0
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry one connection."""
+        from_store, to_store = await asyncio.open_unix_connection(self._path)
+
+        async def forward() -> None:
+            while data := await reader.read(65536):
+                to_store.write(data)
+            to_store.close()
+
+        forwarding = asyncio.create_task(forward())
+        while data := await from_store.read(65536):
+            if self.drops:
+                self.drops -= 1
+                break
+            writer.write(data)
+        forwarding.cancel()
+        for one in (writer, to_store):
+            one.close()
+
+
+@pytest.fixture
+async def dropping(stepped) -> AsyncIterator[tuple[Desk, Dropping]]:
+    """A desk whose store is behind such a proxy."""
+    embedded, clock = stepped
+    proxy = Dropping(embedded.url.removeprefix("unix://"))
+    async with server(proxy.handle) as url:
+        store = Store(PipelineLink.to(url), FREE)
+        await store.open()
+        desk = Desk(store, clock)
+        await desk.granted(desk.ann, "known")
+        yield desk, proxy
+        await store.close()
+
+
+async def test_a_lost_answer_costs_nothing_the_claim_is_granted_once(dropping):
+    desk, proxy = dropping
+    proxy.drops = 1
+    outcome = await desk.claim(desk.ann, "T-1")
+    assert isinstance(outcome, o.Granted)
+    assert outcome.claims[0].grants == 1
+    assert (await desk.events()).count("claimed T-1") == 1
+
+
+async def test_a_claim_of_unknown_outcome_asked_again_has_the_same_fence(dropping):
+    desk, proxy = dropping
+    proxy.drops = 10
+    with pytest.raises(StoreDown) as caught:
+        await desk.claim(desk.ann, "T-1")
+    assert caught.value.sent
+    proxy.drops = 0
+    first = await desk.granted(desk.ann, "T-1")
+    assert (await desk.granted(desk.ann, "T-1")).fence == first.fence
+    assert first.grants == 1
+
+
+async def test_a_store_that_forgot_its_scripts_is_given_them_again(desk: Desk):
+    await desk.granted(desk.ann, "T-1")
+    await desk.store.link.command("SCRIPT", "FLUSH")
+    assert isinstance(await desk.beat(desk.ann), o.Kept)
+
+
+async def test_cancelled_calls_never_mix_up_answers(store: Store):
+    sessions = [new_session() for _ in range(40)]
+
+    async def claim(number: int) -> Any:
+        return await store.claim("cancel.me", sessions[number], [f"T-{number}"])
+
+    tasks = [asyncio.create_task(claim(number)) for number in range(40)]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+    for number, outcome in enumerate(await asyncio.gather(*tasks, return_exceptions=True)):
+        if number % 2:
+            assert outcome.claims[0].task == f"T-{number}"
+    shown = await store.show("cancel.me", "T-1", sessions[1])
+    assert shown.mine
+
+
+async def test_a_store_that_would_throw_claims_away_is_refused(tmp_path):
+    embedded = EmbeddedStore.start(tmp_path / "data")
+    link = PipelineLink.to(embedded.url)
+    try:
+        await link.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        await link.command("CONFIG", "SET", "maxmemory", "100mb")
+        with pytest.raises(Unfit, match="noeviction"):
+            await Store(link, FREE).open()
+    finally:
+        await link.close()
+        embedded.stop()
+
+
+async def test_health_names_what_weakens_a_store(tmp_path):
+    embedded = EmbeddedStore.start(tmp_path / "data")
+    link = PipelineLink.to(embedded.url)
+    store = Store(link, FREE)
+    try:
+        await store.open()
+        assert (await store.health()).durability == "strict"
+        await link.command("CONFIG", "SET", "appendfsync", "everysec")
+        health = await store.health()
+        assert health.durability == "relaxed"
+        assert "everysec" in health.reasons[0]
+    finally:
+        await store.close()
+        embedded.stop()
+
+
+async def test_data_of_a_newer_dibs_is_refused_with_a_sentence(tmp_path):
+    embedded = EmbeddedStore.start(tmp_path / "data")
+    link = PipelineLink.to(embedded.url)
+    try:
+        await link.command("SET", "dibs:format", "99")
+        with pytest.raises(Unfit, match="format 99"):
+            await Store(link, FREE).open()
+    finally:
+        await link.close()
+        embedded.stop()
+
+
+async def test_a_restarted_store_gives_every_live_claim_one_more_ttl(tmp_path):
+    folder = tmp_path / "data"
+    embedded = EmbeddedStore.start(folder)
+    store = Store(PipelineLink.to(embedded.url), FREE)
+    await store.open()
+    ann, bob = new_session(), new_session()
+    await store.claim("restart", ann, ["T-1"], ttl_s=60)
+    before = await store.show("restart", "T-1")
+    embedded.stop()
+    embedded = EmbeddedStore.start(folder)
+    try:
+        after = await store.show("restart", "T-1")
+        assert after.expires_in == 60
+        assert after.fence == before.fence
+        assert isinstance(await store.claim("restart", bob, ["T-1"]), o.Contended)
+        grown = await store.claim("restart", bob, ["T-2"])
+        assert grown.claims[0].fence > before.fence
+    finally:
+        await store.close()
+        embedded.stop()
