@@ -79,9 +79,11 @@ local function enqueue(task, rec)
   if not rec.queued then
     rec.queued = '1'
     call('HSET', record_key(task), 'queued', '1')
-    call('SADD', QUEUED, task)
   end
-  if not mine then tell('queued', task, {owner = SESSION, label = label, fence = rec.fence}) end
+  if not mine then
+    call('SADD', QUEUED, task)
+    tell('queued', task, {owner = SESSION, label = label, fence = rec.fence})
+  end
   return true
 end
 
