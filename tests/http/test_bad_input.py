@@ -124,7 +124,7 @@ def test_a_bad_field_of_a_claim_is_named(ann: Caller, field: str, value: Any):
 
 def test_all_bad_fields_are_named_at_once(ann: Caller):
     answer = ann.http.post(
-        "/v1/.../claim?key=secret",
+        "/v1/.../claim?x=1",
         json={"task": " x", "ttl": "5x", "notes": "misspelt", "queue": "x"},
         headers={"Idempotency-Key": "k" * 201},
     )
