@@ -23,6 +23,15 @@ class Keys:
         """Nobody needs a key."""
         return not self._team
 
+    @property
+    def breakable(self) -> bool:
+        """Somebody may break a claim."""
+        return bool(self._admin)
+
+    def is_admin(self, key: str) -> bool:
+        """Say if `key` is an admin key."""
+        return _among(key, self._admin)
+
     def check_team(self, authorization: str | None) -> None:
         """Let a team or admin key pass, or anybody where there is no team key."""
         if not self._team:

@@ -1,0 +1,374 @@
+"""The board's pages: parse, ask, show. Everything works without scripts except that it is live."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+from litestar import Controller, Request, Response, Router, get, post
+from litestar.di import Provide
+from litestar.exceptions import HTTPException
+from litestar.response import Stream
+from markupsafe import Markup
+
+from dibs import words
+from dibs.board import spans, views
+from dibs.board.feed import Feeds, Snapshot
+from dibs.board.views import ENV, FILTERS, MARKS, SECTIONS, SORTS, Look, Row
+from dibs.claims import Claims
+from dibs.outcomes import Ended, RateLimited
+from dibs.store import StoreDown
+from dibs.store.store import Overview
+from dibs.words import Claim, Fence, Project, Task
+
+Page = Response[bytes]
+Req = Request[Any, Any, Any]
+
+PROJECTS = 200
+"""Projects on the first page; the ones that changed last."""
+_HTML = "text/html; charset=utf-8"
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""Nothing from elsewhere and nothing inline: what a session puts in a note stays text."""
+
+
+class Problem(Protocol):
+    """What the API raises when it refuses."""
+
+    body: Mapping[str, Any]
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the pages need to know of the service."""
+
+    feeds: Feeds
+    claims: Claims
+    is_admin: Callable[[str], bool]
+    breakable: bool
+    """There is an admin key."""
+    keyed: bool
+    """There is a team key."""
+    public_url: str | None
+
+    def base(self, request: Req) -> str:
+        """Return the URL that people and sessions use for this service."""
+        return (self.public_url or str(request.base_url)).rstrip("/")
+
+
+class NoSuchPage(Exception):
+    """There is no page here; the message says why."""
+
+
+def page(template: str, status: int = 200, headers: dict[str, str] | None = None, **v: Any) -> Page:
+    """Answer with a page."""
+    html = ENV.get_template(template).render({"attention": None, "status": status, **v})
+    return Response(
+        html.encode(),
+        media_type=_HTML,
+        status_code=status,
+        headers={"Content-Security-Policy": _POLICY, **(headers or {})},
+    )
+
+
+def in_project(project: str) -> Project:
+    """Return the project of a path."""
+    try:
+        return words.project(project)
+    except words.Refused as refused:
+        raise NoSuchPage(f"“{project[:100]}” is no project. {refused}") from None
+
+
+def fields(raw: bytes) -> dict[str, str]:
+    """Return the fields of a query or form; of two with one name the last."""
+    try:
+        return dict(parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=20))
+    except ValueError:
+        return {}
+
+
+class Board(Controller):
+    """What people look at."""
+
+    path = "/"
+
+    @get("/")
+    async def projects(self, request: Req, desk: Desk) -> Page:
+        """List the projects."""
+        store = desk.claims.store
+        names = await store.projects()
+        found = await asyncio.gather(*map(store.overview, names[-1000:]))
+        found.sort(key=_changed, reverse=True)
+        shown = found[:PROJECTS]
+        return page(
+            "projects.html",
+            projects=shown,
+            more=len(names) - len(shown),
+            attention=sum(one.parked + one.lapsed for one in found),
+            now=store.clock.facts.witness_us // 1000,
+            **_first_steps(request, desk),
+        )
+
+    @get("/p/{project:str}")
+    async def project(self, request: Req, project: str, desk: Desk) -> Page:
+        """Show a project, all of it, as it is now."""
+        name = in_project(project)
+        look = Look.of(fields(request.scope["query_string"]))
+        snapshot = await desk.feeds.of(name).snapshot()
+        return page(
+            "project.html",
+            project=name,
+            look=look,
+            **_shown(snapshot, look),
+            **_first_steps(request, desk),
+        )
+
+    @get("/p/{project:str}/stream")
+    async def stream(self, request: Req, project: str, desk: Desk) -> Stream:
+        """Tell what changes from the page, or from the last change heard of, on."""
+        name = in_project(project)
+        query = fields(request.scope["query_string"])
+        after = request.headers.get("last-event-id") or query.get("after", "")
+        return Stream(
+            desk.feeds.of(name).follow(after),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+
+    @get("/p/{project:str}/break")
+    async def ask_to_break(self, request: Req, project: str, desk: Desk) -> Page:
+        """Say what breaking a claim does, and ask for the reason and the key."""
+        name = in_project(project)
+        given = fields(request.scope["query_string"])
+        return await _breaking(request, desk, name, given)
+
+    @post("/p/{project:str}/break")
+    async def break_(self, request: Req, project: str, desk: Desk) -> Page:
+        """Break a claim, for a person who typed an admin key into a page of ours."""
+        name = in_project(project)
+        given = fields(await request.body())
+        if not _from_here(request, desk):
+            raise NoSuchPage("A claim is broken from this service's own page only.")
+        if errors := _wrong(given):
+            return await _breaking(request, desk, name, given, errors, 422)
+        if not desk.is_admin(given.get("key", "")):
+            wrong = "That is not an admin key of this service. Nothing was changed."
+            return await _breaking(request, desk, name, given, [wrong], 403)
+        outcome = await desk.claims.store.break_(
+            name,
+            words.task(given["task"]),
+            words.fence(given["fence"]),
+            reason=given["reason"].strip(),
+            by=given.get("by", "").strip() or _user(request) or "an admin",
+        )
+        if isinstance(outcome, Ended):
+            return Response(b"", status_code=303, headers={"Location": f"/p/{name}"})
+        moved = "The claim changed since you looked, so nothing was broken. This is how it is now."
+        return await _breaking(request, desk, name, given, [moved], 409)
+
+    @get("/board/{name:str}", sync_to_thread=False)
+    def asset(self, name: str) -> Page:
+        """Serve a script, a style or a picture of the board. Its URL changes when it does."""
+        if name not in views.ASSETS:
+            raise NoSuchPage("There is no such file here.")
+        return Response(
+            views.ASSETS[name],
+            media_type=views.media_type(name),
+            headers={"Cache-Control": "public, max-age=31536000, immutable"},
+        )
+
+
+def _changed(one: Overview) -> float:
+    return one.changed_at.timestamp() if one.changed_at else 0.0
+
+
+def _first_steps(request: Req, desk: Desk) -> dict[str, Any]:
+    base = desk.base(request)
+    return {"base": base, "host": urlsplit(base).hostname, "keyed": desk.keyed}
+
+
+def _shown(snapshot: Snapshot, look: Look) -> dict[str, Any]:
+    """Return what the page shows of a snapshot."""
+    now = snapshot.now_ms
+    wanted = [one for one in snapshot.rows if look.wants(one)]
+    kept = {one.claim.task for one in wanted}
+    sections = []
+    for key, (title, kinds) in SECTIONS.items():
+        rows = sorted((one for one in snapshot.rows if one.kind in kinds), key=look.order)
+        html = "\n".join(one.paint(now, hidden=one.claim.task not in kept) for one in rows)
+        number = sum(one.claim.task in kept for one in rows)
+        sections.append((key, title, number, Markup(html)))  # noqa: S704 - rendered by a template
+    lately = "\n".join(spans.fill(html, now) for html in snapshot.lately)
+    return {
+        "after": snapshot.id,
+        "now": now,
+        "at": _utc(now),
+        "attention": snapshot.counts.attention,
+        "counts": asdict(snapshot.counts),
+        "sections": sections,
+        "shown": len(wanted),
+        "total": len(snapshot.rows),
+        "cut": snapshot.cut,
+        "holders": _holders(snapshot.rows, look),
+        "lately": Markup(lately),  # noqa: S704 - rendered by a template
+        "filters": FILTERS,
+        "marks": MARKS,
+        "sorts": SORTS,
+        "everything": Look(),
+    }
+
+
+def _utc(now_ms: int) -> str:
+    seconds = now_ms // 1000
+    return f"{seconds // 3600 % 24:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def _holders(rows: tuple[Row, ...], look: Look) -> list[str]:
+    names = {views.name(one.claim.holder) for one in rows} | {look.holder}
+    return sorted(names - {""}, key=str.lower)
+
+
+async def _breaking(
+    request: Req,
+    desk: Desk,
+    project: Project,
+    given: Mapping[str, str],
+    errors: list[str] | None = None,
+    status: int = 200,
+) -> Page:
+    """Show the claim as it is now, what breaking it does, and the form."""
+    claim = await _claim(desk, project, given.get("task", ""))
+    told = list(errors or [])
+    if claim is None:
+        told.append(f"Nobody holds {given.get('task') or 'that task'} any more.")
+        status = 409 if errors else 404
+    elif not errors and given.get("fence") and str(claim.fence) != given["fence"]:
+        told.append("The task changed hands since you looked. This is how it is now.")
+    return page(
+        "break.html",
+        status,
+        project=project,
+        claim=claim,
+        errors=told,
+        reason=given.get("reason", ""),
+        by=given.get("by") or _user(request),
+        breakable=desk.breakable,
+        now=desk.claims.store.clock.facts.witness_us // 1000,
+    )
+
+
+async def _claim(desk: Desk, project: Project, task: str) -> Claim | None:
+    try:
+        shown = await desk.claims.store.show(project, words.task(task), own=True)
+    except words.Refused:
+        return None
+    if isinstance(shown, RateLimited) or shown.state in ("free", "done"):
+        return None
+    return shown if isinstance(shown, Claim) else None
+
+
+def _wrong(given: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with the form of a break."""
+    wrong = []
+    checks: list[Callable[[], Task | Fence | str]] = [
+        lambda: words.task(given.get("task", "")),
+        lambda: words.fence(given.get("fence", "")),
+        lambda: words.plain_text(given.get("by", ""), "A name"),
+        lambda: words.plain_text(given.get("reason", ""), "A reason", newlines=True),
+    ]
+    for check in checks:
+        try:
+            check()
+        except words.Refused as refused:
+            wrong.append(str(refused))
+    if not 1 <= len(given.get("reason", "").strip()) <= words.NOTE_CHARS:
+        wrong.append(f"Give a reason, of at most {words.NOTE_CHARS} characters.")
+    if len(given.get("by", "")) > 100:
+        wrong.append("A name has at most 100 characters.")
+    return wrong
+
+
+def _from_here(request: Req, desk: Desk) -> bool:
+    """Say if a form was sent from a page of this service, as the browser says it."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site == "same-origin"
+    origin = urlsplit(request.headers.get("origin", "")).netloc
+    ours = {request.headers.get("host", ""), urlsplit(desk.base(request)).netloc}
+    return origin in ours - {""}
+
+
+def _user(request: Req) -> str:
+    """Return the name that somebody gave the browser's password prompt."""
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        name = base64.b64decode(value, validate=True).decode().partition(":")[0]
+        return words.plain_text(name[:100], "A name")
+    except (binascii.Error, UnicodeDecodeError, words.Refused):
+        return ""
+
+
+def _no_page(_: Req, error: NoSuchPage) -> Page:
+    title = "There is no page here"
+    return page("problem.html", 404, title=title, detail=str(error), again=False)
+
+
+def _refused(_: Req, error: Any) -> Page:
+    problem: Problem = error
+    status = problem.body["status"]
+    return page(
+        "problem.html",
+        status,
+        problem.headers,
+        title=problem.body["title"],
+        detail=problem.body["detail"],
+        again=False,
+    )
+
+
+def _down(_: Req, down: StoreDown) -> Page:
+    return page(
+        "problem.html",
+        503,
+        {"Retry-After": "5"},
+        title="The store cannot answer",
+        detail=f"{down.reason} Claims are safe, and no deadline passes meanwhile.",
+        again=True,
+    )
+
+
+def router(desk: Desk, problem: type[Exception]) -> Router:
+    """Return the board's routes. `problem` is what the API raises when it refuses."""
+
+    def provide_desk() -> Desk:
+        return desk
+
+    return Router(
+        "/",
+        route_handlers=[Board],
+        dependencies={"desk": Provide(provide_desk, sync_to_thread=False)},
+        exception_handlers={
+            problem: _refused,
+            NoSuchPage: _no_page,
+            StoreDown: _down,
+            HTTPException: _http,
+        },
+    )
+
+
+def _http(_: Req, error: HTTPException) -> Page:
+    return page(
+        "problem.html",
+        error.status_code,
+        title="That did not work",
+        detail=f"{error.detail}.",
+        again=False,
+    )

@@ -1,0 +1,60 @@
+"""Times that go on: HTML whose clocks are filled in when it is sent, and ticked by the browser.
+
+A template writes a clock as a kind and an instant. The text around the clocks is rendered once per
+change of a claim; the clocks are filled in at each paint. `span` has a twin in board.js.
+"""
+
+from typing import NewType
+
+from markupsafe import Markup
+
+Html = NewType("Html", tuple[str, ...])
+"""Text and clocks in turn, text first."""
+
+_EDGE = "\0"
+"""No name, label or note can hold it: control characters are refused (see words)."""
+
+
+def span(ms: int, *, fine: bool = False) -> str:
+    """Return a span as people say it; `fine`: with seconds while it is under five minutes."""
+    s = max(0, ms) // 1000
+    if s < 60:
+        return f"{s} s" if fine else "<1 min"
+    if s < 300 and fine:
+        return f"{s // 60} min {s % 60:02} s"
+    if s < 3600:
+        return f"{s // 60} min"
+    if s < 48 * 3600:
+        return f"{s // 3600} h {s % 3600 // 60:02} min"
+    return f"{s // 86_400} d"
+
+
+def clock(kind: str, ms: int) -> Markup:
+    """Mark a place for a clock: `ago`, `held` (since), `left` (until) or `share`."""
+    return Markup(f"{_EDGE}{kind} {ms}{_EDGE}")  # noqa: S704 - a word of ours and a number
+
+
+def plain(value: object) -> object:
+    """Return what a template prints, without the character that marks clocks."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return value.replace(_EDGE, "")
+    return value
+
+
+def cut(html: str) -> Html:
+    """Take rendered HTML apart at its clocks."""
+    return Html(tuple(html.split(_EDGE)))
+
+
+def fill(html: Html, now_ms: int) -> str:
+    """Put rendered HTML together, its clocks showing `now_ms`."""
+    parts = list(html)
+    for i in range(1, len(parts), 2):
+        kind, _, at = parts[i].partition(" ")
+        if kind == "left":
+            parts[i] = span(int(at) - now_ms, fine=True)
+        elif kind == "share":
+            parts[i] = str(max(0, int(at) - now_ms) // 1000)
+        else:
+            parts[i] = span(now_ms - int(at)).replace("<", "&lt;")
+    return "".join(parts)

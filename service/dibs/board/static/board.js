@@ -1,0 +1,299 @@
+// The board as it changes. The page is complete without this: here it is kept current, and quick.
+// Every piece of HTML that is put in comes from the service, where text was escaped.
+"use strict";
+
+const $ = (selector, root = document) => root.querySelector(selector);
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+const main = $("main");
+const [form, path] = [$("#filter"), location.pathname];
+const rows = new Map(all("tr[data-task]").map((row) => [row.dataset.task, row]));
+const visible = () => all("tr[data-task]").filter((row) => !row.hidden);
+const say = (text) => { if (text) $("#say").textContent = text; };
+
+// Clocks. They show the service's time, and stand still while the data is stale.
+const QUIET_MS = 25000; // the service says something every 10 s
+let [ahead, heard] = [main.dataset.now - Date.now(), Date.now()];
+let [state, trouble] = ["off", false];
+
+// The twin of span() in spans.py.
+function span(ms, fine) {
+  const s = Math.floor(Math.max(0, ms) / 1000);
+  const [m, h] = [Math.floor(s / 60), Math.floor(s / 3600)];
+  const two = (n) => String(n % 60).padStart(2, "0");
+  if (s < 60) return fine ? `${s} s` : "<1 min";
+  if (s < 300 && fine) return `${m} min ${two(s)} s`;
+  if (s < 3600) return `${m} min`;
+  return h < 48 ? `${h} h ${two(m)} min` : `${Math.floor(h / 24)} d`;
+}
+
+function tick() {
+  const now = Date.now() + ahead;
+  for (const time of all("time[data-t]")) {
+    const left = "left" in time.dataset && Math.max(0, time.dataset.t - now);
+    const text = left === false ? span(now - time.dataset.t) : span(left, true);
+    if (time.textContent !== text) time.textContent = text;
+    if (left !== false) time.parentNode.lastElementChild.value = left / 1000;
+  }
+}
+
+function show(next) {
+  const was = `This is how it was ${span(Date.now() - heard, true)} ago.`;
+  const why = next === "reconnecting" ? "Reconnecting" : trouble ? "The store is down" : "No connection";
+  const text = next === "live" ? "Live" : `${why}. ${was}`;
+  if ($("#link").textContent !== text) $("#link").textContent = text;
+  if (next === state) return;
+  if (state !== "off") say(text);
+  state = $("#link").dataset.state = next;
+  main.toggleAttribute("data-stale", next === "stale");
+}
+
+// Filter, search and sort: in the URL, as the server understands it. The twin of Look in views.py.
+function matches(row, q) {
+  const { state, holder } = form.elements;
+  const { kinds } = state.selectedOptions[0].dataset;
+  if (kinds && !kinds.split(" ").includes(row.dataset.kind)) return false;
+  if (state.value === "queue" && row.dataset.waiters === "0") return false;
+  if (state.value === "repeat" && row.dataset.lapses < 3) return false;
+  if (holder.value && holder.value !== row.dataset.holder) return false;
+  return !q || all("[data-q]", row).some((part) => part.textContent.toLowerCase().includes(q));
+}
+
+function order({ dataset: { task, holder, kind, due, ended, since } }) {
+  const first = kind === "done" ? -ended : Number(since);
+  const left = kind === "done" ? first : Number(due);
+  return { task: task.toLowerCase(), holder: holder.toLowerCase(), left }[form.elements.sort.value] ?? first;
+}
+
+function arrange() {
+  const q = form.elements.q.value.trim().toLowerCase();
+  let shown = 0;
+  for (const body of all("tbody")) {
+    let [before, ...list] = body.rows;
+    let number = 0;
+    list = list.map((row) => [order(row), row.dataset.task, row]);
+    list.sort(([a, s], [b, t]) => (a < b ? -1 : a > b ? 1 : s < t ? -1 : 1));
+    for (const [, , row] of list) {
+      if (before.nextElementSibling !== row) before.after(row);
+      before = row;
+      row.hidden = !matches(row, q);
+      number += !row.hidden;
+    }
+    body.hidden = !number;
+    $(".number", body).textContent = number;
+    shown += number;
+  }
+  $("#shown").textContent = `${shown} of ${rows.size} shown`;
+  $("#nothing").hidden = shown || !rows.size;
+  $("#tools").hidden = $("table").hidden = !($("#empty").hidden = rows.size > 0);
+}
+
+function look() {
+  const words = new URLSearchParams([...new FormData(form)].filter(([, value]) => value.trim()));
+  $(".clear").hidden = !words.size;
+  for (const tile of all("a.tile")) {
+    tile.ariaCurrent = tile.dataset.state === form.elements.state.value ? "true" : null;
+  }
+  history.replaceState(null, "", words.size ? `${path}?${words}` : path);
+  arrange();
+}
+
+// Changes. A row keeps its element, its open details and the focus, wherever it goes.
+function element(html) {
+  const template = document.createElement("template");
+  template.innerHTML = html;
+  return template.content.firstElementChild;
+}
+
+function put(task, section, html) {
+  const fresh = element(html);
+  const row = rows.get(task) ?? fresh;
+  for (const { name, value } of fresh.attributes) row.setAttribute(name, value);
+  [...row.cells].forEach((cell, i) => {
+    const next = fresh.cells[i];
+    if (cell.innerHTML === next.innerHTML) return;
+    if ($("details[open]", cell)) $("details", next).open = true;
+    cell.replaceChildren(...next.childNodes);
+  });
+  rows.set(task, row);
+  const [{ holder }, { options }] = [row.dataset, form.elements.holder];
+  if (![...options].some(({ value }) => value === holder)) options.add(new Option(holder, holder));
+  const body = document.getElementById(section);
+  if (row.parentNode !== body) body.append(row);
+}
+
+function reclock(task, due, beat) {
+  const row = rows.get(task);
+  if (!row) return;
+  $("[data-beat]", row).dataset.t = beat;
+  row.dataset.due = $("[data-left]", row).dataset.t = due;
+  $("progress", row).max = Math.max(1, (due - beat) / 1000);
+}
+
+function keepingFocus(change) {
+  const focused = document.activeElement;
+  const row = focused.closest("tr[data-task]");
+  const stops = () => [row, ...all("a, summary", row)];
+  const place = row && stops().indexOf(focused);
+  const next = row && visible()[visible().indexOf(row) + 1];
+  change();
+  if (!row || document.activeElement === focused) return;
+  const stop = row.isConnected && !row.hidden ? stops()[place] ?? row : next;
+  (stop?.isConnected ? stop : $("#claims")).focus({ preventScroll: true });
+}
+
+function happened(html) {
+  const [item, list] = [element(html), $("#lately")];
+  if (!$(`[data-event="${item.dataset.event}"]`, list)) list.prepend(item);
+  if (list.children.length > 40) list.lastElementChild.remove();
+  list.parentNode.hidden = false;
+}
+
+function summarise(counts) {
+  for (const place of all("[data-count]")) {
+    const value = String(counts[place.dataset.count]);
+    if (place.textContent !== value) place.textContent = value;
+    place.closest(".tile")?.classList.toggle("some", value !== "0");
+  }
+  const some = Number(counts.attention);
+  document.title = document.title.replace(/^(\(\d+\) )?/, some ? `(${some}) ` : "");
+  const icon = $("link[rel=icon]");
+  icon.href = icon.dataset[some ? "alert" : "calm"];
+}
+
+function patch(data) {
+  ahead = data.now - Date.now();
+  keepingFocus(() => {
+    for (const task of data.gone) rows.get(task)?.remove(), rows.delete(task);
+    for (const row of data.rows) put(...row);
+    for (const clock of data.clocks) reclock(...clock);
+    arrange();
+  });
+  data.lately.forEach(happened);
+  summarise(data.counts);
+  say(data.say);
+  data.alerts.forEach(notify);
+  tick();
+}
+
+// We missed something: take the whole page as it is now.
+async function resync() {
+  const answer = await fetch(path, { cache: "no-store" });
+  if (!answer.ok) throw new Error(answer.status);
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const fresh = new Map(all("tr[data-task]", page).map((row) => [row.dataset.task, row]));
+  const counts = all("[data-count]", page).map((one) => [one.dataset.count, one.textContent]);
+  patch({
+    now: $("main", page).dataset.now,
+    gone: [...rows.keys()].filter((task) => !fresh.has(task)),
+    rows: [...fresh].map(([task, row]) => [task, row.parentNode.id, row.outerHTML]),
+    lately: all("#lately li", page).map((item) => item.outerHTML).reverse(),
+    counts: Object.fromEntries(counts), clocks: [], say: "", alerts: [],
+  });
+}
+
+let stream, last = main.dataset.after;
+
+function connect() {
+  stream?.close();
+  stream = new EventSource(`${path}/stream?after=${encodeURIComponent(last)}`);
+  const on = (name, act) => stream.addEventListener(name, async (event) => {
+    try {
+      await act(JSON.parse(event.data));
+      if (event.lastEventId) last = event.lastEventId;
+      heard = name === "trouble" ? heard : Date.now();
+      trouble = name === "trouble";
+      show(trouble ? "stale" : "live");
+    } catch {
+      setTimeout(connect, 3000);
+    }
+  });
+  on("tick", ({ now }) => { ahead = now - Date.now(); });
+  on("patch", patch);
+  on("resync", resync);
+  on("trouble", () => {});
+  stream.onerror = () => {
+    if (state !== "stale") show("reconnecting");
+    if (stream.readyState === EventSource.CLOSED) setTimeout(connect, 3000);
+  };
+}
+
+setInterval(() => {
+  if (state === "live" && Date.now() - heard > QUIET_MS) connect(); // a laptop that slept
+  if (Date.now() - heard > QUIET_MS) show("stale");
+  else if (state !== "off") show(state);
+  if (state !== "stale" && !document.hidden) tick();
+}, 1000);
+
+// Notifications, when somebody asked for them.
+const [wanted, most] = [$("#notify-on"), $("#notify-queue")];
+const may = () => window.Notification?.permission ?? "unsupported";
+
+async function wish() {
+  if (wanted.checked && may() === "default") await Notification.requestPermission();
+  wanted.checked &&= may() === "granted";
+  if (may() !== "granted") $("#notify-hint").textContent = `This browser shows none (${may()}).`;
+  $("#notify").classList.toggle("on", wanted.checked);
+  localStorage.setItem("dibs.notify", wanted.checked ? most.value : "");
+}
+
+function notify({ type, title, text, task, waiting }) {
+  if (!wanted.checked || (type === "queued" && waiting <= most.value)) return;
+  const body = type === "queued" ? `${waiting} wait for it.` : text;
+  try {
+    const note = new Notification(title, { body, tag: `${path} ${type} ${task}` });
+    note.onclick = () => { focus(); rows.get(task)?.focus(); note.close(); };
+  } catch { /* some phones let only service workers notify */ }
+}
+
+// Breaking a claim: the page that asks works by itself; here it opens in place.
+async function ask(href, options) {
+  const asking = $("#asking");
+  const answer = await fetch(href, { redirect: "manual", ...options });
+  if (answer.type === "opaqueredirect") return asking.close();
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  asking.replaceChildren($("#break", page));
+  if (!asking.open) asking.showModal();
+  $("textarea", asking)?.focus();
+}
+
+document.addEventListener("click", (event) => {
+  const target = event.target.closest(".break, #asking .cancel, a.tile, .clear");
+  if (!target || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  if (target.matches(".break")) return ask(target.href).catch(() => { location = target.href; });
+  if (target.matches(".cancel")) return $("#asking").close();
+  if (target.matches(".clear")) for (const field of all("input, select", form)) field.value = "";
+  else form.elements.state.value = target.ariaCurrent ? "" : target.dataset.state;
+  look();
+});
+$("#asking").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const body = new URLSearchParams(new FormData(event.target));
+  ask(event.target.action, { method: "POST", body }).catch(() => event.target.submit());
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || $("dialog[open]")) return;
+  const at = document.activeElement;
+  if (at.matches("input, select, textarea")) return event.key === "Escape" && at.blur();
+  const list = visible();
+  const place = list.indexOf(at.closest("tr[data-task]"));
+  const go = (to) => list[Math.min(Math.max(to, 0), list.length - 1)]?.focus();
+  if (event.key === "/") $("#q").focus();
+  else if (event.key === "?") $("#help").showModal();
+  else if (event.key === "j") go(place + 1);
+  else if (event.key === "k") go(place < 0 ? 0 : place - 1);
+  else if (event.key === "Enter" && at.matches("tr[data-task]")) $("details", at).open ^= true;
+  else return;
+  event.preventDefault();
+});
+
+$("#keys").addEventListener("click", () => $("#help").showModal());
+$("#notify").addEventListener("change", wish);
+form.addEventListener("input", look);
+form.addEventListener("submit", (event) => { event.preventDefault(); look(); });
+document.documentElement.classList.add("live");
+connect();
+most.value = localStorage.getItem("dibs.notify") || 3;
+wanted.checked = localStorage.getItem("dibs.notify") && may() === "granted";
+$("#notify").classList.toggle("on", wanted.checked);
