@@ -90,7 +90,8 @@ end
 local function grant(task, rec)
   local last = call('HGET', META, 'fence')
   if not last then call('HSET', META, 'epoch', text(NOW_US)) end
-  local fence = text(math.max(tonumber(last or '0') + 1, NOW_US))
+  -- The last fence may be gone with a primary that was lost; what this service saw of time is not.
+  local fence = text(math.max(tonumber(last or '0') + 1, NOW_US, WITNESS_US))
   call('HSET', META, 'fence', fence)
   local fresh = {
     state = 'held', owner = SESSION, fence = fence, ttl = text(ttl_ms or RULES.ttl_ms),
