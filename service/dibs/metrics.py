@@ -225,7 +225,7 @@ class Metrics:
                     f'{label}="{value}"' for label, value in zip(family.labels, values, strict=True)
                 )
                 if family.kind != "histogram":
-                    yield f"{family.name}{{{labels}}} {_number(sums[at])}\n"
+                    yield f"{family.name}{_braced(labels)} {_number(sums[at])}\n"
                 else:
                     yield from _histogram(family, labels, sums[at : at + family.width])
 
@@ -235,8 +235,12 @@ def _histogram(family: Family, labels: str, cells: Sequence[float]) -> Iterator[
     for bound, cell in zip((*map(str, family.buckets), "+Inf"), cells, strict=False):
         count += cell
         yield f'{family.name}_bucket{{{more}le="{bound}"}} {_number(count)}\n'
-    yield f"{family.name}_sum{{{labels}}} {_number(cells[-1])}\n"
-    yield f"{family.name}_count{{{labels}}} {_number(count)}\n"
+    yield f"{family.name}_sum{_braced(labels)} {_number(cells[-1])}\n"
+    yield f"{family.name}_count{_braced(labels)} {_number(count)}\n"
+
+
+def _braced(labels: str) -> str:
+    return f"{{{labels}}}" if labels else ""
 
 
 def _number(value: float) -> str:

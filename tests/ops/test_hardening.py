@@ -108,7 +108,7 @@ def test_a_connection_too_many_is_told_so_and_the_others_go_on(service: Running)
     finally:
         for connection in connections:
             connection.close()
-    until(lambda: service.metrics()["dibs_connections{}"] < 5, "the connections are gone")
+    until(lambda: service.metrics()["dibs_connections"] < 5, "the connections are gone")
     assert service.metrics()[refused] >= before + 8
 
 

@@ -53,7 +53,11 @@ class ClusterLink:
         """See Link. Asked with every look at the clock, so the map is never older than a second."""
         self._stale = True
         await self._look()
-        return [self._at(address) for address in sorted({node for _, node in self._ranges})]
+        links = [self._at(address) for address in sorted({node for _, node in self._ranges})]
+        states = await asyncio.gather(*(link.command("CLUSTER", "INFO") for link in links))
+        if not all("cluster_state:ok" in str(state) for state in states):
+            raise StoreDown("A node of the store does not serve its part now.", sent=False)
+        return list(links)
 
     async def owner(self, key: str) -> Address:
         """Return the primary that serves `key`."""

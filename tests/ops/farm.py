@@ -1,0 +1,173 @@
+"""Real Redis servers on loopback: a cluster of three primaries, or a primary under Sentinels."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import redis
+from tests.ops.running import until
+
+PASSWORD = "a password of this test"
+
+
+def server() -> str:
+    """The path of redis-server, which can be a Sentinel and a node of a cluster."""
+    found = shutil.which("redis-server")
+    if not found:
+        why = "no redis-server on the PATH (Debian's package redis-server)"
+        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, below those that the system gives to clients, for bus ports too."""
+    found: list[int] = []
+    candidate = 12_000 + os.getpid() % 8_000
+    while len(found) < count:
+        candidate += 1
+        with contextlib.ExitStack() as held:
+            try:
+                for port in (candidate, candidate + 10_000):
+                    probe = held.enter_context(socket.socket())
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(candidate)
+    return found
+
+
+class Node:
+    """One server process."""
+
+    def __init__(self, folder: Path, port: int, *flags: str, sentinel: str = "") -> None:
+        self.folder, self.port, self.flags, self.sentinel = folder, port, flags, sentinel
+        folder.mkdir(parents=True)
+        self.start()
+
+    def start(self) -> None:
+        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", *self.flags]
+        if self.sentinel:
+            config = self.folder / "sentinel.conf"
+            if not config.exists():
+                config.write_text(f"port {self.port}\nbind 127.0.0.1\n{self.sentinel}")
+            arguments = [str(config), "--sentinel"]
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                [server(), *arguments], cwd=self.folder, stdout=log, stderr=log
+            )
+        until(lambda: self.answers(), f"the server on port {self.port} answers")
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(
+            port=self.port,
+            password=None if self.sentinel else PASSWORD,
+            decode_responses=True,
+            socket_timeout=2,
+        )
+
+    def answers(self) -> bool:
+        with contextlib.suppress(redis.RedisError), self.client() as client:
+            return bool(client.ping())
+        return False
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+
+COMMON = (
+    *("--requirepass", PASSWORD, "--masterauth", PASSWORD),
+    *("--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0"),
+)
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, *, replicas: int = 0, primaries: int = 3) -> Iterator[Sequence[Node]]:
+    """Nodes of a cluster, primaries first, every slot served."""
+    ports = free_ports(primaries * (1 + replicas))
+    flags = (*COMMON, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+    flags = (*flags, "--cluster-replica-validity-factor", "0")
+    with stopping() as nodes:
+        for port in ports:
+            nodes.append(Node(folder / str(port), port, *flags))
+        addresses = [f"127.0.0.1:{port}" for port in ports]
+        made = subprocess.run(
+            [
+                *("redis-cli", "-a", PASSWORD, "--no-auth-warning", "--cluster", "create"),
+                *addresses,
+                *("--cluster-replicas", str(replicas), "--cluster-yes"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert made.returncode == 0, made.stdout + made.stderr
+        for node in nodes:
+            until(lambda node=node: _whole(node), f"port {node.port} sees the whole cluster")
+        for node in nodes[primaries:]:
+            until(lambda node=node: _linked(node), "the replicas have their primaries' data", 20)
+        yield nodes
+
+
+def _whole(node: Node) -> bool:
+    with node.client() as client:
+        info = client.execute_command("CLUSTER INFO")
+    state = (
+        info
+        if isinstance(info, dict)
+        else dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    )
+    return state["cluster_state"] == "ok" and state["cluster_slots_ok"] == "16384"
+
+
+@contextlib.contextmanager
+def sentinels(folder: Path) -> Iterator[tuple[list[Node], list[Node]]]:
+    """Two servers (a primary and its replica), and three Sentinels that watch them."""
+    ports = free_ports(5)
+    with stopping() as nodes:
+        primary = Node(folder / "primary", ports[0], *COMMON)
+        nodes.append(primary)
+        replica = Node(
+            folder / "replica", ports[1], *COMMON, "--replicaof", f"127.0.0.1 {ports[0]}"
+        )
+        nodes.append(replica)
+        config = (
+            f"sentinel monitor claims 127.0.0.1 {ports[0]} 2\n"
+            f'sentinel auth-pass claims "{PASSWORD}"\n'
+            "sentinel down-after-milliseconds claims 1000\n"
+            "sentinel failover-timeout claims 3000\n"
+        )
+        for port in ports[2:]:
+            nodes.append(Node(folder / str(port), port, sentinel=config))
+        until(lambda: _linked(replica), "the replica has the primary's data", 20)
+        for watcher in nodes[2:]:
+            until(lambda watcher=watcher: _agreed(watcher), "the Sentinels know each other", 20)
+        yield nodes[:2], nodes[2:]
+
+
+def _linked(replica: Node) -> bool:
+    with replica.client() as client:
+        return client.info("replication").get("master_link_status") == "up"
+
+
+def _agreed(watcher: Node) -> bool:
+    with watcher.client() as client:
+        seen = client.sentinel_master("claims")
+    return seen["num-other-sentinels"] == 2 and seen["num-slaves"] == 1
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[list[Node]]:
+    """Nodes that are killed at the end."""
+    nodes: list[Node] = []
+    try:
+        yield nodes
+    finally:
+        for node in nodes:
+            node.kill()
