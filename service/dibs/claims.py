@@ -68,6 +68,8 @@ class Claims:
             raise OutOfBounds("wait", f"The service waits up to {WAIT_MOST_S} seconds; ask again.")
         if not wish.wait_s:
             return await self._claim(project, session, wish, request)
+        # One name for all its tries: what an earlier one told of losses, the last one repeats.
+        request = request or self.store.new_request()
         until = asyncio.get_running_loop().time() + wish.wait_s
         async with self.hub.listen(project) as listener:
             while True:

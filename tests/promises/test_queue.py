@@ -109,6 +109,16 @@ async def test_a_waiting_claim_is_woken_by_the_release(claims: Claims, store: St
     assert asyncio.get_running_loop().time() - started < 2
 
 
+async def test_a_waiting_claim_still_tells_what_was_lost_meanwhile(claims: Claims, store: Store):
+    ann, bob = new_session(), new_session()
+    for task in ("T-1", "T-2"):
+        held = await store.claim("tells", bob, [task])
+    await store.break_("tells", "T-2", held.claims[0].fence, reason="stuck", by="lead")
+    await store.claim("tells", ann, ["T-3"])
+    outcome = await claims.claim("tells", bob, Wish(tasks=("T-3",), wait_s=1))
+    assert [loss.task for loss in outcome.lost] == ["T-2"]
+
+
 async def test_a_waiting_claim_is_answered_when_its_time_is_over(claims: Claims, store: Store):
     ann, bob = new_session(), new_session()
     await store.claim("times.out", ann, ["T-1"])

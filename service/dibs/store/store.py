@@ -116,6 +116,10 @@ class Store:
         """Return what the store knows of a session: a keyed hash. Its start is the holder's ref."""
         return hmac.digest(self._secret, session.encode(), "sha256").hex()[:32]
 
+    def new_request(self) -> str:
+        """Return a name for a request that has none."""
+        return f"{self.clock.process}-{next(self._requests)}"
+
     async def claim(
         self,
         project: Project,
@@ -361,7 +365,7 @@ class Store:
         own: bool = False,
     ) -> tuple[str, Reader, list[Any]]:
         """Run a script, once more if the connection was lost: each is safe to run twice."""
-        request = request or f"{self.clock.process}-{next(self._requests)}"
+        request = request or self.new_request()
         script = (self._own if own else self._scripts)[name]
         sent = False
         for attempt in range(_ATTEMPTS):
