@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import Desk, new_session
+from tests.tools.clock import SteppedClock
 
 from dibs import outcomes as o
 from dibs.store import Rules, Store, StoreDown, StoreFull
@@ -192,6 +193,36 @@ async def test_health_names_what_weakens_a_store(tmp_path):
         health = await store.health()
         assert health.durability == "relaxed"
         assert "everysec" in health.reasons[0]
+    finally:
+        await store.close()
+        embedded.stop()
+
+
+async def test_a_replica_is_not_ready_and_refuses_without_effect(tmp_path):
+    embedded = EmbeddedStore.start(tmp_path / "data")
+    store = Store(PipelineLink.to(embedded.url), FREE)
+    try:
+        await store.open()
+        await store.link.command("REPLICAOF", "127.0.0.1", "1")
+        with pytest.raises(StoreDown, match="replica"):
+            await store.health()
+        with pytest.raises(StoreDown) as caught:
+            await store.claim("rep.lica", new_session(), ["T-1"])
+        assert not caught.value.sent
+    finally:
+        await store.close()
+        embedded.stop()
+
+
+async def test_a_store_whose_clock_stands_still_is_not_ready(tmp_path):
+    clock = SteppedClock(tmp_path / "clock")
+    embedded = EmbeddedStore.start(tmp_path / "data", env=clock.env)
+    store = Store(PipelineLink.to(embedded.url), FREE)
+    try:
+        await store.open()
+        clock.freeze()
+        with pytest.raises(StoreDown, match="stands still"):
+            await store.health()
     finally:
         await store.close()
         embedded.stop()

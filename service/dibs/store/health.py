@@ -26,7 +26,7 @@ class Health:
 
 
 async def check(link: Link) -> Health:
-    """Ask every server of the store for its configuration. Raises StoreDown."""
+    """Ask every server of the store for its configuration. Raises StoreDown if one is unfit."""
     found = await asyncio.gather(*map(_check, await link.servers()))
     reasons = list(dict.fromkeys(reason for health in found for reason in health.reasons))
     if link.why_relaxed:
@@ -46,6 +46,9 @@ async def _check(server: Link) -> Health:
         return Health("ready", "relaxed", "in memory", ["Claims are kept in this process only."])
     except TimeoutError:
         raise StoreDown("The store does not answer.", sent=False) from None
+    if info.get("role", "master") not in ("master", "primary"):
+        raise StoreDown("The store is a replica: it takes no claims.", sent=False)
+    await _check_clock(server)
     name = "Valkey" if "valkey_version" in info else "Redis"
     version = info.get("valkey_version") or info.get("redis_version", "")
     reasons = _roles(info)
@@ -77,6 +80,14 @@ async def _check(server: Link) -> Health:
     if reasons:
         durability = "relaxed"
     return Health("ready", durability, f"{name} {version}", reasons)
+
+
+async def _check_clock(server: Link) -> None:
+    """Raise StoreDown where TIME stands still, as it does in Valkey 9.1.0 on some hosts (#4345)."""
+    before = await server.command("TIME")
+    await asyncio.sleep(0.005)
+    if await server.command("TIME") == before:
+        raise StoreDown("The store's clock stands still: no claim would ever lapse.", sent=False)
 
 
 async def memory(link: Link) -> tuple[int, int]:
@@ -116,8 +127,6 @@ async def _evicts(server: Link) -> str | None:
 
 def _roles(info: dict[str, str]) -> list[str]:
     reasons = []
-    if info.get("role", "master") not in ("master", "primary"):
-        reasons.append("The store is a replica: it takes no claims.")
     if int(info.get("connected_slaves", "0")) > 0:
         reasons.append(
             "The store has replicas: if one of them takes over, the last claims may be lost."
