@@ -143,7 +143,7 @@ def git_remote(root):
     """The URL of the remote `origin`, else of the first remote, else ''."""
     import re
 
-    section = r'\[remote "(.+?)"\][^\[]*?\burl *= *"?([^\s"]+)'
+    section = r'\[remote "(.+?)"\][^\[]*?\burl *= *"?([^\n"]+)'
     urls = re.findall(section, git_file(root, "config"))
     return dict(urls).get("origin") or (urls[0][1] if urls else "")
 
@@ -517,7 +517,9 @@ def request(sock, method, target, host, headers, body=b""):
     with sock.makefile("rb") as file:
         try:
             status, got = int(file.readline(1000).split()[1]), {}
-            for line in iter(lambda: file.readline(10000).strip(), b""):
+            for line in iter(file.readline, b"\r\n"):
+                if not line.endswith(b"\n"):
+                    raise ValueError
                 name, _, text = line.decode("latin-1").partition(":")
                 got[name.strip().lower()] = text.strip()
             return status, got, b"" if method == "CONNECT" else read_body(file, got)
@@ -601,9 +603,12 @@ def call(session, method, act, body=None, attempts=3, timeout_s=TIMEOUT_S):
         try:
             got, raw = ask(session.setup, method, path, headers, data, timeout_s)
             try:
-                return json.loads(raw.decode()), sent
-            except ValueError:
-                raise refusal(200, got, raw) from None
+                reply = json.loads(raw.decode())
+                if reply.keys() & {"state", "claims", "released"}:
+                    return reply, sent
+            except (ValueError, AttributeError):
+                pass
+            raise refusal(200, got, raw)
         except Trouble as trouble:
             hopeless = trouble.problem.get("code") in ("refused-by-policy", "no-trust", "redirect")
             if trouble.code != UNKNOWN or hopeless or not attempts:

@@ -1,0 +1,142 @@
+"""A sandbox: a repository, a home, and the client run in a process of its own, as agents do."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.tools.running import Service, running
+
+CLIENT = Path(__file__).parents[2] / "client" / "dibs.py"
+KEY = "team-key-of-these-tests"
+# Everything that tells the client who it is or where to go; a sandbox starts without.
+NAMED = re.compile(r"(DIBS|CLAUDE|CODEX|CURSOR|COPILOT|XDG)_|(https?|all|no)_proxy$|.*_CA_", re.I)
+
+
+class Answer(subprocess.CompletedProcess[str]):
+    """What one command answered."""
+
+    @property
+    def json(self) -> Any:
+        """The one JSON document on stdout."""
+        return json.loads(self.stdout)
+
+    def said(self, code: int) -> "Answer":
+        """Assert the exit code, and that no traceback was printed; return the answer."""
+        assert self.returncode == code, f"exit {self.returncode}\n{self.stdout}\n{self.stderr}"
+        assert "Traceback" not in self.stdout + self.stderr
+        return self
+
+
+class Sandbox:
+    """One machine: a checkout of acme/shop, a home, an environment."""
+
+    def __init__(self, folder: Path, url: str, **env: str) -> None:
+        self.folder, self.repo, self.home = folder, folder / "repo", folder / "home"
+        self.repo.mkdir(parents=True)
+        self.home.mkdir()
+        self.git("init", "-q", "-b", "main")
+        self.git("remote", "add", "origin", "https://github.com/Acme/Shop.git")
+        inherited = {k: v for k, v in os.environ.items() if not NAMED.match(k)}
+        self.env = inherited | {"HOME": str(self.home), "DIBS_URL": url} | env
+        self.script = CLIENT
+
+    def git(self, *args: str) -> None:
+        """Run git in the repository."""
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *args]
+        subprocess.run(command, cwd=self.repo, check=True, capture_output=True)
+
+    def command(self, *args: str) -> list[str]:
+        """The command line of a dibs command."""
+        return [sys.executable, str(self.script), *args]
+
+    def dibs(self, *args: str, stdin: str = "", **env: str | None) -> Answer:
+        """Run a dibs command and wait for it."""
+        done = subprocess.run(
+            self.command(*args),
+            cwd=self.repo,
+            env=self.environ(env),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return Answer(done.args, done.returncode, done.stdout, done.stderr)
+
+    def start(self, *args: str, **env: str | None) -> subprocess.Popen[str]:
+        """Start a dibs command, in a process group of its own, and go on."""
+        return subprocess.Popen(
+            self.command(*args),
+            cwd=self.repo,
+            env=self.environ(env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def hook(
+        self, event: str, env: Mapping[str, str | None] | None = None, **fields: Any
+    ) -> Answer:
+        """Run the hook as Claude Code does; it must succeed in silence on stderr."""
+        payload = {"session_id": "c0ffee", "hook_event_name": event, "cwd": str(self.repo)}
+        where = {"CLAUDE_PROJECT_DIR": str(self.repo), **(env or {})}
+        answer = self.dibs("hook", stdin=json.dumps(payload | fields), **where).said(0)
+        assert answer.stderr == ""
+        return answer
+
+    def environ(self, more: Mapping[str, str | None]) -> dict[str, str]:
+        """The environment with `more` in it; None takes a variable out."""
+        return {k: v for k, v in (self.env | dict(more)).items() if v is not None}
+
+    def state_files(self) -> list[Path]:
+        """The state files on this machine."""
+        return sorted((self.home / ".local/state/dibs").rglob("*.json"))
+
+    def forget(self) -> None:
+        """Lose everything outside the repository, as a replaced VM does."""
+        subprocess.run(["rm", "-rf", str(self.home / ".local")], check=True)
+
+    def stamp_is_old(self) -> None:
+        """Let the next hook beat, as if the last beat were long ago."""
+        for path in (self.home / ".local/state/dibs").rglob("*.stamp"):
+            _, *until = path.read_text().split()
+            path.write_text(" ".join(["0", *until]))
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The real service on its own store, with spans short enough to wait for."""
+    spans = {"DIBS_MIN_TTL": "1s", "DIBS_GRACE": "1s", "DIBS_HANDOVER": "2s"}
+    rates = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
+    with running(tmp_path_factory.mktemp("service"), env=spans | rates) as running_service:
+        yield running_service
+
+
+@pytest.fixture(scope="session")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that asks for a team key."""
+    env = {"DIBS_TEAM_KEY": KEY, "DIBS_MIN_TTL": "1s"}
+    with running(tmp_path_factory.mktemp("keyed"), "--memory", env=env) as running_service:
+        yield running_service
+
+
+Make = Callable[..., Sandbox]
+
+
+@pytest.fixture
+def sandbox(service: Service, tmp_path: Path) -> Make:
+    """Make sandboxes, all in one project that no other test uses."""
+    made: list[Sandbox] = []
+    project = f"acme.{tmp_path.name}"
+
+    def make(url: str = service.url, **env: str) -> Sandbox:
+        made.append(Sandbox(tmp_path / f"vm{len(made)}", url, **({"DIBS_PROJECT": project} | env)))
+        return made[-1]
+
+    return make
