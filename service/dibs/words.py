@@ -56,12 +56,8 @@ def task(text: str) -> Task:
     """Return `text` as a task name, or raise Refused."""
     if not 1 <= len(text) <= TASK_CHARS:
         raise Refused(f"A task has 1 to {TASK_CHARS} characters; this one has {len(text)}.")
-    if text.isascii() and text.isprintable():
-        normal = True
-    else:
-        plain_text(text, "A task")
-        normal = unicodedata.is_normalized("NFC", text)
-    if not normal:
+    plain_text(text, "A task")
+    if not text.isascii() and not unicodedata.is_normalized("NFC", text):
         raise Refused("A task is written in Unicode NFC; send it composed (NFC).")
     if text[0].isspace() or text[-1].isspace():
         raise Refused("A task has no blank at its start or end.")
@@ -70,6 +66,8 @@ def task(text: str) -> Task:
 
 def plain_text(text: str, what: str, *, newlines: bool = False) -> str:
     """Return `text` if it holds no control characters (line breaks where `newlines`)."""
+    if text.isascii() and text.isprintable():
+        return text
     for char in text:
         if newlines and char in "\n\t":
             continue
