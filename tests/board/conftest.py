@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from tests.tools.running import Running, new_session, until
+from tests.ops.running import Running, new_session, until
 
 ADMIN_KEY = "an-admin-key-for-tests"
 FLAGS = (

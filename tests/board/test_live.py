@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page
 from tests.board.conftest import ADMIN_KEY, Team, live, row, settles, tasks
-from tests.tools.running import Running, until
+from tests.ops.running import Running, until
 
 from dibs.board.spans import span
 
