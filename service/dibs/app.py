@@ -77,8 +77,8 @@ def links(url: str | None) -> tuple[Link, Any]:
 
         server = FakeServer()
         return (
-            ClientLink(FakeAsyncRedis(server=server, decode_responses=True)),
-            FakeAsyncRedis(server=server, decode_responses=True),
+            ClientLink(FakeAsyncRedis(server=server, decode_responses=True, protocol=2)),
+            FakeAsyncRedis(server=server, decode_responses=True, protocol=2),
         )
     found = target.parse(url)
     link = target.link_to(found)

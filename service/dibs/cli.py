@@ -1,4 +1,4 @@
-"""The command `dibs`: `serve` is the service, every other word is the client's."""
+"""The command `dibs`: `serve`, `backup` and `restore` are the service's, the rest the client's."""
 
 import argparse
 import importlib.util
@@ -17,6 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["serve"]:
         return serve(arguments[1:])
+    if arguments[:1] in (["backup"], ["restore"]):
+        return copy(arguments[0], arguments[1:])
     return int(client().main(arguments))
 
 
@@ -43,6 +45,36 @@ def serve(arguments: Sequence[str]) -> int:
         return service.run(settings)
     except KeyboardInterrupt:
         return 130
+
+
+def copy(act: str, arguments: Sequence[str]) -> int:
+    """Run `dibs backup FILE` or `dibs restore FILE`."""
+    from pathlib import Path
+
+    from dibs import backup
+    from dibs.settings import Settings
+    from dibs.store.embedded import StoreUnavailable
+
+    what = {
+        "backup": "Copy the claims of a private store to FILE, whether it runs or not.",
+        "restore": "Put the claims in FILE into a data directory that has none.",
+    }
+    parser = argparse.ArgumentParser(prog=f"dibs {act}", description=what[act])
+    parser.add_argument("file", metavar="FILE", type=Path)
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(os.environ.get("DIBS_DATA_DIR") or Settings.model_fields["data_dir"].default),
+        help="the private store's directory (DIBS_DATA_DIR; default: %(default)s)",
+    )
+    given = parser.parse_args(arguments)
+    run = backup.backup if act == "backup" else backup.restore
+    try:
+        print(run(given.data_dir, given.file))
+    except StoreUnavailable as refusal:
+        print(f"dibs {act}: {refusal}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _settings(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> "Settings | None":

@@ -87,7 +87,8 @@ class Load:
             try:
                 status, answer = _post(connections, port, project, act, body, session)
             except (OSError, http.client.HTTPException) as error:
-                connections.pop(port, None)
+                if port in connections:
+                    connections.pop(port).close()
                 self.unanswered[type(error).__name__] += 1
                 time.sleep(0.05)
                 continue

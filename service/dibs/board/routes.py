@@ -29,7 +29,7 @@ Req = Request[Any, Any, Any]
 
 PROJECTS = 200
 """Projects on the first page; the ones that changed last."""
-_HTML = "text/html; charset=utf-8"
+_HTML = "text/html"
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

@@ -49,7 +49,7 @@ _VERSION = hashlib.sha256(b"".join(ASSETS[name] for name in sorted(ASSETS))).hex
 
 def media_type(asset: str) -> str:
     """Return the media type of an asset."""
-    return _TYPES["." + asset.rpartition(".")[2]] + "; charset=utf-8"
+    return _TYPES["." + asset.rpartition(".")[2]]
 
 
 def asset(name: str) -> str:
@@ -147,29 +147,29 @@ def said(event: Event) -> tuple[str, str]:
     who = name(event.holder)
     match event.type:
         case "lapsed":
-            return "", f"lapsed: {who} was not heard from"
+            return "", f" lapsed: {who} was not heard from"
         case "broken":
-            return f"{event.by or 'somebody'} broke", f"which {who} held"
+            return f"{event.by or 'somebody'} broke ", f", which {who} held"
         case "queued":
-            return f"{who} waits for", ""
+            return f"{who} waits for ", ""
         case "unqueued":
-            return f"{who} no longer waits for", ""
+            return f"{who} no longer waits for ", ""
         case "done":
-            return f"{who} finished", ""
+            return f"{who} finished ", ""
         case "revived":
-            return f"{who} came back to", ""
+            return f"{who} came back to ", ""
         case "resumed":
-            return f"{who} went on with", ""
+            return f"{who} went on with ", ""
         case "abandoned":
-            return f"{who} gave up", ""
+            return f"{who} gave up ", ""
         case other:
-            return f"{who} {other}", ""
+            return f"{who} {other} ", ""
 
 
 def sentence(event: Event) -> str:
     """Return an event as plain text, for screen readers and notifications."""
     before, after = said(event)
-    return " ".join(filter(None, (before, event.task, after)))
+    return f"{before}{event.task}{after}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

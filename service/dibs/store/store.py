@@ -84,14 +84,22 @@ class Store:
         """
         if refusal := await health.evicts_claims(self.link):
             raise Unfit(refusal)
+        await self._identify()
+        await self.tick()
+
+    async def _identify(self) -> None:
+        """Check that the data is of our format, and hash sessions as every service on it does.
+
+        Raises StoreDown, or Unfit.
+        """
         found = await self._settled("dibs:format", FORMAT)
         if found != FORMAT:
             raise Unfit(
                 f"The store holds data of format {found}; this dibs reads format {FORMAT}. "
                 "Run the version of dibs that wrote it, or give this one a store of its own."
             )
-        self._secret = bytes.fromhex(await self._settled("dibs:secret", secrets.token_hex(32)))
-        await self.tick()
+        ours = self._secret.hex() or secrets.token_hex(32)
+        self._secret = bytes.fromhex(await self._settled("dibs:secret", ours))
 
     async def memory(self) -> tuple[int, int]:
         """Return what the store's servers use, and may use (0: no limit), in bytes."""
@@ -108,6 +116,11 @@ class Store:
     async def tick(self) -> str:
         """Look at the lease clock. Returns why time was lost, or ''."""
         why = await self.clock.tick()
+        try:
+            await self._identify()  # it may be another store's data by now, or a newer version's
+        except Unfit as unfit:
+            self.clock.stale = True
+            raise StoreDown(str(unfit), sent=False) from None
         if why:
             self._known.clear()  # the store may have come back without what we put in it
         return why

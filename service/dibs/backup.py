@@ -1,0 +1,130 @@
+"""Copies of a private store: `dibs backup FILE` while it runs or not, `dibs restore FILE`.
+
+What is copied is the append-only log. Its files only ever grow at the end, and a manifest names
+them: whoever opens all files that one manifest names has every claim that was acknowledged before.
+"""
+
+import os
+import re
+import shutil
+import tarfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+from dibs.store import datadir
+from dibs.store.embedded import EmbeddedStore, StoreUnavailable
+from dibs.store.store import FORMAT
+
+LOGS = "appendonlydir"
+MANIFEST = "appendonly.aof.manifest"
+_PARTS = re.compile(r"appendonly\.aof\.(manifest|\d+\.(base|incr)\.(aof|rdb))")
+_TRIES = 20
+
+
+def backup(data_dir: Path, file: Path) -> str:
+    """Write the claims in `data_dir` to `file`; return what was done. Raises StoreUnavailable."""
+    logs = data_dir / LOGS
+    part = file.with_name(file.name + ".part")
+    try:
+        with ExitStack() as held:
+            names = _open_all(logs, held)
+            opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(opened, "wb") as output:
+                with tarfile.open(fileobj=output, mode="w:gz") as archive:
+                    for name, source in names.items():
+                        info = tarfile.TarInfo(f"{LOGS}/{name}")
+                        info.mode = 0o600
+                        # The log may grow while it is copied: as much of it as there is now.
+                        info.size = os.fstat(source.fileno()).st_size
+                        archive.addfile(info, source)
+                output.flush()
+                os.fsync(output.fileno())
+        os.replace(part, file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise StoreUnavailable(f"cannot write {file}: {error.strerror or error}.") from None
+    return f"wrote {file}, {file.stat().st_size} bytes: keep it as you keep a key"
+
+
+def _open_all(logs: Path, held: ExitStack) -> dict[str, BinaryIO]:
+    """Open the manifest and every file that it names, as they were at one moment."""
+    for _ in range(_TRIES):
+        try:
+            manifest = (logs / MANIFEST).read_bytes()
+            with ExitStack() as trying:
+                found: dict[str, BinaryIO] = {
+                    MANIFEST: trying.enter_context(open(logs / MANIFEST, "rb"))
+                }
+                for name in re.findall(r"^file (\S+) ", manifest.decode(), re.M):
+                    found[name] = trying.enter_context(open(logs / name, "rb"))
+                if (logs / MANIFEST).read_bytes() == manifest == found[MANIFEST].read():
+                    found[MANIFEST].seek(0)
+                    held.enter_context(trying.pop_all())
+                    return found
+        except FileNotFoundError:  # none yet, or the log was being rewritten
+            if not logs.is_dir():
+                break
+    raise StoreUnavailable(f"{logs.parent} holds no claims of a private store: nothing to copy.")
+
+
+def restore(data_dir: Path, file: Path) -> str:
+    """Put the claims in `file` into `data_dir`, which has none; return what was done.
+
+    Raises StoreUnavailable; `data_dir` then has none still.
+    """
+    directory = data_dir.resolve()
+    os.close(datadir.open_private(directory))
+    logs, half = directory / LOGS, directory / f"{LOGS}.restoring"
+    if logs.exists():
+        raise StoreUnavailable(f"{data_dir} holds claims already: name another with --data-dir.")
+    shutil.rmtree(half, ignore_errors=True)
+    try:
+        _extract(file, half)
+        half.rename(logs)
+        return f"restored {_count(directory)} into {data_dir}; start dibs serve on it"
+    except BaseException:
+        shutil.rmtree(half, ignore_errors=True)
+        shutil.rmtree(logs, ignore_errors=True)
+        raise
+
+
+def _extract(file: Path, into: Path) -> None:
+    into.mkdir(mode=0o700)
+    try:
+        with tarfile.open(file, "r:gz") as archive:
+            for member in archive:
+                folder, _, name = member.name.partition("/")
+                source = archive.extractfile(member) if member.isreg() else None
+                if source is None or folder != LOGS or not _PARTS.fullmatch(name):
+                    raise StoreUnavailable(f"{file} is not a backup of dibs: {member.name!a}.")
+                target = os.open(into / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(target, "wb") as output:
+                    shutil.copyfileobj(source, output)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise StoreUnavailable(f"cannot read {file} as a backup of dibs: {error}.") from None
+    if not (into / MANIFEST).exists():
+        raise StoreUnavailable(f"{file} is not a backup of dibs: it has no {MANIFEST}.")
+
+
+def _count(directory: Path) -> str:
+    """Start a store on what was restored, and say what is in it."""
+    started = EmbeddedStore.start(directory)
+    try:
+        opened = os.open(directory, os.O_RDONLY)
+        try:
+            with datadir.client(datadir.socket_path_of(directory, opened)) as store:
+                found = store.get("dibs:format")
+                projects = store.zcard("dibs:projects")
+        finally:
+            os.close(opened)
+    finally:
+        started.stop()
+    if found is None:
+        raise StoreUnavailable("The backup has no claims of dibs in it.")
+    if found.decode() != FORMAT:
+        raise StoreUnavailable(
+            f"The backup has data of format {found.decode()}; this dibs reads format {FORMAT}. "
+            "Restore it with the version of dibs that wrote it."
+        )
+    return f"the claims of {projects} project{'s' if projects != 1 else ''}"

@@ -1,0 +1,173 @@
+"""A real service, a real Chromium, and what people and sessions do with a board."""
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+from tests.ops.running import Running, new_session, until
+
+ADMIN_KEY = "an-admin-key-for-tests"
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, with a profile of its own."""
+    path = shutil.which("chromium")
+    if not path:
+        why = "no chromium on the PATH (Debian's package chromium)"
+        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service with a private store, and an admin key."""
+    folder = str(tmp_path_factory.mktemp("board"))
+    with Running("--data-dir", folder, env={"DIBS_ADMIN_KEY": ADMIN_KEY}) as running:
+        yield running
+        running.stop()
+
+
+class Team:
+    """The sessions of one project, by the name that people see."""
+
+    def __init__(self, service: Running) -> None:
+        self.service = service
+        self.project = f"team.{next(_numbers)}"
+        self.sessions: dict[str, str] = {}
+
+    def session(self, who: str) -> str:
+        """The secret of `who`."""
+        return self.sessions.setdefault(who, new_session())
+
+    def call(self, act: str, who: str, task: str, **body: Any) -> tuple[int, Any]:
+        """POST as `who`."""
+        path = f"/v1/{self.project}/{act}"
+        status, answer, _ = self.service.ask(
+            "POST", path, {"task": task, **body}, self.session(who)
+        )
+        return status, answer
+
+    def claim(self, who: str, task: str, **wish: Any) -> Any:
+        """Claim as `who`, who gets it."""
+        status, claim = self.call("claim", who, task, **{"label": who, **wish})
+        assert status in (200, 201), claim
+        return claim
+
+    def waits(self, who: str, task: str) -> None:
+        """Queue for a task that somebody else holds."""
+        status, _ = self.call("claim", who, task, label=who, queue=True)
+        assert status == 409
+
+    def park(self, who: str, task: str, note: str = "") -> None:
+        """Say that `who` waits for a person."""
+        assert self.call("heartbeat", who, task, state="parked", note=note)[0] == 200
+
+    def release(self, who: str, task: str, outcome: str = "done", **more: Any) -> None:
+        """End a claim."""
+        assert self.call("release", who, task, outcome=outcome, **more)[0] == 200
+
+    def busy(self) -> None:
+        """A project with a claim in every state but lapsed."""
+        self.claim("ann", "T-12", ttl="2h", branch="ann/t-12", url="https://example.org/ann")
+        self.claim("bob", "T-15", note="Retries with backoff.")
+        self.claim("cat", "T-18")
+        self.park("cat", "T-18", "Which currency?")
+        self.waits("bob", "T-12")
+        self.claim("dan", "T-3")
+        self.release("dan", "T-3", pr="https://github.com/acme/shop/pull/41", note="Rounded.")
+
+
+@pytest.fixture
+def team(service: Running) -> Team:
+    """A project of this test alone."""
+    return Team(service)
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open pages as different people would; afterwards all of them must have behaved.
+
+    No error on any console, no violation of the content security policy, no request elsewhere.
+    """
+    contexts, wrong = [], []
+
+    def opened(url: str, *, expect_errors: bool = False, first: str = "", **how: Any) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **how})
+        context.set_default_timeout(8_000)
+        contexts.append(context)
+        page = context.new_page()
+        if first:
+            page.add_init_script(first)
+        home = urlsplit(url).netloc
+
+        def heard(message: Any) -> None:
+            if (
+                message.type == "error" and not expect_errors
+            ) or "Content Security" in message.text:
+                wrong.append(f"console: {message.text}")
+
+        def asked(request: Any) -> None:
+            if urlsplit(request.url).netloc != home:
+                wrong.append(f"a request elsewhere: {request.url}")
+
+        page.on("console", heard)
+        page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
+        context.on("request", asked)
+        page.goto(url)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.fixture
+def board(team: Team, open_page: Callable[..., Page]) -> Callable[..., Page]:
+    """Open the board of this test's project, and wait until it is live (unless without scripts)."""
+
+    def opened(query: str = "", **how: Any) -> Page:
+        page = open_page(f"{team.service.url}/p/{team.project}{query}", **how)
+        if how.get("java_script_enabled", True):
+            live(page)
+        return page
+
+    return opened
+
+
+def live(page: Page) -> None:
+    """Wait until the board says that it is live."""
+    page.wait_for_selector("#link[data-state=live]", timeout=15_000)
+
+
+def row(page: Page, task: str) -> Any:
+    """The row of a task."""
+    return page.locator(f'tr[data-task="{task}"]')
+
+
+def tasks(page: Page, section: str = "") -> list[str]:
+    """The tasks that are to be seen, from top to bottom."""
+    rows = page.locator(f"tbody{'#' + section if section else ''} tr[data-task]")
+    shown: list[str] = rows.evaluate_all(
+        "(rows) => rows.filter((row) => row.checkVisibility()).map((row) => row.dataset.task)"
+    )
+    return shown
+
+
+def settles(met: Callable[[], Any], what: str) -> Any:
+    """Wait for what a change brings about."""
+    return until(met, what, within_s=5)

@@ -1,0 +1,160 @@
+"""Restarts, backups and changes of version lose nothing that was acknowledged."""
+
+import os
+import subprocess
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from tests.ops.load import Load
+from tests.ops.running import DIBS, Running, clean_environ, new_session, until
+
+from dibs.store.embedded import EmbeddedStore
+
+NO_RATES = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[str]:
+    """The URL of a store that outlives services."""
+    started = EmbeddedStore.start(tmp_path / "d")
+    yield started.url
+    started.stop()
+
+
+def dibs(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*DIBS, *arguments], env=clean_environ(), capture_output=True, text=True, timeout=60
+    )
+
+
+def test_a_rolling_restart_under_load_loses_nothing_and_refuses_nobody(store: str) -> None:
+    environ = NO_RATES | {"DIBS_REDIS_URL": store}
+    services = [Running(env=environ), Running("--workers", "2", env=environ)]
+    ports = [service.port for service in services]
+    projects = ["a", "b", "c"]
+    try:
+        with Load(lambda: ports, projects) as load:
+            for turn in range(2):
+                for place, flags in ((0, ()), (1, ("--workers", "2"))):
+                    count = len(load.grants)
+                    until(lambda count=count: len(load.grants) > count + 100, "there is load")
+                    assert services[place].stop() < 2.5, turn
+                    assert services[place].process.returncode == 0
+                    services[place] = Running(*flags, env=environ, port=ports[place])
+        load.assert_fences_only_grew()
+        assert set(load.answers) <= {
+            *("claim 201", "claim held", "release 200"),
+            *("claim 200", "claim unavailable", "release unavailable"),
+        }, load.answers
+        assert load.answers["release not-holder"] == 0
+        for grant in [grant for grant in load.grants if grant.kept]:
+            path = f"/v1/{grant.project}/claims/{grant.task}?fence={grant.fence}"
+            assert services[0].ask("GET", path)[1]["current"] is True, grant
+        assert len(load.grants) > 400
+    finally:
+        for service in services:
+            service.__exit__()
+
+
+def test_a_backup_of_a_running_store_has_every_acknowledged_claim(tmp_path: Path) -> None:
+    file = tmp_path / "claims.tar.gz"
+    session = new_session()
+    with Running("--data-dir", str(tmp_path / "d"), env=NO_RATES) as service:
+        fence = service.claim("kept", session)[1]["fence"]
+        with Load(lambda: [service.port], ["p"], threads=2) as load:
+            until(lambda: len(load.grants) > 50, "there is load")
+            before = [grant for grant in list(load.grants) if grant.kept]
+            with redis.Redis.from_url(f"unix://{tmp_path}/d/valkey.sock") as client:
+                threading.Timer(0.05, client.bgrewriteaof).start()
+                made = dibs("backup", str(file), "--data-dir", str(tmp_path / "d"))
+        assert made.returncode == 0, made.stderr
+        assert file.stat().st_mode & 0o077 == 0
+    restored = dibs("restore", str(file), "--data-dir", str(tmp_path / "other"))
+    assert restored.returncode == 0, restored.stderr
+    assert "the claims of 1 project " in restored.stdout
+    with Running("--data-dir", str(tmp_path / "other"), env=NO_RATES) as service:
+        assert service.claim("kept", session)[0] == 200
+        assert service.claim("kept", session)[1]["fence"] == fence
+        assert service.claim("kept")[0] == 409
+        for grant in before:
+            shown = service.ask("GET", f"/v1/p/claims/{grant.task}?fence={grant.fence}")[1]
+            assert shown["current"] is True, grant
+        newest = max(grant.fence for grant in load.grants)
+        assert service.claim("new")[1]["fence"] > newest, "an old backup repeats no fence"
+
+
+def test_a_restore_touches_no_claims_that_are_there(tmp_path: Path) -> None:
+    file, data = tmp_path / "b.tar.gz", str(tmp_path / "d")
+    with Running("--data-dir", data) as service:
+        service.claim("T-1")
+        assert dibs("backup", str(file), "--data-dir", data).returncode == 0
+        refused = dibs("restore", str(file), "--data-dir", data)
+        assert refused.returncode == 1
+        assert "holds claims already" in refused.stderr
+        assert service.claim("T-1")[0] == 409
+
+
+def test_what_is_no_backup_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    text, foreign, cut = tmp_path / "text", tmp_path / "foreign.tar.gz", tmp_path / "cut.tar.gz"
+    text.write_text("hello")
+    (tmp_path / "evil").write_text("x")
+    with tarfile.open(foreign, "w:gz") as archive:
+        archive.add(tmp_path / "evil", "../evil")
+    with Running("--data-dir", str(tmp_path / "d")) as service:
+        service.claim("T-1")
+        assert dibs("backup", str(cut), "--data-dir", str(tmp_path / "d")).returncode == 0
+    cut.write_bytes(cut.read_bytes()[:-200])
+    for file in (text, foreign, cut, tmp_path / "missing"):
+        refused = dibs("restore", str(file), "--data-dir", str(tmp_path / "other"))
+        assert refused.returncode == 1, file
+        assert "Traceback" not in refused.stderr
+        assert not any((tmp_path / "other").glob("append*")), file
+
+
+def test_nothing_to_back_up_is_said(tmp_path: Path) -> None:
+    refused = dibs("backup", str(tmp_path / "b"), "--data-dir", str(tmp_path / "none"))
+    assert refused.returncode == 1
+    assert "nothing to copy" in refused.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_data_of_a_newer_version_is_refused_with_a_sentence_and_kept(
+    store: str, workers: str
+) -> None:
+    with Running(env={"DIBS_REDIS_URL": store}) as service:
+        assert service.claim("T-1")[0] == 201
+    with redis.Redis.from_url(store) as client:
+        client.set("dibs:format", "2")
+        refused = subprocess.run(
+            [*DIBS, "serve", "--port", "0", "--workers", workers],
+            env=clean_environ({"DIBS_REDIS_URL": store}),
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert refused.returncode == 1
+        assert "data of format 2; this dibs reads format 1" in refused.stderr
+        assert client.get("dibs:format") == b"2"
+        client.set("dibs:format", "1")  # the version that wrote it is run again
+    with Running(env={"DIBS_REDIS_URL": store}) as service:
+        assert service.claim("T-1")[0] == 409
+
+
+def test_a_service_whose_store_was_taken_over_by_a_newer_version_stops(store: str) -> None:
+    """An upgraded service took the store over: the old one must not go on as if nothing were."""
+    with Running(env={"DIBS_REDIS_URL": store}) as service:
+        assert service.claim("T-1")[0] == 201
+        with redis.Redis.from_url(store) as client:
+            client.set("dibs:format", "2")
+            until(lambda: service.ask("GET", "/v1/p/claims")[0] == 503, "it stops within a second")
+            status, body = service.claim("T-2")
+            assert (status, body["outcome"]) == (503, "not-applied")
+            assert "data of format 2" in body["detail"]
+            assert client.exists("dibs:{p}:task:T-2") == 0
+            client.set("dibs:format", "1")
+        until(lambda: service.claim("T-2")[0] in (201, 409), "it goes on")

@@ -1,0 +1,73 @@
+"""What the model remembers, and what it is told of each act."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+HELD = ("held", "parked")
+GIVEN_UP = ("released", "abandoned", "done")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One act, at its place in the order in which acts took effect."""
+
+    act: str
+    args: dict[str, Any]
+    now: int
+    """Lease time, ms."""
+    stalls: tuple[tuple[int, int], ...] = ()
+    """Between which instants of lease time nobody could renew."""
+    session: str = ""
+    request: str = ""
+    fences: dict[str, int] = field(default_factory=dict)
+    """The new fence of each task that it granted: the one thing that no model can foretell."""
+    full: bool = False
+    """The store had no room."""
+
+
+@dataclass
+class Ticket:
+    """A place in a task's queue."""
+
+    session: str
+    label: str
+    joined: int
+    until: int
+
+
+@dataclass
+class Loss:
+    """What a session will hear of a claim that it no longer has."""
+
+    task: str
+    fence: int
+    reason: str
+    by: str = ""
+    note: str = ""
+    open: bool = False
+    """Lapsed, and nobody took it: not lost yet."""
+    told: str | None = None
+    """The request that heard of it; a retry of the same request hears it again."""
+
+
+@dataclass
+class Tenure:
+    """A session's time with a task. The latest one stands for the task."""
+
+    owner: str
+    fence: int
+    ttl: int
+    due: int
+    since: int
+    beat: int
+    label: str
+    note: str
+    state: str = "held"
+    """What was last written down: a deadline may have passed since."""
+    grants: int = 1
+    lapses: int = 0
+    ended: int = 0
+    reason: str = ""
+    turns_from: int = 0
+    queue: list[Ticket] = field(default_factory=list)
+    previous: "Tenure | None" = None

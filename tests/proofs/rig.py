@@ -1,0 +1,378 @@
+"""A real store with a clock that moves only when told, and a service's Store on it.
+
+Every act goes through `Rig.act`: it runs on the store, is replayed in the model, and both must
+agree, in what was answered and in what lies in the store.
+"""
+
+import asyncio
+import os
+import signal
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, ClassVar
+
+import redis
+from tests.proofs import seen, witness
+from tests.proofs.audit import Audit
+from tests.proofs.model import Model
+from tests.tools.clock import SteppedClock
+
+from dibs.store import Rules, Store, StoreDown
+from dibs.store.embedded import EmbeddedStore
+from dibs.store.link import PipelineLink
+from dibs.words import Project, Session, Task
+
+RULES = Rules(
+    ttl_ms=20_000,
+    park_ms=40_000,
+    grace_ms=5_000,
+    handover_ms=8_000,
+    ticket_ms=15_000,
+    max_hold_ms=60_000,
+    claims_per_session=2,
+    claims_per_project=3,
+    tickets_per_task=2,
+    rate_per_session=0,
+    rate_per_project=0,
+    retention_ms=90 * 86_400_000,
+    done_retention_ms=90 * 86_400_000,
+)
+"""Small numbers, so that a few seconds reach every boundary. What is past its retention is another
+test's business, and so are rates."""
+
+Call = Callable[[], Coroutine[Any, Any, Any]]
+SLICE_MS = 4_000
+"""Time passes in slices that the service sees: a longer one that nobody watched is an outage."""
+
+
+class Server:
+    """The store's process and its frozen clock; it survives many rigs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = SteppedClock(folder / "clock")
+        self.clock.freeze()
+        self.start()
+
+    def start(self) -> None:
+        self.process = EmbeddedStore.start(self.folder / "data", env=self.clock.env)
+        self.raw = redis.Redis.from_url(self.process.url, decode_responses=True)
+
+    def kill(self) -> None:
+        """As a crash would: at once, with whatever is under way."""
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.stop()
+        self.raw.close()
+
+    def move(self, ms: int) -> None:
+        """Step the clock, and wait until the store has seen it: it keeps its last loop's time."""
+        self.clock.step(ms / 1000)
+        deadline = time.monotonic() + 5
+        while self.time_us() != self.clock.now_us:
+            assert time.monotonic() < deadline, "the store's clock does not follow the step"
+
+    def time_us(self) -> int:
+        seconds, micros = self.raw.time()
+        return seconds * 1_000_000 + micros
+
+    def close(self) -> None:
+        self.raw.close()
+        self.process.stop()
+
+
+class Rig:
+    """One project of one store, driven act by act."""
+
+    met: ClassVar[Counter[str]] = Counter()
+    """What came of acts, over all rigs: a run that met too little has shown too little."""
+
+    def __init__(self, server: Server, rules: Rules = RULES, sessions: int = 4) -> None:
+        self.server, self.rules = server, rules
+        self.run = asyncio.Runner().run
+        server.raw.flushall()
+        self.project = Project("proof.repo")
+        self.sessions = [Session(str(uuid.uuid4())) for _ in range(sessions)]
+        self.model = Model(rules)
+        self.audit = Audit(server.raw, self.project)
+        self.full = False
+        self.lease_least = self.lease_most = 0
+        """Between these two lease time must be now, by what the rig did to the clock."""
+        self.protected: dict[str, tuple[int, int]] = {}
+        """task: (fence, until): what an outage has granted to the claims it met."""
+        self.acknowledged: dict[str, tuple[int, str, int]] = {}
+        """task: (fence, session, deadline) as the last reply to anybody said."""
+        self.connect()
+        self.run(self.store.open())
+        self.lease_least = self.lease_most = self.store.clock.facts.lease_ms
+
+    def connect(self) -> None:
+        self.link = witness.Recorder(PipelineLink.to(self.server.process.url), self.rules)
+        self.store = Store(self.link, self.rules)
+
+    def close(self) -> None:
+        self.fill(on=False)
+        self.run(self.store.close())
+        self.run.__self__.close()  # type: ignore[attr-defined]
+
+    # Acts
+
+    def act(self, call: Call) -> Any:
+        """Run one act until it is answered; check its answer, the store, and the list."""
+        outcome = self.answered(call)
+        answer = self.replay()
+        if answer:
+            said = witness.said(outcome)
+            assert said == answer, f"the service said\n  {said}\nthe contract says\n  {answer}"
+        self.check()
+        return outcome
+
+    def answered(self, call: Call) -> Any:
+        """Ask, and ask again while the answer is that nobody knows."""
+        self.link.runs.clear()
+        for _ in range(3):
+            with suppress(StoreDown):
+                return self.run(call())
+        raise AssertionError("the store is up, but the service does not reach it")
+
+    def replay(self) -> Any:
+        """Take what ran since the last time through the model; return its last answer."""
+        answer = None
+        for run in self.link.runs:
+            if not witness.replayable(run):
+                continue
+            step = witness.step_of(run, full=self.full)
+            self._check_clock(step.now)
+            self._check_grants(step)
+            told = len(self.model.events)
+            answer = self.model.run(step)
+            self.met.update(kinds(answer) + [event[0] for event in self.model.events[told:]])
+            assert run.reply is not None
+            assert run.reply[0] == answer[0], f"{step} came to {run.reply[0]}, not to {answer[0]}"
+            self._note_deadlines(run)
+        return answer
+
+    def check(self) -> None:
+        """The store holds what the model says, and the list is a snapshot of it."""
+        self.audit.check(self.model)
+        self._check_list()
+
+    def claim(self, who: int, *tasks: str, **wish: Any) -> Any:
+        store, names = self.store, [Task(task) for task in tasks]
+        wish = {"label": f"s{who}", "request": uuid.uuid4().hex, **wish}
+        return self.act(lambda: store.claim(self.project, self.sessions[who], names, **wish))
+
+    def beat(self, who: int, task: str | None = None, fence: Any = None, **wish: Any) -> Any:
+        wish = {"request": uuid.uuid4().hex, **wish}
+        session = self.sessions[who]
+        name = Task(task) if task else None
+        return self.act(lambda: self.store.heartbeat(self.project, session, name, fence, **wish))
+
+    def release(self, who: int, task: str | None = None, fence: Any = None, **wish: Any) -> Any:
+        wish = {"request": uuid.uuid4().hex, **wish}
+        session = self.sessions[who]
+        name = Task(task) if task else None
+        return self.act(lambda: self.store.release(self.project, session, name, fence, **wish))
+
+    def break_(self, task: str, fence: Any) -> Any:
+        wish = {"reason": "stuck", "by": "a person"}
+        return self.act(lambda: self.store.break_(self.project, Task(task), fence, **wish))
+
+    def show(self, task: str, who: int | None = None) -> Any:
+        session = None if who is None else self.sessions[who]
+        return self.act(lambda: self.store.show(self.project, Task(task), session))
+
+    def sweep(self) -> None:
+        self.answered(lambda: self.store.sweep(self.project))
+        self.replay()
+        self.check()
+
+    def who(self, owner: str) -> int:
+        """Which of the sessions the store knows by this hash."""
+        return [self.store.hashed(session) for session in self.sessions].index(owner)
+
+    # Time and trouble
+
+    def tick(self) -> str:
+        why = self.run(self.store.tick())
+        self._check_clock(self.store.clock.facts.lease_ms)
+        return why
+
+    def pass_time(self, ms: int) -> None:
+        """Let time pass that the service watches."""
+        if self.store.clock.stale:
+            self.tick()
+        while ms > 0:
+            passed = min(ms, SLICE_MS)
+            self.server.move(passed)
+            self.lease_least += passed
+            self.lease_most += passed
+            self.tick()
+            ms -= passed
+
+    def jump(self, ms: int) -> None:
+        """Step the clock with nobody watching: over five seconds, or back, it is an outage."""
+        self.tick()
+        self.server.move(ms)
+        if 0 <= ms <= self.rules.stall_ms:
+            self.lease_least += ms
+            self.lease_most += ms
+        else:
+            self.lease_most += self.rules.stall_ms
+            self._protect()
+        self.tick()
+
+    def restart(self) -> None:
+        """kill -9 the store, and start it again on what it left."""
+        self.tick()
+        full, self.full = self.full, False
+        self.server.kill()
+        self.server.start()
+        self.server.move(0)
+        self.audit.raw = self.server.raw
+        self._protect()
+        if full:
+            self.fill(on=True)
+
+    def crash_during(self, call: Call, turns: int) -> None:
+        """Kill the store `turns` of the event loop after an act began; then ask for it again.
+
+        Whether it took effect, what lies in the store tells: all of it or nothing.
+        """
+        self.tick()
+
+        async def race() -> None:
+            asking = asyncio.ensure_future(call())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            self.server.kill()
+            await asyncio.gather(asking, return_exceptions=True)
+
+        self.link.runs.clear()
+        full, self.full = self.full, False
+        self.run(race())
+        self.server.start()
+        self.server.move(0)
+        self.audit.raw = self.server.raw
+        self.full = full
+        self.replay()
+        self._resolve([run for run in self.link.runs if run.reply is None])
+        self._protect()
+        self.fill(on=full)
+        self.act(call)
+
+    def _resolve(self, unanswered: list[witness.Run]) -> None:
+        """Find out which of the runs that nobody saw the end of took effect."""
+        for run in unanswered:
+            if run.act in witness.REPLAYED and not self._agrees(self.model):
+                after = deepcopy(self.model)
+                witness_us, lost_us = map(int, run.args[:2])
+                now = (max(self.server.clock.now_us, witness_us) - lost_us) // 1000
+                fences = Foretold(after, self.server.clock.now_us)
+                after.run(witness.step(run, now, fences, full=self.full))
+                if self._agrees(after):
+                    self.met["a crash after an act"] += 1
+                    self.model = after
+        self.audit.check(self.model)
+        self.met["a crash"] += 1
+
+    def _agrees(self, model: Model) -> bool:
+        try:
+            self.audit.check(model)
+        except AssertionError:
+            return False
+        return True
+
+    def restart_service(self) -> None:
+        """Another process of the service goes on where this one ends."""
+        self.run(self.store.close())
+        self.connect()
+        self.run(self.store.open())
+        self._check_clock(self.store.clock.facts.lease_ms)
+
+    def fill(self, *, on: bool) -> None:
+        """Take all room from the store, or give it back."""
+        self.server.raw.config_set("maxmemory", "1" if on else "0")
+        self.full = on
+
+    def _protect(self) -> None:
+        """Whoever is live when time is lost has a ttl from when it is found again (rule 13)."""
+        now = self.store.clock.facts.lease_ms
+        for task, tenure in self.model.tasks.items():
+            if tenure.state in ("held", "parked") and self.model.deadline(tenure) > now:
+                self.protected[task] = (tenure.fence, now + tenure.ttl)
+
+    # What must hold besides
+
+    def _check_clock(self, now: int) -> None:
+        bounds = f"{self.lease_least} to {self.lease_most}"
+        assert self.lease_least <= now <= self.lease_most, f"lease time is {now}, not {bounds}"
+        self.lease_least = self.lease_most = now
+
+    def _check_grants(self, step: Any) -> None:
+        last = self.model.fence
+        for task, fence in step.fences.items():
+            last = max(last + 1, self.server.clock.now_us)
+            assert fence == last, f"fence {fence} of {task!r} is not {last}"
+            before = self.model.tasks.get(task)
+            if before is None or before.state not in ("held", "parked", "lapsed"):
+                continue
+            for name, known in (("an outage", self.protected), ("a reply", self.acknowledged)):
+                fence_then, *_, until = known.get(task, (0, 0))
+                if fence_then == before.fence and before.owner != step.session:
+                    assert step.now >= until, f"{task!r} was taken before {name} allowed it"
+
+    def _note_deadlines(self, run: witness.Run) -> None:
+        for view in witness.views(run):
+            if view.get("state") in ("held", "parked"):
+                until = int(view["due_at"]) + self.rules.grace_ms
+                self.acknowledged[view["task"]] = (int(view["fence"]), view["owner"], until)
+
+    def _check_list(self) -> None:
+        """The list, page by page, is every claim once; its `seq` is the last event."""
+        states, cursor, claims, seq = ("held", "parked", "lapsed", "done"), "", [], ""
+        while True:
+            page = self.run(self.store.list_(self.project, states=states, limit=2, cursor=cursor))
+            claims += [witness.claim_said(claim) for claim in page.claims]
+            seq, cursor = page.seq, page.cursor or ""
+            if not cursor:
+                break
+        self.model.look(witness.step_of(self.link.runs[-1]))
+        expected = [seen.task(self.model, task) for task in self.model.tasks]
+        expected = [claim for claim in expected if claim["state"] != "free"]
+        assert sorted(claims, key=by_task) == sorted(expected, key=by_task), "the list is wrong"
+        last = self.audit.last_event
+        assert seq.partition("-")[2] == ("0-0" if last == "-" else last), (
+            "seq is not the last event"
+        )
+
+
+class Foretold(dict[str, int]):
+    """The fences that a model's next grants have: the clock in µs, and never one again."""
+
+    def __init__(self, model: Model, time_us: int) -> None:
+        self.model, self.time_us = model, time_us
+
+    def __missing__(self, task: str) -> int:
+        return max(self.model.fence + 1, self.time_us)
+
+
+def kinds(answer: Any) -> list[str]:
+    """Names for what an act came to, as the reader of the counts wants them."""
+    word, facts, lost = answer
+    more = {
+        "refused": lambda: [f"refused: {refusal['verdict']}" for refusal in facts],
+        "quota": lambda: [f"quota: {facts}"],
+        "not-mine": lambda: [f"not-mine: {facts[0]}"],
+        "ended": lambda: ["ended: already" if each[2] else "ended" for each in facts],
+        "granted": lambda: ["granted: new" if facts[0] else "granted: mine"],
+    }.get(word, lambda: [word])()
+    return more + ["told of a loss"] * len(lost)
+
+
+def by_task(claim: dict[str, Any]) -> str:
+    return str(claim["task"])

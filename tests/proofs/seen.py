@@ -1,0 +1,55 @@
+"""What others see of the model: the facts of a claim that decide something."""
+
+from tests.proofs.records import HELD
+
+from dibs.store.records import REF_CHARS, seconds
+
+
+def state(model, task):
+    tenure = model.tasks[task]
+    if model.overdue(tenure):
+        return "lapsed"
+    return tenure.state if tenure.state in (*HELD, "lapsed", "done") else "free"
+
+
+def task(model, name):
+    tenure = model.tasks.get(name)
+    if not tenure:
+        return {"task": name, "state": "free"}
+    seen = {
+        "task": name,
+        "state": state(model, name),
+        "grants": tenure.grants,
+        "lapses": tenure.lapses + model.overdue(tenure),
+        "waiters": len(model.waiting(tenure)),
+    }
+    if seen["state"] == "free":
+        return seen
+    before = tenure.previous
+    return seen | {
+        "fence": tenure.fence,
+        "ref": tenure.owner[:REF_CHARS],
+        "label": tenure.label,
+        "note": tenure.note,
+        "mine": tenure.owner == model.me,
+        "ttl": tenure.ttl // 1000,
+        "expires_in": max(0, seconds(model.deadline(tenure) - model.now))
+        if seen["state"] != "done"
+        else 0,
+        "stale": seen["state"] == "held" and model.now - tenure.beat > tenure.ttl // 2,
+        "previous": before and (before.state, before.owner[:REF_CHARS], before.note),
+    }
+
+
+def refusal(model, name, verdict, until):
+    sessions = [ticket.session for ticket in model.waiting(model.tasks[name])]
+    return {
+        "verdict": verdict,
+        "claim": task(model, name),
+        "retry_after": until and max(1, seconds(until - model.now)),
+        "position": sessions.index(model.me) + 1 if model.me in sessions else None,
+    }
+
+
+def loss(one):
+    return one.task, one.fence, one.reason, one.by, one.note

@@ -1,0 +1,234 @@
+"""A machine that tries to break the contract: any act, any moment, any trouble, in any order.
+
+It drives a real store under a frozen clock and compares every answer, record, index and event with
+the model (tests/proofs/model.py). `make prove` runs it for as long as it is told.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from tests.proofs.rig import RULES, Rig, Server
+
+TASKS = ("T-1", "T/2 #x", "T:3", "T.4")
+CASES = int(os.environ.get("DIBS_PROOF_CASES", "0"))
+"""How many random ones; by default the same few hundred each time."""
+STEPS = int(os.environ.get("DIBS_PROOF_STEPS", "50"))
+
+who = st.integers(0, 3)
+task = st.sampled_from(TASKS)
+ttl = st.sampled_from([None, None, 10, 20, 30, 60])
+note = st.sampled_from(["", "", "half done", 'é\n"quote"'])
+fences = st.sampled_from(["none", "none", "right", "right", "before", "after"])
+instant = st.sampled_from(["due", "grace", "max_hold", "ticket", "window", "stale"])
+
+
+class Contract(RuleBasedStateMachine):
+    """Sessions, tasks, and whatever may happen to them."""
+
+    server: Server
+
+    @initialize(restarts=st.sampled_from([0, 0, 1, 2]))
+    def begin(self, restarts: int) -> None:
+        self.rig = Rig(self.server)
+        self.restarts = restarts
+        self.again: Any = None
+
+    def teardown(self) -> None:
+        if hasattr(self, "rig"):
+            self.rig.close()
+
+    def fence(self, task: str | None, kind: str) -> int | None:
+        tenure = self.rig.model.tasks.get(task or "")
+        if kind == "none" or not tenure:
+            return None if kind == "none" else 1
+        if kind == "before":
+            return tenure.previous.fence if tenure.previous else tenure.fence - 1
+        return tenure.fence + (kind == "after")
+
+    def do(self, act: Any, *args: Any, **wish: Any) -> None:
+        wish = {key: value for key, value in wish.items() if value is not None}
+        if act != self.rig.break_:
+            wish["request"] = f"r{self.rig.model.fence}-{len(self.rig.model.events)}-{id(wish)}"
+        self.again = (act, args, wish)
+        act(*args, **wish)
+
+    @rule(who=who, task=task, ttl=ttl, note=note, queue=st.booleans(), reopen=st.booleans())
+    def claim(self, who, task, ttl, note, queue, reopen) -> None:
+        self.do(self.rig.claim, who, task, ttl_s=ttl, note=note, queue=queue, reopen=reopen)
+
+    @rule(
+        who=who,
+        tasks=st.permutations(TASKS),
+        count=st.integers(1, 4),
+        mode=st.sampled_from(["any", "all"]),
+        reopen=st.booleans(),
+    )
+    def claim_several(self, who, tasks, count, mode, reopen) -> None:
+        self.do(self.rig.claim, who, *tasks[:count], mode=mode, reopen=reopen)
+
+    @rule(
+        who=who,
+        task=st.one_of(task, st.none()),
+        fence=fences,
+        ttl=ttl,
+        state=st.sampled_from(["", "", "working", "parked"]),
+        note=note,
+    )
+    def heartbeat(self, who, task, fence, ttl, state, note) -> None:
+        number = self.fence(task, fence) if task else None
+        self.do(self.rig.beat, who, task, number, ttl_s=ttl, state=state, note=note)
+
+    @rule(
+        who=who,
+        task=st.one_of(task, task, task, st.none()),
+        fence=fences,
+        outcome=st.sampled_from(["released", "abandoned", "done"]),
+        note=note,
+    )
+    def release(self, who, task, fence, outcome, note) -> None:
+        number = self.fence(task, fence) if task else None
+        self.do(self.rig.release, who, task, number, outcome=outcome, note=note)
+
+    @rule(task=task, ends=st.booleans(), state=st.sampled_from(["", "working", "parked"]))
+    def holder_acts(self, task, ends, state) -> None:
+        """Whoever has the task, with the right fence."""
+        tenure = self.rig.model.tasks.get(task)
+        if tenure:
+            who = self.rig.who(tenure.owner)
+            act = self.rig.release if ends else self.rig.beat
+            self.do(act, who, task, tenure.fence, **({} if ends else {"state": state}))
+
+    @rule(who=who, task=task)
+    def somebody_queues(self, who, task) -> None:
+        self.do(self.rig.claim, who, task, queue=True)
+
+    @rule(task=task)
+    def everybody_queues(self, task) -> None:
+        for who in range(len(self.rig.sessions)):
+            self.do(self.rig.claim, who, task, queue=True)
+
+    @rule(task=task, fence=fences)
+    def break_(self, task, fence) -> None:
+        self.do(self.rig.break_, task, self.fence(task, fence) or self.fence(task, "right"))
+
+    @rule(task=task, who=st.one_of(who, st.none()))
+    def show(self, task, who) -> None:
+        self.rig.show(task, who)
+
+    @precondition(lambda self: self.again)
+    @rule()
+    def ask_again(self) -> None:
+        """The same request once more: its first answer may have been lost."""
+        act, args, wish = self.again
+        act(*args, **wish)
+
+    @rule(ms=st.sampled_from([1, 999, 1_000, 2_500, 4_999, 5_001, 9_000, 16_000, 31_000]))
+    def time_passes(self, ms) -> None:
+        self.rig.pass_time(ms)
+
+    @rule(task=task, instant=instant, off=st.sampled_from([-1, 0, 1]))
+    def time_passes_until(self, task, instant, off) -> None:
+        """Exactly to where something changes, or a millisecond before or after."""
+        rig, tenure = self.rig, self.rig.model.tasks.get(task)
+        if not tenure:
+            return
+        due = rig.model.deadline(tenure)
+        ticket = tenure.queue[0] if tenure.queue else None
+        at = {
+            "due": due,
+            "grace": due + RULES.grace_ms,
+            "max_hold": tenure.since + RULES.max_hold_ms,
+            "stale": tenure.beat + tenure.ttl // 2,
+            "ticket": ticket.until if ticket else 0,
+            "window": max(tenure.ended, tenure.turns_from, due + RULES.grace_ms)
+            + RULES.handover_ms,
+        }[instant]
+        rig.tick()
+        rig.pass_time(max(0, at + off - rig.store.clock.facts.lease_ms))
+
+    @rule(ms=st.sampled_from([1, 400, 5_000, 5_001, 25_000, 600_000, -1, -400, -6_000, -600_000]))
+    def clock_steps(self, ms) -> None:
+        self.rig.jump(ms)
+
+    @rule()
+    def sweep(self) -> None:
+        self.rig.sweep()
+
+    @rule()
+    def scripts_are_flushed(self) -> None:
+        self.rig.server.raw.script_flush()
+
+    @rule(what=st.sampled_from(["lose_request", "lose_reply"]))
+    def next_message_is_lost(self, what) -> None:
+        setattr(self.rig.link, what, True)
+
+    @rule(full=st.booleans())
+    def store_fills(self, full) -> None:
+        self.rig.fill(on=full)
+
+    @rule()
+    def service_restarts(self) -> None:
+        self.rig.restart_service()
+
+    @precondition(lambda self: self.restarts)
+    @rule()
+    def store_is_killed(self) -> None:
+        self.restarts -= 1
+        self.rig.restart()
+
+    @precondition(lambda self: self.restarts)
+    @rule(who=who, task=task, queue=st.booleans(), turns=st.integers(0, 60))
+    def store_is_killed_during_a_claim(self, who, task, queue, turns) -> None:
+        self.restarts -= 1
+        rig = self.rig
+        wish = {"queue": queue, "label": f"s{who}", "request": f"crash {len(rig.model.events)}"}
+        session = rig.sessions[who]
+        rig.crash_during(lambda: rig.store.claim(rig.project, session, [task], **wish), turns)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("machine"))
+    yield server
+    server.close()
+
+
+MEETS = (
+    *("granted: new", "granted: mine", "full", "kept", "moved", "ended", "ended: already"),
+    *(f"refused: {why}" for why in ("held", "cooling", "done", "turn")),
+    *(f"quota: {whose}" for whose in ("session", "project", "queue")),
+    *(f"not-mine: {why}" for why in ("lost", "not-holder", "moved")),
+    *("claimed", "parked", "resumed", "released", "abandoned", "done", "lapsed", "revived"),
+    *("broken", "queued", "unqueued", "told of a loss", "a crash", "a crash after an act"),
+)
+
+
+@pytest.mark.timeout(0)
+def test_no_history_makes_the_store_differ_from_the_contract(server: Server) -> None:
+    Contract.server = server
+    run_state_machine_as_test(
+        Contract,
+        settings=settings(
+            max_examples=CASES or 200,
+            derandomize=not CASES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+            report_multiple_bugs=False,
+        ),
+    )
+    print(f"cases of up to {STEPS} steps came to: {dict(Rig.met.most_common())}")
+    unmet = [kind for kind in MEETS if not Rig.met[kind]]
+    assert not unmet, f"no case ever met {unmet}"

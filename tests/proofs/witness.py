@@ -1,0 +1,203 @@
+"""What the store did, as steps that the model can replay; and what the service said of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from tests.proofs.records import Step
+
+from dibs import outcomes as o
+from dibs.store.link import Link, Script, StoreDown
+from dibs.store.records import pairs
+from dibs.store.rules import Rules
+from dibs.words import Claim, Free, Loss
+
+REPLAYED = ("claim", "heartbeat", "release", "break", "show", "sweep")
+
+
+@dataclass
+class Run:
+    """One run of one script; `reply` is None when nobody saw it."""
+
+    act: str
+    key: str
+    args: list[str]
+    reply: list[Any] | None = None
+
+
+@dataclass
+class Recorder:
+    """A link that writes down every script it carries, and can lose what it carries."""
+
+    link: Link
+    rules: Rules
+    runs: list[Run] = field(default_factory=list)
+    lose_request: bool = False
+    lose_reply: bool = False
+
+    def __post_init__(self) -> None:
+        self._names = script_names(self.rules)
+
+    async def command(self, *parts: str | int) -> Any:
+        if parts[0] not in ("EVALSHA", "EVAL"):
+            return await self.link.command(*parts)
+        run = Run(self._names[str(parts[1])], str(parts[3]), [str(part) for part in parts[4:]])
+        losable = run.act in REPLAYED
+        if losable and self.lose_request:
+            self.lose_request = False
+            raise StoreDown("The request was lost.", sent=True)
+        self.runs.append(run)
+        try:
+            run.reply = await self.link.command(*parts)
+        except StoreDown:
+            raise
+        except Exception:
+            self.runs.remove(run)  # refused before it ran: NOSCRIPT, out of memory
+            raise
+        if losable and self.lose_reply:
+            self.lose_reply = False
+            raise StoreDown("The reply was lost.", sent=True)
+        return run.reply
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.link, name)
+
+
+def script_names(rules: Rules) -> dict[str, str]:
+    """What each script's digest, and its text, is called."""
+    files = [file.name for file in (resources.files("dibs.store") / "lua").iterdir()]
+    names = [name.removesuffix(".lua") for name in files if name != "common.lua"]
+    scripts = [Script.load(name, None if name == "tick" else rules) for name in names]
+    return {key: script.name for script in scripts for key in (script.sha, script.text)}
+
+
+def stalls_of(text: str) -> tuple[tuple[int, int], ...]:
+    spans = (each.partition(":")[0].split("-") for each in text.split())
+    return tuple((int(start), int(end)) for start, end in spans)
+
+
+def step(run: Run, now: int, fences: dict[str, int], *, full: bool = False) -> Step:
+    """A run as the model reads it."""
+    stalls, request, session, act = stalls_of(run.args[2]), run.args[3], run.args[4], run.args[5:]
+    args: dict[str, Any]
+    match run.act, act:
+        case "claim", [mode, ttl, reopen, queue, label, _branch, _url, note, *tasks]:
+            args = {"tasks": tasks, "mode": mode, "ttl": int(ttl or 0), "reopen": reopen == "1"}
+            args |= {"queue": queue == "1", "label": label, "note": note}
+        case "heartbeat", [task, fence, ttl, state, note]:
+            args = {"task": task or None, "fence": int(fence) if fence else None}
+            args |= {"ttl": int(ttl or 0), "state": state, "note": note}
+        case "release", [task, fence, outcome, note, _pr]:
+            args = {"task": task or None, "fence": int(fence) if fence else None}
+            args |= {"outcome": outcome, "note": note}
+        case "break", [task, fence, reason, by]:
+            args = {"task": task, "fence": int(fence), "reason": reason, "by": by}
+        case "show", [task]:
+            args = {"task": task}
+        case "list" | "sweep", _:
+            args = {}
+        case other:
+            raise ValueError(f"no act of ours: {other}")
+    name = "break_" if run.act == "break" else run.act
+    return Step(name, args, now, stalls, session, request, fences, full)
+
+
+def replayable(run: Run) -> bool:
+    """Whether an act ran to its end: no other run touches a claim."""
+    return run.act in REPLAYED and run.reply is not None and run.reply[0] not in _NOT_RUN
+
+
+_NOT_RUN = ("stalled", "rate-limited")
+
+
+def step_of(run: Run, *, full: bool = False) -> Step:
+    """A run whose reply was seen."""
+    assert run.reply is not None
+    fences = {}
+    if run.reply[0] == "granted":
+        for flat in run.reply[4 : 4 + int(run.reply[3])]:
+            view = pairs(flat)
+            fences[view["task"]] = int(view["fence"])
+    return step(run, int(run.reply[1]), fences, full=full)
+
+
+def views(run: Run) -> list[dict[str, str]]:
+    """The records that a reply shows."""
+    assert run.reply is not None
+    tag, rest = run.reply[0], run.reply[2:]
+    flats = {"granted": rest[2:], "kept": rest[1:], "shown": rest[:1]}.get(tag, [])
+    if tag == "refused":
+        flats = [refusal[1] for refusal in rest[1:]]
+    return [pairs(flat) for flat in flats if flat]
+
+
+def claim_said(said: Claim | Free) -> dict[str, Any]:
+    """The facts of a claim that decide something, as `seen.task` has them."""
+    if isinstance(said, Free) and not said.grants:
+        return {"task": said.task, "state": said.state}
+    facts = {
+        "task": said.task,
+        "state": said.state,
+        "grants": said.grants,
+        "lapses": said.lapses,
+        "waiters": said.waiters,
+    }
+    if isinstance(said, Free) or said.state == "free":
+        return facts
+    before = said.previous
+    return facts | {
+        "fence": said.fence,
+        "ref": said.holder.ref,
+        "label": said.holder.label or "",
+        "note": said.note or "",
+        "mine": said.mine,
+        "ttl": said.ttl,
+        "expires_in": said.expires_in,
+        "stale": said.stale,
+        "previous": before and (before.outcome, before.holder.ref, before.note or ""),
+    }
+
+
+def loss_said(loss: Loss) -> tuple[Any, ...]:
+    by = loss.by.label or "" if loss.by else ""
+    return loss.task, loss.fence, loss.reason, by, loss.note or ""
+
+
+def said(outcome: object) -> tuple[str, Any, list[Any]]:
+    """An outcome as the model answers: (answer, facts, lost)."""
+    lost = sorted(loss_said(loss) for loss in getattr(outcome, "lost", ()))
+    match outcome:
+        case o.Granted(claims, new):
+            return "granted", (new, _all(claims)), lost
+        case o.Contended(refusals):
+            return "refused", [_refusal(refusal) for refusal in refusals], lost
+        case o.OverQuota(whose):
+            return "quota", whose, lost
+        case o.NoRoom():
+            return "full", None, lost
+        case o.Kept(claims):
+            return "kept", _all(claims), lost
+        case o.NotMine(why, now, loss):
+            return "not-mine", (why, claim_said(now), loss and loss_said(loss)), lost
+        case o.Ended(releases):
+            return "ended", [(each.task, each.state, each.already) for each in releases], lost
+        case o.Moved(now):
+            return "moved", claim_said(now), lost
+        case Claim() | Free():
+            return "shown", claim_said(outcome), lost
+        case other:
+            raise ValueError(f"no outcome that the model knows: {other}")
+
+
+def _all(claims: Sequence[Claim]) -> list[dict[str, Any]]:
+    return [claim_said(claim) for claim in claims]
+
+
+def _refusal(refusal: o.Refusal) -> dict[str, Any]:
+    return {
+        "verdict": refusal.verdict,
+        "claim": claim_said(refusal.claim),
+        "retry_after": refusal.retry_after_s,
+        "position": refusal.position,
+    }
