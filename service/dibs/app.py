@@ -12,6 +12,7 @@ from litestar.types import ASGIApp, ControllerRouterHandler
 
 from dibs import __version__
 from dibs.api import errors, observe, pages
+from dibs.api.acts import Acts
 from dibs.api.headers import with_headers
 from dibs.api.keys import Keys
 from dibs.api.problems import ProblemError
@@ -105,9 +106,6 @@ def build(settings: Settings, url: str | None, cells: Cells | None = None, row: 
     def provide_claims() -> Claims:
         return claims
 
-    def provide_keys() -> Keys:
-        return keys
-
     desk = board.Desk(
         feeds=Feeds(claims),
         claims=claims,
@@ -124,16 +122,14 @@ def build(settings: Settings, url: str | None, cells: Cells | None = None, row: 
     ]
     app = Litestar(
         handlers,
-        dependencies={
-            "claims": Provide(provide_claims, sync_to_thread=False),
-            "keys": Provide(provide_keys, sync_to_thread=False),
-        },
+        dependencies={"claims": Provide(provide_claims, sync_to_thread=False)},
         before_request=errors.gate(keys),
         exception_handlers=errors.HANDLERS,
         openapi_config=None,
         request_max_body_size=settings.max_body,
         logging_config=None,
     )
+    acts = Acts(app, claims, keys, settings.max_body)
     metrics.set("dibs_workers", to=1)
     metrics.set("dibs_build_info", __version__, to=1)
-    return Service(with_headers(observe.observed(app, metrics)), store, hub, keeper, metrics)
+    return Service(with_headers(observe.observed(acts, metrics)), store, hub, keeper, metrics)

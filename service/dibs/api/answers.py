@@ -4,21 +4,19 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
-from litestar import Response
-
 from dibs import outcomes as o
 from dibs.api import sentences, wire
 from dibs.api.problems import ProblemError
 from dibs.claims import Wish
 from dibs.words import Claim, Fence, Free, Loss, Task
 
-Answer = Response[bytes]
+Answer = wire.Reply
 _CODES = {"held": "held", "turn": "held", "cooling": "cooling", "done": "done"}
 
 
 def ok(value: object, lost: Sequence[Loss] = (), status: int = 200) -> Answer:
     """Answer with `value`, and with what the session lost lately."""
-    return Response(wire.with_losses(value, lost), media_type=wire.JSON, status_code=status)
+    return wire.Reply(wire.with_losses(value, lost), wire.JSON, status)
 
 
 def wants(headers: Mapping[str, str], media_type: str) -> bool:
@@ -111,7 +109,7 @@ def listed(page: o.Page | o.RateLimited, *, plain: bool) -> Answer:
         text = wire.table(page.claims)
         if page.cursor:
             text += f"More: ask again with cursor={page.cursor}\n"
-        return Response(text.encode(), media_type=wire.TEXT)
+        return wire.Reply(text.encode(), wire.TEXT)
     now = datetime.now(UTC).replace(microsecond=0)
     return ok({"claims": page.claims, "seq": page.seq, "cursor": page.cursor, "server_time": now})
 

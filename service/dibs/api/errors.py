@@ -4,7 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from litestar import Request, Response
+from litestar import Request
 from litestar.exceptions import (
     HTTPException,
     MethodNotAllowedException,
@@ -15,6 +15,7 @@ from litestar.exceptions import (
 from dibs.api import observe, wire
 from dibs.api.keys import Keys
 from dibs.api.problems import ProblemError, invalid
+from dibs.api.wire import Reply
 from dibs.store import StoreDown, StoreFull
 
 log = logging.getLogger("dibs.api")
@@ -37,12 +38,17 @@ def gate(keys: Keys) -> Callable[[Req], Awaitable[None]]:
 
     # It awaits nothing, but the framework would run a plain function in a thread.
     async def check(request: Req) -> None:
-        if query := request.scope["query_string"]:
-            _refuse_secrets(query)
-        if not request.scope["path"].startswith(PUBLIC):
-            keys.check_team(request.headers.get("authorization"))
+        admit(keys, request.scope, request.headers.get("authorization"))
 
     return check
+
+
+def admit(keys: Keys, scope: Any, authorization: str | None) -> None:
+    """Let a request in, or raise the problem with it."""
+    if query := scope["query_string"]:
+        _refuse_secrets(query)
+    if not scope["path"].startswith(PUBLIC):
+        keys.check_team(authorization)
 
 
 def _refuse_secrets(query: bytes) -> None:
@@ -61,89 +67,76 @@ def _refuse_secrets(query: bytes) -> None:
         )
 
 
-def _answer(request: Req, problem: ProblemError) -> Response[bytes]:
-    request.scope[observe.CODE] = problem.problem.code  # type: ignore[literal-required]
+def answer(scope: Any, error: Exception) -> Reply:
+    """Return what to answer when `error` was raised; the problem's code is left in the scope."""
+    problem = _problem(scope, error)
+    scope[observe.CODE] = problem.problem.code
     if "whose" in problem.body:
-        request.scope[observe.WHOSE] = problem.body["whose"]  # type: ignore[literal-required]
-    return Response(
-        wire.encode(problem.body),
-        media_type=wire.PROBLEM,
-        status_code=problem.problem.status,
-        headers=problem.headers,
-    )
+        scope[observe.WHOSE] = problem.body["whose"]
+    body = wire.encode(problem.body)
+    return Reply(body, wire.PROBLEM, problem.problem.status, problem.headers)
 
 
-def _problem(request: Req, problem: ProblemError) -> Response[bytes]:
-    return _answer(request, problem)
+def _problem(scope: Any, error: Exception) -> ProblemError:
+    if isinstance(error, ProblemError):
+        return error
+    if isinstance(error, StoreDown):
+        return _store_down(error)
+    if isinstance(error, StoreFull):
+        return ProblemError("full", "The store is full. Tell whoever runs this service.")
+    if isinstance(error, HTTPException):
+        return _http(scope, error)
+    return _internal(scope, error)
 
 
-def _store_down(request: Req, down: StoreDown) -> Response[bytes]:
+def _store_down(down: StoreDown) -> ProblemError:
     detail = (
         "Whether the call took effect is unknown: make the same call again, it takes effect once."
         if down.sent
         else "Nothing was changed, and no deadline passes meanwhile. Ask again in a second."
     )
-    return _answer(
-        request,
-        ProblemError(
-            "unavailable",
-            f"{down.reason} {detail}",
-            outcome="unknown" if down.sent else "not-applied",
-            retry_after=1,
-        ),
+    return ProblemError(
+        "unavailable",
+        f"{down.reason} {detail}",
+        outcome="unknown" if down.sent else "not-applied",
+        retry_after=1,
     )
 
 
-def _store_full(request: Req, _: StoreFull) -> Response[bytes]:
-    return _answer(
-        request, ProblemError("full", "The store is full. Tell whoever runs this service.")
+def wrong_method(scope: Any) -> ProblemError:
+    """Say which methods a path takes."""
+    allow = "POST" if scope["path"].endswith(_POSTS) else "GET, HEAD"
+    return ProblemError(
+        "wrong-method",
+        f"{scope['method']} is not for this path; it takes {allow}.",
+        headers={"Allow": allow},
     )
 
 
-def _http(request: Req, error: HTTPException) -> Response[bytes]:
+def _http(scope: Any, error: HTTPException) -> ProblemError:
     if isinstance(error, NotFoundException):
-        return _answer(
-            request,
-            ProblemError("not-found", "There is nothing at this path; /openapi.json lists them."),
-        )
+        return ProblemError("not-found", "There is nothing at this path; /openapi.json lists them.")
     if isinstance(error, MethodNotAllowedException):
-        allow = "POST" if request.scope["path"].endswith(_POSTS) else "GET, HEAD"
-        return _answer(
-            request,
-            ProblemError(
-                "wrong-method",
-                f"{request.method} is not for this path; it takes {allow}.",
-                headers={"Allow": allow},
-            ),
-        )
+        return wrong_method(scope)
     if error.status_code == 413:
-        return _answer(
-            request, ProblemError("too-large", "The body is larger than this service takes.")
-        )
+        return ProblemError("too-large", "The body is larger than this service takes.")
     if isinstance(error, ValidationException) or 400 <= error.status_code < 500:
-        return _answer(request, invalid([{"field": "request", "message": f"{error.detail}."}]))
-    return _internal(request, error)
+        return invalid([{"field": "request", "message": f"{error.detail}."}])
+    return _internal(scope, error)
 
 
-def _internal(request: Req, error: Exception) -> Response[bytes]:
-    log.error(
-        "request_failed method=%s path=%s", request.method, request.scope["path"], exc_info=error
-    )
-    return _answer(
-        request,
-        ProblemError(
-            "internal",
-            "The service made a mistake, and has written down which. Ask again: every call is "
-            "safe to repeat.",
-            outcome="unknown",
-        ),
+def _internal(scope: Any, error: Exception) -> ProblemError:
+    log.error("request_failed method=%s path=%s", scope["method"], scope["path"], exc_info=error)
+    return ProblemError(
+        "internal",
+        "The service made a mistake, and has written down which. Ask again: every call is "
+        "safe to repeat.",
+        outcome="unknown",
     )
 
 
-HANDLERS: dict[int | type[Exception], Any] = {
-    ProblemError: _problem,
-    StoreDown: _store_down,
-    StoreFull: _store_full,
-    HTTPException: _http,
-    Exception: _internal,
-}
+def _handle(request: Req, error: Exception) -> Reply:
+    return answer(request.scope, error)
+
+
+HANDLERS: dict[int | type[Exception], Any] = {HTTPException: _handle, Exception: _handle}

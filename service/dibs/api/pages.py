@@ -31,12 +31,12 @@ def handlers(store: Store, public_url: str | None) -> list[ControllerRouterHandl
     """Return the routes outside /v1 that belong to no board."""
 
     @get("/livez", sync_to_thread=False)
-    def livez() -> Response[bytes]:
+    def livez() -> wire.Reply:
         """The process is up."""
         return answers.ok({"status": "up"})
 
     @get("/readyz")
-    async def readyz() -> Response[bytes]:
+    async def readyz() -> wire.Reply:
         """The store answers, and says how well it keeps what it is told."""
         try:
             health = await store.health()
@@ -67,7 +67,7 @@ def handlers(store: Store, public_url: str | None) -> list[ControllerRouterHandl
         return Response(content, media_type=wire.TEXT)
 
     @get("/openapi.json", sync_to_thread=False)
-    def openapi() -> Response[bytes]:
+    def openapi() -> wire.Reply:
         """Describe the interface."""
         return answers.ok(document())
 

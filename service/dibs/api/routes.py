@@ -1,53 +1,20 @@
-"""The calls under /v1. Each handler parses, asks, and answers."""
+"""What is read under /v1. Each handler parses, asks, and answers; acts.py has the POSTs."""
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
-from litestar import Controller, Request, Response, get, post
+from litestar import Controller, Request, Response, get
 from litestar.response import Stream
 
 from dibs.api import answers, bodies, wire
-from dibs.api.keys import Keys
-from dibs.api.problems import ProblemError, invalid
-from dibs.claims import Claims, OutOfBounds, Wish
+from dibs.api.problems import invalid
+from dibs.claims import Claims
 from dibs.store import StoreDown
 from dibs.store.store import Reset
 from dibs.store.stream import Ended
-from dibs.words import Project, Refused, Session
+from dibs.words import Event, Project, Refused, Session
 
-Answer = Response[bytes]
 Req = Request[Any, Any, Any]
-B = TypeVar("B", bound=bodies.Body)
-
-REQUEST_CHARS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[B]):
-    """A POST that has been read and found in order."""
-
-    project: Project
-    session: Session
-    body: B
-    request: str
-    """The Idempotency-Key, or ''."""
-
-
-async def read(request: Req, project: str, body_type: type[B]) -> Call[B]:
-    """Read a POST by a session, or raise a problem that names all that is wrong with it."""
-    session = bodies.session(request.headers.get("dibs-session"))
-    errors: bodies.Errors = []
-    if request.scope["query_string"]:
-        message = "A POST has no query: names and keys travel in the body and the headers."
-        errors.append({"field": "query", "message": message})
-    key = request.headers.get("idempotency-key", "")
-    if len(key) > REQUEST_CHARS or not (key.isascii() and (key.isprintable() or not key)):
-        message = f"An Idempotency-Key is printable ASCII, at most {REQUEST_CHARS} characters."
-        errors.append({"field": "Idempotency-Key", "message": message})
-    name = bodies.project(project, errors)
-    given = bodies.parse(request.headers.get("content-type", ""), await request.body(), errors)
-    return Call(name, session, body_type.of(given, errors), key)
 
 
 def reader(request: Req) -> Session | None:
@@ -70,89 +37,8 @@ class V1(Controller):
 
     path = "/v1/{project:str}"
 
-    @post("/claim", status_code=201)
-    async def claim(self, request: Req, project: str, claims: Claims) -> Answer:
-        """Take a task, the first free of several, or all of several."""
-        call = await read(request, project, bodies.ClaimBody)
-        body = call.body
-        mode = "any" if body.any_of else "all" if body.all_of else "one"
-        wish = Wish(
-            tasks=body.any_of or body.all_of or (body.task,),  # type: ignore[arg-type]
-            mode=mode,
-            ttl_s=body.ttl,
-            reopen=body.reopen,
-            queue=body.queue,
-            wait_s=body.wait,
-            label=body.label,
-            branch=body.branch,
-            url=body.url,
-            note=body.note,
-        )
-        try:
-            outcome = await claims.claim(call.project, call.session, wish, call.request)
-        except OutOfBounds as bound:
-            raise invalid([{"field": bound.field, "message": str(bound)}]) from None
-        return answers.claimed(outcome, wish)
-
-    @post("/heartbeat", status_code=200)
-    async def heartbeat(self, request: Req, project: str, claims: Claims) -> Answer:
-        """Push back the deadline of one claim, or of all that the session has."""
-        call = await read(request, project, bodies.HeartbeatBody)
-        body = call.body
-        try:
-            outcome = await claims.heartbeat(
-                call.project,
-                call.session,
-                body.task,
-                body.fence,
-                ttl_s=body.ttl,
-                state=body.state or "",
-                note=body.note,
-                request=call.request,
-            )
-        except OutOfBounds as bound:
-            raise invalid([{"field": bound.field, "message": str(bound)}]) from None
-        return answers.kept(outcome, body.task, body.fence)
-
-    @post("/release", status_code=200)
-    async def release(self, request: Req, project: str, claims: Claims) -> Answer:
-        """End a claim, or all that the session has."""
-        call = await read(request, project, bodies.ReleaseBody)
-        body = call.body
-        outcome = await claims.store.release(
-            call.project,
-            call.session,
-            body.task,
-            body.fence,
-            outcome=body.outcome,
-            note=body.note,
-            pr=body.pr,
-            request=call.request,
-        )
-        return answers.ended(outcome, body.task, body.fence)
-
-    @post("/break", status_code=200)
-    async def break_(self, request: Req, project: str, claims: Claims, keys: Keys) -> Answer:
-        """End somebody's claim: a person with an admin key, who names the fence they saw."""
-        by = keys.check_admin(request.headers.get("authorization"))
-        errors: bodies.Errors = []
-        name = bodies.project(project, errors)
-        content_type = request.headers.get("content-type", "")
-        given = bodies.parse(content_type, await request.body(), errors)
-        body = bodies.BreakBody.of(given, errors)
-        if body.fence is None:
-            raise ProblemError(
-                "fence-required",
-                f"Name the fence of the claim on {body.task} that you saw, so that no newer one "
-                "is broken by mistake.",
-            )
-        outcome = await claims.store.break_(
-            name, body.task, body.fence, reason=body.reason, by=by or "an admin"
-        )
-        return answers.broken(outcome, body.fence)
-
     @get("/claims")
-    async def list_(self, request: Req, project: str, claims: Claims) -> Answer:
+    async def list_(self, request: Req, project: str, claims: Claims) -> wire.Reply:
         """List claims, as JSON or (`Accept: text/plain`) as a table for people."""
         name = in_project(project)
         query = bodies.ListQuery.of(bodies.query(request.scope["query_string"]), [])
@@ -172,7 +58,7 @@ class V1(Controller):
         return answers.listed(page, plain=answers.wants(request.headers, "text/plain"))
 
     @get("/claims/{task:path}")
-    async def show(self, request: Req, project: str, task: str, claims: Claims) -> Answer:
+    async def show(self, request: Req, project: str, task: str, claims: Claims) -> wire.Reply:
         """Show one task; with `?fence=N` say if that is the current fence."""
         name = in_project(project)
         # The framework's own path parameter has lost doubled and trailing slashes.
@@ -183,7 +69,7 @@ class V1(Controller):
         return answers.shown(shown, query.fence)
 
     @get("/events")
-    async def events(self, request: Req, project: str, claims: Claims) -> Answer | Stream:
+    async def events(self, request: Req, project: str, claims: Claims) -> Response[bytes] | Stream:
         """Follow a project's transitions as server-sent events, or read a page of them."""
         name = in_project(project)
         given = bodies.query(request.scope["query_string"])
@@ -201,9 +87,14 @@ class V1(Controller):
             events = await claims.store.events(name, query.after, query.limit)
         except Reset:
             end = await claims.end_of(name)
-            return answers.ok({"events": [], "next": end, "reset": True})
+            return _page([], end, reset=True)
         end = events[-1].id if events else query.after or await claims.end_of(name)
-        return answers.ok({"events": events, "next": end, "reset": False})
+        return _page(events, end, reset=False)
+
+
+def _page(events: Sequence[Event], end: str, *, reset: bool) -> Response[bytes]:
+    body = wire.encode({"events": events, "next": end, "reset": reset})
+    return Response(body, media_type=wire.JSON)
 
 
 async def _stream(claims: Claims, project: Project, after: str) -> AsyncIterator[bytes]:

@@ -1,10 +1,12 @@
 """How values look on the wire: JSON for programs, aligned text for people."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
+from litestar.types import Receive, Scope, Send
 
 from dibs.api import sentences
 from dibs.words import Claim, Loss
@@ -13,7 +15,38 @@ JSON = "application/json"
 PROBLEM = "application/problem+json"
 TEXT = "text/plain; charset=utf-8"
 
+NONE: Mapping[str, str] = MappingProxyType({})
+
 encode = msgspec.json.Encoder().encode
+
+
+class Reply:
+    """An answer, ready to be sent: an ASGI application.
+
+    The framework's own takes 15 µs to become one, for cookies, encoders and tasks we have none of.
+    """
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(
+        self, body: bytes, media_type: str, status: int = 200, headers: Mapping[str, str] = NONE
+    ) -> None:
+        self.body, self.status = body, status
+        self.headers = [
+            (b"content-type", media_type.encode()),
+            (b"content-length", b"%d" % len(body)),
+        ]
+        for name, value in headers.items():
+            self.headers.append((name.lower().encode(), value.encode()))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": False})
+
+    def to_asgi_response(self, **_: Any) -> "Reply":
+        """Return what sends this: the framework asks it of what a handler of errors returned."""
+        return self
 
 
 def builtin(value: object) -> Any:

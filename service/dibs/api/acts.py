@@ -1,0 +1,178 @@
+"""What sessions do all day, the POSTs under /v1, on the shortest way through.
+
+The framework's routing, injection and validation cost 50 µs a call, as much as all the rest that
+is done here for a claim: docs/performance.md. So these four go from the server's scope straight to
+the answer. All that is not one of them goes to the framework.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from litestar.types import ASGIApp
+
+from dibs.api import answers, bodies, errors
+from dibs.api.keys import Keys
+from dibs.api.problems import ProblemError, invalid
+from dibs.api.wire import Reply
+from dibs.claims import Claims, OutOfBounds, Wish
+from dibs.words import Project, Session
+
+B = TypeVar("B", bound=bodies.Body)
+
+REQUEST_CHARS = 200
+
+
+@dataclass(slots=True)
+class Post:
+    """A POST that has arrived whole."""
+
+    project: str
+    query: bytes
+    headers: dict[bytes, bytes]
+    body: bytes
+
+    def header(self, name: bytes) -> str:
+        """Return a header, or ''."""
+        return self.headers.get(name, b"").decode("latin-1")
+
+    def by_session(self, body_type: type[B]) -> tuple[Project, Session, B, str]:
+        """Return project, session, fields and Idempotency-Key, or raise a problem that names all
+        that is wrong with them."""
+        session = bodies.session(self.header(b"dibs-session"))
+        wrong: bodies.Errors = []
+        if self.query:
+            message = "A POST has no query: names and keys travel in the body and the headers."
+            wrong.append({"field": "query", "message": message})
+        key = self.header(b"idempotency-key")
+        if len(key) > REQUEST_CHARS or not (key.isascii() and (key.isprintable() or not key)):
+            message = f"An Idempotency-Key is printable ASCII, at most {REQUEST_CHARS} characters."
+            wrong.append({"field": "Idempotency-Key", "message": message})
+        name, body = self.fields(body_type, wrong)
+        return name, session, body, key
+
+    def fields(self, body_type: type[B], wrong: bodies.Errors) -> tuple[Project, B]:
+        """Return project and fields, or raise `invalid` with all that is wrong, `wrong` first."""
+        name = bodies.project(self.project, wrong)
+        given = bodies.parse(self.header(b"content-type"), self.body, wrong)
+        return name, body_type.of(given, wrong)
+
+
+class Acts:
+    """The four, as an ASGI application in front of the framework's."""
+
+    def __init__(self, rest: ASGIApp, claims: Claims, keys: Keys, max_body: int) -> None:
+        self._rest, self._claims, self._keys, self._max_body = rest, claims, keys, max_body
+        acts = {
+            "claim": self.claim,
+            "heartbeat": self.heartbeat,
+            "release": self.release,
+            "break": self.break_,
+        }
+        self._acts: dict[str, tuple[Callable[[Post], Awaitable[Reply]], str]] = {
+            name: (act, f"/v1/{{project}}/{name}") for name, act in acts.items()
+        }
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer /v1/{project}/{act}; hand on all else."""
+        parts: list[str] = scope["path"].split("/") if scope["type"] == "http" else []
+        found = self._acts.get(parts[3]) if len(parts) == 4 and parts[1] == "v1" else None
+        if found is None:
+            await self._rest(scope, receive, send)
+            return
+        act, scope["path_template"] = found
+        try:
+            if scope["method"] != "POST":
+                raise errors.wrong_method(scope)
+            headers = dict(scope["headers"])
+            authorization = headers.get(b"authorization", b"").decode("latin-1")
+            errors.admit(self._keys, scope, authorization)
+            body = await _body(receive, self._max_body)
+            reply = await act(Post(parts[2], scope["query_string"], headers, body))
+        except Exception as error:  # noqa: BLE001 - the one place that answers all of them
+            reply = errors.answer(scope, error)
+        await reply(scope, receive, send)
+
+    async def claim(self, post: Post) -> Reply:
+        """Take a task, the first free of several, or all of several."""
+        project, session, body, request = post.by_session(bodies.ClaimBody)
+        mode = "any" if body.any_of else "all" if body.all_of else "one"
+        wish = Wish(
+            tasks=body.any_of or body.all_of or (body.task,),  # type: ignore[arg-type]
+            mode=mode,
+            ttl_s=body.ttl,
+            reopen=body.reopen,
+            queue=body.queue,
+            wait_s=body.wait,
+            label=body.label,
+            branch=body.branch,
+            url=body.url,
+            note=body.note,
+        )
+        try:
+            outcome = await self._claims.claim(project, session, wish, request)
+        except OutOfBounds as bound:
+            raise invalid([{"field": bound.field, "message": str(bound)}]) from None
+        return answers.claimed(outcome, wish)
+
+    async def heartbeat(self, post: Post) -> Reply:
+        """Push back the deadline of one claim, or of all that the session has."""
+        project, session, body, request = post.by_session(bodies.HeartbeatBody)
+        try:
+            outcome = await self._claims.heartbeat(
+                project,
+                session,
+                body.task,
+                body.fence,
+                ttl_s=body.ttl,
+                state=body.state or "",
+                note=body.note,
+                request=request,
+            )
+        except OutOfBounds as bound:
+            raise invalid([{"field": bound.field, "message": str(bound)}]) from None
+        return answers.kept(outcome, body.task, body.fence)
+
+    async def release(self, post: Post) -> Reply:
+        """End a claim, or all that the session has."""
+        project, session, body, request = post.by_session(bodies.ReleaseBody)
+        outcome = await self._claims.store.release(
+            project,
+            session,
+            body.task,
+            body.fence,
+            outcome=body.outcome,
+            note=body.note,
+            pr=body.pr,
+            request=request,
+        )
+        return answers.ended(outcome, body.task, body.fence)
+
+    async def break_(self, post: Post) -> Reply:
+        """End somebody's claim: a person with an admin key, who names the fence they saw."""
+        by = self._keys.check_admin(post.header(b"authorization"))
+        project, body = post.fields(bodies.BreakBody, [])
+        if body.fence is None:
+            raise ProblemError(
+                "fence-required",
+                f"Name the fence of the claim on {body.task} that you saw, so that no newer one "
+                "is broken by mistake.",
+            )
+        outcome = await self._claims.store.break_(
+            project, body.task, body.fence, reason=body.reason, by=by or "an admin"
+        )
+        return answers.broken(outcome, body.fence)
+
+
+async def _body(receive: Any, most: int) -> bytes:
+    """Return a request's body, or raise `too-large`."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ProblemError("invalid", "The request broke off before it was here.")
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > most:
+            raise ProblemError("too-large", "The body is larger than this service takes.")
+    return body
