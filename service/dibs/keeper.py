@@ -64,7 +64,7 @@ class Keeper:
 
     def _note_down(self, down: StoreDown) -> None:
         if self.up:  # one line an outage, however many calls it meets
-            log.error("store_unreachable reason=%s", down.reason)
+            log.error("store_unreachable reason=%r", down.reason)
             self._metrics.add("dibs_store_outages_total")
         self.up = False
         self._metrics.set("dibs_store_up", to=0)

@@ -190,6 +190,15 @@ def knobs() -> list[Knob]:
     return found
 
 
+def table() -> str:
+    """Return the settings as the table of docs/operations.md."""
+    rows = ["| variable | flag | default | what it is, and why |", "|---|---|---|---|"]
+    for knob in knobs():
+        flag = f"`{knob.flag}`" if knob.flag else "none: a secret"
+        rows.append(f"| `{knob.variable}` | {flag} | {knob.default} | {knob.about} |")
+    return "\n".join(rows) + "\n"
+
+
 def span(seconds: int) -> str:
     """Return a duration as people write it: 30m, 2h, 90s."""
     for unit, letter in ((3600, "h"), (60, "m")):

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 START_S = 20.0
@@ -15,6 +15,9 @@ START_S = 20.0
 
 class Service:
     """One `dibs serve`: started, killed, started again on the same data."""
+
+    PROGRAM: Sequence[str] = ("-m", "dibs")
+    """What the interpreter runs."""
 
     def __init__(
         self, folder: Path, *flags: str, env: Mapping[str, str] | None = None, port: int = 0
@@ -29,7 +32,8 @@ class Service:
 
     def start(self) -> "Service":
         """Start it and wait until it says where it is; afterwards it keeps that port."""
-        command = [sys.executable, "-m", "dibs", "serve", "--port", str(self.port), *self.flags]
+        serve = ("serve", "--port", str(self.port), *self.flags)
+        command = [sys.executable, *self.PROGRAM, *serve]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 command,

@@ -1,0 +1,161 @@
+"""Every knob is said once, in the class; what is wrong with one is said in a line."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.ops.running import DIBS, Running, clean_environ, new_session, until
+
+from dibs.settings import Settings, knobs, load, span, table, unknown_variables
+
+ROOT = Path(__file__).parents[2]
+SECRET = "hunter2-hunter2-hunter2"
+
+
+def serve(*flags: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*DIBS, "serve", *flags], env=clean_environ(env), capture_output=True, text=True, timeout=30
+    )
+
+
+def test_the_table_in_the_documentation_is_the_class() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    found = re.search(r"<!-- settings:[^\n]*-->\n(.*)<!-- /settings -->", page, re.S)
+    assert found
+    assert found[1] == table(), "make it again with the command that stands above it"
+
+
+def test_help_has_every_setting_with_its_default_and_reason() -> None:
+    told = serve("--help")
+    assert told.returncode == 0
+    text = " ".join(told.stdout.split())
+    for knob in knobs():
+        assert (knob.flag or knob.variable) in text, knob
+        assert " ".join(knob.about.split()) in text, knob
+        if knob.flag:
+            assert f"(default: {knob.default})" in text, knob
+
+
+def test_help_shows_no_value_of_the_environment() -> None:
+    told = serve("--help", DIBS_TEAM_KEY=SECRET, DIBS_REDIS_URL=f"redis://:{SECRET}@x/0")
+    assert told.returncode == 0
+    assert SECRET not in told.stdout + told.stderr
+
+
+def test_every_setting_says_why() -> None:
+    for knob in knobs():
+        assert len(knob.about) > 10, knob
+    assert {knob.name for knob in knobs()} == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("env", "names"),
+    [
+        ({"DIBS_PORT": "99999"}, ["DIBS_PORT"]),
+        ({"DIBS_PORT": "http"}, ["DIBS_PORT"]),
+        ({"DIBS_WORKERS": "0"}, ["DIBS_WORKERS"]),
+        ({"DIBS_GRACE": "5 minutes"}, ["DIBS_GRACE"]),
+        ({"DIBS_LOG_LEVEL": "loud"}, ["DIBS_LOG_LEVEL"]),
+        ({"DIBS_MAX_TTL": "x", "DIBS_PORT": "-1"}, ["DIBS_MAX_TTL", "DIBS_PORT"]),
+        ({"DIBS_REDIS_URL": f"mysql://u:{SECRET}@h"}, ["DIBS_REDIS_URL"]),
+        ({"DIBS_REDIS_URL": f"redis://u:{SECRET}@"}, ["DIBS_REDIS_URL"]),
+        ({"DIBS_REDIS_URL": f"redis://u:{SECRET}@h:port"}, ["DIBS_REDIS_URL"]),
+        ({"DIBS_REDIS_URL": f"redis+sentinel://:{SECRET}@a,b"}, ["DIBS_REDIS_URL"]),
+        ({"DIBS_REDIS_URL": f"redis+cluster://:{SECRET}@a/3"}, ["DIBS_REDIS_URL"]),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_the_setting(
+    env: dict[str, str], names: list[str]
+) -> None:
+    refused = serve(**env)
+    assert refused.returncode == 2
+    assert SECRET not in refused.stdout + refused.stderr
+    lines = refused.stderr.splitlines()
+    assert len(lines) == len(names)
+    for name in names:
+        assert any(line.startswith(f"dibs serve: {name}: ") for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("env", "sentence"),
+    [
+        ({"DIBS_TEAM_KEY": "short"}, "DIBS_TEAM_KEY needs 20 characters"),
+        ({"DIBS_TEAM_KEY": f"{SECRET},short"}, "DIBS_TEAM_KEY needs 20 characters"),
+        ({"DIBS_TEAM_KEY": SECRET, "DIBS_ADMIN_KEY": SECRET}, "stands in both"),
+        ({"DIBS_MEMORY": "1", "DIBS_REDIS_URL": "redis://h"}, "exclude each other"),
+        ({"DIBS_MEMORY": "1", "DIBS_WORKERS": "2"}, "DIBS_WORKERS must be 1"),
+        ({"DIBS_DEFAULT_TTL": "5s"}, "between DIBS_MIN_TTL and DIBS_MAX_TTL"),
+        ({"DIBS_MIN_TTL": "0"}, "DIBS_MIN_TTL must be at least 1s"),
+        ({"DIBS_MAX_HOLD": "1h"}, "must not exceed DIBS_MAX_HOLD"),
+        ({"DIBS_PARK_TTL": "1m"}, "DIBS_PARK_TTL must not be shorter"),
+        ({"DIBS_TICKET": "30s"}, "DIBS_TICKET must be at least DIBS_HANDOVER"),
+        ({"DIBS_RETENTION": "10s"}, "DIBS_RETENTION must not be shorter"),
+        ({"DIBS_PUBLIC_URL": f"https://u:{SECRET}@h/"}, "DIBS_PUBLIC_URL must be"),
+        ({"DIBS_PUBLIC_URL": "dibs.example.com"}, "DIBS_PUBLIC_URL must be"),
+        ({"DIBS_DATA_DIR": "/"}, "DIBS_DATA_DIR must be a directory of its own"),
+    ],
+)
+def test_what_does_not_go_together_does_not_start(env: dict[str, str], sentence: str) -> None:
+    refused = serve(**env)
+    assert refused.returncode == 2
+    assert sentence in refused.stderr
+    assert SECRET not in refused.stdout + refused.stderr
+
+
+def test_a_flag_wins_over_the_environment() -> None:
+    refused = serve("--port", "70000", DIBS_PORT="8080")
+    assert refused.returncode == 2
+    assert "DIBS_PORT" in refused.stderr
+
+
+def test_a_variable_that_means_nothing_is_named(tmp_path: Path) -> None:
+    env = {"DIBS_TEAMKEY": SECRET, "DIBS_KEY": "the client's"}
+    with Running("--data-dir", str(tmp_path / "d"), env=env) as service:
+        until(lambda: service.logged, "the warning")
+        assert "DIBS_TEAMKEY is not a setting of dibs" in service.logged[0]
+    assert unknown_variables(env) == ["DIBS_TEAMKEY"]
+
+
+def test_no_secret_is_said_by_a_service_that_runs(tmp_path: Path) -> None:
+    env = {
+        "DIBS_TEAM_KEY": SECRET,
+        "DIBS_ADMIN_KEY": SECRET[::-1],
+        "DIBS_REDIS_URL": f"unix://u:{SECRET}@{tmp_path}/d/valkey.sock",
+        "DIBS_LOG_LEVEL": "debug",
+    }
+    with Running("--data-dir", str(tmp_path / "d")) as owner:
+        assert owner.claim("T-1")[0] == 201
+        plain = env | {"DIBS_REDIS_URL": f"unix://{tmp_path}/d/valkey.sock"}
+        with Running("--workers", "2", env=plain) as service:
+            status, body, _ = service.ask("GET", "/v1/p/claims", Authorization=f"Bearer {SECRET}x")
+            assert status == 401
+            seen = (
+                str(body) + str(service.ask("GET", "/readyz")) + str(service.ask("GET", "/metrics"))
+            )
+            seen += str(service.ask("POST", "/v1/p/claim", {"task": "T"}, new_session()))
+            for pid in (service.pid, *service.workers()):
+                seen += Path(f"/proc/{pid}/cmdline").read_text()
+            service.stop()
+            seen += "".join(service.said + service.logged)
+            assert SECRET not in seen
+            assert SECRET[::-1] not in seen
+
+
+def test_the_environment_of_a_worker_is_the_same_settings() -> None:
+    given = load(
+        team_key=f"{SECRET},{SECRET}2", default_ttl="45m", public_url="https://h/x", memory=False
+    )
+    again = load(
+        **{name.removeprefix("DIBS_").lower(): value for name, value in given.environ().items()}
+    )
+    assert again == given
+    assert SECRET not in repr(given)
+    assert SECRET not in str(given)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(90, "90s"), (1800, "30m"), (7200, "2h"), (0, "0s"), (86400, "24h")]
+)
+def test_a_span_reads_as_it_is_written(seconds: int, text: str) -> None:
+    assert span(seconds) == text

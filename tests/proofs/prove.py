@@ -1,0 +1,45 @@
+"""Run the random proofs for as long as told: `make prove ARGS="--minutes 60 --seed 7"`.
+
+Rounds alternate between the state machine and a long concurrent history, each with a seed of its
+own that is printed, so that a failure can be run again alone.
+"""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import time
+
+
+def main() -> int:
+    """Return 0 when every round passed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10, help="how long to go on (10)")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="to repeat a run")
+    wanted = parser.parse_args()
+    dice, until, rounds = random.Random(wanted.seed), time.monotonic() + wanted.minutes * 60, 0
+    print(f"make prove ARGS='--minutes {wanted.minutes:g} --seed {wanted.seed}'", flush=True)
+    while rounds == 0 or time.monotonic() < until:
+        rounds += 1
+        for file, env in (
+            ("test_state_machine.py", {"DIBS_PROOF_CASES": "400", "DIBS_PROOF_STEPS": "80"}),
+            ("test_histories.py", {"DIBS_PROOF_SECONDS": "45"}),
+        ):
+            seed = str(dice.randrange(10**6))
+            took = time.monotonic()
+            command = [sys.executable, "-m", "pytest", "-q", "-s", "-x", f"tests/proofs/{file}"]
+            env |= {"DIBS_PROOF_SEED": seed}
+            print(f"\nround {rounds}: {file} with {env}", flush=True)
+            if subprocess.run(
+                [*command, f"--hypothesis-seed={seed}"], env=os.environ | env
+            ).returncode:
+                print(f"\nround {rounds} FAILED: {file} with {env}")
+                return 1
+            print(f"round {rounds}: {file} passed in {time.monotonic() - took:.0f} s", flush=True)
+    print(f"\n{rounds} rounds passed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
