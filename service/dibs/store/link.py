@@ -10,9 +10,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from math import inf
 from time import perf_counter
 from typing import Any, Protocol, cast
 
+from hiredis import pack_command
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.exceptions import (
     AskError,
@@ -143,7 +145,8 @@ def _failure(error: Exception, *, sent: bool) -> Exception:
         if code in _AWAY:
             return StoreDown(f"The store refuses for now: {code}.", sent=False)
     if isinstance(error, _LOST):
-        word = "does not answer" if isinstance(error, RedisTimeoutError) else "cannot be reached"
+        late = isinstance(error, RedisTimeoutError | TimeoutError)
+        word = "does not answer" if late else "cannot be reached"
         return StoreDown(f"The store {word}.", sent=sent)
     return error
 
@@ -161,7 +164,7 @@ class PipelineLink:
     def __init__(self, pool: ConnectionPool) -> None:
         self.observe: Callable[[float], None] = lambda seconds: None
         self._pool = pool
-        self._waiting: deque[tuple[tuple[str | int, ...], asyncio.Future[Any]]] = deque()
+        self._waiting: deque[tuple[bytes, asyncio.Future[Any]]] = deque()
         self._flights: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -179,7 +182,7 @@ class PipelineLink:
     async def command(self, *parts: str | int) -> Any:
         """See Link. A caller that is cancelled leaves its command running; nothing is torn."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((parts, answer))
+        self._waiting.append((pack_command(parts), answer))  # type: ignore[arg-type]
         if len(self._flights) < FLIGHTS:
             flight = asyncio.create_task(self._fly())
             self._flights.add(flight)
@@ -190,7 +193,7 @@ class PipelineLink:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             try:
-                replies = await self._carry([parts for parts, _ in batch])
+                replies = await self._carry([command for command, _ in batch])
             except Exception as error:  # noqa: BLE001 - handed to every caller of the batch
                 replies = [error] * len(batch)
             for (_, answer), reply in zip(batch, replies, strict=True):
@@ -201,22 +204,23 @@ class PipelineLink:
                 else:
                     answer.set_result(reply)
 
-    async def _carry(self, commands: list[tuple[str | int, ...]]) -> list[Any]:
+    async def _carry(self, commands: list[bytes]) -> list[Any]:
         try:
             connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
         except (RedisError, *_LOST) as error:
             raise _failure(error, sent=False) from error
         try:
             began = perf_counter()
-            await connection.send_packed_command(
-                connection.pack_commands(commands), check_health=False
-            )
+            await connection.send_packed_command(b"".join(commands), check_health=False)
             replies: list[Any] = []
-            for _ in commands:
-                try:
-                    replies.append(await connection.read_response())
-                except ResponseError as error:
-                    replies.append(error)
+            now = asyncio.get_running_loop().time
+            async with asyncio.timeout(TIMEOUT_S) as patience:  # one, moved on; not one for each
+                for _ in commands:
+                    try:
+                        replies.append(await connection.read_response(timeout=inf))
+                    except ResponseError as error:
+                        replies.append(error)
+                    patience.reschedule(now() + TIMEOUT_S)
             self.observe(perf_counter() - began)
             return replies
         except BaseException as error:
