@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.tools.running import running
 
 EXAMPLES = int(os.environ.get("DIBS_PROOF_EXAMPLES", "30"))
 """For each call, in each of schemathesis's phases that make random ones."""
 SEED = os.environ.get("DIBS_PROOF_SEED", "1")
+ROOT = Path(__file__).parents[2]
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 ADMIN = "an-admin-key-of-this-test"
 PLENTY = {f"DIBS_MAX_CLAIMS_PER_{whose}": "1000000" for whose in ("SESSION", "PROJECT")}
@@ -30,8 +30,8 @@ def test_every_call_that_the_description_allows_is_answered_as_it_says(tmp_path:
         env = os.environ | {"SCHEMATHESIS_HOOKS": "tests.proofs.generated_calls"}
         ran = subprocess.run(
             command,
-            env=env | {"PYTHONPATH": os.pathsep.join(["."] + sys.path)},
-            cwd=Path(__file__).parents[2],
+            env=env | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+            cwd=tmp_path,
             capture_output=True,
             text=True,
         )
