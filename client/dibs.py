@@ -555,7 +555,8 @@ def ask(setup, method, path, headers, body=b"", timeout_s=TIMEOUT_S):
     except OSError as error:
         why, problem = error.strerror or str(error) or type(error).__name__, {}
         if "certificate" in str(error).lower():
-            why = "its certificate is not trusted here; set SSL_CERT_FILE to the proxy's CA"
+            why = getattr(error, "verify_message", "its certificate is refused")
+            why += "; set SSL_CERT_FILE to the CA of the sandbox's proxy"
             problem = {"code": "no-trust"}
         host = split_url(setup.url)[1]
         raise Trouble(UNKNOWN, f"{host} was not reached: {why}", problem) from None

@@ -63,14 +63,16 @@ def taken_out(before):
     try:
         undo = json.loads(before[OURS[-1]] or "{}")
         for path, ours in undo.items():
-            for piece in reversed(ours["pieces"] if after[path] else []):
-                head, found, tail = after[path].partition(piece)
-                if not found:
+            for place, piece in reversed(ours["pieces"] if after[path] else []):
+                text = after[path]
+                start = 0 if place is None else containers(text).get(tuple(place), (len(text),))[0]
+                spot = text.find(piece, start)
+                if spot < 0:
                     raise usage(
                         f"dibs' lines in {path} were changed: put them back as undo.json has "
                         "them, or take them out by hand, there too"
                     )
-                after[path], spots[path] = head + tail, len(head)
+                after[path], spots[path] = text[:spot] + text[spot + len(piece) :], spot
             if ours["is_new"] and (after[path] or "").strip() in ("", "{}"):
                 after[path] = None
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -92,11 +94,11 @@ def put_in(setup, after, spots):
     block = fetch(setup, "skill/CLAUDE.md")
     for path in memory_files(after):
         text = after[path] or ""
-        gap = "\n" if text.endswith("\n") else "\n\n" if text else ""
+        head = text[: spots.get(path, len(text))]
+        gap = "\n" if head.endswith("\n") else "\n\n" if head else ""
         piece = (gap + block).replace("\n", "\r\n" if "\r\n" in text else "\n")
-        undo[path] = {"is_new": after[path] is None, "pieces": [piece]}
-        spot = min(spots.get(path, len(text)), len(text))
-        after[path] = text[:spot] + piece + text[spot:]
+        undo[path] = {"is_new": after[path] is None, "pieces": [[None, piece]]}
+        after[path] = head + piece + text[len(head) :]
     conf = "# Settings of dibs for this repository; environment variables win over them.\n"
     conf += f"url = {setup.url}\nproject = {setup.project}\ngate = {setup.gate}\n"
     after.update(zip(OURS, [*ours, conf, json.dumps(undo, indent=1) + "\n"]))
@@ -149,7 +151,7 @@ def containers(text):
 
 
 def graft(text, wanted, pieces, path=()):
-    """Insert `wanted` into this JSON text, first in each container; append to `pieces` what was."""
+    """Insert `wanted` into this JSON text, first in each container, and note the pieces."""
     is_object = isinstance(wanted, dict)
     for key in reversed(list(wanted)):
         if is_object and (*path, key) in containers(text):
@@ -161,7 +163,7 @@ def graft(text, wanted, pieces, path=()):
         piece = json.dumps(wanted[key] if is_object else key, indent=2)
         piece = (json.dumps(key) + ": " + piece) if is_object else piece
         piece = start + piece.replace("\n", start) + (end if is_empty else ",")
-        pieces.append(piece)
+        pieces.append([path, piece])
         text = text[:offset] + piece + text[offset:]
     return text
 

@@ -99,6 +99,7 @@ def session(text: str) -> Session:
 
 def duration_s(value: object, what: str = "A duration") -> int:
     """Return whole seconds for 90, "90", "90s", "30m" or "2h", or raise Refused."""
+    value = _whole(value)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         seconds = value
     elif isinstance(value, str) and (found := _DURATION.fullmatch(value)):
@@ -108,10 +109,16 @@ def duration_s(value: object, what: str = "A duration") -> int:
     return seconds
 
 
+def _whole(value: object) -> object:
+    """A number that JSON wrote with a fraction of zero is the whole number (RFC 8259 knows one)."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def fence(value: object) -> Fence:
     """Return `value` (a whole number, or its digits) as a fence, or raise Refused."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 16:
         value = int(value)
+    value = _whole(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_FENCE:
         raise Refused("A fence is the whole number that the claim's reply gave, 1 to 2^53 - 1.")
     return Fence(value)

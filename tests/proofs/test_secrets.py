@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import redis
-
 from tests.tools.running import Service, running
 
 ADMIN, TEAM = "an-admin-key-of-this-test", "the-team-key-of-this-test"

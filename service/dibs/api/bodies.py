@@ -56,12 +56,16 @@ def _schema(**schema: Any) -> WithJsonSchema:
     return WithJsonSchema(schema)
 
 
+_CONTROL = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
+"""What `words.plain_text` refuses, as part of a pattern."""
+_LINE = f"^[^{_CONTROL}]*$"
+_LINES = _LINE.replace(r"\x00-\x1f", r"\x00-\x08\x0b-\x1f")
 TASK_SCHEMA: dict[str, Any] = {
     "type": "string",
     "minLength": 1,
     "maxLength": words.TASK_CHARS,
     # Blanks and control characters; that the name is NFC no pattern can say.
-    "pattern": r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$",
+    "pattern": rf"^[^\s{_CONTROL}]([^{_CONTROL}]*[^\s{_CONTROL}])?$",
 }
 Task = Annotated[words.Task, BeforeValidator(_task), _schema(**TASK_SCHEMA)]
 Tasks = Annotated[
@@ -93,14 +97,16 @@ Duration = Annotated[
 Note = Annotated[
     str,
     _text("A note", words.NOTE_CHARS, newlines=True),
-    _schema(type="string", maxLength=words.NOTE_CHARS),
+    _schema(type="string", maxLength=words.NOTE_CHARS, pattern=_LINES),
 ]
-Label = Annotated[str, _text("A label", 100), _schema(type="string", maxLength=100)]
-Branch = Annotated[str, _text("A branch", 200), _schema(type="string", maxLength=200)]
+Label = Annotated[str, _text("A label", 100), _schema(type="string", maxLength=100, pattern=_LINE)]
+Branch = Annotated[
+    str, _text("A branch", 200), _schema(type="string", maxLength=200, pattern=_LINE)
+]
 Url = Annotated[
     str,
     BeforeValidator(_url),
-    _schema(type="string", maxLength=500, pattern=r"^(https?://\S*)?$"),
+    _schema(type="string", maxLength=500, pattern=rf"^(https?://[^\s{_CONTROL}]*)?$"),
 ]
 
 
@@ -165,7 +171,10 @@ class ClaimBody(Body):
     def together(cls) -> dict[str, Any]:
         """See Body."""
         named = ("task", "any_of", "all_of")
-        return {"oneOf": [_only(name, named) for name in named]}
+        choices = [_only(name, named) for name in named]
+        for choice in choices[1:]:
+            choice["properties"]["queue"] = {"const": False}
+        return {"oneOf": choices}
 
 
 class HeartbeatBody(Body):
@@ -187,7 +196,7 @@ class HeartbeatBody(Body):
     @classmethod
     def together(cls) -> dict[str, Any]:
         """See Body."""
-        return {"dependentRequired": {"fence": ["task"]}}
+        return {"anyOf": [{"not": _given("fence")}, _given("task")]}
 
 
 class ReleaseBody(Body):
@@ -216,8 +225,8 @@ class ReleaseBody(Body):
         everything = {"properties": {"all": {"const": True}}, "required": ["all"]}
         return {
             "oneOf": [
-                {"required": ["task"], "properties": {"all": {"const": False}}},
-                {**everything, "not": {"anyOf": [{"required": ["task"]}, {"required": ["fence"]}]}},
+                {"allOf": [_given("task"), {"properties": {"all": {"const": False}}}]},
+                {**everything, "not": {"anyOf": [_given("task"), _given("fence")]}},
             ]
         }
 
@@ -231,16 +240,21 @@ class BreakBody(Body):
         str,
         _text("A reason", words.NOTE_CHARS, newlines=True),
         Field(min_length=1),
-        _schema(type="string", minLength=1, maxLength=words.NOTE_CHARS),
+        _schema(type="string", minLength=1, maxLength=words.NOTE_CHARS, pattern=_LINES),
     ]
+
+
+_STATE = "|".join(words.STATES)
 
 
 class ListQuery(Body):
     """GET claims."""
 
-    state: str = "held,parked,lapsed"
+    state: Annotated[str, _schema(type="string", pattern=f"^({_STATE})(,({_STATE}))*$")] = (
+        "held,parked,lapsed"
+    )
     holder: Label = ""
-    q: Annotated[str, _text("q", 200), _schema(type="string", maxLength=200)] = ""
+    q: Annotated[str, _text("q", 200), _schema(type="string", maxLength=200, pattern=_LINE)] = ""
     limit: int = Field(200, ge=1, le=1000)
     cursor: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$", max_length=1000)] = ""
 
@@ -345,8 +359,12 @@ def _form(text: str) -> dict[str, Any]:
 
 
 def _only(name: str, names: tuple[str, ...]) -> dict[str, Any]:
-    others = [{"required": [other]} for other in names if other != name]
-    return {"required": [name], "not": {"anyOf": others}}
+    others = [_given(other) for other in names if other != name]
+    return {**_given(name), "not": {"anyOf": others}}
+
+
+def _given(name: str) -> dict[str, Any]:
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
 
 
 def _error(field: str, message: str) -> dict[str, str]:

@@ -26,17 +26,23 @@ _PROJECT = {
     "description": "A namespace, usually one repository: owner.repo.",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"},
 }
+_UUID = "-".join(
+    f"{first}[0-9a-fA-F]{{{more}}}"
+    for first, more in (("", 8), ("", 4), ("[48]", 3), ("[89abAB]", 3), ("", 12))
+)
 _SESSION = {
     "name": "Dibs-Session",
     "in": "header",
     "required": True,
     "description": "The session's secret: a UUID of version 4 or 8.",
-    "schema": {
-        "type": "string",
-        "pattern": "^[0-9a-f]{8}-[0-9a-f]{4}-[48][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$",
-    },
+    "schema": {"type": "string", "pattern": f"^{_UUID}$"},
 }
-_READER = {**_SESSION, "required": False, "description": "Decides `mine`, nothing else."}
+_READER = {
+    **_SESSION,
+    "required": False,
+    "description": "Decides `mine`, nothing else.",
+    "schema": {"type": "string", "pattern": f"^({_UUID})?$"},
+}
 _IDEMPOTENCY = {
     "name": "Idempotency-Key",
     "in": "header",

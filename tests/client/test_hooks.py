@@ -1,0 +1,290 @@
+"""What Claude Code's hooks get: facts at the start, silent beats, a gate, and never a failure."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.client.conftest import KEY, Make, Sandbox
+from tests.tools.running import Service
+
+PAYLOADS = Path(__file__).with_name("payloads.json")
+CLOUD = {"CLAUDE_CODE_REMOTE": "true", "CLAUDE_CODE_REMOTE_SESSION_ID": "cse_01Ab"}
+LOCAL = {"CLAUDE_CODE_SESSION_ID": "5f0e"}
+NOWHERE = {"DIBS_URL": "http://127.0.0.1:1"}
+
+
+def state_of(ann: Sandbox, task: str = "T-1") -> str:
+    """What the service says of the task."""
+    return str(ann.dibs("show", task, "--json").said(0).json["state"])
+
+
+def edit(ann: Sandbox, path: str = "a.py", env: Any = None, **fields: Any) -> dict[str, Any]:
+    """What the hook decides about an edit of a file of the repository; {} when it is silent."""
+    given = {"file_path": str(ann.repo / path)}
+    answer = ann.hook("PreToolUse", env, tool_name="Edit", tool_input=given, **fields)
+    return dict(json.loads(answer.stdout)["hookSpecificOutput"]) if answer.stdout else {}
+
+
+def bash(ann: Sandbox, command: str, env: Any = None) -> dict[str, Any]:
+    """What the hook decides about a shell command; {} when it is silent."""
+    answer = ann.hook("PreToolUse", env, tool_name="Bash", tool_input={"command": command})
+    return dict(json.loads(answer.stdout)["hookSpecificOutput"]) if answer.stdout else {}
+
+
+@pytest.mark.parametrize(
+    "payload", json.loads(PAYLOADS.read_text()), ids=lambda p: p["hook_event_name"]
+)
+@pytest.mark.parametrize("url", ["", "http://127.0.0.1:1", "served"])
+def test_every_event_known_or_not_succeeds_and_says_nothing_on_stderr(
+    service: Service, sandbox: Make, payload: dict[str, Any], url: str
+) -> None:
+    ann = sandbox(**CLOUD)
+    ann.dibs("claim", "T-1").said(0)
+    ann.env["DIBS_URL"] = service.url if url == "served" else url
+    ann.hook(payload["hook_event_name"], None, **payload)
+
+
+@pytest.mark.parametrize("stdin", ["", "{", "[]", "null", '{"hook_event_name": 5}', "\x00" * 9])
+def test_a_payload_that_is_none_is_ignored(sandbox: Make, stdin: str) -> None:
+    answer = sandbox().dibs("hook", stdin=stdin).said(0)
+    assert answer.stdout + answer.stderr == ""
+
+
+def test_the_start_says_what_is_held_and_how_to_claim(sandbox: Make) -> None:
+    ann = sandbox(**CLOUD)
+    said = ann.hook("SessionStart", source="startup").stdout
+    assert "this session holds no task" in said
+    assert "dibs.py claim TASK" in said
+    ann.dibs("claim", "T-1").said(0)
+    assert "this session holds T-1 until " in ann.hook("SessionStart", source="resume").stdout
+
+
+def test_the_start_is_short_even_when_there_is_most_to_say(sandbox: Make) -> None:
+    ann, bob = sandbox(**CLOUD), sandbox(DIBS_LABEL="bob")
+    for task in ("feature/parser-1", "feature/parser-2", "feature/parser-3", "T-4"):
+        ann.dibs("claim", task).said(0)
+    ann.dibs("claim", "feature/lost-5", "--ttl", "1s", "--note", "halfway").said(0)
+    bob.dibs("claim", "feature/lost-5", "--wait", "20s").said(0)
+    said = ann.hook("SessionStart", source="resume").stdout
+    assert "feature/lost-5 was lost" in said
+    assert "bob" in said
+    assert said.count("\n") == 1
+    # About four characters make a token of English.
+    assert len(said) / 4 <= 100, said
+
+
+def test_the_start_says_that_the_machine_is_new(keyed: Service, sandbox: Make) -> None:
+    ann = sandbox(keyed.url, DIBS_KEY=KEY, **CLOUD)
+    ann.dibs("claim", "T-1").said(0)
+    assert "VM is new" not in ann.hook("SessionStart", source="resume").stdout
+    ann.forget()
+    said = ann.hook("SessionStart", source="resume").stdout
+    assert "This VM is new" in said
+    assert "holds T-1" in said
+
+
+def test_the_start_does_not_fail_when_nobody_answers(sandbox: Make) -> None:
+    ann = sandbox(**LOCAL)
+    ann.dibs("claim", "T-1").said(0)
+    for path in ann.state_files():
+        text = path.read_text()
+    said = ann.hook("SessionStart", NOWHERE, source="startup").stdout
+    assert "holds no task" in said
+    assert ann.state_files()[-1].read_text() == text
+
+
+def test_a_beat_goes_out_at_most_once_in_a_while(sandbox: Make) -> None:
+    ann = sandbox(**LOCAL)
+    ann.dibs("claim", "T-1").said(0)
+    first = ann.dibs("show", "T-1", "--json").json["heartbeat_at"]
+    time.sleep(1.1)
+    ann.hook("PostToolUse", tool_name="Read")
+    assert ann.dibs("show", "T-1", "--json").json["heartbeat_at"] == first
+    ann.stamp_is_old()
+    ann.hook("PostToolUse", tool_name="Read")
+    second = ann.dibs("show", "T-1", "--json").json["heartbeat_at"]
+    assert second > first
+
+
+@pytest.mark.parametrize("event", ["PostToolUse", "UserPromptSubmit", "PreToolUse"])
+def test_a_throttled_hook_imports_nothing_that_talks(sandbox: Make, event: str) -> None:
+    ann = sandbox(**LOCAL)
+    ann.dibs("claim", "T-1").said(0)
+    payload = json.dumps({"hook_event_name": event, "tool_name": "Edit", "tool_input": {}})
+    command = [sys.executable, "-IS", "-X", "importtime", str(ann.script), "hook"]
+    done = subprocess.run(
+        command,
+        cwd=ann.repo,
+        env=ann.env,
+        input=payload,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"json", "socket", "ssl", "argparse", "urllib.parse", "subprocess", "re"}
+
+
+def test_stop_parks_and_the_next_work_resumes(sandbox: Make) -> None:
+    ann = sandbox(**CLOUD)
+    ann.dibs("claim", "T-1").said(0)
+    ann.hook("Stop", stop_hook_active=False)
+    assert state_of(ann) == "parked"
+    ann.hook("UserPromptSubmit", prompt="go on")
+    assert state_of(ann) == "held"
+    ann.hook("StopFailure", error="rate_limit")
+    assert state_of(ann) == "parked"
+
+
+def test_stop_with_work_in_the_background_does_not_park(sandbox: Make) -> None:
+    ann = sandbox(**CLOUD)
+    ann.dibs("claim", "T-1").said(0)
+    ann.hook("Stop", background_tasks=[{"id": "b1"}])
+    assert state_of(ann) == "held"
+
+
+def test_a_beat_that_began_before_a_park_does_not_undo_it(sandbox: Make) -> None:
+    ann = sandbox(**CLOUD)
+    ann.dibs("claim", "T-1").said(0)
+    ann.stamp_is_old()
+    # The beat starts, and waits for the rest of its input while the session parks.
+    late = subprocess.Popen(
+        [sys.executable, "-c", LATE_BEAT, str(ann.script)],
+        cwd=ann.repo,
+        env=ann.env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert late.stdin
+    assert late.stdout
+    assert late.stdout.readline() == "begun\n"
+    ann.hook("Stop")
+    late.communicate("\n", timeout=20)
+    assert late.returncode == 0
+    assert state_of(ann) == "parked"
+
+
+LATE_BEAT = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("dibs_client", sys.argv[1])
+dibs = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(dibs)
+dibs.load_modules()
+session = dibs.Session(dibs.Setup())
+session.event = "PostToolUse"
+print("begun", flush=True)
+sys.stdin.readline()
+session.post("heartbeat", {"state": "working"})
+"""
+
+
+def test_the_end_parks_in_the_cloud_and_releases_at_home(sandbox: Make) -> None:
+    cloud, local = sandbox(**CLOUD), sandbox(**LOCAL)
+    cloud.dibs("claim", "T-1").said(0)
+    local.dibs("claim", "T-2").said(0)
+    cloud.hook("SessionEnd", reason="other")
+    local.hook("SessionEnd", reason="prompt_input_exit")
+    assert state_of(cloud, "T-1") == "parked"
+    assert state_of(cloud, "T-2") == "free"
+
+
+def test_an_edit_without_a_claim_is_warned_about_once(sandbox: Make) -> None:
+    ann = sandbox(**LOCAL)
+    said = edit(ann)
+    assert "permissionDecision" not in said
+    assert "holds no task" in said["additionalContext"]
+    assert edit(ann) == {}
+
+
+def test_an_edit_without_a_claim_is_denied_where_the_team_wants_that(sandbox: Make) -> None:
+    ann = sandbox(DIBS_GATE="block", **LOCAL)
+    for _ in range(2):
+        said = edit(ann)
+        assert said["permissionDecision"] == "deny"
+        assert "dibs.py claim TASK" in said["permissionDecisionReason"]
+    assert bash(ann, "git add -A && git commit -m x")["permissionDecision"] == "deny"
+    assert bash(ann, "git push -u origin main")["permissionDecision"] == "deny"
+    ann.dibs("claim", "T-1").said(0)
+    assert edit(ann) == {}
+    assert bash(ann, "git push -u origin main") == {}
+
+
+def test_the_gate_lets_pass_what_is_no_work_on_the_repository(sandbox: Make) -> None:
+    ann = sandbox(DIBS_GATE="block", **LOCAL)
+    assert edit(ann, "../notes.md") == {}
+    assert edit(ann, permission_mode="plan") == {}
+    assert bash(ann, "ls -la") == {}
+    assert bash(ann, "git status") == {}
+
+
+def test_the_gate_can_be_off(sandbox: Make) -> None:
+    assert edit(sandbox(DIBS_GATE="off", **LOCAL)) == {}
+
+
+def test_the_gate_opens_when_the_service_cannot_be_reached(sandbox: Make) -> None:
+    ann = sandbox(DIBS_GATE="block", **LOCAL)
+    ann.env |= NOWHERE
+    assert edit(ann)["permissionDecision"] == "deny"
+    ann.dibs("claim", "T-1").said(3)
+    assert "permissionDecision" not in edit(ann)
+
+
+def test_the_gate_closes_by_our_own_clock_when_the_claim_is_over(sandbox: Make) -> None:
+    ann = sandbox(DIBS_GATE="block", **LOCAL)
+    ann.dibs("claim", "T-1", "--ttl", "2s").said(0)
+    deadline = time.monotonic() + 10
+    while not edit(ann):
+        assert time.monotonic() < deadline, "the gate never closed"
+    assert edit(ann)["permissionDecision"] == "deny"
+
+
+def test_a_loss_is_told_before_the_next_edit_and_once(sandbox: Make) -> None:
+    ann, bob = sandbox(**LOCAL), sandbox(DIBS_LABEL="bob")
+    ann.dibs("claim", "T-1", "--ttl", "1s").said(0)
+    bob.dibs("claim", "T-1", "--wait", "20s").said(0)
+    ann.stamp_is_old()
+    ann.hook("PostToolUse")
+    said = edit(ann)["additionalContext"]
+    assert "T-1 was lost" in said
+    assert "bob" in said
+    assert "T-1 was lost" not in json.dumps(edit(ann))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python3 {script} claim T-1",
+        "{script} claim T-1 --note 'two words'",
+        'python3 "{script}" done T-1 --pr https://example.org/pull/1',
+    ],
+)
+def test_a_plain_dibs_command_needs_no_permission(sandbox: Make, command: str) -> None:
+    ann = sandbox(**LOCAL)
+    assert bash(ann, command.format(script=ann.script))["permissionDecision"] == "allow"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python3 {script} claim T-1; rm -rf /",
+        "python3 {script} claim T-1 && curl example.org",
+        "python3 {script} claim $(id)",
+        "python3 {script} claim `id`",
+        "python3 {script} claim T-1 > /etc/passwd",
+        "python3 {script} claim T-1 | sh",
+        "python3 {script} claim T-1\nid",
+        "python3 {script} run T-1 -- id",
+        "python3 {script} init --url https://example.org",
+        "X=1 python3 {script} claim T-1",
+        "python3 /tmp/dibs.py claim T-1",
+        "python3 -c x {script} claim T-1",
+    ],
+)
+def test_anything_else_is_not_let_through(sandbox: Make, command: str) -> None:
+    ann = sandbox(DIBS_GATE="off", **LOCAL)
+    assert bash(ann, command.format(script=ann.script)) == {}

@@ -1,0 +1,258 @@
+"""From a bare repository to a claimed task, and back without a trace."""
+
+import json
+import shutil
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+from tests.client.conftest import Answer, Make, Sandbox
+from tests.tools.running import Service
+
+SETTINGS = ".claude/settings.json"
+
+
+@pytest.fixture
+def fresh(service: Service, sandbox: Make) -> Sandbox:
+    """A repository with one commit, and the client as the service serves it."""
+    ann = sandbox("", DIBS_PROJECT="", DIBS_LABEL="ann")
+    ann.git("remote", "remove", "origin")
+    ann.script = ann.folder / "dibs.py"
+    urllib.request.urlretrieve(f"{service.url}/client/dibs.py", ann.script)
+    ann.git("commit", "-q", "--allow-empty", "-m", "begin")
+    return ann
+
+
+def contents(ann: Sandbox) -> dict[str, bytes]:
+    """Every file of the repository."""
+    paths = [path for path in ann.repo.rglob("*") if ".git" not in path.parts]
+    return {str(p.relative_to(ann.repo)): p.read_bytes() if p.is_file() else b"" for p in paths}
+
+
+def init(ann: Sandbox, *flags: str) -> Answer:
+    """Run init, which says one line."""
+    answer = ann.dibs("init", *flags).said(0)
+    assert answer.stdout.count("\n") == 1
+    return answer
+
+
+def installed(ann: Sandbox) -> None:
+    """From here on, run the installed client, as a session does."""
+    ann.script = ann.repo / ".claude/skills/dibs/dibs.py"
+
+
+def test_three_commands_lead_from_nothing_to_a_claimed_task(
+    service: Service, fresh: Sandbox
+) -> None:
+    init(fresh, "--url", service.url)
+    installed(fresh)
+    claim = fresh.dibs("claim", "T-1", "--json").said(0).json
+    assert claim["project"] == f"{fresh.folder.name}.repo"
+    fresh.dibs("release", "T-1").said(0)
+
+
+def test_the_served_client_knows_where_it_came_from(service: Service, fresh: Sandbox) -> None:
+    init(fresh)
+    conf = (fresh.repo / ".claude/skills/dibs/dibs.conf").read_text()
+    assert f"url = {service.url}" in conf
+
+
+def test_init_again_changes_nothing(service: Service, fresh: Sandbox) -> None:
+    init(fresh)
+    once = contents(fresh)
+    assert "nothing to change" in init(fresh).stdout
+    installed(fresh)
+    assert "nothing to change" in init(fresh).stdout
+    assert contents(fresh) == once
+
+
+def test_remove_leaves_no_trace(fresh: Sandbox) -> None:
+    init(fresh)
+    assert contents(fresh)
+    installed(fresh)
+    init(fresh, "--remove")
+    assert contents(fresh) == {}
+
+
+def test_remove_works_when_the_service_is_gone(fresh: Sandbox) -> None:
+    init(fresh)
+    installed(fresh)
+    fresh.dibs("init", "--remove", DIBS_URL="http://127.0.0.1:1").said(0)
+    assert contents(fresh) == {}
+
+
+OTHER = '{"type": "command", "command": "x"}'
+SETTINGS_BEFORE = {
+    "empty object": "{}",
+    "spread": "{\n}\n",
+    "one line": '{"model":"opus"}',
+    "order": '{\n  "z": 1,\n  "a": [true, null, -1.5e3],\n  "hooks": {\n  },\n  "b": "x"\n}\n',
+    "comments": '{\n  // mine: "hooks": {\n  "a": 1, /* } */\n  "permissions": {"deny": []} //z\n}',
+    "hooks": '{"hooks": {"Stop": [{"hooks": [' + OTHER + ']}], "PostToolUse": []}}',
+    "allow": '{"permissions": {"allow": [ ], "ask": []}, "hooks": {"SessionStart": [ \n ]}}',
+    "braces in text": '{"env": {"A": "{[\\"}]", "B": "//no /*comment"}}',
+    "tabs and CRLF": '{\r\n\t"model": "opus",\r\n\t"hooks": {\r\n\t}\r\n}\r\n',
+    "byte order mark": '\ufeff{"a": "ü"}\n',
+    "same key elsewhere": '{"x": {"hooks": {"Stop": []}, "allow": []}, "y": [{"permissions": 1}]}',
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS_BEFORE)
+def test_settings_are_merged_and_come_back_byte_for_byte(fresh: Sandbox, name: str) -> None:
+    before = SETTINGS_BEFORE[name].encode()
+    path = fresh.repo / SETTINGS
+    path.parent.mkdir()
+    path.write_bytes(before)
+    init(fresh)
+    merged = path.read_text("utf-8-sig")
+    assert merged.count("dibs.py claim *") == 1
+    for line in before.decode("utf-8-sig").split():
+        assert line.strip("{}[],") in merged
+    if name != "comments":
+        old, new = json.loads(before.decode("utf-8-sig")), json.loads(merged)
+        assert all(new[key] == old[key] for key in old if key not in ("hooks", "permissions"))
+        assert len(new["hooks"]["Stop"]) == 1 + len(old.get("hooks", {}).get("Stop", []))
+    assert "nothing to change" in init(fresh).stdout
+    init(fresh, "--remove")
+    assert path.read_bytes() == before
+
+
+MEMORIES = {
+    "no newline": b"# Mine",
+    "newline": b"# Mine\n",
+    "blank lines": b"# Mine\n\n\n",
+    "CRLF": b"# Mine\r\ntext\r\n",
+    "empty": b"",
+    "not UTF-8": b"# caf\xe9\n",
+}
+
+
+@pytest.mark.parametrize("file", ["CLAUDE.md", "AGENTS.md"])
+@pytest.mark.parametrize("name", MEMORIES)
+def test_memory_files_are_added_to_and_come_back_byte_for_byte(
+    fresh: Sandbox, file: str, name: str
+) -> None:
+    path = fresh.repo / file
+    path.write_bytes(MEMORIES[name])
+    init(fresh)
+    added = path.read_bytes()
+    assert added.startswith(MEMORIES[name])
+    assert added.count(b"dibs:begin") == added.count(b"dibs:end") == 1
+    path.write_bytes(added + b"later\n")
+    assert "nothing to change" in init(fresh).stdout
+    init(fresh, "--remove")
+    assert path.read_bytes() == MEMORIES[name] + b"later\n"
+
+
+def test_what_one_memory_file_reads_is_not_said_twice(fresh: Sandbox) -> None:
+    (fresh.repo / "AGENTS.md").write_text("# Agents\n")
+    (fresh.repo / "CLAUDE.md").write_text("@AGENTS.md\n")
+    init(fresh)
+    assert "dibs" in (fresh.repo / "AGENTS.md").read_text()
+    assert (fresh.repo / "CLAUDE.md").read_text() == "@AGENTS.md\n"
+
+
+def test_a_link_between_memory_files_is_kept(fresh: Sandbox) -> None:
+    (fresh.repo / "AGENTS.md").write_text("# Agents\n")
+    (fresh.repo / "CLAUDE.md").symlink_to("AGENTS.md")
+    init(fresh)
+    assert (fresh.repo / "CLAUDE.md").is_symlink()
+    assert (fresh.repo / "AGENTS.md").read_text().count("dibs:begin") == 1
+    init(fresh, "--remove")
+    assert (fresh.repo / "AGENTS.md").read_text() == "# Agents\n"
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": 1,}', "[]", '{"hooks": []}', '{"hooks": null}', "x"])
+def test_settings_that_cannot_be_merged_stop_init_before_it_writes(
+    fresh: Sandbox, text: str
+) -> None:
+    path = fresh.repo / SETTINGS
+    path.parent.mkdir()
+    path.write_text(text)
+    before = contents(fresh)
+    assert SETTINGS in fresh.dibs("init").said(2).stderr
+    assert contents(fresh) == before
+
+
+def test_lines_of_dibs_that_were_changed_are_not_guessed_at(fresh: Sandbox) -> None:
+    init(fresh)
+    path = fresh.repo / "CLAUDE.md"
+    path.write_text(path.read_text().replace("claim it", "do claim it"))
+    before = contents(fresh)
+    assert "CLAUDE.md were changed" in fresh.dibs("init", "--remove").said(2).stderr
+    assert contents(fresh) == before
+
+
+def test_init_shows_what_it_changes(fresh: Sandbox) -> None:
+    (fresh.repo / "CLAUDE.md").write_text("# Mine\n")
+    shown = init(fresh).stderr
+    assert " # Mine" in shown
+    assert "+<!-- dibs:begin -->" in shown
+    assert "+++ .claude/skills/dibs/dibs.py" in shown
+
+
+def test_init_outside_a_repository_says_so(fresh: Sandbox) -> None:
+    fresh.repo = fresh.home
+    assert "git init" in fresh.dibs("init").said(2).stderr
+
+
+def test_init_at_a_service_that_is_not_there_changes_nothing(fresh: Sandbox) -> None:
+    fresh.dibs("init", "--url", "http://127.0.0.1:1").said(3)
+    assert contents(fresh) == {}
+
+
+def test_the_choice_about_the_gate_outlives_an_update(fresh: Sandbox) -> None:
+    init(fresh)
+    conf = fresh.repo / ".claude/skills/dibs/dibs.conf"
+    conf.write_text(conf.read_text().replace("gate = warn", "gate = block"))
+    init(fresh)
+    assert "gate = block" in conf.read_text()
+
+
+def test_the_installed_hooks_and_rules_name_the_installed_file(fresh: Sandbox) -> None:
+    init(fresh)
+    settings = json.loads((fresh.repo / SETTINGS).read_text())
+    for entries in settings["hooks"].values():
+        command = entries[0]["hooks"][0]["command"]
+        done = subprocess.run(
+            ["sh", "-c", command],
+            env=fresh.env | {"CLAUDE_PROJECT_DIR": str(fresh.repo)},
+            input='{"hook_event_name": "SessionStart", "source": "startup"}',
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "holds no task" in done.stdout
+    for rule in settings["permissions"]["allow"]:
+        script = rule.removeprefix("Bash(python3 ").split()[0]
+        assert (fresh.repo / script).is_file()
+        assert not rule.endswith(("run *)", "init *)", "hook *)", "dibs.py *)"))
+
+
+def test_doctor_is_content_after_init_and_a_hook(fresh: Sandbox) -> None:
+    init(fresh)
+    installed(fresh)
+    before = fresh.dibs("doctor").said(1).stdout
+    assert "WRONG  no hook has run yet" in before
+    fresh.hook("SessionStart", source="startup")
+    after = fresh.dibs("doctor").said(0).stdout
+    assert "WRONG" not in after
+    assert "hooks seen: SessionStart" in after
+
+
+def test_doctor_names_what_is_wrong_and_a_remedy(fresh: Sandbox) -> None:
+    init(fresh)
+    installed(fresh)
+    down = fresh.dibs("doctor", DIBS_URL="http://127.0.0.1:1").said(3).stdout
+    assert "127.0.0.1 was not reached: Connection refused. Try http://127.0.0.1:1/livez" in down
+    fresh.dibs("doctor", DIBS_URL="http://example.org").said(2)
+    unwritable = fresh.dibs("doctor", XDG_STATE_HOME="/proc/none").said(2).stdout
+    assert "set XDG_STATE_HOME" in unwritable
+
+
+def test_the_client_of_a_checkout_has_no_service(sandbox: Make) -> None:
+    ann = sandbox("")
+    assert "no service is set" in ann.dibs("claim", "T-1").said(2).stderr
+    shutil.copy(Path(__file__).parents[2] / "client/dibs.py", ann.repo / "dibs.py")
+    assert "no service is set" in ann.dibs("doctor").said(2).stdout

@@ -1,0 +1,90 @@
+"""What the files that go into a sandbox are: few, short, old enough for its Python, and checked."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.client.conftest import CLIENT, Make
+
+SKILL = CLIENT.parents[1] / "skill"
+SCRIPTS = [CLIENT, SKILL / "install.py"]
+
+
+def test_the_client_is_at_most_900_lines_and_none_is_dense() -> None:
+    lines = CLIENT.read_text().splitlines()
+    assert len(lines) <= 900
+    assert max(map(len, lines)) <= 100
+    assert not [line for line in lines if line.count(";") and not line.lstrip().startswith("#")
+                and re.search(r"\w; \w+\(", line)]  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_it_is_python_3_8_and_the_standard_library(script: Path) -> None:
+    tree = ast.parse(script.read_text(), feature_version=(3, 8))
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+        )
+        if name
+    }
+    assert imported <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("version", ["3.8", "3.9", "3.10", "3.12", "3.13", "3.14"])
+def test_it_runs_on_the_pythons_of_this_machine(sandbox: Make, version: str) -> None:
+    python = shutil.which(f"python{version}")
+    works = python and not subprocess.run([python, "-c", ""], capture_output=True).returncode
+    if not works:
+        if os.environ.get("DIBS_TEST_PYTHONS"):
+            pytest.fail(f"Python {version} was asked for and is not here")
+        pytest.skip(f"no Python {version} here")
+    ann = sandbox()
+    for words in ("claim T-1", "beat", "list", "doctor", "run T-2 -- true", "done T-1"):
+        command = [str(python), "-W", "error", str(CLIENT), *words.split()]
+        done = subprocess.run(
+            command, cwd=ann.repo, env=ann.env, capture_output=True, text=True, timeout=60
+        )
+        assert (done.returncode, done.stderr) == (0, ""), words
+
+
+def test_the_block_for_claude_md_is_8_lines_and_150_tokens() -> None:
+    text = (SKILL / "CLAUDE.md").read_text()
+    lines = text.splitlines()
+    assert len(lines) <= 8
+    assert (lines[0], lines[-1]) == ("<!-- dibs:begin -->", "<!-- dibs:end -->")
+    # Words and marks, each at most a token or so: a bound that needs no tokenizer.
+    assert len(re.findall(r"\w+|[^\w\s]", re.sub(r"<!--.*?-->", "", text))) <= 150
+
+
+def frontmatter() -> dict[str, str]:
+    """The fields of SKILL.md, as text."""
+    head = (SKILL / "SKILL.md").read_text().split("---\n")[1]
+    return dict(line.split(": ", 1) for line in re.sub(r":\n +", ": ", head).splitlines())
+
+
+def test_the_skill_stays_inside_what_every_reader_of_skills_takes() -> None:
+    portable = {"name", "description", "license", "compatibility", "metadata", "allowed-tools"}
+    assert set(frontmatter()) <= portable
+    assert frontmatter()["name"] == "dibs"
+    assert len(frontmatter()["description"].split()) <= 40
+    body = (SKILL / "SKILL.md").read_text().split("---\n", 2)[2]
+    assert len(body.strip().splitlines()) <= 60
+
+
+def test_skill_and_settings_allow_the_same_commands() -> None:
+    rules = json.loads((SKILL / "settings.json").read_text())["permissions"]["allow"]
+    assert re.findall(r"Bash\(.*?\)", frontmatter()["allowed-tools"]) == rules
+
+
+def test_nothing_teaches_to_steal_a_claim() -> None:
+    for path in (SKILL / "SKILL.md", SKILL / "CLAUDE.md"):
+        assert not re.search(r"\b(break|steal|force|take over|takeover)\b", path.read_text(), re.I)

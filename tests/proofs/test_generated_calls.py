@@ -1,0 +1,44 @@
+"""Thousands of calls made from the service's own description: it keeps to what it says."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.tools.running import running
+
+EXAMPLES = int(os.environ.get("DIBS_PROOF_EXAMPLES", "30"))
+"""For each call, in each of schemathesis's phases that make random ones."""
+SEED = os.environ.get("DIBS_PROOF_SEED", "1")
+ROOT = Path(__file__).parents[2]
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+ADMIN = "an-admin-key-of-this-test"
+PLENTY = {f"DIBS_MAX_CLAIMS_PER_{whose}": "1000000" for whose in ("SESSION", "PROJECT")}
+NO_RATES = {f"DIBS_RATE_PER_{whose}": "0" for whose in ("SESSION", "PROJECT")}
+
+
+@pytest.mark.timeout(120 + EXAMPLES * 2)
+def test_every_call_that_the_description_allows_is_answered_as_it_says(tmp_path: Path) -> None:
+    with running(tmp_path, env={"DIBS_ADMIN_KEY": ADMIN, **PLENTY, **NO_RATES}) as service:
+        script = "import sys; from schemathesis.cli import schemathesis; schemathesis()"
+        command = [sys.executable, "-c", script, "--config-file", str(CONFIG), "run"]
+        command += [f"{service.url}/openapi.json"]
+        command += ["--checks", "all", "--max-examples", str(EXAMPLES), "--seed", SEED]
+        command += ["-H", f"Authorization: Bearer {ADMIN}", "--no-color"]
+        env = os.environ | {"SCHEMATHESIS_HOOKS": "tests.proofs.generated_calls"}
+        ran = subprocess.run(
+            command,
+            env=env | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        print(ran.stdout[-1500:])
+        log = service.log.read_text()
+    assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
+    cases = re.search(r"(\d+) generated", ran.stdout)
+    assert cases, "schemathesis did not say how many calls it made"
+    assert int(cases[1]) >= 500, f"only {cases[1]} calls were made"
+    assert "Traceback" not in log, log[-3000:]
