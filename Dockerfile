@@ -1,0 +1,52 @@
+# syntax=docker/dockerfile:1
+# dibs with its private store on a volume. Two stages: the second has no compiler, no pip cache, no
+# sources, only an environment that was made from requirements.txt, every file of it by its hash.
+#
+#   docker build -t dibs .
+#   docker run --read-only --cap-drop ALL --security-opt no-new-privileges \
+#     -p 8080:8080 -v dibs:/data -e DIBS_TEAM_KEY=… dibs
+#
+# For a build that is the same in a year, name the base by digest:
+#   docker build --build-arg BASE=python:3.13-slim-bookworm@sha256:… .
+# Each step is a command of its own, so that a test can run it as it stands here.
+# hadolint global ignore=DL3059
+ARG BASE=python:3.13-slim-bookworm
+
+FROM ${BASE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
+WORKDIR /src
+COPY requirements.txt ./
+RUN python -m venv /opt/dibs
+RUN /opt/dibs/bin/python -m pip install --require-hashes --only-binary :all: -r requirements.txt
+COPY pyproject.toml README.md ./
+COPY service ./service
+COPY client ./client
+COPY skill ./skill
+# SOURCE_DATE_EPOCH: the same sources make the same wheel.
+RUN SOURCE_DATE_EPOCH=1700000000 /opt/dibs/bin/python -m pip wheel --no-deps --no-build-isolation -w dist .
+RUN /opt/dibs/bin/python -m pip install --no-deps --no-index --find-links dist dibs
+# What is only for installing goes; what is imported is compiled once, by contents, not by times.
+RUN /opt/dibs/bin/python -m pip uninstall -y -q editables hatchling pathspec tomlkit trove-classifiers pip
+RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/dibs/lib
+
+FROM ${BASE}
+# The user that it starts as. 0:0 only where the volume is mounted as root's: enter.py drops it.
+ARG RUN_AS=10001:10001
+COPY --from=build /opt/dibs /opt/dibs
+COPY docs/ops/enter.py /opt/dibs/enter.py
+RUN install -d -m 700 -o 10001 -g 10001 /data
+ENV PATH=/opt/dibs/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    DIBS_HOST=0.0.0.0 \
+    DIBS_PORT=8080 \
+    DIBS_DATA_DIR=/data/dibs
+USER ${RUN_AS}
+WORKDIR /data
+VOLUME ["/data"]
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=3s --start-period=10s \
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ['DIBS_PORT'] + '/readyz', timeout=2)"]
+ENTRYPOINT ["python", "/opt/dibs/enter.py"]
+CMD ["serve"]

@@ -1,0 +1,343 @@
+"""No container engine runs here, so each step of the Dockerfile is run as the plain command it is.
+
+The build stage's steps run in an empty directory, with its paths in place of /src, /opt and /data;
+what comes out serves, and the health check finds it well.
+"""
+
+import fnmatch
+import http.client
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.ops.running import clean_environ, new_session, until
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Step:
+    word: str
+    rest: str
+    stage: int
+
+
+def steps() -> list[Step]:
+    """The Dockerfile's instructions, continued lines joined."""
+    found, stage = [], -1
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.M)
+    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+        if line.strip():
+            word, _, rest = line.strip().partition(" ")
+            stage += word == "FROM"
+            found.append(Step(word, rest.strip(), stage))
+    return found
+
+
+def only(word: str) -> str:
+    return [step.rest for step in steps() if step.word == word and step.stage == 1][-1]
+
+
+def context(into: Path) -> Path:
+    """What is sent to the build: the repository less what .dockerignore leaves out."""
+    kept = [line[1:] for line in ignored() if line.startswith("!")]
+    for name in kept:
+        source, target = ROOT / name, into / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        else:
+            shutil.copy(source, target)
+    return into
+
+
+def ignored() -> list[str]:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The build stage, run in an empty directory: what would be / in the image."""
+    root = tmp_path_factory.mktemp("image")
+    sent = context(root / "context")
+    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    environ |= {k: v for k, v in os.environ.items() if k.startswith(("PIP_", "PYENV_", "SSL_"))}
+    folder = root
+    for step in steps():
+        if step.stage != 0:
+            continue
+        rest = re.sub(r"(^|[ =])/(opt|src)\b", rf"\1{root}/\2", step.rest)
+        if step.word == "WORKDIR":
+            folder = Path(rest)
+            folder.mkdir(parents=True)
+        elif step.word == "ENV":
+            environ |= dict(pair.split("=", 1) for pair in shlex.split(rest))
+        elif step.word == "COPY":
+            *sources, target = rest.split()
+            for source in sources:
+                if (sent / source).is_dir():
+                    shutil.copytree(sent / source, folder / target)
+                else:
+                    shutil.copy(sent / source, folder / target)
+        elif step.word == "RUN":
+            command = re.sub(r"^python ", f"{sys.executable} ", rest)
+            done = subprocess.run(
+                command, shell=True, cwd=folder, env=environ, capture_output=True, text=True
+            )
+            if "pip" in rest and re.search("NewConnectionError|No matching dist", done.stderr):
+                if os.environ.get("CI") == "true":
+                    pytest.fail(f"{rest}: {done.stderr[-500:]}")
+                pytest.skip("no package registry can be reached: the steps need one")
+            assert done.returncode == 0, f"{rest}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        else:
+            assert step.word in ("FROM", "ARG"), step
+    return root
+
+
+@pytest.fixture
+def container(built: Path, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", dict]]:
+    """What the image starts, with its environment, on a volume in another place."""
+    pairs = shlex.split(only("ENV").replace("$PATH", os.environ["PATH"]))
+    environ = dict(pair.split("=", 1) for pair in pairs)
+    environ["PATH"] = environ["PATH"].replace("/opt/", f"{built}/opt/")
+    environ |= {"DIBS_HOST": "127.0.0.1", "DIBS_DATA_DIR": str(tmp_path / "data/dibs")}
+    environ |= {"DIBS_PORT": str(_free_port()), "HOME": "/nonexistent"}
+    entry = json.loads(only("ENTRYPOINT")) + json.loads(only("CMD"))
+    assert entry == ["python", "/opt/dibs/enter.py", "serve"]
+    # enter.py's own part is root's: it is run here as the user that the image names.
+    process = subprocess.Popen(
+        [f"{built}/opt/dibs/bin/dibs", *entry[2:]],
+        env=environ,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        yield process, environ
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def test_the_steps_of_the_image_make_a_service_that_is_well(
+    built: Path, container: tuple["subprocess.Popen[str]", dict]
+) -> None:
+    process, environ = container
+    check = json.loads(only("HEALTHCHECK").split(" CMD ")[1])
+    check[0] = f"{built}/opt/dibs/bin/{check[0]}"
+
+    def well() -> bool:
+        assert process.poll() is None, "it ended"
+        run = subprocess.run(check, env=environ, capture_output=True, timeout=10)
+        return run.returncode == 0
+
+    until(well, "the health check passes")
+    connection = http.client.HTTPConnection("127.0.0.1", int(environ["DIBS_PORT"]), timeout=5)
+    body = json.dumps({"task": "T-1"})
+    headers = {"Content-Type": "application/json", "Dibs-Session": new_session()}
+    connection.request("POST", "/v1/p/claim", body, headers)
+    granted = connection.getresponse()
+    assert (granted.status, json.loads(granted.read())["fence"] > 0) == (201, True)
+    connection.request("GET", "/client/dibs.py")
+    assert b"dibs" in connection.getresponse().read(), "the client is in the image"
+    connection.close()
+    began = time.monotonic()
+    process.terminate()
+    assert process.wait(10) == 0
+    assert time.monotonic() - began < 2
+    assert subprocess.run(check, env=environ, capture_output=True, timeout=10).returncode != 0
+
+
+def test_nothing_is_written_outside_the_volume(
+    built: Path, container: tuple["subprocess.Popen[str]", dict]
+) -> None:
+    """So the root file system may be read-only."""
+    process, environ = container
+    before = {path: path.stat().st_mtime_ns for path in (built / "opt/dibs").rglob("*")}
+    assert process.stdout
+    assert " is at " in process.stdout.readline()
+    written = set()
+    for pid in [process.pid, *_children(process.pid)]:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            target = os.readlink(link)
+            flags = int(Path(f"/proc/{pid}/fdinfo/{link.name}").read_text().split("\n")[1][6:], 8)
+            if target.startswith("/") and flags & os.O_ACCMODE != os.O_RDONLY:
+                written.add(target)
+    volume = environ["DIBS_DATA_DIR"]
+    outside = {f for f in written if not f.startswith((volume, "/dev/", "/memfd:"))}
+    assert outside == set()
+    assert before == {path: path.stat().st_mtime_ns for path in (built / "opt/dibs").rglob("*")}
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def test_the_image_has_no_tool_to_install_more(built: Path) -> None:
+    assert not list((built / "opt/dibs/bin").glob("pip*"))
+    packages = {path.name.split("-")[0] for path in built.glob("opt/dibs/lib/*/*/*.dist-info")}
+    assert "dibs" in packages
+    assert not packages & {"pip", "hatchling", "pytest", "mypy", "ruff", "hypothesis", "playwright"}
+
+
+def test_the_same_sources_make_the_same_wheel(built: Path) -> None:
+    first = next((built / "src/dist").glob("*.whl"))
+    step = next(step.rest for step in steps() if "pip wheel" in step.rest)
+    # The image has no builder any more; the one of the tests is the same version.
+    step = step.replace("/opt/dibs/bin/python", sys.executable).replace("-w dist", "-w again")
+    subprocess.run(step, shell=True, cwd=built / "src", check=True, capture_output=True)
+    assert first.read_bytes() == (built / "src/again" / first.name).read_bytes()
+
+
+def test_every_package_of_the_image_is_pinned_by_hash() -> None:
+    pinned = {}
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        text = (ROOT / name).read_text()
+        blocks = re.findall(
+            r"^([A-Za-z0-9_.-]+)==(\S+)[^\n]*((?:\n    --hash=sha256:[0-9a-f]{64}[^\n]*)*)",
+            text,
+            re.M,
+        )
+        assert len(blocks) == len(re.findall(r"^[A-Za-z0-9]", text, re.M)), name
+        assert all(hashes for _, _, hashes in blocks), name
+        pinned[name] = {package: (version, hashes) for package, version, hashes in blocks}
+    development = pinned["requirements-dev.txt"]
+    for package, (version, _) in pinned["requirements.txt"].items():
+        assert development[package][0] == version, package
+    for step in steps():
+        if "pip install" in step.rest:
+            assert "--require-hashes" in step.rest or "--no-index" in step.rest, step
+
+
+def test_the_image_runs_as_nobody_and_copies_only_what_it_needs() -> None:
+    assert only("USER") == "${RUN_AS}"
+    assert "ARG RUN_AS=10001:10001" in (ROOT / "Dockerfile").read_text()
+    assert json.loads(only("VOLUME")) == ["/data"]
+    lines = ignored()
+    assert lines[0] == "*", "everything is left out that is not named"
+    named = {line[1:] for line in lines if line.startswith("!")}
+    copied = {
+        source.rstrip("/").removeprefix("./")
+        for step in steps()
+        if step.word == "COPY" and "--from" not in step.rest
+        for source in step.rest.split()[:-1]
+    }
+    assert copied == named
+    for secret in (".git", ".env", ".venv", "tests", ".dibs", "docs/deploy.md"):
+        assert not any(fnmatch.fnmatch(secret, pattern) for pattern in named)
+
+
+def test_the_linter_of_dockerfiles_has_nothing_to_say() -> None:
+    hadolint = shutil.which("hadolint") or shutil.which(
+        "hadolint", path=str(Path(sys.executable).parent)
+    )
+    if not hadolint:
+        why = "hadolint is not installed (it is in requirements-dev.txt)"
+        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+    run = subprocess.run([hadolint, str(ROOT / "Dockerfile")], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "")
+
+
+def test_fly_has_one_machine_that_never_sleeps() -> None:
+    fly = tomllib.loads((ROOT / "fly.toml").read_text())
+    service = fly["http_service"]
+    assert service["auto_stop_machines"] == "off"
+    assert service["min_machines_running"] == 1
+    assert service["force_https"] is True
+    assert [check["path"] for check in service["checks"]] == ["/readyz"]
+    assert fly["metrics"] == {"port": service["internal_port"], "path": "/metrics"}
+    pairs = dict(pair.split("=", 1) for pair in shlex.split(only("ENV")))
+    assert int(pairs["DIBS_PORT"]) == service["internal_port"]
+    mount = fly["mounts"][0]["destination"]
+    assert json.loads(only("VOLUME")) == [mount]
+    assert Path(pairs["DIBS_DATA_DIR"]).is_relative_to(mount)
+    assert not any("KEY" in name for name in fly["env"]), "keys are secrets, not settings of a file"
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users reach."""
+    folder = Path(tempfile.mkdtemp(prefix="dibs-enter-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_the_entry_gives_the_volume_away_and_then_drops_root(open_folder: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a directory away")
+    tmp_path = open_folder
+    (tmp_path / "bin").mkdir()
+    told = tmp_path / "bin/dibs"
+    told.write_text('#!/bin/sh\nid -u; id -g; id -G; echo "$@"; ls -ldn "$DIBS_DATA_DIR"\n')
+    told.chmod(0o755)
+    data = tmp_path / "volume/dibs"
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "docs/ops/enter.py"), "serve", "--port", "1"],
+        env=clean_environ({"PATH": f"{told.parent}:/bin:/usr/bin", "DIBS_DATA_DIR": str(data)}),
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    uid, gid, groups, arguments, listed = run.stdout.splitlines()
+    assert (uid, gid, groups) == ("10001", "10001", "10001")
+    assert arguments == "serve --port 1"
+    assert listed.split()[0].startswith("drwx------")
+    assert listed.split()[2:4] == ["10001", "10001"]
+
+
+def test_the_unit_of_systemd_and_the_proxies_are_as_the_tools_want_them(tmp_path: Path) -> None:
+    """Whichever of the tools is here reads its file; the ones that are not are named."""
+    missing, ops = [], ROOT / "docs/ops"
+    if shutil.which("systemd-analyze"):
+        unit = (ops / "dibs.service").read_text().replace("/opt/dibs/bin/dibs", "/bin/true")
+        (tmp_path / "dibs.service").write_text(unit)
+        run = subprocess.run(
+            ["systemd-analyze", "verify", str(tmp_path / "dibs.service")],
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, run.stderr
+    else:
+        missing.append("systemd-analyze")
+    if shutil.which("caddy"):
+        run = subprocess.run(
+            ["caddy", "validate", "--adapter", "caddyfile", "--config", str(ops / "Caddyfile")],
+            env=os.environ | {"HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, run.stderr
+    else:
+        missing.append("caddy")
+    if shutil.which("promtool"):
+        run = subprocess.run(
+            ["promtool", "check", "rules", str(ops / "alerts.yaml")], capture_output=True, text=True
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+    else:
+        missing.append("promtool")
+    assert yaml.safe_load((ops / "alerts.yaml").read_text())
+    if len(missing) == 3:
+        pytest.skip(f"not here: {', '.join(missing)}")
