@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps 
 # Flags for the service, as in: make run ARGS="--port 9000 --memory"
 ARGS   ?=
 
-.PHONY: run test check clean
+.PHONY: run test check clean audit soak
 
 run: $(VENV)/.run        ## serve on http://127.0.0.1:8080 with a private store in .dibs/
 	@exec $(BIN)/dibs serve --data-dir .dibs $(ARGS)
@@ -39,3 +39,12 @@ $(VENV)/.dev: requirements-dev.txt pyproject.toml | $(VENV)/bin/python
 	$(PIP) --require-hashes -r requirements-dev.txt
 	$(PIP) --no-build-isolation -e .
 	@touch $@ $(VENV)/.run
+
+audit:                   ## ask the public list of known vulnerabilities (needs the network)
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install -q --disable-pip-version-check pip-audit
+	build/audit/bin/pip-audit --strict --require-hashes --disable-pip -r requirements.txt
+
+# For how long and how hard: make soak ARGS="--seconds 60 --rate 300"
+soak: $(VENV)/.dev       ## load with restarts: nothing lost, nothing grows (30 minutes)
+	$(BIN)/python bench/soak.py $(ARGS)

@@ -1,0 +1,370 @@
+"""Load with restarts, for as long as you like: no acknowledged act is lost, and nothing grows.
+
+    python bench/soak.py [--seconds 1800] [--rate 500] [--every 180] [--workers 1] [--json FILE]
+
+A service with its private store takes acts at a steady rate: sessions claim, beat, release, finish
+tasks and ask for one another's. Every so often it is restarted: by turns asked to stop, killed, and
+its store killed under it. Memory, file descriptors and the store's size are looked at throughout;
+in the end every claim that was acknowledged and not ended must be there, with its fence.
+
+Exit code: 0 all held, 1 something was lost or grew.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SESSIONS = 40
+HELD_MOST = 10
+"""Claims that one session holds at most; then it ends one before it takes another."""
+PROJECTS = 5
+TASKS = 4_000
+"""Names of tasks: few enough that records are taken again and the store's size has an end."""
+SETTLED = 0.4
+"""By this part of the run caches are warm; what grows after it, grows."""
+GROWTH = 1.25
+SLACK_BYTES = 8 << 20
+
+
+@dataclass
+class Held:
+    """A claim that the service said is ours."""
+
+    session: str
+    fence: int
+
+
+@dataclass
+class Book:
+    """What was acknowledged, and what went wrong."""
+
+    held: dict[tuple[str, str], Held] = field(default_factory=dict)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    repeats: int = 0
+    wrong: list[str] = field(default_factory=list)
+    restarts: list[tuple[str, float]] = field(default_factory=list)
+    seen: list[dict[str, float]] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+
+
+class Connection:
+    """One kept-alive connection; a call is repeated until it is answered, and not with 503."""
+
+    def __init__(self, port: int, book: Book) -> None:
+        self._port, self._book = port, book
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def call(self, project: str, act: str, body: dict, session: str) -> tuple[int, dict]:
+        data = json.dumps(body).encode()
+        head = (
+            f"POST /v1/{project}/{act} HTTP/1.1\r\nHost: soak\r\nDibs-Session: {session}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
+        for attempt in range(600):
+            began = time.monotonic()
+            try:
+                status, answer = await asyncio.wait_for(self._once(head.encode() + data), 5)
+            except (OSError, asyncio.IncompleteReadError, TimeoutError):
+                self.close()
+                status, answer = 0, {}
+            if status not in (0, 503):
+                if attempt == 0:
+                    self._book.latencies.append(time.monotonic() - began)
+                return status, answer
+            self._book.repeats += 1
+            await asyncio.sleep(0.05)
+        self._book.wrong.append(f"{act} of {body} was never answered")
+        return 0, {}
+
+    async def _once(self, request: bytes) -> tuple[int, dict]:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._streams
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        low = head.lower()
+        length = int(low.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
+        answer = json.loads(await reader.readexactly(length))
+        if b"connection: close" in low:
+            self.close()
+        return int(head.split(b" ", 2)[1]), answer
+
+    def close(self) -> None:
+        if self._streams:
+            self._streams[1].close()
+            self._streams = None
+
+
+class Service:
+    """`dibs serve` in a directory, and what it uses."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        self.folder, self.workers, self.port = folder, workers, 0
+        self.start()
+
+    def start(self) -> float:
+        """Start it on the port that it had; return after how many seconds it was there."""
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("DIBS_")}
+        environ |= {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
+        began = time.monotonic()
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", "dibs", "serve", "--port", str(self.port)),
+                    *("--data-dir", str(self.folder / "data"), "--workers", str(self.workers)),
+                ],
+                env=environ,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if " is at " not in line:
+            raise SystemExit((self.folder / "log").read_text())
+        self.port = int(line.rsplit(":", 1)[1])
+        return time.monotonic() - began
+
+    def restart(self, how: str) -> float:
+        """Restart by `how`; return for how many seconds it was away."""
+        began = time.monotonic()
+        if how == "store":  # the service starts it again by itself
+            os.kill(self.pids()["store"][0], signal.SIGKILL)
+            while not self.well():
+                time.sleep(0.05)
+            return time.monotonic() - began
+        self.process.send_signal(signal.SIGKILL if how == "kill" else signal.SIGTERM)
+        self.process.wait(20)
+        self.start()
+        return time.monotonic() - began
+
+    def well(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+        return False
+
+    def pids(self) -> dict[str, list[int]]:
+        """The service's processes, and the store's."""
+        found: dict[str, list[int]] = {"service": [self.process.pid], "store": []}
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            for pid in map(int, (task / "children").read_text().split()):
+                name = Path(f"/proc/{pid}/cmdline").read_bytes()
+                found["service" if b"dibs.worker" in name else "store"].append(pid)
+        return found
+
+    def uses(self) -> dict[str, float]:
+        """Memory, descriptors, and the size of what is on disk."""
+        used: dict[str, float] = {}
+        for name, pids in self.pids().items():
+            pages = sum(int(Path(f"/proc/{p}/statm").read_text().split()[1]) for p in pids)
+            used[f"{name}_bytes"] = pages * 4096
+            used[f"{name}_fds"] = sum(len(os.listdir(f"/proc/{p}/fd")) for p in pids)
+        logs = (self.folder / "data/appendonlydir").glob("*")
+        used["disk_bytes"] = sum(path.stat().st_size for path in logs)
+        return used
+
+
+async def session(number: int, port: int, book: Book, beat: asyncio.Queue[None]) -> None:
+    """One session: acts when it is its turn."""
+    die, me = (
+        random.Random(number),
+        str(uuid.UUID(int=random.Random(number).getrandbits(128), version=4)),
+    )
+    connection = Connection(port, book)
+    mine: dict[tuple[str, str], int] = {}
+    try:
+        while True:
+            await beat.get()
+            await act(die, me, connection, mine, book)
+            beat.task_done()
+    finally:
+        connection.close()
+
+
+async def act(die, me: str, connection: Connection, mine: dict, book: Book) -> None:
+    """Do one act, and write down what was acknowledged."""
+    kind = die.random()
+    if mine and (kind < 0.25 or len(mine) >= HELD_MOST):
+        (project, task), fence = die.choice(list(mine.items()))
+        outcome = "abandoned" if die.random() < 0.5 else "released"
+        body = {"task": task, "fence": fence, "outcome": outcome}
+        status, answer = await connection.call(project, "release", body, me)
+        book.outcomes[f"release {answer.get('code', status)}"] += 1
+        if status != 200:
+            book.wrong.append(f"release of {task}, fence {fence}: {answer}")
+        del mine[project, task]
+        book.held.pop((project, task), None)
+    elif mine and kind < 0.5:
+        (project, task), fence = die.choice(list(mine.items()))
+        body = {"task": task, "fence": fence, "note": f"at {die.random()}"}
+        status, answer = await connection.call(project, "heartbeat", body, me)
+        book.outcomes[f"heartbeat {answer.get('code', status)}"] += 1
+        if status != 200 or answer.get("fence") != fence:
+            book.wrong.append(f"heartbeat of {task}, fence {fence}: {answer}")
+    else:
+        project, task = f"soak{die.randrange(PROJECTS)}", f"T-{die.randrange(TASKS // PROJECTS)}"
+        # Known before the answer: a claim that was given up by its holder meanwhile is no clash.
+        held = book.held.get((project, task))
+        body = {"task": task, "ttl": "1h", "label": me[:8], "branch": f"work/{task}"}
+        status, answer = await connection.call(project, "claim", body, me)
+        book.outcomes[f"claim {answer.get('code', status)}"] += 1
+        if status in (200, 201):
+            now = book.held.get((project, task))
+            if held is now is not None and now.session != me:
+                book.wrong.append(f"{task} was granted twice: {now}, {answer}")
+            mine[project, task] = answer["fence"]
+            book.held[project, task] = Held(me, answer["fence"])
+        elif status != 409:
+            book.wrong.append(f"claim of {task}: {answer}")
+
+
+async def run(service: Service, book: Book, given: argparse.Namespace) -> None:
+    """Give out turns at the rate, and restart the service now and then."""
+    turns: asyncio.Queue[None] = asyncio.Queue(maxsize=SESSIONS * 2)
+    sessions = [
+        asyncio.create_task(session(number, service.port, book, turns))
+        for number in range(SESSIONS)
+    ]
+    restarting = asyncio.create_task(restarts(service, book, given))
+    watching = asyncio.create_task(watch(service, book, given, restarting))
+    began, given_out = time.monotonic(), 0
+    while (now := time.monotonic()) < began + given.seconds:
+        due = int((now - began) * given.rate)
+        # What could not be given out while the service was away is not made up for in one burst.
+        given_out = max(given_out, due - given.rate)
+        while given_out < due and not turns.full():
+            turns.put_nowait(None)
+            given_out += 1
+        await asyncio.sleep(0.005)
+        for task in (*sessions, restarting, watching):
+            if task.done() and task.exception():
+                raise SystemExit(f"the soak itself failed: {task.exception()!r}")
+    restarting.cancel()
+    watching.cancel()
+    await asyncio.gather(restarting, watching, return_exceptions=True)
+    await turns.join()
+    for task in sessions:
+        task.cancel()
+    await asyncio.gather(*sessions, return_exceptions=True)
+
+
+async def restarts(service: Service, book: Book, given: argparse.Namespace) -> None:
+    for turn in range(10**6):
+        await asyncio.sleep(given.every)
+        how = ("stop", "kill", "store")[turn % 3]
+        away_s = await asyncio.shield(asyncio.to_thread(service.restart, how))
+        book.restarts.append((how, away_s))
+
+
+async def watch(service: Service, book: Book, given: argparse.Namespace, restarting) -> None:
+    began, every = time.monotonic(), max(1.0, given.seconds / 120)
+    while True:
+        await asyncio.sleep(every)
+        with contextlib.suppress(OSError, IndexError, ValueError):  # it is being restarted
+            book.seen.append({"at_s": time.monotonic() - began} | service.uses())
+
+
+def missing(service: Service, book: Book) -> list[str]:
+    """Claims that were acknowledged, not ended, and are not there."""
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+    lost = []
+    for (project, task), held in book.held.items():
+        headers = {"Dibs-Session": held.session}
+        connection.request(
+            "GET", f"/v1/{project}/claims/{task}?fence={held.fence}", headers=headers
+        )
+        shown = json.loads(connection.getresponse().read())
+        if not (shown.get("current") and shown.get("mine")):
+            lost.append(f"{task} of {held}: {shown}")
+    connection.close()
+    return lost
+
+
+def grown(book: Book) -> list[str]:
+    """What went on growing after the run had settled."""
+    found = []
+    last_s = book.seen[-1]["at_s"] if book.seen else 0
+    middle = [seen for seen in book.seen if SETTLED <= seen["at_s"] / last_s < SETTLED + 0.2]
+    end = [seen for seen in book.seen if seen["at_s"] / last_s >= 0.8]
+    for name in ("service_bytes", "service_fds", "store_bytes", "store_fds", "disk_bytes"):
+        before = max((seen[name] for seen in middle), default=0)
+        after = sorted(seen[name] for seen in end)[len(end) // 2] if end else 0
+        slack = 30 if name.endswith("fds") else SLACK_BYTES
+        # The log grows until it is rewritten at double its size, but not under 64 MB.
+        limit = (160 << 20) if name == "disk_bytes" else before * GROWTH + slack
+        if after > limit:
+            found.append(f"{name} grew from {before:.0f} to {after:.0f}")
+    return found
+
+
+def figures(book: Book, given: argparse.Namespace, lost: list[str], grew: list[str]) -> dict:
+    """What to print and to keep."""
+    ordered = sorted(book.latencies) or [0.0]
+    acts = sum(book.outcomes.values())
+    first, last = book.seen[len(book.seen) // 3], book.seen[-1]
+    return {
+        "seconds": given.seconds,
+        "acts": acts,
+        "acts_per_s": round(acts / given.seconds, 1),
+        "p50_ms": round(ordered[len(ordered) // 2] * 1000, 2),
+        "p99_ms": round(ordered[int(len(ordered) * 0.99)] * 1000, 2),
+        "restarts": len(book.restarts),
+        "away_s": {
+            how: round(max(s for h, s in book.restarts if h == how), 2)
+            for how in dict(book.restarts)
+        },
+        "repeated_calls": book.repeats,
+        "outcomes": dict(sorted(book.outcomes.items())),
+        "held_at_the_end": len(book.held),
+        "lost": len(lost),
+        "wrong": len(book.wrong),
+        "grew": grew,
+        "after_a_third": {k: round(v) for k, v in first.items()},
+        "at_the_end": {k: round(v) for k, v in last.items()},
+    }
+
+
+def main() -> int:
+    """Run the soak; print what it saw."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--seconds", type=float, default=1800)
+    parser.add_argument("--rate", type=int, default=500, help="acts a second")
+    parser.add_argument("--every", type=float, default=180, help="seconds between restarts")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    given = parser.parse_args()
+    book = Book()
+    with tempfile.TemporaryDirectory(prefix="dibs-soak-") as folder:
+        service = Service(Path(folder), given.workers)
+        try:
+            asyncio.run(run(service, book, given))
+            lost, grew = missing(service, book), grown(book)
+        finally:
+            service.process.terminate()
+            service.process.wait(20)
+    told = figures(book, given, lost, grew)
+    print(json.dumps(told, indent=1))
+    for line in [*lost[:5], *book.wrong[:5]]:
+        print(line, file=sys.stderr)
+    if given.json:
+        given.json.write_text(json.dumps(told, indent=1) + "\n")
+    return 1 if lost or book.wrong or grew else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

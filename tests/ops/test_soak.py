@@ -1,0 +1,31 @@
+"""A short soak: load with restarts loses nothing, and nothing grows. `make soak` takes longer."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.timeout(240)
+def test_a_minute_of_load_with_restarts_loses_nothing(tmp_path: Path) -> None:
+    seconds = 60 if os.environ.get("CI") == "true" else 20
+    told = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "bench/soak.py")),
+            *("--seconds", str(seconds), "--every", str(seconds / 5), "--rate", "250"),
+            *("--json", str(tmp_path / "figures.json")),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=220,
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (figures["lost"], figures["wrong"], figures["grew"]) == (0, 0, [])
+    assert set(figures["away_s"]) == {"stop", "kill", "store"}, "each kind of restart was met"
+    assert figures["acts"] > seconds * 100
