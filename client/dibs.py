@@ -16,9 +16,9 @@ themselves when the session stops. This file is the whole client: copy it, read 
   dibs init --url URL | --remove              put dibs into this repository | take it out
   dibs doctor | hook                          what works here | for Claude Code, JSON on stdin
 
-stdout is data, one line (with --json the service's own answer); stderr is talk.
-Exit codes: 0 yes, 1 refused (another has it, done, cooling), 2 usage or settings, 3 unknown
-(service not reached), 4 lost (it was yours). `run` passes its command's own code on.
+stdout is data, one line (with --json the service's own answer); stderr is talk. Exit codes:
+0 yes, 1 refused (another has it, done, cooling), 2 usage or settings, 3 unknown (service not
+reached), 4 lost (it was yours). `run` passes its command's own code on.
 
 Settings are environment variables; dibs.conf beside this file carries url, project and gate.
   DIBS_URL      the service: https, or http on loopback
@@ -33,9 +33,9 @@ made from public things alone: it is DIBS_SESSION, else in the state file (mode 
 $XDG_STATE_HOME or ~/.local/state), else HMAC of the label under DIBS_KEY, which survives a
 replaced machine, else random. Sub-agents share it; so could all who have the key.
 
-A claim is a lease, not a lock: a frozen session may wake up after its claim went to another.
-This client counts its deadline from when it *sent* the request, less a margin, and so believes
-first that it lost. Where it matters, check the fence where the work lands: dibs verify.
+A claim is a lease, not a lock. This client counts its deadline from when it *sent* the request,
+less a margin, and so is the first to believe that it lost; but a frozen session may wake up after
+its claim went to another. Where that matters, verify the fence where the work lands.
 """
 
 import os
@@ -47,21 +47,16 @@ TIMEOUT_S, HOOK_TIMEOUT_S, BEAT_EVERY_S = 5.0, 4.0, 75
 YES, REFUSED, USAGE, UNKNOWN, LOST = range(5)
 SKILL_DIR = ".claude/skills/dibs"
 COMMAND = f"python3 {SKILL_DIR}/dibs.py"
-AGENT_IDS = (
-    "CLAUDE_CODE_REMOTE_SESSION_ID",
-    "CODEX_THREAD_ID",
-    "CURSOR_CONVERSATION_ID",
-    "COPILOT_AGENT_SESSION_ID",
-    "CLAUDE_CODE_SESSION_ID",
-)
+AGENT_IDS = ("CLAUDE_CODE_REMOTE_SESSION_ID", "CODEX_THREAD_ID", "CURSOR_CONVERSATION_ID")
+AGENT_IDS += ("COPILOT_AGENT_SESSION_ID", "CLAUDE_CODE_SESSION_ID")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SAFE = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
 
 
 def load_modules():
     """Import what talking needs. A hook runs at every tool call, and a throttled one does not."""
-    global json, socket
-    import json
-    import socket
+    global argparse, binascii, json, socket, types
+    import argparse, binascii, json, socket, types  # noqa: E401, I001
 
 
 class Trouble(Exception):
@@ -69,8 +64,7 @@ class Trouble(Exception):
 
     def __init__(self, code, message, problem=None):
         super().__init__(message)
-        self.code = code
-        self.problem = problem or {}
+        self.code, self.problem = code, problem or {}
 
 
 def one_line(text):
@@ -85,18 +79,14 @@ def talk(text):
 
 def span(seconds):
     """1800 -> 30m"""
-    if seconds < 7200:
-        return f"{seconds}s" if seconds < 120 else f"{seconds // 60}m"
-    return f"{seconds // 3600}h"
+    minutes = seconds // 60
+    return f"{seconds}s" if minutes < 2 else f"{minutes}m" if minutes < 120 else f"{minutes // 60}h"
 
 
 def seconds_of(text):
-    """10m -> 600"""
-    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
-    digits = text[:-1] if unit else text
-    if not (digits.isascii() and digits.isdigit()):
-        raise Trouble(USAGE, f"{text!r} is not a duration; write 90s, 10m or 2h")
-    return int(digits) * (unit or 1)
+    """10m -> 600; ValueError for what is no duration"""
+    unit = text[-1:] if text[-1:] in "smh" else ""
+    return int(text[: -1 if unit else None]) * 60 ** "smh".index(unit)
 
 
 def quote(text):
@@ -198,10 +188,8 @@ def agent_id():
 
 def clocks():
     """The time that people set, and one that nobody can and that goes on in sleep."""
-    try:
-        return time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
-    except (AttributeError, OSError):
-        return time.time(), time.monotonic()
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.time(), time.clock_gettime(boot) if boot else time.monotonic()
 
 
 def left_s(until):
@@ -209,25 +197,16 @@ def left_s(until):
     return min(end - now for now, end in zip(clocks(), until))
 
 
-def derived_secret(key, name):
-    """A UUID of version 8 that only those can compute who have the key."""
-    import hashlib
-    import hmac
-    import uuid
-
-    message = b"dibs-session-v1\0" + name.encode("utf-8", "replace")
-    octets = bytearray(hmac.new(key.encode(), message, hashlib.sha256).digest()[:16])
-    octets[6] = octets[6] & 0x0F | 0x80
-    octets[8] = octets[8] & 0x3F | 0x80
-    return str(uuid.UUID(bytes=bytes(octets)))
+def uuid_of(digits, version):
+    """32 hex digits as a UUID (RFC 9562): version and variant take the place of six bits."""
+    variant = "89ab"[int(digits[16], 16) % 4]
+    parts = (digits[:8], digits[8:12], f"{version}{digits[13:16]}", variant + digits[17:20])
+    return "-".join((*parts, digits[20:32]))
 
 
 class Session:
-    """This session in one project: who it is, and what it remembers between calls.
-
-    data["claims"]: {task: {fence, ttl, until: by both clocks, parked}}; data["lost"]: losses that
-    nobody has heard of; and when things happened.
-    """
+    """This session in one project: who it is, and what it remembers between calls: its claims,
+    with their deadlines by both clocks, and the losses that nobody has heard of."""
 
     def __init__(self, setup):
         self.setup = setup
@@ -263,19 +242,24 @@ class Session:
         except OSError as error:
             raise Trouble(USAGE, f"cannot read {self.base}.json: {error.strerror}") from None
         if not self.name:  # a shell without an agent: a name of its own, that lasts
-            made = self.label or "shell-" + os.urandom(3).hex()
-            self.label = self.data.setdefault("label", made)
+            self.label = self.data.setdefault("label", self.label or "shell-" + os.urandom(3).hex())
         return self
 
     def save(self):
-        """Write the state file in one step; False where that is not possible."""
+        """Write the state file in one step; False where that is not possible. Beside it the stamp,
+        which lets a hook leave early: when to beat next, and our last deadline by both clocks."""
         if self.event:
             self.data.setdefault("hooks", {})[self.event] = time.time()
+        live = [self.data["claims"][task] for task in self.live()]
+        wait_s = min([BEAT_EVERY_S] + [0 if c["parked"] else c["ttl"] / 3 for c in live])
+        until = max([claim["until"] for claim in live], default=[0, 0])
         new = f".{os.getpid()}.new"
         try:
             with self.open_private(new, os.O_TRUNC) as file:
                 json.dump(self.data, file, indent=1, sort_keys=True)
             os.replace(self.base + new, self.base + ".json")
+            with self.open_private(".stamp", os.O_TRUNC) as file:
+                print(time.time() + wait_s, *until, file=file)
         except OSError:
             return False
         return True
@@ -292,11 +276,14 @@ class Session:
         """The session's UUID; '' while it has none, unless it shall `make` one."""
         found = self.given or self.data.get("session", "")
         if not found and self.setup.key and self.name:
-            found = self.data["session"] = derived_secret(self.setup.key, self.name)
-        if not found and make:
-            import uuid
+            import hashlib
+            import hmac
 
-            found = self.data["session"] = str(uuid.uuid4())
+            message = b"dibs-session-v1\0" + self.name.encode("utf-8", "replace")
+            digest = hmac.new(self.setup.key.encode(), message, hashlib.sha256).hexdigest()
+            found = self.data["session"] = uuid_of(digest, 8)
+        if not found and make:
+            found = self.data["session"] = uuid_of(os.urandom(16).hex(), 4)
             if not self.save():
                 text = f"cannot keep this session's secret in {self.base}.json: set XDG_STATE_HOME"
                 text += " to a directory outside the repository, or DIBS_SESSION to a UUID"
@@ -318,7 +305,6 @@ class Session:
                 return file
             except OSError:
                 if time.monotonic() > give_up:
-                    file.close()
                     raise Trouble(UNKNOWN, "another dibs command of this session hangs") from None
                 time.sleep(0.02)
 
@@ -342,7 +328,6 @@ class Session:
                 if not self.event:
                     list(map(talk, self.hear_losses()))
                 self.save()
-                self.stamp()
 
     def learn(self, act, body, reply, sent):
         """`sent`: when the request left, by both clocks; None when it was refused."""
@@ -357,12 +342,9 @@ class Session:
                     claims.clear()
             for claim in reply.get("claims", [reply]):
                 left = claim["expires_in"] - max(1.0, 0.05 * claim["ttl"])
-                claims[claim["task"]] = {
-                    "fence": claim["fence"],
-                    "ttl": claim["ttl"],
-                    "until": [now + left for now in sent],
-                    "parked": claim["state"] == "parked",
-                }
+                kept = {"until": [now + left for now in sent], "fence": claim["fence"]}
+                kept.update(ttl=claim["ttl"], parked=claim["state"] == "parked")
+                claims[claim["task"]] = kept
         elif act != "claim" and reply.get("code") in ("lost", "not-holder"):
             claims.pop(task, None)
         for loss in reply.get("lost", []):
@@ -381,19 +363,6 @@ class Session:
         """What was lost and nobody has heard of yet."""
         lost, self.data["lost"] = self.data["lost"], []
         return [about_loss(loss) for loss in lost]
-
-    def stamp(self):
-        """Leave three numbers for hooks: the next beat's time, and our deadline by both clocks."""
-        live = [self.data["claims"][task] for task in self.live()]
-        wait_s = min([BEAT_EVERY_S] + [claim["ttl"] / 3 for claim in live])
-        if any(claim["parked"] for claim in live):
-            wait_s = 0  # the next sign of work resumes them
-        until = max([claim["until"] for claim in live], default=[0, 0])
-        try:
-            with self.open_private(".stamp", os.O_TRUNC) as file:
-                print(time.time() + wait_s, *until, file=file)
-        except OSError:
-            pass
 
     def is_throttled(self, must_hold):
         """Went a beat out lately (or, if it `must_hold`, is something surely ours)?"""
@@ -415,10 +384,6 @@ def about_loss(loss):
     return text + (f" ({loss['note']})" if loss.get("note") else "")
 
 
-# The wire is written out: urllib takes longer to import than a request takes, and it throws
-# away what a proxy says when it refuses.
-
-
 def split_url(url):
     """(is it https, host, port, path)"""
     scheme, _, rest = url.partition("://")
@@ -429,13 +394,9 @@ def split_url(url):
     host = host.strip("[]").lower()
     if scheme not in ("http", "https") or not host or not port.isdigit() or set("?# ") & set(url):
         raise Trouble(USAGE, "DIBS_URL is not the address of a service")
-    if scheme == "http" and not is_loopback(host):
+    if scheme == "http" and host not in LOOPBACK:
         raise Trouble(USAGE, "DIBS_URL must be https: over http anybody could read the session")
     return scheme == "https", host, int(port), slash + path
-
-
-def is_loopback(host):
-    return host in ("localhost", "::1") or (host.startswith("127.") and host.count(".") == 3)
 
 
 def proxy_for(host):
@@ -445,7 +406,7 @@ def proxy_for(host):
         if entry == "*" or (entry and ("." + host).endswith("." + entry.lstrip("*."))):
             return None
     proxy = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")
-    if not proxy or is_loopback(host):
+    if not proxy or host in LOOPBACK:
         return None
     user, _, place = proxy.rpartition("://")[2].strip("/").rpartition("@")
     at, _, port = place.rpartition(":")
@@ -458,7 +419,7 @@ def ca_files():
     """The certificate bundles that a sandbox may name, as far as they exist."""
     names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
     paths = [os.environ.get(name, "") for name in (*names, "CODEX_PROXY_CERT")]
-    paths.append(os.path.expanduser("~/.ccr/ca-bundle.crt"))
+    paths += [os.path.expanduser("~/.ccr/ca-bundle.crt")]
     return list(dict.fromkeys(filter(os.path.isfile, paths)))
 
 
@@ -478,6 +439,7 @@ def tls():
 
 def exchange(url, method, path, headers, body, timeout_s):
     """Ask once; return (status, headers, body), or raise OSError: no whole answer came."""
+    # Not urllib: it loads for longer than this takes, and drops what a refusing proxy says.
     is_https, host, port, prefix = split_url(url)
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     proxy, is_refused = proxy_for(host) if is_https else None, False
@@ -486,9 +448,8 @@ def exchange(url, method, path, headers, body, timeout_s):
         if proxy:
             agent = {"User-Agent": headers["User-Agent"]}
             if proxy[2]:
-                from base64 import b64encode
-
-                agent["Proxy-Authorization"] = "Basic " + b64encode(proxy[2].encode()).decode()
+                coded = binascii.b2a_base64(proxy[2].encode(), newline=False).decode()
+                agent["Proxy-Authorization"] = "Basic " + coded
             status, got, reply = request(sock, "CONNECT", place, place, agent)
             is_refused = 400 <= status < 500
             if status >= 300 and not is_refused:
@@ -560,10 +521,7 @@ def ask(setup, method, path, headers, body=b"", timeout_s=TIMEOUT_S):
             problem = {"code": "no-trust"}
         host = split_url(setup.url)[1]
         raise Trouble(UNKNOWN, f"{host} was not reached: {why}", problem) from None
-    if 300 <= status < 400:
-        text = f"{setup.url} redirects to {got.get('location')}: set DIBS_URL to the service itself"
-        raise Trouble(UNKNOWN, text, {"code": "redirect"})
-    if status >= 400 or "html" in got.get("content-type", ""):
+    if status >= 300 or "html" in got.get("content-type", ""):
         raise refusal(status, got, raw)
     return got, raw
 
@@ -574,29 +532,27 @@ def refusal(status, headers, raw):
         problem = json.loads(raw.decode())
         code, text = problem["code"], problem.get("detail") or problem["title"]
     except (ValueError, KeyError, TypeError):
-        kind = headers.get("content-type", "no type").split(";")[0]
-        text = f"the answer was not from dibs ({status}, {kind}): is DIBS_URL right?"
-        return Trouble(UNKNOWN, text)
-    exit_code = UNKNOWN if status == 429 or status >= 500 else USAGE
-    if code in ("held", "cooling", "done", "not-holder", "quota"):
-        exit_code = REFUSED
-    return Trouble(LOST if code == "lost" else exit_code, text, problem)
+        what = headers.get("location") or headers.get("content-type", "").split(";")[0]
+        text = f"the answer was not from dibs ({status}, {what or 'of no type'})"
+        return Trouble(UNKNOWN, text + ": is DIBS_URL right?")
+    codes = dict.fromkeys(("held", "cooling", "done", "not-holder", "quota"), REFUSED)
+    codes["lost"] = LOST
+    other = UNKNOWN if status == 429 or status >= 500 else USAGE
+    return Trouble(codes.get(code, other), text, problem)
 
 
 def call(session, method, act, body=None, attempts=3, timeout_s=TIMEOUT_S):
     """Ask until the service answers: (its JSON, when the request left, by both clocks).
 
-    `act` is what follows /v1/{project}/. Asking again is safe: every act is idempotent, and all
-    attempts carry one key.
+    Asking again is safe: every act is idempotent, and all attempts carry one key.
     """
     session.setup.check()
     headers, data = {}, b""
     if session.secret():
         headers["Dibs-Session"] = session.secret()
     if body is not None:
-        headers.update(
-            {"Idempotency-Key": os.urandom(16).hex(), "Content-Type": "application/json"}
-        )
+        headers["Content-Type"] = "application/json"
+        headers["Idempotency-Key"] = os.urandom(16).hex()
         data = json.dumps({k: v for k, v in body.items() if v is not None}).encode()
     path = f"/v1/{quote(session.setup.project)}/{act}"
     while True:
@@ -611,7 +567,7 @@ def call(session, method, act, body=None, attempts=3, timeout_s=TIMEOUT_S):
                 pass
             raise refusal(200, got, raw)
         except Trouble as trouble:
-            hopeless = trouble.problem.get("code") in ("refused-by-policy", "no-trust", "redirect")
+            hopeless = trouble.problem.get("code") in ("refused-by-policy", "no-trust")
             if trouble.code != UNKNOWN or hopeless or not attempts:
                 raise
         time.sleep(0.2 + os.urandom(1)[0] / 1000)
@@ -648,7 +604,7 @@ def do_claim(args, session):
         reopen=args.reopen or None,
         queue=True if (args.queue or args.wait) and not several else None,
     )
-    give_up = time.monotonic() + (seconds_of(args.wait) if args.wait else 0)
+    give_up = time.monotonic() + (args.wait or 0)
     while True:
         try:
             reply = session.post("claim", body)
@@ -672,8 +628,8 @@ def do_claim(args, session):
 
 def do_beat(args, session):
     """beat and park"""
-    body = {"note": args.note, "ttl": args.ttl}
-    body["state"] = "parked" if args.command == "park" else "working"
+    state = "parked" if args.command == "park" else "working"
+    body = {"note": args.note, "ttl": args.ttl, "state": state}
     if args.task:
         body.update(task=args.task, fence=session.load().fence(args.task))
     reply = session.post("heartbeat", body)
@@ -702,33 +658,28 @@ def do_list(args, session):
     path = f"/v1/{quote(session.setup.project)}/claims?limit={args.limit or 50}"
     path += "&holder=" + quote(session.label) if args.mine else ""
     headers = {"Accept": "application/json" if args.json else "text/plain"}
-    is_screen = args.command == "watch" and sys.stdout.isatty()
+    clear = "\033[H\033[2J" if args.command == "watch" and sys.stdout.isatty() else ""
     while True:
         text = ask(session.setup, "GET", path, headers)[1].decode("utf-8", "replace")
-        print(("\033[H\033[2J" if is_screen else "") + text.rstrip(), flush=True)
+        print(clear + text.rstrip(), flush=True)
         if args.command == "list":
             return YES
         time.sleep(args.every or 2)
 
 
-def do_show(args, session):
-    report(args, call(session.load(), "GET", "claims/" + quote(args.task))[0])
-    return YES
-
-
 def do_verify(args, session):
-    """Does this fence (by default our own) still hold the task? The service says."""
+    """show, and verify: does this fence (by default our own) still hold the task?"""
     fence = args.fence or session.load().fence(args.task)
     path = f"claims/{quote(args.task)}" + (f"?fence={fence}" if fence else "")
     try:
         claim = call(session, "GET", path)[0]
     except Trouble as trouble:
-        is_ours = args.fence or not fence or args.task in session.live()
-        if trouble.code == UNKNOWN and not is_ours:
+        is_over = fence and not args.fence and args.task not in session.live()
+        if trouble.code == UNKNOWN and is_over and args.command == "verify":
             raise Trouble(LOST, f"{trouble}; by our own clock it is over") from None
         raise
     report(args, claim)
-    if claim.get("current") if fence else claim.get("mine"):
+    if args.command == "show" or (claim.get("current") if fence else claim.get("mine")):
         return YES
     return LOST if fence else REFUSED
 
@@ -737,6 +688,7 @@ def do_run(args, session):
     """Hold the task while a command runs; stop the command when the task is lost."""
     import signal
     import subprocess
+    from contextlib import suppress
 
     do_claim(args, session)
     claim = session.data["claims"][args.task]
@@ -764,11 +716,13 @@ def do_run(args, session):
             except Trouble as trouble:
                 if rest_s <= 0 or trouble.code != UNKNOWN:
                     tell(signal.SIGTERM)
-                    wait_for(child, 5)
+                    with suppress(subprocess.TimeoutExpired):
+                        child.wait(5)
                     tell(signal.SIGKILL)
                     raise Trouble(LOST, f"{trouble} The command was stopped") from None
                 talk(trouble)
-        wait_for(child, min(0.5, beat_s))
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(min(0.5, beat_s))
     code = child.returncode if child.returncode >= 0 else 128 - child.returncode
     try:
         outcome = "done" if args.done and code == 0 else "released"
@@ -777,12 +731,6 @@ def do_run(args, session):
         talk(trouble)
         code = LOST if trouble.code == LOST else code
     return code
-
-
-def wait_for(child, seconds):
-    give_up = time.monotonic() + seconds
-    while child.poll() is None and time.monotonic() < give_up:
-        time.sleep(0.02)
 
 
 BEATS = ("PostToolUse", "PostToolUseFailure", "UserPromptSubmit", "SubagentStop", "PreCompact")
@@ -807,9 +755,12 @@ def do_hook():
     if session.event == "SessionStart":
         on_start(session, payload)
     elif session.event == "PreToolUse":
-        on_tool(session, payload)
+        decision = on_tool(session, payload)
+        if decision:
+            decision["hookEventName"] = "PreToolUse"
+            print(json.dumps({"hookSpecificOutput": decision}))
     elif not session.data["claims"]:
-        session.stamp()
+        session.save()
     elif session.event == "SessionEnd" and not is_cloud:
         session.post("release", {"all": True, "note": "its session ended"}, 2, 1, HOOK_TIMEOUT_S)
     elif session.event in ("Stop", "StopFailure", "SessionEnd"):
@@ -827,10 +778,8 @@ def on_start(session, payload):
             session.post("heartbeat", {"state": "working"}, 2, 1, HOOK_TIMEOUT_S)
     except Trouble:
         facts.append("dibs was not reached just now.")
-    held = [
-        f"{task} until {time.strftime('%H:%MZ', time.gmtime(claim['until'][0]))}"
-        for task, claim in session.data["claims"].items()
-    ]
+    ends = [(task, time.gmtime(c["until"][0])) for task, c in session.data["claims"].items()]
+    held = [f"{task} until {time.strftime('%H:%MZ', end)}" for task, end in ends]
     facts.insert(0, f"dibs: this session holds {', '.join(held[:3]) or 'no task'}.")
     facts += [loss + "." for loss in session.hear_losses()[:2]]
     if was_new and (held or source in ("resume", "compact")):
@@ -849,7 +798,7 @@ def on_tool(session, payload):
     if len(words) > 1 and words[1] in VERBS and set(command.encode()) <= {*SAFE, *b" /:#@=,+\"'"}:
         script = os.path.join(cwd, words[0].strip("\"'"))
         if os.path.realpath(script) == os.path.realpath(__file__):
-            return decide(permissionDecision="allow", permissionDecisionReason="a dibs command")
+            return {"permissionDecision": "allow", "permissionDecisionReason": "a dibs command"}
     is_work = "git" in words and ("commit" in words or "push" in words)
     path = given.get("file_path") or given.get("notebook_path")
     if path:
@@ -863,29 +812,21 @@ def on_tool(session, payload):
     if is_bare:
         text += f" This session holds no task; `{COMMAND} claim TASK` takes one."
     is_down = now - session.data.get("unreachable_at", 0) < 600
-    was_said = now - session.data.get("warned_at", 0) < 600 and not lost
     is_blocked = gate == "block" and is_bare and not is_down
-    if not is_blocked and was_said:
+    if not is_blocked and not lost and now - session.data.get("warned_at", 0) < 600:
         return None
     session.data["warned_at"] = now
     session.save()
     if is_blocked:
-        return decide(permissionDecision="deny", permissionDecisionReason=text.strip())
-    return decide(additionalContext=text.strip())
-
-
-def decide(**decision):
-    print(json.dumps({"hookSpecificOutput": dict(decision, hookEventName="PreToolUse")}))
+        return {"permissionDecision": "deny", "permissionDecisionReason": text.strip()}
+    return {"additionalContext": text.strip()}
 
 
 def do_setup(args, session):
     """init and doctor live in install.py, which no claim needs: beside us, or at the service."""
-    import types
-
     setup, here = session.setup, os.path.dirname(os.path.abspath(__file__))
     setup.url = (getattr(args, "url", None) or setup.url).rstrip("/")
-    text = read_text(os.path.join(here, "install.py"))
-    text = text or read_text(os.path.join(os.path.dirname(here), "skill", "install.py"))
+    text = read_text(here + "/install.py") or read_text(here + "/../skill/install.py")
     if not text:
         setup.check(project=False)
         text = ask(setup, "GET", "/skill/install.py", {})[1].decode()
@@ -895,32 +836,33 @@ def do_setup(args, session):
 
 
 def parser():
-    import argparse
-
     kind = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser("dibs", description=__doc__, formatter_class=kind)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    # What follows a word says what it takes: = text, # a number, + several, ? maybe a task.
-    kinds = {"=": {}, "#": {"type": int}, "+": {"nargs": "+"}, "?": {"nargs": "?"}}
+    # What ends a word says what it takes: = text, # a number, ~ a span, + several, ? one or none.
+    types_of = {"=": str, "#": int, "~": seconds_of}
     for name, do, words in (
-        ("claim", do_claim, "task --any+ --all+ --ttl= --note= --wait= --queue --reopen"),
+        ("claim", do_claim, "task --any+ --all+ --ttl= --note= --wait~ --queue --reopen"),
         ("beat", do_beat, "task? --ttl= --note="),
         ("park", do_beat, "task? --ttl= --note="),
         ("done", do_release, "task --pr= --note= --fence#"),
         ("release", do_release, "task? --all --note= --fence#"),
         ("list", do_list, "--mine --limit#"),
         ("watch", do_list, "--mine --limit# --every#"),
-        ("show", do_show, "task"),
+        ("show", do_verify, "task"),
         ("verify", do_verify, "task --fence#"),
-        ("run", do_run, "task --ttl= --note= --wait= --queue --reopen --done"),
+        ("run", do_run, "task words+ --ttl= --note= --wait~ --queue --reopen --done"),
         ("init", do_setup, "--url= --project= --remove"),
         ("doctor", do_setup, ""),
     ):
         command = commands.add_parser(name)
-        command.set_defaults(do=do, any=None, all=None, pr=None, task=None)
+        command.set_defaults(do=do, any=None, all=None, pr=None, task=None, fence=None)
         for word in ("--json", *words.split()):
-            options = kinds.get(word[-1], {"action": "store_true"} if word != "task" else {})
-            command.add_argument(word.rstrip("=#+?"), **options)
+            flag, kind = word.rstrip("=#~+?"), word[-1]
+            options = {"nargs": kind} if kind in "+?" else {"type": types_of.get(kind, str)}
+            if flag == word and flag != "task":
+                options = {"action": "store_true"}
+            command.add_argument(flag, **options)
     return top
 
 
@@ -928,28 +870,23 @@ def main(argv=None):
     """Run one command; return its exit code. No expected failure ends in a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["hook"]:
-        stderr, sys.stderr = sys.stderr, None
+        sys.stderr = None  # it fails open, and in silence
         try:
             do_hook()
         except (Exception, SystemExit, KeyboardInterrupt):
-            pass  # it fails open, and in silence
-        sys.stderr = stderr
+            pass
         return YES
     load_modules()
-    at = argv.index("--") if argv[:1] == ["run"] and "--" in argv else len(argv)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         getattr(stream, "reconfigure", dict)(errors="backslashreplace")
     try:
-        args = parser().parse_args(argv[:at])
-        args.words = argv[at + 1 :]
-        if args.command == "run" and not args.words:
-            raise Trouble(USAGE, "say what to run: dibs run TASK -- command ...")
+        args = parser().parse_args(argv)
         return args.do(args, Session(Setup()))
     except SystemExit as end:  # argparse has said why
         return end.code if isinstance(end.code, int) else USAGE
     except Trouble as trouble:
         talk(trouble)
-        if "--json" in argv[:at] and trouble.problem:
+        if "--json" in argv and trouble.problem:
             print(json.dumps(trouble.problem))
         return trouble.code
     except KeyboardInterrupt:
