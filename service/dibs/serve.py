@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,12 +60,17 @@ def the_store(settings: Settings) -> Iterator[TheStore]:
         url = settings.redis_url.get_secret_value()
         yield TheStore(url, parse(url).shown)
     else:
-        private = EmbeddedStore.start(settings.data_dir)
+        with ThreadPoolExecutor(1) as meanwhile:
+            starting = meanwhile.submit(EmbeddedStore.start, settings.data_dir)
+            if settings.workers == 1:
+                importlib.import_module("dibs.server")  # most of what a start costs us
+            private = starting.result()
         store = TheStore(private.url, f"{private.server} in {settings.data_dir}", private)
         try:
             yield store
         finally:
-            store.private.stop() if store.private else None
+            if store.private is not None:
+                store.private.stop()
 
 
 def listen(host: str, port: int) -> socket.socket:
