@@ -99,6 +99,6 @@ def handler(metrics: Metrics) -> "HTTPRouteHandler":
 
     def read() -> Response[bytes]:
         """Every metric of every process of this service, for Prometheus."""
-        return Response(metrics.text().encode(), media_type=CONTENT_TYPE)
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     return get("/metrics", sync_to_thread=False, signature_types=[Response])(read)
