@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps 
 # Flags for the service, as in: make run ARGS="--port 9000 --memory"
 ARGS   ?=
 
-.PHONY: run test check clean audit soak
+.PHONY: run test check prove mutants clean audit soak
 
 run: $(VENV)/.run        ## serve on http://127.0.0.1:8080 with a private store in .dibs/
 	@exec $(BIN)/dibs serve --data-dir .dibs $(ARGS)
@@ -22,6 +22,12 @@ check: $(VENV)/.dev      ## everything that a change must pass
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest $(ARGS)
+
+prove: $(VENV)/.dev      ## try to break the contract for ten minutes, or ARGS="--minutes 60"
+	$(BIN)/python -m tests.proofs.prove $(ARGS)
+
+mutants: $(VENV)/.dev    ## put bugs in, and see which test notices each
+	$(BIN)/python -m tests.proofs.mutants $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist

@@ -1,7 +1,7 @@
 """Run the random proofs for as long as told: `make prove ARGS="--minutes 60 --seed 7"`.
 
-Rounds alternate between the state machine and a long concurrent history, each with a seed of its
-own that is printed, so that a failure can be run again alone.
+Each round is the state machine, a long concurrent history and generated calls, each with a seed of
+its own that is printed, so that a failure can be run again alone.
 """
 
 import argparse
@@ -25,6 +25,7 @@ def main() -> int:
         for file, env in (
             ("test_state_machine.py", {"DIBS_PROOF_CASES": "400", "DIBS_PROOF_STEPS": "80"}),
             ("test_histories.py", {"DIBS_PROOF_SECONDS": "45"}),
+            ("test_generated_calls.py", {"DIBS_PROOF_EXAMPLES": "250"}),
         ):
             seed = str(dice.randrange(10**6))
             took = time.monotonic()

@@ -11,7 +11,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
@@ -124,6 +123,8 @@ class Rig:
     def act(self, call: Call) -> Any:
         """Run one act until it is answered; check its answer, the store, and the list."""
         outcome = self.answered(call)
+        requests = {run.args[3] for run in self.link.runs if run.act in witness.BY_SESSIONS}
+        assert len(requests) <= 1, f"one act is one request, however often it is sent: {requests}"
         answer = self.replay()
         if answer:
             said = witness.said(outcome)
@@ -134,9 +135,13 @@ class Rig:
     def answered(self, call: Call) -> Any:
         """Ask, and ask again while the answer is that nobody knows."""
         self.link.runs.clear()
-        for _ in range(3):
-            with suppress(StoreDown):
+        for _ in range(5):
+            try:
                 return self.run(call())
+            except StoreDown as down:
+                denied = not down.sent
+            ran = any(run.act in witness.REPLAYED for run in self.link.runs)
+            assert not (denied and ran), "it ran, but the service says that it did not"
         raise AssertionError("the store is up, but the service does not reach it")
 
     def replay(self) -> Any:
@@ -147,7 +152,7 @@ class Rig:
                 continue
             step = witness.step_of(run, full=self.full)
             self._check_clock(step.now)
-            self._check_grants(step)
+            self._check_grants(step, max(self.server.clock.now_us, int(run.args[0])))
             told = len(self.model.events)
             answer = self.model.run(step)
             self.met.update(kinds(answer) + [event[0] for event in self.model.events[told:]])
@@ -272,7 +277,7 @@ class Rig:
                 after = deepcopy(self.model)
                 witness_us, lost_us = map(int, run.args[:2])
                 now = (max(self.server.clock.now_us, witness_us) - lost_us) // 1000
-                fences = Foretold(after, self.server.clock.now_us)
+                fences = Foretold(after, max(self.server.clock.now_us, witness_us))
                 after.run(witness.step(run, now, fences, full=self.full))
                 if self._agrees(after):
                     self.met["a crash after an act"] += 1
@@ -313,10 +318,10 @@ class Rig:
         assert self.lease_least <= now <= self.lease_most, f"lease time is {now}, not {bounds}"
         self.lease_least = self.lease_most = now
 
-    def _check_grants(self, step: Any) -> None:
+    def _check_grants(self, step: Any, time_us: int) -> None:
         last = self.model.fence
         for task, fence in step.fences.items():
-            last = max(last + 1, self.server.clock.now_us)
+            last = max(last + 1, time_us)
             assert fence == last, f"fence {fence} of {task!r} is not {last}"
             before = self.model.tasks.get(task)
             if before is None or before.state not in ("held", "parked", "lapsed"):
@@ -338,6 +343,7 @@ class Rig:
         while True:
             page = self.run(self.store.list_(self.project, states=states, limit=2, cursor=cursor))
             claims += [witness.claim_said(claim) for claim in page.claims]
+            assert len(claims) <= len(self.model.tasks), f"the list goes on and on: {claims}"
             seq, cursor = page.seq, page.cursor or ""
             if not cursor:
                 break

@@ -23,6 +23,7 @@ from tests.proofs.rig import RULES, Rig, Server
 TASKS = ("T-1", "T/2 #x", "T:3", "T.4")
 CASES = int(os.environ.get("DIBS_PROOF_CASES", "0"))
 """How many random ones; by default the same few hundred each time."""
+PHASES = [Phase.generate] if os.environ.get("DIBS_PROOF_SHRINK") == "0" else list(Phase)
 STEPS = int(os.environ.get("DIBS_PROOF_STEPS", "50"))
 
 who = st.integers(0, 3)
@@ -169,9 +170,9 @@ class Contract(RuleBasedStateMachine):
     def scripts_are_flushed(self) -> None:
         self.rig.server.raw.script_flush()
 
-    @rule(what=st.sampled_from(["lose_request", "lose_reply"]))
-    def next_message_is_lost(self, what) -> None:
-        setattr(self.rig.link, what, True)
+    @rule(what=st.sampled_from(["lose_request", "lose_reply"]), times=st.sampled_from([1, 1, 2, 3]))
+    def messages_are_lost(self, what, times) -> None:
+        setattr(self.rig.link, what, times)
 
     @rule(full=st.booleans())
     def store_fills(self, full) -> None:
@@ -225,7 +226,7 @@ def test_no_history_makes_the_store_differ_from_the_contract(server: Server) -> 
             stateful_step_count=STEPS,
             deadline=None,
             suppress_health_check=list(HealthCheck),
-            phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+            phases=PHASES,
             report_multiple_bugs=False,
         ),
     )

@@ -13,6 +13,7 @@ from dibs.store.records import pairs
 from dibs.store.rules import Rules
 from dibs.words import Claim, Free, Loss
 
+BY_SESSIONS = ("claim", "heartbeat", "release")
 REPLAYED = ("claim", "heartbeat", "release", "break", "show", "sweep")
 
 
@@ -33,8 +34,9 @@ class Recorder:
     link: Link
     rules: Rules
     runs: list[Run] = field(default_factory=list)
-    lose_request: bool = False
-    lose_reply: bool = False
+    lose_request: int = 0
+    lose_reply: int = 0
+    """How many of the next messages do not arrive."""
 
     def __post_init__(self) -> None:
         self._names = script_names(self.rules)
@@ -45,7 +47,7 @@ class Recorder:
         run = Run(self._names[str(parts[1])], str(parts[3]), [str(part) for part in parts[4:]])
         losable = run.act in REPLAYED
         if losable and self.lose_request:
-            self.lose_request = False
+            self.lose_request -= 1
             raise StoreDown("The request was lost.", sent=True)
         self.runs.append(run)
         try:
@@ -56,7 +58,7 @@ class Recorder:
             self.runs.remove(run)  # refused before it ran: NOSCRIPT, out of memory
             raise
         if losable and self.lose_reply:
-            self.lose_reply = False
+            self.lose_reply -= 1
             raise StoreDown("The reply was lost.", sent=True)
         return run.reply
 
