@@ -5,15 +5,16 @@ import contextlib
 import importlib
 import logging
 import os
+import resource
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from dibs import __version__, logs
-from dibs.settings import Settings
+from dibs.settings import BACKLOG, Settings
 from dibs.store.embedded import EmbeddedStore, StoreUnavailable
 from dibs.store.link import StoreDown
 from dibs.store.store import Unfit
@@ -22,6 +23,8 @@ from dibs.store.target import parse
 log = logging.getLogger("dibs.serve")
 
 WATCH_S = 0.25
+FILES_BESIDE = 1_000
+"""Descriptors besides those of callers: the store's, one for each project that is followed, …"""
 
 
 class CannotListen(Exception):
@@ -73,23 +76,45 @@ def the_store(settings: Settings) -> Iterator[TheStore]:
                 store.private.stop()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens. Raises CannotListen."""
+def listen(host: str, port: int, workers: int = 1) -> list[socket.socket]:
+    """Return sockets that listen on one port: one for each worker, or one. Raises CannotListen.
+
+    With a socket each Linux deals connections out evenly; of one for all, whoever wakes first
+    takes every connection that waits. They are all open here, too, so what waits for a worker
+    that died is answered by the next.
+    """
     try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, proto)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        alone = _bound(family, address, share=False)  # or a second service would go unnoticed
+        if workers == 1 or sys.platform != "linux":
+            alone.listen(BACKLOG)
+            return [alone]
+        address = alone.getsockname()
+        alone.close()
+        listeners = [_bound(family, address, share=True) for _ in range(workers)]
+        for listener in listeners:
+            listener.listen(BACKLOG)
+        return listeners
     except OSError as error:
         why = error.strerror or str(error)
         raise CannotListen(
             f"cannot listen on {host} port {port}: {why}. Name another with DIBS_HOST or DIBS_PORT."
         ) from None
-    listener.setblocking(False)
-    return listener
+
+
+def _bound(family: int, address: Any, *, share: bool) -> socket.socket:
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind(address)
+        bound.setblocking(False)
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 def base_url(listener: socket.socket) -> str:
@@ -120,30 +145,49 @@ def refusals(run: Callable[[Coroutine[Any, Any, Any]], Any], main: Coroutine[Any
 def run(settings: Settings) -> int:
     """Serve until a signal; return the exit code."""
     logs.start(settings.log_level, settings.log_format)
+    _allow_files(settings.max_connections + FILES_BESIDE)
     try:
-        with listen(settings.host, settings.port) as listener, the_store(settings) as store:
+        with contextlib.ExitStack() as held:
+            listeners = listen(settings.host, settings.port, settings.workers)
+            for listener in listeners:
+                held.enter_context(listener)
+            store = held.enter_context(the_store(settings))
             serve = _serve_here if settings.workers == 1 else _serve_with_workers
-            with asyncio.Runner(loop_factory=loops()) as runner:
-                return refusals(runner.run, serve(settings, store, listener))
+            runner = held.enter_context(asyncio.Runner(loop_factory=loops()))
+            return refusals(runner.run, serve(settings, store, listeners))
     except (StoreUnavailable, CannotListen) as refusal:
         print(f"dibs serve: {refusal}", file=sys.stderr)
         return 1
 
 
-async def _serve_here(settings: Settings, store: TheStore, listener: socket.socket) -> int:
+def _allow_files(wanted: int) -> None:
+    """Raise the soft limit of open files, often 1,024, as far as we may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        if most < wanted:
+            log.warning("files_limited limit=%d wanted=%d", most, wanted)
+
+
+async def _serve_here(
+    settings: Settings, store: TheStore, listeners: Sequence[socket.socket]
+) -> int:
     from dibs import app, server
 
     service = app.build(settings, store.url)
 
     async def ready(running: server.Server) -> None:
         health = await service.store.health()
-        _hello(settings, base_url(listener), store, health.durability, health.reasons)
+        _hello(settings, base_url(listeners[0]), store, health.durability, health.reasons)
 
-    serving = asyncio.create_task(server.serve(settings, service, listener, ready))
+    serving = asyncio.create_task(server.serve(settings, service, listeners[0], ready))
     return await _until(serving, store, settings)
 
 
-async def _serve_with_workers(settings: Settings, store: TheStore, listener: socket.socket) -> int:
+async def _serve_with_workers(
+    settings: Settings, store: TheStore, listeners: Sequence[socket.socket]
+) -> int:
     from dibs.api.observe import FAMILIES
     from dibs.metrics import Cells, Metrics
     from dibs.workers import Workers
@@ -157,11 +201,11 @@ async def _serve_with_workers(settings: Settings, store: TheStore, listener: soc
 
     def ready(health: Mapping[str, Any]) -> None:
         reasons = [str(reason) for reason in health["reasons"]]
-        _hello(settings, base_url(listener), store, str(health["durability"]), reasons)
+        _hello(settings, base_url(listeners[0]), store, str(health["durability"]), reasons)
 
     workers = Workers(
         environ=inherited | given,
-        listener=listener,
+        listeners=listeners,
         cells_fd=cells.fd,
         rows=cells.rows,
         count=settings.workers,

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from dibs.app import Service
 from dibs.metrics import Metrics
-from dibs.settings import Settings
+from dibs.settings import BACKLOG, Settings
 
 DRAIN_S = 1.5
 """How long requests that are being answered may take once the service was asked to stop."""
@@ -24,8 +24,6 @@ REQUEST_S = 10.0
 """For a request to arrive whole: a body is at most some KiB."""
 HEAD_BYTES = 32_768
 """For a request's line and headers."""
-BACKLOG = 2048
-"""Connections that wait to be accepted, during a restart above all."""
 
 
 class Server(uvicorn.Server):

@@ -17,6 +17,8 @@ from dibs.words import duration_s
 
 DAY_S = 86_400
 KEY_CHARS = 20
+BACKLOG = 2_048
+"""Connections that wait to be accepted, during a restart above all; no knob, it costs nothing."""
 
 Duration = Annotated[
     int, BeforeValidator(lambda value: duration_s(value)), PlainSerializer(lambda s: f"{s}s")

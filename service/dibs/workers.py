@@ -1,4 +1,4 @@
-"""Several processes that share one socket and one store; the one here starts them and waits.
+"""Several processes that share one port and one store; the one here starts them and waits.
 
 A worker is a new program, not a fork: it has nothing of the private store's locks and threads. It
 hears of our end, however that comes, because its end of a pair of sockets closes.
@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -29,7 +29,7 @@ class Workers:
     """The processes of one service."""
 
     environ: dict[str, str] = field(repr=False)
-    listener: socket.socket
+    listeners: Sequence[socket.socket]
     cells_fd: int
     rows: int
     count: int
@@ -83,7 +83,8 @@ class Workers:
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                fds = (self.listener.fileno(), theirs.fileno(), self.cells_fd)
+                listener = self.listeners[number % len(self.listeners)]
+                fds = (listener.fileno(), theirs.fileno(), self.cells_fd)
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     "-P",  # what lies in the working directory is no module of ours

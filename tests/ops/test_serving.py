@@ -126,6 +126,34 @@ def test_it_stops_within_two_seconds_with_streams_and_long_polls_open(
     idle.close()
 
 
+def test_an_idle_service_and_its_store_need_less_than_80_mb(tmp_path: Path) -> None:
+    with Running("--data-dir", str(tmp_path / "d")) as service:
+        assert service.ask("GET", "/readyz")[0] == 200
+        used = 0
+        for pid in (service.pid, service.store()):
+            used += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+        assert used < 80_000_000
+
+
+def test_it_takes_as_many_open_files_as_its_connections_need(tmp_path: Path) -> None:
+    low = 'ulimit -Sn 256 && exec "$@"'
+    process = subprocess.Popen(
+        ["sh", "-c", low, "sh", *DIBS, "serve", "--port", "0", "--data-dir", str(tmp_path / "d")],
+        env=clean_environ(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        assert " is at " in process.stdout.readline()
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+        soft = next(line.split()[3] for line in limits.splitlines() if "open files" in line)
+        assert int(soft) >= 2_000
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
 def test_a_port_that_is_taken_is_named_in_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -131,6 +131,12 @@ class SentinelLink(PipelineLink):
             await self.ask(self._sentinel_pool.get_master_address())  # type: ignore[no-untyped-call]
         return [self]
 
+    async def close(self) -> None:
+        """See Link."""
+        await super().close()
+        for sentinel in self._sentinel_pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
+
 
 def link_to(target: Target) -> Link:
     """Return a link for acts; nothing is connected yet."""
