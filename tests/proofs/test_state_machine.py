@@ -5,7 +5,6 @@ the model (tests/proofs/model.py). `make prove` runs it for as long as it is tol
 """
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import hypothesis.strategies as st
@@ -196,13 +195,6 @@ class Contract(RuleBasedStateMachine):
         wish = {"queue": queue, "label": f"s{who}", "request": f"crash {len(rig.model.events)}"}
         session = rig.sessions[who]
         rig.crash_during(lambda: rig.store.claim(rig.project, session, [task], **wish), turns)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("machine"))
-    yield server
-    server.close()
 
 
 MEETS = (

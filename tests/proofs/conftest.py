@@ -1,0 +1,13 @@
+"""One store with a frozen clock for all proofs of a module."""
+
+from collections.abc import Iterator
+
+import pytest
+from tests.proofs.rig import Server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("proofs"))
+    yield server
+    server.close()

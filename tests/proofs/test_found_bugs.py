@@ -1,0 +1,106 @@
+"""What the machine once found: short ways to each, kept. Every act is compared with the model."""
+
+from collections.abc import Iterator
+
+import pytest
+from tests.proofs.rig import RULES, Rig, Server
+
+from dibs import outcomes as o
+
+ANN, BOB, CAT = 0, 1, 2
+TTL, GRACE, WINDOW, TICKET = RULES.ttl_ms, RULES.grace_ms, RULES.handover_ms, RULES.ticket_ms
+
+
+@pytest.fixture
+def rig(server: Server) -> Iterator[Rig]:
+    rig = Rig(server)
+    yield rig
+    rig.close()
+
+
+def test_a_full_store_does_not_stop_the_lease_clock(rig: Rig) -> None:
+    rig.claim(ANN, "T")
+    rig.fill(on=True)
+    rig.pass_time(12_000)
+    assert isinstance(rig.beat(ANN), o.Kept)
+    rig.pass_time(12_000)
+    rig.sweep()
+    assert isinstance(rig.release(ANN, "T"), o.Ended)
+
+
+def test_a_service_starts_on_a_full_store_and_its_holders_renew_by_claiming(rig: Rig) -> None:
+    rig.claim(ANN, "T")
+    rig.fill(on=True)
+    rig.restart_service()
+    assert isinstance(rig.claim(ANN, "T"), o.Granted)
+    assert isinstance(rig.claim(BOB, "U"), o.NoRoom)
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_releasing_all_ends_a_lapsed_claim_swept_or_not(rig: Rig, swept: bool) -> None:
+    rig.claim(ANN, "T")
+    rig.pass_time(TTL)
+    if swept:
+        rig.sweep()
+    ended = rig.release(ANN)
+    assert [release.task for release in ended.releases] == ["T"]
+    assert isinstance(rig.claim(BOB, "T"), o.Granted)
+
+
+def test_a_ticket_that_lapsed_is_no_place_to_come_back_to(rig: Rig) -> None:
+    rig.claim(ANN, "T", ttl_s=60)
+    rig.claim(BOB, "T", queue=True)
+    rig.pass_time(TICKET)
+    rig.claim(CAT, "T", queue=True)
+    assert rig.claim(BOB, "T", queue=True).refusals[0].position == 2
+
+
+def test_who_leaves_at_the_head_leaves_the_next_one_a_whole_window(rig: Rig) -> None:
+    rig.claim(ANN, "T")
+    rig.claim(BOB, "T", queue=True)
+    rig.claim(CAT, "T", queue=True)
+    rig.release(ANN, "T")
+    rig.pass_time(WINDOW - 1)
+    rig.claim(CAT, "T", queue=True)
+    rig.release(BOB, "T")
+    rig.pass_time(WINDOW - 1)
+    assert rig.claim(ANN, "T").refusals[0].verdict == "turn"
+    assert isinstance(rig.claim(CAT, "T"), o.Granted)
+
+
+def test_a_window_whose_ticket_lapsed_in_it_ends_then_and_the_next_has_its_own(rig: Rig) -> None:
+    rig.claim(ANN, "T", ttl_s=60)
+    rig.claim(BOB, "T", queue=True)
+    rig.pass_time(TICKET - 1_000)
+    rig.claim(CAT, "T", queue=True)
+    rig.release(ANN, "T")
+    rig.pass_time(1_000)
+    rig.pass_time(WINDOW - 1)
+    assert rig.claim(ANN, "T").refusals[0].verdict == "turn"
+    assert isinstance(rig.claim(CAT, "T"), o.Granted)
+
+
+def test_who_waits_for_a_task_that_they_had_before_can_leave_its_queue(rig: Rig) -> None:
+    rig.claim(ANN, "T")
+    rig.claim(BOB, "T", queue=True)
+    rig.release(ANN, "T")
+    rig.claim(ANN, "T", queue=True)
+    left = rig.release(ANN, "T")
+    assert [release.already for release in left.releases] == [False]
+    assert [release.already for release in rig.release(ANN, "T").releases] == [True]
+
+
+def test_a_longer_ttl_after_an_outage_gives_no_time_for_the_outage(rig: Rig) -> None:
+    rig.claim(ANN, "T")
+    rig.jump(60_000)
+    assert rig.claim(ANN, "T", ttl_s=60).claims[0].expires_in == 55
+    rig.show("T")
+
+
+def test_a_queue_that_was_empty_for_a_while_is_counted_again(rig: Rig) -> None:
+    rig.claim(ANN, "T", ttl_s=60)
+    rig.claim(BOB, "T", queue=True)
+    rig.pass_time(TICKET)
+    rig.sweep()
+    rig.claim(CAT, "T", queue=True)
+    assert rig.run(rig.store.sweep(rig.project))
