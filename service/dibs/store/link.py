@@ -166,6 +166,7 @@ class PipelineLink:
         self._pool = pool
         self._waiting: deque[tuple[bytes, asyncio.Future[Any]]] = deque()
         self._flights: set[asyncio.Task[None]] = set()
+        self._flying = 0
 
     @classmethod
     def to(cls, url: str) -> "PipelineLink":
@@ -183,26 +184,32 @@ class PipelineLink:
         """See Link. A caller that is cancelled leaves its command running; nothing is torn."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((pack_command(parts), answer))  # type: ignore[arg-type]
-        if len(self._flights) < FLIGHTS:
+        if self._flying < FLIGHTS:
+            self._flying += 1
             flight = asyncio.create_task(self._fly())
             self._flights.add(flight)
             flight.add_done_callback(self._flights.discard)
         return await answer
 
     async def _fly(self) -> None:
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-            try:
-                replies = await self._carry([command for command, _ in batch])
-            except Exception as error:  # noqa: BLE001 - handed to every caller of the batch
-                replies = [error] * len(batch)
-            for (_, answer), reply in zip(batch, replies, strict=True):
-                if answer.done():
-                    continue
-                if isinstance(reply, Exception):
-                    answer.set_exception(_failure(reply, sent=False))
-                else:
-                    answer.set_result(reply)
+        try:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                try:
+                    replies = await self._carry([command for command, _ in batch])
+                except Exception as error:  # noqa: BLE001 - handed to every caller of the batch
+                    replies = [error] * len(batch)
+                for (_, answer), reply in zip(batch, replies, strict=True):
+                    if answer.done():
+                        continue
+                    if isinstance(reply, Exception):
+                        answer.set_exception(_failure(reply, sent=False))
+                    else:
+                        answer.set_result(reply)
+        finally:
+            # Here, and not when the task is seen to be done: a command that came in between would
+            # wait for a flight that takes nobody any more.
+            self._flying -= 1
 
     async def _carry(self, commands: list[bytes]) -> list[Any]:
         try:
