@@ -68,16 +68,20 @@ class _Viewer:
     def __init__(self) -> None:
         self._waiting: list[bytes] = []
         self._changed = asyncio.Event()
+        self._lost = False
         self.ended = False
 
     def put(self, chunk: bytes) -> None:
-        """Add a change; a viewer that does not keep up starts over."""
-        if len(self._waiting) >= BEHIND:
-            self._waiting = [_RESYNC]
+        """Add a change. A viewer that does not keep up is to read the page again, once it can."""
+        if self._lost:
+            return
         self._waiting.append(chunk)
+        if len(self._waiting) > BEHIND:
+            self._waiting, self._lost = [_RESYNC], True
         self._changed.set()
 
     def end(self) -> None:
+        """Let the viewer go."""
         self.ended = True
         self._changed.set()
 
@@ -85,7 +89,7 @@ class _Viewer:
         """Return all changes that wait; b"" at the end."""
         await self._changed.wait()
         self._changed.clear()
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._lost = self._waiting, [], False
         return b"" if self.ended else b"".join(waiting)
 
 
@@ -146,9 +150,8 @@ class Feed:
             self._run_task = asyncio.create_task(self._run())
         try:
             # Viewers that lost one server at once should not come back to the next at once.
-            yield b"retry: %d\n\n" % random.randint(1000, 3000) + missed  # noqa: S311
-            if self._trouble:
-                yield _TROUBLE
+            retry = b"retry: %d\n\n" % random.randint(1000, 3000)  # noqa: S311
+            yield retry + missed + (_TROUBLE if self._trouble else self._tick())
             while chunk := await viewer.get():
                 yield chunk
         finally:
@@ -156,6 +159,9 @@ class Feed:
             if not self._viewers and self._run_task:
                 self._run_task.cancel()
                 self._run_task = None
+
+    def _tick(self) -> bytes:
+        return b"event: tick\ndata: " + _encode({"now": self.now_ms}) + b"\n\n"
 
     def _missed(self, after: str) -> bytes:
         ident, _, rev = after.partition(".")
@@ -225,7 +231,7 @@ class Feed:
             await self._apply(claims.values(), gone, list(reversed(events)))
             self._read = number
             self._trouble = False
-            self._send(b"event: tick\ndata: " + _encode({"now": self.now_ms}) + b"\n\n")
+            self._send(self._tick())
 
     async def _touch(self, events: Sequence[Event]) -> None:
         """Read the tasks that something happened to."""
@@ -321,15 +327,15 @@ class Feed:
 
     def _alerts(self, events: Sequence[Event]) -> list[dict[str, object]]:
         """Return what somebody may want to be notified of."""
-        alerts: list[dict[str, object]] = []
-        for event in events[-20:]:
+        alerts: dict[tuple[str, Task], dict[str, object]] = {}
+        for event in events:
             if event.type in _ALERTS:
                 row = self._rows.get(event.task)
                 waiting = row.claim.waiters if row else 0
                 text = event.reason or event.note or ""
                 told = {"title": views.sentence(event), "text": text, "task": event.task}
-                alerts.append({"type": event.type, "waiting": waiting, **told})
-        return alerts
+                alerts[event.type, event.task] = {"type": event.type, "waiting": waiting, **told}
+        return list(alerts.values())[-20:]
 
     def _send(self, chunk: bytes) -> None:
         for viewer in self._viewers:

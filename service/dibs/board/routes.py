@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from litestar import Controller, Request, Response, Router, get, post
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
 from litestar.response import Stream
 from markupsafe import Markup
@@ -99,7 +99,7 @@ class Board(Controller):
     path = "/"
 
     @get("/")
-    async def projects(self, request: Req, desk: Desk) -> Page:
+    async def projects(self, request: Req, desk: NamedDependency[Desk]) -> Page:
         """List the projects."""
         store = desk.claims.store
         names = await store.projects()
@@ -116,7 +116,7 @@ class Board(Controller):
         )
 
     @get("/p/{project:str}")
-    async def project(self, request: Req, project: str, desk: Desk) -> Page:
+    async def project(self, request: Req, project: str, desk: NamedDependency[Desk]) -> Page:
         """Show a project, all of it, as it is now."""
         name = in_project(project)
         look = Look.of(fields(request.scope["query_string"]))
@@ -130,7 +130,7 @@ class Board(Controller):
         )
 
     @get("/p/{project:str}/stream")
-    async def stream(self, request: Req, project: str, desk: Desk) -> Stream:
+    async def stream(self, request: Req, project: str, desk: NamedDependency[Desk]) -> Stream:
         """Tell what changes from the page, or from the last change heard of, on."""
         name = in_project(project)
         query = fields(request.scope["query_string"])
@@ -142,14 +142,14 @@ class Board(Controller):
         )
 
     @get("/p/{project:str}/break")
-    async def ask_to_break(self, request: Req, project: str, desk: Desk) -> Page:
+    async def ask_to_break(self, request: Req, project: str, desk: NamedDependency[Desk]) -> Page:
         """Say what breaking a claim does, and ask for the reason and the key."""
         name = in_project(project)
         given = fields(request.scope["query_string"])
         return await _breaking(request, desk, name, given)
 
     @post("/p/{project:str}/break")
-    async def break_(self, request: Req, project: str, desk: Desk) -> Page:
+    async def break_(self, request: Req, project: str, desk: NamedDependency[Desk]) -> Page:
         """Break a claim, for a person who typed an admin key into a page of ours."""
         name = in_project(project)
         given = fields(await request.body())

@@ -1,0 +1,72 @@
+"""What the board counts that no record holds."""
+
+from tests.conftest import Desk
+
+
+async def test_a_session_that_polls_avoids_one_collision_not_many(desk: Desk) -> None:
+    await desk.granted(desk.ann, "T-1")
+    for _ in range(5):
+        await desk.refused(desk.bob, "T-1")
+    await desk.refused(desk.cat, "T-1")
+    await desk.store.write_tally()
+    assert (await desk.store.pulse(desk.project)).avoided == 2
+
+
+async def test_the_same_collision_seen_by_two_services_counts_once(desk: Desk) -> None:
+    await desk.granted(desk.ann, "T-1")
+    for _ in range(2):
+        await desk.refused(desk.bob, "T-1")
+        await desk.store.write_tally()
+        desk.store.tally._known.clear()  # as another process, which has not seen it
+    assert (await desk.store.pulse(desk.project)).avoided == 1
+
+
+async def test_the_next_tenure_is_another_collision(desk: Desk) -> None:
+    for holder in (desk.ann, desk.cat):
+        await desk.granted(holder, "T-1")
+        await desk.refused(desk.bob, "T-1")
+        await desk.release(holder, "T-1")
+    await desk.store.write_tally()
+    assert (await desk.store.pulse(desk.project)).avoided == 2
+
+
+async def test_after_a_day_they_are_forgotten(desk: Desk) -> None:
+    await desk.granted(desk.ann, "T-1")
+    await desk.refused(desk.bob, "T-1")
+    await desk.release(desk.ann, "T-1", outcome="done")
+    await desk.store.write_tally()
+    pulse = await desk.store.pulse(desk.project)
+    assert (pulse.done, pulse.avoided) == (1, 1)
+    day_later = desk.store.tally.count(desk.project, pulse.now_ms + 25 * 3_600_000)
+    assert await day_later == 0
+
+
+async def test_a_project_at_a_glance(desk: Desk) -> None:
+    for task in ("a", "b", "c", "d"):
+        await desk.granted(desk.ann, task, ttl_s=60)
+    await desk.granted(desk.ann, "e", ttl_s=10)
+    await desk.beat(desk.ann, "b", state="parked")
+    await desk.release(desk.ann, "c", outcome="done")
+    await desk.release(desk.ann, "d")
+    await desk.pass_time(12)
+    seen = await desk.store.overview(desk.project)
+    assert (seen.held, seen.parked, seen.lapsed, seen.done) == (1, 1, 1, 1)
+    assert seen.changed_at is not None
+
+
+async def test_the_services_own_reading_is_past_its_rate_limits(desk: Desk) -> None:
+    from dataclasses import replace
+
+    from dibs.outcomes import RateLimited
+    from dibs.store import Store
+    from dibs.words import Task
+
+    store = Store(desk.store.link, replace(desk.store.rules, rate_per_project=1))
+    await store.open()
+    shown = [await store.show(desk.project, Task("T-1")) for _ in range(10)]
+    assert isinstance(shown[-1], RateLimited)
+    for _ in range(10):
+        own = await store.show(desk.project, Task("T-1"), own=True)
+        assert not isinstance(own, RateLimited)
+        more, *_ = await store.sweep(desk.project)
+        assert not more

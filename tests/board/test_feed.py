@@ -1,0 +1,261 @@
+"""One feed per project: read once, rendered once, told to everybody, without a gap."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from tests.conftest import new_session
+
+from dibs.app import links
+from dibs.board import feed as feeds
+from dibs.board.feed import Feed, Feeds
+from dibs.claims import Bounds, Claims
+from dibs.outcomes import Granted
+from dibs.store import Rules, Store
+from dibs.store.embedded import EmbeddedStore
+from dibs.store.stream import Hub
+from dibs.words import Project, Task
+
+_numbers = itertools.count(1)
+ANN = new_session()
+
+
+@dataclass
+class Service:
+    """What of a service a feed needs."""
+
+    store: Store
+    hub: Hub
+    project: Project
+
+
+@pytest.fixture
+async def service(stepped: tuple[EmbeddedStore, Any], rules: Rules) -> AsyncIterator[Service]:
+    """A service's store and hub, on a real server."""
+    link, reader = links(stepped[0].url)
+    store = Store(link, rules)
+    await store.open()
+    hub = Hub(store, reader)
+    yield Service(store, hub, Project(f"feed.{next(_numbers)}"))
+    hub.end()
+    await hub.close()
+    await store.close()
+
+
+@pytest.fixture
+def all_feeds(service: Service) -> Feeds:
+    """The feeds of the service."""
+    return Feeds(Claims(service.store, service.hub, Bounds()))
+
+
+@pytest.fixture
+def feed(service: Service, all_feeds: Feeds) -> Feed:
+    """The feed of one project."""
+    return all_feeds.of(service.project)
+
+
+class Viewer:
+    """Somebody who looks: what they were told, as pairs of event and data."""
+
+    def __init__(self, feed: Feed, after: str) -> None:
+        self.told: list[tuple[str, Any]] = []
+        self.last = after
+        self.raw = b""
+        self.task = asyncio.create_task(self._read(feed, after))
+
+    async def _read(self, feed: Feed, after: str) -> None:
+        async for chunk in feed.follow(after):
+            self.raw += chunk
+            for block in chunk.decode().split("\n\n"):
+                fields = dict(line.split(": ", 1) for line in block.splitlines())
+                self.last = fields.get("id", self.last)
+                if "event" in fields:
+                    self.told.append((fields["event"], json.loads(fields["data"])))
+
+    def patches(self) -> list[Any]:
+        return [data for event, data in self.told if event == "patch"]
+
+    def rows(self) -> list[str]:
+        return [task for patch in self.patches() for task, _, _ in patch["rows"]]
+
+    async def hears(self, task: str) -> None:
+        async with asyncio.timeout(5):
+            while task not in self.rows():
+                await asyncio.sleep(0.01)
+
+    async def leave(self) -> None:
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task
+
+
+async def claim(service: Service, task: str, **wish: Any) -> None:
+    who = ANN if len(task) == 3 else new_session()  # one session may not hold very many
+    outcome = await service.store.claim(service.project, who, [Task(task)], label="ann", **wish)
+    assert isinstance(outcome, Granted), outcome
+
+
+async def test_every_viewer_hears_of_a_claim_that_was_read_once(
+    service: Service, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewers = [Viewer(feed, (await feed.snapshot()).id) for _ in range(50)]
+    async with asyncio.timeout(5):
+        while not all(viewer.told for viewer in viewers):
+            await asyncio.sleep(0.01)
+    reads = 0
+    show = service.store.show
+
+    async def counted(*arguments: Any, **more: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await show(*arguments, **more)
+
+    monkeypatch.setattr(service.store, "show", counted)
+    await claim(service, "T-1")
+    for viewer in viewers:
+        await viewer.hears("T-1")
+    assert reads == 1
+    for viewer in viewers:
+        await viewer.leave()
+
+
+async def test_a_viewer_who_comes_back_hears_exactly_what_it_missed(
+    service: Service, feed: Feed
+) -> None:
+    stays, goes = [Viewer(feed, (await feed.snapshot()).id) for _ in range(2)]
+    await claim(service, "T-1")
+    await goes.hears("T-1")
+    await goes.leave()
+    for task in ("T-2", "T-3"):
+        await claim(service, task)
+        await stays.hears(task)
+    back = Viewer(feed, goes.last)
+    await back.hears("T-3")
+    assert back.rows() == ["T-2", "T-3"]
+    assert "resync" not in [event for event, _ in back.told]
+    await back.leave()
+    await stays.leave()
+
+
+async def test_what_happens_between_the_page_and_its_stream_is_told(
+    service: Service, feed: Feed
+) -> None:
+    snapshot = await feed.snapshot()
+    await claim(service, "T-1")
+    viewer = Viewer(feed, snapshot.id)
+    await viewer.hears("T-1")
+    await viewer.leave()
+
+
+@pytest.mark.parametrize("after", ["", "other.1", "x", "0.0.0", "-"])
+async def test_a_viewer_from_another_process_is_told_to_read_the_page(
+    feed: Feed, after: str
+) -> None:
+    await feed.snapshot()
+    viewer = Viewer(feed, after)
+    async with asyncio.timeout(5):
+        while not viewer.told:
+            await asyncio.sleep(0.01)
+    assert viewer.told[0][0] == "resync"
+    await viewer.leave()
+
+
+async def test_a_viewer_who_does_not_keep_up_starts_over_and_costs_no_memory(
+    service: Service, feed: Feed
+) -> None:
+    async with contextlib.aclosing(feed.follow((await feed.snapshot()).id)) as stream:
+        await anext(stream)
+        for number in range(feeds.BEHIND + 3):
+            await claim(service, f"T-{number}")
+            await feed.refresh()
+        assert await anext(stream) == b"event: resync\ndata: {}\n\n"
+        await claim(service, "T-last")
+        async with asyncio.timeout(5):
+            while b"T-last" not in await anext(stream):
+                pass
+
+
+async def test_a_plain_heartbeat_is_told_as_clocks_not_as_a_row(
+    service: Service, feed: Feed
+) -> None:
+    await claim(service, "T-1", ttl_s=60)
+    viewer = Viewer(feed, (await feed.snapshot()).id)
+    async with asyncio.timeout(5):
+        while not viewer.patches():  # deadlines are shown in seconds: one has to pass
+            await asyncio.sleep(0.1)
+            await service.store.heartbeat(service.project, ANN)
+            await feed.refresh()
+    assert viewer.rows() == []
+    assert viewer.patches()[-1]["clocks"][0][0] == "T-1"
+    await viewer.leave()
+
+
+async def test_a_patch_names_what_is_gone(service: Service, feed: Feed) -> None:
+    await claim(service, "T-1")
+    viewer = Viewer(feed, (await feed.snapshot()).id)
+    await service.store.release(service.project, ANN, Task("T-1"), outcome="released")
+    async with asyncio.timeout(5):
+        while not any(patch["gone"] == ["T-1"] for patch in viewer.patches()):
+            await asyncio.sleep(0.01)
+    await viewer.leave()
+
+
+async def test_nobody_is_followed_for_nobody(service: Service, feed: Feed) -> None:
+    viewer = Viewer(feed, (await feed.snapshot()).id)
+    await claim(service, "T-1")
+    await viewer.hears("T-1")
+    assert service.hub.streams == 1
+    await viewer.leave()
+    async with asyncio.timeout(5):
+        while service.hub.streams:
+            await asyncio.sleep(0.01)
+    assert not feed.watched
+
+
+async def test_the_end_of_the_service_ends_every_stream_at_once(
+    service: Service, feed: Feed
+) -> None:
+    viewers = [Viewer(feed, (await feed.snapshot()).id) for _ in range(3)]
+    async with asyncio.timeout(5):
+        while not all(viewer.told for viewer in viewers):
+            await asyncio.sleep(0.01)
+    service.hub.end()
+    async with asyncio.timeout(1):
+        await asyncio.gather(*(viewer.task for viewer in viewers))
+    assert [chunk async for chunk in feed.follow("")] == []
+
+
+async def test_projects_that_nobody_looks_at_are_forgotten(
+    service: Service, all_feeds: Feeds
+) -> None:
+    watched = all_feeds.of(Project("watched"))
+    viewer = Viewer(watched, (await watched.snapshot()).id)
+    async with asyncio.timeout(5):
+        while not watched.watched:
+            await asyncio.sleep(0.01)
+    for number in range(feeds.FEEDS + 5):
+        all_feeds.of(Project(f"p{number}"))
+    assert all_feeds.of(Project("watched")) is watched
+    assert len(all_feeds._feeds) <= feeds.FEEDS + 1
+    await viewer.leave()
+
+
+async def test_paints_that_are_asked_for_together_share_the_reading(
+    service: Service, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = 0
+    pulse = service.store.pulse
+
+    async def counted(project: Project) -> Any:
+        nonlocal reads
+        reads += 1
+        return await pulse(project)
+
+    monkeypatch.setattr(service.store, "pulse", counted)
+    await asyncio.gather(*(feed.snapshot() for _ in range(20)))
+    assert reads <= 2
