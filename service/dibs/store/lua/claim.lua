@@ -185,8 +185,9 @@ if refusing then
   return reply
 end
 
-local whose, limit = over_quota(#free)
-if #free > 0 and whose then return answer('quota', told, whose, text(limit)) end
+local whose, limit
+if #free > 0 then whose, limit = over_quota(#free) end
+if whose then return answer('quota', told, whose, text(limit)) end
 
 local reply = {'granted', text(NOW), told, text(#free)}
 for _, choice in ipairs(free) do
