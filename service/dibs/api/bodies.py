@@ -47,7 +47,7 @@ def _url(value: object) -> object:
     text = _text("A url", 500).func(value)  # type: ignore[call-arg]
     if text and not str(text).startswith(("https://", "http://")):
         raise words.Refused("A url starts with https:// or http://.")
-    if any(char.isspace() for char in str(text)):
+    if text != "".join(str(text).split()):
         raise words.Refused("A url holds no blanks.")
     return text
 

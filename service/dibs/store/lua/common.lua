@@ -47,32 +47,34 @@ local function answer(tag, ...) return {tag, text(NOW), ...} end
 -- Those who hold something go through here, so that they can keep and free it (rule 15).
 local function let_holder_write() call('DEL', PREFIX .. ':nothing') end
 
--- GCRA: `key` holds the instant at which all that was let through is paid for.
+-- GCRA: `paid` is the instant at which all that was let through is paid for.
 -- Returns how long to wait in ms, and the instant to store when the request is let through.
-local function admit(key, per_second)
-  local paid = math.max(tonumber(call('GET', key) or '0'), NOW_US)
+local function admit(paid, per_second)
+  paid = math.max(tonumber(paid or '0'), NOW_US)
   if paid > NOW_US + (RULES.burst_ms + 2000) * 1000 then paid = NOW_US end  -- the clock went back
   local wait_us = paid - NOW_US - RULES.burst_ms * 1000
   return math.ceil(wait_us / 1000), paid + math.floor(1000000 / per_second)
 end
 
+-- pcall: on a full store the limit is the first thing to go, not the request.
+local function store_paid(key, paid) redis.pcall('SET', key, text(paid), 'PX', RULES.burst_ms + 2000) end
+
 -- Returns nil, or how long to wait in ms and for whose limit. Counts the request only when it passes.
 local function over_rate()
-  local paid = {}
-  for _, limit in ipairs({
-    {'session', SESSION ~= '' and RULES.rate_per_session or 0, PREFIX .. ':rate:' .. SESSION},
-    {'project', RULES.rate_per_project, PREFIX .. ':rate'},
-  }) do
-    if limit[2] > 0 then
-      local wait_ms, next_us = admit(limit[3], limit[2])
-      if wait_ms > 0 then return wait_ms, limit[1] end
-      paid[#paid + 1] = {limit[3], next_us}
-    end
+  local own, all = SESSION ~= '' and RULES.rate_per_session or 0, RULES.rate_per_project
+  if own == 0 and all == 0 then return nil end
+  local own_key, all_key = PREFIX .. ':rate:' .. SESSION, PREFIX .. ':rate'
+  local paid, wait_ms, own_next, all_next = call('MGET', own_key, all_key)
+  if own > 0 then
+    wait_ms, own_next = admit(paid[1], own)
+    if wait_ms > 0 then return wait_ms, 'session' end
   end
-  for _, entry in ipairs(paid) do
-    -- pcall: on a full store the limit is the first thing to go, not the request.
-    redis.pcall('SET', entry[1], text(entry[2]), 'PX', RULES.burst_ms + 2000)
+  if all > 0 then
+    wait_ms, all_next = admit(paid[2], all)
+    if wait_ms > 0 then return wait_ms, 'project' end
   end
+  if own_next then store_paid(own_key, own_next) end
+  if all_next then store_paid(all_key, all_next) end
 end
 
 -- A claim that was live when time was lost has at least one ttl from then on (rule 13). `written`
