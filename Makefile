@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps 
 # Flags for the service, as in: make run ARGS="--port 9000 --memory"
 ARGS   ?=
 
-.PHONY: run test check prove mutants clean audit soak
+.PHONY: run test check prove mutants clean audit soak bench bench-plain
 
 run: $(VENV)/.run        ## serve on http://127.0.0.1:8080 with a private store in .dibs/
 	@exec $(BIN)/dibs serve --data-dir .dibs $(ARGS)
@@ -54,3 +54,10 @@ audit:                   ## ask the public list of known vulnerabilities (needs 
 # For how long and how hard: make soak ARGS="--seconds 60 --rate 300"
 soak: $(VENV)/.dev       ## load with restarts: nothing lost, nothing grows (30 minutes)
 	$(BIN)/python bench/soak.py $(ARGS)
+
+bench: $(VENV)/.dev      ## compare with etcd, a plain service and the framework; ARGS=--quick for a look
+	$(BIN)/python -m bench $(ARGS)
+
+bench-plain:             ## what the plain service of the comparison needs, apart from our own packages
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install -q --disable-pip-version-check fastapi "uvicorn[standard]" redis hiredis

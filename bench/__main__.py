@@ -1,0 +1,157 @@
+"""Compare dibs with what a team would use instead, in one run, and write docs/performance.md.
+
+python -m bench           the whole comparison, about six minutes
+python -m bench --quick   one short round of everything, printed only
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from bench import client, contenders, growth, report
+from bench.acts import ACTS
+from bench.contenders import ROOT, Contender, Missing
+
+LANES = 32
+STRICT, EVERYSEC, TWO = "dibs strict", "dibs everysec", "dibs strict, 2 workers"
+PLAIN, ETCD, ECHO = "plain FastAPI", "etcd gateway", "framework echo"
+Start = Callable[[str], AbstractContextManager[Contender]]
+ALL: dict[str, Start] = {
+    STRICT: contenders.dibs,
+    EVERYSEC: lambda name: contenders.dibs(name, fsync="everysec"),
+    TWO: lambda name: contenders.dibs(name, workers=2),
+    PLAIN: contenders.plain,
+    ETCD: contenders.etcd,
+    ECHO: contenders.echo,
+}
+Result = dict[str, Any]
+Results = dict[tuple[str, str, int], list[Result]]
+
+
+def load(contender: Contender, act: str, lanes: int, seconds: float, project: str = "") -> Result:
+    """Load a contender from a process of its own; raise when an answer was not the right one."""
+    plan = {
+        "wire": contender.wire,
+        "act": act,
+        "port": contender.port,
+        "connections": lanes,
+        "seconds": seconds,
+        "project": project,
+    }
+    before = contender.cpu_s()
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.load", json.dumps(plan)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{contender.name}, {act}: {done.stderr[-800:]}")
+    result: Result = json.loads(done.stdout)
+    if result["bad"]:
+        raise RuntimeError(f"{contender.name}, {act}: answered {result['statuses']}")
+    result["cpu_us"] = (contender.cpu_s() - before) / result["count"] * 1e6
+    return result
+
+
+def compare(rounds: int, seconds: float, say: Callable[[str], None]) -> tuple[Results, list[str]]:
+    """Run every act on every contender in turn, `rounds` times."""
+    results: Results = {}
+    missing: list[str] = []
+    with contextlib.ExitStack() as held:
+        running = []
+        for name, start in ALL.items():
+            try:
+                running.append(held.enter_context(start(name)))
+            except Missing as lacks:
+                missing.append(f"{name} is not in this run: {lacks}")
+                say(missing[-1])
+        for number in range(rounds):
+            for act in ACTS:
+                say(f"round {number + 1} of {rounds}: {act}")
+                # The claim decides, so it has more and longer rounds than the rest.
+                for _ in range(3 if act == "claim" else 1):
+                    for contender in running:
+                        if contender.wire != "echo" or act == "claim":
+                            result = load(contender, act, LANES, seconds)
+                            results.setdefault((contender.name, act, LANES), []).append(result)
+        for lanes in (1, 16, 64):
+            say(f"latency on {lanes} connections")
+            for _ in range(min(rounds, 2)):
+                for contender in running:
+                    result = load(contender, "claim", lanes, seconds)
+                    results.setdefault((contender.name, "claim", lanes), []).append(result)
+    return results, missing
+
+
+def raw_scripts(say: Callable[[str], None]) -> dict[str, str]:
+    """Run the scripts themselves with redis-benchmark, by a store as dibs starts it."""
+    say("raw scripts")
+    return growth.raw_scripts()
+
+
+def machine() -> str:
+    """Say what this was measured on."""
+    model = "an unknown processor"
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, {platform.system()} "
+        f"{platform.release().split('-')[0]}, Python {platform.python_version()}"
+    )
+
+
+def main() -> int:
+    """Run, print, and write the page."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one short round, printed only")
+    quick = parser.parse_args().quick
+    began = time.monotonic()
+
+    def say(what: str) -> None:
+        print(f"{time.monotonic() - began:5.0f} s  {what}", file=sys.stderr, flush=True)
+
+    busy = os.getloadavg()[0]
+    results, missing = compare(1 if quick else 3, 0.5 if quick else 0.8, say)
+    scripts = raw_scripts(say)
+    growths = growth.measure(say, quick=quick)
+    clients = client.measure(say, rounds=3 if quick else 15)
+    text = report.page(
+        machine=machine(),
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        busy=busy,
+        took_s=time.monotonic() - began,
+        results={key: _median(found) for key, found in results.items()},
+        missing=missing,
+        scripts=scripts,
+        growth=growths,
+        clients=clients,
+    )
+    print(text)
+    if not quick:
+        (ROOT / "docs" / "performance.md").write_text(text)
+    return 0
+
+
+def _median(found: list[Result]) -> Result:
+    names = ("rate", "p50_ms", "p99_ms", "cpu_us", "busy")
+    return {name: statistics.median(one[name] for one in found) for name in names}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

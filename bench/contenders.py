@@ -1,0 +1,234 @@
+"""Starting and stopping what is compared: each with a directory and a port of its own."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+PLAIN_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
+START_S = 60.0
+MANY = "1000000"
+UNLIMITED = {
+    "DIBS_RATE_PER_SESSION": MANY,  # the limits are checked, and never reached
+    "DIBS_RATE_PER_PROJECT": MANY,
+    "DIBS_MAX_CLAIMS_PER_SESSION": "10000000",
+    "DIBS_MAX_CLAIMS_PER_PROJECT": "10000000",
+}
+
+
+class Missing(Exception):
+    """Something that the comparison needs is not here; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A service that runs: how it is called in the tables, what it speaks, and where."""
+
+    name: str
+    wire: str
+    port: int
+    pid: int
+
+    def cpu_s(self) -> float:
+        """Return the processor time that it took so far, its store and its workers included."""
+        return sum(map(_cpu_s, _family(self.pid)))
+
+
+def _family(pid: int) -> list[int]:
+    found = [pid]
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            found += _family(int(child))
+    return found
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def free_port() -> int:
+    """Return a port that nobody has now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def server() -> str:
+    """Return the path of the store that `dibs serve` would start."""
+    from dibs.store.embedded import _find_server
+
+    return _find_server()[0]
+
+
+@contextlib.contextmanager
+def process(command: list[str], log: Path, env: Mapping[str, str] | None = None) -> Iterator[int]:
+    """Run `command` while the block runs."""
+    with open(log, "ab") as said:
+        running = subprocess.Popen(
+            command,
+            stdout=said,
+            stderr=said,
+            cwd=ROOT,
+            env={k: v for k, v in os.environ.items() if not k.startswith("DIBS_")}
+            | dict(env or {}),
+        )
+    try:
+        yield running.pid
+    finally:
+        running.terminate()
+        try:
+            running.wait(10)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+
+
+def wait_for(port: int, log: Path) -> None:
+    """Return once somebody listens."""
+    until = time.monotonic() + START_S
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        if time.monotonic() > until:
+            raise Missing(f"did not start within {START_S:.0f} s:\n{log.read_text()[-1500:]}")
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def redis(folder: Path, fsync: str) -> Iterator[str]:
+    """Run a store with an append-only log; give its URL."""
+    path = folder / "store.sock"
+    config = {
+        "port": "0",
+        "unixsocket": str(path),
+        "dir": str(folder),
+        "appendonly": "yes",
+        "appendfsync": fsync,
+        "save": "",
+        "aof-use-rdb-preamble": "no",
+        "hash-max-ziplist-entries": "64",
+        "hash-max-ziplist-value": "1024",
+    }
+    command = [server(), *(word for k, v in config.items() for word in (f"--{k}", v))]
+    with process(command, folder / "store.log"):
+        until = time.monotonic() + START_S
+        while not path.exists():
+            if time.monotonic() > until:
+                raise Missing(f"the store did not start:\n{(folder / 'store.log').read_text()}")
+            time.sleep(0.02)
+        yield f"unix://{path}"
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """Give a directory that is gone afterwards."""
+    path = Path(tempfile.mkdtemp(prefix="dibs-bench-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def dibs(
+    name: str, *, fsync: str = "always", workers: int = 1, data: Path | None = None
+) -> Iterator[Contender]:
+    """Run dibs: with its private store as shipped, or on one that syncs every second.
+
+    `data` is a directory that outlives it.
+    """
+    with contextlib.ExitStack() as held:
+        where = data or held.enter_context(folder())
+        port, log = free_port(), where / "dibs.log"
+        command = [sys.executable, "-P", "-m", "dibs", "serve", "--port", str(port)]
+        command += ["--workers", str(workers)]
+        env = dict(UNLIMITED)
+        if fsync == "always":
+            env["DIBS_DATA_DIR"] = str(where / "data")
+        else:
+            env["DIBS_REDIS_URL"] = held.enter_context(redis(where, fsync))
+        pid = held.enter_context(process(command, log, env))
+        wait_ready(port, log)
+        yield Contender(name, "dibs", port, pid)
+
+
+def wait_ready(port: int, log: Path) -> None:
+    """Return once the service answers on all its processes: the socket listens before they do."""
+    import http.client
+
+    wait_for(port, log)
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_S)
+        with contextlib.suppress(OSError), contextlib.closing(connection):
+            connection.request("GET", "/readyz")
+            if connection.getresponse().status == 200:
+                return
+        time.sleep(0.05)
+    raise Missing(f"dibs did not get ready:\n{log.read_text()[-1500:]}")
+
+
+@contextlib.contextmanager
+def plain(name: str, fsync: str = "everysec") -> Iterator[Contender]:
+    """Run the plain FastAPI service, on the same store."""
+    if not PLAIN_PYTHON.exists():
+        raise Missing(
+            "the plain service needs FastAPI in an environment of its own: make bench-plain"
+        )
+    with folder() as where, redis(where, fsync) as url:
+        port, log = free_port(), where / "plain.log"
+        command = [str(PLAIN_PYTHON), *_uvicorn("bench.plain:app", port)]
+        with process(command, log, {"PLAIN_REDIS_URL": url}) as pid:
+            wait_for(port, log)
+            yield Contender(name, "plain", port, pid)
+
+
+@contextlib.contextmanager
+def echo(name: str) -> Iterator[Contender]:
+    """Run the framework's echo."""
+    with folder() as where:
+        port, log = free_port(), where / "echo.log"
+        with process([sys.executable, *_uvicorn("bench.echo:app", port)], log) as pid:
+            wait_for(port, log)
+            yield Contender(name, "echo", port, pid)
+
+
+def _uvicorn(app: str, port: int) -> list[str]:
+    flags = [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--no-access-log",
+        "--log-level",
+        "warning",
+    ]
+    return ["-m", "uvicorn", app, *flags, "--no-server-header"]
+
+
+@contextlib.contextmanager
+def etcd(name: str) -> Iterator[Contender]:
+    """Run one etcd node as it comes: every write is synced."""
+    program = shutil.which("etcd")
+    if program is None:
+        raise Missing("etcd is not installed: apt-get install etcd-server")
+    with folder() as where:
+        port, peer, log = free_port(), free_port(), where / "etcd.log"
+        client, peers = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peer}"
+        command = [program, "--data-dir", str(where / "data"), "--logger", "zap"]
+        command += ["--log-level", "error", "--listen-client-urls", client]
+        command += ["--advertise-client-urls", client, "--listen-peer-urls", peers]
+        command += ["--initial-advertise-peer-urls", peers, "--initial-cluster", f"default={peers}"]
+        with process(command, log) as pid:
+            wait_for(port, log)
+            yield Contender(name, "etcd", port, pid)

@@ -1,0 +1,214 @@
+"""What an act may cost, in counts and ratios that a busy machine does not change.
+
+Times are for `make bench`. Here are commands, round trips, calls and bytes, the same anywhere.
+"""
+
+import asyncio
+import json
+import sys
+import threading
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import redis
+from bench.echo import app as echo
+
+from dibs import outcomes as o
+from dibs.app import build
+from dibs.settings import Settings
+from dibs.store import Rules, Store
+from dibs.store.embedded import EmbeddedStore
+from dibs.store.link import PipelineLink
+from dibs.words import Project, Session, Task
+
+FACTS = {
+    "label": "session_01HZX3Q9T7VYB2",
+    "branch": "claude/fix-login-redirect-01HZX3",
+    "url": "https://claude.ai/code/session_01HZX3Q9T7VYB2",
+    "note": "Reads the redirect code; tests first, then the change itself",
+}
+P = Project("perf.repo")
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
+    """A store as `dibs serve` starts it."""
+    store = EmbeddedStore.start(tmp_path_factory.mktemp("perf") / "data")
+    yield store
+    store.stop()
+
+
+@pytest.fixture
+def server(embedded: EmbeddedStore) -> Iterator[redis.Redis]:
+    """The store's own figures."""
+    client = redis.Redis.from_url(embedded.url, protocol=2)
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+async def store(embedded: EmbeddedStore, server: redis.Redis) -> AsyncIterator[Store]:
+    """The service's side of it, with rates that are checked and never reached."""
+    rules = Rules(rate_per_session=10**6, rate_per_project=10**6, claims_per_project=10**6)
+    store = Store(PipelineLink.to(embedded.url), rules)
+    await store.open()
+    yield store
+    await store.close()
+
+
+def who() -> Session:
+    return Session(str(uuid.uuid4()))
+
+
+async def grant(store: Store, task: str, session: Session | None = None, project: Project = P):
+    outcome = await store.claim(project, session or who(), [Task(task)], **FACTS)
+    assert isinstance(outcome, o.Granted), outcome
+    return outcome.claims[0]
+
+
+def commands(server: redis.Redis) -> int:
+    """Commands that the store ran since the last reset, those of scripts included."""
+    stats = server.info("commandstats")
+    ours = ("cmdstat_config", "cmdstat_info", "cmdstat_hello", "cmdstat_client")
+    return sum(each["calls"] for name, each in stats.items() if not name.startswith(ours))
+
+
+async def cost(server: redis.Redis, act: Any) -> int:
+    """Commands that one act takes."""
+    server.config_resetstat()
+    await act
+    return commands(server)
+
+
+@pytest.mark.parametrize(
+    ("act", "most"), [("claim", 20), ("refused", 10), ("beat", 11), ("release", 16), ("show", 6)]
+)
+async def test_an_act_takes_no_more_commands_than_it_did(
+    store: Store, server: redis.Redis, act: str, most: int
+) -> None:
+    ann = who()
+    claim = await grant(store, "T-1", ann)
+    await store.show(P, Task("T-1"), ann)  # every script is loaded, and the project is known
+    doing = {
+        "claim": lambda: grant(store, "T-2"),
+        "refused": lambda: store.claim(P, who(), [Task("T-1")], **FACTS),
+        "beat": lambda: store.heartbeat(P, ann, Task("T-1"), claim.fence),
+        "release": lambda: store.release(P, ann, Task("T-1"), claim.fence),
+        "show": lambda: store.show(P, Task("T-1"), ann),
+    }[act]
+    if act in ("refused", "beat"):
+        await doing()
+    elif act == "release":
+        await store.release(P, who(), Task("T-none"))
+    assert await cost(server, doing()) <= most
+
+
+async def test_no_act_takes_more_commands_in_a_store_with_a_thousand_claims(
+    store: Store, server: redis.Redis
+) -> None:
+    async def costs() -> dict[str, int]:
+        ann, task = who(), Task(f"T-{uuid.uuid4()}")
+        found = {"claim": await cost(server, grant(store, task, ann))}
+        found["refused"] = await cost(server, store.claim(P, who(), [task]))
+        found["beat"] = await cost(server, store.heartbeat(P, ann, task))
+        found["beat all"] = await cost(server, store.heartbeat(P, ann))
+        found["show"] = await cost(server, store.show(P, task, ann))
+        found["list of 10"] = await cost(server, store.list_(P, states=["held"], limit=10))
+        found["sweep"] = await cost(server, store.sweep(P))
+        found["release"] = await cost(server, store.release(P, ann, task))
+        return found
+
+    await asyncio.gather(*(grant(store, f"first {number}") for number in range(20)))
+    await costs()  # every script is loaded
+    few = await costs()
+    await asyncio.gather(*(grant(store, f"more {number}") for number in range(1_000)))
+    assert await costs() == few
+
+
+async def test_claims_that_are_made_at_once_leave_together(
+    store: Store, server: redis.Redis
+) -> None:
+    await grant(store, "T-1")
+    before = server.info("stats")["total_reads_processed"]
+    await asyncio.gather(*(grant(store, f"T-at-once-{number}") for number in range(100)))
+    reads = server.info("stats")["total_reads_processed"] - before
+    # One round trip each would be 100 reads, and 100 syncs of the log.
+    assert reads <= 25
+
+
+async def test_a_live_claim_with_all_its_facts_takes_at_most_700_bytes(
+    store: Store, server: redis.Redis
+) -> None:
+    async def fill(name: str, count: int) -> None:
+        for first in range(0, count, 500):
+            each = range(first, first + 500)
+            await asyncio.gather(*(grant(store, f"{name}-{number:06}") for number in each))
+
+    await fill("warm", 12_000)  # the stream of events is as long as it gets
+    _without_rates(server)
+    before = server.info("memory")["used_memory"]
+    await fill("kept", 10_000)
+    _without_rates(server)
+    assert (server.info("memory")["used_memory"] - before) / 10_000 <= 700
+
+
+def _without_rates(server: redis.Redis) -> None:
+    """Drop what is gone two seconds after the burst anyway."""
+    for key in server.scan_iter("*:rate:*", count=10_000):
+        server.delete(key)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the framework speaks of its 3.0
+async def test_a_claim_over_http_makes_at_most_four_times_the_calls_of_the_frameworks_echo(
+    embedded: EmbeddedStore, server: redis.Redis
+) -> None:
+    service = build(Settings(rate_per_session=10**6, rate_per_project=10**6), embedded.url)
+    async with service.running():
+        threads = threading.active_count()
+        for app in (service.asgi, echo):  # what is made once is made now
+            await calls_of(app)
+        ours, theirs = await calls_of(service.asgi), await calls_of(echo)
+        assert threading.active_count() == threads, "a request went through a thread"
+    assert ours <= 4 * theirs  # alone: in a batch, the way to the store and back is shared
+
+
+async def calls_of(app: Any) -> int:
+    """Functions called, Python's and C's, while `app` answers one claim."""
+    body = json.dumps({"task": str(uuid.uuid4()), **FACTS}).encode()
+    sent: list[Any] = []
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/perf.repo/claim",
+        "raw_path": b"/v1/perf.repo/claim",
+        "query_string": b"",
+        "headers": [
+            (b"host", b"perf"),
+            (b"content-type", b"application/json"),
+            (b"dibs-session", who().encode()),
+        ],
+        "http_version": "1.1",
+        "root_path": "",
+        "scheme": "http",
+        "server": ("127.0.0.1", 80),
+        "client": ("127.0.0.1", 1),
+    }
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    calls = Counter[str]()
+    sys.setprofile(lambda frame, event, arg: calls.update((event,)))
+    try:
+        await app(scope, receive, send)
+    finally:
+        sys.setprofile(None)
+    assert sent[0]["status"] == 201, sent
+    return calls["call"] + calls["c_call"]
