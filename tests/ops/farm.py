@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -27,7 +28,7 @@ def server() -> str:
 def free_ports(count: int) -> list[int]:
     """Ports that are free now, below those that the system gives to clients, for bus ports too."""
     found: list[int] = []
-    candidate = 12_000 + os.getpid() % 8_000
+    candidate = random.randrange(12_000, 20_000)
     while len(found) < count:
         candidate += 1
         with contextlib.ExitStack() as held:

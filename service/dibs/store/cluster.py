@@ -35,7 +35,7 @@ class ClusterLink:
         self._starts: list[int] = []
         self._ranges: list[tuple[int, Address]] = []
         self._stale = True
-        self._looking = asyncio.Lock()
+        self._looking: asyncio.Task[None] | None = None
 
     async def command(self, *parts: str | int) -> Any:
         """See Link."""
@@ -82,25 +82,42 @@ class ClusterLink:
         return link
 
     async def _look(self) -> None:
-        """Read the map of slots if it is stale. Raises StoreDown when no node answers."""
+        """Read the map of slots if it is stale, once for all who ask meanwhile.
+
+        Raises StoreDown when no node answers.
+        """
         if not self._stale:
             return
-        async with self._looking:
-            if not self._stale:
-                return
-            known = {node: None for _, node in self._ranges}
-            down = StoreDown("No node of the store answers.", sent=False)
-            for address in (*known, *self._seeds):
-                try:
-                    slots = await self._at(address).command("CLUSTER", "SLOTS")
-                except StoreDown as failure:
-                    down = failure
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._read_map())
+        await asyncio.shield(self._looking)
+
+    async def _read_map(self) -> None:
+        """Ask every node that we know of at once; the first answer will do."""
+        known = dict.fromkeys((*(node for _, node in self._ranges), *self._seeds))
+        asked = [asyncio.create_task(self._slots(address)) for address in known]
+        down = StoreDown("No node of the store answers.", sent=False)
+        try:
+            for answer in asyncio.as_completed(asked):
+                address, slots = await answer
+                if isinstance(slots, StoreDown):
+                    down = slots
                     continue
-                except ResponseError:
-                    raise StoreDown("The store is no cluster.", sent=False) from None
                 self._read(slots, address)
                 return
-            raise StoreDown(down.reason, sent=False)
+        finally:
+            for task in asked:
+                task.cancel()
+        raise StoreDown(down.reason, sent=False)
+
+    async def _slots(self, address: Address) -> tuple[Address, Any]:
+        """Return what a node says of the slots, or why it does not."""
+        try:
+            return address, await self._at(address).command("CLUSTER", "SLOTS")
+        except StoreDown as down:
+            return address, down
+        except ResponseError:
+            return address, StoreDown("The store is no cluster.", sent=False)
 
     def _read(self, slots: Sequence[Any], asked: Address) -> None:
         ranges = sorted((int(row[0]), int(row[1]), _address(row[2], asked)) for row in slots)
