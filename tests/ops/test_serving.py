@@ -33,10 +33,14 @@ def test_workers_share_the_port_and_the_store(tmp_path: Path) -> None:
         assert len(service.workers()) == 2
         outcomes = [service.claim("T-1", new_session())[0] for _ in range(40)]
         assert sorted(outcomes) == [201] + [409] * 39
-        metrics = service.metrics()
-        assert metrics['dibs_acts_total{act="claim",outcome="granted"}'] == 1
-        assert metrics['dibs_acts_total{act="claim",outcome="held"}'] == 39
-        assert metrics["dibs_workers"] == 2
+        expected = {"granted": 1, "held": 39}
+
+        def counted() -> dict[str, float]:
+            metrics = service.metrics()
+            return {o: metrics[f'dibs_acts_total{{act="claim",outcome="{o}"}}'] for o in expected}
+
+        until(lambda: counted() == expected, "each worker's acts are counted")
+        assert service.metrics()["dibs_workers"] == 2
 
 
 def test_workers_share_a_store_that_is_named(tmp_path: Path) -> None:
@@ -54,6 +58,8 @@ def test_a_dead_worker_is_replaced_and_its_counts_are_kept(tmp_path: Path) -> No
     with Running("--data-dir", str(tmp_path / "d"), "--workers", "2") as service:
         for number in range(20):
             assert service.claim(f"T-{number}")[0] == 201
+        granted = 'dibs_acts_total{act="claim",outcome="granted"}'
+        until(lambda: service.metrics()[granted] == 20, "all are counted")
         before = service.workers()
         os.kill(before[0], signal.SIGKILL)
         until(lambda: len(set(service.workers()) - {before[0]}) == 2, "there are two workers again")
