@@ -5,6 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # The lock names everything, so nothing is resolved; what is imported is compiled then.
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-compile
+# Most tests wait for a process or a clock: two files at a time.
+TWO    := -n 2 --dist loadfile
 # Flags for the service, as in: make run ARGS="--port 9000 --memory"
 ARGS   ?=
 
@@ -14,14 +16,14 @@ run: $(VENV)/.run        ## serve on http://127.0.0.1:8080 with a private store 
 	@exec $(BIN)/dibs serve --data-dir .dibs $(ARGS)
 
 test: $(VENV)/.dev       ## every test that this machine can run
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(TWO) $(ARGS)
 
 check: $(VENV)/.dev      ## everything that a change must pass
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(TWO) $(ARGS)
 
 prove: $(VENV)/.dev      ## try to break the contract for ten minutes, or ARGS="--minutes 60"
 	$(BIN)/python -m tests.proofs.prove $(ARGS)
