@@ -10,7 +10,7 @@ TWO    := -n 2 --dist loadfile
 # Flags for the service, as in: make run ARGS="--port 9000 --memory"
 ARGS   ?=
 
-.PHONY: run test check prove mutants clean audit soak bench bench-plain
+.PHONY: run test check prove mutants clean audit soak bench bench-plain test-claude
 
 run: $(VENV)/.run        ## serve on http://127.0.0.1:8080 with a private store in .dibs/
 	@exec $(BIN)/dibs serve --data-dir .dibs $(ARGS)
@@ -27,6 +27,10 @@ check: $(VENV)/.dev      ## everything that a change must pass
 
 prove: $(VENV)/.dev      ## try to break the contract for ten minutes, or ARGS="--minutes 60"
 	$(BIN)/python -m tests.proofs.prove $(ARGS)
+
+test-claude: $(VENV)/.dev  ## the real Claude Code against a scripted model; needs npm
+	npm install --silent --no-save --prefix $(VENV)/claude @anthropic-ai/claude-code
+	DIBS_CLAUDE=$(abspath $(VENV))/claude/node_modules/.bin/claude $(BIN)/pytest tests/claude $(ARGS)
 
 mutants: $(VENV)/.dev    ## put bugs in, and see which test notices each
 	$(BIN)/python -m tests.proofs.mutants $(ARGS)
