@@ -5,26 +5,32 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # The lock names everything, so nothing is resolved; what is imported is compiled then.
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-compile
+# Most tests wait for a process or a clock: two files at a time.
+TWO    := -n 2 --dist loadfile
 # Flags for the service, as in: make run ARGS="--port 9000 --memory"
 ARGS   ?=
 
-.PHONY: run test check prove mutants clean audit soak bench bench-plain
+.PHONY: run test check prove mutants clean audit soak bench bench-plain test-claude
 
 run: $(VENV)/.run        ## serve on http://127.0.0.1:8080 with a private store in .dibs/
 	@exec $(BIN)/dibs serve --data-dir .dibs $(ARGS)
 
 test: $(VENV)/.dev       ## every test that this machine can run
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(TWO) $(ARGS)
 
 check: $(VENV)/.dev      ## everything that a change must pass
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(TWO) $(ARGS)
 
 prove: $(VENV)/.dev      ## try to break the contract for ten minutes, or ARGS="--minutes 60"
 	$(BIN)/python -m tests.proofs.prove $(ARGS)
+
+test-claude: $(VENV)/.dev  ## the real Claude Code against a scripted model; needs npm
+	npm install --silent --no-save --prefix $(VENV)/claude @anthropic-ai/claude-code
+	DIBS_CLAUDE=$(abspath $(VENV))/claude/node_modules/.bin/claude $(BIN)/pytest tests/claude $(ARGS)
 
 mutants: $(VENV)/.dev    ## put bugs in, and see which test notices each
 	$(BIN)/python -m tests.proofs.mutants $(ARGS)

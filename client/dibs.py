@@ -19,8 +19,7 @@ themselves when the session stops. This file is the whole client: copy it, read 
 stdout is data, one line (with --json the service's own answer); stderr is talk. Exit codes:
 0 yes, 1 refused (another has it, done, cooling), 2 usage or settings, 3 unknown (service not
 reached), 4 lost (it was yours). `run` passes its command's own code on.
-
-Settings are environment variables; dibs.conf beside this file carries url, project and gate.
+Settings, from the environment; dibs.conf beside this file carries url, project and gate:
   DIBS_URL      the service: https, or http on loopback
   DIBS_PROJECT  else from dibs.conf, else owner.repo from the git remote, in lower case
   DIBS_KEY      the team key, where the service has one
@@ -32,7 +31,6 @@ Who am I? The label is public: DIBS_LABEL, else the agent's own session id. The 
 made from public things alone: it is DIBS_SESSION, else in the state file (mode 600, below
 $XDG_STATE_HOME or ~/.local/state), else HMAC of the label under DIBS_KEY, which survives a
 replaced machine, else random. Sub-agents share it; so could all who have the key.
-
 A claim is a lease, not a lock. This client counts its deadline from when it *sent* the request,
 less a margin, and so is the first to believe that it lost; but a frozen session may wake up after
 its claim went to another. Where that matters, verify the fence where the work lands.
@@ -45,6 +43,7 @@ import time
 SERVED_FROM = "__DIBS_URL__"  # the service fills this in when it serves this file
 TIMEOUT_S, HOOK_TIMEOUT_S, BEAT_EVERY_S = 5.0, 4.0, 75
 YES, REFUSED, USAGE, UNKNOWN, LOST = range(5)
+EXITS = {"held": 1, "cooling": 1, "done": 1, "not-holder": 1, "quota": 1, "lost": LOST}
 SKILL_DIR = ".claude/skills/dibs"
 COMMAND = f"python3 {SKILL_DIR}/dibs.py"
 AGENT_IDS = ("CLAUDE_CODE_REMOTE_SESSION_ID", "CODEX_THREAD_ID", "CURSOR_CONVERSATION_ID")
@@ -55,8 +54,8 @@ SAFE = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
 
 def load_modules():
     """Import what talking needs. A hook runs at every tool call, and a throttled one does not."""
-    global argparse, binascii, json, socket, types
-    import argparse, binascii, json, socket, types  # noqa: E401, I001
+    global binascii, getopt, json, socket, types
+    import binascii, getopt, json, socket, types  # noqa: E401, I001
 
 
 class Trouble(Exception):
@@ -285,9 +284,10 @@ class Session:
         if not found and make:
             found = self.data["session"] = uuid_of(os.urandom(16).hex(), 4)
             if not self.save():
-                text = f"cannot keep this session's secret in {self.base}.json: set XDG_STATE_HOME"
-                text += " to a directory outside the repository, or DIBS_SESSION to a UUID"
-                raise Trouble(USAGE, text)
+                text = (
+                    f"cannot keep a secret in {self.base}.json: set XDG_STATE_HOME to a directory"
+                )
+                raise Trouble(USAGE, text + " outside the repository, or DIBS_SESSION to a UUID")
         return found
 
     def lock(self, patience_s):
@@ -325,8 +325,7 @@ class Session:
                     self.data["unreachable_at"] = time.time()
                 raise
             finally:
-                if not self.event:
-                    list(map(talk, self.hear_losses()))
+                list(map(talk, [] if self.event else self.hear_losses()))
                 self.save()
 
     def learn(self, act, body, reply, sent):
@@ -374,8 +373,8 @@ class Session:
 
 
 def holder_name(holder):
-    on = f" on {holder['branch']}" if holder.get("branch") else ""
-    return (holder.get("label") or holder.get("ref") or "somebody") + on
+    name = holder.get("label") or holder.get("ref") or "somebody"
+    return f"{name} on {holder['branch']}" if holder.get("branch") else name
 
 
 def about_loss(loss):
@@ -416,11 +415,10 @@ def proxy_for(host):
 
 
 def ca_files():
-    """The certificate bundles that a sandbox may name, as far as they exist."""
-    names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
-    paths = [os.environ.get(name, "") for name in (*names, "CODEX_PROXY_CERT")]
-    paths += [os.path.expanduser("~/.ccr/ca-bundle.crt")]
-    return list(dict.fromkeys(filter(os.path.isfile, paths)))
+    """The bundles that a sandbox may name, beside SSL_CERT_FILE, which ssl reads by itself."""
+    names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CODEX_PROXY_CERT")
+    paths = {os.path.expanduser("~/.ccr/ca-bundle.crt"), *map(os.environ.get, names)}
+    return sorted(filter(os.path.isfile, paths - {None, os.environ.get("SSL_CERT_FILE")}))
 
 
 def tls():
@@ -463,9 +461,9 @@ def exchange(url, method, path, headers, body, timeout_s):
     finally:
         sock.close()
     if is_refused:
-        text = f"the network policy of this sandbox refuses {host} "
-        text += f"({got.get('x-deny-reason', status)}). Add this line to the environment's allowed"
-        text += f" domains (Network access: Custom), and wait a minute: {host}"
+        why = got.get("x-deny-reason", status)
+        text = f"the network policy of this sandbox refuses {host} ({why}). Add this line to the "
+        text += f"environment's domains (Network access: Custom), and wait a minute: {host}"
         raise Trouble(UNKNOWN, text, {"code": "refused-by-policy"})
     return status, got, reply
 
@@ -535,10 +533,8 @@ def refusal(status, headers, raw):
         what = headers.get("location") or headers.get("content-type", "").split(";")[0]
         text = f"the answer was not from dibs ({status}, {what or 'of no type'})"
         return Trouble(UNKNOWN, text + ": is DIBS_URL right?")
-    codes = dict.fromkeys(("held", "cooling", "done", "not-holder", "quota"), REFUSED)
-    codes["lost"] = LOST
     other = UNKNOWN if status == 429 or status >= 500 else USAGE
-    return Trouble(codes.get(code, other), text, problem)
+    return Trouble(EXITS.get(code, other), text, problem)
 
 
 def call(session, method, act, body=None, attempts=3, timeout_s=TIMEOUT_S):
@@ -592,7 +588,10 @@ def report(args, reply, text=None):
 
 def do_claim(args, session):
     several = "any_of" if args.any else "all_of" if args.all else None
-    body = {several: [args.task, *(args.any or args.all)]} if several else {"task": args.task}
+    if args.words and not several and args.command == "claim":
+        raise Trouble(USAGE, "claim one TASK, or several with --any or --all")
+    tasks = [args.task, args.any or args.all, *args.words]
+    body = {several: tasks} if several else {"task": args.task}
     remote = os.environ.get("CLAUDE_CODE_REMOTE_SESSION_ID") and agent_id()
     root = session.load().setup.root
     body.update(
@@ -615,8 +614,7 @@ def do_claim(args, session):
             if wait_s <= 0 or not may_wait:
                 raise
             talk(trouble)
-        # Short polls: a sandbox's proxy may cut long ones. The service keeps the place.
-        time.sleep(min(wait_s, 8, max(1, problem.get("retry_after") or 2)))
+        time.sleep(min(wait_s, 8, max(1, problem.get("retry_after") or 2)))  # the place is kept
     if args.command == "claim":
         report(args, reply)
     for claim in reply.get("claims", [reply]):
@@ -627,25 +625,20 @@ def do_claim(args, session):
 
 
 def do_beat(args, session):
-    """beat and park"""
-    state = "parked" if args.command == "park" else "working"
-    body = {"note": args.note, "ttl": args.ttl, "state": state}
-    if args.task:
-        body.update(task=args.task, fence=session.load().fence(args.task))
+    body = {"note": args.note, "ttl": args.ttl, "task": args.task}
+    body["fence"] = session.load().fence(args.task)
+    body["state"] = "parked" if args.command == "park" else "working"
     reply = session.post("heartbeat", body)
     report(args, reply)
     return LOST if reply.get("lost") else YES
 
 
 def do_release(args, session):
-    """release and done"""
-    if not args.task and not args.all:
+    if bool(args.task) == bool(args.all):
         raise Trouble(USAGE, "release a TASK, or --all")
-    body = {"note": args.note, "pr": args.pr, "all": True}
+    body = {"note": args.note, "pr": args.pr, "task": args.task, "all": args.all}
     body["outcome"] = "done" if args.command == "done" else "released"
-    if args.task:
-        fence = args.fence or session.load().fence(args.task)
-        body.update(task=args.task, fence=fence, all=None)
+    body["fence"] = args.fence or session.load().fence(args.task)
     reply = session.post("release", body)
     ended = [f"{one['task']}: {one['state']}" for one in reply.get("released", [reply])]
     report(args, reply, "; ".join(ended) or "no claims")
@@ -751,7 +744,6 @@ def do_hook():
     payload = json.loads(raw)
     session.event = payload["hook_event_name"]
     session.load()
-    is_cloud = os.environ.get("CLAUDE_CODE_REMOTE") == "true"
     if session.event == "SessionStart":
         on_start(session, payload)
     elif session.event == "PreToolUse":
@@ -761,7 +753,7 @@ def do_hook():
             print(json.dumps({"hookSpecificOutput": decision}))
     elif not session.data["claims"]:
         session.save()
-    elif session.event == "SessionEnd" and not is_cloud:
+    elif session.event == "SessionEnd" and os.environ.get("CLAUDE_CODE_REMOTE") != "true":
         session.post("release", {"all": True, "note": "its session ended"}, 2, 1, HOOK_TIMEOUT_S)
     elif session.event in ("Stop", "StopFailure", "SessionEnd"):
         state = "working" if payload.get("background_tasks") else "parked"
@@ -835,35 +827,42 @@ def do_setup(args, session):
     return scope["do_" + args.command](args, session)
 
 
-def parser():
-    kind = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser("dibs", description=__doc__, formatter_class=kind)
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    # What ends a word says what it takes: = text, # a number, ~ a span, + several, ? one or none.
-    types_of = {"=": str, "#": int, "~": seconds_of}
-    for name, do, words in (
-        ("claim", do_claim, "task --any+ --all+ --ttl= --note= --wait~ --queue --reopen"),
-        ("beat", do_beat, "task? --ttl= --note="),
-        ("park", do_beat, "task? --ttl= --note="),
-        ("done", do_release, "task --pr= --note= --fence#"),
-        ("release", do_release, "task? --all --note= --fence#"),
-        ("list", do_list, "--mine --limit#"),
-        ("watch", do_list, "--mine --limit# --every#"),
-        ("show", do_verify, "task"),
-        ("verify", do_verify, "task --fence#"),
-        ("run", do_run, "task words+ --ttl= --note= --wait~ --queue --reopen --done"),
-        ("init", do_setup, "--url= --project= --remove"),
-        ("doctor", do_setup, ""),
-    ):
-        command = commands.add_parser(name)
-        command.set_defaults(do=do, any=None, all=None, pr=None, task=None, fence=None)
-        for word in ("--json", *words.split()):
-            flag, kind = word.rstrip("=#~+?"), word[-1]
-            options = {"nargs": kind} if kind in "+?" else {"type": types_of.get(kind, str)}
-            if flag == word and flag != "task":
-                options = {"action": "store_true"}
-            command.add_argument(flag, **options)
-    return top
+# What runs each command, how many plain words it takes (least, most), and its flags.
+COMMANDS = {
+    "claim": (do_claim, 1, 32, "any= all= ttl= note= wait= queue reopen"),
+    "beat": (do_beat, 0, 1, "ttl= note="),
+    "park": (do_beat, 0, 1, "ttl= note="),
+    "done": (do_release, 1, 1, "pr= note= fence="),
+    "release": (do_release, 0, 1, "all note= fence="),
+    "list": (do_list, 0, 0, "mine limit="),
+    "watch": (do_list, 0, 0, "mine limit= every="),
+    "show": (do_verify, 1, 1, ""),
+    "verify": (do_verify, 1, 1, "fence="),
+    "run": (do_run, 2, 9999, "ttl= note= wait= queue reopen done"),
+    "init": (do_setup, 0, 0, "url= project= remove"),
+    "doctor": (do_setup, 0, 0, ""),
+}
+
+
+def parse(argv):
+    """The command line as an object with every flag of every command; None where not given."""
+    name = argv[0] if argv else "nothing"
+    if name not in COMMANDS:
+        raise Trouble(USAGE, f"{name} is no command; see dibs --help")
+    do, least, most, words = COMMANDS[name]
+    every = " ".join(row[3] for row in COMMANDS.values()).replace("=", "").split()
+    args = types.SimpleNamespace(**dict.fromkeys([*every, "json"]), command=name, do=do)
+    kinds = {"fence": int, "limit": int, "every": float, "wait": seconds_of}
+    try:
+        flags, plain = getopt.gnu_getopt(argv[1:], "", ["json", *words.split()])
+        for flag, value in ((flag[2:], value) for flag, value in flags):
+            setattr(args, flag, kinds.get(flag, str)(value) if flag + "=" in words else True)
+    except (getopt.GetoptError, ValueError) as error:
+        raise Trouble(USAGE, f"{error}; see dibs --help") from None
+    if not least <= len(plain) <= most:
+        raise Trouble(USAGE, f"{name} does not take {len(plain)} words; see dibs --help")
+    args.task, args.words = plain[0] if plain else None, plain[1:]
+    return args
 
 
 def main(argv=None):
@@ -879,11 +878,12 @@ def main(argv=None):
     load_modules()
     for stream in filter(None, (sys.stdout, sys.stderr)):
         getattr(stream, "reconfigure", dict)(errors="backslashreplace")
+    if {"-h", "--help", "help"} & {*argv[:2]}:
+        print(__doc__)
+        return YES
     try:
-        args = parser().parse_args(argv)
+        args = parse(argv)
         return args.do(args, Session(Setup()))
-    except SystemExit as end:  # argparse has said why
-        return end.code if isinstance(end.code, int) else USAGE
     except Trouble as trouble:
         talk(trouble)
         if "--json" in argv and trouble.problem:

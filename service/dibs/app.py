@@ -101,13 +101,14 @@ def build(settings: Settings, url: str | None, cells: Cells | None = None, row: 
         [key.get_secret_value() for key in settings.team_key],
         [key.get_secret_value() for key in settings.admin_key],
     )
-    keeper = Keeper(store, metrics, lambda: hub.streams)
+    feeds = Feeds(claims)
+    keeper = Keeper(store, metrics, lambda: hub.streams + feeds.viewers)
 
     def provide_claims() -> Claims:
         return claims
 
     desk = board.Desk(
-        feeds=Feeds(claims),
+        feeds=feeds,
         claims=claims,
         is_admin=keys.is_admin,
         breakable=keys.breakable,

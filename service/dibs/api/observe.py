@@ -51,7 +51,8 @@ def observed(app: "ASGIApp", metrics: Metrics) -> "ASGIApp":
             nonlocal status, streamed
             if message["type"] == "http.response.start":
                 status = message["status"]
-                streamed = (b"content-type", b"text/event-stream") in message["headers"]
+                kind = dict(message["headers"]).get(b"content-type", b"")
+                streamed = kind.startswith(b"text/event-stream")
             await send(message)
 
         began = perf_counter()

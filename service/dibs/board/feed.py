@@ -116,9 +116,9 @@ class Feed:
         self._trouble = False
 
     @property
-    def watched(self) -> bool:
-        """Somebody looks."""
-        return bool(self._viewers)
+    def viewers(self) -> int:
+        """How many look now."""
+        return len(self._viewers)
 
     @property
     def now_ms(self) -> int:
@@ -367,6 +367,11 @@ class Feeds:
         self._claims = claims
         self._feeds: OrderedDict[Project, Feed] = OrderedDict()
 
+    @property
+    def viewers(self) -> int:
+        """How many look now."""
+        return sum(feed.viewers for feed in self._feeds.values())
+
     def of(self, project: Project) -> Feed:
         """Return a project's feed."""
         feed = self._feeds.get(project)
@@ -374,6 +379,6 @@ class Feeds:
             feed = self._feeds[project] = Feed(self._claims, project)
         self._feeds.move_to_end(project)
         for old in list(self._feeds)[:-FEEDS]:
-            if not self._feeds[old].watched:
+            if not self._feeds[old].viewers:
                 del self._feeds[old]
         return feed

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from dibs.board import spans
 from dibs.board.spans import Html, span
@@ -122,7 +123,24 @@ class Row:
 def row(claim: Claim) -> Row:
     """Render a claim."""
     what = kind(claim)
-    html = ROW.render(claim=claim, kind=what, key=break_path(claim))
+    since, beat, due = ms(claim.acquired_at), ms(claim.heartbeat_at), ms(claim.expires_at)
+    ended = ms(claim.ended_at) if claim.ended_at else due
+    data = (
+        f' data-kind="{what}" data-since="{since}" data-due="{due}" data-ended="{ended}"'
+        f' data-waiters="{claim.waiters}" data-lapses="{claim.lapses}"'
+    )
+    html = ROW.render(
+        claim=claim,
+        kind=what,
+        over=what in ("done", "lapsed"),
+        who=escape(name(claim.holder)),
+        url=link(claim.holder.url),
+        data=Markup(data),  # noqa: S704 - words of ours and numbers
+        since=since,
+        beat=beat,
+        due=due,
+        ended=ended,
+    )
     return Row(claim, what, spans.cut(html.removeprefix("<tr")))
 
 
@@ -300,10 +318,12 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=spans.plain,
     )
-    env.globals.update(asset=asset, clock=spans.clock, ms=ms, link=link, short=short, name=name)
+    env.globals.update(asset=asset, clock=spans.clock, time=spans.time, ms=ms, link=link)
+    env.globals.update(short=short, name=name, break_path=break_path)
     env.globals.update(span=span, flagged=LAPSES_FLAGGED)
+    for template in env.list_templates():
+        env.get_template(template)  # compiled now, not while the first viewer waits
     return env
 
 

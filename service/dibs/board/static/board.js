@@ -83,8 +83,8 @@ function arrange() {
     shown += number;
   }
   $("#shown").textContent = `${shown} of ${rows.size} shown`;
-  $("#nothing").hidden = shown || !rows.size;
-  $("#tools").hidden = $("table").hidden = !($("#empty").hidden = rows.size > 0);
+  [$("table").hidden, $("#nothing").hidden] = [!shown, shown || !rows.size];
+  $("#tools").hidden = !($("#empty").hidden = rows.size > 0);
 }
 
 function look() {

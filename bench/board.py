@@ -1,0 +1,240 @@
+"""What a board costs: many open streams, steady change, one page of a thousand claims, one end.
+
+    python bench/board.py [--streams 200] [--rate 50] [--seconds 15]
+
+Starts a service with a private store in a temporary folder. The load shares the machine with the
+service, so read the figures as an upper bound.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+PROJECT = "bench.board"
+OTHER = "bench.other"
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value that `share` of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+class Connection:
+    """A kept-alive HTTP connection that posts JSON."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.port, self.session = host, port, str(uuid.uuid4())
+
+    async def open(self) -> None:
+        self.reader, self.writer = await asyncio.open_connection(self.host, self.port)
+
+    async def ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+        text = b"" if body is None else json.dumps(body).encode()
+        self.writer.write(
+            f"{method} {path} HTTP/1.1\r\nHost: {self.host}\r\nDibs-Session: {self.session}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n".encode()
+            + text
+        )
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        return int(head.split()[1]), await self.reader.readexactly(length)
+
+    async def claim(self, project: str, task: str) -> None:
+        status, body = await self.ask("POST", f"/v1/{project}/claim", {"task": task})
+        if status not in (200, 201):
+            raise RuntimeError(body)
+
+    async def release(self, project: str, task: str) -> None:
+        await self.ask("POST", f"/v1/{project}/release", {"task": task, "outcome": "released"})
+
+
+class Board:
+    """One open board: when each change arrived."""
+
+    def __init__(self) -> None:
+        self.arrived: dict[bytes, float] = {}
+        self.tasks: dict[bytes, list[str]] = {}
+
+    async def follow(self, host: str, port: int, ready: asyncio.Event, *, parse: bool) -> None:
+        reader, writer = await asyncio.open_connection(host, port, limit=1 << 24)
+        writer.write(f"GET /p/{PROJECT}/stream HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n\r\n")
+        ready.set()
+        current = b""
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                line = await reader.readuntil(b"\n")
+                if line.startswith(b"id: "):
+                    current = line
+                    self.arrived[current] = time.monotonic()
+                elif parse and line.startswith(b"data: ") and b'"rows"' in line:
+                    data = json.loads(line[6:])
+                    said = [row[0] for row in data["rows"]] + data["gone"]
+                    self.tasks[current] = said
+
+
+@contextlib.asynccontextmanager
+async def service(folder: str) -> AsyncIterator[tuple[str, int, Process]]:
+    """Run `dibs serve`; give its host, port and process."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("DIBS_")}
+    env |= {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
+    env |= {"DIBS_MAX_CLAIMS_PER_SESSION": "2000"}
+    command = [sys.executable, "-m", "dibs", "serve", "--port", "0", "--data-dir", folder]
+    process = await asyncio.create_subprocess_exec(
+        *command, env=env, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout
+    said = (await process.stdout.readline()).decode()
+    url = urlsplit(said.split(" is at ")[1].strip())
+    try:
+        yield url.hostname or "", url.port or 0, process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+
+
+def memory_mib(pid: int) -> float:
+    """What the process has in memory."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.split("VmRSS:")[1].split()[0]) / 1024
+
+
+async def steady(host: str, port: int, rate: int, seconds: float) -> dict[str, float]:
+    """Make `rate` transitions a second; return when each task's change was acknowledged."""
+    told: dict[str, float] = {}
+    crew = [Connection(host, port) for _ in range(10)]
+    await asyncio.gather(*(one.open() for one in crew))
+    began, number = time.monotonic(), 0
+
+    async def worker(one: Connection) -> None:
+        nonlocal number
+        held: list[str] = []
+        one.session = str(uuid.uuid4())
+        while (now := time.monotonic()) - began < seconds:
+            mine, number = number, number + 2
+            due = began + mine / rate
+            if due > now:
+                await asyncio.sleep(due - now)
+            held.append(f"{one.session[:8]}-{mine}")
+            await one.claim(PROJECT, held[-1])
+            told[held[-1]] = time.monotonic()
+            if len(held) > 3:  # long enough for a person to see it
+                await one.release(PROJECT, held.pop(0))
+
+    await asyncio.gather(*map(worker, crew))
+    return told
+
+
+async def throughput(host: str, port: int, seconds: float) -> tuple[float, float]:
+    """Claim and release as fast as eight sessions can; return calls a second, and the p99 in ms."""
+    crew = [Connection(host, port) for _ in range(8)]
+    await asyncio.gather(*(one.open() for one in crew))
+    took: list[float] = []
+    end = time.monotonic() + seconds
+
+    async def worker(one: Connection) -> None:
+        while time.monotonic() < end:
+            task = f"W-{one.session}"
+            for act in (one.claim, one.release):
+                began = time.monotonic()
+                await act(OTHER, task)
+                took.append(time.monotonic() - began)
+
+    await asyncio.gather(*map(worker, crew))
+    return len(took) / seconds, percentile(took, 0.99) * 1000
+
+
+async def paint(host: str, port: int) -> list[float]:
+    """Fill a project with 1,000 claims; return how long its page took, in ms, cold first."""
+    one = Connection(host, port)
+    await one.open()
+    for start in range(0, 1000, 25):
+        tasks = [f"P-{n}" for n in range(start, start + 25)]
+        body = {"all_of": tasks, "note": "A note of an ordinary length.", "branch": "some/branch"}
+        status, _ = await one.ask("POST", "/v1/bench.full/claim", body)
+        assert status == 201
+    took = []
+    for _ in range(6):
+        began = time.monotonic()
+        status, body = await one.ask("GET", "/p/bench.full")
+        took.append((time.monotonic() - began) * 1000)
+        assert status == 200
+        assert body.count(b"data-task=") == 1000
+    print(f"  page: {len(body) / 1024:.0f} KiB")
+    return took
+
+
+async def main(streams: int, rate: int, seconds: float) -> None:
+    """Measure, and print."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with service(folder) as (host, port, process):
+            print(f"a page of 1,000 claims\n  {await paint(host, port)}")
+            await throughput(host, port, 2)  # warm
+            print(f"{rate} transitions/s, no board")
+            load = asyncio.create_task(steady(host, port, rate, seconds))
+            alone = await throughput(host, port, seconds - 1)
+            await load
+            print(f"  beside them {alone[0]:.0f} calls/s, p99 {alone[1]:.1f} ms")
+
+            boards = [Board() for _ in range(streams)]
+            ready = [asyncio.Event() for _ in boards]
+            follows = [
+                asyncio.create_task(board.follow(host, port, event, parse=board is boards[0]))
+                for board, event in zip(boards, ready, strict=True)
+            ]
+            await asyncio.gather(*(event.wait() for event in ready))
+            await asyncio.sleep(1)
+            print(f"{rate} transitions/s, {streams} boards")
+            before = memory_mib(process.pid)
+            told = await steady(host, port, rate, seconds)
+            await asyncio.sleep(1)
+            first = {t: rev for rev, ts in reversed(boards[0].tasks.items()) for t in ts}
+            late = [
+                (board.arrived[first[task]] - at) * 1000
+                for task, at in told.items()
+                for board in boards
+                if task in first and first[task] in board.arrived
+            ]
+            unseen = [task for task in told if task not in first]
+            middle = memory_mib(process.pid)
+            print(
+                f"  {len(told)} claims, {len(late)} arrivals, never shown: {len(unseen)}\n"
+                f"  from reply to stream: median {statistics.median(late):.0f} ms, "
+                f"p99 {percentile(late, 0.99):.0f} ms, most {max(late):.0f} ms"
+            )
+            load = asyncio.create_task(steady(host, port, rate, seconds))
+            watched = await throughput(host, port, seconds - 1)
+            await load
+            print(
+                f"  beside them {watched[0]:.0f} calls/s, p99 {watched[1]:.1f} ms: "
+                f"{(1 - watched[0] / alone[0]) * 100:.0f} % fewer"
+            )
+            print(f"  memory {before:.0f} -> {middle:.0f} -> {memory_mib(process.pid):.0f} MiB")
+            began = time.monotonic()
+            process.terminate()
+            await asyncio.gather(*follows)
+            print(f"end of all streams {time.monotonic() - began:.2f} s after SIGTERM", end="")
+            await process.wait()
+            print(f", of the service {time.monotonic() - began:.2f} s")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--streams", type=int, default=200)
+    parser.add_argument("--rate", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=15)
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.streams, arguments.rate, arguments.seconds))

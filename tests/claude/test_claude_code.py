@@ -1,0 +1,107 @@
+"""The real Claude Code, headless, with a scripted model: hooks, skill and gate do their part.
+
+Opt-in: DIBS_CLAUDE names the `claude` program, which `make test-claude` installs.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.claude.scriptedmodel import ScriptedModel, Step, scripted_model, use
+from tests.client.conftest import CLIENT, Sandbox
+from tests.tools.running import Service, running
+
+CLAUDE = os.environ.get("DIBS_CLAUDE", "")
+pytestmark = pytest.mark.skipif(not CLAUDE, reason="opt-in: make test-claude")
+DIBS = "python3 .claude/skills/dibs/dibs.py"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The real service, in memory."""
+    with running(tmp_path_factory.mktemp("service"), "--memory") as running_service:
+        yield running_service
+
+
+@pytest.fixture
+def repo(service: Service, tmp_path: Path) -> Sandbox:
+    """A repository with dibs in it, where edits need a claim."""
+    box = Sandbox(tmp_path / "vm", service.url, DIBS_GATE="block")
+    box.dibs("init").said(0)
+    box.script = box.repo / ".claude/skills/dibs/dibs.py"
+    assert box.script.read_text() != CLIENT.read_text()  # it has its service's URL
+    return box
+
+
+def claude(box: Sandbox, *steps: Step, **env: str) -> ScriptedModel:
+    """Run one headless session whose model takes these steps; return what the model saw."""
+    with scripted_model(*steps, {"text": "that was all"}) as model:
+        quiet = ("DISABLE_TELEMETRY", "DISABLE_AUTOUPDATER", "DISABLE_ERROR_REPORTING")
+        settings = dict.fromkeys((*quiet, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"), "1")
+        settings |= {"ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "nobody-checks-this"}
+        command = [CLAUDE, "-p", "Work on T-1", "--permission-mode", "acceptEdits"]
+        done = subprocess.run(
+            command,
+            cwd=box.repo,
+            env=box.env | settings | env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=110,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "that was all" in done.stdout
+        return model
+
+
+def write(box: Sandbox, name: str) -> Step:
+    """The model writes a file of the repository."""
+    return use("Write", file_path=str(box.repo / name), content="print(1)\n")
+
+
+def bash(command: str) -> Step:
+    """The model runs a shell command."""
+    return use("Bash", command=command, description="run it")
+
+
+def test_a_session_starts_by_knowing_what_it_holds_and_how_to_claim(repo: Sandbox) -> None:
+    seen = json.dumps(claude(repo).asked[0])
+    assert "dibs: this session holds no task." in seen
+    assert "## Tasks are claimed" in seen
+    assert "dibs: Claim a task before working on it" in seen
+
+
+def test_an_edit_is_stopped_until_the_task_is_claimed(repo: Sandbox) -> None:
+    model = claude(repo, write(repo, "a.py"), bash(f"{DIBS} claim T-1"), write(repo, "b.py"))
+    denied, claimed, written = model.results()
+    assert "This session holds no task" in denied
+    assert "T-1: held by you" in claimed
+    assert "b.py" in written
+    assert not (repo.repo / "a.py").exists()
+    assert (repo.repo / "b.py").exists()
+
+
+def test_the_claim_is_freed_when_a_local_session_ends(repo: Sandbox) -> None:
+    claude(repo, bash(f"{DIBS} claim T-2"))
+    claim = repo.dibs("show", "T-2", "--json").said(0).json
+    assert claim["state"] == "free"
+    assert claim["previous"]["note"] == "its session ended"
+
+
+def test_the_claim_of_a_cloud_session_waits_for_its_person(repo: Sandbox) -> None:
+    cloud = {"CLAUDE_CODE_REMOTE": "true", "CLAUDE_CODE_REMOTE_SESSION_ID": "cse_01Ab"}
+    claude(repo, bash(f"{DIBS} claim T-3"), **cloud)
+    claim = repo.dibs("show", "T-3", "--json").said(0).json
+    assert claim["state"] == "parked"
+    assert claim["holder"]["label"] == "session_01Ab"
+
+
+def test_plain_dibs_commands_need_no_permission_and_others_still_do(repo: Sandbox) -> None:
+    model = claude(repo, bash(f"{DIBS} show T-4"), bash(f"{DIBS} show T-4; touch c.py"))
+    shown, refused = model.results()
+    assert "T-4: free" in shown
+    assert "T-4: free" not in refused
+    assert not (repo.repo / "c.py").exists()
