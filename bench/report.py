@@ -45,7 +45,7 @@ profile, not part of the run above):
 | headers, counting, dispatch | 12 |
 
 The framework's echo takes some 70: uvicorn's 25, and 45 for routing, injection, validation and
-the response. The POSTs of sessions go past those 45 (api/acts.py), and all that dibs does comes to more.
+the response. The POSTs of sessions go past those 45 (api/acts.py); what dibs does comes to more.
 The store takes 50 µs more for the script, and the log's sync on top. Where other work takes part of
 two cores, service, store and generator of load stand in one queue and these sums decide, not the
 overlap that coalescing gives; the echo needs one process only.
