@@ -256,3 +256,22 @@ def test_the_client_of_a_checkout_has_no_service(sandbox: Make) -> None:
     assert "no service is set" in ann.dibs("claim", "T-1").said(2).stderr
     shutil.copy(Path(__file__).parents[2] / "client/dibs.py", ann.repo / "dibs.py")
     assert "no service is set" in ann.dibs("doctor").said(2).stdout
+
+
+def test_the_curl_lines_of_the_skill_work_as_they_stand(service: Service, fresh: Sandbox) -> None:
+    url = f"{service.url}/skill/SKILL.md"
+    with urllib.request.urlopen(url) as served:
+        skill = served.read().decode()
+    lines = [
+        line[4:] for line in skill.split("## Without Python")[1].splitlines() if line[:4] == "    "
+    ]
+    script = "set -e\n" + "\n".join(line.replace("PROJECT", "acme.curl") for line in lines)
+    script = script.replace("curl -sS", "curl -sS --fail -w '\\n'").replace(
+        "pr=URL", "pr=https://e.org"
+    )
+    done = subprocess.run(
+        ["sh", "-c", script], env=fresh.env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    claim, beat, release = [json.loads(line) for line in done.stdout.splitlines()[:3]]
+    assert (claim["state"], beat["claims"][0]["task"], release["state"]) == ("held", "T-12", "done")
