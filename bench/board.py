@@ -177,17 +177,80 @@ async def paint(host: str, port: int) -> list[float]:
     return took
 
 
+async def drain(host: str, port: int, streams: int) -> None:
+    """Be so many browsers: read what comes and throw it away, until ended."""
+
+    async def one() -> None:
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(f"GET /p/{PROJECT}/stream HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        while await reader.read(1 << 16):
+            pass
+
+    await asyncio.gather(*(one() for _ in range(streams)))
+
+
+@contextlib.asynccontextmanager
+async def audience(host: str, port: int, streams: int) -> AsyncIterator[None]:
+    """Open boards in a process of their own, so that reading them does not slow the load."""
+    command = [sys.executable, __file__, "--drain", f"{host}:{port}", "--streams", str(streams)]
+    process = await asyncio.create_subprocess_exec(*command)
+    await asyncio.sleep(1.5)
+    try:
+        yield
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def cpu_s(pid: int) -> float:
+    """How much processor the process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def slowdown(host: str, port: int, pid: int, streams: int, rate: int) -> None:
+    """Claim as fast as possible without and with boards, in turn, and print what they cost."""
+    calls: dict[bool, list[float]] = {False: [], True: []}
+    idle: dict[bool, list[float]] = {False: [], True: []}
+    for watched in [False, True] * 3:
+        async with audience(host, port, streams if watched else 1):
+            began, used = time.monotonic(), cpu_s(pid)
+            await steady(host, port, rate, 4)
+            idle[watched].append((cpu_s(pid) - used) / (time.monotonic() - began))
+            load = asyncio.create_task(steady(host, port, rate, 5))
+            calls[watched].append((await throughput(host, port, 4))[0])
+            await load
+    without, with_ = statistics.median(calls[False]), statistics.median(calls[True])
+    print(
+        f"claims beside {rate} transitions/s, three runs each, in turn\n"
+        f"  1 board: {without:.0f} calls/s; {streams} boards: {with_:.0f} calls/s, "
+        f"{(1 - with_ / without) * 100:.0f} % fewer\n"
+        f"  processor at {rate} transitions/s alone: 1 board {statistics.median(idle[False]):.0%}, "
+        f"{streams} boards {statistics.median(idle[True]):.0%} of a core"
+    )
+
+
+async def arrivals(
+    host: str, port: int, boards: list[Board], rate: int, seconds: float
+) -> list[float]:
+    """Return how long after each claim's reply each board showed it, in ms."""
+    told = await steady(host, port, rate, seconds)
+    await asyncio.sleep(1)
+    first = {t: rev for rev, ts in reversed(boards[0].tasks.items()) for t in ts}
+    assert not [task for task in told if task not in first], "a claim was never shown"
+    return [
+        (board.arrived[first[task]] - at) * 1000 for task, at in told.items() for board in boards
+    ]
+
+
 async def main(streams: int, rate: int, seconds: float) -> None:
     """Measure, and print."""
     with tempfile.TemporaryDirectory() as folder:
         async with service(folder) as (host, port, process):
-            print(f"a page of 1,000 claims\n  {await paint(host, port)}")
+            took = " ".join(f"{ms:.0f}" for ms in await paint(host, port))
+            print(f"  a page of 1,000 claims, six times: {took} ms")
             await throughput(host, port, 2)  # warm
-            print(f"{rate} transitions/s, no board")
-            load = asyncio.create_task(steady(host, port, rate, seconds))
-            alone = await throughput(host, port, seconds - 1)
-            await load
-            print(f"  beside them {alone[0]:.0f} calls/s, p99 {alone[1]:.1f} ms")
+            await slowdown(host, port, process.pid, streams, rate)
 
             boards = [Board() for _ in range(streams)]
             ready = [asyncio.Event() for _ in boards]
@@ -197,32 +260,14 @@ async def main(streams: int, rate: int, seconds: float) -> None:
             ]
             await asyncio.gather(*(event.wait() for event in ready))
             await asyncio.sleep(1)
-            print(f"{rate} transitions/s, {streams} boards")
             before = memory_mib(process.pid)
-            told = await steady(host, port, rate, seconds)
-            await asyncio.sleep(1)
-            first = {t: rev for rev, ts in reversed(boards[0].tasks.items()) for t in ts}
-            late = [
-                (board.arrived[first[task]] - at) * 1000
-                for task, at in told.items()
-                for board in boards
-                if task in first and first[task] in board.arrived
-            ]
-            unseen = [task for task in told if task not in first]
-            middle = memory_mib(process.pid)
+            late = await arrivals(host, port, boards, rate, seconds)
             print(
-                f"  {len(told)} claims, {len(late)} arrivals, never shown: {len(unseen)}\n"
-                f"  from reply to stream: median {statistics.median(late):.0f} ms, "
-                f"p99 {percentile(late, 0.99):.0f} ms, most {max(late):.0f} ms"
+                f"{rate} transitions/s, {streams} boards: {len(late)} arrivals, none missing\n"
+                f"  from the claim's reply to the stream: median {statistics.median(late):.0f} ms, "
+                f"p99 {percentile(late, 0.99):.0f} ms, most {max(late):.0f} ms\n"
+                f"  memory {before:.0f} -> {memory_mib(process.pid):.0f} MiB"
             )
-            load = asyncio.create_task(steady(host, port, rate, seconds))
-            watched = await throughput(host, port, seconds - 1)
-            await load
-            print(
-                f"  beside them {watched[0]:.0f} calls/s, p99 {watched[1]:.1f} ms: "
-                f"{(1 - watched[0] / alone[0]) * 100:.0f} % fewer"
-            )
-            print(f"  memory {before:.0f} -> {middle:.0f} -> {memory_mib(process.pid):.0f} MiB")
             began = time.monotonic()
             process.terminate()
             await asyncio.gather(*follows)
@@ -236,5 +281,11 @@ if __name__ == "__main__":
     parser.add_argument("--streams", type=int, default=200)
     parser.add_argument("--rate", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=15)
+    parser.add_argument("--drain", metavar="HOST:PORT", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.drain:
+        with contextlib.suppress(KeyboardInterrupt):
+            at, _, of = arguments.drain.rpartition(":")
+            asyncio.run(drain(at, int(of), arguments.streams))
+        sys.exit()
     asyncio.run(main(arguments.streams, arguments.rate, arguments.seconds))
