@@ -220,7 +220,7 @@ MUTANTS = [
         "an outage does not punish holders (rule 13)",
         "elseif run_id ~= seen[4] then",
         "elseif false then",
-        ("tests/promises/test_outages.py", MACHINE),
+        ("tests/store/test_failures.py", MACHINE),
     ),
     Mutant(
         "a clock step goes unnoticed",
@@ -324,7 +324,7 @@ MUTANTS = [
         "no quota",
         "store/lua/claim.lua",
         "limits are enforced (rule 16)",
-        "if #free > 0 and whose then",
+        "if whose then",
         "if false then",
     ),
     Mutant(

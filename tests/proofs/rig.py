@@ -203,9 +203,9 @@ class Rig:
     # Time and trouble
 
     def tick(self) -> str:
-        why = self.run(self.store.tick())
+        why = self.answered(self.store.tick)
         self._check_clock(self.store.clock.facts.lease_ms)
-        return why
+        return str(why)
 
     def pass_time(self, ms: int) -> None:
         """Let time pass that the service watches."""
@@ -226,14 +226,16 @@ class Rig:
         if 0 <= ms <= self.rules.stall_ms:
             self.lease_least += ms
             self.lease_most += ms
+            self.tick()
         else:
             self.lease_most += self.rules.stall_ms
             self._protect()
-        self.tick()
+            self.tick()
+            self._check_protected()
 
     def restart(self) -> None:
         """kill -9 the store, and start it again on what it left."""
-        self.tick()
+        self.pass_time(1)
         full, self.full = self.full, False
         self.server.kill()
         self.server.start()
@@ -242,6 +244,8 @@ class Rig:
         self._protect()
         if full:
             self.fill(on=True)
+        self.tick()  # as the service does once a second
+        self._check_protected()
 
     def crash_during(self, call: Call, turns: int) -> None:
         """Kill the store `turns` of the event loop after an act began; then ask for it again.
@@ -307,9 +311,20 @@ class Rig:
     def _protect(self) -> None:
         """Whoever is live when time is lost has a ttl from when it is found again (rule 13)."""
         now = self.store.clock.facts.lease_ms
+        self.protected.clear()
         for task, tenure in self.model.tasks.items():
             if tenure.state in ("held", "parked") and self.model.deadline(tenure) > now:
                 self.protected[task] = (tenure.fence, now + tenure.ttl)
+
+    def _check_protected(self) -> None:
+        """Each claim that met the outage says that it has a ttl left, at least."""
+        for task, (fence, _) in list(self.protected.items()):
+            claim = self.show(task)
+            if claim.state in ("held", "parked") and claim.fence == fence:
+                ttl = self.model.tasks[task].ttl // 1000
+                assert claim.expires_in >= ttl, f"after an outage {task!r} has less than its ttl"
+            else:
+                assert claim.state != "lapsed", f"{task!r} lapsed in an outage"
 
     # What must hold besides
 

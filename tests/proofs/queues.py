@@ -1,0 +1,50 @@
+"""The queue of a task in the model: places that lapse, and a window for each when it is free."""
+
+from tests.proofs.records import Ticket
+from tests.proofs.tenures import Tenures
+
+
+class Queues(Tenures):
+    """Tickets, in the order of asking."""
+
+    def waiting(self, tenure):
+        return list(filter(self.waits, tenure.queue))
+
+    def turn(self, task, free_from):
+        """Each ticket has a window of its own in which only its session may claim, in order."""
+        tenure = self.tasks[task]
+        opens = max(free_from, tenure.turns_from)
+        while tenure.queue:
+            ticket = tenure.queue[0]
+            until = self.extended(ticket.until, self.rules.ticket_ms)
+            closes = min(max(opens, ticket.joined) + self.rules.handover_ms, until)
+            if self.now < closes:
+                return ticket, closes
+            tenure.queue.pop(0)
+            self.tell("unqueued", task, ticket.session)
+            opens = tenure.turns_from = max(opens, closes)
+        return None, None
+
+    def enqueue(self, task, verdict, label):
+        """Take a place at the end, or keep the one that I have. False: the queue is full."""
+        tenure = self.tasks[task]
+        waiting = self.waiting(tenure)
+        mine = [ticket for ticket in waiting if ticket.session == self.me]
+        if verdict == "done" or (not mine and len(waiting) >= self.rules.tickets_per_task):
+            return verdict == "done"
+        if not mine:
+            mine = [Ticket(self.me, label, joined=self.now, until=0)]
+            tenure.queue = [t for t in tenure.queue if t.session != self.me] + mine
+            self.tell("queued", task, self.me)
+        mine[0].label, mine[0].until = label, self.now + self.rules.ticket_ms
+        return True
+
+    def leave_queue(self, task):
+        tenure = self.tasks.get(task)
+        mine = [ticket for ticket in tenure.queue if ticket.session == self.me] if tenure else []
+        if mine:
+            if self.waiting(tenure)[:1] == mine:  # the next one's window starts now
+                tenure.turns_from = self.now
+            self.tell("unqueued", task, self.me)
+            self.drop_ticket(tenure, self.me)
+        return bool(mine)
