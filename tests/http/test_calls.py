@@ -198,6 +198,13 @@ def test_a_break_takes_an_admin_key_and_the_fence_that_was_seen(ann: Caller, pro
     admin.close()
 
 
+def test_head_answers_as_get_would_without_a_body(ann: Caller):
+    ann.post("claim", task="T-1")
+    for path, accept in (("claims", "*/*"), ("claims/T-1", "*/*"), ("events", "text/event-stream")):
+        answer = ann.http.head(f"/v1/{ann.project}/{path}", headers={"Accept": accept}, timeout=5)
+        assert (answer.status_code, answer.content) == (200, b""), path
+
+
 def test_every_answer_is_uncached_and_echoes_its_key(ann: Caller):
     answer = ann.http.post(
         f"/v1/{ann.project}/claim", json={"task": "T-1"}, headers={"Idempotency-Key": "k-1"}

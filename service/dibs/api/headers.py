@@ -1,5 +1,6 @@
 """Headers that every answer carries, whatever answered."""
 
+import asyncio
 from typing import Any
 
 from litestar.types import ASGIApp
@@ -23,6 +24,7 @@ def with_headers(app: ASGIApp) -> ASGIApp:
         head = scope["method"] == "HEAD"
         if head:  # what GET would answer, without its body (RFC 9110, 9.3.2)
             scope = {**scope, "method": "GET"}
+            receive, send = _until_started(send)
         extra = list(_ALWAYS)
         for name, value in scope["headers"]:
             if name in _ECHOED and len(value) <= _ECHO_BYTES and value.isascii():
@@ -34,10 +36,25 @@ def with_headers(app: ASGIApp) -> ASGIApp:
                 if not any(name == b"cache-control" for name, _ in headers):
                     headers.append((b"cache-control", b"no-store"))
                 message = {**message, "headers": headers + extra}
-            elif head:
-                message = {**message, "body": b""}
             await send(message)
 
         await app(scope, receive, answer)
 
     return wrapped
+
+
+def _until_started(send: Any) -> tuple[Any, Any]:
+    """Give a receive and a send for which an answer ends with its head, a stream's too."""
+    started = asyncio.Event()
+
+    async def receive() -> dict[str, str]:
+        await started.wait()
+        return {"type": "http.disconnect"}
+
+    async def head_only(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            started.set()
+
+    return receive, head_only

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Sequence
 
 from redis.asyncio import Redis
@@ -12,6 +13,8 @@ from dibs.store.link import StoreDown
 from dibs.store.records import event
 from dibs.store.store import Reset, Store, keys, stream_id
 from dibs.words import Event, Project
+
+log = logging.getLogger("dibs.stream")
 
 BLOCK_MS = 10_000
 AGAIN_S = 0.5
@@ -151,6 +154,11 @@ class Hub:
                     again, _ = await self._store.stream_end(project)
                     if last and again != epoch:
                         last = self._start_over(project)
+                continue
+            except Exception:  # a defect of ours must not leave listeners waiting in silence
+                log.exception("follower_failed project=%s", project)
+                last = self._start_over(project)
+                await asyncio.sleep(AGAIN_S)
                 continue
             if not found:
                 continue
