@@ -77,7 +77,6 @@ def talk(text):
 
 
 def span(seconds):
-    """1800 -> 30m"""
     minutes = seconds // 60
     return f"{seconds}s" if minutes < 2 else f"{minutes}m" if minutes < 120 else f"{minutes // 60}h"
 
@@ -515,7 +514,8 @@ def ask(setup, method, path, headers, body=b"", timeout_s=TIMEOUT_S):
         why, problem = error.strerror or str(error) or type(error).__name__, {}
         if "certificate" in str(error).lower():
             why = getattr(error, "verify_message", "its certificate is refused")
-            why += "; set SSL_CERT_FILE to the CA of the sandbox's proxy"
+            named = "a" if os.path.isfile(os.environ.get("SSL_CERT_FILE", "")) else "no"
+            why += f"; set SSL_CERT_FILE (now {named} file) to the CA of the sandbox's proxy"
             problem = {"code": "no-trust"}
         host = split_url(setup.url)[1]
         raise Trouble(UNKNOWN, f"{host} was not reached: {why}", problem) from None
