@@ -38,7 +38,8 @@ class SandboxProxy:
         self.server = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.server.getsockname()[1]}"
         self.open: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.acceptor = threading.Thread(target=self._accept, daemon=True)
+        self.acceptor.start()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -117,6 +118,11 @@ class SandboxProxy:
 
     def close(self) -> None:
         """Stop it."""
+        # Closing alone leaves the acceptor waiting, on a number that the next socket may get: it
+        # would then serve the next test's connections, with this test's CA.
+        with contextlib.suppress(OSError):
+            self.server.shutdown(socket.SHUT_RDWR)
+        self.acceptor.join(5)
         for sock in (self.server, *self.open):
             with contextlib.suppress(OSError):
                 sock.close()

@@ -24,10 +24,12 @@ def answering(reply: bytes) -> Iterator[str]:
                         peer.recv(65536)
                         peer.sendall(reply)
 
-        threading.Thread(target=serve, daemon=True).start()
+        serving = threading.Thread(target=serve, daemon=True)
+        serving.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
         with contextlib.suppress(OSError):
             server.shutdown(socket.SHUT_RDWR)
+        serving.join(5)
 
 
 def http(
