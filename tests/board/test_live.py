@@ -165,6 +165,41 @@ def test_notifications_are_shown_to_who_asked_and_about_what_needs_somebody(
     ]
 
 
+# Has the board's first stream begin where the service remembers nothing, so that it says: read the
+# page again. The page is held back until the test lets it go, while changes go on coming.
+HELD_BACK = """
+window.heard = "";
+const streams = EventSource, fetched = fetch;
+window.EventSource = class extends streams {
+    constructor(url) {
+        super(url.replace(/after=.*/, "after=unknown.1"));
+        this.addEventListener("patch", ({ data }) => { window.heard += data; });
+    }
+};
+window.fetch = async (...what) => {
+    const answer = await fetched(...what);
+    const text = await answer.text();
+    await new Promise((resolve) => { window.letGo = resolve; });
+    return new Response(text);
+};
+"""
+
+
+def test_a_page_that_is_read_again_does_not_undo_a_change_that_came_meanwhile(
+    team: Team, open_page: Open
+) -> None:
+    team.claim("ann", "T-1")
+    page = open_page(f"{team.service.url}/p/{team.project}", first=HELD_BACK)
+    settles(lambda: page.evaluate("'letGo' in window"), "the page is being read again")
+    team.release("ann", "T-1", "done")
+    team.claim("bob", "T-2")
+    settles(lambda: page.evaluate("window.heard.includes('T-2')"), "the changes have come")
+    page.evaluate("window.letGo()")
+    live(page)
+    settles(lambda: tasks(page) == ["T-2", "T-1"], "the board shows the change")
+    assert tasks(page, "done") == ["T-1"]
+
+
 def test_after_a_restart_the_board_goes_on_without_a_gap(tmp_path: Path, open_page: Open) -> None:
     flags = ("--data-dir", str(tmp_path / "data"))
     with Running(*flags, env={"DIBS_ADMIN_KEY": ADMIN_KEY}) as first:

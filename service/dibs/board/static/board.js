@@ -195,25 +195,25 @@ let stream, last = main.dataset.after;
 
 function connect() {
   stream?.close();
-  stream = new EventSource(`${path}/stream?after=${encodeURIComponent(last)}`);
-  const on = (name, act) => stream.addEventListener(name, async (event) => {
+  const mine = stream = new EventSource(`${path}/stream?after=${encodeURIComponent(last)}`);
+  let turn = Promise.resolve(); // what came while a page was being read must not be overwritten by it
+  const acts = { patch, resync, trouble() {}, tick({ now }) { ahead = now - Date.now(); } };
+  const told = (name, event) => turn = turn.then(async () => {
+    if (stream !== mine) return;
     try {
-      await act(JSON.parse(event.data));
+      await acts[name](JSON.parse(event.data));
       if (event.lastEventId) last = event.lastEventId;
       heard = name === "trouble" ? heard : Date.now();
-      trouble = name === "trouble";
-      show(trouble ? "stale" : "live");
+      show((trouble = name === "trouble") ? "stale" : "live");
     } catch {
+      stream = mine.close(); // what follows builds on what failed
       setTimeout(connect, 3000);
     }
   });
-  on("tick", ({ now }) => { ahead = now - Date.now(); });
-  on("patch", patch);
-  on("resync", resync);
-  on("trouble", () => {});
-  stream.onerror = () => {
+  for (const name in acts) mine.addEventListener(name, (event) => told(name, event));
+  mine.onerror = () => {
     if (state !== "stale") show("reconnecting");
-    if (stream.readyState === EventSource.CLOSED) setTimeout(connect, 3000);
+    if (mine.readyState === EventSource.CLOSED) setTimeout(connect, 3000);
   };
 }
 
