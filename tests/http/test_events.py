@@ -141,7 +141,33 @@ def test_pages_join_without_gap_or_duplicate(crashing: Service):
     caller.http.close()
 
 
-def _kill_store(service: Service) -> None:
+def test_who_was_there_before_the_first_event_misses_none(crashing: Service):
+    caller = Caller(crashing.url, "ev.ents")
+    before = caller.get("events").json()
+    assert (before["events"], before["next"]) == ([], "0-0-0")
+    _until_granted(caller, "first")
+    page = caller.get("events", after=before["next"]).json()
+    assert [event["task"] for event in page["events"]] == ["first"]
+    assert page["reset"] is False
+    caller.http.close()
+
+
+def test_a_beginning_that_is_no_longer_kept_says_reset(crashing: Service):
+    caller = Caller(crashing.url, "ev.ents")
+    for task in ("first", "second"):
+        _until_granted(caller, task)
+    with _store(crashing) as store:
+        store.xtrim("dibs:{ev.ents}:events", maxlen=1, approximate=False)
+    page = caller.get("events", after="0-0-0").json()
+    assert (page["events"], page["reset"]) == ([], True)
+    caller.http.close()
+
+
+def _store(service: Service) -> contextlib.AbstractContextManager[redis.Redis]:
     path = str(service.folder / "data" / "valkey.sock")
-    with contextlib.closing(redis.Redis(unix_socket_path=path)) as store:
+    return contextlib.closing(redis.Redis(unix_socket_path=path))
+
+
+def _kill_store(service: Service) -> None:
+    with _store(service) as store:
         os.kill(int(store.info("server")["process_id"]), signal.SIGKILL)

@@ -164,6 +164,8 @@ def _key(parts: Sequence[str | int]) -> str:
     name = str(parts[0]).upper()
     if name in ("EVAL", "EVALSHA"):
         return str(parts[3])
+    if name == "XINFO":
+        return str(parts[2])
     if name in ("XREAD", "XREADGROUP"):
         return str(parts[list(parts).index("STREAMS") + 1])
     return str(parts[1]) if len(parts) > 1 else ""

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from dibs import outcomes as o
 from dibs.store import health
 from dibs.store.clock import Facts, LeaseClock
@@ -302,11 +304,10 @@ class Store:
         start = "-"
         if after:
             given, _, entry = after.partition("-")
-            if given != epoch:
+            # Epoch 0 is before a project's first event: whichever that is, nothing is missed.
+            if given not in (epoch, "0") or not await self._reachable(project, entry):
                 raise Reset
             start = "(" + entry
-            if not await self._reachable(project, entry):
-                raise Reset
         stream = keys(project) + ":events"
         entries = await self.link.command("XRANGE", stream, start, "+", "COUNT", limit)
         return [event(epoch, entry, flat, self.clock.facts) for entry, flat in entries]
@@ -326,13 +327,16 @@ class Store:
         return epoch, last[0][0] if last else "0-0"
 
     async def _reachable(self, project: Project, entry: str) -> bool:
-        stream = keys(project) + ":events"
-        first = await self.link.command("XRANGE", stream, "-", "+", "COUNT", 1)
-        last = await self.link.command("XREVRANGE", stream, "+", "-", "COUNT", 1)
-        if not first:
+        """Return if all that came after `entry` is still kept."""
+        try:
+            flat = await self.link.command("XINFO", "STREAM", keys(project) + ":events")
+        except ResponseError:  # there is no stream
             return entry == "0-0"
-        at = stream_id(entry)
-        return entry == "0-0" or stream_id(first[0][0]) <= at <= stream_id(last[0][0])
+        told = dict(zip(flat[::2], flat[1::2], strict=True))
+        if entry == "0-0":
+            return bool(told.get("entries-added") == told["length"])
+        first, last = told["first-entry"], told["last-generated-id"]
+        return bool(first) and stream_id(first[0]) <= stream_id(entry) <= stream_id(last)
 
     async def _make_known(self, project: Project) -> bool:
         # Before the first claim, so that the index never lacks a project that has one. It is a
