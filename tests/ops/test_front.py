@@ -1,0 +1,178 @@
+"""What stands in front of dibs: docs/ops has a file for each, and the real program reads it here.
+
+`.ci/run` installs them; elsewhere a test says what it lacks.
+"""
+
+import contextlib
+import http.client
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+import yaml
+from tests.ops.running import Running, clean_environ, new_session, until
+
+OPS = Path(__file__).parents[2] / "docs/ops"
+NGINX = """
+daemon off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+{user}
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    {site}
+}}
+"""
+
+
+def tool(name: str, package: str) -> str:
+    """Return the path of a program; without it the test fails in CI, and is skipped elsewhere."""
+    path = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    if not path:
+        why = f"no {name} on the PATH (Debian's package {package})"
+        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+    return path
+
+
+def reads(command: list[str], folder: Path) -> None:
+    """Run a program that checks a file."""
+    env = os.environ | {"HOME": str(folder)}
+    run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_systemd_reads_the_unit(tmp_path: Path) -> None:
+    unit = (OPS / "dibs.service").read_text().replace("/opt/dibs/bin/dibs", "/bin/true")
+    (tmp_path / "dibs.service").write_text(unit)
+    reads(
+        [tool("systemd-analyze", "systemd"), "verify", str(tmp_path / "dibs.service")],
+        tmp_path,
+    )
+
+
+def test_prometheus_reads_the_alerts(tmp_path: Path) -> None:
+    alerts = OPS / "alerts.yaml"
+    assert yaml.safe_load(alerts.read_text())
+    reads([tool("promtool", "prometheus"), "check", "rules", str(alerts)], tmp_path)
+
+
+def test_caddy_reads_its_file(tmp_path: Path) -> None:
+    caddy = [tool("caddy", "caddy"), "validate", "--adapter", "caddyfile"]
+    reads([*caddy, "--config", str(OPS / "Caddyfile")], tmp_path)
+
+
+def free_port() -> int:
+    """Return a port that nobody has now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextlib.contextmanager
+def front(command: list[str], port: int, folder: Path) -> Iterator[None]:
+    """Run a proxy for the length of a block."""
+    with open(folder / "said", "w") as said:
+        process = subprocess.Popen(
+            command, env=clean_environ({"HOME": str(folder)}), stdout=said, stderr=said
+        )
+        try:
+            until(lambda: process.poll() is not None or _listens(port), "the proxy listens")
+            assert process.poll() is None, (folder / "said").read_text()
+            yield
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, behind: int) -> Iterator[http.client.HTTPConnection]:
+    """Run nginx with docs/ops/nginx.conf, but for its port, name and certificate."""
+    program, port, authority = tool("nginx", "nginx-light"), free_port(), trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.cert_chain_pems[0].write_to_path(folder / "site.pem")
+    certificate.private_key_pem.write_to_path(folder / "site.key")
+    site = (OPS / "nginx.conf").read_text()
+    for old, new in (
+        ("127.0.0.1:8080", f"127.0.0.1:{behind}"),
+        ("listen 443", f"listen 127.0.0.1:{port}"),
+        ("/etc/ssl/dibs.example.com", str(folder / "site")),
+    ):
+        assert old in site
+        site = site.replace(old, new)
+    user = "user root;" if os.geteuid() == 0 else ""
+    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, user=user, site=site))
+    trusted = ssl.create_default_context()
+    authority.configure_trust(trusted)
+    with front([program, "-c", str(folder / "nginx.conf")], port, folder):
+        yield http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=trusted)
+
+
+@contextlib.contextmanager
+def caddy(folder: Path, behind: int) -> Iterator[http.client.HTTPConnection]:
+    """Run Caddy with docs/ops/Caddyfile, but for its port and without a certificate."""
+    program, port = tool("caddy", "caddy"), free_port()
+    site = (OPS / "Caddyfile").read_text()
+    for old, new in (
+        ("127.0.0.1:8080", f"127.0.0.1:{behind}"),
+        ("dibs.example.com", f"http://127.0.0.1:{port}"),
+    ):
+        assert old in site
+        site = site.replace(old, new)
+    (folder / "Caddyfile").write_text("{\n\tadmin off\n}\n" + site)
+    command = [program, "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
+    with front(command, port, folder):
+        yield http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+
+
+@pytest.mark.parametrize("proxy", [nginx, caddy])
+def test_behind_a_proxy_claims_pass_and_events_arrive_as_they_happen(proxy, tmp_path: Path) -> None:
+    with (
+        Running("--data-dir", str(tmp_path / "data")) as service,
+        proxy(tmp_path, service.port) as stream,
+        contextlib.closing(stream),
+    ):
+        stream.request("GET", "/v1/p/events", headers={"Accept": "text/event-stream"})
+        events = stream.getresponse()
+        assert events.status == 200
+        with contextlib.closing(type(stream)(**_again(stream))) as calls:
+            for status in (201, 409):
+                head = {"Dibs-Session": new_session(), "Content-Type": "application/json"}
+                calls.request("POST", "/v1/p/claim", b'{"task": "T-1"}', head)
+                answer = calls.getresponse()
+                assert (answer.status, bool(answer.read())) == (status, True)
+            calls.request("POST", "/v1/p/claim", b" " * 20_000, head)
+            assert calls.getresponse().status == 413
+        # The stream goes on, so what is read here was not held back.
+        lines = iter(events.readline, b"")
+        assert any(line.strip() == b"event: claimed" for line in lines)
+        service.stop()
+
+
+def _again(connection: http.client.HTTPConnection) -> dict[str, object]:
+    """Return what a second connection like this one is made with."""
+    given: dict[str, object] = {
+        "host": connection.host,
+        "port": connection.port,
+        "timeout": connection.timeout,
+    }
+    if isinstance(connection, http.client.HTTPSConnection):
+        given["context"] = connection._context
+    return given
