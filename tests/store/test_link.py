@@ -1,35 +1,82 @@
-"""Commands that travel together: each of them is answered."""
+"""Commands that share a connection: each is answered or refused, whatever becomes of it."""
 
 import asyncio
-from typing import Any
+import contextlib
 
-from dibs.store.link import FLIGHTS, PipelineLink
+import pytest
 
-
-class Gated(PipelineLink):
-    """A link whose batches are all answered at one moment, when the gate opens."""
-
-    def __init__(self, pool: Any) -> None:
-        super().__init__(pool)
-        self.gate = asyncio.Event()
-
-    async def _carry(self, commands: list[bytes]) -> list[Any]:
-        await self.gate.wait()
-        return ["answer"] * len(commands)
+from dibs.store.embedded import EmbeddedStore
+from dibs.store.link import PipelineLink, StoreDown
 
 
-async def test_a_command_that_is_sent_as_all_flights_land_is_answered() -> None:
-    link = Gated(None)
+@pytest.fixture
+def embedded(stepped) -> EmbeddedStore:
+    """A real store."""
+    return stepped[0]
 
-    async def caller(times: int) -> None:
-        for _ in range(times):
-            assert await link.command("PING") == "answer"
 
-    callers = []
-    for number in range(FLIGHTS):  # each on a flight of its own; only the first goes on after it
-        callers.append(asyncio.create_task(caller(1 if number else 2)))
-        for _ in range(3):
-            await asyncio.sleep(0)
-    link.gate.set()
-    _, waiting = await asyncio.wait(callers, timeout=5)
-    assert not waiting, "a command was never answered"
+async def test_concurrent_commands_get_each_its_own_answer(embedded):
+    link = PipelineLink.to(embedded.url)
+    told = await asyncio.gather(*(link.command("ECHO", str(number)) for number in range(1000)))
+    assert told == [str(number) for number in range(1000)]
+    await link.close()
+
+
+async def test_no_command_is_forgotten_when_connections_are_cut_under_load(embedded):
+    link, cutter = PipelineLink.to(embedded.url), PipelineLink.to(embedded.url)
+    answered = refused = 0
+
+    async def caller(number: int) -> None:
+        nonlocal answered, refused
+        for turn in range(300):
+            try:
+                assert await link.command("ECHO", f"{number}.{turn}") == f"{number}.{turn}"
+                answered += 1
+            except StoreDown:
+                refused += 1
+
+    async def cut() -> None:
+        while True:
+            await cutter.command("CLIENT", "KILL", "TYPE", "normal")  # all but the one that asks
+            await asyncio.sleep(0.005)
+
+    cutting = asyncio.create_task(cut())
+    async with asyncio.timeout(60):
+        await asyncio.gather(*map(caller, range(16)))
+    cutting.cancel()
+    await asyncio.gather(cutting, return_exceptions=True)
+    assert answered + refused == 16 * 300
+    assert refused, "no cut met a command: the test showed nothing"
+    assert answered > refused
+    await link.close()
+    await cutter.close()
+
+
+async def test_a_connection_that_the_store_closes_while_nobody_asks_costs_no_call(embedded):
+    link, cutter = PipelineLink.to(embedded.url), PipelineLink.to(embedded.url)
+    for _ in range(5):
+        before = await link.command("CLIENT", "ID")
+        await cutter.command("CLIENT", "KILL", "ID", before)
+        async with asyncio.timeout(5):
+            while await _or_down(link, "CLIENT", "ID") in (before, None):
+                await asyncio.sleep(0.01)
+    await link.close()
+    await cutter.close()
+
+
+async def test_a_caller_that_goes_away_disturbs_nobody_else(embedded):
+    link = PipelineLink.to(embedded.url)
+    calls = [asyncio.create_task(link.command("ECHO", str(number))) for number in range(100)]
+    await asyncio.sleep(0)
+    for call in calls[::2]:
+        call.cancel()
+    told = await asyncio.gather(*calls, return_exceptions=True)
+    assert told[1::2] == [str(number) for number in range(1, 100, 2)]
+    assert await link.command("PING") == "PONG"
+    await link.close()
+
+
+async def _or_down(link: PipelineLink, *parts: str) -> object:
+    with contextlib.suppress(StoreDown):
+        return await link.command(*parts)
+    return None

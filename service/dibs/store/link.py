@@ -1,21 +1,22 @@
 """The wire to the store: concurrent calls leave together, and every failure says if it was sent.
 
-Calls that are made while a batch is on its way wait for the next one. So a busy service talks to
-its store in few, large pipelines, and `appendfsync always` costs one fsync for a whole batch.
+All calls share one connection. What is asked while the store is busy it finds waiting as one
+pipeline, so that `appendfsync always` costs one fsync for all of it.
 """
 
 import asyncio
+import contextlib
 import hashlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from math import inf
-from time import perf_counter
 from typing import Any, Protocol, cast
 
 from hiredis import pack_command
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
     AskError,
     AuthenticationError,
@@ -40,10 +41,11 @@ CONNECTION = {
     "retry": None,
 }
 TCP = {"socket_keepalive": True}
-BATCH = 128
-"""Calls that leave together at most, so that the first of them does not wait for thousands."""
-FLIGHTS = 2
-"""Batches on their way at once: one being answered, one being written."""
+CONNECTIONS = 2
+"""One carries all; while it is given up another may be made."""
+TURN = 4
+"""Answers that are handed on before those who got them take their turn. All at once, and service
+and store would wait for one another: whoever was answered together asks together again."""
 
 _AWAY = (
     "READONLY",
@@ -156,87 +158,146 @@ def keepalive(url: str) -> dict[str, bool]:
     return {} if url.startswith("unix:") else TCP
 
 
+class _Line:
+    """One connection: commands leave as they come, and are answered in that order."""
+
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        observe: Callable[[float], None],
+        changed: asyncio.Event,
+    ) -> None:
+        """`changed` is set when the connection is lost."""
+        self.lost = False
+        self._connection, self._observe, self._changed = connection, observe, changed
+        self._now = asyncio.get_running_loop().time
+        self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._heard_s = 0.0
+        self._patience: asyncio.TimerHandle | None = None
+        self._reading = asyncio.create_task(self._read())
+
+    async def write(self, batch: Sequence[tuple[bytes, asyncio.Future[Any]]]) -> None:
+        """Send commands; their answers come later."""
+        at_s = self._now()
+        self._asked.extend([(answer, at_s) for _, answer in batch])
+        if self._patience is None:
+            self._wait_until(at_s + TIMEOUT_S)
+        packed = b"".join([command for command, _ in batch])
+        try:
+            await self._connection.send_packed_command(packed, check_health=False)
+        except Exception as error:  # noqa: BLE001 - handed to every caller who waits
+            self.end(error)
+
+    async def _read(self) -> None:
+        reply: Any
+        try:
+            while True:
+                for _ in range(TURN):
+                    try:
+                        reply = await self._connection.read_response(timeout=inf)
+                    except ResponseError as error:
+                        reply = error
+                    self._answer(reply)
+                await asyncio.sleep(0)
+        except Exception as error:  # noqa: BLE001 - handed to every caller who waits
+            self.end(error)
+
+    def _answer(self, reply: Any) -> None:
+        answer, at_s = self._asked.popleft()
+        self._heard_s = self._now()
+        if not self._asked or self._asked[0][1] != at_s:  # the last of those that left together
+            self._observe(self._heard_s - at_s)
+        if answer.done():
+            return
+        if isinstance(reply, Exception):
+            answer.set_exception(_failure(reply, sent=False))
+        else:
+            answer.set_result(reply)
+
+    def _wait_until(self, due_s: float) -> None:
+        self._patience = asyncio.get_running_loop().call_at(due_s, self._look)
+
+    def _look(self) -> None:
+        """End a connection on which nothing was heard for too long though something was asked."""
+        self._patience = None
+        if self._asked:
+            due_s = max(self._asked[0][1], self._heard_s) + TIMEOUT_S
+            if due_s > self._now():
+                self._wait_until(due_s)
+            else:
+                self.end(TimeoutError())
+
+    def end(self, error: Exception) -> None:
+        """Give up the connection: what was asked may have been done."""
+        self.lost = True
+        self._changed.set()
+        self._reading.cancel()
+        if self._patience:
+            self._patience.cancel()
+        asked, self._asked = self._asked, deque()
+        for answer, _ in asked:
+            if not answer.done():
+                answer.set_exception(_failure(error, sent=True))
+
+
 class PipelineLink:
-    """A link to one server, with coalesced batches."""
+    """A link to one server: all commands on one connection, each written as soon as it can be."""
 
     why_relaxed = ""
 
     def __init__(self, pool: ConnectionPool) -> None:
         self.observe: Callable[[float], None] = lambda seconds: None
         self._pool = pool
-        self._waiting: deque[tuple[bytes, asyncio.Future[Any]]] = deque()
-        self._flights: set[asyncio.Task[None]] = set()
-        self._flying = 0
+        self._waiting: list[tuple[bytes, asyncio.Future[Any]]] = []
+        self._more = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     def to(cls, url: str) -> "PipelineLink":
         """Return a link to the server at `url`; nothing is connected yet."""
         options: Any = CONNECTION | keepalive(url)
-        return cls(BlockingConnectionPool.from_url(url, max_connections=FLIGHTS + 1, **options))
+        return cls(BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, **options))
 
     @classmethod
     def to_host(cls, host: str, port: int, options: Mapping[str, Any]) -> "PipelineLink":
         """Return a link to one of several servers that are connected to alike."""
         given: Any = CONNECTION | TCP | {"host": host, "port": port} | dict(options)
-        return cls(BlockingConnectionPool(max_connections=FLIGHTS + 1, **given))
+        return cls(BlockingConnectionPool(max_connections=CONNECTIONS, **given))
 
     async def command(self, *parts: str | int) -> Any:
         """See Link. A caller that is cancelled leaves its command running; nothing is torn."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((pack_command(parts), answer))  # type: ignore[arg-type]
-        if self._flying < FLIGHTS:
-            self._flying += 1
-            flight = asyncio.create_task(self._fly())
-            self._flights.add(flight)
-            flight.add_done_callback(self._flights.discard)
+        self._more.set()
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write())
         return await answer
 
-    async def _fly(self) -> None:
-        try:
-            while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-                try:
-                    replies = await self._carry([command for command, _ in batch])
-                except Exception as error:  # noqa: BLE001 - handed to every caller of the batch
-                    replies = [error] * len(batch)
-                for (_, answer), reply in zip(batch, replies, strict=True):
-                    if answer.done():
-                        continue
-                    if isinstance(reply, Exception):
-                        answer.set_exception(_failure(reply, sent=False))
-                    else:
-                        answer.set_result(reply)
-        finally:
-            # Here, and not when the task is seen to be done: a command that came in between would
-            # wait for a flight that takes nobody any more.
-            self._flying -= 1
-
-    async def _carry(self, commands: list[bytes]) -> list[Any]:
-        try:
-            connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        except (RedisError, *_LOST) as error:
-            raise _failure(error, sent=False) from error
-        try:
-            began = perf_counter()
-            await connection.send_packed_command(b"".join(commands), check_health=False)
-            replies: list[Any] = []
-            now = asyncio.get_running_loop().time
-            async with asyncio.timeout(TIMEOUT_S) as patience:  # one, moved on; not one for each
-                for _ in commands:
-                    try:
-                        replies.append(await connection.read_response(timeout=inf))
-                    except ResponseError as error:
-                        replies.append(error)
-                    patience.reschedule(now() + TIMEOUT_S)
-            self.observe(perf_counter() - began)
-            return replies
-        except BaseException as error:
-            await connection.disconnect(nowait=True)
-            if isinstance(error, _LOST):
-                raise _failure(error, sent=True) from error
-            raise
-        finally:
-            await self._pool.release(connection)
+    async def _write(self) -> None:
+        """Write what waits, on a new connection whenever one is lost."""
+        while self._waiting:
+            try:
+                connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+            except Exception as error:  # noqa: BLE001 - handed to every caller who waits
+                waiting, self._waiting = self._waiting, []
+                for _, answer in waiting:
+                    if not answer.done():
+                        answer.set_exception(_failure(error, sent=False))
+                continue
+            line = _Line(connection, self.observe, self._more)
+            try:
+                while not line.lost:
+                    self._more.clear()
+                    batch, self._waiting = self._waiting, []
+                    if batch:
+                        await line.write(batch)
+                    await self._more.wait()
+            finally:
+                line.end(RedisConnectionError())
+                with contextlib.suppress(*_LOST):
+                    await connection.disconnect(nowait=True)
+                await self._pool.release(connection)
 
     async def servers(self) -> list[Link]:
         """See Link."""
@@ -251,12 +312,13 @@ class PipelineLink:
 
     def drop(self) -> None:
         """Close without waiting for anybody."""
-        closing = asyncio.create_task(self.close())
-        self._flights.add(closing)
-        closing.add_done_callback(self._flights.discard)
+        self._closing = asyncio.create_task(self.close())
 
     async def close(self) -> None:
         """See Link."""
+        if self._writing:
+            self._writing.cancel()
+            await asyncio.gather(self._writing, return_exceptions=True)
         await self._pool.aclose()
 
 

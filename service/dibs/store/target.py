@@ -28,7 +28,7 @@ from redis.backoff import NoBackoff
 from dibs.store.cluster import ClusterLink, ClusterReader
 from dibs.store.link import (
     CONNECTION,
-    FLIGHTS,
+    CONNECTIONS,
     TCP,
     TIMEOUT_S,
     Link,
@@ -178,5 +178,5 @@ def _sentinel_pool(target: Target, timeout_s: float) -> SentinelConnectionPool:
         sentinel,
         connection_class=SentinelManagedSSLConnection if tls else SentinelManagedConnection,
         **(CONNECTION | TCP | options | {"socket_timeout": timeout_s}),
-        **({"max_connections": FLIGHTS + 2} if timeout_s == TIMEOUT_S else {}),
+        **({"max_connections": CONNECTIONS} if timeout_s == TIMEOUT_S else {}),
     )
