@@ -5,6 +5,7 @@
 
 import contextlib
 import http.client
+import json
 import os
 import shutil
 import socket
@@ -93,7 +94,11 @@ def front(command: list[str], port: int, folder: Path) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.wait(10)
+            try:
+                process.wait(10)
+            finally:
+                process.kill()
+                process.wait(10)
 
 
 def _listens(port: int) -> bool:
@@ -159,10 +164,11 @@ def test_behind_a_proxy_claims_pass_and_events_arrive_as_they_happen(proxy, tmp_
                 answer = calls.getresponse()
                 assert (answer.status, bool(answer.read())) == (status, True)
             calls.request("POST", "/v1/p/claim", b" " * 20_000, head)
-            assert calls.getresponse().status == 413
+            assert json.loads(calls.getresponse().read())["code"] == "too-large"
         # The stream goes on, so what is read here was not held back.
         lines = iter(events.readline, b"")
         assert any(line.strip() == b"event: claimed" for line in lines)
+        events.close()
         service.stop()
 
 

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 from tests.ops.running import clean_environ, new_session, until
 
 ROOT = Path(__file__).parents[2]
@@ -305,39 +304,3 @@ def test_the_entry_gives_the_volume_away_and_then_drops_root(open_folder: Path) 
     assert arguments == "serve --port 1"
     assert listed.split()[0].startswith("drwx------")
     assert listed.split()[2:4] == ["10001", "10001"]
-
-
-def test_the_unit_of_systemd_and_the_proxies_are_as_the_tools_want_them(tmp_path: Path) -> None:
-    """Whichever of the tools is here reads its file; the ones that are not are named."""
-    missing, ops = [], ROOT / "docs/ops"
-    if shutil.which("systemd-analyze"):
-        unit = (ops / "dibs.service").read_text().replace("/opt/dibs/bin/dibs", "/bin/true")
-        (tmp_path / "dibs.service").write_text(unit)
-        run = subprocess.run(
-            ["systemd-analyze", "verify", str(tmp_path / "dibs.service")],
-            capture_output=True,
-            text=True,
-        )
-        assert run.returncode == 0, run.stderr
-    else:
-        missing.append("systemd-analyze")
-    if shutil.which("caddy"):
-        run = subprocess.run(
-            ["caddy", "validate", "--adapter", "caddyfile", "--config", str(ops / "Caddyfile")],
-            env=os.environ | {"HOME": str(tmp_path)},
-            capture_output=True,
-            text=True,
-        )
-        assert run.returncode == 0, run.stderr
-    else:
-        missing.append("caddy")
-    if shutil.which("promtool"):
-        run = subprocess.run(
-            ["promtool", "check", "rules", str(ops / "alerts.yaml")], capture_output=True, text=True
-        )
-        assert run.returncode == 0, run.stdout + run.stderr
-    else:
-        missing.append("promtool")
-    assert yaml.safe_load((ops / "alerts.yaml").read_text())
-    if len(missing) == 3:
-        pytest.skip(f"not here: {', '.join(missing)}")
