@@ -132,6 +132,17 @@ def test_it_stops_within_two_seconds_with_streams_and_long_polls_open(
     idle.close()
 
 
+def test_an_answer_comes_in_one_piece_whether_it_has_a_body_or_not(service: Running) -> None:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        for method in ("GET", "HEAD", "GET"):
+            connection.sendall(f"{method} /livez HTTP/1.1\r\nHost: dibs\r\n\r\n".encode())
+            head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK")
+            length = int(head.lower().partition(b"content-length: ")[2].split()[0])
+            assert len(body) == (length if method == "GET" else 0)
+    assert length > 0
+
+
 def test_an_idle_service_and_its_store_need_less_than_80_mb(tmp_path: Path) -> None:
     with Running("--data-dir", str(tmp_path / "d")) as service:
         assert service.ask("GET", "/readyz")[0] == 200
