@@ -178,8 +178,12 @@ def test_nothing_is_written_outside_the_volume(
     written = set()
     for pid in [process.pid, *_children(process.pid)]:
         for link in Path(f"/proc/{pid}/fd").iterdir():
-            target = os.readlink(link)
-            flags = int(Path(f"/proc/{pid}/fdinfo/{link.name}").read_text().split("\n")[1][6:], 8)
+            try:
+                target = os.readlink(link)
+                facts = Path(f"/proc/{pid}/fdinfo/{link.name}").read_text().split("\n")
+            except FileNotFoundError:  # closed since it was listed
+                continue
+            flags = int(facts[1][6:], 8)
             if target.startswith("/") and flags & os.O_ACCMODE != os.O_RDONLY:
                 written.add(target)
     volume = environ["DIBS_DATA_DIR"]
