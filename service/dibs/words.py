@@ -6,15 +6,18 @@ never repaired: two clients must not think of different tasks under one name.
 
 import re
 import unicodedata
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, NewType
+from typing import Annotated, Literal, NewType
+
+import msgspec
 
 Project = NewType("Project", str)
 Task = NewType("Task", str)
 Session = NewType("Session", str)
 """The secret UUID. It is hashed at the door of the store and shown nowhere."""
 Fence = NewType("Fence", int)
+
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 State = Literal["held", "parked", "lapsed", "done", "free"]
 Outcome = Literal["released", "abandoned", "done"]
@@ -124,8 +127,7 @@ def fence(value: object) -> Fence:
     return Fence(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(msgspec.Struct, frozen=True):
     """The public face of a session."""
 
     ref: str
@@ -134,27 +136,24 @@ class Holder:
     url: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Previous:
+class Previous(msgspec.Struct, frozen=True):
     """How the tenure before this one ended."""
 
     outcome: str
     holder: Holder
     note: str | None
-    at: datetime
+    at: Instant
 
 
-@dataclass(frozen=True, slots=True)
-class Waiter:
+class Waiter(msgspec.Struct, frozen=True):
     """A session with a ticket in a task's queue."""
 
     ref: str
     label: str | None
-    since: datetime
+    since: Instant
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """A session's lease on a task, as everybody may see it. Fields are the wire's, in its order."""
 
     project: Project
@@ -165,13 +164,13 @@ class Claim:
     mine: bool
     ttl: int
     expires_in: int
-    expires_at: datetime
-    acquired_at: datetime
-    heartbeat_at: datetime
+    expires_at: Instant
+    acquired_at: Instant
+    heartbeat_at: Instant
     stale: bool
     note: str | None
     pr: str | None
-    ended_at: datetime | None
+    ended_at: Instant | None
     waiters: int
     queue: tuple[Waiter, ...]
     grants: int
@@ -180,8 +179,7 @@ class Claim:
     previous: Previous | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Free:
+class Free(msgspec.Struct, frozen=True, kw_only=True):
     """A task that nobody holds, with what is known of it."""
 
     project: Project
@@ -193,26 +191,24 @@ class Free:
     previous: Previous | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loss:
+class Loss(msgspec.Struct, frozen=True, kw_only=True):
     """A claim that a session no longer has: when, why and to whom it went."""
 
     task: Task
     fence: Fence
     reason: str
-    at: datetime
+    at: Instant
     by: Holder | None
     note: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One transition, as the stream of a project tells it."""
 
     id: str
     type: str
     task: Task
-    at: datetime
+    at: Instant
     fence: int
     holder: Holder | None
     note: str | None = None

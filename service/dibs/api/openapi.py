@@ -7,7 +7,7 @@ that is no success is a problem.
 from functools import cache
 from typing import Any
 
-from pydantic import TypeAdapter
+from msgspec.json import schema_components
 
 from dibs import __version__, words
 from dibs.api import bodies, wire
@@ -16,7 +16,7 @@ from dibs.outcomes import Release
 from dibs.store.health import Health
 
 Schema = dict[str, Any]
-_REF = "#/components/schemas/{model}"
+_REF = "#/components/schemas/"
 _ALWAYS = ("invalid", "unauthorized", "not-found", "wrong-method", "too-large", "rate-limited")
 _FAILING = ("internal", "unavailable")
 _PROJECT = {
@@ -205,20 +205,19 @@ def _query(model: type[bodies.Body]) -> list[Schema]:
 
 
 def _ref(name: str) -> Schema:
-    return {"$ref": _REF.format(model=name)}
+    return {"$ref": _REF + name}
 
 
 def _schemas() -> Schema:
     found: Schema = {}
     inputs = (bodies.ClaimBody, bodies.HeartbeatBody, bodies.ReleaseBody, bodies.BreakBody)
     for model in inputs:
-        found[model.__name__] = {**model.model_json_schema(ref_template=_REF), **model.together()}
+        found[model.__name__] = {
+            **model.model_json_schema(ref_template=_REF + "{model}"),
+            **model.together(),
+        }
     outputs = (words.Claim, words.Free, words.Event, words.Loss, Release, Health)
-    for shape in outputs:
-        adapter: TypeAdapter[Any] = TypeAdapter(shape)
-        schema = adapter.json_schema(mode="serialization", ref_template=_REF)
-        found.update(schema.pop("$defs", {}))
-        found[shape.__name__] = schema
+    found.update(schema_components(outputs, ref_template=_REF + "{name}")[1])
     many = {"type": "array"}
     lost = {**many, "items": _ref("Loss")}
     for name in ("Claim", "Release"):
