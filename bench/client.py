@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,9 @@ def measure(say: Callable[[str], None], rounds: int) -> dict[str, float]:
     """Return the median time of each call in ms."""
     say("the client's processes")
     with contenders.dibs("dibs strict") as service, tempfile.TemporaryDirectory() as home:
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("DIBS_", "CLAUDE"))}
+        env = {
+            k: v for k, v in os.environ.items() if not k.startswith(("DIBS_", "CLAUDE", "PYTHON"))
+        }
         env |= {
             "HOME": home,
             "XDG_STATE_HOME": home,
@@ -33,12 +36,19 @@ def measure(say: Callable[[str], None], rounds: int) -> dict[str, float]:
         }
         who = "Dibs-Session: 00000000-0000-4000-8000-000000000000"
         url = f"{env['DIBS_URL']}/v1/bench.repo/claim"
-        python, dibs = [sys.executable, "-S", "-c", "pass"], [sys.executable, str(CLIENT)]
+        # As `init` lays them; the command finds this Python as python3.
+        folder = Path(home, "bin")
+        folder.mkdir()
+        for path in (CLIENT, ROOT / "skill" / "dibs"):
+            shutil.copy(path, folder)
+        (folder / "python3").symlink_to(sys.executable)
+        env["PATH"] = f"{folder}:{env['PATH']}"
+        dibs, script = ["sh", f"{folder}/dibs"], [sys.executable, f"{folder}/dibs.py"]
         calls: dict[str, list[str]] = {
             "`python3 -c pass`": [sys.executable, "-c", "pass"],
-            "`python3 -S -c pass`": python,
             "`curl` a claim": ["curl", "-s", "-H", who, "-d", "task=T-curl", url],
             "`dibs claim`": [*dibs, "claim", "T-client"],
+            "`python3 dibs.py claim`": [*script, "claim", "T-client"],
             "`dibs beat`": [*dibs, "beat"],
             "`dibs hook`, throttled": [*dibs, "hook"],
         }
@@ -63,6 +73,4 @@ def measure(say: Callable[[str], None], rounds: int) -> dict[str, float]:
 
 
 def _have_curl() -> bool:
-    from shutil import which
-
-    return which("curl") is not None
+    return shutil.which("curl") is not None

@@ -216,7 +216,7 @@ branch, url and a note of 60 characters, each by a session of its own. A start r
 {_growth(growth)}
 ## In a session's shell
 
-Median time of a whole process:
+Median time of a whole process; `dibs` is the command that `init` lays into a repository:
 
 {calls}
 ## How it is measured

@@ -45,7 +45,7 @@ TIMEOUT_S, HOOK_TIMEOUT_S, BEAT_EVERY_S = 5.0, 4.0, 75
 YES, REFUSED, USAGE, UNKNOWN, LOST = range(5)
 EXITS = {"held": 1, "cooling": 1, "done": 1, "not-holder": 1, "quota": 1, "lost": LOST}
 SKILL_DIR = ".claude/skills/dibs"
-COMMAND = f"python3 {SKILL_DIR}/dibs.py"
+COMMAND = f"sh {SKILL_DIR}/dibs"
 AGENT_IDS = ("CLAUDE_CODE_REMOTE_SESSION_ID", "CODEX_THREAD_ID", "CURSOR_CONVERSATION_ID")
 AGENT_IDS += ("COPILOT_AGENT_SESSION_ID", "CLAUDE_CODE_SESSION_ID")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -274,18 +274,15 @@ class Session:
         """The session's UUID; '' while it has none, unless it shall `make` one."""
         found = self.given or self.data.get("session", "")
         if not found and self.setup.key and self.name:
-            import hashlib
             import hmac
 
             message = b"dibs-session-v1\0" + self.name.encode("utf-8", "replace")
-            digest = hmac.new(self.setup.key.encode(), message, hashlib.sha256).hexdigest()
+            digest = hmac.new(self.setup.key.encode(), message, "sha256").hexdigest()
             found = self.data["session"] = uuid_of(digest, 8)
         if not found and make:
             found = self.data["session"] = uuid_of(os.urandom(16).hex(), 4)
             if not self.save():
-                text = (
-                    f"cannot keep a secret in {self.base}.json: set XDG_STATE_HOME to a directory"
-                )
+                text = f"cannot keep a secret in {self.base}.json: set XDG_STATE_HOME to a place"
                 raise Trouble(USAGE, text + " outside the repository, or DIBS_SESSION to a UUID")
         return found
 
@@ -390,7 +387,8 @@ def split_url(url):
     if not colon or port.endswith("]"):
         host, port = place, "443" if scheme == "https" else "80"
     host = host.strip("[]").lower()
-    if scheme not in ("http", "https") or not host or not port.isdigit() or set("?# ") & set(url):
+    is_odd = not host or not port.isdigit() or not url.isascii() or set("?# ") & set(url)
+    if is_odd or scheme not in ("http", "https"):
         raise Trouble(USAGE, "DIBS_URL is not the address of a service")
     if scheme == "http" and host not in LOOPBACK:
         raise Trouble(USAGE, "DIBS_URL must be https: over http anybody could read the session")
@@ -408,7 +406,7 @@ def proxy_for(host):
         return None
     user, _, place = proxy.rpartition("://")[2].strip("/").rpartition("@")
     at, _, port = place.rpartition(":")
-    if not at or not port.isdigit():
+    if not (at and at.isascii() and port.isdigit()):
         raise Trouble(USAGE, "HTTPS_PROXY is not like http://host:port")
     return at.strip("[]"), int(port), user
 
@@ -440,7 +438,8 @@ def exchange(url, method, path, headers, body, timeout_s):
     is_https, host, port, prefix = split_url(url)
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     proxy, is_refused = proxy_for(host) if is_https else None, False
-    sock = socket.create_connection(proxy[:2] if proxy else (host, port), timeout_s)
+    to, at = proxy[:2] if proxy else (host, port)
+    sock = socket.create_connection((to.encode(), at), timeout_s)  # text would load IDNA's tables
     try:
         if proxy:
             agent = {"User-Agent": headers["User-Agent"]}
@@ -529,6 +528,7 @@ def refusal(status, headers, raw):
     try:
         problem = json.loads(raw.decode())
         code, text = problem["code"], problem.get("detail") or problem["title"]
+        text = text.replace("queue: true", "--queue").replace("reopen: true", "--reopen")
     except (ValueError, KeyError, TypeError):
         what = headers.get("location") or headers.get("content-type", "").split(";")[0]
         text = f"the answer was not from dibs ({status}, {what or 'of no type'})"
@@ -738,7 +738,7 @@ def do_hook():
     session.setup.check()
     if event in BEATS and session.is_throttled(must_hold=False):
         return
-    if event == "PreToolUse" and b"dibs.py" not in raw and session.is_throttled(must_hold=True):
+    if event == "PreToolUse" and b"dibs/dibs" not in raw and session.is_throttled(must_hold=True):
         return
     load_modules()
     payload = json.loads(raw)
@@ -786,10 +786,10 @@ def on_tool(session, payload):
     given, root = payload.get("tool_input") or {}, session.setup.root or "."
     command = str(given.get("command", "")) if payload.get("tool_name") == "Bash" else ""
     cwd, words = payload.get("cwd") or root, command.split()
-    words = words[1:] if words[:1] == ["python3"] else words
+    words = words[1:] if words[:1] == ["sh"] else words
     if len(words) > 1 and words[1] in VERBS and set(command.encode()) <= {*SAFE, *b" /:#@=,+\"'"}:
         script = os.path.join(cwd, words[0].strip("\"'"))
-        if os.path.realpath(script) == os.path.realpath(__file__):
+        if os.path.realpath(script) + ".py" == os.path.realpath(__file__):
             return {"permissionDecision": "allow", "permissionDecisionReason": "a dibs command"}
     is_work = "git" in words and ("commit" in words or "push" in words)
     path = given.get("file_path") or given.get("notebook_path")

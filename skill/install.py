@@ -20,7 +20,7 @@ SETTINGS = ".claude/settings.json"
 SHARED = (SETTINGS, "AGENTS.md", "CLAUDE.md")
 OURS = tuple(
     client.SKILL_DIR + "/" + name
-    for name in ("SKILL.md", "dibs.py", "install.py", "dibs.conf", "undo.json")
+    for name in ("SKILL.md", "dibs", "dibs.py", "install.py", "dibs.conf", "undo.json")
 )
 # A comment, a string, a bracket, or a bare word.
 JSON_WORD = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:[^"\\]|\\.)*"|[{}\[\]]|[^\s{}\[\],:"]+', re.DOTALL)
@@ -83,7 +83,7 @@ def taken_out(before):
 
 def put_in(setup, after, spots):
     """Put dibs' files and pieces into `after`, and with them the record of the pieces."""
-    names = ("skill/SKILL.md", "client/dibs.py", "skill/install.py")
+    names = ("skill/SKILL.md", "skill/dibs", "client/dibs.py", "skill/install.py")
     ours = [fetch(setup, name) for name in names]
     text, pieces = after[SETTINGS] or "{}\n", []
     wanted = json.loads(fetch(setup, "skill/settings.json"))
@@ -198,7 +198,7 @@ def write(path, text):
     os.makedirs(folder or ".", exist_ok=True)
     with open(path, "wb") as file:
         file.write(text.encode("utf-8", "surrogateescape"))
-    if path.endswith("/dibs.py"):
+    if path.endswith(("/dibs", "/dibs.py")):
         os.chmod(path, 0o755)  # noqa: S103, a committed script
 
 

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def client() -> Any:
     """Load the client, which is one file and no part of this package."""
-    from dibs.api.pages import shipped
+    from dibs.shipped import shipped
 
     spec = importlib.util.spec_from_file_location("dibs_client", shipped("client") / "dibs.py")
     if spec is None or spec.loader is None:

@@ -16,7 +16,7 @@ from tests.tools.running import Service, running
 
 CLAUDE = os.environ.get("DIBS_CLAUDE", "")
 pytestmark = pytest.mark.skipif(not CLAUDE, reason="opt-in: make test-claude")
-DIBS = "python3 .claude/skills/dibs/dibs.py"
+DIBS = "sh .claude/skills/dibs/dibs"
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,9 @@ def repo(service: Service, tmp_path: Path) -> Sandbox:
     """A repository with dibs in it, where edits need a claim."""
     box = Sandbox(tmp_path / "vm", service.url, DIBS_GATE="block")
     box.dibs("init").said(0)
-    box.script = box.repo / ".claude/skills/dibs/dibs.py"
-    assert box.script.read_text() != CLIENT.read_text()  # it has its service's URL
+    box.script = box.repo / ".claude/skills/dibs/dibs"
+    client = box.script.with_suffix(".py")
+    assert client.read_text() != CLIENT.read_text()  # it has its service's URL
     return box
 
 

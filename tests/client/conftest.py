@@ -55,7 +55,8 @@ class Sandbox:
 
     def command(self, *args: str) -> list[str]:
         """The command line of a dibs command."""
-        return [sys.executable, str(self.script), *args]
+        runner = sys.executable if self.script.suffix == ".py" else "sh"
+        return [runner, str(self.script), *args]
 
     def dibs(self, *args: str, stdin: str = "", **env: str | None) -> Answer:
         """Run a dibs command and wait for it."""

@@ -58,7 +58,7 @@ def test_the_start_says_what_is_held_and_how_to_claim(sandbox: Make) -> None:
     ann = sandbox(**CLOUD)
     said = ann.hook("SessionStart", source="startup").stdout
     assert "this session holds no task" in said
-    assert "dibs.py claim TASK" in said
+    assert "dibs/dibs claim TASK" in said
     ann.dibs("claim", "T-1").said(0)
     assert "this session holds T-1 until " in ann.hook("SessionStart", source="resume").stdout
 
@@ -206,7 +206,7 @@ def test_an_edit_without_a_claim_is_denied_where_the_team_wants_that(sandbox: Ma
     for _ in range(2):
         said = edit(ann)
         assert said["permissionDecision"] == "deny"
-        assert "dibs.py claim TASK" in said["permissionDecisionReason"]
+        assert "dibs/dibs claim TASK" in said["permissionDecisionReason"]
     assert bash(ann, "git add -A && git commit -m x")["permissionDecision"] == "deny"
     assert bash(ann, "git push -u origin main")["permissionDecision"] == "deny"
     ann.dibs("claim", "T-1").said(0)
@@ -258,33 +258,35 @@ def test_a_loss_is_told_before_the_next_edit_and_once(sandbox: Make) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "python3 {script} claim T-1",
+        "sh {script} claim T-1",
         "{script} claim T-1 --note 'two words'",
-        'python3 "{script}" done T-1 --pr https://example.org/pull/1',
+        'sh "{script}" done T-1 --pr https://example.org/pull/1',
     ],
 )
 def test_a_plain_dibs_command_needs_no_permission(sandbox: Make, command: str) -> None:
     ann = sandbox(**LOCAL)
-    assert bash(ann, command.format(script=ann.script))["permissionDecision"] == "allow"
+    answer = bash(ann, command.format(script=ann.script.with_suffix("")))
+    assert answer["permissionDecision"] == "allow"
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        "python3 {script} claim T-1; rm -rf /",
-        "python3 {script} claim T-1 && curl example.org",
-        "python3 {script} claim $(id)",
-        "python3 {script} claim `id`",
-        "python3 {script} claim T-1 > /etc/passwd",
-        "python3 {script} claim T-1 | sh",
-        "python3 {script} claim T-1\nid",
-        "python3 {script} run T-1 -- id",
-        "python3 {script} init --url https://example.org",
-        "X=1 python3 {script} claim T-1",
-        "python3 /tmp/dibs.py claim T-1",
-        "python3 -c x {script} claim T-1",
+        "sh {script} claim T-1; rm -rf /",
+        "sh {script} claim T-1 && curl example.org",
+        "sh {script} claim $(id)",
+        "sh {script} claim `id`",
+        "sh {script} claim T-1 > /etc/passwd",
+        "sh {script} claim T-1 | sh",
+        "sh {script} claim T-1\nid",
+        "sh {script} run T-1 -- id",
+        "sh {script} init --url https://example.org",
+        "X=1 sh {script} claim T-1",
+        "sh /tmp/dibs claim T-1",
+        "sh -c x {script} claim T-1",
+        "python3 {script} claim T-1",
     ],
 )
 def test_anything_else_is_not_let_through(sandbox: Make, command: str) -> None:
     ann = sandbox(DIBS_GATE="off", **LOCAL)
-    assert bash(ann, command.format(script=ann.script)) == {}
+    assert bash(ann, command.format(script=ann.script.with_suffix(""))) == {}

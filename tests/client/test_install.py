@@ -39,7 +39,7 @@ def init(ann: Sandbox, *flags: str) -> Answer:
 
 def installed(ann: Sandbox) -> None:
     """From here on, run the installed client, as a session does."""
-    ann.script = ann.repo / ".claude/skills/dibs/dibs.py"
+    ann.script = ann.repo / ".claude/skills/dibs/dibs"
 
 
 def test_three_commands_lead_from_nothing_to_a_claimed_task(
@@ -106,7 +106,7 @@ def test_settings_are_merged_and_come_back_byte_for_byte(fresh: Sandbox, name: s
     path.write_bytes(before)
     init(fresh)
     merged = path.read_text("utf-8-sig")
-    assert merged.count("dibs.py claim *") == 1
+    assert merged.count("dibs/dibs claim *") == 1
     for line in before.decode("utf-8-sig").split():
         assert line.strip("{}[],") in merged
     if name != "comments":
@@ -225,9 +225,43 @@ def test_the_installed_hooks_and_rules_name_the_installed_file(fresh: Sandbox) -
         )
         assert "holds no task" in done.stdout
     for rule in settings["permissions"]["allow"]:
-        script = rule.removeprefix("Bash(python3 ").split()[0]
+        script = rule.removeprefix("Bash(sh ").split()[0]
         assert (fresh.repo / script).is_file()
-        assert not rule.endswith(("run *)", "init *)", "hook *)", "dibs.py *)"))
+        assert not rule.endswith(("run *)", "init *)", "hook *)", "dibs *)"))
+
+
+@pytest.mark.parametrize("called", ["relative", "absolute", "beside", "linked", "executed"])
+def test_the_installed_command_runs_from_anywhere(fresh: Sandbox, called: str) -> None:
+    init(fresh)
+    installed(fresh)
+    folder = fresh.script.parent
+    (fresh.folder / "linked").symlink_to(fresh.script)
+    command, cwd = {
+        "relative": (["sh", ".claude/skills/dibs/dibs"], fresh.repo),
+        "absolute": (["sh", str(fresh.script)], fresh.repo),
+        "beside": (["sh", "dibs"], folder),
+        "linked": (["sh", str(fresh.folder / "linked")], fresh.repo),
+        "executed": ([str(fresh.script)], fresh.repo),
+    }[called]
+
+    def said(*words: str) -> tuple[int, str]:
+        done = subprocess.run([*command, *words], cwd=cwd, env=fresh.env, capture_output=True)
+        return done.returncode, (done.stdout + done.stderr).decode()
+
+    assert said("claim", "a task")[1].startswith("a task: held by you")
+    assert said("claim", "T-2", "T-3") == (
+        2,
+        "dibs: claim one TASK, or several with --any or --all\n",
+    )
+    assert said("run", "T-2", "--", "sh", "-c", "exit 7")[0] == 7
+    assert said("release", "a task") == (0, "a task: free\n")
+    assert "__pycache__" not in {path.name for path in fresh.repo.rglob("*")}
+
+
+def test_the_installed_command_needs_no_cache(fresh: Sandbox) -> None:
+    init(fresh)
+    installed(fresh)
+    fresh.dibs("claim", "T-1", XDG_CACHE_HOME="/proc/none").said(0)
 
 
 def test_doctor_is_content_after_init_and_a_hook(fresh: Sandbox) -> None:

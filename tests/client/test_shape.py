@@ -56,6 +56,11 @@ def test_it_runs_on_the_pythons_of_this_machine(sandbox: Make, version: str) -> 
         assert (done.returncode, done.stderr) == (0, ""), words
 
 
+def test_the_command_beside_dibs_serve_loads_no_framework_for_a_claim() -> None:
+    code = "import dibs.cli, sys; dibs.cli.client(); print('litestar' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
+
+
 def test_the_block_for_claude_md_is_8_lines_and_150_tokens() -> None:
     text = (SKILL / "CLAUDE.md").read_text()
     lines = text.splitlines()

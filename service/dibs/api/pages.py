@@ -1,7 +1,5 @@
 """What the service says of itself: health, problems, its own client and skill."""
 
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from litestar import Request, Response, get
@@ -10,16 +8,11 @@ from litestar.types import ControllerRouterHandler
 from dibs.api import answers, wire
 from dibs.api.openapi import document
 from dibs.api.problems import BY_CODE, ProblemError
+from dibs.shipped import shipped
 from dibs.store import Store, StoreDown
 
 Req = Request[Any, Any, Any]
 PLACEHOLDER = b"__DIBS_URL__"
-
-
-def shipped(folder: str) -> Path:
-    """Return the folder `client` or `skill`: in the wheel, or beside the sources."""
-    inside = Path(str(resources.files("dibs"))) / folder
-    return inside if inside.is_dir() else Path(__file__).parents[3] / folder
 
 
 def base_url(request: Req, public_url: str | None) -> str:

@@ -1,0 +1,10 @@
+"""What comes with the service and is no part of it: the client and the skill."""
+
+from importlib import resources
+from pathlib import Path
+
+
+def shipped(folder: str) -> Path:
+    """Return the folder `client` or `skill`: in the wheel, or beside the sources."""
+    inside = Path(str(resources.files("dibs"))) / folder
+    return inside if inside.is_dir() else Path(__file__).parents[2] / folder
