@@ -235,7 +235,6 @@ class Rig:
 
     def restart(self) -> None:
         """kill -9 the store, and start it again on what it left."""
-        self.pass_time(1)
         full, self.full = self.full, False
         self.server.kill()
         self.server.start()
@@ -315,6 +314,8 @@ class Rig:
         for task, tenure in self.model.tasks.items():
             if tenure.state in ("held", "parked") and self.model.deadline(tenure) > now:
                 self.protected[task] = (tenure.fence, now + tenure.ttl)
+                if self.model.deadline(tenure) <= now + tenure.ttl - 1_000:
+                    self.met["a claim under way met an outage"] += 1
 
     def _check_protected(self) -> None:
         """Each claim that met the outage says that it has a ttl left, at least."""

@@ -182,9 +182,11 @@ class Contract(RuleBasedStateMachine):
         self.rig.restart_service()
 
     @precondition(lambda self: self.restarts)
-    @rule()
-    def store_is_killed(self) -> None:
+    @rule(who=who, task=task, ms=st.sampled_from([1, 1_000, 9_000]))
+    def store_is_killed(self, who, task, ms) -> None:
         self.restarts -= 1
+        self.do(self.rig.claim, who, task)
+        self.rig.pass_time(ms)
         self.rig.restart()
 
     @precondition(lambda self: self.restarts)
@@ -204,6 +206,7 @@ MEETS = (
     *(f"not-mine: {why}" for why in ("lost", "not-holder", "moved")),
     *("claimed", "parked", "resumed", "released", "abandoned", "done", "lapsed", "revived"),
     *("broken", "queued", "unqueued", "told of a loss", "a crash", "a crash after an act"),
+    "a claim under way met an outage",
 )
 
 
