@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 
 import pytest
 
@@ -73,6 +75,23 @@ async def test_a_caller_that_goes_away_disturbs_nobody_else(embedded):
     told = await asyncio.gather(*calls, return_exceptions=True)
     assert told[1::2] == [str(number) for number in range(1, 100, 2)]
     assert await link.command("PING") == "PONG"
+    await link.close()
+
+
+async def test_who_goes_away_while_the_store_is_paused_disturbs_nobody_else(embedded):
+    link = PipelineLink.to(embedded.url)
+    await link.command("PING")
+    os.kill(embedded.pid, signal.SIGSTOP)
+    try:
+        # More than the kernel takes: the rest waits in this process.
+        text = "x" * 1_000_000
+        calls = [asyncio.create_task(link.command("ECHO", text)) for _ in range(10)]
+        await asyncio.sleep(0.1)
+        for call in calls[::2]:
+            call.cancel()
+    finally:
+        os.kill(embedded.pid, signal.SIGCONT)
+    assert await asyncio.gather(*calls[1::2]) == [text] * 5
     await link.close()
 
 

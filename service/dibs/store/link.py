@@ -43,9 +43,6 @@ CONNECTION = {
 TCP = {"socket_keepalive": True}
 CONNECTIONS = 2
 """One carries all; while it is given up another may be made."""
-TURN = 4
-"""Answers that are handed on before those who got them take their turn. All at once, and service
-and store would wait for one another: whoever was answered together asks together again."""
 
 _AWAY = (
     "READONLY",
@@ -190,13 +187,11 @@ class _Line:
         reply: Any
         try:
             while True:
-                for _ in range(TURN):
-                    try:
-                        reply = await self._connection.read_response(timeout=inf)
-                    except ResponseError as error:
-                        reply = error
-                    self._answer(reply)
-                await asyncio.sleep(0)
+                try:
+                    reply = await self._connection.read_response(timeout=inf)
+                except ResponseError as error:
+                    reply = error
+                self._answer(reply)
         except Exception as error:  # noqa: BLE001 - handed to every caller who waits
             self.end(error)
 
