@@ -37,14 +37,14 @@ connections, in µs (not part of the run above):
 
 | part | µs |
 |---|--:|
-| uvicorn: write the answer, the kernel's part included | 19 |
-| uvicorn: parse the request, start a task | 15 |
-| reading and checking session, project and body | 11 |
-| hashing the session, the call to the store without its wire | 12 |
-| the wire: pack, write, parse the reply | 11 |
-| record to claim, claim to JSON | 12 |
-| headers, counting, dispatch | 14 |
-| the loop, and reading from sockets | 10 |
+| uvicorn: write the answer, the kernel's part included | 16 |
+| uvicorn: parse the request, start a task | 13 |
+| reading and checking session, project and body | 9 |
+| hashing the session, the call to the store without its wire | 10 |
+| the wire: pack, write, parse the reply | 10 |
+| record to claim, claim to JSON | 14 |
+| headers, counting, dispatch | 15 |
+| the loop, and reading from sockets | 7 |
 
 The framework's echo takes some 65, 45 of them for routing, injection, validation and the response.
 The POSTs of sessions go past those 45 (api/acts.py); what dibs does in their place comes to more.
