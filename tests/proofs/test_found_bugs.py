@@ -90,6 +90,14 @@ def test_who_waits_for_a_task_that_they_had_before_can_leave_its_queue(rig: Rig)
     assert [release.already for release in rig.release(ANN, "T").releases] == [True]
 
 
+def test_a_late_repeat_of_a_release_is_one_though_the_task_was_had_again(rig: Rig) -> None:
+    first = rig.claim(ANN, "T").claims[0].fence
+    rig.release(ANN, "T", first)
+    rig.claim(ANN, "T")
+    rig.release(ANN, "T")
+    assert [release.already for release in rig.release(ANN, "T", first).releases] == [True]
+
+
 def test_a_longer_ttl_after_an_outage_gives_no_time_for_the_outage(rig: Rig) -> None:
     rig.claim(ANN, "T")
     rig.jump(60_000)

@@ -20,14 +20,14 @@ local function release(task, rec)
   return {task, state_now(rec), ''}
 end
 
--- The tenure that `fence` names (or any, without one) was ended by this session before.
+local GIVEN_UP = {released = true, abandoned = true, done = true}
+
+-- This session itself ended the tenure that `fence` names (without one the latest), or that before.
 local function ended_before(rec)
-  if rec.owner == SESSION and not live(rec) and rec.state ~= 'lapsed' then
-    return rec.state ~= 'broken' and (fence == '' or fence == rec.fence)
+  if rec.owner == SESSION and GIVEN_UP[rec.state] and (fence == '' or fence == rec.fence) then
+    return true
   end
-  local last = rec.last_outcome
-  return rec.last_owner == SESSION and fence ~= '' and fence == rec.last_fence
-    and (last == 'released' or last == 'abandoned' or last == 'done')
+  return rec.last_owner == SESSION and GIVEN_UP[rec.last_outcome] and fence == rec.last_fence
 end
 
 local function leave_queue(task, rec)
