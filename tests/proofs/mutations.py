@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+BOUNDARIES = "tests/proofs/test_boundaries.py"
 MACHINE = "tests/proofs/test_state_machine.py"
 
 
@@ -14,7 +15,7 @@ class Mutant:
     breaks: str
     old: str
     new: str
-    tests: tuple[str, ...] = (MACHINE,)
+    tests: tuple[str, ...] = (BOUNDARIES, MACHINE)
 
 
 MUTANTS = [

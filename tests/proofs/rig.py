@@ -43,6 +43,8 @@ RULES = Rules(
 )
 """Small numbers, so that a few seconds reach every boundary. What is past its retention is another
 test's business, and so are rates."""
+INSTANTS = ("due", "grace", "max_hold", "ticket", "window", "stale")
+"""Where something changes for a task by time alone."""
 
 Call = Callable[[], Coroutine[Any, Any, Any]]
 SLICE_MS = 4_000
@@ -218,6 +220,22 @@ class Rig:
             self.lease_most += passed
             self.tick()
             ms -= passed
+
+    def pass_until(self, task: str, instant: str, off_ms: int) -> None:
+        """Let time pass until `off_ms` after one of INSTANTS."""
+        tenure = self.model.tasks[task]
+        due = self.model.deadline(tenure)
+        freed = max(tenure.ended, tenure.turns_from, due + self.rules.grace_ms)
+        at = {
+            "due": due,
+            "grace": due + self.rules.grace_ms,
+            "max_hold": tenure.since + self.rules.max_hold_ms,
+            "stale": tenure.beat + tenure.ttl // 2,
+            "ticket": tenure.queue[0].until if tenure.queue else 0,
+            "window": freed + self.rules.handover_ms,
+        }[instant]
+        self.tick()
+        self.pass_time(max(0, at + off_ms - self.store.clock.facts.lease_ms))
 
     def jump(self, ms: int) -> None:
         """Step the clock with nobody watching: over five seconds, or back, it is an outage."""

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.proofs.rig import RULES, Rig, Server
+from tests.proofs.rig import INSTANTS, Rig, Server
 
 TASKS = ("T-1", "T/2 #x", "T:3", "T.4")
 CASES = int(os.environ.get("DIBS_PROOF_CASES", "0"))
@@ -30,7 +30,7 @@ task = st.sampled_from(TASKS)
 ttl = st.sampled_from([None, None, 10, 20, 30, 60])
 note = st.sampled_from(["", "", "half done", 'é\n"quote"'])
 fences = st.sampled_from(["none", "none", "right", "right", "before", "after"])
-instant = st.sampled_from(["due", "grace", "max_hold", "ticket", "window", "stale"])
+instant = st.sampled_from(INSTANTS)
 
 
 class Contract(RuleBasedStateMachine):
@@ -140,22 +140,8 @@ class Contract(RuleBasedStateMachine):
     @rule(task=task, instant=instant, off=st.sampled_from([-1, 0, 1]))
     def time_passes_until(self, task, instant, off) -> None:
         """Exactly to where something changes, or a millisecond before or after."""
-        rig, tenure = self.rig, self.rig.model.tasks.get(task)
-        if not tenure:
-            return
-        due = rig.model.deadline(tenure)
-        ticket = tenure.queue[0] if tenure.queue else None
-        at = {
-            "due": due,
-            "grace": due + RULES.grace_ms,
-            "max_hold": tenure.since + RULES.max_hold_ms,
-            "stale": tenure.beat + tenure.ttl // 2,
-            "ticket": ticket.until if ticket else 0,
-            "window": max(tenure.ended, tenure.turns_from, due + RULES.grace_ms)
-            + RULES.handover_ms,
-        }[instant]
-        rig.tick()
-        rig.pass_time(max(0, at + off - rig.store.clock.facts.lease_ms))
+        if self.rig.model.tasks.get(task):
+            self.rig.pass_until(task, instant, off)
 
     @rule(ms=st.sampled_from([1, 400, 5_000, 5_001, 25_000, 600_000, -1, -400, -6_000, -600_000]))
     def clock_steps(self, ms) -> None:

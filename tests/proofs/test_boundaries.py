@@ -1,0 +1,85 @@
+"""Every act, a millisecond before, at and after each instant where time alone changes something.
+
+What random histories meet by chance is met here each time; the rig compares every answer, record
+and event with the model.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from tests.proofs.rig import INSTANTS, RULES, Rig, Server
+
+ANN, BOB, CAT = 0, 1, 2
+
+
+@pytest.fixture
+def rig(server: Server) -> Iterator[Rig]:
+    rig = Rig(server)
+    yield rig
+    rig.close()
+
+
+def held(rig: Rig) -> None:
+    """Ann has it."""
+    rig.claim(ANN, "T")
+
+
+def held_long(rig: Rig) -> None:
+    """Ann has renewed it as often as she may."""
+    rig.claim(ANN, "T")
+    for _ in range(RULES.max_hold_ms // RULES.ttl_ms):
+        rig.pass_time(RULES.ttl_ms - 1_000)
+        rig.beat(ANN)
+
+
+def waited_for(rig: Rig) -> None:
+    """Ann has it for longer than Bob's ticket lasts."""
+    rig.claim(ANN, "T", ttl_s=60)
+    rig.claim(BOB, "T", queue=True)
+
+
+def handed_over(rig: Rig) -> None:
+    """Ann gave it up, and it is Bob's turn."""
+    waited_for(rig)
+    rig.release(ANN, "T")
+
+
+SITUATIONS = {
+    "due": held,
+    "grace": held,
+    "stale": held,
+    "max_hold": held_long,
+    "ticket": waited_for,
+    "window": handed_over,
+}
+ACTS: dict[str, Callable[[Rig], Any]] = {
+    "nobody acts": lambda rig: None,
+    "it is swept": lambda rig: rig.sweep(),
+    "the holder beats": lambda rig: rig.beat(ANN, "T"),
+    "the holder beats for all": lambda rig: rig.beat(ANN),
+    "the holder parks": lambda rig: rig.beat(ANN, "T", state="parked"),
+    "the holder claims": lambda rig: rig.claim(ANN, "T"),
+    "the holder releases": lambda rig: rig.release(ANN, "T"),
+    "the first in the queue claims": lambda rig: rig.claim(BOB, "T"),
+    "the first in the queue asks on": lambda rig: rig.claim(BOB, "T", queue=True),
+    "another claims": lambda rig: rig.claim(CAT, "T"),
+    "another queues": lambda rig: rig.claim(CAT, "T", queue=True),
+    "it is broken": lambda rig: rig.break_("T", rig.model.tasks["T"].fence),
+}
+
+
+@pytest.mark.parametrize("off_ms", [-1, 0, 1])
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("instant", INSTANTS)
+def test_every_act_is_right_to_the_millisecond(
+    rig: Rig, instant: str, act: str, off_ms: int
+) -> None:
+    SITUATIONS[instant](rig)
+    rig.pass_until("T", instant, off_ms)
+    ACTS[act](rig)
+    rig.show("T")
+    # Whoever lost it hears so once, and once more if that answer was lost.
+    for request in ("one", "one", "two"):
+        rig.beat(ANN, "T", request=request)
+    rig.show("T", BOB)
