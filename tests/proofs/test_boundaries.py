@@ -45,6 +45,11 @@ def handed_over(rig: Rig) -> None:
     rig.release(ANN, "T")
 
 
+def older(rig: Rig) -> int:
+    """A fence that the task may have had before."""
+    return int(rig.model.tasks["T"].fence) - 1
+
+
 SITUATIONS = {
     "due": held,
     "grace": held,
@@ -61,10 +66,15 @@ ACTS: dict[str, Callable[[Rig], Any]] = {
     "the holder parks": lambda rig: rig.beat(ANN, "T", state="parked"),
     "the holder claims": lambda rig: rig.claim(ANN, "T"),
     "the holder releases": lambda rig: rig.release(ANN, "T"),
+    "the holder beats with an older fence": lambda rig: rig.beat(ANN, "T", older(rig)),
+    "the holder releases with an older fence": lambda rig: rig.release(ANN, "T", older(rig)),
     "the first in the queue claims": lambda rig: rig.claim(BOB, "T"),
     "the first in the queue asks on": lambda rig: rig.claim(BOB, "T", queue=True),
     "another claims": lambda rig: rig.claim(CAT, "T"),
     "another queues": lambda rig: rig.claim(CAT, "T", queue=True),
+    "another claims it or more": lambda rig: rig.claim(CAT, "T", "U", mode="any"),
+    "another claims it and more": lambda rig: rig.claim(CAT, "T", "U", mode="all"),
+    "an older one is broken": lambda rig: rig.break_("T", older(rig)),
     "it is broken": lambda rig: rig.break_("T", rig.model.tasks["T"].fence),
 }
 
