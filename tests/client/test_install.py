@@ -230,6 +230,33 @@ def test_the_installed_hooks_and_rules_name_the_installed_file(fresh: Sandbox) -
         assert not rule.endswith(("run *)", "init *)", "hook *)", "dibs *)"))
 
 
+@pytest.mark.parametrize("missing", ["dibs", "dibs.py", "python"])
+def test_a_hook_that_cannot_run_lets_the_work_go_on_in_silence(
+    fresh: Sandbox, missing: str
+) -> None:
+    """A branch without dibs may be checked out while the session keeps its settings; and the exit
+    code 2, sh's for a file that is not there, would forbid every tool."""
+    init(fresh)
+    settings = json.loads((fresh.repo / SETTINGS).read_text())
+    env = fresh.env | {"CLAUDE_PROJECT_DIR": str(fresh.repo)}
+    if missing == "python":
+        tools = fresh.folder / "tools"
+        tools.mkdir()
+        (tools / "sh").symlink_to(shutil.which("sh") or "")
+        env["PATH"] = str(tools)
+    else:
+        (fresh.repo / ".claude/skills/dibs" / missing).unlink()
+    for event, entries in settings["hooks"].items():
+        done = subprocess.run(
+            ["/bin/sh", "-c", entries[0]["hooks"][0]["command"]],
+            env=env,
+            input=json.dumps({"hook_event_name": event, "tool_name": "Edit", "tool_input": {}}),
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), event
+
+
 @pytest.mark.parametrize("called", ["relative", "absolute", "beside", "linked", "executed"])
 def test_the_installed_command_runs_from_anywhere(fresh: Sandbox, called: str) -> None:
     init(fresh)
