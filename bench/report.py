@@ -51,11 +51,12 @@ The POSTs of sessions go past those 45 (api/acts.py); what dibs does in their pl
 The store takes 75 µs of a core for each claim, 50 of them in the script, and waits for the log's
 sync on top: 0.1 ms here when one sync follows the other, 0.8 ms when the disk was idle for 1 ms.
 
-What would reach the targets: two cores have 2,000,000 µs a second, so twice etcd's rate leaves
-150 µs for a claim in all processes, generator of load included, where parsing HTTP, the script and
-two passes through the kernel take 150 by themselves; and 0.8 of the echo's rate leaves 85 µs to a
-service that then never waits for its store. With more connections the sync is shared by more
-claims: the rates of strict and of everysec meet near 128.
+What would reach the targets: two cores have 2,000,000 µs a second. Twice etcd's rate leaves 160 µs
+for a claim in all processes, 2.4 times the plain service's 155, where 190 to 205 are spent, the
+generator of load included; 0.8 of the echo's leaves 80 to a service that then never waits. For 1.5
+times etcd's the processor would do, at nine tenths of both cores; at 32 connections it is the sync
+that is waited for. With more of them a sync is shared by more claims, and strict comes near
+everysec.
 
 Kept, measured beside the same code without it, claims a second of everysec / of strict: head and
 body of an answer in one write, + 7 % / + 2 %; claims as structs rather than dataclasses, + 3 % / 0
