@@ -158,7 +158,7 @@ async def test_a_live_claim_with_all_its_facts_takes_at_most_700_bytes(
 
 def _without_rates(server: redis.Redis) -> None:
     """Drop what is gone two seconds after the burst anyway."""
-    for key in server.scan_iter("*:rate:*", count=10_000):
+    for key in server.scan_iter("*:rates:*", count=10_000):
         server.delete(key)
 
 

@@ -1,5 +1,6 @@
 """What the store did, as steps that the model can replay; and what the service said of it."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -9,7 +10,6 @@ from tests.proofs.records import Step
 
 from dibs import outcomes as o
 from dibs.store.link import Link, Script, StoreDown
-from dibs.store.records import pairs
 from dibs.store.rules import Rules
 from dibs.words import Claim, Free, Loss
 
@@ -118,8 +118,7 @@ def step_of(run: Run, *, full: bool = False) -> Step:
     assert run.reply is not None
     fences = {}
     if run.reply[0] == "granted":
-        for flat in run.reply[4 : 4 + int(run.reply[3])]:
-            view = pairs(flat)
+        for view in map(json.loads, run.reply[4 : 4 + int(run.reply[3])]):
             fences[view["task"]] = int(view["fence"])
     return step(run, int(run.reply[1]), fences, full=full)
 
@@ -128,10 +127,10 @@ def views(run: Run) -> list[dict[str, str]]:
     """The records that a reply shows."""
     assert run.reply is not None
     tag, rest = run.reply[0], run.reply[2:]
-    flats = {"granted": rest[2:], "kept": rest[1:], "shown": rest[:1]}.get(tag, [])
+    shown = {"granted": rest[2:], "kept": rest[1:], "shown": rest[:1]}.get(tag, [])
     if tag == "refused":
-        flats = [refusal[1] for refusal in rest[1:]]
-    return [pairs(flat) for flat in flats if flat]
+        shown = [refusal[1] for refusal in rest[1:]]
+    return [json.loads(view) for view in shown if view]
 
 
 def claim_said(said: Claim | Free) -> dict[str, Any]:

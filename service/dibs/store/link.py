@@ -78,7 +78,7 @@ class StoreFull(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One Lua file with the rules and the common part in front."""
+    """One Lua file with the common part in front and the rules filled in."""
 
     name: str
     text: str
@@ -86,11 +86,11 @@ class Script:
 
     @classmethod
     def load(cls, name: str, rules: Rules | None = None) -> "Script":
-        """Read `name`.lua; with `rules`, put them and common.lua in front of it."""
+        """Read `name`.lua; with `rules`, put common.lua in front of it and fill them in."""
         folder = resources.files("dibs.store") / "lua"
         text = (folder / f"{name}.lua").read_text("utf-8")
         if rules is not None:
-            text = rules.lua() + (folder / "common.lua").read_text("utf-8") + text
+            text = rules.fill((folder / "common.lua").read_text("utf-8") + text)
         return cls(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

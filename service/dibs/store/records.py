@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import msgspec
+
 from dibs.outcomes import Refusal, Verdict
 from dibs.store.clock import Facts
 from dibs.words import (
@@ -40,15 +42,46 @@ class Counts:
     """Ever."""
 
 
-def pairs(flat: Sequence[str]) -> dict[str, str]:
-    """Return [k, v, k, v …] as a dict."""
-    each = iter(flat)
-    return dict(zip(each, each, strict=True))
-
-
 def seconds(ms: int) -> int:
     """Return whole seconds, rounded up: a wait of them is long enough."""
     return -(-ms // 1000)
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A task's record with the fields that view() in lua/common.lua adds; instants are lease ms."""
+
+    task: Task
+    state: str
+    owner: str
+    fence: Fence
+    ttl: int
+    since: int
+    beat: int
+    due_at: int
+    grants: int
+    lapses: int = 0
+    label: str | None = None
+    branch: str | None = None
+    url: str | None = None
+    note: str | None = None
+    pr: str | None = None
+    reason: str | None = None
+    ended: int = 0
+    queue: str = ""
+    """A line for each ticket: session, since when, label."""
+    last_outcome: str | None = None
+    last_owner: str = ""
+    last_label: str | None = None
+    last_note: str | None = None
+    last_ended: int = 0
+
+    def holder(self) -> Holder:
+        """Return whose it is, or was last."""
+        return Holder(self.owner[:REF_CHARS], self.label, self.branch, self.url)
+
+
+# The store keeps text only: numbers come as digits in quotes.
+_records = msgspec.json.Decoder(Record, strict=False)
 
 
 class Reader:
@@ -58,85 +91,83 @@ class Reader:
         self.project, self.session, self.now_ms = project, session, now_ms
         self.facts, self.grace_ms = facts, grace_ms
 
-    def claim(self, flat: Sequence[str]) -> Claim | Free:
+    def claim(self, view: str) -> Claim | Free:
         """Return a view (see common.lua) as everybody may see it."""
-        rec = pairs(flat)
+        rec = _records.decode(view)
         state = self._state(rec)
         if state == "free":
             return Free(
                 project=self.project,
-                task=Task(rec["task"]),
-                grants=int(rec["grants"]),
-                lapses=int(rec.get("lapses", 0)),
+                task=rec.task,
+                grants=rec.grants,
+                lapses=rec.lapses,
                 waiters=len(self._queue(rec)),
                 previous=self._ended(rec),
             )
         return self._claim(rec, state)
 
-    def _state(self, rec: dict[str, str]) -> State:
-        state = rec["state"]
-        if state in ("held", "parked") and int(rec["due_at"]) <= self.now_ms:
-            return "lapsed"
-        if state in ("held", "parked", "lapsed", "done"):
-            return cast(State, state)
+    def _state(self, rec: Record) -> State:
+        if rec.state in ("held", "parked"):
+            return "lapsed" if rec.due_at <= self.now_ms else cast(State, rec.state)
+        if rec.state in ("lapsed", "done"):
+            return cast(State, rec.state)
         return "free"
 
-    def _claim(self, rec: dict[str, str], state: State) -> Claim:
-        due, ttl, beat = int(rec["due_at"]), int(rec["ttl"]), int(rec["beat"])
-        noted = state == "free" or rec["state"] == state
-        lapses = int(rec.get("lapses", 0)) + (not noted)
-        ended = rec.get("ended") if noted else rec["due_at"]
+    def _claim(self, rec: Record, state: State) -> Claim:
+        noted = state == "free" or rec.state == state
+        lapses = rec.lapses + (not noted)
+        ended = rec.ended if noted else rec.due_at
         at = self.facts.instant
         queue = self._queue(rec)
         return Claim(
             project=self.project,
-            task=Task(rec["task"]),
+            task=rec.task,
             state=state,
-            fence=Fence(int(rec["fence"])),
-            holder=_holder(rec),
-            mine=rec["owner"] == self.session and state != "free",
-            ttl=ttl // 1000,
-            expires_in=max(0, seconds(due - self.now_ms)) if state != "done" else 0,
-            expires_at=at(due),
-            acquired_at=at(int(rec["since"])),
-            heartbeat_at=at(beat),
-            stale=state == "held" and self.now_ms - beat > ttl // 2,
-            note=rec.get("note"),
-            pr=rec.get("pr"),
-            ended_at=at(int(ended)) if ended else None,
+            fence=rec.fence,
+            holder=rec.holder(),
+            mine=rec.owner == self.session and state != "free",
+            ttl=rec.ttl // 1000,
+            expires_in=max(0, seconds(rec.due_at - self.now_ms)) if state != "done" else 0,
+            expires_at=at(rec.due_at),
+            acquired_at=at(rec.since),
+            heartbeat_at=at(rec.beat),
+            stale=state == "held" and self.now_ms - rec.beat > rec.ttl // 2,
+            note=rec.note,
+            pr=rec.pr,
+            ended_at=at(ended) if ended else None,
             waiters=len(queue),
             queue=queue,
-            grants=int(rec["grants"]),
+            grants=rec.grants,
             lapses=lapses,
             flag="repeated-lapses" if lapses >= LAPSES_FLAGGED else None,
             previous=self._previous(rec),
         )
 
-    def _queue(self, rec: dict[str, str]) -> tuple[Waiter, ...]:
-        waiting = []
-        for line in rec.get("queue", "").splitlines():
-            session, joined, label = line.split(" ", 2)
-            waiting.append(
-                Waiter(session[:REF_CHARS], label or None, self.facts.instant(int(joined)))
-            )
-        return tuple(waiting)
-
-    def _previous(self, rec: dict[str, str]) -> Previous | None:
-        if "last_outcome" not in rec:
-            return None
-        return Previous(
-            outcome=rec["last_outcome"],
-            holder=Holder(rec["last_owner"][:REF_CHARS], rec.get("last_label")),
-            note=rec.get("last_note"),
-            at=self.facts.instant(int(rec["last_ended"])),
+    def _queue(self, rec: Record) -> tuple[Waiter, ...]:
+        if not rec.queue:
+            return ()
+        tickets = (line.split(" ", 2) for line in rec.queue.splitlines())
+        return tuple(
+            Waiter(session[:REF_CHARS], label or None, self.facts.instant(int(joined)))
+            for session, joined, label in tickets
         )
 
-    def _ended(self, rec: dict[str, str]) -> Previous:
+    def _previous(self, rec: Record) -> Previous | None:
+        if rec.last_outcome is None:
+            return None
         return Previous(
-            outcome=rec["state"],
-            holder=_holder(rec),
-            note=rec.get("reason") or rec.get("note"),
-            at=self.facts.instant(int(rec["ended"])),
+            outcome=rec.last_outcome,
+            holder=Holder(rec.last_owner[:REF_CHARS], rec.last_label),
+            note=rec.last_note,
+            at=self.facts.instant(rec.last_ended),
+        )
+
+    def _ended(self, rec: Record) -> Previous:
+        return Previous(
+            outcome=rec.state,
+            holder=rec.holder(),
+            note=rec.reason or rec.note,
+            at=self.facts.instant(rec.ended),
         )
 
     def loss(self, text: str) -> Loss:
@@ -154,14 +185,13 @@ class Reader:
             note=entry.get("note") or None,
         )
 
-    def refusal(self, verdict: str, flat: Sequence[str], free_in_ms: str) -> Refusal:
+    def refusal(self, verdict: str, view: str, free_in_ms: str) -> Refusal:
         """Return why a task was not granted."""
-        rec = pairs(flat)
-        claim = self.claim(flat)
-        if isinstance(claim, Free):  # freed, and in somebody else's hand-over window
-            claim = self._claim(rec, "free")
+        rec = _records.decode(view)
+        # `free` here: freed, and in somebody else's hand-over window.
+        claim = self._claim(rec, self._state(rec))
         position = None
-        for place, line in enumerate(rec.get("queue", "").splitlines(), 1):
+        for place, line in enumerate(rec.queue.splitlines(), 1):
             if line.startswith(self.session + " "):
                 position = place
         return Refusal(
@@ -172,13 +202,9 @@ class Reader:
         )
 
 
-def _holder(rec: dict[str, str]) -> Holder:
-    return Holder(rec["owner"][:REF_CHARS], rec.get("label"), rec.get("branch"), rec.get("url"))
-
-
 def event(epoch: str, entry_id: str, flat: Sequence[str], facts: Facts) -> Event:
     """Return one entry of a project's stream."""
-    rec = pairs(flat)
+    rec = dict(zip(flat[::2], flat[1::2], strict=True))
     return Event(
         id=f"{epoch}-{entry_id}",
         type=rec["type"],

@@ -1,11 +1,12 @@
 """The limits that the scripts decide by, in the unit that they use."""
 
+import re
 from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """One number per rule; spans in ms. They are written in front of every script.
+    """One number per rule; spans in ms. They are written into every script.
 
     So services with different settings may share a store: each runs scripts of its own.
     """
@@ -34,6 +35,7 @@ class Rules:
     list_scan: int = 5_000
     """Claims that one page of a filtered list looks at, at most."""
 
-    def lua(self) -> str:
-        """Return these rules as the Lua table RULES."""
-        return "local RULES = {" + ", ".join(f"{k} = {v}" for k, v in asdict(self).items()) + "}\n"
+    def fill(self, script: str) -> str:
+        """Return a script with each RULES.name in it as its number."""
+        numbers = asdict(self)
+        return re.sub(r"RULES\.(\w+)", lambda found: str(numbers[found[1]]), script)

@@ -424,7 +424,7 @@ def time_ms(facts: Facts) -> int:
     return facts.witness_us // 1000
 
 
-def _shown(read: Reader, project: Project, task: Task, view: list[str]) -> Claim | Free:
+def _shown(read: Reader, project: Project, task: Task, view: str) -> Claim | Free:
     return read.claim(view) if view else Free(project=project, task=task)
 
 

@@ -3,7 +3,7 @@
 -- ARGV[6] task   [7] fence   [8] reason   [9] by: who breaks it
 --
 -- {'ended', now, losses, {task, 'free', already}}
--- {'moved', now, losses, view | {}}   the fence is not the current one, or nothing is held
+-- {'moved', now, losses, view | ''}   the fence is not the current one, or nothing is held
 -- {'rate-limited', …}   {'stalled', now}
 --
 -- Safe to run twice: the record keeps who broke which fence, and the repeat answers 'already'. O(log live claims).
@@ -11,7 +11,7 @@
 local task, fence, reason, by = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 
 local rec = load(task)
-if rec.fence ~= fence then return answer('moved', {}, rec.state and view(task, rec) or {}) end
+if rec.fence ~= fence then return answer('moved', {}, view(task, rec)) end
 if rec.state == 'broken' then return answer('ended', {}, {task, 'free', '1'}) end
 if not live(rec) and rec.state ~= 'lapsed' then return answer('moved', {}, view(task, rec)) end
 

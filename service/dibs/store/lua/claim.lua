@@ -72,7 +72,7 @@ local function enqueue(task, rec)
   end
   if not mine then
     if #waiting >= RULES.tickets_per_task then return false end
-    order, joined = text(call('HINCRBY', META, 'tickets', 1)), text(NOW)
+    order, joined = text(call('HINCRBY', META, 'tickets', 1)), NOW_TEXT
   end
   call('HSET', key, SESSION, order .. ' ' .. joined .. ' ' .. text(NOW + RULES.ticket_ms) .. ' ' .. label)
   call('PEXPIRE', key, RULES.retention_ms)
@@ -95,14 +95,15 @@ local function grant(task, rec)
   call('HSET', META, 'fence', fence)
   local fresh = {
     state = 'held', owner = SESSION, fence = fence, ttl = text(ttl_ms or RULES.ttl_ms),
-    since = text(NOW), beat = text(NOW),
+    since = NOW_TEXT, beat = NOW_TEXT,
     grants = text(tonumber(rec.grants or '0') + 1), lapses = rec.lapses, queued = rec.queued,
   }
   fresh.due_at = NOW + math.min(tonumber(fresh.ttl), RULES.max_hold_ms)
   fresh.due = text(fresh.due_at)
-  for field, value in pairs({label = label, branch = branch, url = url, note = note}) do
-    if value ~= '' then fresh[field] = value end
-  end
+  if label ~= '' then fresh.label = label end
+  if branch ~= '' then fresh.branch = branch end
+  if url ~= '' then fresh.url = url end
+  if note ~= '' then fresh.note = note end
   if rec.owner then
     fresh.last_owner, fresh.last_fence, fresh.last_outcome = rec.owner, rec.fence, rec.state
     fresh.last_label, fresh.last_note, fresh.last_ended = rec.label, rec.note, rec.ended
@@ -174,7 +175,7 @@ local refusing = #refused > 0 and (mode == 'all' or #free + #mine == 0)
 if full and (#free > 0 and not refusing or queue and refusing) then return answer('full', told) end
 
 if refusing then
-  local reply = {'refused', text(NOW), told}
+  local reply = {'refused', NOW_TEXT, told}
   for _, refusal in ipairs(refused) do
     local word, task, rec, free_at = unpack(refusal)
     if queue and word ~= 'done' and not enqueue(task, rec) then
@@ -189,7 +190,7 @@ local whose, limit
 if #free > 0 then whose, limit = over_quota(#free) end
 if whose then return answer('quota', told, whose, text(limit)) end
 
-local reply = {'granted', text(NOW), told, text(#free)}
+local reply = {'granted', NOW_TEXT, told, text(#free)}
 for _, choice in ipairs(free) do
   reply[#reply + 1] = view(choice[1], grant(choice[1], choice[2]))
 end

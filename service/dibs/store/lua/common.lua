@@ -8,7 +8,7 @@
 --                       "17000-22000:0 90500-95500:4200000"
 -- ARGV[4]  request      names one request of one client; the same again is a retry
 -- ARGV[5]  session      hash of the session that asks, '' for nobody
--- RULES    a table of limits in ms and counts, written in front of this file by the service
+-- RULES.…  a limit in ms or a count; the service writes the number in its place (rules.py)
 --
 -- Lease time = TIME - lost_us, in ms. All instants in records are lease time.
 -- A script answers {tag, lease now in ms, ...}; numbers go out as text, because a Lua number
@@ -17,7 +17,7 @@
 local PREFIX, SESSION, REQUEST = KEYS[1], ARGV[5], ARGV[4]
 local call = redis.call
 
-local function text(number) return string.format('%.0f', number) end
+local function text(number) return string.format('%d', number) end
 
 -- TIME is read once: it moves while a script runs on some servers.
 local time = call('TIME')
@@ -26,6 +26,7 @@ local WITNESS_US = tonumber(ARGV[1])
 -- Nobody watched the clock for too long, or it jumped: the service must look (tick.lua) first.
 local STALLED = math.abs(NOW_US - WITNESS_US) > RULES.stall_ms * 1000
 local NOW = math.floor((math.max(NOW_US, WITNESS_US) - tonumber(ARGV[2])) / 1000)
+local NOW_TEXT = text(NOW)
 
 local STALLS = {}
 for from, to in string.gmatch(ARGV[3], '(%d+)-(%d+):') do
@@ -35,13 +36,15 @@ end
 local META, LIVE = PREFIX .. ':meta', PREFIX .. ':live'
 local LAPSED, DONE = PREFIX .. ':lapsed', PREFIX .. ':done'
 local EVENTS = PREFIX .. ':events'
+-- What was let through is paid for within burst_ms and a second.
+local RATES, RATES_MS = PREFIX .. ':rates:', RULES.burst_ms + 2000
 local PARKED, QUEUED = PREFIX .. ':parked', PREFIX .. ':queued'  -- for counting only
 local function record_key(task) return PREFIX .. ':task:' .. task end
 local function queue_key(task) return PREFIX .. ':queue:' .. task end
 local function held_key(session) return PREFIX .. ':held:' .. session end
 local function lost_key(session) return PREFIX .. ':lost:' .. session end
 
-local function answer(tag, ...) return {tag, text(NOW), ...} end
+local function answer(tag, ...) return {tag, NOW_TEXT, ...} end
 
 -- A full store refuses a script's first growing write, unless the script has written already.
 -- Those who hold something go through here, so that they can keep and free it (rule 15).
@@ -51,30 +54,37 @@ local function let_holder_write() call('DEL', PREFIX .. ':nothing') end
 -- Returns how long to wait in ms, and the instant to store when the request is let through.
 local function admit(paid, per_second)
   paid = math.max(tonumber(paid or '0'), NOW_US)
-  if paid > NOW_US + (RULES.burst_ms + 2000) * 1000 then paid = NOW_US end  -- the clock went back
+  if paid > NOW_US + RATES_MS * 1000 then paid = NOW_US end  -- the clock went back
   local wait_us = paid - NOW_US - RULES.burst_ms * 1000
-  return math.ceil(wait_us / 1000), paid + math.floor(1000000 / per_second)
+  return math.ceil(wait_us / 1000), text(paid + math.floor(1000000 / per_second))
 end
 
--- pcall: on a full store the limit is the first thing to go, not the request.
-local function store_paid(key, paid) redis.pcall('SET', key, text(paid), 'PX', RULES.burst_ms + 2000) end
-
 -- Returns nil, or how long to wait in ms and for whose limit. Counts the request only when it passes.
+-- What is paid lies in a hash for each span of RATES_MS, by session, the project's at '': nothing
+-- matters after the span that follows, so a hash goes as a whole.
 local function over_rate()
   local own, all = SESSION ~= '' and RULES.rate_per_session or 0, RULES.rate_per_project
   if own == 0 and all == 0 then return nil end
-  local own_key, all_key = PREFIX .. ':rate:' .. SESSION, PREFIX .. ':rate'
-  local paid, wait_ms, own_next, all_next = call('MGET', own_key, all_key)
+  local span = math.floor(NOW_US / (RATES_MS * 1000))
+  local paid = call('HMGET', RATES .. span, SESSION, '')
+  local own_paid, all_paid, begun = paid[1], paid[2], paid[2]
+  if not own_paid or not all_paid then
+    paid = call('HMGET', RATES .. span - 1, SESSION, '')
+    own_paid, all_paid = own_paid or paid[1], all_paid or paid[2]
+  end
+  local wait_ms, own_next
+  local all_next = NOW_TEXT
   if own > 0 then
-    wait_ms, own_next = admit(paid[1], own)
+    wait_ms, own_next = admit(own_paid, own)
     if wait_ms > 0 then return wait_ms, 'session' end
   end
   if all > 0 then
-    wait_ms, all_next = admit(paid[2], all)
+    wait_ms, all_next = admit(all_paid, all)
     if wait_ms > 0 then return wait_ms, 'project' end
   end
-  if own_next then store_paid(own_key, own_next) end
-  if all_next then store_paid(all_key, all_next) end
+  -- pcall: on a full store the limit is the first thing to go, not the request.
+  local kept = redis.pcall('HSET', RATES .. span, '', all_next, own_next and SESSION or '', own_next or all_next)
+  if not begun and type(kept) == 'number' then call('PEXPIRE', RATES .. span, text(3 * RATES_MS)) end
 end
 
 -- A claim that was live when time was lost has at least one ttl from then on (rule 13). `written`
@@ -134,36 +144,33 @@ local function tickets(task)
   return found
 end
 
--- A record as a flat list, with what only the store can tell: the deadline after stalls, the queue.
+-- A record as JSON, '' for a task never claimed, with what only the store can tell: the deadline
+-- after stalls, the queue. Comes last: it writes them into the record.
 local function view(task, rec)
-  local flat = {'task', task}
-  for field, value in pairs(rec) do
-    if field ~= 'due_at' then flat[#flat + 1] = field; flat[#flat + 1] = value end
-  end
-  if rec.due_at then flat[#flat + 1] = 'due_at'; flat[#flat + 1] = text(rec.due_at) end
+  if not rec.state then return '' end
+  rec.task = task
+  if rec.due_at then rec.due_at = text(rec.due_at) end
   if rec.queued then
     local waiting = {}
     for _, ticket in ipairs(tickets(task)) do
       waiting[#waiting + 1] = ticket.session .. ' ' .. text(ticket.joined) .. ' ' .. ticket.label
     end
-    flat[#flat + 1] = 'queue'
-    flat[#flat + 1] = table.concat(waiting, '\n')
+    rec.queue = table.concat(waiting, '\n')
   end
-  return flat
+  return cjson.encode(rec)
 end
 
 -- One entry in the project's stream; only transitions are told, never a plain heartbeat.
 local function tell(kind, task, rec, ...)
-  local fields = {'type', kind, 'task', task, 'at', text(NOW), 'fence', rec.fence or '0',
-                  'ref', string.sub(rec.owner or '', 1, 10), 'label', rec.label or ''}
-  for _, value in ipairs({...}) do fields[#fields + 1] = value end
-  call('XADD', EVENTS, 'MAXLEN', '~', RULES.events_kept, '*', unpack(fields))
+  call('XADD', EVENTS, 'MAXLEN', '~', RULES.events_kept, '*', 'type', kind, 'task', task,
+       'at', NOW_TEXT, 'fence', rec.fence or '0', 'ref', string.sub(rec.owner or '', 1, 10),
+       'label', rec.label or '', ...)
 end
 
 -- What a session no longer has. An entry stays for the retention, told or not, so that a late
 -- heartbeat still hears why; `by` is the record of whoever has the task now.
 local function note_loss(session, task, fence, reason, fields)
-  local entry = {task = task, fence = fence, reason = reason, at = text(NOW)}
+  local entry = {task = task, fence = fence, reason = reason, at = NOW_TEXT}
   for field, value in pairs(fields or {}) do entry[field] = value end
   call('HSET', lost_key(session), task, cjson.encode(entry))
   call('PEXPIRE', lost_key(session), RULES.retention_ms)
@@ -212,7 +219,7 @@ local function keep(task, rec, change)
   if rec.state == 'parked' then span = change.ttl_ms or RULES.park_ms end
   if change.resume then rec.due_at = math.min(rec.due_at, NOW + span) end
   rec.due_at = renewed(rec, span)
-  rec.due, rec.beat = text(rec.due_at), text(NOW)
+  rec.due, rec.beat = text(rec.due_at), NOW_TEXT
   local write = {'state', rec.state, 'ttl', rec.ttl, 'due', rec.due, 'beat', rec.beat}
   for _, field in ipairs({'note', 'label', 'branch', 'url'}) do
     if change[field] and change[field] ~= '' then
@@ -241,7 +248,7 @@ end
 local function finish(task, rec, outcome, fields)
   let_holder_write()
   if rec.state == 'parked' then call('SREM', PARKED, task) end
-  rec.state, rec.ended = outcome, text(NOW)
+  rec.state, rec.ended = outcome, NOW_TEXT
   local write = {'state', outcome, 'ended', rec.ended}
   for field, value in pairs(fields) do
     if value ~= '' then

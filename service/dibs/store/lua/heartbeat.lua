@@ -4,7 +4,7 @@
 -- ARGV[9] state: working | parked | ''               [10] note, '' to leave it
 --
 -- {'kept', now, losses, view…}
--- {'not-mine', now, losses, view | {}, 'lost' | 'not-holder' | 'moved', loss}   one task only
+-- {'not-mine', now, losses, view | '', 'lost' | 'not-holder' | 'moved', loss}   one task only
 -- {'rate-limited', …}   {'stalled', now}
 --
 -- Safe to run twice: a repeat moves the deadline that it already moved. A lapsed claim that nobody
@@ -32,10 +32,10 @@ if one ~= '' then
   end
   local why, loss = why_not(one)
   if ours then why, loss = 'moved', '' end
-  return answer('not-mine', told, rec.state and view(one, rec) or {}, why, loss)
+  return answer('not-mine', told, view(one, rec), why, loss)
 end
 
-local reply = {'kept', text(NOW), told}
+local reply = {'kept', NOW_TEXT, told}
 for _, task in ipairs(own_tasks()) do
   local rec = load(task)
   if mine(task, rec) then

@@ -52,7 +52,7 @@ end
 
 local epoch = call('HGET', META, 'epoch') or '0'
 local last = call('XREVRANGE', EVENTS, '+', '-', 'COUNT', 1)
-local reply = {'listed', text(NOW), epoch .. '-' .. (last[1] and last[1][1] or '0-0'), ''}
+local reply = {'listed', NOW_TEXT, epoch .. '-' .. (last[1] and last[1][1] or '0-0'), ''}
 local scanned = 0
 
 for number = first, #indexes do

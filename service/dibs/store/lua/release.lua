@@ -4,7 +4,7 @@
 -- ARGV[9] note  [10] pr
 --
 -- {'ended', now, losses, {task, state, already}…}   state is the task's now: free | done | held …
--- {'not-mine', now, losses, view | {}, 'lost' | 'not-holder' | 'moved', loss}   one task only
+-- {'not-mine', now, losses, view | '', 'lost' | 'not-holder' | 'moved', loss}   one task only
 -- {'rate-limited', …}   {'stalled', now}
 --
 -- Safe to run twice: the record outlives the claim and the repeat answers 'already'.
@@ -41,7 +41,7 @@ local function leave_queue(task, rec)
   -- The next one's window starts now, not when this one's did.
   if first and first.session == SESSION then
     let_holder_write()
-    call('HSET', record_key(task), 'turns_from', text(NOW))
+    call('HSET', record_key(task), 'turns_from', NOW_TEXT)
   end
   return {task, state_now(rec), ''}
 end
@@ -63,10 +63,10 @@ if one ~= '' then
   if already then return answer('ended', told, {one, state_now(rec), '1'}) end
   local why, loss = why_not(one)
   if ours then why, loss = 'moved', '' end
-  return answer('not-mine', told, rec.state and view(one, rec) or {}, why, loss)
+  return answer('not-mine', told, view(one, rec), why, loss)
 end
 
-local reply = {'ended', text(NOW), told}
+local reply = {'ended', NOW_TEXT, told}
 for _, task in ipairs(own_tasks()) do
   local rec = load(task)
   if rec.owner == SESSION and (live(rec) or rec.state == 'lapsed') then

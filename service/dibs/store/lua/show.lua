@@ -1,8 +1,8 @@
 -- show.lua: one task as it is now. Changes nothing.
 --
 -- ARGV[6] task
--- {'shown', now, view | {}}   {'rate-limited', …}   {'stalled', now}
+-- {'shown', now, view | ''}   {'rate-limited', …}   {'stalled', now}
 -- Safe to run twice: it only reads. O(tickets of the task).
 
 local rec = load(ARGV[6])
-return answer('shown', rec.state and view(ARGV[6], rec) or {})
+return answer('shown', view(ARGV[6], rec))

@@ -14,7 +14,7 @@
 
 local MOST_STALLS = 32
 local run_id, longest_us, process = ARGV[1], tonumber(ARGV[2]) * 1000, ARGV[3]
-local function text(number) return string.format('%.0f', number) end
+local function text(number) return string.format('%d', number) end
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
