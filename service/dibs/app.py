@@ -130,7 +130,8 @@ def build(settings: Settings, url: str | None, cells: Cells | None = None, row: 
         request_max_body_size=settings.max_body,
         logging_config=None,
     )
-    acts = Acts(app, claims, keys, settings.max_body)
+    rest = with_headers(observe.observed(app, metrics))
+    acts = Acts(rest, claims, keys, metrics, settings.max_body)
     metrics.set("dibs_workers", to=1)
     metrics.set("dibs_build_info", __version__, to=1)
-    return Service(with_headers(observe.observed(acts, metrics)), store, hub, keeper, metrics)
+    return Service(acts, store, hub, keeper, metrics)

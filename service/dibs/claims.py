@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from dibs import outcomes as o
 from dibs.store import Store
 from dibs.store.store import Reset
@@ -32,8 +34,7 @@ class Bounds:
     max_ttl_s: int = 86_400
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """What somebody asks for when they claim."""
 
     tasks: tuple[Task, ...]

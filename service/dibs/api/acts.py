@@ -1,21 +1,23 @@
 """What sessions do all day, the POSTs under /v1, on the shortest way through.
 
 The framework's routing, injection and validation cost 50 µs a call, as much as all the rest that
-is done here for a claim: docs/performance.md. So these four go from the server's scope straight to
-the answer. All that is not one of them goes to the framework.
+is done here for a claim, and each layer around it some 4: docs/performance.md. So these four go
+from the server's scope straight to the answer. All that is not one of them goes to the framework.
 """
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, TypeVar
 
 from litestar.types import ASGIApp
 
-from dibs.api import answers, bodies, errors
+from dibs.api import answers, bodies, errors, headers, observe
 from dibs.api.keys import Keys
 from dibs.api.problems import ProblemError, invalid
 from dibs.api.wire import Reply
 from dibs.claims import Claims, OutOfBounds, Wish
+from dibs.metrics import Metrics
 from dibs.words import Project, Session
 
 B = TypeVar("B", bound=bodies.Body)
@@ -61,37 +63,40 @@ class Post:
 class Acts:
     """The four, as an ASGI application in front of the framework's."""
 
-    def __init__(self, rest: ASGIApp, claims: Claims, keys: Keys, max_body: int) -> None:
+    def __init__(
+        self, rest: ASGIApp, claims: Claims, keys: Keys, metrics: Metrics, max_body: int
+    ) -> None:
         self._rest, self._claims, self._keys, self._max_body = rest, claims, keys, max_body
-        acts = {
-            "claim": self.claim,
-            "heartbeat": self.heartbeat,
-            "release": self.release,
-            "break": self.break_,
-        }
-        self._acts: dict[str, tuple[Callable[[Post], Awaitable[Reply]], str]] = {
-            name: (act, f"/v1/{{project}}/{name}") for name, act in acts.items()
-        }
+        self._metrics = metrics
+        acts = (self.claim, self.heartbeat, self.release, self.break_)
+        self._acts: dict[str, Callable[[Post], Awaitable[Reply]]] = dict(
+            zip(observe.POSTS, acts, strict=True)
+        )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer /v1/{project}/{act}; hand on all else."""
         parts: list[str] = scope["path"].split("/") if scope["type"] == "http" else []
-        found = self._acts.get(parts[3]) if len(parts) == 4 and parts[1] == "v1" else None
-        if found is None:
+        if len(parts) != 4 or parts[1] != "v1" or parts[3] not in self._acts:
             await self._rest(scope, receive, send)
             return
-        act, scope["path_template"] = found
+        began, status = perf_counter(), 0
+        try:
+            reply = await self._reply(parts[2], parts[3], scope, receive)
+            status = reply.status
+            await reply.send(send, headers.uncached(scope["headers"]))
+        finally:
+            observe.count(scope, self._metrics, parts[3], status, perf_counter() - began)
+
+    async def _reply(self, project: str, act: str, scope: Any, receive: Any) -> Reply:
         try:
             if scope["method"] != "POST":
                 raise errors.wrong_method(scope)
-            headers = dict(scope["headers"])
-            authorization = headers.get(b"authorization", b"").decode("latin-1")
-            errors.admit(self._keys, scope, authorization)
+            given = dict(scope["headers"])
+            errors.admit(self._keys, scope, given.get(b"authorization", b"").decode("latin-1"))
             body = await _body(receive, self._max_body)
-            reply = await act(Post(parts[2], scope["query_string"], headers, body))
+            return await self._acts[act](Post(project, scope["query_string"], given, body))
         except Exception as error:  # noqa: BLE001 - the one place that answers all of them
-            reply = errors.answer(scope, error)
-        await reply(scope, receive, send)
+            return errors.answer(scope, error)
 
     async def claim(self, post: Post) -> Reply:
         """Take a task, the first free of several, or all of several."""

@@ -1,6 +1,7 @@
 """Headers that every answer carries, whatever answered."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 from litestar.types import ASGIApp
@@ -10,8 +11,25 @@ _ALWAYS = [
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
 ]
+_NO_STORE = (b"cache-control", b"no-store")
 _ECHOED = {b"idempotency-key", b"x-request-id", b"traceparent"}
 _ECHO_BYTES = 200
+
+Header = tuple[bytes, bytes]
+
+
+def common(request: Iterable[Header]) -> list[Header]:
+    """Return what an answer to a request with these headers carries beside its own."""
+    return _ALWAYS + [
+        (name, value)
+        for name, value in request
+        if name in _ECHOED and len(value) <= _ECHO_BYTES and value.isascii()
+    ]
+
+
+def uncached(request: Iterable[Header]) -> list[Header]:
+    """Return the same for an answer that nobody may keep."""
+    return [_NO_STORE, *common(request)]
 
 
 def with_headers(app: ASGIApp) -> ASGIApp:
@@ -25,16 +43,13 @@ def with_headers(app: ASGIApp) -> ASGIApp:
         if head:  # what GET would answer, without its body (RFC 9110, 9.3.2)
             scope = {**scope, "method": "GET"}
             receive, send = _until_started(send)
-        extra = list(_ALWAYS)
-        for name, value in scope["headers"]:
-            if name in _ECHOED and len(value) <= _ECHO_BYTES and value.isascii():
-                extra.append((name, value))
+        extra = common(scope["headers"])
 
         async def answer(message: Any) -> None:
             if message["type"] == "http.response.start":
                 headers = list(message["headers"])
                 if not any(name == b"cache-control" for name, _ in headers):
-                    headers.append((b"cache-control", b"no-store"))
+                    headers.append(_NO_STORE)
                 message = {**message, "headers": headers + extra}
             await send(message)
 

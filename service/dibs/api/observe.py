@@ -18,12 +18,9 @@ CODES = tuple(problem.code for problem in TABLE)
 CODE = "dibs_code"
 """Where in the scope the code of a problem is left by whoever answers it."""
 WHOSE = "dibs_whose"
+POSTS = ("claim", "heartbeat", "release", "break")
 _V1 = "/v1/{project}/"
 _ROUTES = {
-    _V1 + "claim": "claim",
-    _V1 + "heartbeat": "heartbeat",
-    _V1 + "release": "release",
-    _V1 + "break": "break",
     _V1 + "claims": "list",
     _V1 + "claims/{task}": "show",
     _V1 + "events": "events",
@@ -36,8 +33,8 @@ _ROUTES = {
     "/problems/{code}": "file",
     "/": "board",
 }
-_ACTS = frozenset({"claim", "heartbeat", "release", "break", "list", "show"})
-ROUTES = (*dict.fromkeys(_ROUTES.values()), "other")
+_ACTS = frozenset({*POSTS, "list", "show"})
+ROUTES = (*POSTS, *dict.fromkeys(_ROUTES.values()), "other")
 FAMILIES = families(CODES, ROUTES, __version__)
 
 
@@ -59,17 +56,21 @@ def observed(app: "ASGIApp", metrics: Metrics) -> "ASGIApp":
         try:
             await app(scope, receive, answer)
         finally:
-            route = _route(scope)
-            if not streamed:
-                metrics.observe("dibs_request_seconds", route, value=perf_counter() - began)
-            code = scope.get(CODE)
-            if route in _ACTS:
-                outcome = code or ("granted" if status == 201 else "ok")
-                metrics.add("dibs_acts_total", route, outcome)
-            if code:
-                _note_refusal(scope, metrics, route, code)
+            took_s = None if streamed else perf_counter() - began
+            count(scope, metrics, _route(scope), status, took_s)
 
     return wrapped
+
+
+def count(scope: Any, metrics: Metrics, route: str, status: int, took_s: float | None) -> None:
+    """Count a request that was answered, or was left; a stream (`took_s` None) is not timed."""
+    if took_s is not None:
+        metrics.observe("dibs_request_seconds", route, value=took_s)
+    code = scope.get(CODE)
+    if route in _ACTS:
+        metrics.add("dibs_acts_total", route, code or ("granted" if status == 201 else "ok"))
+    if code:
+        _note_refusal(scope, metrics, route, code)
 
 
 def _route(scope: Any) -> str:

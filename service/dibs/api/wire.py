@@ -40,8 +40,13 @@ class Reply:
             self.headers.append((name.lower().encode(), value.encode()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
-        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        """Send it, as the framework does."""
+        await self.send(send, [])
+
+    async def send(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send it with more headers."""
+        headers = self.headers + headers
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
     def to_asgi_response(self, **_: Any) -> "Reply":
