@@ -116,8 +116,6 @@ def redis(folder: Path, fsync: str) -> Iterator[str]:
         "appendfsync": fsync,
         "save": "",
         "aof-use-rdb-preamble": "no",
-        "hash-max-ziplist-entries": "64",
-        "hash-max-ziplist-value": "1024",
     }
     command = [server(), *(word for k, v in config.items() for word in (f"--{k}", v))]
     with process(command, folder / "store.log"):

@@ -32,10 +32,10 @@ local project, first, count, now, facts = KEYS[1], ARGV[1], ARGV[2], ARGV[3], cj
 for i = first, first + count - 1 do
   local task, owner = 'T-' .. string.format('%07d', i), string.format('%032x', i)
   local due = string.format('%.0f', now + 1800000 + i % 600000)
-  redis.call('HSET', project .. ':task:' .. task, 'state', 'held', 'owner', owner,
-    'fence', string.format('%.0f', now * 1000 + i), 'ttl', '1800000', 'since', now, 'beat', now,
-    'due', due, 'grants', '1', 'label', facts.label, 'branch', facts.branch, 'url', facts.url,
-    'note', facts.note)
+  redis.call('SET', project .. ':task:' .. task, cjson.encode({state = 'held', owner = owner,
+    fence = string.format('%.0f', now * 1000 + i), ttl = '1800000', since = now, beat = now,
+    due = due, grants = '1', label = facts.label, branch = facts.branch, url = facts.url,
+    note = facts.note}))
   redis.call('ZADD', project .. ':live', due, task)
   redis.call('SADD', project .. ':held:' .. owner, task)
 end

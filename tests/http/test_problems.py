@@ -144,10 +144,10 @@ def test_a_full_store(caller, strict: Service):
 
 def test_a_record_that_is_no_record(caller, strict: Service, project: str):
     with store_of(strict) as store:
-        store.set(f"dibs:{{{project}}}:task:T-1", "not a hash")
+        store.set(f"dibs:{{{project}}}:task:T-1", "not a record")
     answer = check(caller().post("claim", task="T-1"), "internal")
     assert answer.json()["outcome"] == "unknown"
-    assert "not a hash" not in answer.text
+    assert "not a record" not in answer.text
 
 
 def test_a_store_that_does_not_answer(caller, strict: Service):

@@ -129,7 +129,7 @@ def test_data_of_a_newer_version_is_refused_with_a_sentence_and_kept(
     with Running(env={"DIBS_REDIS_URL": store}) as service:
         assert service.claim("T-1")[0] == 201
     with redis.Redis.from_url(store) as client:
-        client.set("dibs:format", "2")
+        client.set("dibs:format", "3")
         refused = subprocess.run(
             [*DIBS, "serve", "--port", "0", "--workers", workers],
             env=clean_environ({"DIBS_REDIS_URL": store}),
@@ -138,9 +138,9 @@ def test_data_of_a_newer_version_is_refused_with_a_sentence_and_kept(
             timeout=30,
         )
         assert refused.returncode == 1
-        assert "data of format 2; this dibs reads format 1" in refused.stderr
-        assert client.get("dibs:format") == b"2"
-        client.set("dibs:format", "1")  # the version that wrote it is run again
+        assert "data of format 3; this dibs reads format 2" in refused.stderr
+        assert client.get("dibs:format") == b"3"
+        client.set("dibs:format", "2")  # the version that wrote it is run again
     with Running(env={"DIBS_REDIS_URL": store}) as service:
         assert service.claim("T-1")[0] == 409
 
@@ -150,11 +150,11 @@ def test_a_service_whose_store_was_taken_over_by_a_newer_version_stops(store: st
     with Running(env={"DIBS_REDIS_URL": store}) as service:
         assert service.claim("T-1")[0] == 201
         with redis.Redis.from_url(store) as client:
-            client.set("dibs:format", "2")
+            client.set("dibs:format", "3")
             until(lambda: service.ask("GET", "/v1/p/claims")[0] == 503, "it stops within a second")
             status, body = service.claim("T-2")
             assert (status, body["outcome"]) == (503, "not-applied")
-            assert "data of format 2" in body["detail"]
+            assert "data of format 3" in body["detail"]
             assert client.exists("dibs:{p}:task:T-2") == 0
-            client.set("dibs:format", "1")
+            client.set("dibs:format", "2")
         until(lambda: service.claim("T-2")[0] in (201, 409), "it goes on")

@@ -37,7 +37,7 @@ class Audit:
             name = key.removeprefix(self.prefix)
             kind, _, rest = name.partition(":")
             if kind == "task":
-                found[name] = task_facts(value)
+                found[name] = task_facts(json.loads(value))
             elif kind == "lost":
                 losses = [json.loads(text) for text in value.values()]
                 found[name] = sorted(
@@ -96,7 +96,9 @@ def glob_free(text: str) -> str:
 
 def read_key(pipeline: Any, name: str, key: str) -> None:
     kind = name.partition(":")[0]
-    if kind in ("task", "lost", "queue", "meta"):
+    if kind == "task":
+        pipeline.get(key)
+    elif kind in ("lost", "queue", "meta"):
         pipeline.hgetall(key)
     elif kind in ("live", "lapsed", "done"):
         pipeline.zrange(key, 0, -1)

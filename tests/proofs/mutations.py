@@ -142,8 +142,8 @@ MUTANTS = [
         "released, but still listed",
         "store/lua/common.lua",
         "record, indexes and events agree (I8)",
-        "  call('HSET', record_key(task), unpack(write))\n  call('ZREM', LIVE, task)\n",
-        "  call('HSET', record_key(task), unpack(write))\n",
+        "RULES.retention_ms)\n  call('ZREM', LIVE, task)\n  call('ZREM', LAPSED, task)\n",
+        "RULES.retention_ms)\n  call('ZREM', LAPSED, task)\n",
     ),
     Mutant(
         "released, but still counted",
@@ -332,8 +332,8 @@ MUTANTS = [
         "seen a ms late",
         "store/records.py",
         "a passed deadline is lapsed at once (rule 3)",
-        "if rec.due_at <= self.now_ms",
-        "if rec.due_at < self.now_ms",
+        "if rec.due <= self.now_ms",
+        "if rec.due < self.now_ms",
     ),
     Mutant(
         "everything is mine",

@@ -368,7 +368,7 @@ class Rig:
     def _note_deadlines(self, run: witness.Run) -> None:
         for view in witness.views(run):
             if view.get("state") in ("held", "parked"):
-                until = int(view["due_at"]) + self.rules.grace_ms
+                until = int(view["due"]) + self.rules.grace_ms
                 self.acknowledged[view["task"]] = (int(view["fence"]), view["owner"], until)
 
     def _check_list(self) -> None:

@@ -57,7 +57,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     ttl: int
     since: int
     beat: int
-    due_at: int
+    due: int
     grants: int
     lapses: int = 0
     label: str | None = None
@@ -108,7 +108,7 @@ class Reader:
 
     def _state(self, rec: Record) -> State:
         if rec.state in ("held", "parked"):
-            return "lapsed" if rec.due_at <= self.now_ms else cast(State, rec.state)
+            return "lapsed" if rec.due <= self.now_ms else cast(State, rec.state)
         if rec.state in ("lapsed", "done"):
             return cast(State, rec.state)
         return "free"
@@ -116,7 +116,7 @@ class Reader:
     def _claim(self, rec: Record, state: State) -> Claim:
         noted = state == "free" or rec.state == state
         lapses = rec.lapses + (not noted)
-        ended = rec.ended if noted else rec.due_at
+        ended = rec.ended if noted else rec.due
         at = self.facts.instant
         queue = self._queue(rec)
         return Claim(
@@ -127,8 +127,8 @@ class Reader:
             holder=rec.holder(),
             mine=rec.owner == self.session and state != "free",
             ttl=rec.ttl // 1000,
-            expires_in=max(0, seconds(rec.due_at - self.now_ms)) if state != "done" else 0,
-            expires_at=at(rec.due_at),
+            expires_in=max(0, seconds(rec.due - self.now_ms)) if state != "done" else 0,
+            expires_at=at(rec.due),
             acquired_at=at(rec.since),
             heartbeat_at=at(rec.beat),
             stale=state == "held" and self.now_ms - rec.beat > rec.ttl // 2,

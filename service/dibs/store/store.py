@@ -22,7 +22,7 @@ from dibs.store.rules import Rules
 from dibs.store.tally import Tally
 from dibs.words import Claim, Event, Fence, Free, Project, Refused, Session, Task
 
-FORMAT = "1"
+FORMAT = "2"
 """The version of the data in the store. It changes when an older service would misread a record."""
 _ACTS = ("claim", "heartbeat", "release", "break", "show", "list")
 _OWN = ("show", "list", "sweep", "overview")

@@ -25,7 +25,6 @@ local function drop_ticket(task, rec, session)
   call('HDEL', queue_key(task), session)
   if #tickets(task) == 0 then
     call('DEL', queue_key(task))
-    call('HDEL', record_key(task), 'queued')
     rec.queued = nil
   end
 end
@@ -43,7 +42,7 @@ local function turn(task, rec)
     rec.turns_from = text(start)
     let_holder_write()
     call('HDEL', queue_key(task), ticket.session)
-    call('HSET', record_key(task), 'turns_from', rec.turns_from)
+    save(task, rec, 'KEEPTTL')
     tell('unqueued', task, {owner = ticket.session, label = ticket.label, fence = rec.fence})
   end
   return nil
@@ -78,7 +77,7 @@ local function enqueue(task, rec)
   call('PEXPIRE', key, RULES.retention_ms)
   if not rec.queued then
     rec.queued = '1'
-    call('HSET', record_key(task), 'queued', '1')
+    save(task, rec, 'KEEPTTL')
   end
   if not mine then
     call('SADD', QUEUED, task)
@@ -115,16 +114,11 @@ local function grant(task, rec)
     end
     call('ZREM', LAPSED, task)
     call('ZREM', DONE, task)
-    call('DEL', record_key(task))
   end
-  local write = {}
-  for field, value in pairs(fresh) do
-    if field ~= 'due_at' then write[#write + 1] = field; write[#write + 1] = value end
-  end
-  call('HSET', record_key(task), unpack(write))
+  drop_ticket(task, fresh, SESSION)
+  save(task, fresh)
   call('ZADD', LIVE, fresh.due, task)
   call('SADD', held_key(SESSION), task)
-  drop_ticket(task, fresh, SESSION)
   tell('claimed', task, fresh)
   return fresh
 end

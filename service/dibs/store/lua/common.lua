@@ -98,12 +98,21 @@ local function after_stalls(instant, span, written)
   return instant
 end
 
+-- A task's record is one JSON text, numbers in it text, too. `due_at` is worked out, not kept.
 local function load(task)
-  local flat = call('HGETALL', record_key(task))
-  local rec = {}
-  for i = 1, #flat, 2 do rec[flat[i]] = flat[i + 1] end
-  if rec.due then rec.due_at = after_stalls(tonumber(rec.due), tonumber(rec.ttl), tonumber(rec.beat)) end
+  local kept = call('GET', record_key(task))
+  if not kept then return {} end
+  local rec = cjson.decode(kept)
+  rec.due_at = after_stalls(tonumber(rec.due), tonumber(rec.ttl), tonumber(rec.beat))
   return rec
+end
+
+-- Write a record, to stay until it is written again; or for how long the options of SET say.
+local function save(task, rec, ...)
+  local due_at = rec.due_at
+  rec.due_at = nil
+  call('SET', record_key(task), cjson.encode(rec), ...)
+  rec.due_at = due_at
 end
 
 local function live(rec) return rec.state == 'held' or rec.state == 'parked' end
@@ -148,8 +157,7 @@ end
 -- after stalls, the queue. Comes last: it writes them into the record.
 local function view(task, rec)
   if not rec.state then return '' end
-  rec.task = task
-  if rec.due_at then rec.due_at = text(rec.due_at) end
+  rec.task, rec.due, rec.due_at = task, text(rec.due_at), nil
   if rec.queued then
     local waiting = {}
     for _, ticket in ipairs(tickets(task)) do
@@ -162,7 +170,7 @@ end
 
 -- One entry in the project's stream; only transitions are told, never a plain heartbeat.
 local function tell(kind, task, rec, ...)
-  call('XADD', EVENTS, 'MAXLEN', '~', RULES.events_kept, '*', 'type', kind, 'task', task,
+  call('XADD', EVENTS, 'MAXLEN', '~', text(RULES.events_kept), '*', 'type', kind, 'task', task,
        'at', NOW_TEXT, 'fence', rec.fence or '0', 'ref', string.sub(rec.owner or '', 1, 10),
        'label', rec.label or '', ...)
 end
@@ -185,9 +193,7 @@ local function settle(task, rec)
   rec.state, rec.ended = 'lapsed', text(rec.due_at)
   rec.due = rec.ended
   rec.lapses = text(tonumber(rec.lapses or '0') + 1)
-  call('HSET', record_key(task), 'state', rec.state, 'ended', rec.ended, 'due', rec.due,
-       'lapses', rec.lapses)
-  call('PEXPIRE', record_key(task), RULES.retention_ms)
+  save(task, rec, 'PX', RULES.retention_ms)
   call('ZREM', LIVE, task)
   call('ZADD', LAPSED, rec.ended, task)
   call('SREM', held_key(rec.owner), task)
@@ -220,20 +226,13 @@ local function keep(task, rec, change)
   if change.resume then rec.due_at = math.min(rec.due_at, NOW + span) end
   rec.due_at = renewed(rec, span)
   rec.due, rec.beat = text(rec.due_at), NOW_TEXT
-  local write = {'state', rec.state, 'ttl', rec.ttl, 'due', rec.due, 'beat', rec.beat}
   for _, field in ipairs({'note', 'label', 'branch', 'url'}) do
-    if change[field] and change[field] ~= '' then
-      rec[field] = change[field]
-      write[#write + 1] = field
-      write[#write + 1] = change[field]
-    end
+    if change[field] and change[field] ~= '' then rec[field] = change[field] end
   end
-  call('HSET', record_key(task), unpack(write))
+  if revived then rec.ended = nil end
+  save(task, rec)
   call('ZADD', LIVE, rec.due, task)
   if revived then
-    call('PERSIST', record_key(task))
-    call('HDEL', record_key(task), 'ended')
-    rec.ended = nil
     call('ZREM', LAPSED, task)
     call('SADD', held_key(SESSION), task)
     call('HDEL', lost_key(SESSION), task)
@@ -249,25 +248,15 @@ local function finish(task, rec, outcome, fields)
   let_holder_write()
   if rec.state == 'parked' then call('SREM', PARKED, task) end
   rec.state, rec.ended = outcome, NOW_TEXT
-  local write = {'state', outcome, 'ended', rec.ended}
   for field, value in pairs(fields) do
-    if value ~= '' then
-      rec[field] = value
-      write[#write + 1] = field
-      write[#write + 1] = value
-    end
+    if value ~= '' then rec[field] = value end
   end
-  call('HSET', record_key(task), unpack(write))
+  save(task, rec, 'PX', outcome == 'done' and RULES.done_retention_ms or RULES.retention_ms)
   call('ZREM', LIVE, task)
   call('ZREM', LAPSED, task)
   call('SREM', held_key(rec.owner), task)
   call('HDEL', lost_key(rec.owner), task)
-  if outcome == 'done' then
-    call('ZADD', DONE, rec.ended, task)
-    call('PEXPIRE', record_key(task), RULES.done_retention_ms)
-  else
-    call('PEXPIRE', record_key(task), RULES.retention_ms)
-  end
+  if outcome == 'done' then call('ZADD', DONE, rec.ended, task) end
 end
 
 -- Losses that SESSION has not heard of. A retry of the request that told them hears them again,

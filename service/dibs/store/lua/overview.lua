@@ -9,12 +9,8 @@
 local since = NOW - tonumber(ARGV[6])
 local count = {held = 0, parked = 0, lapsed = call('ZCARD', LAPSED)}
 for _, task in ipairs(call('ZRANGE', LIVE, 0, RULES.list_scan - 1)) do
-  local flat = call('HMGET', record_key(task), 'state', 'due', 'ttl', 'beat')
-  if flat[2] then
-    local due_at = after_stalls(tonumber(flat[2]), tonumber(flat[3]), tonumber(flat[4]))
-    local state = due_at <= NOW and 'lapsed' or flat[1]
-    count[state] = (count[state] or 0) + 1
-  end
+  local state = state_now(load(task))
+  count[state] = (count[state] or 0) + 1
 end
 local last = call('XREVRANGE', EVENTS, '+', '-', 'COUNT', 1)
 local changed = ''

@@ -36,13 +36,11 @@ local function leave_queue(task, rec)
   tell('unqueued', task, {owner = SESSION, fence = rec.fence})
   if #tickets(task) == 0 then
     call('DEL', queue_key(task))
-    call('HDEL', record_key(task), 'queued')
+    rec.queued = nil
   end
   -- The next one's window starts now, not when this one's did.
-  if first and first.session == SESSION then
-    let_holder_write()
-    call('HSET', record_key(task), 'turns_from', NOW_TEXT)
-  end
+  if first and first.session == SESSION then rec.turns_from = NOW_TEXT end
+  save(task, rec, 'KEEPTTL')
   return {task, state_now(rec), ''}
 end
 
