@@ -1,5 +1,6 @@
 """What a request may say. Every bad field is named at once, with its rule."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -16,15 +17,19 @@ FIELDS_MOST = 100
 """Fields of a form or query that are looked at; a body of 16 KiB could hold thousands."""
 
 
-def _text(what: str, most: int, *, newlines: bool = False) -> BeforeValidator:
-    def check(value: object) -> object:
+def _check_text(what: str, most: int, *, newlines: bool = False) -> Callable[[object], str]:
+    def check(value: object) -> str:
         if not isinstance(value, str):
             raise words.Refused(f"{what} is text.")
         if len(value) > most:
             raise words.Refused(f"{what} has at most {most} characters; this has {len(value)}.")
         return words.plain_text(value, what, newlines=newlines)
 
-    return BeforeValidator(check)
+    return check
+
+
+def _text(what: str, most: int, *, newlines: bool = False) -> BeforeValidator:
+    return BeforeValidator(_check_text(what, most, newlines=newlines))
 
 
 def _task(value: object) -> words.Task:
@@ -43,11 +48,14 @@ def _tasks(value: object) -> tuple[words.Task, ...]:
     return tasks
 
 
-def _url(value: object) -> object:
-    text = _text("A url", 500).func(value)  # type: ignore[call-arg]
-    if text and not str(text).startswith(("https://", "http://")):
+_url_text = _check_text("A url", 500)
+
+
+def _url(value: object) -> str:
+    text = _url_text(value)
+    if text and not text.startswith(("https://", "http://")):
         raise words.Refused("A url starts with https:// or http://.")
-    if text != "".join(str(text).split()):
+    if text and text.split() != [text]:
         raise words.Refused("A url holds no blanks.")
     return text
 

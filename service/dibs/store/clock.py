@@ -2,6 +2,7 @@
 
 import asyncio
 import bisect
+import functools
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,7 +43,13 @@ class Facts:
             later = bisect.bisect_left(ends, lease_ms)
             if later < len(ends):
                 lost_us = losses[later]
-        return datetime.fromtimestamp((lease_ms + lost_us // 1000) // 1000, UTC)
+        return _second((lease_ms + lost_us // 1000) // 1000)
+
+
+@functools.lru_cache(4096)
+def _second(unix_s: int) -> datetime:
+    """Many claims share the second in which they were made, or will lapse."""
+    return datetime.fromtimestamp(unix_s, UTC)
 
 
 class LeaseClock:

@@ -46,9 +46,9 @@ _CONFIG = {
     "maxmemory-policy": "noeviction",
 }
 
-# The wheel's server has glibc's malloc, which keeps 7 freed blocks of a size at hand; a script frees
-# dozens at once. With 100, scripts take 7 % less time, strict makes 7 % more claims a second, and
-# the server has 4 MB more (docs/performance.md). Elsewhere nobody reads this.
+# The wheel's server has glibc's malloc, which keeps 7 freed blocks of a size at hand; a script
+# frees dozens at once. With 100, scripts take 7 % less time, strict makes 7 % more claims a second,
+# and the server has 4 MB more (docs/performance.md). Elsewhere nobody reads this.
 _MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=100"}
 
 # Runs between us and the server, in the process that becomes the server. On Linux the kernel ends
