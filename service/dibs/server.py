@@ -71,6 +71,7 @@ class Joined:
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport, self._head = transport, b""
+        self.is_closing = transport.is_closing  # asked twice a request
 
     def write(self, data: bytes) -> None:
         """Write; a head whose body has a length waits for it, and no longer than `flush`."""
