@@ -34,7 +34,7 @@ for i = first, first + count - 1 do
   local due = string.format('%.0f', now + 1800000 + i % 600000)
   redis.call('SET', project .. ':task:' .. task, cjson.encode({state = 'held', owner = owner,
     fence = string.format('%.0f', now * 1000 + i), ttl = '1800000', since = now, beat = now,
-    due = due, grants = '1', label = facts.label, branch = facts.branch, url = facts.url,
+    due = due, label = facts.label, branch = facts.branch, url = facts.url,
     note = facts.note}))
   redis.call('ZADD', project .. ':live', due, task)
   redis.call('SADD', project .. ':held:' .. owner, task)

@@ -109,10 +109,11 @@ def read_key(pipeline: Any, name: str, key: str) -> None:
 
 
 def task_facts(rec: dict[str, str]) -> dict[str, Any]:
-    numbers = ("fence", "ttl", "due", "since", "beat", "grants")
+    numbers = ("fence", "ttl", "due", "since", "beat")
     facts: dict[str, Any] = {name: int(rec[name]) for name in numbers}
     facts |= {"state": rec["state"], "owner": rec["owner"], "lapses": int(rec.get("lapses", 0))}
     facts |= {"label": rec.get("label", ""), "note": rec.get("note", "")}
+    facts["grants"] = int(rec.get("grants", 1))
     return facts | {"ended": int(rec.get("ended", 0)), "turns_from": int(rec.get("turns_from", 0))}
 
 

@@ -58,7 +58,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     since: int
     beat: int
     due: int
-    grants: int
+    grants: int = 1
     lapses: int = 0
     label: str | None = None
     branch: str | None = None

@@ -95,7 +95,7 @@ local function grant(task, rec)
   local fresh = {
     state = 'held', owner = SESSION, fence = fence, ttl = text(ttl_ms or RULES.ttl_ms),
     since = NOW_TEXT, beat = NOW_TEXT,
-    grants = text(tonumber(rec.grants or '0') + 1), lapses = rec.lapses, queued = rec.queued,
+    grants = rec.state and text(tonumber(rec.grants or '1') + 1), lapses = rec.lapses, queued = rec.queued,
   }
   fresh.due_at = NOW + math.min(tonumber(fresh.ttl), RULES.max_hold_ms)
   fresh.due = text(fresh.due_at)
