@@ -7,6 +7,7 @@ pipeline, so that `appendfsync always` costs one fsync for all of it.
 import asyncio
 import contextlib
 import hashlib
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ _AWAY = (
     "WRONGPASS",
     "NOPERM",
 )
+_FOLLOWS = re.compile(r"^-- Follows (.+)\.$", re.MULTILINE)
 _LOST = (RedisConnectionError, RedisTimeoutError, OSError, asyncio.TimeoutError)
 
 
@@ -78,7 +80,7 @@ class StoreFull(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One Lua file with the common part in front and the rules filled in."""
+    """One Lua file with those in front that it says it follows, and the rules filled in."""
 
     name: str
     text: str
@@ -86,11 +88,14 @@ class Script:
 
     @classmethod
     def load(cls, name: str, rules: Rules | None = None) -> "Script":
-        """Read `name`.lua; with `rules`, put common.lua in front of it and fill them in."""
+        """Read `name`.lua and what it follows."""
         folder = resources.files("dibs.store") / "lua"
         text = (folder / f"{name}.lua").read_text("utf-8")
-        if rules is not None:
-            text = rules.fill((folder / "common.lua").read_text("utf-8") + text)
+        if found := _FOLLOWS.search(text):
+            parts = [(folder / part).read_text("utf-8") for part in found[1].split(", ")]
+            text = "".join([*parts, text])
+        if rules:
+            text = rules.fill(text)
         return cls(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -7,6 +7,7 @@
 -- {'rate-limited', …}   {'stalled', now}
 --
 -- Safe to run twice: the record keeps who broke which fence, and the repeat answers 'already'. O(log live claims).
+-- Follows common.lua, tenure.lua, holder.lua.
 
 local task, fence, reason, by = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 

@@ -12,6 +12,7 @@
 --
 -- Safe to run twice: the second run finds the claim ours and renews it, same fence.
 -- O(tasks × log live claims of the project + tickets of a refused task).
+-- Follows common.lua, tenure.lua.
 
 local mode, ttl_ms = ARGV[6], tonumber(ARGV[7])
 local reopen, queue = ARGV[8] == '1', ARGV[9] == '1'
@@ -20,32 +21,10 @@ local label, branch, url, note = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
 -- A write that changes nothing, before any other: a full store refuses it, and so new claims first.
 local full = type(redis.pcall('SET', PREFIX .. ':nothing', '', 'XX')) == 'table'
 
-local function drop_ticket(task, rec, session)
-  if not rec.queued then return end
-  call('HDEL', queue_key(task), session)
-  if #tickets(task) == 0 then
-    call('DEL', queue_key(task))
-    rec.queued = nil
-  end
-end
-
--- Whose hand-over window is it? Windows follow one another from the moment the task became free,
--- each ticket having one, also one that lapsed since; who lets theirs pass leaves the queue.
--- Returns the ticket, or nil.
-local function turn(task, rec)
-  if not rec.queued then return nil end
-  local start = math.max(free_from(rec), tonumber(rec.turns_from or '0'))
-  for _, ticket in ipairs(all_tickets(task)) do
-    local ends = math.min(math.max(start, ticket.joined) + RULES.handover_ms, ticket.until_ms)
-    if NOW < ends then return ticket, ends end
-    start = math.max(start, ends)
-    rec.turns_from = text(start)
-    let_holder_write()
-    call('HDEL', queue_key(task), ticket.session)
-    save(task, rec, 'KEEPTTL')
-    tell('unqueued', task, {owner = ticket.session, label = ticket.label, fence = rec.fence})
-  end
-  return nil
+-- When anybody may take a task that nobody holds any more.
+local function free_from(rec)
+  if lapsed(rec) then return rec.due_at + RULES.grace_ms end
+  return tonumber(rec.ended or '0')
 end
 
 -- What stands between SESSION and `task`: nil (free), 'mine', or a refusal and when it ends.
@@ -56,34 +35,24 @@ local function verdict(task, rec)
   if live(rec) then return 'held', rec.due_at + RULES.grace_ms end
   if rec.state == 'done' and not reopen then return 'done', nil end
   if NOW < free_from(rec) then return 'cooling', free_from(rec) end
-  local ticket, ends = turn(task, rec)
-  if ticket and ticket.session ~= SESSION then return 'turn', ends end
-  return nil
-end
-
-local function enqueue(task, rec)
-  local key, waiting = queue_key(task), tickets(task)
-  local mine, order, joined
-  for _, ticket in ipairs(waiting) do
-    if ticket.session == SESSION then
-      mine, order, joined = true, text(ticket.order), text(ticket.joined)
+  if not rec.queued then return nil end
+  -- Whose hand-over window is it? Windows follow one another from the moment the task became free,
+  -- each ticket having one, also one that lapsed since; who lets theirs pass leaves the queue.
+  local start = math.max(free_from(rec), tonumber(rec.turns_from or '0'))
+  for _, ticket in ipairs(tickets(task, 'all')) do
+    local ends = math.min(math.max(start, ticket.joined) + RULES.handover_ms, ticket.until_ms)
+    if NOW < ends then
+      if ticket.session ~= SESSION then return 'turn', ends end
+      return nil
     end
-  end
-  if not mine then
-    if #waiting >= RULES.tickets_per_task then return false end
-    order, joined = text(call('HINCRBY', META, 'tickets', 1)), NOW_TEXT
-  end
-  call('HSET', key, SESSION, order .. ' ' .. joined .. ' ' .. text(NOW + RULES.ticket_ms) .. ' ' .. label)
-  call('PEXPIRE', key, RULES.retention_ms)
-  if not rec.queued then
-    rec.queued = '1'
+    start = math.max(start, ends)
+    rec.turns_from = text(start)
+    let_holder_write()
+    call('HDEL', QUEUE .. task, ticket.session)
     save(task, rec, 'KEEPTTL')
+    tell('unqueued', task, {owner = ticket.session, label = ticket.label, fence = rec.fence})
   end
-  if not mine then
-    call('SADD', QUEUED, task)
-    tell('queued', task, {owner = SESSION, label = label, fence = rec.fence})
-  end
-  return true
+  return nil
 end
 
 local function grant(task, rec)
@@ -107,7 +76,7 @@ local function grant(task, rec)
     fresh.last_owner, fresh.last_fence, fresh.last_outcome = rec.owner, rec.fence, rec.state
     fresh.last_label, fresh.last_note, fresh.last_ended = rec.label, rec.note, rec.ended
     if rec.state == 'lapsed' and rec.owner == SESSION then
-      call('HDEL', lost_key(SESSION), task)
+      call('HDEL', LOST .. SESSION, task)
     elseif rec.state == 'lapsed' then
       note_loss(rec.owner, task, rec.fence, 'lapsed', {
         at = rec.ended, by_ref = string.sub(SESSION, 1, 10), by_label = label, note = note})
@@ -115,30 +84,32 @@ local function grant(task, rec)
     call('ZREM', LAPSED, task)
     call('ZREM', DONE, task)
   end
-  drop_ticket(task, fresh, SESSION)
+  if fresh.queued then
+    call('HDEL', QUEUE .. task, SESSION)
+    if #tickets(task) == 0 then
+      call('DEL', QUEUE .. task)
+      fresh.queued = nil
+    end
+  end
   save(task, fresh)
   call('ZADD', LIVE, fresh.due, task)
-  call('SADD', held_key(SESSION), task)
+  call('SADD', HELD .. SESSION, task)
   tell('claimed', task, fresh)
   return fresh
 end
 
--- Overdue claims that nobody has settled yet must not count as live.
-local function settle_overdue()
-  for _, task in ipairs(call('ZRANGEBYSCORE', LIVE, '-inf', NOW, 'LIMIT', 0, 100)) do
-    settle(task, load(task))
-  end
-end
-
 local function over_quota(wanted)
-  if call('SCARD', held_key(SESSION)) + wanted > RULES.claims_per_session then
-    for _, task in ipairs(call('SMEMBERS', held_key(SESSION))) do settle(task, load(task)) end
-    if call('SCARD', held_key(SESSION)) + wanted > RULES.claims_per_session then
+  if call('SCARD', HELD .. SESSION) + wanted > RULES.claims_per_session then
+    for _, task in ipairs(call('SMEMBERS', HELD .. SESSION)) do settle(task, load(task)) end
+    if call('SCARD', HELD .. SESSION) + wanted > RULES.claims_per_session then
       return 'session', RULES.claims_per_session
     end
   end
   if call('ZCARD', LIVE) + wanted > RULES.claims_per_project then
-    settle_overdue()
+    -- Overdue claims that nobody has settled yet must not count as live.
+    for _, task in ipairs(call('ZRANGEBYSCORE', LIVE, '-inf', NOW, 'LIMIT', 0, 100)) do
+      settle(task, load(task))
+    end
     if call('ZCARD', LIVE) + wanted > RULES.claims_per_project then
       return 'project', RULES.claims_per_project
     end
@@ -169,6 +140,31 @@ local refusing = #refused > 0 and (mode == 'all' or #free + #mine == 0)
 if full and (#free > 0 and not refusing or queue and refusing) then return answer('full', told) end
 
 if refusing then
+  local function enqueue(task, rec)
+    local key, waiting = QUEUE .. task, tickets(task)
+    local mine, order, joined
+    for _, ticket in ipairs(waiting) do
+      if ticket.session == SESSION then
+        mine, order, joined = true, text(ticket.order), text(ticket.joined)
+      end
+    end
+    if not mine then
+      if #waiting >= RULES.tickets_per_task then return false end
+      order, joined = text(call('HINCRBY', META, 'tickets', 1)), NOW_TEXT
+    end
+    call('HSET', key, SESSION, order .. ' ' .. joined .. ' ' .. text(NOW + RULES.ticket_ms) .. ' ' .. label)
+    call('PEXPIRE', key, RULES.retention_ms)
+    if not rec.queued then
+      rec.queued = '1'
+      save(task, rec, 'KEEPTTL')
+    end
+    if not mine then
+      call('SADD', QUEUED, task)
+      tell('queued', task, {owner = SESSION, label = label, fence = rec.fence})
+    end
+    return true
+  end
+
   local reply = {'refused', NOW_TEXT, told}
   for _, refusal in ipairs(refused) do
     local word, task, rec, free_at = unpack(refusal)

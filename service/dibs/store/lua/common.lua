@@ -1,4 +1,5 @@
--- common.lua: what every script of a project starts with. It is put in front of each of them.
+-- common.lua: what every script of a project starts with. Functions that only some need are in files
+-- that those name, because a script makes all of its functions anew at each run.
 --
 -- KEYS[1]  the project's key prefix, dibs:{project}: every key below has its hash tag, so each
 --          script stays in one slot of a cluster
@@ -39,10 +40,10 @@ local EVENTS = PREFIX .. ':events'
 -- What was let through is paid for within burst_ms and a second.
 local RATES, RATES_MS = PREFIX .. ':rates:', RULES.burst_ms + 2000
 local PARKED, QUEUED = PREFIX .. ':parked', PREFIX .. ':queued'  -- for counting only
-local function record_key(task) return PREFIX .. ':task:' .. task end
-local function queue_key(task) return PREFIX .. ':queue:' .. task end
-local function held_key(session) return PREFIX .. ':held:' .. session end
-local function lost_key(session) return PREFIX .. ':lost:' .. session end
+local RECORD = PREFIX .. ':task:'
+local QUEUE = PREFIX .. ':queue:'
+local HELD = PREFIX .. ':held:'
+local LOST = PREFIX .. ':lost:'
 
 local function answer(tag, ...) return {tag, NOW_TEXT, ...} end
 
@@ -100,7 +101,7 @@ end
 
 -- A task's record is one JSON text, numbers in it text, too. `due_at` is worked out, not kept.
 local function load(task)
-  local kept = call('GET', record_key(task))
+  local kept = call('GET', RECORD .. task)
   if not kept then return {} end
   local rec = cjson.decode(kept)
   rec.due_at = after_stalls(tonumber(rec.due), tonumber(rec.ttl), tonumber(rec.beat))
@@ -111,7 +112,7 @@ end
 local function save(task, rec, ...)
   local due_at = rec.due_at
   rec.due_at = nil
-  call('SET', record_key(task), cjson.encode(rec), ...)
+  call('SET', RECORD .. task, cjson.encode(rec), ...)
   rec.due_at = due_at
 end
 
@@ -125,31 +126,20 @@ local function state_now(rec)
   return 'free'
 end
 
--- When anybody may take a task that nobody holds any more.
-local function free_from(rec)
-  if lapsed(rec) then return rec.due_at + RULES.grace_ms end
-  return tonumber(rec.ended or '0')
-end
-
--- Every ticket of a task's queue, oldest first.
-local function all_tickets(task)
-  local flat, found = call('HGETALL', queue_key(task)), {}
+-- The tickets of a task's queue that were renewed in time, oldest first; the others hold no place
+-- any more, and come only with `all`.
+local function tickets(task, all)
+  local flat, found = call('HGETALL', QUEUE .. task), {}
   for i = 1, #flat, 2 do
-    local order, joined, until_ms, label = string.match(flat[i + 1], '^(%d+) (%d+) (%d+) (.*)$')
-    found[#found + 1] = {
-      session = flat[i], order = tonumber(order), joined = tonumber(joined),
-      until_ms = after_stalls(tonumber(until_ms), RULES.ticket_ms, 0), label = label}
+    local order, joined, renewed, label = string.match(flat[i + 1], '^(%d+) (%d+) (%d+) (.*)$')
+    local until_ms = after_stalls(tonumber(renewed), RULES.ticket_ms, 0)
+    if all or until_ms > NOW then
+      found[#found + 1] = {
+        session = flat[i], order = tonumber(order), joined = tonumber(joined),
+        until_ms = until_ms, label = label}
+    end
   end
   table.sort(found, function(a, b) return a.order < b.order end)
-  return found
-end
-
--- The tickets that were renewed in time: the others hold no place any more.
-local function tickets(task)
-  local found = {}
-  for _, ticket in ipairs(all_tickets(task)) do
-    if ticket.until_ms > NOW then found[#found + 1] = ticket end
-  end
   return found
 end
 
@@ -173,128 +163,6 @@ local function tell(kind, task, rec, ...)
   call('XADD', EVENTS, 'MAXLEN', '~', text(RULES.events_kept), '*', 'type', kind, 'task', task,
        'at', NOW_TEXT, 'fence', rec.fence or '0', 'ref', string.sub(rec.owner or '', 1, 10),
        'label', rec.label or '', ...)
-end
-
--- What a session no longer has. An entry stays for the retention, told or not, so that a late
--- heartbeat still hears why; `by` is the record of whoever has the task now.
-local function note_loss(session, task, fence, reason, fields)
-  local entry = {task = task, fence = fence, reason = reason, at = NOW_TEXT}
-  for field, value in pairs(fields or {}) do entry[field] = value end
-  call('HSET', lost_key(session), task, cjson.encode(entry))
-  call('PEXPIRE', lost_key(session), RULES.retention_ms)
-end
-
--- The passing of a deadline, written down once by whichever act meets it first.
-local function settle(task, rec)
-  if not overdue(rec) then return end
-  let_holder_write()
-  if rec.state == 'parked' then call('SREM', PARKED, task) end
-  call('HINCRBY', META, 'lapses', 1)
-  rec.state, rec.ended = 'lapsed', text(rec.due_at)
-  rec.due = rec.ended
-  rec.lapses = text(tonumber(rec.lapses or '0') + 1)
-  save(task, rec, 'PX', RULES.retention_ms)
-  call('ZREM', LIVE, task)
-  call('ZADD', LAPSED, rec.ended, task)
-  call('SREM', held_key(rec.owner), task)
-  note_loss(rec.owner, task, rec.fence, 'lapsed', {open = '1'})
-  tell('lapsed', task, rec, 'note', rec.note or '')
-end
-
--- The deadline that a renewal gives: `span` from now, within max_hold of the start, never earlier
--- than the one the holder already has.
-local function renewed(rec, span)
-  local limit = tonumber(rec.since) + RULES.max_hold_ms
-  return math.max(rec.due_at, math.min(NOW + span, limit))
-end
-
--- A lapsed claim that nobody took may go on, same fence, while it is within max_hold.
-local function revivable(rec)
-  return rec.state == 'lapsed' and tonumber(rec.since) + RULES.max_hold_ms > NOW
-end
-
--- Extend the claim `rec` of SESSION on `task`, bring it back if it lapsed, and apply `change`:
--- {ttl_ms, state = 'held'|'parked', resume = bool, note, label, branch, url}, each or nil.
-local function keep(task, rec, change)
-  settle(task, rec)
-  let_holder_write()
-  local was, revived = rec.state, rec.state == 'lapsed'
-  rec.state = change.state or 'held'
-  if change.ttl_ms and rec.state == 'held' then rec.ttl = text(change.ttl_ms) end
-  local span = tonumber(rec.ttl)
-  if rec.state == 'parked' then span = change.ttl_ms or RULES.park_ms end
-  if change.resume then rec.due_at = math.min(rec.due_at, NOW + span) end
-  rec.due_at = renewed(rec, span)
-  rec.due, rec.beat = text(rec.due_at), NOW_TEXT
-  for _, field in ipairs({'note', 'label', 'branch', 'url'}) do
-    if change[field] and change[field] ~= '' then rec[field] = change[field] end
-  end
-  if revived then rec.ended = nil end
-  save(task, rec)
-  call('ZADD', LIVE, rec.due, task)
-  if revived then
-    call('ZREM', LAPSED, task)
-    call('SADD', held_key(SESSION), task)
-    call('HDEL', lost_key(SESSION), task)
-    tell('revived', task, rec)
-  end
-  if rec.state ~= was then call(rec.state == 'parked' and 'SADD' or 'SREM', PARKED, task) end
-  if rec.state == 'parked' and was ~= 'parked' then tell('parked', task, rec, 'note', rec.note or '') end
-  if rec.state == 'held' and was == 'parked' then tell('resumed', task, rec) end
-end
-
--- End the tenure `rec`; the record stays for the retention so that a repeat can be answered.
-local function finish(task, rec, outcome, fields)
-  let_holder_write()
-  if rec.state == 'parked' then call('SREM', PARKED, task) end
-  rec.state, rec.ended = outcome, NOW_TEXT
-  for field, value in pairs(fields) do
-    if value ~= '' then rec[field] = value end
-  end
-  save(task, rec, 'PX', outcome == 'done' and RULES.done_retention_ms or RULES.retention_ms)
-  call('ZREM', LIVE, task)
-  call('ZREM', LAPSED, task)
-  call('SREM', held_key(rec.owner), task)
-  call('HDEL', lost_key(rec.owner), task)
-  if outcome == 'done' then call('ZADD', DONE, rec.ended, task) end
-end
-
--- Losses that SESSION has not heard of. A retry of the request that told them hears them again,
--- because its first reply may have been lost.
-local function losses()
-  if SESSION == '' then return {} end
-  local flat, told = call('HGETALL', lost_key(SESSION)), {}
-  for i = 1, #flat, 2 do
-    local entry = cjson.decode(flat[i + 1])
-    if not entry.open and (not entry.told or entry.told == REQUEST) then
-      if not entry.told then
-        entry.told = REQUEST
-        let_holder_write()
-        call('HSET', lost_key(SESSION), flat[i], cjson.encode(entry))
-      end
-      told[#told + 1] = cjson.encode(entry)
-    end
-  end
-  return told
-end
-
--- The tasks that SESSION holds, or held until they lapsed and nobody took them, sorted.
-local function own_tasks()
-  local tasks, seen = call('SMEMBERS', held_key(SESSION)), {}
-  for _, task in ipairs(tasks) do seen[task] = true end
-  local flat = call('HGETALL', lost_key(SESSION))
-  for i = 1, #flat, 2 do
-    if cjson.decode(flat[i + 1]).open and not seen[flat[i]] then tasks[#tasks + 1] = flat[i] end
-  end
-  table.sort(tasks)
-  return tasks
-end
-
--- Why SESSION does not hold `task`: {'lost', entry} or {'not-holder'}.
-local function why_not(task)
-  local entry = call('HGET', lost_key(SESSION), task)
-  if entry then return 'lost', entry end
-  return 'not-holder', ''
 end
 
 if STALLED then return answer('stalled') end

@@ -10,6 +10,7 @@
 -- Safe to run twice: a repeat moves the deadline that it already moved. A lapsed claim that nobody
 -- took comes back with its fence; a plain heartbeat never shortens a deadline, an explicit
 -- `working` sets it to now + ttl. O(claims of the session).
+-- Follows common.lua, tenure.lua, holder.lua.
 
 local one, fence, ttl_ms, note = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[10]
 local change = {ttl_ms = ttl_ms, note = note, resume = ARGV[9] == 'working'}
@@ -43,7 +44,7 @@ for _, task in ipairs(own_tasks()) do
     reply[#reply + 1] = view(task, rec)
   elseif rec.owner ~= SESSION then
     let_holder_write()
-    call('SREM', held_key(SESSION), task)
+    call('SREM', HELD .. SESSION, task)
   end
 end
 return reply

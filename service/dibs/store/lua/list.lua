@@ -9,6 +9,7 @@
 -- Live claims come first, the soonest to lapse leading; then lapsed and done, the latest leading.
 -- A heartbeat can move a claim to a later page, never to an earlier one: nothing is missed.
 -- Safe to run twice: it only reads. O(claims looked at), at most RULES.list_scan.
+-- Follows common.lua.
 
 local wanted, needle, holder, most = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
 local want = {}

@@ -5,6 +5,7 @@
 -- {'stalled', now}
 --
 -- Safe to run twice: it only reads. O(live claims).
+-- Follows common.lua.
 
 local since = NOW - tonumber(ARGV[6])
 local count = {held = 0, parked = 0, lapsed = call('ZCARD', LAPSED)}

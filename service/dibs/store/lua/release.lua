@@ -9,6 +9,7 @@
 --
 -- Safe to run twice: the record outlives the claim and the repeat answers 'already'.
 -- O(claims of the session × log live claims of the project).
+-- Follows common.lua, tenure.lua, holder.lua.
 
 local one, fence, outcome = ARGV[6], ARGV[7], ARGV[8]
 local fields = {note = ARGV[9], pr = ARGV[10]}
@@ -32,10 +33,10 @@ end
 
 local function leave_queue(task, rec)
   local first = rec.queued and tickets(task)[1]
-  if not rec.queued or call('HDEL', queue_key(task), SESSION) == 0 then return nil end
+  if not rec.queued or call('HDEL', QUEUE .. task, SESSION) == 0 then return nil end
   tell('unqueued', task, {owner = SESSION, fence = rec.fence})
   if #tickets(task) == 0 then
-    call('DEL', queue_key(task))
+    call('DEL', QUEUE .. task)
     rec.queued = nil
   end
   -- The next one's window starts now, not when this one's did.

@@ -5,6 +5,7 @@
 --   held, parked, lapsed, done, tickets: how many there are now   lapses, breaks: how many ever
 -- Safe to run twice: a lapse that is written down is not overdue any more. O(log live claims +
 -- tickets) when nothing is due, at most 100 lapses a run.
+-- Follows common.lua, tenure.lua.
 
 local due = call('ZRANGEBYSCORE', LIVE, '-inf', NOW, 'LIMIT', 0, 100)
 for _, task in ipairs(due) do
