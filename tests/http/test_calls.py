@@ -203,15 +203,22 @@ def test_head_answers_as_get_would_without_a_body(ann: Caller):
     for path, accept in (("claims", "*/*"), ("claims/T-1", "*/*"), ("events", "text/event-stream")):
         answer = ann.http.head(f"/v1/{ann.project}/{path}", headers={"Accept": accept}, timeout=5)
         assert (answer.status_code, answer.content) == (200, b""), path
+    answer = ann.http.head(f"/v1/{ann.project}/claim", timeout=5)
+    assert (answer.status_code, answer.headers["allow"], answer.content) == (405, "POST", b"")
 
 
 def test_every_answer_is_uncached_and_echoes_its_key(ann: Caller):
     answer = ann.http.post(
         f"/v1/{ann.project}/claim", json={"task": "T-1"}, headers={"Idempotency-Key": "k-1"}
     )
-    assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["idempotency-key"] == "k-1"
-    assert "server" not in answer.headers
+    page = ann.http.get("/problems/held", headers={"X-Request-Id": "r-1"})
+    assert page.headers["x-request-id"] == "r-1"
+    assert page.headers["x-frame-options"] == "DENY"
+    for each in (answer, ann.get("claims"), ann.http.get("/nowhere")):
+        assert each.headers["cache-control"] == "no-store"
+        assert each.headers["x-content-type-options"] == "nosniff"
+        assert "server" not in each.headers
 
 
 def _first(lines, start: str, count: int) -> list[str]:

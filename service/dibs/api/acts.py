@@ -83,7 +83,7 @@ class Acts:
         try:
             reply = await self._reply(parts[2], parts[3], scope, receive)
             status = reply.status
-            await reply.send(send, headers.uncached(scope["headers"]))
+            await reply.send(send, headers.of_an_act(scope["headers"]))
         finally:
             observe.count(scope, self._metrics, parts[3], status, perf_counter() - began)
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from litestar.types import ASGIApp
 
+_NO_SNIFF = (b"x-content-type-options", b"nosniff")
 _ALWAYS = [
-    (b"x-content-type-options", b"nosniff"),
+    _NO_SNIFF,
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
 ]
@@ -18,18 +19,18 @@ _ECHO_BYTES = 200
 Header = tuple[bytes, bytes]
 
 
-def common(request: Iterable[Header]) -> list[Header]:
-    """Return what an answer to a request with these headers carries beside its own."""
-    return _ALWAYS + [
+def of_an_act(request: Iterable[Header]) -> list[Header]:
+    """Return what the answer to an act carries beside its own: it is no page that could be framed
+    or left."""
+    return [_NO_STORE, _NO_SNIFF, *_echoed(request)]
+
+
+def _echoed(request: Iterable[Header]) -> list[Header]:
+    return [
         (name, value)
         for name, value in request
         if name in _ECHOED and len(value) <= _ECHO_BYTES and value.isascii()
     ]
-
-
-def uncached(request: Iterable[Header]) -> list[Header]:
-    """Return the same for an answer that nobody may keep."""
-    return [_NO_STORE, *common(request)]
 
 
 def with_headers(app: ASGIApp) -> ASGIApp:
@@ -43,7 +44,7 @@ def with_headers(app: ASGIApp) -> ASGIApp:
         if head:  # what GET would answer, without its body (RFC 9110, 9.3.2)
             scope = {**scope, "method": "GET"}
             receive, send = _until_started(send)
-        extra = common(scope["headers"])
+        extra = _ALWAYS + _echoed(scope["headers"])
 
         async def answer(message: Any) -> None:
             if message["type"] == "http.response.start":
