@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from bench import client, contenders, growth, report
+from bench import client, contenders, growth, report, turns
 from bench.acts import ACTS
 from bench.contenders import ROOT, Contender, Missing
 
@@ -128,6 +128,7 @@ def main() -> int:
 
     busy = os.getloadavg()[0]
     results, missing = compare(1 if quick else 3, 0.5 if quick else 0.8, say)
+    turned = turns.measure(say)
     scripts = raw_scripts(say)
     growths = growth.measure(say, quick=quick)
     clients = client.measure(say, rounds=3 if quick else 15)
@@ -138,6 +139,7 @@ def main() -> int:
         took_s=time.monotonic() - began,
         results={key: _median(found) for key, found in results.items()},
         missing=missing,
+        turns=turned,
         scripts=scripts,
         growth=growths,
         clients=clients,

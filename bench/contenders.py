@@ -40,7 +40,7 @@ class Contender:
 
     def cpu_s(self) -> float:
         """Return the processor time that it took so far, its store and its workers included."""
-        return sum(map(_cpu_s, _family(self.pid)))
+        return sum(map(cpu_s, _family(self.pid)))
 
 
 def _family(pid: int) -> list[int]:
@@ -51,7 +51,8 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
+    """Return the processor time that a process took so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

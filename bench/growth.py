@@ -85,11 +85,11 @@ def measure(say: Callable[[str], None], *, quick: bool = False) -> list[dict[str
             folder = held.enter_context(contenders.folder())
             grown = Grown(name)
             with contenders.dibs(name, data=folder):
-                grown.bytes_each = _fill(_url(folder), claims, projects)
+                grown.bytes_each = _fill(store_url(folder), claims, projects)
             began = time.perf_counter()
             running.append(held.enter_context(contenders.dibs(name, data=folder)))
             grown.start_s = time.perf_counter() - began
-            grown.sweep_ms = asyncio.run(_sweep(_url(folder), projects))
+            grown.sweep_ms = asyncio.run(_sweep(store_url(folder), projects))
             found.append(grown)
         rates: dict[str, list[float]] = {}
         lists: dict[str, list[float]] = {}
@@ -106,7 +106,8 @@ def measure(say: Callable[[str], None], *, quick: bool = False) -> list[dict[str
     return [asdict(grown) for grown in found]
 
 
-def _url(folder: Path) -> str:
+def store_url(folder: Path) -> str:
+    """Return where the store of a dibs that runs on `folder` is."""
     return f"unix://{folder / 'data' / 'valkey.sock'}"
 
 
