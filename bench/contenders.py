@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dibs.store.embedded import MALLOC, _find_server
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PLAIN_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
@@ -66,8 +68,6 @@ def free_port() -> int:
 
 def server() -> str:
     """Return the path of the store that `dibs serve` would start."""
-    from dibs.store.embedded import _find_server
-
     return _find_server()[0]
 
 
@@ -119,7 +119,7 @@ def redis(folder: Path, fsync: str) -> Iterator[str]:
         "aof-use-rdb-preamble": "no",
     }
     command = [server(), *(word for k, v in config.items() for word in (f"--{k}", v))]
-    with process(command, folder / "store.log"):
+    with process(command, folder / "store.log", MALLOC):
         until = time.monotonic() + START_S
         while not path.exists():
             if time.monotonic() > until:

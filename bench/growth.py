@@ -93,7 +93,7 @@ def measure(say: Callable[[str], None], *, quick: bool = False) -> list[dict[str
             found.append(grown)
         rates: dict[str, list[float]] = {}
         lists: dict[str, list[float]] = {}
-        for _ in range(2 if quick else 6):
+        for _ in range(2 if quick else 10):
             say("growth: claims and lists")
             for contender in running:
                 name = contender.name

@@ -12,7 +12,7 @@ from dibs.words import Project
 log = logging.getLogger("dibs.keeper")
 
 TICK_S = 1.0
-SWEEPS_PER_TICK = 500
+SWEEPS_PER_TICK = 250
 """Projects swept in one second at most; with more of them each has its turn less often."""
 MEMORY_TICKS = 10
 """The store is asked for its memory once in so many seconds."""

@@ -49,7 +49,7 @@ _CONFIG = {
 # The wheel's server has glibc's malloc, which keeps 7 freed blocks of a size at hand; a script
 # frees dozens at once. With 100, scripts take 7 % less time, strict makes 7 % more claims a second,
 # and the server has 4 MB more (docs/performance.md). Elsewhere nobody reads this.
-_MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=100"}
+MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=100"}
 
 # Runs between us and the server, in the process that becomes the server. On Linux the kernel ends
 # that process when the thread that forked it ends. Elsewhere a watcher, a child of the server,
@@ -212,7 +212,7 @@ def _launch(
                 process = subprocess.Popen(
                     [sys.executable, "-I", "-S", "-c", _SHIM, *arguments, *command],
                     cwd=log.parent,
-                    env={**_MALLOC, **inherited, **env},
+                    env={**MALLOC, **inherited, **env},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,

@@ -19,7 +19,7 @@ local reopen, queue = ARGV[8] == '1', ARGV[9] == '1'
 local label, branch, url, note = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
 
 -- A write that changes nothing, before any other: a full store refuses it, and so new claims first.
-local full = type(redis.pcall('SET', PREFIX .. ':nothing', '', 'XX')) == 'table'
+if ROOM == nil then ROOM = type(redis.pcall('SET', PREFIX .. ':nothing', '', 'XX')) ~= 'table' end
 
 -- When anybody may take a task that nobody holds any more.
 local function free_from(rec)
@@ -137,7 +137,7 @@ if mode == 'any' and #mine > 0 then free = {} end
 if mode == 'any' and #free > 0 then free = {free[1]} end
 local refusing = #refused > 0 and (mode == 'all' or #free + #mine == 0)
 
-if full and (#free > 0 and not refusing or queue and refusing) then return answer('full', told) end
+if not ROOM and (#free > 0 and not refusing or queue and refusing) then return answer('full', told) end
 
 if refusing then
   local function enqueue(task, rec)

@@ -48,6 +48,9 @@ local LOST = PREFIX .. ':lost:'
 local function answer(tag, ...) return {tag, NOW_TEXT, ...} end
 
 -- A full store refuses a script's first growing write, unless the script has written already.
+-- ROOM: it did not refuse that; nil while nobody tried.
+local ROOM
+
 -- Those who hold something go through here, so that they can keep and free it (rule 15).
 local function let_holder_write() call('DEL', PREFIX .. ':nothing') end
 
@@ -67,7 +70,8 @@ local function over_rate()
   local own, all = SESSION ~= '' and RULES.rate_per_session or 0, RULES.rate_per_project
   if own == 0 and all == 0 then return nil end
   local span = math.floor(NOW_US / (RATES_MS * 1000))
-  local paid = call('HMGET', RATES .. span, SESSION, '')
+  local key = RATES .. span
+  local paid = call('HMGET', key, SESSION, '')
   local own_paid, all_paid, begun = paid[1], paid[2], paid[2]
   if not own_paid or not all_paid then
     paid = call('HMGET', RATES .. span - 1, SESSION, '')
@@ -84,8 +88,9 @@ local function over_rate()
     if wait_ms > 0 then return wait_ms, 'project' end
   end
   -- pcall: on a full store the limit is the first thing to go, not the request.
-  local kept = redis.pcall('HSET', RATES .. span, '', all_next, own_next and SESSION or '', own_next or all_next)
-  if not begun and type(kept) == 'number' then call('PEXPIRE', RATES .. span, text(3 * RATES_MS)) end
+  local kept = redis.pcall('HSET', key, '', all_next, own_next and SESSION or '', own_next or all_next)
+  ROOM = type(kept) == 'number'
+  if ROOM and not begun then call('PEXPIRE', key, text(3 * RATES_MS)) end
 end
 
 -- A claim that was live when time was lost has at least one ttl from then on (rule 13). `written`
