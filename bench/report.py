@@ -39,12 +39,12 @@ everysec, 32 connections, in µs (not part of the run above):
 
 | part | µs |
 |---|--:|
-| uvicorn: write the answer, the kernel's part included | 15 |
-| uvicorn: parse the request, start a task | 11 |
-| reading and checking session, project and body | 8 |
-| hashing the session, the call to the store without its wire | 10 |
+| uvicorn: write the answer, the kernel's part included | 14 |
+| uvicorn: parse the request, start a task | 10 |
+| reading and checking session, project and body | 7 |
+| hashing the session, the call to the store without its wire | 9 |
 | the wire: pack, write, parse the reply | 5 |
-| record to claim, claim to JSON | 10 |
+| record to claim, claim to JSON | 11 |
 | dispatch, headers, counting | 8 |
 | the loop, and reading from sockets | 6 |
 
@@ -259,10 +259,10 @@ everysec in the service alone), and what was found:
 
 {_budget(results)}
 Where more was found than is left, or nearly as much, the processor rules the target out: no program
-has all of the cores all of the time. For strict ÷ etcd it does not; there the bound is the turn of
-the store, script, other work and waiting together, on 32 connections. The wait depends on the disk:
-this one syncs in 0.1 ms when the last sync was just before, and in 0.5 to 1 ms after a pause of as
-little as 0.5 ms. On 128 connections a sync is shared by more claims.
+has all of the cores all of the time. Beside that the turns of the store are a bound, on 32
+connections a million µs ÷ (script + other work + waiting) claims a second for one service. The wait
+depends on the disk: this one syncs in 0.1 ms when the last sync was just before, and in 0.5 to 1 ms
+after a pause of as little as 0.5 ms. On 128 connections a sync is shared by more claims.
 
 {KEPT}
 ## The scripts alone
