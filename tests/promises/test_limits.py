@@ -1,6 +1,7 @@
 """Rules 15, 16: limits are enforced, and a full store refuses new claims first."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from tests.conftest import Desk, new_session
@@ -51,6 +52,29 @@ async def test_a_session_that_asks_too_often_is_told_when_to_ask_again(desk: Des
     assert isinstance(await desk.claim(desk.ann, "T-1"), o.Granted)
 
 
+@pytest.mark.parametrize("rules", [Rules(rate_per_session=5, burst_ms=2000, rate_per_project=40)])
+async def test_a_rate_is_kept_however_long_a_session_goes_on(desk: Desk):
+    async def now_s() -> float:
+        seconds, micros = await desk.store.link.command("TIME")
+        return int(seconds) + int(micros) / 1e6
+
+    began, passed = await now_s(), 0
+    for _ in range(24):
+        outcomes = [await desk.claim(desk.ann, "T-1") for _ in range(4)]
+        passed += sum(isinstance(one, o.Granted) for one in outcomes)
+        await desk.pass_time(0.5)
+    took_s = await now_s() - began
+    assert min(5 * took_s, 24 * 4) - 1 <= passed <= 5 * (2 + took_s) + 1
+
+
+@pytest.mark.parametrize("rules", [Rules(rate_per_session=5, burst_ms=2000, rate_per_project=40)])
+async def test_what_a_store_keeps_of_a_rate_goes_by_itself(desk: Desk):
+    await desk.claim(desk.ann, "T-1")
+    kept = await desk.store.link.command("KEYS", f"dibs:{{{desk.project}}}:rates:*")
+    lives = [await desk.store.link.command("PTTL", key) for key in kept]
+    assert [0 < life <= 12_000 for life in lives] == [True], dict(zip(kept, lives, strict=True))
+
+
 @pytest.mark.parametrize("rules", [Rules(rate_per_session=0, rate_per_project=5)])
 async def test_the_rate_of_a_project_is_shared_by_its_sessions(desk: Desk):
     outcomes = await asyncio.gather(*(desk.claim(new_session(), f"T-{n}") for n in range(20)))
@@ -59,11 +83,12 @@ async def test_the_rate_of_a_project_is_shared_by_its_sessions(desk: Desk):
     assert {one.whose for one in limited} == {"project"}
 
 
-@pytest.fixture
-async def cramped(tmp_path):
+@pytest.fixture(params=[0, 1000], ids=["without rates", "with rates"])
+async def cramped(tmp_path, request: pytest.FixtureRequest):
     """A desk at a store of its own, which the test fills up."""
     embedded = EmbeddedStore.start(tmp_path / "data")
-    store = Store(PipelineLink.to(embedded.url), Rules(rate_per_session=0, rate_per_project=0))
+    rules = Rules(rate_per_session=request.param, rate_per_project=request.param)
+    store = Store(PipelineLink.to(embedded.url), rules)
     await store.open()
     yield Desk(store, None)
     await store.close()
@@ -90,7 +115,7 @@ async def test_a_full_store_refuses_new_claims_while_holders_go_on(cramped: Desk
 
 
 async def test_a_full_store_does_not_let_a_claim_slip_in_behind_a_lapse(cramped: Desk):
-    rules = Rules(ttl_ms=50, grace_ms=10, rate_per_session=0, rate_per_project=0)
+    rules = replace(cramped.store.rules, ttl_ms=50, grace_ms=10)
     cramped.store = Store(cramped.store.link, rules)
     await cramped.store.open()
     await cramped.granted(cramped.ann, "T-1")
