@@ -84,8 +84,9 @@ async def cost(server: redis.Redis, act: Any) -> int:
     return commands(server)
 
 
+# One or two of these only where a new span of the rates has just begun.
 @pytest.mark.parametrize(
-    ("act", "most"), [("claim", 20), ("refused", 10), ("beat", 11), ("release", 16), ("show", 6)]
+    ("act", "most"), [("claim", 16), ("refused", 8), ("beat", 11), ("release", 15), ("show", 7)]
 )
 async def test_an_act_takes_no_more_commands_than_it_did(
     store: Store, server: redis.Redis, act: str, most: int
@@ -110,7 +111,7 @@ async def test_an_act_takes_no_more_commands_than_it_did(
 async def test_no_act_takes_more_commands_in_a_store_with_a_thousand_claims(
     store: Store, server: redis.Redis
 ) -> None:
-    async def costs() -> dict[str, int]:
+    async def costs_once() -> dict[str, int]:
         ann, task = who(), Task(f"T-{uuid.uuid4()}")
         found = {"claim": await cost(server, grant(store, task, ann))}
         found["refused"] = await cost(server, store.claim(P, who(), [task]))
@@ -121,6 +122,11 @@ async def test_no_act_takes_more_commands_in_a_store_with_a_thousand_claims(
         found["sweep"] = await cost(server, store.sweep(P))
         found["release"] = await cost(server, store.release(P, ann, task))
         return found
+
+    async def costs() -> dict[str, int]:
+        """The least of three: the first acts in a span of the rates take one or two more."""
+        tries = [await costs_once() for _ in range(3)]
+        return {act: min(each[act] for each in tries) for act in tries[0]}
 
     await asyncio.gather(*(grant(store, f"first {number}") for number in range(20)))
     await costs()  # every script is loaded
