@@ -169,7 +169,7 @@ def _without_rates(server: redis.Redis) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the framework speaks of its 3.0
-async def test_a_claim_over_http_makes_at_most_four_times_the_calls_of_the_frameworks_echo(
+async def test_a_claim_over_http_makes_at_most_half_as_many_calls_again_as_the_frameworks_echo(
     embedded: EmbeddedStore, server: redis.Redis
 ) -> None:
     service = build(Settings(rate_per_session=10**6, rate_per_project=10**6), embedded.url)
@@ -179,7 +179,7 @@ async def test_a_claim_over_http_makes_at_most_four_times_the_calls_of_the_frame
             await calls_of(app)
         ours, theirs = await calls_of(service.asgi), await calls_of(echo)
         assert threading.active_count() == threads, "a request went through a thread"
-    assert ours <= 4 * theirs  # alone: in a batch, the way to the store and back is shared
+    assert ours <= 1.5 * theirs
 
 
 async def calls_of(app: Any) -> int:
