@@ -4,8 +4,13 @@ import asyncio
 import contextlib
 import os
 import signal
+import ssl
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+import trustme
 
 from dibs.store.embedded import EmbeddedStore
 from dibs.store.link import PipelineLink, StoreDown
@@ -93,6 +98,62 @@ async def test_who_goes_away_while_the_store_is_paused_disturbs_nobody_else(embe
         os.kill(embedded.pid, signal.SIGCONT)
     assert await asyncio.gather(*calls[1::2]) == [text] * 5
     await link.close()
+
+
+async def test_a_connection_by_tls_is_like_any_other(embedded, tmp_path: Path):
+    async with by_tls(embedded, tmp_path) as (url, cut):
+        link = PipelineLink.to(f"{url}?ssl_ca_certs={tmp_path / 'ca.pem'}")
+        told = await asyncio.gather(*(link.command("ECHO", str(number)) for number in range(1000)))
+        assert told == [str(number) for number in range(1000)]
+        long = "x" * 3_000_000
+        assert await link.command("ECHO", long) == long
+        cut()
+        async with asyncio.timeout(5):
+            while await _or_down(link, "PING") != "PONG":
+                await asyncio.sleep(0.01)
+        await link.close()
+
+        stranger = PipelineLink.to(url)  # who was not told of this authority
+        with pytest.raises(StoreDown) as down:
+            await stranger.command("PING")
+        assert not down.value.sent
+        await stranger.close()
+
+
+@contextlib.asynccontextmanager
+async def by_tls(
+    embedded: EmbeddedStore, folder: Path
+) -> AsyncIterator[tuple[str, Callable[[], None]]]:
+    """A way to the store by TLS: its address, and what cuts its connections."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    socket_path = unquote(embedded.url.removeprefix("unix://"))
+    open_now: list[asyncio.StreamWriter] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_now.append(writer)
+        from_store, to_store = await asyncio.open_unix_connection(socket_path)
+        await asyncio.gather(pump(reader, to_store), pump(from_store, writer))
+
+    def cut() -> None:
+        while open_now:
+            open_now.pop().transport.abort()
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0, ssl=context)
+    try:
+        yield f"rediss://localhost:{server.sockets[0].getsockname()[1]}", cut
+    finally:
+        cut()
+        server.close()
 
 
 async def _or_down(link: PipelineLink, *parts: str) -> object:
