@@ -1,4 +1,4 @@
-"""Headers that every answer carries, whatever answered."""
+"""Headers that answers carry beside their own: all of them, and those of acts."""
 
 import asyncio
 from collections.abc import Iterable
