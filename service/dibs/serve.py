@@ -16,7 +16,7 @@ from typing import Any
 from dibs import __version__, logs
 from dibs.settings import BACKLOG, Settings
 from dibs.store.embedded import EmbeddedStore, StoreUnavailable
-from dibs.store.link import StoreDown
+from dibs.store.failures import StoreDown
 from dibs.store.store import Unfit
 from dibs.store.target import parse
 

@@ -9,7 +9,8 @@ from typing import Any
 from tests.proofs.records import Step
 
 from dibs import outcomes as o
-from dibs.store.link import Link, Script, StoreDown
+from dibs.store import StoreDown
+from dibs.store.link import Link, Script
 from dibs.store.rules import Rules
 from dibs.words import Claim, Free, Loss
 

@@ -12,8 +12,9 @@ from urllib.parse import unquote
 import pytest
 import trustme
 
+from dibs.store import StoreDown
 from dibs.store.embedded import EmbeddedStore
-from dibs.store.link import PipelineLink, StoreDown
+from dibs.store.link import PipelineLink
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 
 from redis.exceptions import ResponseError
 
-from dibs.store.link import Link, Script, StoreDown, run_script
+from dibs.store.failures import StoreDown
+from dibs.store.link import Link, Script, run_script
 
 KEY = "dibs:clock"
 SWEEPER_MS = 5_000

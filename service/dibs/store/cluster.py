@@ -16,7 +16,8 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 
-from dibs.store.link import Link, Moved, PipelineLink, StoreDown
+from dibs.store.failures import Moved, StoreDown
+from dibs.store.link import Link, PipelineLink
 
 Address = tuple[str, int]
 

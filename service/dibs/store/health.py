@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from redis.exceptions import ResponseError
 
-from dibs.store.link import Link, StoreDown
+from dibs.store.failures import StoreDown
+from dibs.store.link import Link
 
 Durability = Literal["strict", "relaxed", "unknown"]
 _EVICTS_CLAIMS = ("allkeys-lru", "allkeys-lfu", "allkeys-random", "allkeys-lrm")

@@ -18,17 +18,10 @@ from hiredis import Reader, pack_command
 from redis._parsers import BaseParser
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import (
-    AskError,
-    AuthenticationError,
-    MovedError,
-    NoScriptError,
-    RedisError,
-    ResponseError,
-)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import NoScriptError, RedisError
 
+from dibs.store.failures import LOST, failure
 from dibs.store.rules import Rules
 
 TIMEOUT_S = 1.0
@@ -45,37 +38,7 @@ TCP = {"socket_keepalive": True}
 CONNECTIONS = 2
 """One carries all; while it is given up another may be made."""
 
-_AWAY = (
-    "READONLY",
-    "CLUSTERDOWN",
-    "MASTERDOWN",
-    "TRYAGAIN",
-    "NOREPLICAS",
-    "MISCONF",
-    "BUSY",
-    "NOAUTH",
-    "WRONGPASS",
-    "NOPERM",
-)
 _FOLLOWS = re.compile(r"^-- Follows (.+)\.$", re.MULTILINE)
-_LOST = (RedisConnectionError, RedisTimeoutError, OSError, asyncio.TimeoutError)
-
-
-class StoreDown(Exception):
-    """The store cannot answer. `sent`: the call may have taken effect all the same."""
-
-    def __init__(self, reason: str, *, sent: bool) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.sent = sent
-
-
-class Moved(StoreDown):
-    """Another node of the cluster serves this key now."""
-
-
-class StoreFull(Exception):
-    """The store is at its memory limit and refused to grow; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,32 +90,6 @@ async def run_script(link: Link, script: Script, key: str, args: Sequence[str]) 
     except NoScriptError:
         reply = await link.command("EVAL", script.text, 1, key, *args)
     return cast(list[Any], reply)
-
-
-def _failure(error: Exception, *, sent: bool) -> Exception:
-    """Name what a failed command means to the caller."""
-    if isinstance(error, NoScriptError):
-        return error
-    if isinstance(error, MovedError):
-        return Moved("The store serves this project elsewhere now.", sent=False)
-    if isinstance(error, AskError):
-        # Never followed: half of the project's keys are here and half there, so that a script
-        # there would find tasks free that are held.
-        return StoreDown("The store is moving this project to another node.", sent=False)
-    if isinstance(error, ResponseError | AuthenticationError):
-        # The client takes the code off the sentences of some errors and not of others.
-        code = getattr(error, "status_code", None) or str(error).split(" ", 1)[0]
-        if code == "OOM":
-            return StoreFull(str(error))
-        if code == "LOADING":
-            return StoreDown("The store is loading its data.", sent=False)
-        if code in _AWAY:
-            return StoreDown(f"The store refuses for now: {code}.", sent=False)
-    if isinstance(error, _LOST):
-        late = isinstance(error, RedisTimeoutError | TimeoutError)
-        word = "does not answer" if late else "cannot be reached"
-        return StoreDown(f"The store {word}.", sent=sent)
-    return error
 
 
 def keepalive(url: str) -> dict[str, bool]:
@@ -216,7 +153,7 @@ class _Line(asyncio.Protocol):
         if answer.done():
             return
         if isinstance(reply, Exception):
-            answer.set_exception(_failure(reply, sent=False))
+            answer.set_exception(failure(reply, sent=False))
         else:
             answer.set_result(reply)
 
@@ -241,7 +178,7 @@ class _Line(asyncio.Protocol):
         asked, self._asked = self._asked, deque()
         for answer, _ in asked:
             if not answer.done():
-                answer.set_exception(_failure(error, sent=True))
+                answer.set_exception(failure(error, sent=True))
 
 
 class PipelineLink:
@@ -291,7 +228,7 @@ class PipelineLink:
                 while self._waiting:
                     _, answer = self._waiting.popleft()
                     if not answer.done():
-                        answer.set_exception(_failure(error, sent=False))
+                        answer.set_exception(failure(error, sent=False))
                 continue
             line = self._line = _Line(connection, self.observe)
             try:
@@ -300,7 +237,7 @@ class PipelineLink:
                 await line.lost.wait()
             finally:
                 line.end(RedisConnectionError())
-                with contextlib.suppress(*_LOST):
+                with contextlib.suppress(*LOST):
                     await connection.disconnect(nowait=True)
                 await self._pool.release(connection)
 
@@ -312,8 +249,8 @@ class PipelineLink:
         """Await something else that is asked of the store's servers, with the same failures."""
         try:
             return await question
-        except (RedisError, *_LOST) as error:
-            raise _failure(error, sent=False) from error
+        except (RedisError, *LOST) as error:
+            raise failure(error, sent=False) from error
 
     def drop(self) -> None:
         """Close without waiting for anybody."""
@@ -343,7 +280,7 @@ class ClientLink:
         try:
             return await self._client.execute_command(*parts)  # type: ignore[no-untyped-call]
         except RedisError as error:
-            raise _failure(error, sent=True) from error
+            raise failure(error, sent=True) from error
 
     async def servers(self) -> list[Link]:
         """See Link."""

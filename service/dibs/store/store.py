@@ -16,7 +16,8 @@ from redis.exceptions import ResponseError
 from dibs import outcomes as o
 from dibs.store import health
 from dibs.store.clock import Facts, LeaseClock
-from dibs.store.link import Link, Script, StoreDown, StoreFull, run_script
+from dibs.store.failures import StoreDown, StoreFull
+from dibs.store.link import Link, Script, run_script
 from dibs.store.records import Counts, Reader, event, seconds
 from dibs.store.rules import Rules
 from dibs.store.tally import Tally

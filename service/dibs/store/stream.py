@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
 
-from dibs.store.link import StoreDown
+from dibs.store.failures import StoreDown
 from dibs.store.records import event
 from dibs.store.store import Reset, Store, keys, stream_id
 from dibs.words import Event, Project

@@ -26,6 +26,7 @@ from redis.asyncio.sentinel import (
 from redis.backoff import NoBackoff
 
 from dibs.store.cluster import ClusterLink, ClusterReader
+from dibs.store.failures import StoreDown
 from dibs.store.link import (
     CONNECTION,
     CONNECTIONS,
@@ -33,7 +34,6 @@ from dibs.store.link import (
     TIMEOUT_S,
     Link,
     PipelineLink,
-    StoreDown,
     keepalive,
 )
 

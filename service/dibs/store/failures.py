@@ -1,0 +1,101 @@
+"""What a failed command means to its caller, and whether it may have taken effect."""
+
+import asyncio
+
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    MovedError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+LOST = (RedisConnectionError, RedisTimeoutError, OSError, asyncio.TimeoutError)
+"""What a connection that cannot be used raises."""
+
+_AWAY = (
+    "READONLY",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "TRYAGAIN",
+    "NOREPLICAS",
+    "MISCONF",
+    "BUSY",
+    "NOAUTH",
+    "WRONGPASS",
+    "NOPERM",
+)
+
+
+class StoreDown(Exception):
+    """The store cannot answer. `sent`: the call may have taken effect all the same."""
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.sent = sent
+
+
+class Moved(StoreDown):
+    """Another node of the cluster serves this key now."""
+
+
+class StoreFull(Exception):
+    """The store is at its memory limit and refused to grow; nothing was changed."""
+
+
+class ErrorReply(ResponseError):
+    """An error that the store answered with: its code (`OOM`, `READONLY`, …) and its sentence."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.code = text.split(" ", 1)[0]
+
+
+def code_of(error: Exception) -> str:
+    """Return the code of an error reply.
+
+    redis-py takes the code off the sentence of some errors and not of others.
+    """
+    found = getattr(error, "code", None) or getattr(error, "status_code", None)
+    return str(found or str(error).split(" ", 1)[0])
+
+
+def failure(error: Exception, *, sent: bool) -> Exception:
+    """Return what a failed command means to the caller.
+
+    StoreDown, StoreFull or Moved where the store is at fault, NoScriptError where it has to be
+    given the script, else `error` itself: a defect of ours, or a refusal that the caller expects.
+    """
+    if isinstance(error, NoScriptError | StoreDown | StoreFull):
+        return error
+    if isinstance(error, ResponseError | AuthenticationError):
+        return _refused(error)
+    if isinstance(error, LOST):
+        late = isinstance(error, RedisTimeoutError | TimeoutError)
+        word = "does not answer" if late else "cannot be reached"
+        return StoreDown(f"The store {word}.", sent=sent)
+    return error
+
+
+def _refused(error: RedisError) -> Exception:
+    """Return what an error reply means; nothing was changed."""
+    code = code_of(error)
+    if isinstance(error, MovedError) or code == "MOVED":
+        return Moved("The store serves this project elsewhere now.", sent=False)
+    if isinstance(error, AskError) or code == "ASK":
+        # Never followed: half of the project's keys are here and half there, so that a script
+        # there would find tasks free that are held.
+        return StoreDown("The store is moving this project to another node.", sent=False)
+    if code == "NOSCRIPT":
+        return NoScriptError(str(error))
+    if code == "OOM":
+        return StoreFull(str(error))
+    if code == "LOADING":
+        return StoreDown("The store is loading its data.", sent=False)
+    if code in _AWAY:
+        return StoreDown(f"The store refuses for now: {code}.", sent=False)
+    return error
