@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import time_machine
 from fakeredis import FakeAsyncRedis
-from redis.asyncio import Redis
 from tests.tools.clock import SteppedClock
 
 from dibs import outcomes as o
 from dibs.claims import Bounds, Claims
 from dibs.store import Rules, Store
+from dibs.store.blocking import BlockingLink
 from dibs.store.embedded import EmbeddedStore
 from dibs.store.link import ClientLink, PipelineLink
 from dibs.store.stream import Hub
@@ -162,7 +162,6 @@ async def store(rules: Rules, stepped: tuple[EmbeddedStore, Any]) -> AsyncIterat
 @pytest.fixture
 async def claims(store: Store, stepped: tuple[EmbeddedStore, Any]) -> AsyncIterator[Claims]:
     """The service's rules around a real store."""
-    reader = Redis.from_url(stepped[0].url, protocol=2, decode_responses=True, socket_timeout=None)
-    hub = Hub(store, reader)
+    hub = Hub(store, BlockingLink(PipelineLink.to(stepped[0].url)))
     yield Claims(store, hub, Bounds())
     await hub.close()

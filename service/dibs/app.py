@@ -4,7 +4,6 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 from litestar import Litestar
 from litestar.di import Provide
@@ -24,6 +23,7 @@ from dibs.keeper import Keeper, keeping
 from dibs.metrics import Cells, Metrics
 from dibs.settings import Settings
 from dibs.store import Rules, Store, target
+from dibs.store.blocking import Reader
 from dibs.store.link import ClientLink, Link
 from dibs.store.stream import Hub
 
@@ -71,19 +71,18 @@ def rules(settings: Settings) -> Rules:
     )
 
 
-def links(url: str | None) -> tuple[Link, Any]:
-    """Return the link for acts and the client for blocking reads; `url` None is the fake."""
+def links(url: str | None) -> tuple[Link, Reader]:
+    """Return the link for acts and the one for blocking reads; `url` None is the fake."""
     if url is None:
         from fakeredis import FakeAsyncRedis, FakeServer  # a tenth of a second, else for nothing
 
         server = FakeServer()
         return (
             ClientLink(FakeAsyncRedis(server=server, decode_responses=True, protocol=2)),
-            FakeAsyncRedis(server=server, decode_responses=True, protocol=2),
+            ClientLink(FakeAsyncRedis(server=server, decode_responses=True, protocol=2)),
         )
-    found = target.parse(url)
-    link = target.link_to(found)
-    return link, target.reader_to(found, link)
+    link = target.link_to(target.parse(url))
+    return link, target.reader_to(link)
 
 
 def build(settings: Settings, url: str | None, cells: Cells | None = None, row: int = 0) -> Service:

@@ -20,13 +20,26 @@ FREE = Rules(rate_per_session=0, rate_per_project=0)
 
 @contextlib.asynccontextmanager
 async def server(handler: Any) -> AsyncIterator[str]:
-    """Serve `handler` on a free port; give its URL."""
-    listening = await asyncio.start_server(handler, "127.0.0.1", 0)
+    """Serve `handler` on a free port; give its URL. It ends when its callers have."""
+    open_now = 0
+
+    async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal open_now
+        open_now += 1
+        try:
+            await handler(reader, writer)
+        finally:
+            open_now -= 1
+
+    listening = await asyncio.start_server(counted, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     try:
         yield f"redis://127.0.0.1:{port}"
     finally:
         listening.close()
+        async with asyncio.timeout(5):
+            while open_now:
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,14 @@ from urllib.parse import unquote
 
 import pytest
 import trustme
+from tests.store.test_failures import server
 
-from dibs.store import StoreDown
+from dibs.store import StoreDown, blocking
+from dibs.store.connection import Connection
 from dibs.store.embedded import EmbeddedStore
+from dibs.store.endpoint import Endpoint
 from dibs.store.link import PipelineLink
+from dibs.store.target import link_to, parse, reader_to
 
 
 @pytest.fixture
@@ -161,3 +165,56 @@ async def _or_down(link: PipelineLink, *parts: str) -> object:
     with contextlib.suppress(StoreDown):
         return await link.command(*parts)
     return None
+
+
+@pytest.mark.parametrize("where", ["_begin", "_answer"])
+async def test_a_connection_whose_set_up_raises_refuses_its_callers_at_once_and_is_tried_again(
+    embedded: EmbeddedStore, monkeypatch: pytest.MonkeyPatch, where: str
+):
+    async def begin(self: Connection, endpoint: Endpoint) -> None:
+        raise ValueError("a defect")
+
+    def answer(self: Connection, reply: object) -> None:
+        raise ValueError("a defect")
+
+    link = PipelineLink.to(embedded.url)
+    with monkeypatch.context() as broken:
+        broken.setattr(Connection, where, begin if where == "_begin" else answer)
+        async with asyncio.timeout(5):
+            calls = (link.command("PING") for _ in range(20))
+            told = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(each) for each in told} == {StoreDown}
+    assert await link.command("PING") == "PONG"
+    await link.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://PLACE",
+        "redis://:secret@PLACE/3",
+        "rediss://PLACE",
+        "redis+sentinel://PLACE,PLACE/claims",
+        "redis+cluster://PLACE,PLACE",
+    ],
+)
+async def test_no_caller_waits_for_long_for_a_store_that_says_nothing(
+    url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(blocking, "READER_S", 1.0)
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(4096):
+                pass
+        writer.close()
+
+    async with server(silent) as at:
+        link = link_to(parse(url.replace("PLACE", at.removeprefix("redis://"))), replicas=1)
+        reader = reader_to(link)
+        for ask in (link.command, link.replicated, reader.command):
+            async with asyncio.timeout(5):
+                with pytest.raises(StoreDown):
+                    await ask("XREAD", "BLOCK", 10, "STREAMS", "x", "0-0")
+        await reader.close()
+        await link.close()

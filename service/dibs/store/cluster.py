@@ -1,49 +1,72 @@
 """A cluster as one link: each command goes to the primary that serves its key.
 
-The library's own cluster client retries up to sixteen times and follows ASK redirections. Ours
-must not: during a move of a slot one half of a project's keys is on either side, and a script that
-is sent after them would find tasks free that are held.
+redis-py's own cluster client retries up to sixteen times and follows ASK redirections. Ours must
+not: during a move of a slot one half of a project's keys is on either side, and a script that is
+sent after them would find tasks free that are held.
 """
 
 import asyncio
-import bisect
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
+from dibs.store.blocking import key_of
+from dibs.store.connection import Observe
+from dibs.store.endpoint import Endpoint
 from dibs.store.failures import Moved, StoreDown
 from dibs.store.link import Link, PipelineLink
 
+log = logging.getLogger("dibs.store")
+
 Address = tuple[str, int]
+Range = tuple[int, int, int, Address]
+"""Epoch of the owner's configuration, first and last slot, owner."""
+
+SLOTS = 16_384
+LOOK_S = 0.5
+"""How often every node is asked who serves what: a replaced primary that still answers is left
+within a second of the others' word."""
+STRAGGLERS_S = 0.2
+"""After the first answer the others are waited for so long: one node may know less than they do."""
 
 
 class ClusterLink:
-    """See Link. The map of slots is read from any node that answers, and again when it is wrong."""
+    """See Link. The map of slots is what the nodes say together, the newest word on each slot."""
 
     why_relaxed = "A cluster may promote a replica that lacks the last claims."
 
-    def __init__(self, seeds: Sequence[Address], options: Mapping[str, Any]) -> None:
-        """`seeds` are some of the nodes; `options` is how to connect to each of them."""
-        self.observe: Callable[[float], None] = lambda seconds: None
-        self._seeds = tuple(seeds)
-        self._options = dict(options)
+    def __init__(self, seeds: Sequence[Address], template: Endpoint, replicas: int = 0) -> None:
+        """`seeds` are some of the nodes; `template` is how to connect to each of them."""
+        self.observe: Observe = lambda seconds: None
+        self.replicas = replicas
+        self.leave: list[Callable[[Endpoint], None]] = []
+        self._seeds, self._template = tuple(seeds), template
         self._links: dict[Address, PipelineLink] = {}
-        self._starts: list[int] = []
-        self._ranges: list[tuple[int, Address]] = []
+        self._ranges: list[Range] = []
+        self._owners: list[Address | None] = [None] * SLOTS
+        self._serving: set[Address] = set()
         self._stale = True
         self._looking: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def command(self, *parts: str | int) -> Any:
         """See Link."""
+        return await self._routed(parts, lambda link: link.command(*parts))
+
+    async def replicated(self, *parts: str | int) -> tuple[Any, bool]:
+        """See Link."""
+        reply: tuple[Any, bool] = await self._routed(parts, lambda link: link.replicated(*parts))
+        return reply
+
+    async def _routed(self, parts: Sequence[str | int], run: Callable[[PipelineLink], Any]) -> Any:
+        """Run a command at the node that serves its key, and once more where that has changed."""
         for last in (False, True):
-            link = self._at(await self.owner(_key(parts)))
+            link = self._at(await self._owner(key_of(parts)))
             try:
-                return await link.command(*parts)
+                return await run(link)
             except StoreDown as down:
                 self._stale = True
                 if last or not isinstance(down, Moved):
@@ -51,35 +74,42 @@ class ClusterLink:
         raise AssertionError  # the second round returns or raises
 
     async def servers(self) -> list[Link]:
-        """See Link. Asked with every look at the clock, so the map is never older than a second."""
+        """See Link. Raises StoreDown while a part of the cluster is not served."""
         self._stale = True
         await self._look()
-        links = [self._at(address) for address in sorted({node for _, node in self._ranges})]
+        links = [self._at(address) for address in sorted(self._serving)]
         states = await asyncio.gather(*(link.command("CLUSTER", "INFO") for link in links))
         if not all("cluster_state:ok" in str(state) for state in states):
             raise StoreDown("A node of the store does not serve its part now.", sent=False)
         return list(links)
 
-    async def owner(self, key: str) -> Address:
-        """Return the primary that serves `key`."""
+    async def locate(self, key: str = "") -> Endpoint:
+        """Return the node that serves `key` now. Raises StoreDown."""
+        return self._template.at(*await self._owner(key))
+
+    async def _owner(self, key: str) -> Address:
         await self._look()
-        slot = key_slot(key.encode())
-        place = bisect.bisect_right(self._starts, slot) - 1
-        if place < 0 or self._ranges[place][0] < slot:
+        owner = self._owners[key_slot(key.encode())]
+        if owner is None:
             self._stale = True
             raise StoreDown("No node of the store serves this project now.", sent=False)
-        return self._ranges[place][1]
+        return owner
 
     async def close(self) -> None:
         """See Link."""
+        for task in (self._watching, self._looking):
+            if task:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         for link in self._links.values():
             await link.close()
 
     def _at(self, address: Address) -> PipelineLink:
         link = self._links.get(address)
         if link is None:
-            link = self._links[address] = PipelineLink.to_host(*address, self._options)
+            link = PipelineLink(self._template.at(*address), self.replicas)
             link.observe = self.observe
+            self._links[address] = link
         return link
 
     async def _look(self) -> None:
@@ -87,89 +117,105 @@ class ClusterLink:
 
         Raises StoreDown when no node answers.
         """
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch())
         if not self._stale:
             return
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._read_map())
         await asyncio.shield(self._looking)
 
+    async def _watch(self) -> None:
+        """Look until closed. Where no node answers, the map that we have goes on."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self._stale = True
+            try:
+                await self._look()
+            except StoreDown:
+                continue
+            except Exception:
+                log.exception("cluster_look_failed")
+
     async def _read_map(self) -> None:
-        """Ask every node that we know of at once; the first answer will do."""
-        known = dict.fromkeys((*(node for _, node in self._ranges), *self._seeds))
-        asked = [asyncio.create_task(self._slots(address)) for address in known]
-        down = StoreDown("No node of the store answers.", sent=False)
+        """Ask every node that we know of at once, and put together what they say."""
+        known = dict.fromkeys((*sorted(self._serving), *self._seeds))
+        asked = [asyncio.create_task(self._ranges_of(address)) for address in known]
         try:
-            for answer in asyncio.as_completed(asked):
-                address, slots = await answer
-                if isinstance(slots, StoreDown):
-                    down = slots
-                    continue
-                self._read(slots, address)
-                return
+            ranges = await _first_answers(asked)
         finally:
             for task in asked:
                 task.cancel()
-        raise StoreDown(down.reason, sent=False)
+        self._draw(ranges)
 
-    async def _slots(self, address: Address) -> tuple[Address, Any]:
-        """Return what a node says of the slots, or why it does not."""
-        try:
-            return address, await self._at(address).command("CLUSTER", "SLOTS")
-        except StoreDown as down:
-            return address, down
-        except ResponseError:
-            return address, StoreDown("The store is no cluster.", sent=False)
+    async def _ranges_of(self, address: Address) -> list[Range]:
+        """Return what a node says of the slots. Raises StoreDown."""
+        node = self._at(address)
+        slots: Any
+        nodes: Any
+        slots, nodes = await asyncio.gather(
+            node.command("CLUSTER", "SLOTS"),
+            node.command("CLUSTER", "NODES"),
+            return_exceptions=True,
+        )
+        if isinstance(slots, ResponseError):
+            word = "is no cluster" if "cluster support disabled" in str(slots) else "refuses"
+            raise StoreDown(f"The store {word}: {slots}.", sent=False) from slots
+        if isinstance(slots, BaseException):
+            raise slots
+        epochs = _epochs(nodes) if isinstance(nodes, str) else {}
+        return [
+            (epochs.get(row[2][2], 0), int(row[0]), int(row[1]), _address(row[2], address))
+            for row in slots
+        ]
 
-    def _read(self, slots: Sequence[Any], asked: Address) -> None:
-        ranges = sorted((int(row[0]), int(row[1]), _address(row[2], asked)) for row in slots)
-        self._starts = [start for start, _, _ in ranges]
-        self._ranges = [(end, node) for _, end, node in ranges]
-        # A node that is gone for good would be kept for ever otherwise; seeds stay.
-        for gone in set(self._links) - {node for _, node in self._ranges} - set(self._seeds):
-            self._links.pop(gone).drop()
+    def _draw(self, ranges: list[Range]) -> None:
+        """Take over the newest word on each slot; leave nodes that serve none any more."""
         self._stale = False
+        if ranges == self._ranges:
+            return
+        self._ranges = ranges
+        owners: list[Address | None] = [None] * SLOTS
+        for _, start, end, owner in ranges:
+            owners[start : end + 1] = [owner] * (end + 1 - start)
+        before, self._owners = self._serving, owners
+        self._serving = {owner for _, _, _, owner in ranges if owner in set(owners)}
+        for gone in before - self._serving:
+            self._at(gone).drop()
+            for hear in self.leave:
+                hear(self._template.at(*gone))
+        # A node that is gone for good would be kept for ever otherwise; seeds stay.
+        for gone in set(self._links) - self._serving - set(self._seeds):
+            del self._links[gone]
 
 
-class ClusterReader:
-    """What the hub needs of a client: blocking reads, each from the node that has the stream."""
+async def _first_answers(asked: Sequence[asyncio.Task[list[Range]]]) -> list[Range]:
+    """Return what the nodes say that answer first, or soon after the first, oldest word first.
 
-    def __init__(self, link: ClusterLink, options: Mapping[str, Any]) -> None:
-        self._link, self._options = link, dict(options)
-        self._clients: dict[Address, Redis] = {}
-        self.response_callbacks: dict[str, Any] = {}
-
-    async def execute_command(self, *parts: Any) -> Any:
-        """Run one command."""
-        try:
-            address = await self._link.owner(_key(parts))
-        except StoreDown as down:
-            raise RedisError(down.reason) from down
-        client = self._clients.get(address)
-        if client is None:
-            host, port = address
-            pool = ConnectionPool(host=host, port=port, **self._options)
-            client = self._clients[address] = Redis(connection_pool=pool)
-            client.set_retry(Retry(NoBackoff(), 0))
-            client.response_callbacks.clear()
-        return await client.execute_command(*parts)  # type: ignore[no-untyped-call]
-
-    async def aclose(self) -> None:
-        """Drop the connections."""
-        for client in self._clients.values():
-            await client.aclose()
-            await client.connection_pool.disconnect()
+    Raises StoreDown, with the reason of one of them, where none did.
+    """
+    pending = set(asked)
+    while pending and not any(map(_answered, asked)):
+        _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+    if pending:
+        await asyncio.wait(pending, timeout=STRAGGLERS_S)
+    ranges = {found for task in asked if _answered(task) for found in task.result()}
+    if not any(map(_answered, asked)):
+        asked[0].result()  # raises why
+    return sorted(ranges)
 
 
-def _key(parts: Sequence[str | int]) -> str:
-    """Return the key that decides where a command goes; '' where any node will do."""
-    name = str(parts[0]).upper()
-    if name in ("EVAL", "EVALSHA"):
-        return str(parts[3])
-    if name == "XINFO":
-        return str(parts[2])
-    if name in ("XREAD", "XREADGROUP"):
-        return str(parts[list(parts).index("STREAMS") + 1])
-    return str(parts[1]) if len(parts) > 1 else ""
+def _answered(task: asyncio.Task[list[Range]]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
+def _epochs(nodes: str) -> dict[str, int]:
+    """Return the epoch of each node's configuration, by the node's id, from CLUSTER NODES.
+
+    A line is: id, address, flags, primary, ping, pong, epoch, … (redis.io/commands/cluster-nodes).
+    """
+    words = (line.split() for line in nodes.splitlines())
+    return {each[0]: int(each[6]) for each in words if len(each) > 6 and each[6].isdigit()}
 
 
 def _address(told: Sequence[Any], asked: Address) -> Address:

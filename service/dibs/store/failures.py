@@ -5,6 +5,7 @@ import asyncio
 from redis.exceptions import (
     AskError,
     AuthenticationError,
+    InvalidResponse,
     MovedError,
     NoScriptError,
     RedisError,
@@ -78,6 +79,8 @@ def failure(error: Exception, *, sent: bool) -> Exception:
         late = isinstance(error, RedisTimeoutError | TimeoutError)
         word = "does not answer" if late else "cannot be reached"
         return StoreDown(f"The store {word}.", sent=sent)
+    if isinstance(error, InvalidResponse):
+        return StoreDown("What answers where the store should be is no Redis.", sent=sent)
     return error
 
 

@@ -5,10 +5,9 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 
-from redis.asyncio import Redis
-from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
 
+from dibs.store.blocking import Reader
 from dibs.store.failures import StoreDown
 from dibs.store.records import event
 from dibs.store.store import Reset, Store, keys, stream_id
@@ -73,9 +72,7 @@ class Listener:
 class Hub:
     """Follows the projects that somebody listens to."""
 
-    def __init__(self, store: Store, reader: "Redis | RedisCluster") -> None:
-        """`reader` must have no socket timeout: its reads wait for as long as nothing happens."""
-        reader.response_callbacks.clear()
+    def __init__(self, store: Store, reader: Reader) -> None:
         self._store, self._reader = store, reader
         self._listeners: dict[Project, set[Listener]] = {}
         self._followers: dict[Project, asyncio.Task[None]] = {}
@@ -135,7 +132,7 @@ class Hub:
         for follower in followers:
             follower.cancel()
         await asyncio.gather(*followers, return_exceptions=True)
-        await self._reader.aclose()
+        await self._reader.close()
 
     async def _follow(self, project: Project, epoch: str, last: str) -> None:
         stream = keys(project) + ":events"
@@ -143,7 +140,7 @@ class Hub:
             try:
                 if not last:
                     epoch, last = await self._store.stream_end(project)
-                found = await self._reader.execute_command(
+                found = await self._reader.command(
                     "XREAD", "COUNT", 500, "BLOCK", BLOCK_MS, "STREAMS", stream, last
                 )
                 now, _ = await self._store.stream_end(project) if found else (epoch, "")

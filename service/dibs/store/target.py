@@ -5,40 +5,22 @@
     redis+sentinel://user:password@s1:26379,s2:26379/service/0?sentinel_password=…
     redis+cluster://user:password@n1:6379,n2:6379   any few of the cluster's nodes
 
-`rediss+sentinel` and `rediss+cluster` talk TLS. Options after `?` are those of redis-py's URLs
-(ssl_ca_certs, …). Nothing here says a password.
+`rediss+sentinel` and `rediss+cluster` talk TLS. Options after `?` have the names of redis-py's URLs
+(endpoint.OPTIONS). Nothing here says a password.
 """
 
-import contextlib
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.connection import SSLConnection, parse_url
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import (
-    Sentinel,
-    SentinelConnectionPool,
-    SentinelManagedConnection,
-    SentinelManagedSSLConnection,
-)
-from redis.backoff import NoBackoff
+from redis.asyncio.connection import parse_url
 
-from dibs.store.cluster import ClusterLink, ClusterReader
-from dibs.store.failures import StoreDown
-from dibs.store.link import (
-    CONNECTION,
-    CONNECTIONS,
-    TCP,
-    TIMEOUT_S,
-    Link,
-    PipelineLink,
-    keepalive,
-)
+from dibs.store.blocking import BlockingLink
+from dibs.store.cluster import ClusterLink
+from dibs.store.endpoint import Endpoint, endpoint, host_and_port
+from dibs.store.link import PipelineLink
+from dibs.store.sentinel import SentinelLink, Sentinels
 
-READER_S = 20.0
-"""For a blocking read: longer than it waits, and an end to it when the server's host is gone."""
 _FORMS = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
 
 
@@ -49,10 +31,11 @@ class Target:
     kind: Literal["server", "sentinel", "cluster"]
     shown: str
     """For people: no user, no password, no options."""
+    endpoint: Endpoint
+    """The server; for several servers how to connect to each, but for its address."""
     hosts: tuple[tuple[str, int], ...] = ()
     service: str = ""
-    options: dict[str, Any] = field(default_factory=dict, repr=False)
-    sentinel_password: str | None = field(default=None, repr=False)
+    sentinel_password: str = field(default="", repr=False)
 
 
 def parse(url: str) -> Target:
@@ -61,122 +44,75 @@ def parse(url: str) -> Target:
     base, _, kind = scheme.partition("+")
     if kind not in ("", "sentinel", "cluster") or base not in ("redis", "rediss", "unix"):
         raise ValueError(f"names no store that dibs knows: it starts with {_FORMS}")
+    if base == "unix" and kind:
+        raise ValueError(f"names no store that dibs knows: it starts with {_FORMS}")
+    return _server(url, scheme) if not kind else _several(base, kind, rest)
+
+
+def _server(url: str, scheme: str) -> Target:
+    found = _endpoint(url, tls=scheme == "rediss")
+    return Target("server", f"{scheme}://{found.shown}", found)
+
+
+def _several(base: str, kind: str, rest: str) -> Target:
+    """Return a target of several hosts: `login@host,host/service/db?options`."""
+    place, _, query = rest.partition("?")
+    login, at, place = place.rpartition("@")
+    names, _, path = place.partition("/")
+    service, _, db = path.partition("/")
+    given = parse_qs(query, keep_blank_values=True)
+    secret = given.pop("sentinel_password", [""])[0]
+    options = "&".join(pair for pair in query.split("&") if not _is(pair, "sentinel_password"))
     try:
-        if not kind:
-            return _server(url)
-        if base == "unix":
-            raise ValueError
-        where, slash, tail = rest.partition("/")
-        path, _, query = tail.partition("?")
-        if not slash:
-            where, _, query = where.partition("?")
-        login, _, names = where.rpartition("@")
-        hosts = tuple(
-            _host(name, 26379 if kind == "sentinel" else 6379) for name in names.split(",")
-        )
-        service, _, db = path.partition("/")
-        at = f"{login}@" if login else ""
-        options = dict(parse_url(f"{base}://{at}{hosts[0][0]}/{db}?{query}"))
-    except (ValueError, IndexError):
-        raise ValueError(
-            f"is not a store's URL: {_FORMS} with hosts, as docs/deploy.md shows"
-        ) from None
-    for name in ("host", "port"):
-        options.pop(name, None)
-    secret = parse_qs(query).get("sentinel_password", [None])[0]
-    options.pop("sentinel_password", None)
+        default = 26379 if kind == "sentinel" else 6379
+        hosts = tuple(host_and_port(name, default) for name in names.split(","))
+    except ValueError:
+        raise ValueError(_no_url()) from None
+    found = _endpoint(f"{base}://{login}{at}localhost/{db}?{options}", tls=base == "rediss")
     if kind == "sentinel" and not service:
         raise ValueError("names no service: redis+sentinel://host:26379,host:26379/SERVICE")
-    if kind == "cluster" and (service or options.get("db")):
+    if kind == "cluster" and (service or found.db):
         raise ValueError("names a database, but a cluster has only one: leave the path away")
-    return Target(
-        "sentinel" if kind == "sentinel" else "cluster",
-        f"{scheme}://{names}" + (f"/{service}" if service else ""),
-        hosts,
-        service,
-        options,
-        secret,
-    )
+    shown = f"{base}+{kind}://{names}" + (f"/{service}" if service else "")
+    if kind == "sentinel":
+        return Target("sentinel", shown, found, hosts, service, secret)
+    return Target("cluster", shown, found, hosts)
 
 
-def _server(url: str) -> Target:
-    parse_url(url)
-    parts = urlsplit(url)
-    local = parts.scheme == "unix"
-    where = parts.path if local else f"{parts.hostname or ''}:{parts.port or 6379}"
-    if where.startswith(":") or not where:
-        raise ValueError
-    return Target("server", f"{parts.scheme}://{where}", options={"url": url})
+def _is(pair: str, name: str) -> bool:
+    return pair.partition("=")[0] == name
 
 
-def _host(text: str, default_port: int) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
-    if not parts.hostname:
-        raise ValueError
-    return parts.hostname, parts.port or default_port
+def _endpoint(url: str, *, tls: bool) -> Endpoint:
+    try:
+        options = dict(parse_url(url))
+    except (ValueError, IndexError):
+        raise ValueError(_no_url()) from None
+    if not (options.get("path") or options.get("host")):
+        raise ValueError(_no_url())
+    if "path" not in options and (db := urlsplit(url).path.strip("/")) and not db.isdigit():
+        raise ValueError("names a database that is no number, like redis://host:6379/0")
+    return endpoint(options, tls=tls)
 
 
-class SentinelLink(PipelineLink):
-    """A link to the primary that the Sentinels name, asked again with every look at the clock."""
-
-    why_relaxed = "Sentinel may promote a replica that lacks the last claims."
-
-    def __init__(self, pool: SentinelConnectionPool) -> None:
-        super().__init__(pool)
-        self._sentinel_pool = pool
-
-    async def servers(self) -> list[Link]:
-        """See Link. An old primary that still answers us is left here, within a second."""
-        with contextlib.suppress(StoreDown):  # without a Sentinel the primary we have goes on
-            await self.ask(self._sentinel_pool.get_master_address())  # type: ignore[no-untyped-call]
-        return [self]
-
-    async def close(self) -> None:
-        """See Link."""
-        await super().close()
-        for sentinel in self._sentinel_pool.sentinel_manager.sentinels:
-            await sentinel.aclose()
+def _no_url() -> str:
+    return f"is not a store's URL: {_FORMS} with hosts, as docs/deploy.md shows"
 
 
-def link_to(target: Target) -> Link:
-    """Return a link for acts; nothing is connected yet."""
+Links = PipelineLink | ClusterLink
+
+
+def link_to(target: Target, replicas: int = 0) -> Links:
+    """Return a link for acts, which wait for `replicas` replicas; nothing is connected yet."""
     if target.kind == "server":
-        return PipelineLink.to(target.options["url"])
+        return PipelineLink(target.endpoint, replicas)
     if target.kind == "cluster":
-        return ClusterLink(target.hosts, target.options)
-    return SentinelLink(_sentinel_pool(target, TIMEOUT_S))
+        return ClusterLink(target.hosts, target.endpoint, replicas)
+    login = Endpoint(password=target.sentinel_password, tls=target.endpoint.tls)
+    sentinels = Sentinels([login.at(*host) for host in target.hosts], target.service)
+    return SentinelLink(sentinels, target.endpoint, replicas)
 
 
-def reader_to(target: Target, link: Link) -> Any:
-    """Return a client for blocking reads."""
-    patient: dict[str, Any] = CONNECTION | {"socket_timeout": READER_S}
-    if isinstance(link, ClusterLink):
-        return ClusterReader(link, patient | TCP | target.options)
-    if target.kind == "sentinel":
-        client = Redis(connection_pool=_sentinel_pool(target, READER_S))
-    else:
-        url = target.options["url"]
-        client = Redis(connection_pool=ConnectionPool.from_url(url, **patient, **keepalive(url)))
-    client.set_retry(Retry(NoBackoff(), 0))
-    return client
-
-
-def _sentinel_pool(target: Target, timeout_s: float) -> SentinelConnectionPool:
-    options = dict(target.options)
-    tls = options.pop("connection_class", None) is SSLConnection
-    asking = {key: value for key, value in options.items() if key.startswith("ssl_")}
-    if tls:
-        asking["ssl"] = True
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        target.hosts,
-        sentinel_kwargs=CONNECTION | asking | {"password": target.sentinel_password},
-    )
-    for client in sentinel.sentinels:
-        client.set_retry(Retry(NoBackoff(), 0))
-    return SentinelConnectionPool(  # type: ignore[no-untyped-call]
-        target.service,
-        sentinel,
-        connection_class=SentinelManagedSSLConnection if tls else SentinelManagedConnection,
-        **(CONNECTION | TCP | options | {"socket_timeout": timeout_s}),
-        **({"max_connections": CONNECTIONS} if timeout_s == TIMEOUT_S else {}),
-    )
+def reader_to(link: Links) -> BlockingLink:
+    """Return what reads streams from where `link` writes them."""
+    return BlockingLink(link)

@@ -1,0 +1,173 @@
+"""One connection to one server of the store: commands are answered in the order they were sent."""
+
+import asyncio
+import contextlib
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Self, cast
+
+from hiredis import Reader, pack_command
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse
+
+from dibs.store.endpoint import Endpoint
+from dibs.store.failures import ErrorReply, StoreDown, failure
+
+TIMEOUT_S = 1.0
+"""For connecting with its login, and for each answer. A caller hears within a few seconds what is
+wrong; redis-py's defaults (5 s, ten retries) would hold it for the better part of a minute and run
+a script eleven times."""
+
+Observe = Callable[[float], None]
+"""Hears how many seconds each batch took that was answered."""
+
+
+class Connection(asyncio.Protocol):
+    """A connection that is logged in.
+
+    Commands leave when they are given. Concurrent callers share one connection, so what is asked
+    while the store is busy it finds waiting as one pipeline, and `appendfsync always` costs one
+    fsync for all of it.
+    """
+
+    def __init__(self, observe: Observe, patience_s: float) -> None:
+        """Use `open`. `patience_s`: the longest silence while an answer is due."""
+        self.lost = False
+        self._observe, self._patience_s = observe, patience_s
+        self._now = asyncio.get_running_loop().time
+        self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._heard_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._replies = Reader(
+            protocolError=InvalidResponse,
+            replyError=ErrorReply,
+            encoding="utf-8",
+            errors="replace",  # one damaged value must not cost everybody the connection
+        )
+        self._transport: asyncio.Transport | None = None
+
+    @classmethod
+    async def open(
+        cls, endpoint: Endpoint, observe: Observe, patience_s: float = TIMEOUT_S
+    ) -> Self:
+        """Return a connection to `endpoint`, logged in, within TIMEOUT_S. Raises StoreDown."""
+        connection = cls(observe, patience_s)
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await connection._begin(endpoint)
+        except BaseException as error:
+            connection.end(RedisConnectionError())
+            if not isinstance(error, Exception):
+                raise
+            raise _not_open(error, endpoint) from error
+        return connection
+
+    async def _begin(self, endpoint: Endpoint) -> None:
+        loop = asyncio.get_running_loop()
+        if endpoint.path:
+            await loop.create_unix_connection(lambda: self, endpoint.path)
+        else:
+            transport, _ = await loop.create_connection(
+                lambda: self, endpoint.host, endpoint.port, ssl=endpoint.tls
+            )
+            with contextlib.suppress(OSError):  # it is gone again: the login will say so
+                beneath = transport.get_extra_info("socket")
+                beneath.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        await asyncio.gather(*(self.ask(*command) for command in endpoint.login()))
+
+    def ask(self, *parts: str | int) -> asyncio.Future[Any]:
+        """Send a command; return what its answer will be."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.send(packed(parts), answer)
+        return answer
+
+    def send(self, command: bytes, answer: asyncio.Future[Any]) -> None:
+        """Send a packed command at once; its answer comes later."""
+        if self.lost or self._transport is None:
+            answer.set_exception(failure(RedisConnectionError(), sent=False))
+            return
+        at_s = self._now()
+        self._asked.append((answer, at_s))
+        if self._timer is None:
+            self._wait_until(at_s + self._patience_s)
+        try:
+            self._transport.write(command)
+        except Exception:  # noqa: BLE001 - closed, and nobody was told yet
+            self.end(RedisConnectionError())
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the way out."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on each answer that is here whole."""
+        if self.lost:
+            return
+        try:
+            self._replies.feed(data)
+            while (reply := self._replies.gets()) is not False:
+                self._answer(reply)
+        except Exception as error:  # noqa: BLE001 - handed to every caller who waits
+            self.end(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell everybody who waits."""
+        self.end(exc or RedisConnectionError())
+
+    def _answer(self, reply: Any) -> None:
+        if not self._asked:
+            raise InvalidResponse("an answer to nothing")
+        answer, at_s = self._asked.popleft()
+        self._heard_s = self._now()
+        if not self._asked or self._asked[0][1] != at_s:  # the last of those that left together
+            self._observe(self._heard_s - at_s)
+        if answer.done():
+            return
+        if isinstance(reply, Exception):
+            answer.set_exception(failure(reply, sent=False))
+        else:
+            answer.set_result(reply)
+
+    def _wait_until(self, due_s: float) -> None:
+        self._timer = asyncio.get_running_loop().call_at(due_s, self._look)
+
+    def _look(self) -> None:
+        """End a connection on which nothing was heard for too long though an answer is due."""
+        self._timer = None
+        if self._asked:
+            due_s = max(self._asked[0][1], self._heard_s) + self._patience_s
+            if due_s > self._now():
+                self._wait_until(due_s)
+            else:
+                self.end(TimeoutError())
+
+    def end(self, error: Exception) -> None:
+        """Give up the connection: what was asked may have been done."""
+        self.lost = True
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        meant = failure(error, sent=True)
+        if not isinstance(meant, StoreDown):
+            meant = StoreDown(f"The connection to the store failed: {error}.", sent=True)
+        asked, self._asked = self._asked, deque()
+        for answer, _ in asked:
+            if not answer.done():
+                answer.set_exception(StoreDown(meant.reason, sent=True))
+        if self._transport:
+            self._transport.abort()
+
+
+def packed(parts: tuple[str | int, ...]) -> bytes:
+    """Return a command as it goes over the wire."""
+    return cast(bytes, pack_command(parts))  # type: ignore[arg-type]
+
+
+def _not_open(error: Exception, endpoint: Endpoint) -> StoreDown:
+    """Return why there is no connection: every failure on the way, a defect of ours too."""
+    meant = failure(error, sent=False)
+    if isinstance(meant, StoreDown):
+        return StoreDown(meant.reason, sent=False)
+    said = str(error) or type(error).__name__
+    return StoreDown(f"No connection to the store at {endpoint.shown}: {said}.", sent=False)

@@ -1,0 +1,145 @@
+"""A primary that Sentinels name. One that they have replaced is left, even if it still answers."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from dibs.store.channel import Channel
+from dibs.store.connection import Connection
+from dibs.store.endpoint import Endpoint
+from dibs.store.failures import StoreDown
+from dibs.store.link import PipelineLink
+
+log = logging.getLogger("dibs.store")
+
+ASK_S = 0.25
+"""How often the Sentinels are asked: a replaced primary accepts claims that nobody will know of
+until it is left, so within a second of their word is the promise and a quarter the habit."""
+
+
+class Sentinels:
+    """Several Sentinels, asked together: the one with the newest configuration is right.
+
+    After a failover they learn of it one from another, within seconds; the epoch of the
+    configuration tells which of them know (Redis Sentinel documentation, "Configuration epochs").
+    """
+
+    def __init__(self, endpoints: Sequence[Endpoint], service: str) -> None:
+        self._service = service
+        self._channels = [Channel(_opener(each)) for each in endpoints]
+
+    async def primary(self) -> tuple[str, int]:
+        """Return host and port of the primary. Raises StoreDown where no Sentinel names one."""
+        asked = map(self._ask, self._channels)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        known = [answer for answer in answers if not isinstance(answer, BaseException)]
+        if not known:
+            raise next(error for error in answers if isinstance(error, BaseException))
+        _, host, port = max(known)
+        return host, port
+
+    async def _ask(self, channel: Channel) -> tuple[int, str, int]:
+        """Return (epoch, host, port) as one Sentinel knows them. Raises StoreDown."""
+        # MASTER has the epoch; GET-MASTER-ADDR-BY-NAME is the first to name a promoted replica.
+        asked = (
+            channel.ask("SENTINEL", "MASTER", self._service),
+            channel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service),
+        )
+        told: Any
+        address: Any
+        told, address = await asyncio.gather(*asked, return_exceptions=True)
+        if isinstance(address, StoreDown):
+            raise StoreDown(f"No Sentinel answers. {address.reason}", sent=False)
+        if isinstance(address, BaseException):
+            raise StoreDown(f"The Sentinels refuse: {address}.", sent=False)
+        if not address:
+            why = f"The Sentinels know no service {self._service!r}."
+            raise StoreDown(why, sent=False)
+        return _epoch(told), str(address[0]), int(address[1])
+
+    async def close(self) -> None:
+        """Drop the connections."""
+        for channel in self._channels:
+            await channel.close()
+
+
+def _opener(endpoint: Endpoint) -> Any:
+    def connect() -> Any:
+        return Connection.open(endpoint, lambda seconds: None)
+
+    return connect
+
+
+def _epoch(told: Any) -> int:
+    """Return the epoch of the configuration in the reply to MASTER, 0 where it is not told."""
+    if not isinstance(told, list):
+        return 0
+    fields = dict(zip(told[::2], told[1::2], strict=False))
+    return int(fields.get("config-epoch", 0))
+
+
+class SentinelLink(PipelineLink):
+    """A link to the primary that the Sentinels name."""
+
+    why_relaxed = "Sentinel may promote a replica that lacks the last claims."
+
+    def __init__(self, sentinels: Sentinels, template: Endpoint, replicas: int = 0) -> None:
+        """`template` is how to connect to a server, but for its address."""
+        super().__init__(template, replicas)
+        self._sentinels, self._template = sentinels, template
+        self._known = False
+        """The Sentinels have named a primary."""
+        self._watching: asyncio.Task[None] | None = None
+
+    async def locate(self, key: str = "") -> Endpoint:
+        """See PipelineLink."""
+        if not self._known:
+            await self._look()
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch())
+        return await super().locate(key)
+
+    async def _look(self) -> None:
+        """Ask the Sentinels; leave a server that is not the primary any more."""
+        found = self._template.at(*await self._sentinels.primary())
+        left, self._endpoint = self._endpoint, found
+        self._known = True
+        if left != found:
+            self.drop()
+            for hear in self.leave:
+                hear(left)
+
+    async def _watch(self) -> None:
+        """Look until closed. Where no Sentinel answers, the primary we have goes on."""
+        while True:
+            await asyncio.sleep(ASK_S)
+            try:
+                await self._look()
+            except StoreDown:
+                continue
+            except Exception:
+                log.exception("sentinel_look_failed")
+
+    async def _open(self) -> Connection:
+        """Connect to the primary. Raises StoreDown where that is no primary yet, or no more."""
+        where = await self.locate()
+        connection = await Connection.open(where, self._observed)
+        try:
+            role = await connection.ask("ROLE")
+        except ResponseError:  # a user without that right: what the Sentinels say has to do
+            role = None
+        if self._endpoint != where or (role and role[0] != "master"):
+            connection.end(ConnectionError())
+            raise StoreDown("The store's primary is being replaced.", sent=False)
+        return connection
+
+    async def close(self) -> None:
+        """See Link."""
+        if self._watching:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await super().close()
+        await self._sentinels.close()
