@@ -51,9 +51,11 @@ class OverQuota:
 
 @dataclass(frozen=True, slots=True)
 class NoRoom:
-    """The store is full: no new claims. Heartbeats and releases go on."""
+    """No new claims for now. Heartbeats and releases go on."""
 
     lost: Losses = ()
+    why: str = ""
+    """A sentence; '' where it is the store's memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ import pytest
 from tests.conftest import Desk, new_session
 
 from dibs import outcomes as o
-from dibs.store import Rules
+from dibs.store import Rules, StoreDown
 from dibs.store.embedded import EmbeddedStore
 from dibs.store.link import PipelineLink
 from dibs.store.store import Store
+from dibs.words import Project
 
 FEW = Rules(claims_per_session=2, claims_per_project=3, rate_per_session=0, rate_per_project=0)
 
@@ -81,6 +82,44 @@ async def test_the_rate_of_a_project_is_shared_by_its_sessions(desk: Desk):
     limited = [one for one in outcomes if isinstance(one, o.RateLimited)]
     assert limited
     assert {one.whose for one in limited} == {"project"}
+
+
+async def test_a_service_that_has_no_room_grants_nothing_new_while_holders_go_on(desk: Desk):
+    held = await desk.granted(desk.ann, "T-1")
+    desk.store.room = lambda: "The disk is nearly full."
+    refused = await desk.claim(desk.bob, "T-2")
+    assert (type(refused), refused.why) == (o.NoRoom, "The disk is nearly full.")
+    assert isinstance(await desk.claim(desk.bob, "T-1", queue=True), o.NoRoom)
+    assert isinstance(await desk.claim(desk.bob, "T-1"), o.Contended), "nothing grows by it"
+    assert (await desk.granted(desk.ann, "T-1")).fence == held.fence
+    assert isinstance(await desk.claim(desk.ann, "T-1", "T-2", mode="all"), o.NoRoom)
+    assert isinstance(await desk.claim(desk.ann, "T-2", "T-1", mode="any"), o.Granted)
+    assert isinstance(await desk.beat(desk.ann), o.Kept)
+    assert isinstance(await desk.release(desk.ann, "T-1", held.fence), o.Ended)
+    desk.store.room = lambda: ""
+    await desk.granted(desk.bob, "T-2")
+
+
+async def test_a_service_without_room_takes_up_no_project(desk: Desk):
+    desk.store.room = lambda: "The disk is nearly full."
+    desk.project = Project(f"late.{desk.project}")
+    assert isinstance(await desk.claim(desk.ann, "T-1"), o.NoRoom)
+    assert desk.project not in await desk.store.projects()
+
+
+async def test_a_store_that_may_lose_claims_is_given_no_new_ones(desk: Desk):
+    held = await desk.granted(desk.ann, "T-1")
+    other = await desk.granted(desk.bob, "T-2")
+    await desk.break_("T-2", other.fence)
+    desk.store.unsafe = "The store evicts claims."
+    for wish in ({}, {"queue": True}):
+        with pytest.raises(StoreDown, match="evicts") as down:
+            await desk.claim(desk.bob, "T-1" if wish else "T-3", **wish)
+        assert not down.value.sent
+    assert (await desk.show("T-3")).state == "free"
+    assert (await desk.granted(desk.ann, "T-1")).fence == held.fence
+    assert isinstance(await desk.beat(desk.ann), o.Kept)
+    assert [loss.task for loss in (await desk.beat(desk.bob)).lost] == ["T-2"], "not told before"
 
 
 @pytest.fixture(params=[0, 1000], ids=["without rates", "with rates"])

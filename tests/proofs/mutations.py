@@ -252,6 +252,22 @@ MUTANTS = [
         "local function let_holder_write() end",
     ),
     Mutant(
+        "a service without room grants",
+        "store/lua/claim.lua",
+        "no room, no new claims (rule 15)",
+        "if closed ~= '' then\n  ROOM = false\nelseif",
+        "if",
+        ("tests/promises/test_limits.py", MACHINE),
+    ),
+    Mutant(
+        "an unsafe store is given claims",
+        "store/lua/claim.lua",
+        "a store that may lose claims gets no new ones",
+        "if grows and closed == 'unsafe' then",
+        "if false then",
+        ("tests/promises/test_limits.py",),
+    ),
+    Mutant(
         "all_of grants some",
         "store/lua/claim.lua",
         "all or nothing (rule 8)",

@@ -101,6 +101,8 @@ class Rig:
         self.model = Model(rules)
         self.audit = Audit(server.raw, self.project)
         self.full = False
+        self.closed = ""
+        """Why the service grants nothing new."""
         self.lease_least = self.lease_most = 0
         """Between these two lease time must be now, by what the rig did to the clock."""
         self.protected: dict[str, tuple[int, int]] = {}
@@ -114,6 +116,7 @@ class Rig:
     def connect(self) -> None:
         self.link = witness.Recorder(PipelineLink.to(self.server.process.url), self.rules)
         self.store = Store(self.link, self.rules)
+        self.store.room = lambda: self.closed
 
     def close(self) -> None:
         self.fill(on=False)

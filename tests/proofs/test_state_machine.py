@@ -163,6 +163,10 @@ class Contract(RuleBasedStateMachine):
     def store_fills(self, full) -> None:
         self.rig.fill(on=full)
 
+    @rule(why=st.sampled_from(["", "There is no room."]))
+    def doors_close(self, why) -> None:
+        self.rig.closed = why
+
     @rule()
     def service_restarts(self) -> None:
         self.rig.restart_service()

@@ -43,13 +43,8 @@ def claimed(
         case o.OverQuota(whose, limit, lost):
             facts = {"whose": whose, "limit": limit, **_losses(lost)}
             raise ProblemError("quota", sentences.quota(outcome), **facts)
-        case o.NoRoom(lost):
-            raise ProblemError(
-                "full",
-                "The store is full, so no new claim can be granted; those that are held go on. "
-                "Tell whoever runs this service.",
-                **_losses(lost),
-            )
+        case o.NoRoom(lost, why):
+            raise ProblemError("full", why or sentences.NO_ROOM, **_losses(lost))
         case o.RateLimited():
             raise rate_limited(outcome)
         case never:

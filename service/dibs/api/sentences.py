@@ -6,6 +6,10 @@ from dibs import outcomes as o
 from dibs.words import Claim, Free, Holder, Loss
 
 _NOTE_CHARS = 200
+NO_ROOM = (
+    "The store is full, so no new claim can be granted; those that are held go on. "
+    "Tell the person who runs this service."
+)
 
 
 def span(seconds: int) -> str:

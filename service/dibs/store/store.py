@@ -6,7 +6,7 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -79,6 +79,10 @@ class Store:
         self._secret = b""
         self._known: dict[Project, float] = {}
         self._requests = itertools.count(1)
+        self.room: Callable[[], str] = lambda: ""
+        """Says in a sentence why no new claim may be granted now, or ''. Holders go on."""
+        self.unsafe = ""
+        """Why the store may lose live claims, in a sentence, or '': it is given no new ones."""
 
     async def open(self) -> None:
         """Check the store and its data's format, fetch the secret for refs, look at the clock.
@@ -153,12 +157,19 @@ class Store:
         request: str = "",
     ) -> o.Granted | o.Contended | o.OverQuota | o.NoRoom | o.RateLimited:
         """Take a task (mode `one`), the first free of several (`any`), or every one (`all`)."""
-        if not await self._make_known(project):
-            return o.NoRoom()
-        act = [mode, _ms(ttl_s), _flag(reopen), _flag(queue), label, branch, url, note, *tasks]
+        unsafe, why_full = self.unsafe, self.room()
+        closed = "unsafe" if unsafe else "full" if why_full else ""
+        if not await self._make_known(project, closed=bool(closed)):
+            if unsafe:
+                raise StoreDown(unsafe, sent=False)
+            return o.NoRoom(why=why_full)
+        act = [mode, _ms(ttl_s), _flag(reopen), _flag(queue), closed]
+        act += [label, branch, url, note, *tasks]
         tag, read, rest = await self._act("claim", project, self.hashed(session), act, request)
         if tag == "rate-limited":
             return _rate_limited(rest)
+        if tag == "unsafe":
+            raise StoreDown(unsafe, sent=False)
         lost = tuple(map(read.loss, rest[0]))
         match tag:
             case "granted":
@@ -170,7 +181,7 @@ class Store:
                     self.tally.avoided(project, read.session, refusal.claim)
                 return o.Contended(refusals, lost)
             case "full":
-                return o.NoRoom(lost)
+                return o.NoRoom(lost, why_full)
             case _:
                 return o.OverQuota(rest[1], int(rest[2]), lost)
 
@@ -339,7 +350,7 @@ class Store:
         first, last = told["first-entry"], told["last-generated-id"]
         return bool(first) and stream_id(first[0]) <= stream_id(entry) <= stream_id(last)
 
-    async def _make_known(self, project: Project) -> bool:
+    async def _make_known(self, project: Project, *, closed: bool) -> bool:
         # Before the first claim, so that the index never lacks a project that has one. It is a
         # key of its own, in another slot: no script could write it.
         now = time.monotonic()
@@ -347,8 +358,11 @@ class Store:
             return True
         seen_ms = str(time_ms(self.clock.facts))
         try:
-            await self._command("ZADD", "dibs:projects", seen_ms, project)
-        except StoreFull:  # a project that has claims is known, and its holders may renew them
+            if not closed:
+                await self._command("ZADD", "dibs:projects", seen_ms, project)
+        except StoreFull:
+            closed = True
+        if closed:  # a project that has claims is known, and its holders may renew them
             return await self._command("ZSCORE", "dibs:projects", project) is not None
         self._known[project] = now
         return True

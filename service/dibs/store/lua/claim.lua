@@ -2,12 +2,14 @@
 --
 -- ARGV[6] mode: one | any | all    ARGV[7] ttl in ms, '' for the default or the claim's own
 -- ARGV[8] reopen: 1 | ''           ARGV[9] queue: 1 | '' (mode one only)
--- ARGV[10] label  [11] branch  [12] url  [13] note      ARGV[14…] tasks, in the caller's order
+-- ARGV[10] closed: '' | full | unsafe, why nothing new may be granted now; what is ours goes on
+-- ARGV[11] label  [12] branch  [13] url  [14] note      ARGV[15…] tasks, in the caller's order
 --
 -- {'granted', now, losses, n, view…}   n of the views (the first ones) are new, the others were ours
 -- {'refused', now, losses, {verdict, view, free_in_ms}…}   verdict: held | cooling | done | turn
 -- {'quota', now, losses, 'session' | 'project' | 'queue', limit}
--- {'full', now, losses}   the store has no room for a new claim or ticket; nothing was granted
+-- {'full', now, losses}   there is no room for a new claim or ticket; nothing was granted
+-- {'unsafe', now}   it would have been, and no loss is told, because nobody hears of this reply
 -- {'rate-limited', now, wait_ms, 'session' | 'project'}   {'stalled', now}
 --
 -- Safe to run twice: the second run finds the claim ours and renews it, same fence.
@@ -16,10 +18,16 @@
 
 local mode, ttl_ms = ARGV[6], tonumber(ARGV[7])
 local reopen, queue = ARGV[8] == '1', ARGV[9] == '1'
-local label, branch, url, note = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
+local closed = ARGV[10]
+local label, branch, url, note = ARGV[11], ARGV[12], ARGV[13], ARGV[14]
+local FIRST_TASK = 15
 
 -- A write that changes nothing, before any other: a full store refuses it, and so new claims first.
-if ROOM == nil then ROOM = type(redis.pcall('SET', PREFIX .. ':nothing', '', 'XX')) ~= 'table' end
+if closed ~= '' then
+  ROOM = false
+elseif ROOM == nil then
+  ROOM = type(redis.pcall('SET', PREFIX .. ':nothing', '', 'XX')) ~= 'table'
+end
 
 -- When anybody may take a task that nobody holds any more.
 local function free_from(rec)
@@ -116,9 +124,8 @@ local function over_quota(wanted)
   end
 end
 
-local told = losses()
 local free, mine, refused = {}, {}, {}
-for i = 14, #ARGV do
+for i = FIRST_TASK, #ARGV do
   local task = ARGV[i]
   local rec = load(task)
   local word, free_at = verdict(task, rec)
@@ -137,7 +144,10 @@ if mode == 'any' and #mine > 0 then free = {} end
 if mode == 'any' and #free > 0 then free = {free[1]} end
 local refusing = #refused > 0 and (mode == 'all' or #free + #mine == 0)
 
-if not ROOM and (#free > 0 and not refusing or queue and refusing) then return answer('full', told) end
+local grows = #free > 0 and not refusing or queue and refusing
+if grows and closed == 'unsafe' then return answer('unsafe') end
+local told = losses()
+if grows and not ROOM then return answer('full', told) end
 
 if refusing then
   local function enqueue(task, rec)
