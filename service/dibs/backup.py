@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dibs.store import datadir
+from dibs.store.aof import LOGS, MANIFEST
 from dibs.store.embedded import EmbeddedStore, StoreUnavailable
 from dibs.store.store import FORMAT
 
-LOGS = "appendonlydir"
-MANIFEST = "appendonly.aof.manifest"
 _PARTS = re.compile(r"appendonly\.aof\.(manifest|\d+\.(base|incr)\.(aof|rdb))")
 _TRIES = 20
 

@@ -1,4 +1,4 @@
-"""The command `dibs`: `serve`, `backup` and `restore` are the service's, the rest the client's."""
+"""The command `dibs`: serving, copying and repairing are the service's, the rest the client's."""
 
 import argparse
 import importlib.util
@@ -17,8 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["serve"]:
         return serve(arguments[1:])
-    if arguments[:1] in (["backup"], ["restore"]):
-        return copy(arguments[0], arguments[1:])
+    if arguments[:1] in (["backup"], ["restore"], ["repair"]):
+        return tend(arguments[0], arguments[1:])
     return int(client().main(arguments))
 
 
@@ -47,20 +47,24 @@ def serve(arguments: Sequence[str]) -> int:
         return 130
 
 
-def copy(act: str, arguments: Sequence[str]) -> int:
-    """Run `dibs backup FILE` or `dibs restore FILE`."""
+def tend(act: str, arguments: Sequence[str]) -> int:
+    """Run `dibs backup FILE`, `dibs restore FILE` or `dibs repair`."""
     from pathlib import Path
 
     from dibs import backup
     from dibs.settings import Settings
+    from dibs.store import log_repair
     from dibs.store.embedded import StoreUnavailable
 
     what = {
         "backup": "Copy the claims of a private store to FILE, whether it runs or not.",
         "restore": "Put the claims in FILE into a data directory that has none.",
+        "repair": "Cut the damaged log of a private store to its last whole command. What is cut "
+        "is kept in files beside the log. A log that is whole is left as it is.",
     }
     parser = argparse.ArgumentParser(prog=f"dibs {act}", description=what[act])
-    parser.add_argument("file", metavar="FILE", type=Path)
+    if act != "repair":
+        parser.add_argument("file", metavar="FILE", type=Path)
     parser.add_argument(
         "--data-dir",
         type=Path,
@@ -68,9 +72,14 @@ def copy(act: str, arguments: Sequence[str]) -> int:
         help="the private store's directory (DIBS_DATA_DIR; default: %(default)s)",
     )
     given = parser.parse_args(arguments)
-    run = backup.backup if act == "backup" else backup.restore
     try:
-        print(run(given.data_dir, given.file))
+        match act:
+            case "backup":
+                print(backup.backup(given.data_dir, given.file))
+            case "restore":
+                print(backup.restore(given.data_dir, given.file))
+            case _:
+                print(log_repair.repair(given.data_dir))
     except StoreUnavailable as refusal:
         print(f"dibs {act}: {refusal}", file=sys.stderr)
         return 1

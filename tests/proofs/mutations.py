@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 BOUNDARIES = "tests/proofs/test_boundaries.py"
 MACHINE = "tests/proofs/test_state_machine.py"
+REPAIR = ("tests/store/test_repair.py",)
 
 
 @dataclass(frozen=True)
@@ -395,5 +396,29 @@ MUTANTS = [
         '"appendfsync": "always"',
         '"appendfsync": "everysec"',
         ("tests/store/test_embedded.py",),
+    ),
+    Mutant(
+        "zeros at the end of the log are damage",
+        "store/aof.py",
+        "what a power loss leaves is cut at the next start",
+        "        end = _end_of_text(log, size)\n",
+        "        end = size\n",
+        REPAIR,
+    ),
+    Mutant(
+        "a wrong length is taken for a short end",
+        "store/log_repair.py",
+        "nothing acknowledged is cut unasked (rule 14)",
+        "not self.later and not self.followed",
+        "not self.later",
+        REPAIR,
+    ),
+    Mutant(
+        "half a transaction is kept",
+        "store/aof.py",
+        "an act took effect whole or not at all",
+        "            if not transaction:\n                before",
+        "            if True:\n                before",
+        REPAIR,
     ),
 ]

@@ -141,7 +141,7 @@ def test_it_is_durable_and_never_evicts(data_dir: Path, origin: str) -> None:
     expected = {
         "appendonly": "yes",
         "appendfsync": "always",
-        "aof-load-truncated": "yes",
+        "aof-load-truncated": "no",
         "save": "",
         "maxmemory-policy": "noeviction",
         "maxmemory": str(64 << 20),
@@ -488,7 +488,7 @@ def test_a_damaged_log_is_refused_with_what_to_do(data_dir: Path, origin: str) -
     log.write_bytes(damaged)
     told = refusal(data_dir)
     assert "does not start empty" in told
-    assert "valkey-check-aof --fix" in told
+    assert f"dibs repair --data-dir {data_dir}" in told
     assert "Bad file format" in told, "the server's own words are part of it"
     assert log.read_bytes() == damaged
 
@@ -558,13 +558,13 @@ def test_the_wheel_and_the_system_read_each_others_logs(data_dir: Path) -> None:
         ("# Failed listening on unix socket", False),
     ],
 )
-def test_repair_is_advised_only_when_the_log_could_not_be_loaded(
+def test_a_backup_is_advised_only_when_the_log_could_not_be_loaded(
     data_dir: Path, pretend_server: Callable[[str], None], words: str, is_damage: bool
 ) -> None:
     pretend_server(f'{PRETENDED}echo "1:M 21 Nov 2026 02:27:38.118 {words}"; exit 1\n')
     told = refusal(data_dir)
     assert words in told
-    assert ("repair its log" in told) is is_damage
+    assert ("restore a backup" in told) is is_damage
     assert ("ended while starting (exit status 1)" in told) is not is_damage
 
 

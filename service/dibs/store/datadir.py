@@ -31,6 +31,15 @@ def client(socket_path: str) -> redis.Redis:
     return redis.Redis(unix_socket_path=socket_path, socket_timeout=2, retry=Retry(NoBackoff(), 0))
 
 
+def sync(directory: Path) -> None:
+    """Make names that were given or taken in a directory outlive a power loss. Raises OSError."""
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
 def open_private(directory: Path) -> int:
     """Make sure of a directory that only we can enter, and return it opened."""
     another = "Name another with DIBS_DATA_DIR or --data-dir."

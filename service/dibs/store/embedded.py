@@ -17,12 +17,13 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from pathlib import Path
 from urllib.parse import quote
 
 import redis
 
-from dibs.store import datadir
+from dibs.store import datadir, log_repair
 from dibs.store.datadir import SOCKET, StoreUnavailable
 
 __all__ = ["EmbeddedStore", "StoreUnavailable"]
@@ -40,7 +41,7 @@ _CONFIG = {
     "daemonize": "no",
     "appendonly": "yes",
     "appendfsync": "always",
-    "aof-load-truncated": "yes",  # a write cut short by a crash was never acknowledged
+    "aof-load-truncated": "no",  # we cut it ourselves: log_repair.py tells a short end from damage
     "aof-use-rdb-preamble": "no",  # commands throughout: readable by, and for, any server we start
     "save": "",
     "maxmemory-policy": "noeviction",
@@ -110,25 +111,15 @@ class EmbeddedStore:
             store_lock = datadir.take_store_lock(directory, socket_path, held)
             program, version, source = _find_server()
             _refuse_to_start_empty(directory, version)
-            (directory / SOCKET).unlink(missing_ok=True)
-
             config = _CONFIG | ({"maxmemory": maxmemory} if maxmemory else {})
             command = [program, *(word for k, v in config.items() for word in (f"--{k}", v))]
-            log = directory / "valkey.log"
-            _bound(log)
-            said_before = log.stat().st_size if log.exists() else 0
-            process = _launch(command, log, store_lock.fileno(), held, env or {})
-            held.callback(_end, process, 0.0)
-            datadir.write_pid(store_lock, process.pid)
-            store_lock.close()  # from here on it is the server's alone
+            server = _Server(command, directory, socket_path, store_lock, env or {})
             try:
-                _wait_until_ready(process, socket_path)
-            except StoreUnavailable as error:
-                said = _said(log, said_before)
-                raise StoreUnavailable(_explain(str(error), said, directory)) from None
-            for line in _said(log, said_before):
-                if "Truncat" in line:
-                    _logger.warning("store_log_cut said=%r", line)
+                process = server.start(held)
+            except _NotStarted as failed:
+                _logger.warning("store_log_cut %s", _mend(directory, failed))
+                process = server.start(held)
+            store_lock.close()  # from here on it is the server's alone
             return cls(
                 url="unix://" + quote(socket_path),
                 pid=process.pid,
@@ -192,6 +183,44 @@ def _refuse_to_start_empty(directory: Path, version: str) -> None:
             f"{logs} holds claims but its manifest, appendonly.aof.manifest, is missing: restore "
             "it from a backup, or move the directory away to begin with no claims."
         )
+
+
+class _NotStarted(StoreUnavailable):
+    """The server did not come to serve."""
+
+    def __init__(self, what: str, log: Path, said: list[str], *, ended: bool) -> None:
+        self.ended, self.last_words = ended, "\n".join(said[-4:])
+        self.log_ends = f"Its log, {log}, ends:\n{self.last_words}"
+        super().__init__(f"{what} {self.log_ends}")
+
+
+@dataclass(frozen=True)
+class _Server:
+    """How the server is started, as often as it takes."""
+
+    command: list[str]
+    directory: Path
+    socket_path: str
+    lock: TextIOWrapper
+    env: Mapping[str, str]
+
+    def start(self, held: ExitStack) -> "subprocess.Popen[bytes]":
+        """Start the server; return it when it serves. Raises StoreUnavailable."""
+        log = self.directory / "valkey.log"
+        (self.directory / SOCKET).unlink(missing_ok=True)
+        _bound(log)
+        said_before = log.stat().st_size if log.exists() else 0
+        with ExitStack() as trying:
+            process = _launch(self.command, log, self.lock.fileno(), trying, self.env)
+            trying.callback(_end, process, 0.0)
+            datadir.write_pid(self.lock, process.pid)
+            try:
+                _wait_until_ready(process, self.socket_path)
+            except StoreUnavailable as error:
+                ended, said = process.poll() is not None, _said(log, said_before)
+                raise _NotStarted(str(error), log, said, ended=ended) from None
+            held.enter_context(trying.pop_all())
+            return process
 
 
 def _launch(
@@ -279,14 +308,26 @@ def _said(log: Path, start: int) -> list[str]:
         return lines.read().decode(errors="replace").splitlines()
 
 
-def _explain(what: str, said: list[str], directory: Path) -> str:
-    """What happened, what to do, and what the server said."""
-    last_words = "\n".join(said[-4:])
-    if re.search(r"# .*(append.only|AOF|RDB|loading)", last_words):  # "#" marks a warning
-        what = (
-            f"The store could not load the claims in {directory}, and dibs does not start empty "
-            "in their place. Copy that directory first; then either repair its log with "
-            "valkey-check-aof --fix appendonlydir/appendonly.aof.manifest (which cuts off what "
-            "comes after the damage), or restore a backup, or name another data directory."
-        )
-    return f"{what} Its log, {directory / 'valkey.log'}, ends:\n{last_words}"
+def _mend(directory: Path, failed: _NotStarted) -> log_repair.Cut:
+    """Cut off what a crash left at the end of the log; raise `failed` where that is not it."""
+    if not failed.ended:
+        raise failed
+    fault = None
+    with suppress(StoreUnavailable):
+        fault, _ = log_repair.find_fault(directory)
+    if fault and fault.is_tail:
+        return log_repair.cut(directory, fault)
+    # "#" marks a warning in the server's log.
+    if not fault and not re.search(r"# .*(append.only|AOF|RDB|loading)", failed.last_words):
+        raise failed
+    todo = (
+        "Copy that directory first; then either cut its log where the damage begins, with "
+        f"dibs repair --data-dir {directory}, or restore a backup into another directory."
+        if fault
+        else "Nothing in its log looks damaged, so dibs repair would not help: restore a backup "
+        "into another directory."
+    )
+    raise StoreUnavailable(
+        f"The store could not load the claims in {directory}, and dibs does not start empty in "
+        f"their place. {todo} {failed.log_ends}"
+    )

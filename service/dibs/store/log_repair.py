@@ -1,0 +1,177 @@
+"""Cutting a damaged log to its last whole command; what is cut off is kept in files beside it.
+
+Two occasions. At a start, the end of the log may be missing or be zeros after a crash or a power
+loss: what was being written then was never acknowledged, so it is cut and the start goes on.
+Anything else is damage: what follows it was acknowledged, and only a person, by `dibs repair`,
+decides to go on without it.
+"""
+
+import os
+import shutil
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dibs.store import aof, datadir
+from dibs.store.datadir import StoreUnavailable
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The first fault of a log: the file that has it, and the files that are loaded after that."""
+
+    part: aof.Part
+    scan: aof.Scan
+    commands: int
+    """Whole ones before it, those in earlier files included."""
+    later: tuple[aof.Part, ...]
+    """Files with something in them."""
+    followed: int
+    """Commands behind it that look whole. A wrong length may reach over them to the end."""
+
+    @property
+    def is_tail(self) -> bool:
+        """Whether this is what a crash leaves: an unfinished last command, or zeros after it."""
+        return self.scan.fault == "short" and not self.later and not self.followed
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What was cut, and where it is now."""
+
+    fault: Fault
+    gone: int
+    """Bytes, of every file."""
+    kept_in: tuple[Path, ...]
+
+    def __str__(self) -> str:
+        scan, name = self.fault.scan, self.fault.part.path.name
+        kept = ", ".join(map(str, self.kept_in))
+        said = (
+            f"cut {self.gone} bytes off the log after {self.fault.commands} whole commands, from "
+            f"byte {scan.kept} of {name} on: {scan.why}. What was cut is in {kept}."
+        )
+        if not self.fault.followed:
+            return said
+        return said + (
+            f" Some {self.fault.followed} commands came after the damage and are no longer in the "
+            "log: claims, heartbeats and releases from then on are forgotten, and their tasks may "
+            "be claimed anew. A backup may know more."
+        )
+
+
+def find_fault(directory: Path) -> tuple[Fault | None, int]:
+    """Return the first fault of the log, if any, and how many whole commands come before it.
+
+    Raises StoreUnavailable where there is no log to read.
+    """
+    try:
+        parts = aof.parts(directory)
+    except FileNotFoundError:
+        raise StoreUnavailable(
+            f"{directory / aof.LOGS} has no {aof.MANIFEST}, which names its files: restore a "
+            "backup into another directory."
+        ) from None
+    if not parts:
+        raise StoreUnavailable(f"{directory} holds no claims of a private store.")
+    commands = 0
+    for number, part in enumerate(parts):
+        try:
+            scan = aof.scan(part.path)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"cannot read {part.path}: {error.strerror or error}. Restore a backup into "
+                "another directory."
+            ) from None
+        commands += scan.commands
+        if scan.fault:
+            later = tuple(each for each in parts[number + 1 :] if each.size)
+            followed = _commands_after(part.path, scan.broken + 1, scan.end)
+            followed += sum(aof.scan(each.path).commands for each in later)
+            return Fault(part, scan, commands, later, followed), commands
+    return None, commands
+
+
+def cut(directory: Path, fault: Fault) -> Cut:
+    """Cut the log at a fault. May be interrupted and repeated. Raises StoreUnavailable."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    gone = fault.scan.size - fault.scan.kept + sum(part.size for part in fault.later)
+    # Last first: a log that looks whole must never have a gap in it.
+    cuts = [(part.path, 0) for part in reversed(fault.later)]
+    cuts.append((fault.part.path, fault.scan.kept))
+    try:
+        kept_in = [_set_aside(path, start, directory, stamp) for path, start in cuts]
+    except OSError as error:
+        raise StoreUnavailable(
+            f"cannot keep what is to be cut in {directory} ({error.strerror}), so nothing more was "
+            "cut: make room there, then repair again."
+        ) from None
+    return Cut(fault, gone, tuple(reversed(kept_in)))
+
+
+def repair(data_dir: Path) -> str:
+    """Repair the log in a data directory; return what was done. Raises StoreUnavailable."""
+    if not data_dir.is_dir():
+        raise StoreUnavailable(f"{data_dir} holds no claims of a private store.")
+    directory = data_dir.resolve()
+    with ExitStack() as held:
+        opened = datadir.open_private(directory)
+        held.callback(os.close, opened)
+        datadir.take_dibs_lock(directory, held)
+        datadir.take_store_lock(directory, datadir.socket_path_of(directory, opened), held)
+        fault, commands = find_fault(directory)
+        if fault is None:
+            return f"the log in {data_dir} is whole, {commands} commands: nothing was done"
+        return str(cut(directory, fault))
+
+
+def _set_aside(path: Path, start: int, directory: Path, stamp: str) -> Path:
+    """Cut a file at `start`, with what follows copied to a file beside first."""
+    aside = _free(directory / f"cut-{stamp}-{path.name}-from-{start}")
+    try:
+        with open(path, "rb") as source, open(aside, "xb", opener=_private) as target:
+            source.seek(start)
+            shutil.copyfileobj(source, target, _BLOCK)
+            target.flush()
+            os.fsync(target.fileno())
+        datadir.sync(directory)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    with open(path, "r+b") as log:
+        log.truncate(start)
+        os.fsync(log.fileno())
+    return aside
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _free(path: Path) -> Path:
+    """Return `path`, or it with a number where it is taken."""
+    found, number = path, 1
+    while found.exists():
+        number += 1
+        found = path.with_name(f"{path.name}-{number}")
+    return found
+
+
+def _commands_after(path: Path, start: int, end: int) -> int:
+    """How many commands seem to begin in a part of a file."""
+    found, overlap, seen = 0, b"", start
+    with suppress(FileNotFoundError), open(path, "rb") as log:
+        log.seek(start)
+        while seen < end:
+            block = log.read(min(_BLOCK, end - seen))
+            if not block:
+                break
+            seen += len(block)
+            text = overlap + block
+            ends = [match.end() for match in aof.ANOTHER.finditer(text)]
+            found += len(ends)
+            overlap = text[max(ends[-1] if ends else 0, len(text) - 16) :]
+    return found
