@@ -71,7 +71,7 @@ def rules(settings: Settings) -> Rules:
     )
 
 
-def links(url: str | None) -> tuple[Link, Reader]:
+def links(url: str | None, replicas: int = 0) -> tuple[Link, Reader]:
     """Return the link for acts and the one for blocking reads; `url` None is the fake."""
     if url is None:
         from fakeredis import FakeAsyncRedis, FakeServer  # a tenth of a second, else for nothing
@@ -81,7 +81,7 @@ def links(url: str | None) -> tuple[Link, Reader]:
             ClientLink(FakeAsyncRedis(server=server, decode_responses=True, protocol=2)),
             ClientLink(FakeAsyncRedis(server=server, decode_responses=True, protocol=2)),
         )
-    link = target.link_to(target.parse(url))
+    link = target.link_to(target.parse(url), replicas)
     return link, target.reader_to(link)
 
 
@@ -91,7 +91,7 @@ def build(settings: Settings, url: str | None, cells: Cells | None = None, row: 
     `cells` is what the processes of a service count in, `row` this one's part of it.
     """
     metrics = Metrics(observe.FAMILIES, cells, row)
-    link, blocking = links(url)
+    link, blocking = links(url, settings.replicas)
     link.observe = lambda seconds: metrics.observe("dibs_store_seconds", value=seconds)
     store = Store(link, rules(settings))
     hub = Hub(store, blocking)

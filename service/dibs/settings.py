@@ -51,6 +51,12 @@ class Settings(BaseSettings):
         "redis+cluster://; without it dibs starts a private Valkey of its own. A flag is seen in "
         "the list of processes: set the variable where the URL has a password",
     )
+    replicas: int = Field(
+        0,
+        ge=0,
+        description="replicas of the store that must have a grant, release or break before it is "
+        "answered, so that a failover forgets nothing that was; 0: the primary alone",
+    )
     memory: bool = Field(
         False, description="keep claims in this process only: for a look around, nothing is kept"
     )
@@ -136,6 +142,10 @@ class Settings(BaseSettings):
             problems.append("DIBS_DATA_DIR must be a directory of its own, not /")
         if self.memory and self.redis_url:
             problems.append("DIBS_MEMORY and DIBS_REDIS_URL exclude each other")
+        if self.replicas and not self.redis_url:
+            problems.append(
+                "DIBS_REPLICAS needs a store that has replicas: name it with DIBS_REDIS_URL"
+            )
         if self.memory and self.workers > 1:
             problems.append("DIBS_MEMORY keeps claims in one process, so DIBS_WORKERS must be 1")
         return problems

@@ -17,7 +17,7 @@ from dibs import outcomes as o
 from dibs.store import health
 from dibs.store.clock import Facts, LeaseClock
 from dibs.store.failures import StoreDown, StoreFull
-from dibs.store.link import Link, Script, run_script
+from dibs.store.link import Link, Script, run_replicated, run_script
 from dibs.store.records import Counts, Reader, event, seconds
 from dibs.store.rules import Rules
 from dibs.store.tally import Tally
@@ -28,6 +28,8 @@ FORMAT = "2"
 _ACTS = ("claim", "heartbeat", "release", "break", "show", "list")
 _OWN = ("show", "list", "sweep", "overview")
 """What the service does for itself and its board, once for all viewers: no rate limits it."""
+_LASTING = {"claim": "granted", "release": "ended", "break": "ended"}
+"""Acts that a failover must not forget, each with the answer that says something was done."""
 _DAY_MS = 86_400_000
 _ATTEMPTS = 3
 _CURSOR = re.compile(r"[1-3] ([0-9]{1,16}|[+-]inf) [^\x00-\x1f]{0,200}")
@@ -406,13 +408,21 @@ class Store:
                     await self.tick()
                 facts = self.clock.facts
                 args = [*facts.args(), request, session, *act]
-                reply = await run_script(self.link, script, keys(project), args)
+                if name in _LASTING:
+                    reply, enough = await run_replicated(self.link, script, keys(project), args)
+                else:
+                    reply, enough = await run_script(self.link, script, keys(project), args), True
             except StoreDown as down:
                 self.clock.stale = True
                 sent = sent or down.sent
                 if attempt > 0:
                     raise StoreDown(down.reason, sent=sent) from down
                 continue
+            if not enough and reply[0] == _LASTING[name]:
+                raise StoreDown(
+                    f"Fewer than {self.link.replicas} of the store's replicas have confirmed it.",
+                    sent=True,
+                )
             if reply[0] == "stalled":
                 self.clock.stale = True
                 continue

@@ -1,0 +1,222 @@
+"""What a failover takes when the replaced primary still answers, and what it cannot take."""
+
+import contextlib
+import http.client
+import signal
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import redis
+from tests.ops.farm import Node, cluster, sentinels
+from tests.ops.load import Load
+from tests.ops.running import Running, new_session, until
+from tests.ops.test_replicas import PROJECTS, lost_of, over, report, serving
+
+LEFT_S = 1.5
+"""After the Sentinels' word for so long nothing that is acknowledged may be lost."""
+
+
+class Word:
+    """Listens to the Sentinels: when the first of them named another primary, monotonic seconds."""
+
+    def __init__(self, watchers: list[Node], old_port: int) -> None:
+        self._watchers, self._old = watchers, str(old_port)
+        self.at: float | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._listen)
+
+    def __enter__(self) -> "Word":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+    def _listen(self) -> None:
+        with contextlib.ExitStack() as held:
+            clients = [held.enter_context(watcher.client()) for watcher in self._watchers]
+            while not self._stop.is_set() and self.at is None:
+                if any(self._named(client) != self._old for client in clients):
+                    self.at = time.monotonic()
+                time.sleep(0.01)
+
+    def _named(self, client: redis.Redis) -> str:
+        with contextlib.suppress(redis.RedisError):
+            told: Any = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "claims")
+            return str(told[1])
+        return self._old
+
+
+def late_losses(service: Running, load: Load, word_s: float) -> int:
+    """How many claims are lost that were asked for more than LEFT_S after the word."""
+    late = Load(load.ports, load.projects)
+    late.grants = [grant for grant in load.grants if grant.heard > word_s + LEFT_S]
+    assert late.grants, "nothing was granted after the word: the test showed nothing"
+    return lost_of(service, late)
+
+
+def losses(
+    watchers: list[Node], old: Node, fail_over: Callable[[], object], **environ: str
+) -> tuple[int, int]:
+    """Fail over under load; return how many acknowledged claims were lost, and how many late."""
+    with Running(env=over("sentinel", watchers, "/claims") | environ) as service:
+        load = Load(lambda: [service.port], PROJECTS[:3], threads=8, pause_s=0.0)
+        with load, Word(watchers, old.port) as word:
+            until(lambda: len(load.grants) > 200, "there is load")
+            fail_over()
+            until(lambda: word.at, "the Sentinels name another primary", 30)
+            count = len(load.grants)
+            until(lambda: time.monotonic() > (word.at or 0) + LEFT_S, "the switch is over")
+            until(lambda: len(load.grants) > count + 200, "the load goes on", 30)
+        load.assert_fences_only_grew()
+        assert word.at
+        lost, late = lost_of(service, load), late_losses(service, load, word.at)
+        report(f"a failover that the old primary lives through {environ}", load, lost, 0.0)
+        return lost, late
+
+
+def told_to_fail_over(watcher: Node) -> None:
+    """Let a Sentinel promote the replica although the primary is well."""
+    with watcher.client() as client:
+        client.execute_command("SENTINEL", "FAILOVER", "claims")
+
+
+def test_a_primary_that_sentinel_replaced_is_left_although_it_still_answers(
+    tmp_path: Path,
+) -> None:
+    with sentinels(tmp_path) as (servers, watchers):
+        _, late = losses(watchers, servers[0], lambda: told_to_fail_over(watchers[0]))
+        assert late == 0
+
+
+def test_a_failover_takes_nothing_that_a_replica_had_to_have(tmp_path: Path) -> None:
+    with sentinels(tmp_path) as (servers, watchers):
+        order = partial(told_to_fail_over, watchers[0])
+        assert losses(watchers, servers[0], order, DIBS_REPLICAS="1") == (0, 0)
+
+
+def test_a_primary_that_only_the_sentinels_lost_sight_of_is_left(tmp_path: Path) -> None:
+    with sentinels(tmp_path) as (servers, watchers):
+        _, late = losses(watchers, servers[0], lambda: shut_out_sentinels(servers[0]))
+        assert late == 0
+
+
+def shut_out_sentinels(primary: Node) -> None:
+    """Change the password that Sentinels know; connections of dibs that are open stay."""
+    with primary.client() as client:
+        mine = client.client_id()
+        client.execute_command("CONFIG", "SET", "requirepass", "another")
+        for row in client.client_list():
+            watching = row["cmd"] in ("ping", "publish", "subscribe", "info", "client|setname")
+            if watching and int(row["id"]) != mine:
+                client.execute_command("CLIENT", "KILL", "ID", row["id"])
+
+
+def test_a_reader_of_events_follows_to_the_new_primary(tmp_path: Path) -> None:
+    with sentinels(tmp_path) as (servers, watchers):
+        with Running(env=over("sentinel", watchers, "/claims")) as service:
+            seen: list[str] = []
+            ended = threading.Event()
+            reader = threading.Thread(target=follow, args=(service, "p", seen, ended))
+            reader.start()
+            until(lambda: "open" in seen, "the reader listens")
+            told_to_fail_over(watchers[0])
+            until(lambda: primary(servers[1]), "the replica is promoted", 30)
+            until(lambda: service.claim(f"T-{new_session()}")[0] == 201, "claims go on", 30)
+            until(lambda: "claimed" in seen or "reset" in seen, "the reader hears of it", 10)
+            ended.set()
+        reader.join(20)
+
+
+def follow(service: Running, project: str, seen: list[str], ended: threading.Event) -> None:
+    """Note the type of each event of a project."""
+
+    stream = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+    with contextlib.closing(stream), contextlib.suppress(OSError, http.client.HTTPException):
+        stream.request("GET", f"/v1/{project}/events", headers={"Accept": "text/event-stream"})
+        reply = stream.getresponse()
+        while not ended.is_set() and (line := reply.readline()):
+            kind, _, value = line.decode().strip().partition(": ")
+            if kind == "event":
+                seen.append(value)
+
+
+def test_a_grant_that_no_replica_confirms_is_unknown_and_granted_once_they_do(
+    tmp_path: Path,
+) -> None:
+    with sentinels(tmp_path) as (servers, watchers):
+        environ = over("sentinel", watchers, "/claims") | {"DIBS_REPLICAS": "1"}
+        with Running(env=environ) as service:
+            session = new_session()
+            status, first = service.claim("T-1", session)
+            assert status == 201
+            until(lambda: readiness(service)["durability"] == "replicated", "it says so")
+            with servers[0].client() as client, servers[1].client() as replica:
+                # The replica takes nothing in any more, and stays connected.
+                replica.execute_command("CLIENT", "PAUSE", 1, "WRITE")
+                servers[1].process.send_signal(signal.SIGSTOP)
+                try:
+                    status, body = service.claim("T-2", session)
+                    assert (status, body["code"], body["outcome"]) == (
+                        503,
+                        "unavailable",
+                        "unknown",
+                    ), body
+                    assert service.claim("T-1")[0] == 409, "a refusal needs nobody's confirmation"
+                    beat = {"task": "T-1", "fence": first["fence"]}
+                    asked = time.monotonic()
+                    assert service.ask("POST", "/v1/p/heartbeat", beat, session)[0] == 200
+                    assert time.monotonic() - asked < 1.0, "a heartbeat waits for no replica"
+                    until(
+                        lambda: readiness(service)["durability"] != "replicated", "it says so", 20
+                    )
+                finally:
+                    servers[1].process.send_signal(signal.SIGCONT)
+                until(lambda: service.claim("T-2", session)[0] in (200, 201), "it is ours", 20)
+                assert service.claim("T-2", session)[0] == 200
+                assert client.ping()
+
+
+def readiness(service: Running) -> Any:
+    return service.ask("GET", "/readyz")[1]
+
+
+def test_a_node_of_a_cluster_that_was_replaced_is_left(tmp_path: Path) -> None:
+    with cluster(tmp_path, replicas=1) as nodes, Running(env=over("cluster", nodes)) as service:
+        project = PROJECTS[0]
+        old = serving(nodes, project)
+        load = Load(lambda: [service.port], [project], threads=4, pause_s=0.0)
+        with load:
+            until(lambda: len(load.grants) > 100, "there is load")
+            replica = next(node for node in nodes[3:] if follows(node, old))
+            with replica.client() as client:
+                client.execute_command("CLUSTER", "FAILOVER", "TAKEOVER")
+            taken = time.monotonic()
+            until(lambda: demoted(old), "the old primary is a replica", 30)
+            count = len(load.grants)
+            until(lambda: time.monotonic() > taken + LEFT_S, "the switch is over")
+            until(lambda: len(load.grants) > count + 100, "the load goes on", 30)
+        load.assert_fences_only_grew()
+        assert late_losses(service, load, taken) == 0
+        report("taken over", load, lost_of(service, load), 0.0)
+
+
+def demoted(node: Node) -> bool:
+    with node.client() as client, contextlib.suppress(redis.RedisError):
+        return client.info("replication")["role"] == "slave"
+    return False
+
+
+def primary(node: Node) -> bool:
+    with node.client() as client:
+        return client.info("replication")["role"] == "master"
+
+
+def follows(replica: Node, node: Node) -> bool:
+    with replica.client() as client:
+        return int(client.info("replication")["master_port"]) == node.port
