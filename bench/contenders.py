@@ -140,23 +140,30 @@ def folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def dibs(
-    name: str, *, fsync: str = "always", workers: int = 1, data: Path | None = None
+    name: str,
+    *,
+    fsync: str = "always",
+    workers: int = 1,
+    data: Path | None = None,
+    python: str = sys.executable,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Contender]:
     """Run dibs: with its private store as shipped, or on one that syncs every second.
 
-    `data` is a directory that outlives it.
+    `data` is a directory that outlives it; `python` may be another checkout's; `env` settings.
     """
     with contextlib.ExitStack() as held:
         where = data or held.enter_context(folder())
         port, log = free_port(), where / "dibs.log"
-        command = [sys.executable, "-P", "-m", "dibs", "serve", "--port", str(port)]
-        command += ["--workers", str(workers)]
-        env = dict(UNLIMITED)
+        command = [python, "-P", "-m", "dibs", "serve", "--port", str(port)]
+        if workers > 1:
+            command += ["--workers", str(workers)]
+        settings = UNLIMITED | dict(env or {})
         if fsync == "always":
-            env["DIBS_DATA_DIR"] = str(where / "data")
-        else:
-            env["DIBS_REDIS_URL"] = held.enter_context(redis(where, fsync))
-        pid = held.enter_context(process(command, log, env))
+            settings.setdefault("DIBS_DATA_DIR", str(where / "data"))
+        elif "DIBS_REDIS_URL" not in settings:
+            settings["DIBS_REDIS_URL"] = held.enter_context(redis(where, fsync))
+        pid = held.enter_context(process(command, log, settings))
         wait_ready(port, log)
         yield Contender(name, "dibs", port, pid)
 
