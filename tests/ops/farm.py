@@ -2,11 +2,14 @@
 
 import contextlib
 import os
+import queue
 import random
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -43,11 +46,71 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
+class Wire:
+    """A way to a server that takes its time in both directions, as one to another place does."""
+
+    def __init__(self, port: int, to_port: int, one_way_s: float) -> None:
+        self.port, self._to_port, self._one_way_s = port, to_port, one_way_s
+        self._open: list[socket.socket] = []
+        self._cut = False
+        self._listener = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._to_port))
+                self._open += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    on_the_way: queue.Queue[tuple[float, bytes]] = queue.Queue()
+                    self._start(self._take, source, on_the_way)
+                    self._start(self._bring, on_the_way, sink)
+
+    @staticmethod
+    def _start(run: Callable[..., None], *args: object) -> None:
+        threading.Thread(target=run, args=args, daemon=True).start()
+
+    def _take(self, source: socket.socket, on_the_way: "queue.Queue[tuple[float, bytes]]") -> None:
+        data = b"-"
+        while data:
+            data = b""
+            with contextlib.suppress(OSError):
+                data = source.recv(65_536)
+            on_the_way.put((time.monotonic() + self._one_way_s, data))
+
+    def _bring(self, on_the_way: "queue.Queue[tuple[float, bytes]]", sink: socket.socket) -> None:
+        data = b"-"
+        while data and not self._cut:
+            due, data = on_the_way.get()
+            time.sleep(max(0.0, due - time.monotonic()))
+            with contextlib.suppress(OSError):
+                if data and not self._cut:
+                    sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """Lose what is on its way, and let nobody through any more."""
+        self._cut = True
+        self.close()
+
+    def close(self) -> None:
+        """End every connection."""
+        self._listener.close()
+        for one in self._open:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+
 class Node:
     """One server process."""
 
     def __init__(self, folder: Path, port: int, *flags: str, sentinel: str = "") -> None:
         self.folder, self.port, self.flags, self.sentinel = folder, port, flags, sentinel
+        self.wire: Wire | None = None
+        """The way from its primary, where that takes its time."""
         folder.mkdir(parents=True)
         self.start()
 
@@ -78,6 +141,8 @@ class Node:
         return False
 
     def kill(self) -> None:
+        if self.wire:
+            self.wire.close()
         self.process.kill()
         self.process.wait(10)
 
@@ -128,15 +193,21 @@ def _whole(node: Node) -> bool:
 
 
 @contextlib.contextmanager
-def sentinels(folder: Path) -> Iterator[tuple[list[Node], list[Node]]]:
-    """Two servers (a primary and its replica), and three Sentinels that watch them."""
-    ports = free_ports(5)
+def sentinels(
+    folder: Path, *, replica_behind_s: float = 0.0
+) -> Iterator[tuple[list[Node], list[Node]]]:
+    """Two servers (a primary and its replica), and three Sentinels that watch them.
+
+    `replica_behind_s`: how long a byte is on its way between primary and replica.
+    """
+    ports = free_ports(6)
     with stopping() as nodes:
         primary = Node(folder / "primary", ports[0], *COMMON)
         nodes.append(primary)
-        replica = Node(
-            folder / "replica", ports[1], *COMMON, "--replicaof", f"127.0.0.1 {ports[0]}"
-        )
+        wire = Wire(ports[5], ports[0], replica_behind_s) if replica_behind_s else None
+        source = wire.port if wire else ports[0]
+        replica = Node(folder / "replica", ports[1], *COMMON, "--replicaof", f"127.0.0.1 {source}")
+        replica.wire = wire
         nodes.append(replica)
         config = (
             f"sentinel monitor claims 127.0.0.1 {ports[0]} 2\n"
@@ -144,7 +215,7 @@ def sentinels(folder: Path) -> Iterator[tuple[list[Node], list[Node]]]:
             "sentinel down-after-milliseconds claims 1000\n"
             "sentinel failover-timeout claims 3000\n"
         )
-        for port in ports[2:]:
+        for port in ports[2:5]:
             nodes.append(Node(folder / str(port), port, sentinel=config))
         until(lambda: _linked(replica), "the replica has the primary's data", 20)
         for watcher in nodes[2:]:
