@@ -33,6 +33,7 @@ class Keeper:
         self._ticks = 0
         self.up = True
         """The store answered when last asked."""
+        self._unsafe = ""
 
     async def run(self) -> None:
         """Go on until cancelled."""
@@ -43,6 +44,7 @@ class Keeper:
             await asyncio.sleep(TICK_S)
             try:
                 self._note_up(await self._store.tick())
+                self._note_unsafe()
                 if self._store.clock.sweeper:
                     await self._sweep()
                 elif self._swept_before:
@@ -61,6 +63,15 @@ class Keeper:
         if why in ("gap", "restart", "back"):
             self._metrics.add("dibs_time_lost_total", why)
             log.warning("time_lost why=%s", why)
+
+    def _note_unsafe(self) -> None:
+        """One line when the store is no longer one to grant claims in, one when it is again."""
+        if self._store.unsafe and not self._unsafe:
+            log.error("store_unsafe reason=%r", self._store.unsafe)
+        elif self._unsafe and not self._store.unsafe:
+            log.warning("store_safe_again")
+        self._unsafe = self._store.unsafe
+        self._metrics.set("dibs_store_unsafe", to=1 if self._unsafe else 0)
 
     def _note_down(self, down: StoreDown) -> None:
         if self.up:  # one line an outage, however many calls it meets

@@ -103,6 +103,13 @@ def families(codes: Sequence[str], routes: Sequence[str], version: str) -> list[
         ),
         ("dibs_store_up", "gauge", "Processes whose last look at the store was answered", {}, ()),
         (
+            "dibs_store_unsafe",
+            "gauge",
+            "Processes that grant nothing, because the store may not keep it",
+            {},
+            (),
+        ),
+        (
             "dibs_store_outages_total",
             "counter",
             "Times that a process found the store unreachable",

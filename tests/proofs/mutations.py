@@ -5,6 +5,7 @@ from dataclasses import dataclass
 BOUNDARIES = "tests/proofs/test_boundaries.py"
 MACHINE = "tests/proofs/test_state_machine.py"
 REPAIR = ("tests/store/test_repair.py",)
+EVICTION = "tests/store/test_eviction.py"
 
 
 @dataclass(frozen=True)
@@ -370,8 +371,8 @@ MUTANTS = [
         "a retry is a new request",
         "store/store.py",
         "a lost reply costs nothing (rule 4)",
-        "args = [*facts.args(), request, session, *act]",
-        'args = [*facts.args(), f"{request} {attempt}", session, *act]',
+        "args = [*facts.args(), request, session, *given]",
+        'args = [*facts.args(), f"{request} {attempt}", session, *given]',
     ),
     Mutant(
         "a lost reply is a refusal",
@@ -380,6 +381,54 @@ MUTANTS = [
         "raise StoreDown(down.reason, sent=sent) from down",
         "raise StoreDown(down.reason, sent=False) from down",
         (MACHINE,),
+    ),
+    Mutant(
+        "the policy is asked of CONFIG alone",
+        "store/shown.py",
+        "a store that may evict claims grants none, whatever it hides (rule 1)",
+        'info.get("maxmemory_policy") or await',
+        "await",
+        (EVICTION,),
+    ),
+    Mutant(
+        "the policy is looked at only at start",
+        "store/store.py",
+        "a store that begins to evict grants nothing (rule 1)",
+        "        self.unsafe = shown.unsafe(self.clock.shown)\n",
+        "",
+        (EVICTION,),
+    ),
+    Mutant(
+        "what the look before a claim showed is not heeded",
+        "store/store.py",
+        "a store that begins to evict grants nothing (rule 1)",
+        "_flag(queue), self._closed()]",
+        '_flag(queue), "unsafe" if unsafe else ""]',
+        (EVICTION,),
+    ),
+    Mutant(
+        "policies known to evict are refused, others let through",
+        "store/shown.py",
+        "a policy that nobody has thought of yet is not trusted (rule 1)",
+        "return bool(policy) and not _SPARES_CLAIMS.fullmatch(policy.lower())",
+        'return policy.startswith("allkeys")',
+        (EVICTION,),
+    ),
+    Mutant(
+        "ready on a store that evicts",
+        "store/health.py",
+        "/readyz agrees with what claims get",
+        "if refusal := unsafe([seen]):",
+        'if refusal := "":',
+        (EVICTION,),
+    ),
+    Mutant(
+        "a user without INFO cannot start",
+        "store/shown.py",
+        "what the store withholds is not known, and no reason to stay away",
+        'text = str(await server.command("INFO"))\n    except (Withheld, ResponseError):',
+        'text = str(await server.command("INFO"))\n    except ResponseError:',
+        (EVICTION,),
     ),
     Mutant(
         "the session itself is stored",

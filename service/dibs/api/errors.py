@@ -16,7 +16,7 @@ from dibs.api import observe, wire
 from dibs.api.keys import Keys
 from dibs.api.problems import ProblemError, invalid
 from dibs.api.wire import Reply
-from dibs.store import StoreDown, StoreFull
+from dibs.store import StoreDown, StoreFull, Unwilling
 
 log = logging.getLogger("dibs.api")
 _SECRETS = frozenset(
@@ -90,6 +90,12 @@ def _problem(scope: Any, error: Exception) -> ProblemError:
 
 
 def _store_down(down: StoreDown) -> ProblemError:
+    if isinstance(down, Unwilling):
+        detail = (
+            "Until then nothing new is granted; heartbeats and releases go on. Nothing was "
+            "changed. Tell whoever runs this service."
+        )
+        return ProblemError("unavailable", f"{down.reason} {detail}", retry_after=10)
     detail = (
         "Whether the call took effect is unknown: make the same call again, it takes effect once."
         if down.sent

@@ -34,9 +34,7 @@ def handlers(store: Store, public_url: str | None) -> list[ControllerRouterHandl
         try:
             health = await store.health()
         except StoreDown as down:
-            raise ProblemError(
-                "unavailable", f"{down.reason} Claims are safe; ask again.", retry_after=1
-            ) from None
+            raise ProblemError("unavailable", down.reason, retry_after=1) from None
         return answers.ok(health)
 
     @get("/problems/{code:str}", sync_to_thread=False)

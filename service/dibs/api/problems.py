@@ -142,7 +142,9 @@ TABLE = (
         503,
         "The store cannot answer",
         "Claims are safe: no deadline passes during an outage. Ask again after `retry_after` "
-        "seconds; where `outcome` is unknown, the same call finds out, and takes effect once.",
+        "seconds; where `outcome` is unknown, the same call finds out, and takes effect once. "
+        "Where `detail` says that the store may throw claims away, nothing new is granted until "
+        "the person who runs the service has changed that; heartbeats and releases work.",
     ),
     Problem(
         "full",

@@ -7,10 +7,9 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from redis.exceptions import ResponseError
-
 from dibs.store.failures import StoreDown
 from dibs.store.link import Link, Script, run_script
+from dibs.store.shown import Shown, look
 
 KEY = "dibs:clock"
 SWEEPER_MS = 5_000
@@ -63,14 +62,22 @@ class LeaseClock:
         """A look is due before the next act: the store may have restarted since the last one."""
         self.sweeper = False
         """This process was chosen to write down passed deadlines."""
+        self.shown: list[Shown] = []
+        """What each server of the store showed at the last look."""
         self._link = link
         self._stall_ms = stall_ms
         self._tick = Script.load("tick")
 
+    async def look(self) -> None:
+        """Ask each server of the store about itself. Raises StoreDown."""
+        self.shown = await asyncio.gather(*map(look, await self._link.servers()))
+
     async def tick(self) -> str:
-        """Look at the clock. Returns why time was lost (restart, gap, back), or ''."""
-        looks = await asyncio.gather(*map(_look, await self._link.servers()))
-        run_id = " ".join(sorted(run_id for run_id, _ in looks))
+        """Look at the clock, as the servers showed themselves last.
+
+        Returns why time was lost (restart, gap, back), or ''. Raises StoreDown.
+        """
+        run_id = " ".join(sorted(server.run_id[:RUN_ID_CHARS] for server in self.shown))
         reply = await run_script(
             self._link,
             self._tick,
@@ -80,7 +87,8 @@ class LeaseClock:
         witness_us, lost_us, stalls, sweeper, why = map(str, reply)
         self.facts = Facts(int(witness_us), int(lost_us), stalls.strip())
         self.sweeper = sweeper == "1"
-        apart_us = max(time_us for _, time_us in looks) - min(time_us for _, time_us in looks)
+        times_us = [server.time_us for server in self.shown]
+        apart_us = max(times_us) - min(times_us)
         if apart_us > APART_MOST_US:
             raise StoreDown(
                 f"The clocks of the store's nodes are {apart_us / 1e6:.1f} s apart, too far for "
@@ -89,16 +97,6 @@ class LeaseClock:
             )
         self.stale = False
         return why
-
-
-async def _look(server: Link) -> tuple[str, int]:
-    """Return which run of which server this is, and its wall clock in µs."""
-    try:
-        info = await server.command("INFO", "server")
-    except ResponseError:  # the fake knows no INFO, and never restarts
-        return "", 0
-    lines = dict(line.partition(":")[::2] for line in str(info).splitlines())
-    return lines.get("run_id", "")[:RUN_ID_CHARS], int(lines.get("server_time_usec", 0))
 
 
 def _stall(text: str) -> tuple[int, int]:

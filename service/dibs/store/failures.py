@@ -1,6 +1,7 @@
 """What a failed command means to its caller, and whether it may have taken effect."""
 
 import asyncio
+import re
 
 from redis.exceptions import (
     AskError,
@@ -27,8 +28,9 @@ _AWAY = (
     "BUSY",
     "NOAUTH",
     "WRONGPASS",
-    "NOPERM",
 )
+_UNKNOWN = re.compile(r"unknown command [`'\"]?([^`',\"]+)", re.IGNORECASE)
+_DENIED = re.compile(r"run the '([^']+)' command")
 
 
 class StoreDown(Exception):
@@ -42,6 +44,22 @@ class StoreDown(Exception):
 
 class Moved(StoreDown):
     """Another node of the cluster serves this key now."""
+
+
+class Withheld(StoreDown):
+    """The store has no such command, or our user has no right to it; nothing was changed."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"The store does not let dibs run {what}: {why}.", sent=False)
+        self.what = what
+        """The command, or what else is told of it."""
+
+
+class Unwilling(StoreDown):
+    """The store answers, but what it would be told it may not keep: nothing is granted there."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, sent=False)
 
 
 class StoreFull(Exception):
@@ -101,4 +119,10 @@ def _refused(error: RedisError) -> Exception:
         return StoreDown("The store is loading its data.", sent=False)
     if code in _AWAY:
         return StoreDown(f"The store refuses for now: {code}.", sent=False)
+    if code == "NOPERM":
+        found = _DENIED.search(str(error))
+        what = found[1].upper().replace("|", " ") if found else "what it needs"
+        return Withheld(what, "its user has no right to it")
+    if found := _UNKNOWN.search(str(error)):
+        return Withheld(found[1].upper(), "it has no such command")
     return error

@@ -1,16 +1,15 @@
 """How well the store keeps what it is told: asked of the store itself, never assumed."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from redis.exceptions import ResponseError
-
-from dibs.store.failures import StoreDown
-from dibs.store.link import Link
+from dibs.store.failures import StoreDown, Unwilling
+from dibs.store.link import ClientLink, Link
+from dibs.store.shown import Shown, config_of, info_of, look, number, unsafe
 
 Durability = Literal["strict", "relaxed", "unknown"]
-_EVICTS_CLAIMS = ("allkeys-lru", "allkeys-lfu", "allkeys-random", "allkeys-lrm")
 READY_S = 2.0
 _WORSE: list[Durability] = ["strict", "unknown", "relaxed"]
 
@@ -28,7 +27,13 @@ class Health:
 
 async def check(link: Link) -> Health:
     """Ask every server of the store for its configuration. Raises StoreDown if one is unfit."""
-    found = await asyncio.gather(*map(_check, await link.servers()))
+    if isinstance(link, ClientLink):
+        return Health("ready", "relaxed", "in memory", [link.why_relaxed])
+    try:
+        async with asyncio.timeout(READY_S):
+            found = await asyncio.gather(*map(_check, await link.servers()))
+    except TimeoutError:
+        raise StoreDown("The store does not answer.", sent=False) from None
     reasons = list(dict.fromkeys(reason for health in found for reason in health.reasons))
     if link.why_relaxed:
         reasons.append(link.why_relaxed)
@@ -41,46 +46,66 @@ async def check(link: Link) -> Health:
 
 
 async def _check(server: Link) -> Health:
-    try:
-        info = _parse(await asyncio.wait_for(server.command("INFO"), READY_S))
-    except ResponseError:
-        return Health("ready", "relaxed", "in memory", ["Claims are kept in this process only."])
-    except TimeoutError:
-        raise StoreDown("The store does not answer.", sent=False) from None
-    if info.get("role", "master") not in ("master", "primary"):
+    seen = await look(server)
+    if seen.info.get("role", "master") not in ("master", "primary"):
         raise StoreDown("The store is a replica: it takes no claims.", sent=False)
+    if refusal := unsafe([seen]):
+        raise Unwilling(refusal)
     await _check_clock(server)
-    name = "Valkey" if "valkey_version" in info else "Redis"
-    version = info.get("valkey_version") or info.get("redis_version", "")
-    reasons = _roles(info)
-    durability: Durability = "strict"
-    try:
-        config = {
-            key: (await server.command("CONFIG", "GET", key))[1]
-            for key in ("appendonly", "appendfsync", "maxmemory-policy", "maxmemory")
-        }
-    except (ResponseError, IndexError):
-        return Health(
-            "ready",
-            "unknown",
-            f"{name} {version}",
-            [*reasons, "The store does not show its configuration."],
-        )
-    if config["appendonly"] != "yes":
+    log = seen.info.get("aof_enabled", "") or await config_of(server, "appendonly")
+    synced = await config_of(server, "appendfsync")
+    weak = [*_of_the_log(seen.info, log, synced), *_of_eviction(seen), *_of_replicas(seen.info)]
+    unknown = _not_shown(seen, log, synced)
+    durability: Durability = "relaxed" if weak else "unknown" if unknown else "strict"
+    return Health("ready", durability, _name(seen.info), [*weak, *unknown])
+
+
+def _name(info: Mapping[str, str]) -> str:
+    """Return the server's name and version, as far as it shows them."""
+    if "valkey_version" in info:
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info.get('redis_version', '')}".strip() if info else "not shown"
+
+
+def _of_the_log(info: Mapping[str, str], log: str, synced: str) -> list[str]:
+    reasons = []
+    if log in ("0", "no"):
         reasons.append("The store keeps no append-only file: a crash loses claims.")
-    elif config["appendfsync"] != "always":
-        reasons.append(
-            f"appendfsync is {config['appendfsync']}, not always: a crash loses the last seconds."
-        )
+    elif synced not in ("", "always"):
+        reasons.append(f"appendfsync is {synced}, not always: a crash loses the last seconds.")
     if info.get("aof_last_write_status", "ok") != "ok":
         reasons.append("The store could not write its append-only file lately.")
-    if config["maxmemory-policy"] != "noeviction" and config["maxmemory"] != "0":
+    return reasons
+
+
+def _of_eviction(seen: Shown) -> list[str]:
+    if seen.policy in ("", "noeviction") or seen.info.get("maxmemory") == "0":
+        return []
+    return [f"maxmemory-policy is {seen.policy}: a full store throws records away."]
+
+
+def _of_replicas(info: Mapping[str, str]) -> list[str]:
+    if number(info, "connected_slaves") == 0:
+        return []
+    return ["The store has replicas: if one of them takes over, the last claims may be lost."]
+
+
+def _not_shown(seen: Shown, log: str, synced: str) -> list[str]:
+    """Return what has to be taken on trust, in sentences."""
+    reasons = []
+    if not seen.policy:
         reasons.append(
-            f"maxmemory-policy is {config['maxmemory-policy']}: a full store throws records away."
+            "The store does not show whether it evicts: set maxmemory-policy to noeviction, or a "
+            "full store may throw live claims away."
         )
-    if reasons:
-        durability = "relaxed"
-    return Health("ready", durability, f"{name} {version}", reasons)
+    if not log or not synced:
+        reasons.append("The store does not show its configuration (CONFIG GET appendfsync).")
+    if not seen.run_id:
+        reasons.append(
+            "The store does not show its run (INFO): a restart that takes under 5 seconds goes "
+            "unnoticed, and claims have no more time for it."
+        )
+    return reasons
 
 
 async def _check_clock(server: Link) -> None:
@@ -93,48 +118,8 @@ async def _check_clock(server: Link) -> None:
 
 async def memory(link: Link) -> tuple[int, int]:
     """Return how many bytes the store's servers use, and may use together (0: no limit)."""
-    used = limit = 0
-    for server in await link.servers():
-        try:
-            info = _parse(await server.command("INFO", "memory"))
-        except ResponseError:
-            return 0, 0
-        used += int(info.get("used_memory", 0))
-        limit += int(info.get("maxmemory", 0))
+    found = [await info_of(server) for server in await link.servers()]
+    used, limit = (
+        sum(number(info, name) for info in found) for name in ("used_memory", "maxmemory")
+    )
     return used, limit
-
-
-async def evicts_claims(link: Link) -> str | None:
-    """Return the sentence that refuses a store which may throw live claims away, or None."""
-    for server in await link.servers():
-        if refusal := await _evicts(server):
-            return refusal
-    return None
-
-
-async def _evicts(server: Link) -> str | None:
-    try:
-        policy = (await server.command("CONFIG", "GET", "maxmemory-policy"))[1]
-        limit = (await server.command("CONFIG", "GET", "maxmemory"))[1]
-    except (ResponseError, IndexError):
-        return None
-    if policy in _EVICTS_CLAIMS and limit != "0":
-        return (
-            f"The store evicts any key when it is full (maxmemory-policy {policy}), live claims "
-            "among them. Set it to noeviction: CONFIG SET maxmemory-policy noeviction."
-        )
-    return None
-
-
-def _roles(info: dict[str, str]) -> list[str]:
-    reasons = []
-    if int(info.get("connected_slaves", "0")) > 0:
-        reasons.append(
-            "The store has replicas: if one of them takes over, the last claims may be lost."
-        )
-    return reasons
-
-
-def _parse(info: Any) -> dict[str, str]:
-    lines = str(info).splitlines()
-    return dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))

@@ -152,7 +152,7 @@ class PipelineLink:
 class ClientLink:
     """A link through a whole redis-py client, a command at a time: for the fake."""
 
-    why_relaxed = ""
+    why_relaxed = "Claims are kept in this process only."
     replicas = 0
 
     def __init__(self, client: Redis) -> None:

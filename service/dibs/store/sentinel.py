@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 from dibs.store.channel import Channel
 from dibs.store.connection import Connection
 from dibs.store.endpoint import Endpoint
-from dibs.store.failures import StoreDown
+from dibs.store.failures import StoreDown, Withheld
 from dibs.store.link import PipelineLink
 
 log = logging.getLogger("dibs.store")
@@ -129,7 +129,10 @@ class SentinelLink(PipelineLink):
         connection = await Connection.open(where, self._observed)
         try:
             role = await connection.ask("ROLE")
-        except ResponseError:  # a user without that right: what the Sentinels say has to do
+        except (
+            ResponseError,
+            Withheld,
+        ):  # a user without that right: what the Sentinels say has to do
             role = None
         if self._endpoint != where or (role and role[0] != "master"):
             connection.end(ConnectionError())

