@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from dibs.store import datadir
+from dibs.store import datadir, mark
 from dibs.store.aof import LOGS, MANIFEST
 from dibs.store.embedded import EmbeddedStore, StoreUnavailable
 from dibs.store.store import FORMAT
@@ -78,13 +78,16 @@ def restore(data_dir: Path, file: Path) -> str:
     if logs.exists():
         raise StoreUnavailable(f"{data_dir} holds claims already: name another with --data-dir.")
     shutil.rmtree(half, ignore_errors=True)
+    before = mark.read(directory)
     try:
         _extract(file, half)
         half.rename(logs)
+        mark.put(directory, None)  # the log that was here before, if any, is no longer waited for
         return f"restored {_count(directory)} into {data_dir}; start dibs serve on it"
     except BaseException:
         shutil.rmtree(half, ignore_errors=True)
         shutil.rmtree(logs, ignore_errors=True)
+        mark.put(directory, before)
         raise
 
 

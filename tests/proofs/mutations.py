@@ -470,4 +470,12 @@ MUTANTS = [
         "            if True:\n                before",
         REPAIR,
     ),
+    Mutant(
+        "an emptied log is a new beginning",
+        "store/mark.py",
+        "an acknowledged grant survives (rule 14)",
+        "if part.path.name == mark.grown and not part.size:",
+        "if False:",
+        ("tests/store/test_mark.py",),
+    ),
 ]

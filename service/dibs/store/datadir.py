@@ -18,6 +18,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 SOCKET = "valkey.sock"
+STARTING = "start.sock"
+"""The socket's name until the store has shown that it is the right one, and that it can write."""
 _SOCKET_PATH_MAX = 103  # bytes: sun_path on macOS; Linux has four more
 _ORPHAN_S = 5.0  # for a store left behind to end when told to
 
@@ -86,7 +88,10 @@ def _make_private(directory: Path, opened: int, another: str) -> None:
 
 
 def socket_path_of(directory: Path, directory_fd: int) -> str:
-    """Where clients connect. The server binds a bare name, so only this side can be too long."""
+    """Where clients connect. The server binds a bare name, so only this side can be too long.
+
+    The name for the start is no longer, and lies in the same directory.
+    """
     path = str(directory / SOCKET)
     if len(os.fsencode(path)) <= _SOCKET_PATH_MAX:
         return path

@@ -23,8 +23,8 @@ from urllib.parse import quote
 
 import redis
 
-from dibs.store import datadir, log_repair
-from dibs.store.datadir import SOCKET, StoreUnavailable
+from dibs.store import aof, datadir, log_repair, mark
+from dibs.store.datadir import SOCKET, STARTING, StoreUnavailable
 
 __all__ = ["EmbeddedStore", "StoreUnavailable"]
 
@@ -36,7 +36,7 @@ _PATIENCE_S = 20.0  # without a sign of progress while starting
 _CONFIG = {
     "dir": ".",  # the working directory is the data directory: no path in any argument
     "port": "0",
-    "unixsocket": SOCKET,
+    "unixsocket": STARTING,
     "unixsocketperm": "700",
     "daemonize": "no",
     "appendonly": "yes",
@@ -167,8 +167,9 @@ def _find_server() -> tuple[str, str, str]:
 
 
 def _refuse_to_start_empty(directory: Path, version: str) -> None:
-    """Refuse the two cases in which a server would pass over what is there and begin anew."""
-    logs = directory / "appendonlydir"
+    """Refuse the cases in which a server would pass over what is there, or was, and begin anew."""
+    mark.check_files(directory)
+    logs = directory / aof.LOGS
     if not logs.is_dir():
         return
     if version.startswith("Redis 6"):
@@ -178,7 +179,7 @@ def _refuse_to_start_empty(directory: Path, version: str) -> None:
         )
     # A first start that was cut short leaves an empty base and no manifest: some hundred bytes.
     size = sum(file.stat().st_size for file in logs.iterdir())
-    if size > 512 and not (logs / "appendonly.aof.manifest").exists():
+    if size > 512 and not (logs / aof.MANIFEST).exists():
         raise StoreUnavailable(
             f"{logs} holds claims but its manifest, appendonly.aof.manifest, is missing: restore "
             "it from a backup, or move the directory away to begin with no claims."
@@ -207,7 +208,9 @@ class _Server:
     def start(self, held: ExitStack) -> "subprocess.Popen[bytes]":
         """Start the server; return it when it serves. Raises StoreUnavailable."""
         log = self.directory / "valkey.log"
-        (self.directory / SOCKET).unlink(missing_ok=True)
+        starting = self.socket_path.removesuffix(SOCKET) + STARTING
+        for stale in (SOCKET, STARTING):
+            (self.directory / stale).unlink(missing_ok=True)
         _bound(log)
         said_before = log.stat().st_size if log.exists() else 0
         with ExitStack() as trying:
@@ -215,10 +218,14 @@ class _Server:
             trying.callback(_end, process, 0.0)
             datadir.write_pid(self.lock, process.pid)
             try:
-                _wait_until_ready(process, self.socket_path)
+                _wait_until_ready(process, starting)
+                _check(process, starting, self.directory)
+            except mark.Gone:
+                raise
             except StoreUnavailable as error:
                 ended, said = process.poll() is not None, _said(log, said_before)
                 raise _NotStarted(str(error), log, said, ended=ended) from None
+            (self.directory / STARTING).rename(self.directory / SOCKET)
             held.enter_context(trying.pop_all())
             return process
 
@@ -257,6 +264,8 @@ def _launch(
         started.set_result(process)
         while process.poll() is None:
             _bound(log)
+            with suppress(OSError):  # without it the last rewrite is not noted, no more
+                mark.follow(log.parent)
             time.sleep(1)
 
     threading.Thread(target=fork_and_stay, name="dibs-store", daemon=True).start()
@@ -282,6 +291,17 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", socket_path: str) -> N
                 raise StoreUnavailable(f"The store made no progress for {_PATIENCE_S:.0f} s.")
             time.sleep(0.01)
     raise StoreUnavailable(f"The store ended while starting (exit status {process.returncode}).")
+
+
+def _check(process: "subprocess.Popen[bytes]", socket_path: str, directory: Path) -> None:
+    """Make sure that the store is the right one and can write. Raises StoreUnavailable."""
+    try:
+        with datadir.client(socket_path) as store:
+            mark.check_store(directory, store)
+    except redis.RedisError as error:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+        raise StoreUnavailable(f"The store could not write while starting: {error}.") from None
 
 
 def _end(process: "subprocess.Popen[bytes]", timeout_s: float) -> None:

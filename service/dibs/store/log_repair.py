@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dibs.store import aof, datadir
+from dibs.store import aof, datadir, mark
 from dibs.store.datadir import StoreUnavailable
 
 _BLOCK = 1 << 20
@@ -125,7 +125,10 @@ def repair(data_dir: Path) -> str:
         fault, commands = find_fault(directory)
         if fault is None:
             return f"the log in {data_dir} is whole, {commands} commands: nothing was done"
-        return str(cut(directory, fault))
+        done = cut(directory, fault)
+        with suppress(OSError):
+            mark.accept(directory)
+        return str(done)
 
 
 def _set_aside(path: Path, start: int, directory: Path, stamp: str) -> Path:
