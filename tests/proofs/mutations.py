@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 BOUNDARIES = "tests/proofs/test_boundaries.py"
+FAILOVER = "tests/ops/test_failover.py"
 MACHINE = "tests/proofs/test_state_machine.py"
 REPAIR = ("tests/store/test_repair.py",)
 EVICTION = "tests/store/test_eviction.py"
@@ -477,5 +478,43 @@ MUTANTS = [
         "if part.path.name == mark.grown and not part.size:",
         "if False:",
         ("tests/store/test_mark.py",),
+        "a replaced primary is kept",
+        "store/sentinel.py",
+        "left within a second of the Sentinels' word",
+        "            self.drop()\n",
+        "",
+        (f"{FAILOVER}::test_a_primary_that_sentinel_replaced_is_left_although_it_still_answers",),
+    ),
+    Mutant(
+        "blocking reads stay with a replaced primary",
+        "store/blocking.py",
+        "left on every connection",
+        "link.leave.append(self._left)",
+        "pass",
+        (f"{FAILOVER}::test_a_reader_of_events_follows_to_the_new_primary",),
+    ),
+    Mutant(
+        "a grant waits for no replica",
+        "store/channel.py",
+        "DIBS_REPLICAS is what an answer waits for",
+        "reached >= self._replicas",
+        "reached >= 0",
+        (f"{FAILOVER}::test_a_grant_that_no_replica_confirms_is_unknown_and_granted_once_they_do",),
+    ),
+    Mutant(
+        "a defect while connecting is told nobody",
+        "store/channel.py",
+        "every await on the store has a bound",
+        "connection = await self._connect()\n            except Exception as error:",
+        "connection = await self._connect()\n            except OSError as error:",
+        ("tests/store/test_link.py",),
+    ),
+    Mutant(
+        "a silent store is waited for",
+        "store/connection.py",
+        "every await on the store has a bound",
+        "                self.end(TimeoutError())",
+        "                pass",
+        ("tests/store/test_link.py",),
     ),
 ]
