@@ -478,6 +478,8 @@ MUTANTS = [
         "if part.path.name == mark.grown and not part.size:",
         "if False:",
         ("tests/store/test_mark.py",),
+    ),
+    Mutant(
         "a replaced primary is kept",
         "store/sentinel.py",
         "left within a second of the Sentinels' word",
