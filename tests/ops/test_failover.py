@@ -169,6 +169,7 @@ def test_a_grant_that_no_replica_confirms_is_unknown_and_granted_once_they_do(
             session = new_session()
             status, first = service.claim("T-1", session)
             assert status == 201
+            until(lambda: durability(service) == "replicated", "it says so")
             with servers[0].client() as client, servers[1].client() as replica:
                 # The replica takes nothing in any more, and stays connected.
                 replica.execute_command("CLIENT", "PAUSE", 1, "WRITE")
@@ -185,11 +186,17 @@ def test_a_grant_that_no_replica_confirms_is_unknown_and_granted_once_they_do(
                     asked = time.monotonic()
                     assert service.ask("POST", "/v1/p/heartbeat", beat, session)[0] == 200
                     assert time.monotonic() - asked < 1.0, "a heartbeat waits for no replica"
+                    until(lambda: durability(service) == "relaxed", "it says so", 20)
                 finally:
                     servers[1].process.send_signal(signal.SIGCONT)
                 until(lambda: service.claim("T-2", session)[0] in (200, 201), "it is ours", 20)
                 assert service.claim("T-2", session)[0] == 200
+                until(lambda: durability(service) == "replicated", "it says so again")
                 assert client.ping()
+
+
+def durability(service: Running) -> Any:
+    return service.ask("GET", "/readyz")[1]["durability"]
 
 
 @pytest.mark.parametrize("one_way_ms", [10, 50])

@@ -1,6 +1,7 @@
 """How well the store keeps what it is told: asked of the store itself, never assumed."""
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,14 +10,20 @@ from dibs.store.failures import StoreDown, Unwilling
 from dibs.store.link import ClientLink, Link
 from dibs.store.shown import Shown, config_of, info_of, look, number, unsafe
 
-Durability = Literal["strict", "relaxed", "unknown"]
+Durability = Literal["strict", "replicated", "relaxed", "unknown"]
 READY_S = 2.0
-_WORSE: list[Durability] = ["strict", "unknown", "relaxed"]
+_WORSE: list[Durability] = ["strict", "replicated", "unknown", "relaxed"]
+LAG_S = 2
+"""A replica that follows says so once a second; one that was silent for longer confirms nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What /readyz shows. `durability` is strict when an acknowledged claim survives a crash."""
+    """What /readyz shows.
+
+    `durability` is strict when an acknowledged claim survives a crash, replicated when it survives
+    a failover.
+    """
 
     status: str
     durability: Durability
@@ -35,11 +42,10 @@ async def check(link: Link) -> Health:
     except TimeoutError:
         raise StoreDown("The store does not answer.", sent=False) from None
     reasons = list(dict.fromkeys(reason for health in found for reason in health.reasons))
-    if link.why_relaxed:
-        reasons.append(link.why_relaxed)
     worst = max((health.durability for health in found), key=_WORSE.index)
-    if link.why_relaxed and worst == "strict":
-        worst = "relaxed"
+    if link.why_relaxed and worst != "replicated":
+        reasons.append(link.why_relaxed)
+        worst = max(worst, "relaxed", key=_WORSE.index)
     names = list(dict.fromkeys(health.server for health in found))
     count = f"{len(found)} × " if len(found) > 1 else ""
     return Health("ready", worst, count + ", ".join(names), reasons)
@@ -54,9 +60,12 @@ async def _check(server: Link) -> Health:
     await _check_clock(server)
     log = seen.info.get("aof_enabled", "") or await config_of(server, "appendonly")
     synced = await config_of(server, "appendfsync")
-    weak = [*_of_the_log(seen.info, log, synced), *_of_eviction(seen), *_of_replicas(seen.info)]
+    replicas = await _of_replicas(server, seen.info)
+    weak = [*_of_the_log(seen.info, log, synced), *_of_eviction(seen), *replicas]
     unknown = _not_shown(seen, log, synced)
     durability: Durability = "relaxed" if weak else "unknown" if unknown else "strict"
+    if server.replicas and not replicas:
+        durability = "replicated"  # the copies answer for the log, and what weakens it is named
     return Health("ready", durability, _name(seen.info), [*weak, *unknown])
 
 
@@ -84,10 +93,30 @@ def _of_eviction(seen: Shown) -> list[str]:
     return [f"maxmemory-policy is {seen.policy}: a full store throws records away."]
 
 
-def _of_replicas(info: Mapping[str, str]) -> list[str]:
+async def _of_replicas(server: Link, info: Mapping[str, str]) -> list[str]:
+    if server.replicas:
+        _, enough = await server.replicated("PING")  # do they have what was written last?
+        following = _following(info)
+        if enough and following >= server.replicas:
+            return []
+        return [
+            f"DIBS_REPLICAS is {server.replicas}, and {following} of the store's replicas follow: "
+            "claims and releases are answered 503 until enough of them do."
+        ]
     if number(info, "connected_slaves") == 0:
         return []
     return ["The store has replicas: if one of them takes over, the last claims may be lost."]
+
+
+def _following(info: Mapping[str, str]) -> int:
+    """Return how many replicas follow, by INFO's lines `slave0:ip=…,state=online,…,lag=0`."""
+    count = 0
+    for name, value in info.items():
+        if re.fullmatch(r"slave\d+", name):
+            told = dict(pair.partition("=")[::2] for pair in value.split(","))
+            lag = told.get("lag", "")
+            count += told.get("state") == "online" and lag.isdecimal() and int(lag) <= LAG_S
+    return count
 
 
 def _not_shown(seen: Shown, log: str, synced: str) -> list[str]:
