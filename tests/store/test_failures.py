@@ -2,20 +2,26 @@
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from tests.conftest import Desk, new_session
 from tests.tools.clock import SteppedClock
 
 from dibs import outcomes as o
 from dibs.store import Rules, Store, StoreDown, StoreFull
 from dibs.store.embedded import EmbeddedStore
-from dibs.store.link import PipelineLink
+from dibs.store.failures import ErrorReply, failure
+from dibs.store.link import PipelineLink, Script
 from dibs.store.store import Unfit
 
 FREE = Rules(rate_per_session=0, rate_per_project=0)
+ON_LINE_9 = "script: 88c923858e73954cede057e8a25f614a3552b177, on @user_script:9."
+SIX = "ERR Error running script (call to f_88c923858e73): @user_script:9: @user_script: 9: "
 
 
 @contextlib.asynccontextmanager
@@ -53,7 +59,13 @@ async def server(handler: Any) -> AsyncIterator[str]:
         ("NOREPLICAS Not enough good replicas to write.", StoreDown),
         ("BUSY Redis is busy running a script.", StoreDown),
         ("NOAUTH Authentication required.", StoreDown),
+        ("NOPERM User u has no permissions to run the 'evalsha' command", StoreDown),
         ("OOM command not allowed when used memory > 'maxmemory'.", StoreFull),
+        # Redis 7 and Valkey, then Redis 6, of a command in a script.
+        ("OOM command not allowed when used memory > 'maxmemory'. " + ON_LINE_9, StoreFull),
+        ("NOREPLICAS Not enough good replicas to write. " + ON_LINE_9, StoreDown),
+        (SIX + "-OOM command not allowed when used memory > 'maxmemory'.", StoreFull),
+        (SIX + "-MISCONF Errors writing to the AOF file: No space left on device", StoreDown),
     ],
 )
 async def test_a_refusing_store_changed_nothing_and_is_named_so(said: str, raised: type):
@@ -70,6 +82,108 @@ async def test_a_refusing_store_changed_nothing_and_is_named_so(said: str, raise
         if raised is StoreDown:
             assert not caught.value.sent
         await link.close()
+
+
+@pytest.fixture(params=[0, 1000], ids=["without rates", "with rates"])
+async def refusing(tmp_path, request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
+    """A desk at a store of its own, which will refuse writes; its user is not the default one."""
+    embedded = EmbeddedStore.start(tmp_path / "data")
+    admin = redis.Redis.from_url(embedded.url)
+    admin.execute_command("ACL", "SETUSER", "dibs", "on", ">a-password", "~*", "&*", "+@all")
+    url = embedded.url.replace("unix://", "unix://dibs:a-password@")
+    rules = Rules(rate_per_session=request.param, rate_per_project=request.param)
+    store = Store(PipelineLink.to(url), rules)
+    await store.open()
+    desk = Desk(store, admin)
+    await desk.granted(desk.ann, "known")
+    yield desk
+    await store.close()
+    admin.close()
+    embedded.stop()
+
+
+async def no_replicas(admin: redis.Redis) -> None:
+    admin.config_set("min-replicas-to-write", 1)
+
+
+async def no_snapshot(admin: redis.Redis) -> None:
+    (Path(admin.config_get("dir")["dir"]) / "dump.rdb").mkdir()
+    admin.config_set("save", "1 1")
+    admin.bgsave()
+    async with asyncio.timeout(10):
+        while admin.info("persistence")["rdb_last_bgsave_status"] == "ok":
+            await asyncio.sleep(0.02)
+
+
+async def read_only(admin: redis.Redis) -> None:
+    admin.replicaof("127.0.0.1", 1)
+
+
+async def no_permission(admin: redis.Redis) -> None:
+    admin.execute_command("ACL", "SETUSER", "dibs", "-set", "-hset")
+
+
+@pytest.mark.parametrize(
+    ("begin", "said"),
+    [
+        (no_replicas, "NOREPLICAS"),
+        (no_snapshot, "MISCONF"),
+        (read_only, "READONLY"),
+        (no_permission, "no right"),
+    ],
+)
+async def test_only_a_store_without_memory_is_full_others_are_down(
+    refusing: Desk, begin: Any, said: str
+):
+    await begin(refusing.clock)
+    for wish in ({}, {"mode": "any"}, {"mode": "all"}):
+        with pytest.raises(StoreDown, match=said) as caught:
+            await refusing.claim(refusing.bob, "T-1", **wish)
+        assert not caught.value.sent
+    for act in (
+        refusing.claim(refusing.bob, "known", queue=True),
+        refusing.beat(refusing.ann, "known"),
+        refusing.release(refusing.ann, "known"),
+    ):
+        with pytest.raises(StoreDown, match=said) as caught:
+            await act
+        assert not caught.value.sent
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "ERR ACL failure in script: User u has no permissions to run the 'xadd' command "
+        + ON_LINE_9,
+        "ERR The user executing the script can't run this command or subcommand " + ON_LINE_9,
+        SIX + "-NOPERM The user executing the script can't run this command or subcommand",
+    ],
+    ids=["Valkey", "Redis 7", "Redis 6"],
+)
+def test_a_command_that_is_denied_in_a_script_may_have_followed_others(said: str):
+    down = failure(ErrorReply(said), sent=False)
+    assert isinstance(down, StoreDown)
+    assert down.sent
+    assert "no right" in down.reason
+
+
+@pytest.mark.parametrize("form", ["{}", "-{}\\r\\n", "@user_script: 12: -{}\\r\\n"])
+@pytest.mark.parametrize("code", ["OOM", "NOREPLICAS"])
+async def test_a_script_knows_a_full_store_by_the_words_of_every_server(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, form: str, code: str
+):
+    probe = "redis.pcall('SET', PREFIX .. ':nothing', '', 'XX')"
+    script = desk.store._scripts["claim"]
+    assert script.text.count(probe) == 1
+    met = "{err = '" + form.format(f"{code} and why.") + "'}"
+    text = script.text.replace(probe, met)
+    sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    monkeypatch.setitem(desk.store._scripts, "claim", Script("claim", text, sha))
+    if code == "OOM":
+        assert isinstance(await desk.claim(desk.ann, "T-1"), o.NoRoom)
+    else:
+        with pytest.raises(StoreDown, match=code):
+            await desk.claim(desk.ann, "T-1")
 
 
 async def test_a_store_that_cannot_be_reached_was_sent_nothing():

@@ -18,6 +18,13 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 LOST = (RedisConnectionError, RedisTimeoutError, OSError, asyncio.TimeoutError)
 """What a connection that cannot be used raises."""
 
+_IN_SCRIPT = re.compile(r"on @user_script|^(ERR )?Error running script")
+"""In what is said of a command that failed in the middle of a script."""
+_INNER = re.compile(r"@user_script: ?\d+: -?([A-Z]{2}[A-Z_]*) ")
+"""Its code where all of it is said under ERR, as Redis 6 does."""
+_DENIED_INNER = re.compile(r"ACL failure in script|The user executing the script can't")
+"""What NOPERM is called in a script, under ERR."""
+
 _AWAY = (
     "READONLY",
     "CLUSTERDOWN",
@@ -47,10 +54,10 @@ class Moved(StoreDown):
 
 
 class Withheld(StoreDown):
-    """The store has no such command, or our user has no right to it; nothing was changed."""
+    """The store has no such command, or our user has no right to it."""
 
-    def __init__(self, what: str, why: str) -> None:
-        super().__init__(f"The store does not let dibs run {what}: {why}.", sent=False)
+    def __init__(self, what: str, why: str, *, sent: bool = False) -> None:
+        super().__init__(f"The store does not let dibs run {what}: {why}.", sent=sent)
         self.what = what
         """The command, or what else is told of it."""
 
@@ -77,10 +84,16 @@ class ErrorReply(ResponseError):
 def code_of(error: Exception) -> str:
     """Return the code of an error reply.
 
-    redis-py takes the code off the sentence of some errors and not of others.
+    redis-py takes the code off the sentence of some errors and not of others; a script's own
+    errors have it in the middle.
     """
+    said = str(error)
+    if inner := _INNER.findall(said):
+        return str(inner[-1])
+    if _DENIED_INNER.search(said):
+        return "NOPERM"
     found = getattr(error, "code", None) or getattr(error, "status_code", None)
-    return str(found or str(error).split(" ", 1)[0])
+    return str(found or said.split(" ", 1)[0])
 
 
 def failure(error: Exception, *, sent: bool) -> Exception:
@@ -103,7 +116,7 @@ def failure(error: Exception, *, sent: bool) -> Exception:
 
 
 def _refused(error: RedisError) -> Exception:
-    """Return what an error reply means; nothing was changed."""
+    """Return what an error reply means; next to always, that nothing was changed."""
     code = code_of(error)
     if isinstance(error, MovedError) or code == "MOVED":
         return Moved("The store serves this project elsewhere now.", sent=False)
@@ -122,7 +135,9 @@ def _refused(error: RedisError) -> Exception:
     if code == "NOPERM":
         found = _DENIED.search(str(error))
         what = found[1].upper().replace("|", " ") if found else "what it needs"
-        return Withheld(what, "its user has no right to it")
+        # A command in a script may have followed others that were carried out.
+        begun = bool(_IN_SCRIPT.search(str(error)))
+        return Withheld(what, "its user has no right to it", sent=begun)
     if found := _UNKNOWN.search(str(error)):
         return Withheld(found[1].upper(), "it has no such command")
     return error

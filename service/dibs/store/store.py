@@ -352,7 +352,9 @@ class Store:
         """Return if all that came after `entry` is still kept."""
         try:
             flat = await self.link.command("XINFO", "STREAM", keys(project) + ":events")
-        except ResponseError:  # there is no stream
+        except ResponseError as error:
+            if "no such key" not in str(error):
+                raise
             return entry == "0-0"
         told = dict(zip(flat[::2], flat[1::2], strict=True))
         if entry == "0-0":
@@ -418,10 +420,11 @@ class Store:
         script = (self._own if own else self._scripts)[name]
         sent = False
         for attempt in range(_ATTEMPTS):
+            ours = False
             try:
                 if self.clock.stale:
                     await self.tick()
-                facts = self.clock.facts
+                facts, ours = self.clock.facts, True
                 given = act() if callable(act) else act
                 args = [*facts.args(), request, session, *given]
                 if name in _LASTING:
@@ -430,7 +433,7 @@ class Store:
                     reply, enough = await run_script(self.link, script, keys(project), args), True
             except StoreDown as down:
                 self.clock.stale = True
-                sent = sent or down.sent
+                sent = sent or (ours and down.sent)
                 if attempt > 0:
                     raise StoreDown(down.reason, sent=sent) from down
                 continue

@@ -26,7 +26,7 @@ local FIRST_TASK = 15
 if closed ~= '' then
   ROOM = false
 elseif ROOM == nil then
-  ROOM = type(redis.pcall('SET', PREFIX .. ':nothing', '', 'XX')) ~= 'table'
+  look_for_room(redis.pcall('SET', PREFIX .. ':nothing', '', 'XX'))
 end
 
 -- When anybody may take a task that nobody holds any more.
@@ -145,6 +145,7 @@ if mode == 'any' and #free > 0 then free = {free[1]} end
 local refusing = #refused > 0 and (mode == 'all' or #free + #mine == 0)
 
 local grows = #free > 0 and not refusing or queue and refusing
+if grows and REFUSAL then return REFUSAL end
 if grows and closed == 'unsafe' then return answer('unsafe') end
 local told = losses()
 if grows and not ROOM then return answer('full', told) end

@@ -48,8 +48,19 @@ local LOST = PREFIX .. ':lost:'
 local function answer(tag, ...) return {tag, NOW_TEXT, ...} end
 
 -- A full store refuses a script's first growing write, unless the script has written already.
--- ROOM: it did not refuse that; nil while nobody tried.
-local ROOM
+-- ROOM: it did not refuse that; nil while nobody tried. REFUSAL: the error that such a write met
+-- for another reason, as a reply.
+local ROOM, REFUSAL
+
+-- Look at what the first growing write came to. Servers say "OOM …", "-OOM …" and
+-- "@user_script: 7: -OOM …".
+local function look_for_room(reply)
+  ROOM, REFUSAL = true, nil
+  if type(reply) ~= 'table' or not reply.err then return end
+  local said = string.match(reply.err, '%u%u[%u_]* [^\r\n]*') or reply.err
+  ROOM = false
+  if not string.find(said, '^OOM ') then REFUSAL = redis.error_reply(said) end
+end
 
 -- Those who hold something go through here, so that they can keep and free it (rule 15).
 local function let_holder_write() call('DEL', PREFIX .. ':nothing') end
@@ -88,8 +99,8 @@ local function over_rate()
     if wait_ms > 0 then return wait_ms, 'project' end
   end
   -- pcall: on a full store the limit is the first thing to go, not the request.
-  local kept = redis.pcall('HSET', key, '', all_next, own_next and SESSION or '', own_next or all_next)
-  ROOM = type(kept) == 'number'
+  look_for_room(
+    redis.pcall('HSET', key, '', all_next, own_next and SESSION or '', own_next or all_next))
   if ROOM and not begun then call('PEXPIRE', key, text(3 * RATES_MS)) end
 end
 
