@@ -10,7 +10,7 @@ from litestar.di import Provide
 from litestar.types import ASGIApp, ControllerRouterHandler
 
 from dibs import __version__
-from dibs.api import errors, observe, pages
+from dibs.api import edge, errors, observe, pages
 from dibs.api.acts import Acts
 from dibs.api.headers import with_headers
 from dibs.api.keys import Keys
@@ -129,7 +129,7 @@ def build(settings: Settings, url: str | None, cells: Cells | None = None, row: 
         request_max_body_size=settings.max_body,
         logging_config=None,
     )
-    rest = with_headers(observe.observed(app, metrics))
+    rest = with_headers(observe.observed(edge.exact(app), metrics))
     acts = Acts(rest, claims, keys, metrics, settings.max_body)
     metrics.set("dibs_workers", to=1)
     metrics.set("dibs_build_info", __version__, to=1)

@@ -153,8 +153,9 @@ def families(codes: Sequence[str], routes: Sequence[str], version: str) -> list[
         (
             "dibs_connections_refused_total",
             "counter",
-            "Connections closed by a limit: too many, too slow, or too large a head",
-            {"why": ("many", "slow", "large")},
+            "Connections closed by a limit: too many, a request too slow, too large or malformed, "
+            "too much behind one request, an answer that nobody reads",
+            {"why": ("many", "slow", "large", "malformed", "pipelined", "unread")},
             (),
         ),
         ("dibs_workers", "gauge", "Processes that serve", {}, ()),

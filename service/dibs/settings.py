@@ -99,6 +99,13 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         1_000, ge=10, description="connections to one process; more are answered 503"
     )
+    keep_alive: Duration = Field(
+        75,
+        ge=1,
+        le=3600,
+        description="how long a connection is kept between requests: longer than the proxy in "
+        "front keeps its own, mostly 60s; some platforms ask for 620s",
+    )
     public_url: str | None = Field(
         None, description="the URL that people and sessions use, where it is not the request's own"
     )

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 BOUNDARIES = "tests/proofs/test_boundaries.py"
 FAILOVER = "tests/ops/test_failover.py"
 MACHINE = "tests/proofs/test_state_machine.py"
+EDGE = "tests/http/test_edge.py::test_"
+HARDENING = "tests/ops/test_hardening.py::test_"
 REPAIR = ("tests/store/test_repair.py",)
 EVICTION = "tests/store/test_eviction.py"
 
@@ -454,6 +456,70 @@ MUTANTS = [
         'text = str(await server.command("INFO"))\n    except (Withheld, ResponseError):',
         'text = str(await server.command("INFO"))\n    except ResponseError:',
         (EVICTION,),
+    ),
+    Mutant(
+        "an offer to upgrade loses the body",
+        "protocol.py",
+        "a request does what was sent, or nothing",
+        "            if name not in _OFFERS:",
+        '            if name not in (*_OFFERS, b"content-length", b"transfer-encoding"):',
+        ("tests/http/test_upgrade.py::test_a_body_behind_an_offer_to_upgrade_is_not_lost",),
+    ),
+    Mutant(
+        "a body shorter than declared acts",
+        "api/acts.py",
+        "a request does what was sent, or nothing",
+        "if len(body) != declared >= 0:",
+        "if len(body) > declared >= 0:",
+        (EDGE + "a_body_of_another_length_than_declared_does_nothing",),
+    ),
+    Mutant(
+        "a short form on the board acts",
+        "api/edge.py",
+        "a request does what was sent, or nothing",
+        "and size != declared >= 0:",
+        "and size > declared >= 0:",
+        (EDGE + "a_body_of_another_length_than_declared_does_nothing",),
+    ),
+    Mutant(
+        "a trailer is a header",
+        "protocol.py",
+        "a header that decides is no trailer",
+        "        if self._in_body:\n            if name in DECIDING:",
+        "        if False:\n            if name in DECIDING:",
+        (EDGE + "a_header_that_decides_is_refused_as_a_trailer",),
+    ),
+    Mutant(
+        "the last of two headers decides",
+        "api/acts.py",
+        "a header that decides stands there once",
+        'if len(given) < len(scope["headers"]):',
+        "if len(given) < 0:",
+        (EDGE + "an_act_with_a_header_that_decides_twice_does_nothing",),
+    ),
+    Mutant(
+        "two hosts",
+        "protocol.py",
+        "a header that decides stands there once",
+        '.count(b"host") > 1:',
+        '.count(b"host") > 2:',
+        (EDGE + "what_says_twice_where_a_request_ends_or_for_whom_it_is_is_no_request",),
+    ),
+    Mutant(
+        "a slash at the end",
+        "api/edge.py",
+        "one path leads to each thing",
+        'if before != "/" and ("" in before',
+        'if before != "/" and ("" in before.strip("/")',
+        (EDGE + "one_path_leads_to_each_thing",),
+    ),
+    Mutant(
+        "a path is decoded",
+        "api/edge.py",
+        "one path leads to each thing",
+        '        scope["path"] = path  #',
+        "        path = path  #",
+        (EDGE + "one_path_leads_to_each_thing",),
     ),
     Mutant(
         "the session itself is stored",

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from litestar.types import ASGIApp
 
-from dibs.api import answers, bodies, errors, headers, observe
+from dibs.api import answers, bodies, edge, errors, headers, observe
 from dibs.api.keys import Keys
 from dibs.api.problems import ProblemError, invalid
 from dibs.api.wire import Reply
@@ -75,8 +75,10 @@ class Acts:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer /v1/{project}/{act}; hand on all else."""
-        parts: list[str] = scope["path"].split("/") if scope["type"] == "http" else []
-        if len(parts) != 4 or parts[1] != "v1" or parts[3] not in self._acts:
+        # The path as it was sent: what is right in it has nothing to encode.
+        parts: list[str] = scope["raw_path"].decode("latin-1").split("/")
+        act = len(parts) == 4 and parts[1] == "v1" and parts[3] in self._acts
+        if not act or not parts[2] or ("%" in parts[2] and "%2F" in parts[2].upper()):
             await self._rest(scope, receive, send)
             return
         began, status = perf_counter(), 0
@@ -92,8 +94,10 @@ class Acts:
             if scope["method"] != "POST":
                 raise errors.wrong_method(scope)
             given = dict(scope["headers"])
+            if len(given) < len(scope["headers"]):
+                edge.single(scope["headers"])
             errors.admit(self._keys, scope, given.get(b"authorization", b"").decode("latin-1"))
-            body = await _body(receive, self._max_body)
+            body = await _body(receive, int(given.get(b"content-length", -1)), self._max_body)
             return await self._acts[act](Post(project, scope["query_string"], given, body))
         except Exception as error:  # noqa: BLE001 - the one place that answers all of them
             return errors.answer(scope, error)
@@ -169,15 +173,20 @@ class Acts:
         return answers.broken(outcome, body.fence)
 
 
-async def _body(receive: Any, most: int) -> bytes:
-    """Return a request's body, or raise `too-large`."""
-    body, more = b"", True
+async def _body(receive: Any, declared: int, most: int) -> bytes:
+    """Return a request's body, or raise `too-large`, or `invalid` where a part of it is missing.
+
+    `declared` is what it should have, -1 where nobody says. What is too large is not asked for.
+    """
+    body, more = b"", declared <= most
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ProblemError("invalid", "The request broke off before it was here.")
         body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > most:
-            raise ProblemError("too-large", "The body is larger than this service takes.")
+        more = message.get("more_body", False) and len(body) <= most
+    if declared > most or len(body) > most:
+        raise ProblemError("too-large", "The body is larger than this service takes.")
+    if len(body) != declared >= 0:
+        raise edge.short(declared, len(body))
     return body

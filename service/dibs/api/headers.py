@@ -6,6 +6,11 @@ from typing import Any
 
 from litestar.types import ASGIApp
 
+DECIDING = frozenset(
+    b"authorization content-length content-type dibs-session host idempotency-key last-event-id "
+    b"origin sec-fetch-site transfer-encoding".split()
+)
+"""Headers that decide what a request does, and for whom: one of each, and before the body."""
 _NO_SNIFF = (b"x-content-type-options", b"nosniff")
 _ALWAYS = [
     _NO_SNIFF,
@@ -17,6 +22,13 @@ _ECHOED = {b"idempotency-key", b"x-request-id", b"traceparent"}
 _ECHO_BYTES = 200
 
 Header = tuple[bytes, bytes]
+
+
+def doubled(request: Iterable[Header]) -> list[str]:
+    """Return the headers that decide and stand in a request more than once, as people write
+    them."""
+    names = [name for name, _ in request if name in DECIDING]
+    return sorted(name.decode().title() for name in set(names) if names.count(name) > 1)
 
 
 def of_an_act(request: Iterable[Header]) -> list[Header]:

@@ -62,7 +62,7 @@ class V1(Controller):
         """Show one task; with `?fence=N` say if that is the current fence."""
         name = in_project(project)
         # The framework's own path parameter has lost doubled and trailing slashes.
-        raw = request.scope["raw_path"].split(b"/claims/", 1)[1]
+        raw = request.scope["raw_path"].split(b"/", 4)[4]
         wanted = bodies.task_in_path(raw)
         query = bodies.ShowQuery.of(bodies.query(request.scope["query_string"]), [])
         shown = await claims.store.show(name, wanted, reader(request))

@@ -7,6 +7,7 @@ viewer is handed the same bytes. So the work goes with what happens, not with ho
 import asyncio
 import logging
 import random
+import re
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -42,6 +43,8 @@ TOUCHED = 100
 FEEDS = 16
 """Projects that are remembered though nobody looks at them."""
 
+CHANGE_ID = re.compile(r"[0-9a-f]{1,32}\.[0-9]{1,15}")
+"""What a change is called: a feed and a number."""
 _ALERTS = ("parked", "lapsed", "broken", "queued")
 _RESYNC = b"event: resync\ndata: {}\n\n"
 _TROUBLE = b"event: trouble\ndata: {}\n\n"
@@ -139,7 +142,10 @@ class Feed:
         )
 
     async def follow(self, after: str) -> AsyncIterator[bytes]:
-        """Yield server-sent events from `after` on: changes, a tick when there are none."""
+        """Yield server-sent events from `after` on: changes, a tick when there are none.
+
+        `after` is the id of a change, or "" for who has to read the page first.
+        """
         if self._claims.hub.ended:
             return
         viewer = _Viewer()
@@ -165,7 +171,7 @@ class Feed:
 
     def _missed(self, after: str) -> bytes:
         ident, _, rev = after.partition(".")
-        if ident != self._ident or not rev.isdigit() or int(rev) > self._rev:
+        if ident != self._ident or int(rev) > self._rev:
             return _RESYNC
         missed = [chunk for number, chunk in self._kept if number > int(rev)]
         return b"".join(missed) if len(missed) == self._rev - int(rev) else _RESYNC

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from dibs import words
 from dibs.board import spans, views
-from dibs.board.feed import Feeds, Snapshot
+from dibs.board.feed import CHANGE_ID, Feeds, Snapshot
 from dibs.board.views import ENV, FILTERS, MARKS, SECTIONS, SORTS, Look, Row
 from dibs.claims import Claims
 from dibs.outcomes import Ended, RateLimited
@@ -135,6 +135,8 @@ class Board(Controller):
         name = in_project(project)
         query = fields(request.scope["query_string"])
         after = request.headers.get("last-event-id") or query.get("after", "")
+        if after and not CHANGE_ID.fullmatch(after):
+            raise HTTPException("No change of a board is called that", status_code=422)
         return Stream(
             desk.feeds.of(name).follow(after),
             media_type="text/event-stream",

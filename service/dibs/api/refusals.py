@@ -1,0 +1,96 @@
+"""What is answered where no request is: the problems of a connection, made once.
+
+Statuses are those of HTTP for the case, so not all are the code's own in the table of problems.
+"""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from dibs.api import wire
+from dibs.api.problems import ProblemError
+
+REQUEST_S = 10.0
+"""For a request to arrive whole: a body is at most some KiB."""
+HEAD_BYTES = 32_768
+"""For a request's line and headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a connection ends."""
+
+    counted: str
+    """The value of `why` in the metrics."""
+    answer: bytes = b""
+    """A whole response, where there is somebody to hear it."""
+
+
+WHYS = ("many", "slow", "large", "malformed", "pipelined", "unread")
+
+
+def _refusal(
+    counted: str, status: HTTPStatus, code: str, detail: str, retry_after: int | None = None
+) -> Refusal:
+    problem = ProblemError(code, f"{detail} Nothing was changed.", retry_after=retry_after)
+    body = wire.encode({**problem.body, "title": status.phrase, "status": status.value})
+    headers = {
+        "Content-Type": wire.PROBLEM,
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        **problem.headers,
+    }
+    head = f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return Refusal(counted, f"{head}\r\n".encode() + body)
+
+
+REFUSALS = {
+    "many": _refusal(
+        "many",
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "unavailable",
+        "The service has as many connections as it takes (DIBS_MAX_CONNECTIONS). Ask again.",
+        retry_after=1,
+    ),
+    "slow": _refusal(
+        "slow",
+        HTTPStatus.REQUEST_TIMEOUT,
+        "invalid",
+        f"The request did not arrive whole within {REQUEST_S:.0f} s. Send it again.",
+    ),
+    "large": _refusal(
+        "large",
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "too-large",
+        f"The request's line and headers are larger than {HEAD_BYTES} bytes.",
+    ),
+    "body": _refusal(
+        "large",
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "too-large",
+        "The body, or what a chunked body has beside it, is larger than this service takes.",
+    ),
+    "malformed": _refusal(
+        "malformed",
+        HTTPStatus.BAD_REQUEST,
+        "invalid",
+        "This is no request that HTTP/1.1 knows (RFC 9112).",
+    ),
+    "host": _refusal(
+        "malformed",
+        HTTPStatus.BAD_REQUEST,
+        "invalid",
+        "A request is HTTP/1.1 or HTTP/1.0, and HTTP/1.1 has one Host: a name or an address, and "
+        "a port up to 65535 if there is one.",
+    ),
+    "trailer": _refusal(
+        "malformed",
+        HTTPStatus.BAD_REQUEST,
+        "invalid",
+        "A header that decides stands behind the body, as a trailer. Send it before the body.",
+    ),
+    "pipelined": Refusal("pipelined"),
+    "unread": Refusal("unread"),
+}

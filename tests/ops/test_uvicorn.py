@@ -1,0 +1,76 @@
+"""What dibs uses of uvicorn's inside, and what it takes for granted there.
+
+`protocol.py` and `server.py` build on more than uvicorn promises, so its minor version is pinned. A
+new one has to pass this test, and somebody has to read what changed in the methods named here.
+"""
+
+import inspect
+import re
+import tomllib
+from pathlib import Path
+
+import uvicorn
+from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.server import ServerState
+
+from dibs.protocol import Connection
+from dibs.server import Server
+
+ROOT = Path(__file__).parents[2]
+OVERRIDDEN = {
+    *("connection_made", "data_received", "on_header", "on_headers_complete"),
+    *("on_message_complete", "on_response_complete", "shutdown"),
+}
+CALLED_BY_THE_PARSER = {"on_message_begin", "on_url", "on_body"}
+USED = {
+    *("_unset_keepalive_if_required", "client", "connections", "cycle", "expect_100_continue"),
+    *("flow", "headers", "loop", "parser", "transport", "url"),
+}
+OF_A_CYCLE = {"disconnected", "keep_alive", "message_event", "response_started"}
+
+
+def assigned(method: object) -> set[str]:
+    """The attributes that a method gives to its object."""
+    return set(re.findall(r"self\.(\w+)(?::[^=\n]+)? = ", inspect.getsource(method)))  # type: ignore[arg-type]
+
+
+def test_the_protocol_has_all_that_is_built_on() -> None:
+    protocol = httptools_impl.HttpToolsProtocol
+    methods = {name for name, _ in inspect.getmembers(protocol, inspect.isfunction)}
+    assert methods >= OVERRIDDEN | CALLED_BY_THE_PARSER
+    assert methods | assigned(protocol.__init__) | assigned(protocol.on_message_begin) >= USED
+    assert assigned(httptools_impl.RequestResponseCycle.__init__) >= OF_A_CYCLE
+    assert {"pause_reading", "resume_reading"} <= set(dir(FlowControl))
+
+
+def test_it_has_no_way_of_its_own_round_what_is_overridden() -> None:
+    """A parser callback that is new there would run past our limits."""
+    callbacks = {name for name in dir(httptools_impl.HttpToolsProtocol) if name.startswith("on_")}
+    assert callbacks == {
+        *("on_message_begin", "on_url", "on_header", "on_headers_complete", "on_body"),
+        *("on_message_complete", "on_response_complete"),
+    }
+    own = {name for name in vars(Connection) if name in OVERRIDDEN}
+    assert own == OVERRIDDEN
+
+
+def test_nothing_else_of_its_inside_is_used() -> None:
+    source = inspect.getsource(Connection)
+    told = set(re.findall(r"self\.(\w+)", source)) - set(vars(Connection))
+    assert told - {"_limits", "_metrics"} == USED
+    assert set(re.findall(r"self\.cycle\.(\w+)", source)) == OF_A_CYCLE
+
+
+def test_the_server_has_all_that_is_built_on() -> None:
+    assert {"on_tick", "handle_exit", "capture_signals", "serve"} <= set(dir(uvicorn.Server))
+    assert "connections" in vars(ServerState())
+    ours = set(vars(Server)) - {"__module__", "__doc__", "__init__", "__firstlineno__"}
+    assert ours - {"__static_attributes__"} == {"on_tick", "handle_exit", "capture_signals"}
+
+
+def test_its_minor_version_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [wanted] = [each for each in project["dependencies"] if each.startswith("uvicorn")]
+    major, minor, *_ = uvicorn.__version__.split(".")
+    assert wanted == f"uvicorn>={major}.{minor},<{major}.{int(minor) + 1}"
