@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import time_machine
 from fakeredis import FakeAsyncRedis
+from tests.harness import oversight
 from tests.tools.clock import SteppedClock
 
 from dibs import outcomes as o
@@ -21,6 +22,16 @@ from dibs.store.stream import Hub
 from dibs.words import Claim, Fence, Free, Project, Session, Task
 
 _numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Make known what pyproject.toml says to the oversight."""
+    oversight.options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """No test leaves a process behind, and no run stands still."""
+    oversight.begin(config)
 
 
 def new_session() -> Session:

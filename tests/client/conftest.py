@@ -3,7 +3,7 @@
 import json
 import os
 import re
-import signal
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.processes import end, run, start
 from tests.tools.running import Service, running
 
 CLIENT = Path(__file__).parents[2] / "client" / "dibs.py"
@@ -51,7 +52,7 @@ class Sandbox:
     def git(self, *args: str) -> None:
         """Run git in the repository."""
         command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *args]
-        subprocess.run(command, cwd=self.repo, check=True, capture_output=True)
+        run(command, cwd=self.repo, check=True)
 
     def command(self, *args: str) -> list[str]:
         """The command line of a dibs command."""
@@ -60,37 +61,30 @@ class Sandbox:
 
     def dibs(self, *args: str, stdin: str = "", **env: str | None) -> Answer:
         """Run a dibs command and wait for it."""
-        done = subprocess.run(
-            self.command(*args),
-            cwd=self.repo,
-            env=self.environ(env),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = run(self.command(*args), cwd=self.repo, env=self.environ(env), input=stdin)
         return Answer(done.args, done.returncode, done.stdout, done.stderr)
 
     def start(self, *args: str, **env: str | None) -> subprocess.Popen[str]:
         """Start a dibs command, in a process group of its own, and go on."""
-        process = subprocess.Popen(
-            self.command(*args),
+        return self.start_as(self.command(*args), **env)
+
+    def start_as(self, command: list[str], **env: str | None) -> subprocess.Popen[str]:
+        """Start any command as a dibs command is started."""
+        process = start(
+            command,
             cwd=self.repo,
             env=self.environ(env),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
             start_new_session=True,
         )
         self.started.append(process)
         return process
 
     def stop(self) -> None:
-        """End what a test has left running."""
+        """End what a test has left running, and the commands that it runs."""
         for process in self.started:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            end(process)
 
     def hook(
         self, event: str, env: Mapping[str, str | None] | None = None, **fields: Any
@@ -112,7 +106,7 @@ class Sandbox:
 
     def forget(self) -> None:
         """Lose everything outside the repository, as a replaced VM does."""
-        subprocess.run(["rm", "-rf", str(self.home / ".local")], check=True)
+        shutil.rmtree(self.home / ".local", ignore_errors=True)
 
     def stamp_is_old(self) -> None:
         """Let the next hook beat, as if the last beat were long ago."""

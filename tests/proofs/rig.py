@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import redis
+from tests.harness.oversight import keep
 from tests.proofs import seen, witness
 from tests.proofs.audit import Audit
 from tests.proofs.model import Model
@@ -62,6 +63,7 @@ class Server:
 
     def start(self) -> None:
         self.process = EmbeddedStore.start(self.folder / "data", env=self.clock.env)
+        keep(self.process.pid)  # a test may have started it again
         self.raw = redis.Redis.from_url(self.process.url, decode_responses=True)
 
     def kill(self) -> None:

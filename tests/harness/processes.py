@@ -1,0 +1,199 @@
+"""Processes that tests and benchmarks start: with clean signals, bounded, and none left behind.
+
+Whoever starts a process uses `start` or `run` (and `end`) of this module, not `subprocess`:
+
+    process = start([sys.executable, "-m", "dibs", "serve"], stdout=log)
+    ...
+    end(process)            # it and all that it started, also what left its group or session
+
+A process group does not hold what a process starts: a daemon has a session of its own. What holds
+is the process tree. With `adopt_orphans` a process whose parent ended becomes our child instead of
+init's, so that everything we ever started stays below us, and `family` finds it.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+CLEAN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that a child must get with their default action. subprocess itself sees to SIGPIPE."""
+TIMEOUT_S = 60.0
+"""A command that is run to its end takes no longer."""
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def until(
+    met: Callable[[], Any], what: str, within_s: float = 15.0, *, every_s: float = 0.01
+) -> Any:
+    """Ask `met` every `every_s` seconds until it returns something true, and return that.
+
+    Raises AssertionError that names `what` after `within_s` seconds.
+    """
+    deadline = time.monotonic() + within_s
+    while not (found := met()):
+        assert time.monotonic() < deadline, f"waited {within_s:.0f} s in vain until {what}"
+        time.sleep(every_s)
+    return found
+
+
+# Signals
+
+
+def clean_signals() -> None:
+    """Let children start with default signals, however this process was started itself.
+
+    A process that `nohup`, a background job of a script or a supervisor started may have signals
+    ignored or blocked, and its children inherit that: Ctrl-C, which a test sends, would be lost.
+    What was ignored stays without effect here: a handler that does nothing takes its place, and
+    handlers, unlike SIG_IGN, end at the exec of a child. Call it in the main thread, before
+    threads start.
+    """
+    for number in CLEAN:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, _without_effect)
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # no child could be waited for
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def _without_effect(_number: int, _frame: object) -> None:
+    """Take the place of SIG_IGN."""
+
+
+def unclean_signals() -> list[str]:
+    """The signals that a child would inherit ignored or blocked."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    ignored = {number for number in CLEAN if signal.getsignal(number) == signal.SIG_IGN}
+    return sorted(signal.Signals(number).name for number in ignored | blocked)
+
+
+# Start, run, end
+
+
+def start(command: Sequence[str | Path], **options: Any) -> "subprocess.Popen[str]":
+    """Start a command with clean signals. `options` are those of Popen; its streams are text."""
+    unclean = unclean_signals()
+    assert not unclean, f"a child would not get {', '.join(unclean)}: call clean_signals() first"
+    return subprocess.Popen(command, **{"text": True, **options})
+
+
+def run(
+    command: Sequence[str | Path] | str, *, timeout: float = TIMEOUT_S, **options: Any
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end with clean signals; what it said is text, and captured.
+
+    `options` are those of Popen, and `input` and `check` of subprocess.run. After `timeout`
+    seconds the command and all that it started are killed, and TimeoutExpired is raised.
+    """
+    said, check = options.pop("input", None), options.pop("check", False)
+    if said is not None:
+        options["stdin"] = subprocess.PIPE
+    if options.pop("capture_output", True):
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    process = start(command, **options)  # type: ignore[arg-type]
+    try:
+        out, err = process.communicate(said, timeout)
+    except BaseException:
+        end(process)
+        raise
+    done = subprocess.CompletedProcess(command, process.returncode, out, err)
+    if check:
+        assert done.returncode == 0, f"{command}: exit {done.returncode}\n{out or ''}{err or ''}"
+    return done
+
+
+def end(process: "subprocess.Popen[Any]", within_s: float = 10.0) -> tuple[Any, Any]:
+    """Kill a process and all that it started; return what it had said on its pipes.
+
+    It waits no longer than `within_s`, even where somebody else holds the pipes open.
+    """
+    if process.poll() is None:
+        kill([process.pid, *family(process.pid)])
+    try:
+        return process.communicate(timeout=within_s)
+    except ValueError:  # the test has closed a pipe itself
+        process.wait(within_s)
+    finally:
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream:
+                with contextlib.suppress(OSError):
+                    stream.close()
+    return None, None
+
+
+def kill(pids: Iterable[int]) -> None:
+    """Kill processes and whatever they start meanwhile, and see that they are gone."""
+    pids = list(pids)
+    for pid in pids:  # stopped first: what stands still starts nothing
+        _signal(pid, signal.SIGSTOP)
+    everyone = dict.fromkeys([*pids, *(kin for pid in pids for kin in family(pid))])
+    for pid in everyone:
+        _signal(pid, signal.SIGKILL)
+    until(lambda: all(map(is_gone, everyone)), "killed processes are gone")
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+# The process tree
+
+
+def adopt_orphans() -> None:
+    """Be the parent of every descendant whose own parent ends (Linux; elsewhere nothing)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that `pid` started, or adopted, and that nobody has collected yet."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def family(pid: int) -> list[int]:
+    """Every living process below `pid`, parents first."""
+    found: list[int] = []
+    for child in children(pid):
+        if not is_gone(child):
+            found.append(child)
+        found += family(child)
+    return found
+
+
+def command(pid: int) -> str:
+    """The command line of a process; "" where there is none."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    except OSError:
+        return ""
+
+
+def is_gone(pid: int) -> bool:
+    """It ended, whether or not its parent has collected it."""
+    return _stat(pid)[0] in "ZX"
+
+
+def born(pid: int) -> str:
+    """When a process started, in ticks of the kernel: it and the pid name one process for good."""
+    return _stat(pid)[19]
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of proc(5)'s stat from the state on; a process that is not there is dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ["X"] + [""] * 50
