@@ -4,10 +4,12 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import httpx
 import pytest
 import redis
+from tests.harness.processes import until
 from tests.http.conftest import ADMIN, Caller
 from tests.tools.running import Service, running
 
@@ -25,42 +27,241 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "DIBS_MAX_CLAIMS_PER_SESSION": "2",
         "DIBS_RATE_PER_SESSION": "5",
         "DIBS_MIN_TTL": "1s",
-        "DIBS_GRACE": "0s",
+        "DIBS_GRACE": "60s",
     }
     with running(tmp_path_factory.mktemp("strict"), env=env) as service:
         yield service
 
 
+@dataclass
+class Desk:
+    """One project at that service, and the sessions that call there."""
+
+    service: Service
+    project: str
+    open: contextlib.ExitStack
+
+    def caller(self, **headers: str) -> Caller:
+        """Another session, with the team key."""
+        keyed = {"Authorization": f"Bearer {TEAM}"} | headers
+        made = Caller(self.service.url, self.project, **keyed)
+        self.open.callback(made.http.close)
+        return made
+
+    def admin(self) -> Caller:
+        """A session with the admin key."""
+        return self.caller(Authorization=f"Bearer {ADMIN}")
+
+    @contextlib.contextmanager
+    def store(self) -> Iterator["redis.Redis[str]"]:
+        """The service's own store, over its socket."""
+        path = str(self.service.folder / "data" / "valkey.sock")
+        with redis.Redis(unix_socket_path=path, decode_responses=True) as client:
+            yield client
+
+
 @pytest.fixture
-def caller(strict: Service, project: str) -> Iterator[Callable[..., Caller]]:
-    """Makes sessions at that service."""
-    made: list[Caller] = []
+def desk(strict: Service, project: str) -> Iterator[Desk]:
+    """A project of this test alone."""
+    with contextlib.ExitStack() as opened:
+        yield Desk(strict, project, opened)
 
-    def make(**headers: str) -> Caller:
-        made.append(Caller(strict.url, project, **({"Authorization": f"Bearer {TEAM}"} | headers)))
-        return made[-1]
 
-    yield make
-    for one in made:
-        one.http.close()
+Provoke = Callable[[Desk], httpx.Response]
+WAYS: list[tuple[str, Provoke]] = []
+"""(code, what provokes it): every code of the table is here at least once."""
+
+
+def answers(code: str) -> Callable[[Provoke], Provoke]:
+    """Mark a function that returns an answer with the problem `code`."""
+
+    def mark(way: Provoke) -> Provoke:
+        WAYS.append((code, way))
+        return way
+
+    return mark
+
+
+@answers("invalid")
+def a_claim_that_names_no_task(desk: Desk) -> httpx.Response:
+    return desk.caller().post("claim")
+
+
+@answers("bad-session")
+def a_session_that_can_be_guessed(desk: Desk) -> httpx.Response:
+    return desk.caller(**{"Dibs-Session": "x"}).post("claim", task="T")
+
+
+@answers("unauthorized")
+def no_key(desk: Desk) -> httpx.Response:
+    return desk.caller(Authorization="").get("claims")
+
+
+@answers("unauthorized")
+def a_wrong_key(desk: Desk) -> httpx.Response:
+    return desk.caller(Authorization="Bearer nope").get("claims")
+
+
+@answers("not-found")
+def a_path_that_is_none(desk: Desk) -> httpx.Response:
+    return desk.caller().http.get("/nowhere")
+
+
+@answers("wrong-method")
+def a_method_that_is_not_for_the_path(desk: Desk) -> httpx.Response:
+    return desk.caller().http.put("/livez")
+
+
+@answers("too-large")
+def a_body_over_the_limit(desk: Desk) -> httpx.Response:
+    return desk.caller().post("claim", task="T", note="x" * 20_000)
+
+
+@answers("held")
+def a_claim_of_anothers_task(desk: Desk) -> httpx.Response:
+    desk.caller().post("claim", task="T-1")
+    return desk.caller().post("claim", task="T-1")
+
+
+@answers("not-holder")
+def a_release_by_another(desk: Desk) -> httpx.Response:
+    desk.caller().post("claim", task="T-1")
+    return desk.caller().post("release", task="T-1")
+
+
+@answers("forbidden")
+def a_break_without_the_admin_key(desk: Desk) -> httpx.Response:
+    fence = desk.caller().post("claim", task="T-1").json()["fence"]
+    return desk.caller().post("break", task="T-1", reason="x", fence=fence)
+
+
+@answers("fence-required")
+def a_break_without_a_fence(desk: Desk) -> httpx.Response:
+    desk.caller().post("claim", task="T-1")
+    return desk.admin().post("break", task="T-1", reason="x")
+
+
+@answers("fence-moved")
+def a_break_of_an_earlier_claim(desk: Desk) -> httpx.Response:
+    desk.caller().post("claim", task="T-1")
+    return desk.admin().post("break", task="T-1", reason="x", fence=1)
+
+
+@answers("lost")
+def a_heartbeat_after_a_break(desk: Desk) -> httpx.Response:
+    ann = desk.caller()
+    fence = ann.post("claim", task="T-1").json()["fence"]
+    broken = desk.admin().post("break", task="T-1", reason="stuck", fence=fence)
+    assert broken.status_code == 200
+    return ann.post("heartbeat", task="T-1", fence=fence)
+
+
+@answers("done")
+def a_claim_of_what_is_done(desk: Desk) -> httpx.Response:
+    bob = desk.caller()
+    bob.post("claim", task="T-2")
+    bob.post("release", task="T-2", outcome="done")
+    return desk.caller().post("claim", task="T-2")
+
+
+@answers("cooling")
+def a_claim_just_after_a_lapse(desk: Desk) -> httpx.Response:
+    desk.caller().post("claim", task="T-1", ttl=1)
+    onlooker = desk.caller()
+    until(lambda: onlooker.get("claims/T-1").json()["state"] == "lapsed", "it lapses", every_s=0.3)
+    answer = desk.caller().post("claim", task="T-1")
+    assert 1 <= answer.json()["retry_after"] <= 60
+    return answer
+
+
+@answers("quota")
+def a_claim_more_than_a_session_may_have(desk: Desk) -> httpx.Response:
+    ann = desk.caller()
+    ann.post("claim", all_of=["T-1", "T-2"])
+    return ann.post("claim", task="T-3")
+
+
+@answers("rate-limited")
+def more_calls_than_a_session_may_make(desk: Desk) -> httpx.Response:
+    ann = desk.caller()
+    every = [ann.post("heartbeat") for _ in range(20)]
+    limited = [answer for answer in every if answer.status_code == 429]
+    assert limited
+    assert limited[0].json()["whose"] == "session"
+    return limited[0]
+
+
+@answers("full")
+def a_claim_when_the_store_has_no_memory_left(desk: Desk) -> httpx.Response:
+    ann, bob = desk.caller(), desk.caller()
+    ann.post("claim", task="T-1")
+    with desk.store() as store:
+        store.config_set("maxmemory", 1)
+        try:
+            answer = bob.post("claim", task="T-2")
+            assert ann.post("heartbeat").status_code == 200
+            assert ann.post("release", task="T-1").status_code == 200
+        finally:
+            store.config_set("maxmemory", 0)
+    return answer
+
+
+@answers("internal")
+def a_record_that_is_no_record(desk: Desk) -> httpx.Response:
+    with desk.store() as store:
+        store.set(f"dibs:{{{desk.project}}}:task:T-1", "not a record")
+    answer = desk.caller().post("claim", task="T-1")
+    assert answer.json()["outcome"] == "unknown"
+    assert "not a record" not in answer.text
+    return answer
+
+
+@answers("unavailable")
+def a_claim_while_the_store_stands_still(desk: Desk) -> httpx.Response:
+    ann = desk.caller()
+    ann.post(
+        "claim", task="T-0"
+    )  # so the store knows the project, and the claim is all it is asked
+    with stopped_store(desk):
+        answer = ann.post("claim", task="T-1")
+        assert answer.json()["outcome"] == "unknown"
+    again = until(lambda: answered(ann.post("claim", task="T-1")), "it answers again", every_s=0.3)
+    assert again.status_code in (200, 201), "asking again finds out, and takes effect once"
+    assert again.json()["grants"] == 1
+    return answer
+
+
+@answers("unavailable")
+def asking_whether_it_is_ready_while_the_store_stands_still(desk: Desk) -> httpx.Response:
+    with stopped_store(desk):
+        answer = desk.caller().http.get("/readyz")
+    assert answer.headers["retry-after"] == "1"
+    return answer
 
 
 @contextlib.contextmanager
-def store_of(service: Service) -> Iterator["redis.Redis[str]"]:
-    """The service's own store, over its socket."""
-    client = redis.Redis(
-        unix_socket_path=str(service.folder / "data" / "valkey.sock"), decode_responses=True
-    )
-    yield client
-    client.close()
+def stopped_store(desk: Desk) -> Iterator[None]:
+    """The store does not run in this block; afterwards the service reaches it again."""
+    ann = desk.caller()
+    with desk.store() as store:
+        pid = int(store.info("server")["process_id"])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        until(lambda: answered(ann.http.get("/readyz")), "the service is ready again")
 
 
-REACHED: set[str] = set()
+def answered(answer: httpx.Response) -> httpx.Response | None:
+    """The answer, unless it is that the store cannot answer."""
+    return None if answer.status_code == 503 else answer
 
 
-def check(answer: httpx.Response, code: str) -> httpx.Response:
-    """The answer is this problem, in the one shape."""
+@pytest.mark.parametrize(("code", "way"), [pytest.param(*w, id=w[1].__name__) for w in WAYS])
+def test_each_problem_has_the_one_shape(desk: Desk, code: str, way: Provoke) -> None:
     [problem] = [problem for problem in TABLE if problem.code == code]
+    answer = way(desk)
     assert answer.status_code == problem.status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()
@@ -74,105 +275,15 @@ def check(answer: httpx.Response, code: str) -> httpx.Response:
     assert body["detail"].endswith((".", "…"))
     if "retry_after" in body:
         assert answer.headers["retry-after"] == str(body["retry_after"])
-    REACHED.add(code)
-    return answer
 
 
-def test_everyday_problems(caller, project: str):
-    ann, bob = caller(), caller()
-    check(ann.post("claim"), "invalid")
-    check(caller(**{"Dibs-Session": "x"}).post("claim", task="T"), "bad-session")
-    check(caller(Authorization="").get("claims"), "unauthorized")
-    check(caller(Authorization="Bearer nope").get("claims"), "unauthorized")
-    check(ann.http.get("/nowhere"), "not-found")
-    check(ann.http.put("/livez"), "wrong-method")
-    check(ann.post("claim", task="T", note="x" * 20_000), "too-large")
-    ann.post("claim", task="T-1")
-    check(bob.post("claim", task="T-1"), "held")
-    check(bob.post("release", task="T-1"), "not-holder")
+def test_every_problem_of_the_table_is_provoked_above() -> None:
+    assert {code for code, _ in WAYS} == {problem.code for problem in TABLE}
 
 
-def test_problems_of_endings(caller, project: str):
-    ann, bob = caller(), caller()
-    fence = ann.post("claim", task="T-1").json()["fence"]
-    check(bob.post("break", task="T-1", reason="x", fence=fence), "forbidden")
-    admin = caller(Authorization=f"Bearer {ADMIN}")
-    check(admin.post("break", task="T-1", reason="x"), "fence-required")
-    check(admin.post("break", task="T-1", reason="x", fence=1), "fence-moved")
-    assert admin.post("break", task="T-1", reason="stuck", fence=fence).status_code == 200
-    check(ann.post("heartbeat", task="T-1", fence=fence), "lost")
-    bob.post("claim", task="T-2")
-    bob.post("release", task="T-2", outcome="done")
-    check(ann.post("claim", task="T-2"), "done")
-
-
-def test_a_lapsed_claim_cools(tmp_path):
-    env = {"DIBS_MIN_TTL": "1s", "DIBS_GRACE": "60s", "DIBS_RATE_PER_SESSION": "0"}
-    with contextlib.ExitStack() as stack, running(tmp_path / "slow", env=env) as service:
-        ann, bob = Caller(service.url, "cool"), Caller(service.url, "cool")
-        stack.callback(ann.http.close)
-        stack.callback(bob.http.close)
-        ann.post("claim", task="T-1", ttl=1)
-        while bob.get("claims/T-1").json()["state"] == "held":
-            pass
-        answer = check(bob.post("claim", task="T-1"), "cooling")
-        assert 1 <= answer.json()["retry_after"] <= 60
-
-
-def test_limits(caller, project: str):
-    ann = caller()
-    ann.post("claim", all_of=["T-1", "T-2"])
-    check(ann.post("claim", task="T-3"), "quota")
-    answers = [ann.post("heartbeat") for _ in range(20)]
-    limited = [answer for answer in answers if answer.status_code == 429]
-    assert limited
-    assert check(limited[0], "rate-limited").json()["whose"] == "session"
-
-
-def test_a_full_store(caller, strict: Service):
-    ann, bob = caller(), caller()
-    ann.post("claim", task="T-1")
-    with store_of(strict) as store:
-        store.config_set("maxmemory", 1)
-        try:
-            check(bob.post("claim", task="T-2"), "full")
-            assert ann.post("heartbeat").status_code == 200
-            assert ann.post("release", task="T-1").status_code == 200
-        finally:
-            store.config_set("maxmemory", 0)
-
-
-def test_a_record_that_is_no_record(caller, strict: Service, project: str):
-    with store_of(strict) as store:
-        store.set(f"dibs:{{{project}}}:task:T-1", "not a record")
-    answer = check(caller().post("claim", task="T-1"), "internal")
-    assert answer.json()["outcome"] == "unknown"
-    assert "not a record" not in answer.text
-
-
-def test_a_store_that_does_not_answer(caller, strict: Service):
-    ann = caller()
-    ann.post("claim", task="T-0")
-    with store_of(strict) as store:
-        pid = int(store.info("server")["process_id"])
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        answer = check(ann.post("claim", task="T-1"), "unavailable")
-        assert answer.json()["outcome"] == "unknown"
-        assert check(ann.http.get("/readyz"), "unavailable").headers["retry-after"] == "1"
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    again = ann.post("claim", task="T-1")
-    while again.status_code == 503:
-        again = ann.post("claim", task="T-1")
-    assert again.status_code in (200, 201), "asking again finds out, and takes effect once"
-    assert again.json()["grants"] == 1
-
-
-def test_every_problem_was_reached_and_explains_itself(strict: Service):
-    """Runs last in this file: the tests above reach every code of the table."""
-    assert {problem.code for problem in TABLE} - REACHED == set()
-    for problem in TABLE:
-        page = httpx.get(f"{strict.url}/problems/{problem.code}")
-        assert page.status_code == 200
-        assert problem.about in page.text
+@pytest.mark.parametrize("code", [problem.code for problem in TABLE])
+def test_every_problem_explains_itself_at_its_type(strict: Service, code: str) -> None:
+    [problem] = [problem for problem in TABLE if problem.code == code]
+    page = httpx.get(f"{strict.url}/problems/{code}")
+    assert page.status_code == 200
+    assert problem.about in page.text
