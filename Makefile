@@ -59,7 +59,7 @@ audit:                   ## ask the public list of known vulnerabilities (needs 
 
 # For how long and how hard: make soak ARGS="--seconds 60 --rate 300"
 soak: $(VENV)/.dev       ## load with restarts: nothing lost, nothing grows (30 minutes)
-	$(BIN)/python bench/soak.py $(ARGS)
+	$(BIN)/python -m bench.soak $(ARGS)
 
 bench: $(VENV)/.dev      ## compare with etcd, a plain service and the framework; ARGS=--quick for a look
 	$(BIN)/python -m bench $(ARGS)

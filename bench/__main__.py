@@ -11,13 +11,14 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+
+from tests.harness.processes import clean_signals, run
 
 from bench import client, contenders, growth, report, turns
 from bench.acts import ACTS
@@ -50,14 +51,7 @@ def load(contender: Contender, act: str, lanes: int, seconds: float, project: st
         "project": project,
     }
     before = contender.cpu_s()
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.load", json.dumps(plan)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run([sys.executable, "-m", "bench.load", json.dumps(plan)], cwd=ROOT, timeout=120)
     if done.returncode:
         raise RuntimeError(f"{contender.name}, {act}: {done.stderr[-800:]}")
     result: Result = json.loads(done.stdout)
@@ -118,6 +112,7 @@ def machine() -> str:
 
 def main() -> int:
     """Run, print, and write the page."""
+    clean_signals()
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round, printed only")
     quick = parser.parse_args().quick

@@ -1,6 +1,6 @@
 """What a board costs: many open streams, steady change, one page of a thousand claims, one end.
 
-    python bench/board.py [--streams 200] [--rate 50] [--seconds 15]
+    python -m bench.board [--streams 200] [--rate 50] [--seconds 15]
 
 Starts a service with a private store in a temporary folder. The load shares the machine with the
 service, so read the figures as an upper bound.
@@ -10,16 +10,18 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import statistics
 import sys
 import tempfile
 import time
 import uuid
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from pathlib import Path
-from urllib.parse import urlsplit
+
+from tests.harness.processes import clean_signals, end, start
+from tests.harness.services import Service
+
+from bench.contenders import ROOT, cpu_s
 
 PROJECT = "bench.board"
 OTHER = "bench.other"
@@ -85,27 +87,6 @@ class Board:
                     self.tasks[current] = said
 
 
-@contextlib.asynccontextmanager
-async def service(folder: str) -> AsyncIterator[tuple[str, int, Process]]:
-    """Run `dibs serve`; give its host, port and process."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("DIBS_")}
-    env |= {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
-    env |= {"DIBS_MAX_CLAIMS_PER_SESSION": "2000"}
-    command = [sys.executable, "-m", "dibs", "serve", "--port", "0", "--data-dir", folder]
-    process = await asyncio.create_subprocess_exec(
-        *command, env=env, stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout
-    said = (await process.stdout.readline()).decode()
-    url = urlsplit(said.split(" is at ")[1].strip())
-    try:
-        yield url.hostname or "", url.port or 0, process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        await process.wait()
-
-
 def memory_mib(pid: int) -> float:
     """What the process has in memory."""
     text = Path(f"/proc/{pid}/status").read_text()
@@ -161,8 +142,8 @@ async def paint(host: str, port: int) -> list[float]:
     """Fill a project with 1,000 claims; return how long its page took, in ms, cold first."""
     one = Connection(host, port)
     await one.open()
-    for start in range(0, 1000, 25):
-        tasks = [f"P-{n}" for n in range(start, start + 25)]
+    for first in range(0, 1000, 25):
+        tasks = [f"P-{n}" for n in range(first, first + 25)]
         body = {"all_of": tasks, "note": "A note of an ordinary length.", "branch": "some/branch"}
         status, _ = await one.ask("POST", "/v1/bench.full/claim", body)
         assert status == 201
@@ -192,20 +173,13 @@ async def drain(host: str, port: int, streams: int) -> None:
 @contextlib.asynccontextmanager
 async def audience(host: str, port: int, streams: int) -> AsyncIterator[None]:
     """Open boards in a process of their own, so that reading them does not slow the load."""
-    command = [sys.executable, __file__, "--drain", f"{host}:{port}", "--streams", str(streams)]
-    process = await asyncio.create_subprocess_exec(*command)
+    drain = ["-m", "bench.board", "--drain", f"{host}:{port}", "--streams", str(streams)]
+    process = start([sys.executable, *drain], cwd=ROOT)
     await asyncio.sleep(1.5)
     try:
         yield
     finally:
-        process.kill()
-        await process.wait()
-
-
-def cpu_s(pid: int) -> float:
-    """How much processor the process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        end(process)
 
 
 async def slowdown(host: str, port: int, pid: int, streams: int, rate: int) -> None:
@@ -246,11 +220,14 @@ async def arrivals(
 async def main(streams: int, rate: int, seconds: float) -> None:
     """Measure, and print."""
     with tempfile.TemporaryDirectory() as folder:
-        async with service(folder) as (host, port, process):
+        limits = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
+        limits["DIBS_MAX_CLAIMS_PER_SESSION"] = "2000"
+        with Service(Path(folder), env=limits) as service:
+            host, port = "127.0.0.1", service.port
             took = " ".join(f"{ms:.0f}" for ms in await paint(host, port))
             print(f"  a page of 1,000 claims, six times: {took} ms")
             await throughput(host, port, 2)  # warm
-            await slowdown(host, port, process.pid, streams, rate)
+            await slowdown(host, port, service.pid, streams, rate)
 
             boards = [Board() for _ in range(streams)]
             ready = [asyncio.Event() for _ in boards]
@@ -260,20 +237,19 @@ async def main(streams: int, rate: int, seconds: float) -> None:
             ]
             await asyncio.gather(*(event.wait() for event in ready))
             await asyncio.sleep(1)
-            before = memory_mib(process.pid)
+            before = memory_mib(service.pid)
             late = await arrivals(host, port, boards, rate, seconds)
             print(
                 f"{rate} transitions/s, {streams} boards: {len(late)} arrivals, none missing\n"
                 f"  from the claim's reply to the stream: median {statistics.median(late):.0f} ms, "
                 f"p99 {percentile(late, 0.99):.0f} ms, most {max(late):.0f} ms\n"
-                f"  memory {before:.0f} -> {memory_mib(process.pid):.0f} MiB"
+                f"  memory {before:.0f} -> {memory_mib(service.pid):.0f} MiB"
             )
             began = time.monotonic()
-            process.terminate()
+            stopped = asyncio.create_task(asyncio.to_thread(service.stop))
             await asyncio.gather(*follows)
             print(f"end of all streams {time.monotonic() - began:.2f} s after SIGTERM", end="")
-            await process.wait()
-            print(f", of the service {time.monotonic() - began:.2f} s")
+            print(f", of the service {await stopped:.2f} s")
 
 
 if __name__ == "__main__":
@@ -288,4 +264,5 @@ if __name__ == "__main__":
             at, _, of = arguments.drain.rpartition(":")
             asyncio.run(drain(at, int(of), arguments.streams))
         sys.exit()
+    clean_signals()
     asyncio.run(main(arguments.streams, arguments.rate, arguments.seconds))

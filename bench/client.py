@@ -4,12 +4,13 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from tests.harness.processes import run
 
 from bench import contenders
 from bench.contenders import ROOT
@@ -58,13 +59,11 @@ def measure(say: Callable[[str], None], rounds: int) -> dict[str, float]:
                 if command[0] == "curl" and not _have_curl():
                     continue
                 began = time.perf_counter()
-                subprocess.run(
+                run(
                     command,
                     input=HOOK if "hook" in command else "",
-                    text=True,
                     env=env,
                     cwd=Path(home),
-                    capture_output=True,
                     timeout=30,
                     check="curl" not in command,
                 )

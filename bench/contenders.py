@@ -4,13 +4,15 @@ import contextlib
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.harness.processes import end, family, start, until
+from tests.harness.services import DIBS, Service, clean_environ
 
 from dibs.store.embedded import MALLOC, _find_server
 
@@ -42,15 +44,7 @@ class Contender:
 
     def cpu_s(self) -> float:
         """Return the processor time that it took so far, its store and its workers included."""
-        return sum(map(cpu_s, _family(self.pid)))
-
-
-def _family(pid: int) -> list[int]:
-    found = [pid]
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            found += _family(int(child))
-    return found
+        return sum(map(cpu_s, [self.pid, *family(self.pid)]))
 
 
 def cpu_s(pid: int) -> float:
@@ -75,32 +69,24 @@ def server() -> str:
 def process(command: list[str], log: Path, env: Mapping[str, str] | None = None) -> Iterator[int]:
     """Run `command` while the block runs."""
     with open(log, "ab") as said:
-        running = subprocess.Popen(
-            command,
-            stdout=said,
-            stderr=said,
-            cwd=ROOT,
-            env={k: v for k, v in os.environ.items() if not k.startswith("DIBS_")}
-            | dict(env or {}),
-        )
+        started = start(command, stdout=said, stderr=said, cwd=ROOT, env=clean_environ(env))
     try:
-        yield running.pid
+        yield started.pid
     finally:
-        running.terminate()
+        started.terminate()
         try:
-            running.wait(10)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
+            started.wait(10)
+        finally:
+            end(started)
 
 
 def wait_for(port: int, log: Path) -> None:
     """Return once somebody listens."""
-    until = time.monotonic() + START_S
+    deadline = time.monotonic() + START_S
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             raise Missing(f"did not start within {START_S:.0f} s:\n{log.read_text()[-1500:]}")
         time.sleep(0.02)
 
@@ -120,9 +106,9 @@ def redis(folder: Path, fsync: str) -> Iterator[str]:
     }
     command = [server(), *(word for k, v in config.items() for word in (f"--{k}", v))]
     with process(command, folder / "store.log", MALLOC):
-        until = time.monotonic() + START_S
+        deadline = time.monotonic() + START_S
         while not path.exists():
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise Missing(f"the store did not start:\n{(folder / 'store.log').read_text()}")
             time.sleep(0.02)
         yield f"unix://{path}"
@@ -154,34 +140,15 @@ def dibs(
     """
     with contextlib.ExitStack() as held:
         where = data or held.enter_context(folder())
-        port, log = free_port(), where / "dibs.log"
-        command = [python, "-P", "-m", "dibs", "serve", "--port", str(port)]
-        if workers > 1:
-            command += ["--workers", str(workers)]
+        flags = ["--workers", str(workers)] if workers > 1 else []
         settings = UNLIMITED | dict(env or {})
-        if fsync == "always":
-            settings.setdefault("DIBS_DATA_DIR", str(where / "data"))
-        elif "DIBS_REDIS_URL" not in settings:
+        if fsync != "always" and "DIBS_REDIS_URL" not in settings:
             settings["DIBS_REDIS_URL"] = held.enter_context(redis(where, fsync))
-        pid = held.enter_context(process(command, log, settings))
-        wait_ready(port, log)
-        yield Contender(name, "dibs", port, pid)
-
-
-def wait_ready(port: int, log: Path) -> None:
-    """Return once the service answers on all its processes: the socket listens before they do."""
-    import http.client
-
-    wait_for(port, log)
-    until = time.monotonic() + START_S
-    while time.monotonic() < until:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_S)
-        with contextlib.suppress(OSError), contextlib.closing(connection):
-            connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
-                return
-        time.sleep(0.05)
-    raise Missing(f"dibs did not get ready:\n{log.read_text()[-1500:]}")
+        service = Service(where, *flags, env=settings, command=[python, *DIBS[1:]])
+        with service:
+            until(service.is_ready, "the service is ready", START_S)
+            yield Contender(name, "dibs", service.port, service.pid)
+            service.stop()
 
 
 @contextlib.contextmanager

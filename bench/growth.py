@@ -6,7 +6,6 @@ import csv
 import json
 import shutil
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from tests.harness.processes import run
 
 from bench import contenders
 from bench.contenders import Contender, Missing
@@ -154,9 +154,7 @@ def raw_scripts() -> dict[str, str]:
 
 def _benchmark(program: str, url: str, command: list[str]) -> str:
     flags = ["-s", url.removeprefix("unix://"), "-c", "32", "-n", "30000", "-r", "100000000"]
-    done = subprocess.run(
-        [program, *flags, "--csv", *command], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = run([program, *flags, "--csv", *command], check=True)
     row = _last(csv.DictReader(done.stdout.splitlines()))
     return (
         f"{float(row['rps']):,.0f}/s, p50 {row['p50_latency_ms']}, p99 {row['p99_latency_ms']} ms"

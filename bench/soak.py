@@ -1,6 +1,6 @@
 """Load with restarts, for as long as you like: no acknowledged act is lost, and nothing grows.
 
-    python bench/soak.py [--seconds 1800] [--rate 500] [--every 180] [--workers 1] [--json FILE]
+    python -m bench.soak [--seconds 1800] [--rate 500] [--every 180] [--workers 1] [--json FILE]
 
 A service with its private store takes acts at a steady rate: sessions claim, beat, release, finish
 tasks and ask for one another's. Every so often it is restarted: by turns asked to stop, killed, and
@@ -18,7 +18,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,9 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.harness.processes import clean_signals, until
+from tests.harness.services import Service
 
 SESSIONS = 40
 HELD_MOST = 10
@@ -108,69 +110,28 @@ class Connection:
             self._streams = None
 
 
-class Service:
-    """`dibs serve` in a directory, and what it uses."""
-
-    def __init__(self, folder: Path, workers: int) -> None:
-        self.folder, self.workers, self.port = folder, workers, 0
-        self.start()
-
-    def start(self) -> float:
-        """Start it on the port that it had; return after how many seconds it was there."""
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("DIBS_")}
-        environ |= {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
-        began = time.monotonic()
-        with open(self.folder / "log", "ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-P", "-m", "dibs", "serve", "--port", str(self.port)),
-                    *("--data-dir", str(self.folder / "data"), "--workers", str(self.workers)),
-                ],
-                env=environ,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if " is at " not in line:
-            raise SystemExit((self.folder / "log").read_text())
-        self.port = int(line.rsplit(":", 1)[1])
-        return time.monotonic() - began
+class Restarted(Service):
+    """`dibs serve` in a directory, how it is restarted, and what it uses."""
 
     def restart(self, how: str) -> float:
         """Restart by `how`; return for how many seconds it was away."""
         began = time.monotonic()
         if how == "store":  # the service starts it again by itself
-            os.kill(self.pids()["store"][0], signal.SIGKILL)
-            while not self.well():
-                time.sleep(0.05)
+            os.kill(self.store(), signal.SIGKILL)
+            until(self.is_ready, "the service is ready on its store", 60, every_s=0.05)
             return time.monotonic() - began
-        self.process.send_signal(signal.SIGKILL if how == "kill" else signal.SIGTERM)
-        self.process.wait(20)
+        if how == "kill":
+            self.kill()
+        else:
+            self.stop()
         self.start()
         return time.monotonic() - began
-
-    def well(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            connection.request("GET", "/readyz")
-            return connection.getresponse().status == 200
-        return False
-
-    def pids(self) -> dict[str, list[int]]:
-        """The service's processes, and the store's."""
-        found: dict[str, list[int]] = {"service": [self.process.pid], "store": []}
-        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            for pid in map(int, (task / "children").read_text().split()):
-                name = Path(f"/proc/{pid}/cmdline").read_bytes()
-                found["service" if b"dibs.worker" in name else "store"].append(pid)
-        return found
 
     def uses(self) -> dict[str, float]:
         """Memory, descriptors, and the size of what is on disk."""
         used: dict[str, float] = {}
-        for name, pids in self.pids().items():
+        processes = {"service": [self.pid, *self.workers()], "store": [self.store()]}
+        for name, pids in processes.items():
             pages = sum(int(Path(f"/proc/{p}/statm").read_text().split()[1]) for p in pids)
             used[f"{name}_bytes"] = pages * 4096
             used[f"{name}_fds"] = sum(len(os.listdir(f"/proc/{p}/fd")) for p in pids)
@@ -233,7 +194,7 @@ async def act(die, me: str, connection: Connection, mine: dict, book: Book) -> N
             book.wrong.append(f"claim of {task}: {answer}")
 
 
-async def run(service: Service, book: Book, given: argparse.Namespace) -> None:
+async def run(service: Restarted, book: Book, given: argparse.Namespace) -> None:
     """Give out turns at the rate, and restart the service now and then."""
     turns: asyncio.Queue[None] = asyncio.Queue(maxsize=SESSIONS * 2)
     sessions = [
@@ -263,7 +224,7 @@ async def run(service: Service, book: Book, given: argparse.Namespace) -> None:
     await asyncio.gather(*sessions, return_exceptions=True)
 
 
-async def restarts(service: Service, book: Book, given: argparse.Namespace) -> None:
+async def restarts(service: Restarted, book: Book, given: argparse.Namespace) -> None:
     for turn in range(10**6):
         await asyncio.sleep(given.every)
         how = ("stop", "kill", "store")[turn % 3]
@@ -271,15 +232,17 @@ async def restarts(service: Service, book: Book, given: argparse.Namespace) -> N
         book.restarts.append((how, away_s))
 
 
-async def watch(service: Service, book: Book, given: argparse.Namespace, restarting) -> None:
+async def watch(service: Restarted, book: Book, given: argparse.Namespace, restarting) -> None:
     began, every = time.monotonic(), max(1.0, given.seconds / 120)
     while True:
         await asyncio.sleep(every)
-        with contextlib.suppress(OSError, IndexError, ValueError):  # it is being restarted
+        with contextlib.suppress(
+            OSError, IndexError, ValueError, StopIteration
+        ):  # it is being restarted
             book.seen.append({"at_s": time.monotonic() - began} | service.uses())
 
 
-def missing(service: Service, book: Book) -> list[str]:
+def missing(service: Restarted, book: Book) -> list[str]:
     """Claims that were acknowledged, not ended, and are not there."""
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
     lost = []
@@ -341,6 +304,7 @@ def figures(book: Book, given: argparse.Namespace, lost: list[str], grew: list[s
 
 def main() -> int:
     """Run the soak; print what it saw."""
+    clean_signals()
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--rate", type=int, default=500, help="acts a second")
@@ -350,13 +314,11 @@ def main() -> int:
     given = parser.parse_args()
     book = Book()
     with tempfile.TemporaryDirectory(prefix="dibs-soak-") as folder:
-        service = Service(Path(folder), given.workers)
-        try:
+        limits = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
+        with Restarted(Path(folder), "--workers", str(given.workers), env=limits) as service:
             asyncio.run(run(service, book, given))
             lost, grew = missing(service, book), grown(book)
-        finally:
-            service.process.terminate()
-            service.process.wait(20)
+            service.stop()
     told = figures(book, given, lost, grew)
     print(json.dumps(told, indent=1))
     for line in [*lost[:5], *book.wrong[:5]]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.harness.processes import end, run, start, until
+from tests.harness.services import START_S, clean_environ
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -53,27 +55,26 @@ def sessions() -> list[tuple[str, str]]:
 @contextlib.contextmanager
 def made_to_run(data_dir: Path) -> Iterator[tuple[str, str]]:
     """`make run`, on a free port and a directory of its own; give its URL and what it said."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("DIBS_")}
-    process = subprocess.Popen(
-        ["make", "-s", "run", f"ARGS=--port 0 --data-dir {data_dir}"],
-        cwd=ROOT,
-        env=clean | {"MAKEFLAGS": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
+    out = data_dir.with_name("said")
+    with open(out, "w") as stdout:
+        process = start(
+            ["make", "-s", "run", f"ARGS=--port 0 --data-dir {data_dir}"],
+            cwd=ROOT,
+            env=clean_environ({"MAKEFLAGS": ""}),
+            stdout=stdout,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
     try:
-        assert process.stdout
-        said = [process.stdout.readline() for _ in range(3)]
-        found = re.search(r"http://\S+", said[0])
-        assert found, said
-        yield found.group(), "".join(said)
-    finally:
+        until(lambda: out.read_text().count("\n") >= 3, "make run greets", START_S)
+        greeting = out.read_text()
+        found = re.search(r"http://\S+", greeting)
+        assert found, greeting
+        yield found.group(), greeting
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(10)
-        if process.stdout:
-            process.stdout.close()
+    finally:
+        end(process)
 
 
 @pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs the .venv that make makes")
@@ -85,7 +86,7 @@ def test_the_readmes_commands_print_what_it_says(tmp_path: Path):
         script = "".join(f"{command}\necho '@@@'\n" for command, _ in commands)
         script = script.replace("http://127.0.0.1:8080", url)
         shell = ["bash", "-euo", "pipefail", "-c", script]
-        ran = subprocess.run(shell, capture_output=True, text=True, check=True, timeout=60)
+        ran = run(shell, check=True)
     outputs = ran.stdout.split("@@@\n")[:-1]
     for (command, expected), printed in zip(commands, outputs, strict=True):
         assert same(printed) == same(expected), command

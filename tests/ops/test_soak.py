@@ -2,11 +2,11 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.harness.processes import run
 
 ROOT = Path(__file__).parents[2]
 
@@ -14,14 +14,13 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.timeout(240)
 def test_a_minute_of_load_with_restarts_loses_nothing(tmp_path: Path) -> None:
     seconds = 60 if os.environ.get("CI") == "true" else 20
-    told = subprocess.run(
+    told = run(
         [
-            *(sys.executable, str(ROOT / "bench/soak.py")),
+            *(sys.executable, "-m", "bench.soak"),
             *("--seconds", str(seconds), "--every", str(seconds / 5), "--rate", "250"),
             *("--json", str(tmp_path / "figures.json")),
         ],
-        capture_output=True,
-        text=True,
+        cwd=ROOT,
         timeout=220,
     )
     assert told.returncode == 0, told.stdout + told.stderr

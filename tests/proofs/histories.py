@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -65,6 +66,10 @@ class Operation:
     silent: int = 0
     """Attempts after which the client could not know whether it took effect."""
     reply: tuple[int, dict[str, Any]] | None = None
+
+
+RECORDED = [sys.executable, str(Path(__file__).with_name("recorded.py"))]
+"""A service whose scripts write down what they did."""
 
 
 class Client(threading.Thread):
@@ -171,7 +176,7 @@ class World:
         held.callback(lambda: self.store.stop())
         env = {f"DIBS_{name}": value for name, value in SETTINGS.items()}
         env["DIBS_REDIS_URL"] = self.store.url
-        self.services = [Recorded(folder / f"service{n}", env=env) for n in (1, 2)]
+        self.services = [Service(folder / f"service{n}", env=env, command=RECORDED) for n in (1, 2)]
         for service in self.services:
             held.callback(service.stop)
             service.start()
@@ -222,12 +227,6 @@ class World:
         for client in clients:
             client.join(60)
             assert not client.is_alive(), "a client hangs"
-
-
-class Recorded(Service):
-    """A service whose scripts write down what they did."""
-
-    PROGRAM = (str(Path(__file__).with_name("recorded.py")),)
 
 
 @contextmanager
