@@ -538,14 +538,10 @@ def refusal(status, headers, raw):
 
 
 def call(session, method, act, body=None, attempts=3, timeout_s=TIMEOUT_S):
-    """Ask until the service answers: (its JSON, when the request left, by both clocks).
-
-    Asking again is safe: every act is idempotent, and all attempts carry one key.
-    """
+    """Ask until the service answers: (its JSON, when the request left, by both clocks)."""
+    # Asking again is safe: every act is idempotent, and all attempts carry one key.
     session.setup.check()
-    headers, data = {}, b""
-    if session.secret():
-        headers["Dibs-Session"] = session.secret()
+    headers, data = {"Dibs-Session": session.secret()} if session.secret() else {}, b""
     if body is not None:
         headers["Content-Type"] = "application/json"
         headers["Idempotency-Key"] = os.urandom(16).hex()
@@ -679,26 +675,30 @@ def do_verify(args, session):
 
 def do_run(args, session):
     """Hold the task while a command runs; stop the command when the task is lost."""
-    import signal
     import subprocess
     from contextlib import suppress
+    from signal import SIG_IGN, SIGHUP, SIGINT, SIGKILL, SIGTERM, getsignal, signal
 
     do_claim(args, session)
     claim = session.data["claims"][args.task]
     named = {"task": args.task, "fence": claim["fence"]}
     environ = dict(os.environ, DIBS_TASK=args.task, DIBS_FENCE=str(claim["fence"]))
+    early, child = [], None
+
+    def tell(number, _frame=None):
+        if child is None:
+            early.append(number)
+        elif child.poll() is None:
+            os.killpg(child.pid, number)
+
+    for number in (each for each in (SIGINT, SIGTERM, SIGHUP) if getsignal(each) != SIG_IGN):
+        signal(number, tell)
     try:
         child = subprocess.Popen(args.words, env=environ, start_new_session=True)
     except OSError as error:
         session.post("release", named)
         raise Trouble(USAGE, f"cannot run {args.words[0]}: {error.strerror}") from None
-
-    def tell(number, _frame=None):
-        if child.poll() is None:
-            os.killpg(child.pid, number)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, tell)
+    list(map(tell, early))
     beat_s, last_beat = min(claim["ttl"] / 3, 60), time.monotonic()
     while child.poll() is None:
         rest_s = left_s(session.data["claims"].get(args.task, {"until": (0, 0)})["until"])
@@ -708,18 +708,18 @@ def do_run(args, session):
                 session.post("heartbeat", dict(named, state="working"), 2, 1, timeout_s)
             except Trouble as trouble:
                 if rest_s <= 0 or trouble.code != UNKNOWN:
-                    tell(signal.SIGTERM)
+                    tell(SIGTERM)
                     with suppress(subprocess.TimeoutExpired):
                         child.wait(5)
-                    tell(signal.SIGKILL)
+                    tell(SIGKILL)
                     raise Trouble(LOST, f"{trouble} The command was stopped") from None
                 talk(trouble)
         with suppress(subprocess.TimeoutExpired):
             child.wait(min(0.5, beat_s))
     code = child.returncode if child.returncode >= 0 else 128 - child.returncode
     try:
-        outcome = "done" if args.done and code == 0 else "released"
-        session.post("release", dict(named, outcome=outcome))
+        named["outcome"] = "done" if args.done and code == 0 else "released"
+        session.post("release", named)
     except Trouble as trouble:
         talk(trouble)
         code = LOST if trouble.code == LOST else code

@@ -10,6 +10,7 @@ from typing import Any
 
 import uvicorn
 
+from dibs import signals
 from dibs.app import Service
 from dibs.protocol import Limits, protocol
 from dibs.settings import BACKLOG, Settings
@@ -44,8 +45,7 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop at a signal, and end as a program that was asked to: uvicorn dies of it instead."""
-        signals = (signal.SIGINT, signal.SIGTERM)
-        before = {each: signal.signal(each, self.handle_exit) for each in signals}
+        before = {each: signal.signal(each, self.handle_exit) for each in signals.that_stop()}
         try:
             yield
         finally:

@@ -7,13 +7,14 @@ hears of our end, however that comes, because its end of a pair of sockets close
 import asyncio
 import json
 import logging
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+
+from dibs import signals
 
 log = logging.getLogger("dibs.workers")
 
@@ -45,7 +46,7 @@ class Workers:
     async def run(self) -> int:
         """Keep the workers running until a signal; return the exit code."""
         loop = asyncio.get_running_loop()
-        for each in (signal.SIGTERM, signal.SIGINT):
+        for each in signals.that_stop():
             loop.add_signal_handler(each, self.stop)
         keepers = [asyncio.create_task(self._keep(number)) for number in range(self.count)]
         try:

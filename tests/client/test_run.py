@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -94,6 +95,50 @@ def test_run_passes_signals_on(sandbox: Make, number: int) -> None:
     run.communicate(timeout=20)
     assert run.returncode == 42
     assert state(ann) == "free"
+
+
+def test_a_signal_while_the_command_is_being_started_reaches_it(sandbox: Make) -> None:
+    """Else the run would die of it, and its command go on with nobody who renews the claim."""
+    ann = sandbox()
+    slow = ann.folder / "slow.py"
+    slow.write_text(
+        "import os, signal, subprocess\n"
+        "begin = subprocess.Popen.__init__\n"
+        "def begun(self, *args, **options):\n"
+        "    begin(self, *args, **options)\n"
+        "    if 'sleep' in self.args:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "subprocess.Popen.__init__ = begun\n"
+        "import runpy, sys\n"
+        f"sys.argv[0] = {str(ann.script)!r}\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    run = ann.start_as([sys.executable, str(slow), "run", "T-1", "--", "sleep", "60"])
+    run.communicate(timeout=20)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert state(ann) == "free"
+
+
+def test_run_in_the_background_of_a_script_leaves_ctrl_c_and_hangups_to_others(
+    sandbox: Make,
+) -> None:
+    ann = sandbox()
+    program = """
+import os, pathlib, signal, sys
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+    signal.signal(number, lambda number, _frame: os._exit(40 + number))
+pathlib.Path("ready").touch()
+while True:
+    signal.pause()
+"""
+    background = ["bash", "-c", "trap '' INT HUP; exec \"$@\"", "bash"]
+    command = ann.command("run", "T-1", "--", sys.executable, "-c", program)
+    run = ann.start_as([*background, *command])
+    until((ann.repo / "ready").exists, "the command has set its handlers")
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        run.send_signal(number)
+    run.communicate(timeout=20)
+    assert run.returncode == 40 + signal.SIGTERM
 
 
 def test_a_command_that_a_signal_ended_has_the_code_of_shells(sandbox: Make) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.harness.services import Service
 from tests.ops.running import (
     DIBS,
     Running,
@@ -26,6 +27,24 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]
     """One process, and two."""
     with Running("--data-dir", str(tmp_path / "d"), "--workers", request.param) as running:
         yield running
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_in_the_background_of_a_script_it_leaves_ctrl_c_to_others_and_ends_when_asked(
+    tmp_path: Path, workers: str
+) -> None:
+    class InTheBackground(Service):
+        COMMAND = ("bash", "-c", "trap '' INT; exec \"$@\"", "bash", *DIBS)
+
+    with InTheBackground(tmp_path / "service", "--workers", workers) as service:
+        os.kill(service.pid, signal.SIGINT)
+        assert service.claim("T-1")[0] == 201
+        # The mask of proc(5) says that it is not about to end, either.
+        ignored = Path(f"/proc/{service.pid}/status").read_text().split("SigIgn:")[1].split()[0]
+        assert int(ignored, 16) & 1 << signal.SIGINT - 1
+        assert service.stop() < 5
+        assert service.process
+        assert service.process.returncode == 0
 
 
 def test_workers_share_the_port_and_the_store(tmp_path: Path) -> None:
