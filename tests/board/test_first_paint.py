@@ -1,13 +1,13 @@
 """The board is complete before any script has run."""
 
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Page
 from tests.board.conftest import ADMIN_KEY, Team, row, tasks
+from tests.harness import processes
 
 Open = Callable[..., Page]
 STILL = {"java_script_enabled": False}
@@ -93,16 +93,14 @@ def test_a_project_that_nobody_used_says_how_to_connect_a_repository(
     repository = tmp_path / "repository"
     for command in ("git init -q .", "git remote add origin https://example.org/acme/shop.git"):
         repository.mkdir(exist_ok=True)
-        subprocess.run(command.split(), cwd=repository, check=True)
+        processes.run(command.split(), cwd=repository, check=True)
     who = "git config user.email a@example.org; git config user.name A; set -e\n"
     home = {"HOME": str(tmp_path), "PATH": "/usr/local/bin:/usr/bin:/bin"}
     home |= {"DIBS_PROJECT": team.project, "DIBS_LABEL": "newcomer"}
-    done: Any = subprocess.run(
+    done: Any = processes.run(
         ["bash", "-c", who + "\n".join(commands)],
         cwd=repository,
         env=home,
-        capture_output=True,
-        text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page
 from tests.board.conftest import ADMIN_KEY, Team, live, row, settles, tasks
+from tests.harness import processes
 from tests.ops.running import Running, until
 
 from dibs.board.spans import span
@@ -23,7 +23,7 @@ def client(team: Team, *arguments: str) -> str:
     env = {"DIBS_URL": team.service.url, "DIBS_PROJECT": team.project, "HOME": os.environ["HOME"]}
     env |= {"DIBS_SESSION": team.session("clara"), "DIBS_LABEL": "clara"}
     command = [sys.executable, str(CLIENT), *arguments]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+    done = processes.run(command, env=env, timeout=30)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.claude.scriptedmodel import ScriptedModel, Step, scripted_model, use
 from tests.client.conftest import CLIENT, Sandbox
+from tests.harness import processes
 from tests.tools.running import Service, running
 
 CLAUDE = os.environ.get("DIBS_CLAUDE", "")
@@ -44,13 +45,11 @@ def claude(box: Sandbox, *steps: Step, **env: str) -> ScriptedModel:
         settings = dict.fromkeys((*quiet, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"), "1")
         settings |= {"ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "nobody-checks-this"}
         command = [CLAUDE, "-p", "Work on T-1", "--permission-mode", "acceptEdits"]
-        done = subprocess.run(
+        done = processes.run(
             command,
             cwd=box.repo,
             env=box.env | settings | env,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
             timeout=110,
         )
         assert done.returncode == 0, done.stdout + done.stderr

@@ -2,12 +2,12 @@
 
 import contextlib
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 
 import pytest
 from tests.client.conftest import KEY, Make, Sandbox
+from tests.harness import processes
 from tests.tools.running import Service
 
 
@@ -137,9 +137,9 @@ def test_a_bad_value_is_a_usage_error_that_names_it(sandbox: Make, words: tuple[
 def test_a_task_that_is_not_unicode_is_refused(sandbox: Make) -> None:
     ann = sandbox()
     command = [part.encode() for part in ann.command("claim")] + [b"\xff\xfe"]
-    done = subprocess.run(command, cwd=ann.repo, env=ann.env, capture_output=True, check=False)
+    done = processes.run(command, cwd=ann.repo, env=ann.env)
     assert done.returncode == 2, done.stderr
-    assert b"Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_wrong_key_is_a_settings_error(keyed: Service, sandbox: Make) -> None:
@@ -209,7 +209,7 @@ def test_a_working_directory_that_is_gone_is_fine_with_a_project(sandbox: Make) 
     gone.mkdir()
     command = f'cd "{gone}" && rmdir "{gone}" && exec "$@"'
     shell = ["sh", "-c", command, "sh", *ann.command("claim", "T-1")]
-    done = subprocess.run(shell, env=ann.env, capture_output=True, text=True, check=False)
+    done = processes.run(shell, env=ann.env)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
 
 
@@ -248,18 +248,16 @@ def test_a_git_config_without_a_remote_needs_a_project(sandbox: Make, config: st
 def test_streams_that_are_closed_do_no_harm(sandbox: Make) -> None:
     ann = sandbox()
     closing = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *ann.command("claim", "T-1")]
-    assert subprocess.run(closing, cwd=ann.repo, env=ann.env, check=False).returncode == 0
+    assert processes.run(closing, cwd=ann.repo, env=ann.env).returncode == 0
     closing[-2:] = ["hook"]
-    assert subprocess.run(closing, cwd=ann.repo, env=ann.env, check=False).returncode == 0
+    assert processes.run(closing, cwd=ann.repo, env=ann.env).returncode == 0
 
 
 def test_a_reader_that_leaves_does_no_harm(sandbox: Make) -> None:
     ann = sandbox()
     ann.dibs("claim", "T-1").said(0)
     piped = ["sh", "-c", '"$@" | true', "sh", *ann.command("watch")]
-    done = subprocess.run(
-        piped, cwd=ann.repo, env=ann.env, capture_output=True, text=True, timeout=30, check=False
-    )
+    done = processes.run(piped, cwd=ann.repo, env=ann.env, timeout=30)
     assert "Traceback" not in done.stderr
 
 
@@ -275,12 +273,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     for skew in ("-86400", "86400"):
         for words in (("claim", "T-1"), ("verify", "T-1"), ("beat",)):
             command = ann.command(*words)
-            done = subprocess.run(
+            done = processes.run(
                 [command[0], "-c", faketime, skew, *command[1:]],
                 cwd=ann.repo,
                 env=ann.env,
-                capture_output=True,
-                text=True,
-                check=False,
             )
             assert done.returncode == 0, done.stderr

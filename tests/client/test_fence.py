@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from tests.client.conftest import CLIENT, Make, Sandbox
+from tests.harness import processes
 
 SESSIONS, ROUNDS_EACH = 20, 10
 
@@ -52,13 +53,12 @@ class Worker:
     """A session that can be frozen."""
 
     def __init__(self, sandbox: Sandbox) -> None:
-        self.process = subprocess.Popen(
+        self.process = processes.start(
             [sys.executable, "-c", SESSION, str(CLIENT)],
             cwd=sandbox.repo,
             env=sandbox.env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
         )
 
     def ask(self, act: str, body: Any) -> None:
@@ -91,8 +91,7 @@ def test_no_stale_write_is_taken_in_200_rounds_of_paused_holders(sandbox: Make) 
             refused += one_round(heir, holders, number)
     finally:
         for worker in (heir, *holders):
-            worker.process.kill()
-            worker.process.communicate()
+            processes.end(worker.process)
     assert refused == SESSIONS * ROUNDS_EACH
 
 

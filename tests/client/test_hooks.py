@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.client.conftest import KEY, Make, Sandbox
+from tests.harness import processes
 from tests.tools.running import Service
 
 PAYLOADS = Path(__file__).with_name("payloads.json")
@@ -116,13 +117,11 @@ def test_a_throttled_hook_imports_nothing_that_talks(sandbox: Make, event: str) 
     ann.dibs("claim", "T-1").said(0)
     payload = json.dumps({"hook_event_name": event, "tool_name": "Edit", "tool_input": {}})
     command = [sys.executable, "-IS", "-X", "importtime", str(ann.script), "hook"]
-    done = subprocess.run(
+    done = processes.run(
         command,
         cwd=ann.repo,
         env=ann.env,
         input=payload,
-        capture_output=True,
-        text=True,
         check=True,
     )
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
@@ -152,13 +151,12 @@ def test_a_beat_that_began_before_a_park_does_not_undo_it(sandbox: Make) -> None
     ann.dibs("claim", "T-1").said(0)
     ann.stamp_is_old()
     # The beat starts, and waits for the rest of its input while the session parks.
-    late = subprocess.Popen(
+    late = processes.start(
         [sys.executable, "-c", LATE_BEAT, str(ann.script)],
         cwd=ann.repo,
         env=ann.env,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
     )
     assert late.stdin
     assert late.stdout

@@ -2,12 +2,12 @@
 
 import json
 import shutil
-import subprocess
 import urllib.request
 from pathlib import Path
 
 import pytest
 from tests.client.conftest import Answer, Make, Sandbox
+from tests.harness import processes
 from tests.tools.running import Service
 
 SETTINGS = ".claude/settings.json"
@@ -215,12 +215,10 @@ def test_the_installed_hooks_and_rules_name_the_installed_file(fresh: Sandbox) -
     settings = json.loads((fresh.repo / SETTINGS).read_text())
     for entries in settings["hooks"].values():
         command = entries[0]["hooks"][0]["command"]
-        done = subprocess.run(
+        done = processes.run(
             ["sh", "-c", command],
             env=fresh.env | {"CLAUDE_PROJECT_DIR": str(fresh.repo)},
             input='{"hook_event_name": "SessionStart", "source": "startup"}',
-            capture_output=True,
-            text=True,
             check=True,
         )
         assert "holds no task" in done.stdout
@@ -247,12 +245,10 @@ def test_a_hook_that_cannot_run_lets_the_work_go_on_in_silence(
     else:
         (fresh.repo / ".claude/skills/dibs" / missing).unlink()
     for event, entries in settings["hooks"].items():
-        done = subprocess.run(
+        done = processes.run(
             ["/bin/sh", "-c", entries[0]["hooks"][0]["command"]],
             env=env,
             input=json.dumps({"hook_event_name": event, "tool_name": "Edit", "tool_input": {}}),
-            capture_output=True,
-            text=True,
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), event
 
@@ -272,8 +268,8 @@ def test_the_installed_command_runs_from_anywhere(fresh: Sandbox, called: str) -
     }[called]
 
     def said(*words: str) -> tuple[int, str]:
-        done = subprocess.run([*command, *words], cwd=cwd, env=fresh.env, capture_output=True)
-        return done.returncode, (done.stdout + done.stderr).decode()
+        done = processes.run([*command, *words], cwd=cwd, env=fresh.env)
+        return done.returncode, done.stdout + done.stderr
 
     assert said("claim", "a task")[1].startswith("a task: held by you")
     assert said("claim", "T-2", "T-3") == (
@@ -330,9 +326,7 @@ def test_the_curl_lines_of_the_skill_work_as_they_stand(service: Service, fresh:
     script = script.replace("curl -sS", "curl -sS --fail -w '\\n'").replace(
         "pr=URL", "pr=https://e.org"
     )
-    done = subprocess.run(
-        ["sh", "-c", script], env=fresh.env, capture_output=True, text=True, check=False
-    )
+    done = processes.run(["sh", "-c", script], env=fresh.env)
     assert done.returncode == 0, done.stderr
     claim, beat, release = [json.loads(line) for line in done.stdout.splitlines()[:3]]
     assert (claim["state"], beat["claims"][0]["task"], release["state"]) == ("held", "T-12", "done")

@@ -5,35 +5,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import pytest
 from tests.client.conftest import Make, Sandbox
 from tests.client.sandboxproxy import sandbox_proxy
+from tests.harness import processes
+from tests.harness.processes import is_gone, until
 from tests.tools.running import Service
-
-
-def until(met: Callable[[], object], what: str, within_s: float = 20) -> None:
-    """Wait until `met` is true."""
-    deadline = time.monotonic() + within_s
-    while not met():
-        assert time.monotonic() < deadline, f"waited {within_s} s in vain until {what}"
-        time.sleep(0.02)
-
-
-def is_running(pid: int) -> bool:
-    """Is there such a process, and is it no zombie?"""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def children(run: "subprocess.Popen[str]") -> list[int]:
     """The processes that this one started."""
-    found = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True)
-    return [int(pid) for pid in found.stdout.split()]
+    return processes.children(run.pid)
 
 
 def signal_all(run: "subprocess.Popen[str]", number: int) -> None:
@@ -156,7 +139,7 @@ def test_run_stops_the_command_when_a_frozen_session_lost_the_task(sandbox: Make
     _, err = run.communicate(timeout=20)
     assert run.returncode == 4, err
     assert "bob" in err
-    assert not is_running(command)
+    assert is_gone(command)
     bob.dibs("verify", "T-1").said(0)
 
 
@@ -179,7 +162,7 @@ def test_a_killed_session_frees_its_task_by_itself(sandbox: Make) -> None:
     run = ann.start("run", "T-1", "--ttl", "2s", "--", "sleep", "60")
     until(lambda: children(run), "the command runs")
     signal_all(run, signal.SIGKILL)
-    run.communicate()
+    run.communicate(timeout=20)
     bob.dibs("claim", "T-1").said(1)
     claim = bob.dibs("claim", "T-1", "--wait", "20s", "--json").said(0).json
     assert claim["previous"]["holder"]["label"] == "ann"
@@ -197,7 +180,7 @@ def test_a_session_that_is_cut_off_stops_before_anybody_else_may_begin(
         [command] = children(run)
         proxy.mode = "reset"
         until(lambda: bob.dibs("claim", "T-1").returncode == 0, "the task is free")
-        assert not is_running(command)
+        assert is_gone(command)
         _, err = run.communicate(timeout=20)
     assert run.returncode == 4, err
 
@@ -218,7 +201,7 @@ def test_a_stopped_command_of_the_same_session_is_named_not_waited_for(sandbox: 
     ann = sandbox()
     ann.dibs("claim", "T-1").said(0)
     lock = next(path for path in (ann.home / ".local").rglob("*.lock"))
-    holder = subprocess.Popen(["flock", str(lock), "sleep", "60"], start_new_session=True)
+    holder = processes.start(["flock", str(lock), "sleep", "60"], start_new_session=True)
     try:
         until(lambda: children(holder), "the lock is held")
         ann.stamp_is_old()
@@ -226,5 +209,4 @@ def test_a_stopped_command_of_the_same_session_is_named_not_waited_for(sandbox: 
         ann.hook("PostToolUse")
         assert time.monotonic() - begun < 4
     finally:
-        os.killpg(holder.pid, signal.SIGKILL)
-        holder.wait()
+        processes.end(holder)

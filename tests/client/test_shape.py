@@ -5,12 +5,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from tests.client.conftest import CLIENT, Make
+from tests.harness import processes
 
 SKILL = CLIENT.parents[1] / "skill"
 SCRIPTS = [CLIENT, SKILL / "install.py"]
@@ -42,7 +42,7 @@ def test_it_is_python_3_8_and_the_standard_library(script: Path) -> None:
 @pytest.mark.parametrize("version", ["3.8", "3.9", "3.10", "3.12", "3.13", "3.14"])
 def test_it_runs_on_the_pythons_of_this_machine(sandbox: Make, version: str) -> None:
     python = shutil.which(f"python{version}")
-    works = python and not subprocess.run([python, "-c", ""], capture_output=True).returncode
+    works = python and not processes.run([python, "-c", ""]).returncode
     if not works:
         if os.environ.get("DIBS_TEST_PYTHONS"):
             pytest.fail(f"Python {version} was asked for and is not here")
@@ -50,15 +50,13 @@ def test_it_runs_on_the_pythons_of_this_machine(sandbox: Make, version: str) -> 
     ann = sandbox()
     for words in ("claim T-1", "beat", "list", "doctor", "run T-2 -- true", "done T-1"):
         command = [str(python), "-W", "error", str(CLIENT), *words.split()]
-        done = subprocess.run(
-            command, cwd=ann.repo, env=ann.env, capture_output=True, text=True, timeout=60
-        )
+        done = processes.run(command, cwd=ann.repo, env=ann.env, timeout=60)
         assert (done.returncode, done.stderr) == (0, ""), words
 
 
 def test_the_command_beside_dibs_serve_loads_no_framework_for_a_claim() -> None:
     code = "import dibs.cli, sys; dibs.cli.client(); print('litestar' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
+    assert processes.run([sys.executable, "-c", code], check=True).stdout == "False\n"
 
 
 def test_the_block_for_claude_md_is_8_lines_and_150_tokens() -> None:

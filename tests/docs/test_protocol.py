@@ -1,9 +1,9 @@
 """docs/protocol.md is complete, and enough to write a client from."""
 
 import re
-import subprocess
 from pathlib import Path
 
+from tests.harness import processes
 from tests.tools.running import running
 
 from dibs.api import bodies
@@ -43,7 +43,7 @@ def test_the_session_with_curl_works_as_written(tmp_path):
         script = script.replace("http://127.0.0.1:8080", service.url)
         script = script.replace("curl -s ", "curl -sf -w '\\n%{http_code}\\n' ")
         shell = ["bash", "-euo", "pipefail", "-c", script]
-        ran = subprocess.run(shell, capture_output=True, text=True, timeout=60)
+        ran = processes.run(shell, timeout=60)
     assert ran.returncode == 0, ran.stderr
     codes = re.findall(r"^\d{3}$", ran.stdout, re.M)
     assert codes == ["201", "200", "200", "200", "200"]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from tests.harness import processes
 from tests.ops.running import until
 
 PASSWORD = "a password of this test"
@@ -122,7 +123,7 @@ class Node:
                 config.write_text(f"port {self.port}\nbind 127.0.0.1\n{self.sentinel}")
             arguments = [str(config), "--sentinel"]
         with open(self.folder / "log", "ab") as log:
-            self.process = subprocess.Popen(
+            self.process = processes.start(
                 [server(), *arguments], cwd=self.folder, stdout=log, stderr=log
             )
         until(lambda: self.answers(), f"the server on port {self.port} answers")
@@ -163,14 +164,12 @@ def cluster(folder: Path, *, replicas: int = 0, primaries: int = 3) -> Iterator[
         for port in ports:
             nodes.append(Node(folder / str(port), port, *flags))
         addresses = [f"127.0.0.1:{port}" for port in ports]
-        made = subprocess.run(
+        made = processes.run(
             [
                 *("redis-cli", "-a", PASSWORD, "--no-auth-warning", "--cluster", "create"),
                 *addresses,
                 *("--cluster-replicas", str(replicas), "--cluster-yes"),
             ],
-            capture_output=True,
-            text=True,
             timeout=60,
         )
         assert made.returncode == 0, made.stdout + made.stderr

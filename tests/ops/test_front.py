@@ -10,13 +10,13 @@ import os
 import shutil
 import socket
 import ssl
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trustme
 import yaml
+from tests.harness import processes
 from tests.ops.running import Running, clean_environ, new_session, until
 
 OPS = Path(__file__).parents[2] / "docs/ops"
@@ -50,7 +50,7 @@ def tool(name: str, package: str) -> str:
 def reads(command: list[str], folder: Path) -> None:
     """Run a program that checks a file."""
     env = os.environ | {"HOME": str(folder)}
-    run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    run = processes.run(command, env=env, timeout=60)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -85,7 +85,7 @@ def free_port() -> int:
 def front(command: list[str], port: int, folder: Path) -> Iterator[None]:
     """Run a proxy for the length of a block."""
     with open(folder / "said", "w") as said:
-        process = subprocess.Popen(
+        process = processes.start(
             command, env=clean_environ({"HOME": str(folder)}), stdout=said, stderr=said
         )
         try:

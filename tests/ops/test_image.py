@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.harness import processes
 from tests.ops.running import clean_environ, new_session, until
 
 ROOT = Path(__file__).parents[2]
@@ -94,9 +95,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     shutil.copy(sent / source, folder / target)
         elif step.word == "RUN":
             command = re.sub(r"^python ", f"{sys.executable} ", rest)
-            done = subprocess.run(
-                command, shell=True, cwd=folder, env=environ, capture_output=True, text=True
-            )
+            done = processes.run(command, shell=True, cwd=folder, env=environ, timeout=300)
             if "pip" in rest and re.search("NewConnectionError|No matching dist", done.stderr):
                 if os.environ.get("CI") == "true":
                     pytest.fail(f"{rest}: {done.stderr[-500:]}")
@@ -118,19 +117,17 @@ def container(built: Path, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[s
     entry = json.loads(only("ENTRYPOINT")) + json.loads(only("CMD"))
     assert entry == ["python", "/opt/dibs/enter.py", "serve"]
     # enter.py's own part is root's: it is run here as the user that the image names.
-    process = subprocess.Popen(
+    process = processes.start(
         [f"{built}/opt/dibs/bin/dibs", *entry[2:]],
         env=environ,
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
     try:
         yield process, environ
     finally:
-        process.kill()
-        print(process.communicate()[1])  # shown where a test fails
+        print(processes.end(process)[1])  # shown where a test fails
 
 
 def _free_port() -> int:
@@ -147,7 +144,7 @@ def test_the_steps_of_the_image_make_a_service_that_is_well(
 
     def well() -> bool:
         assert process.poll() is None, "it ended"
-        run = subprocess.run(check, env=environ, capture_output=True, timeout=10)
+        run = processes.run(check, env=environ, timeout=10)
         return run.returncode == 0
 
     until(well, "the health check passes")
@@ -164,7 +161,7 @@ def test_the_steps_of_the_image_make_a_service_that_is_well(
     process.terminate()
     assert process.wait(10) == 0
     assert time.monotonic() - began < 2
-    assert subprocess.run(check, env=environ, capture_output=True, timeout=10).returncode != 0
+    assert processes.run(check, env=environ, timeout=10).returncode != 0
 
 
 def test_nothing_is_written_outside_the_volume(
@@ -209,7 +206,7 @@ def test_the_same_sources_make_the_same_wheel(built: Path) -> None:
     step = next(step.rest for step in steps() if "pip wheel" in step.rest)
     # The image has no builder any more; the one of the tests is the same version.
     step = step.replace("/opt/dibs/bin/python", sys.executable).replace("-w dist", "-w again")
-    subprocess.run(step, shell=True, cwd=built / "src", check=True, capture_output=True)
+    processes.run(step, shell=True, cwd=built / "src", check=True)
     assert first.read_bytes() == (built / "src/again" / first.name).read_bytes()
 
 
@@ -258,7 +255,7 @@ def test_the_linter_of_dockerfiles_has_nothing_to_say() -> None:
     if not hadolint:
         why = "hadolint is not installed (it is in requirements-dev.txt)"
         pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
-    run = subprocess.run([hadolint, str(ROOT / "Dockerfile")], capture_output=True, text=True)
+    run = processes.run([hadolint, str(ROOT / "Dockerfile")])
     assert (run.returncode, run.stdout) == (0, "")
 
 
@@ -296,11 +293,9 @@ def test_the_entry_gives_the_volume_away_and_then_drops_root(open_folder: Path) 
     told.write_text('#!/bin/sh\nid -u; id -g; id -G; echo "$@"; ls -ldn "$DIBS_DATA_DIR"\n')
     told.chmod(0o755)
     data = tmp_path / "volume/dibs"
-    run = subprocess.run(
+    run = processes.run(
         [sys.executable, str(ROOT / "docs/ops/enter.py"), "serve", "--port", "1"],
         env=clean_environ({"PATH": f"{told.parent}:/bin:/usr/bin", "DIBS_DATA_DIR": str(data)}),
-        capture_output=True,
-        text=True,
     )
     assert run.returncode == 0, run.stderr
     uid, gid, groups, arguments, listed = run.stdout.splitlines()

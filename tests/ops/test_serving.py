@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.harness import processes
 from tests.harness.services import Service
 from tests.ops.running import (
     DIBS,
@@ -175,11 +176,10 @@ def test_an_idle_service_and_its_store_need_less_than_80_mb(tmp_path: Path) -> N
 
 def test_it_takes_as_many_open_files_as_its_connections_need(tmp_path: Path) -> None:
     low = 'ulimit -Sn 256 && exec "$@"'
-    process = subprocess.Popen(
+    process = processes.start(
         ["sh", "-c", low, "sh", *DIBS, "serve", "--port", "0", "--data-dir", str(tmp_path / "d")],
         env=clean_environ(),
         stdout=subprocess.PIPE,
-        text=True,
     )
     try:
         assert process.stdout
@@ -195,11 +195,9 @@ def test_it_takes_as_many_open_files_as_its_connections_need(tmp_path: Path) -> 
 def test_a_port_that_is_taken_is_named_in_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        refused = subprocess.run(
+        refused = processes.run(
             [*DIBS, "serve", "--port", port, "--data-dir", str(tmp_path / "d")],
             env=clean_environ(),
-            capture_output=True,
-            text=True,
             timeout=20,
         )
     assert refused.returncode == 1
@@ -210,11 +208,9 @@ def test_a_port_that_is_taken_is_named_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_store_that_is_not_there_is_one_line(workers: str) -> None:
     began = time.monotonic()
-    refused = subprocess.run(
+    refused = processes.run(
         [*DIBS, "serve", "--port", "0", "--workers", workers],
         env=clean_environ({"DIBS_REDIS_URL": "redis://user:hunter2hunter2@127.0.0.1:1/0"}),
-        capture_output=True,
-        text=True,
         timeout=20,
     )
     assert refused.returncode == 1

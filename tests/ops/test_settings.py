@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.harness import processes
 from tests.ops.running import DIBS, Running, clean_environ, new_session, until
 
 from dibs.settings import Settings, knobs, load, span, table, unknown_variables
@@ -14,9 +15,7 @@ SECRET = "hunter2-hunter2-hunter2"
 
 
 def serve(*flags: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [*DIBS, "serve", *flags], env=clean_environ(env), capture_output=True, text=True, timeout=30
-    )
+    return processes.run([*DIBS, "serve", *flags], env=clean_environ(env), timeout=30)
 
 
 def test_the_table_in_the_documentation_is_the_class() -> None:

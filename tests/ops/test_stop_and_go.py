@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from tests.harness import processes
 from tests.ops.load import Load
 from tests.ops.running import DIBS, Running, clean_environ, new_session, until
 
@@ -26,9 +27,7 @@ def store(tmp_path: Path) -> Iterator[str]:
 
 
 def dibs(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [*DIBS, *arguments], env=clean_environ(), capture_output=True, text=True, timeout=60
-    )
+    return processes.run([*DIBS, *arguments], env=clean_environ(), timeout=60)
 
 
 def test_a_rolling_restart_under_load_loses_nothing_and_refuses_nobody(store: str) -> None:
@@ -130,11 +129,9 @@ def test_data_of_a_newer_version_is_refused_with_a_sentence_and_kept(
         assert service.claim("T-1")[0] == 201
     with redis.Redis.from_url(store) as client:
         client.set("dibs:format", "3")
-        refused = subprocess.run(
+        refused = processes.run(
             [*DIBS, "serve", "--port", "0", "--workers", workers],
             env=clean_environ({"DIBS_REDIS_URL": store}),
-            capture_output=True,
-            text=True,
             timeout=30,
         )
         assert refused.returncode == 1

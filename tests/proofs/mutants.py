@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.harness import processes
 from tests.proofs.mutations import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
@@ -52,12 +53,10 @@ def first_failure(mutant: Mutant, folder: str) -> str:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     env = os.environ | {"PYTHONPATH": folder, "DIBS_PROOF_SHRINK": "0"}
     try:
-        ran = subprocess.run(
+        ran = processes.run(
             [*command, *mutant.tests],
             cwd=ROOT,
             env=env,
-            capture_output=True,
-            text=True,
             timeout=MOST_S,
         )
     except subprocess.TimeoutExpired:
@@ -81,11 +80,9 @@ def the_copy_is_what_runs() -> bool:
     """A run against the wrong code would catch nothing."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(SERVICE, Path(folder) / "dibs")
-        ran = subprocess.run(
+        ran = processes.run(
             [sys.executable, "-c", "import dibs; print(dibs.__file__)"],
             env=os.environ | {"PYTHONPATH": folder},
-            capture_output=True,
-            text=True,
             check=True,
         )
         return ran.stdout.startswith(str(Path(folder).resolve()))
@@ -97,6 +94,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="how many at once (2)")
     parser.add_argument("--only", default="", help="those with this in their name")
     wanted = parser.parse_args()
+    processes.clean_signals()
+    processes.adopt_orphans()
     assert the_copy_is_what_runs(), "PYTHONPATH does not come before the installed dibs"
     mutants = [mutant for mutant in MUTANTS if wanted.only in mutant.name]
     if failing := tests_that_fail_anyway(mutants):

@@ -7,9 +7,13 @@ its own that is printed, so that a failure can be run again alone.
 import argparse
 import os
 import random
-import subprocess
 import sys
 import time
+
+from tests.harness import processes
+
+MOST_S = 3600
+"""One part of a round takes a minute or a few."""
 
 
 def main() -> int:
@@ -18,6 +22,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10, help="how long to go on (10)")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="to repeat a run")
     wanted = parser.parse_args()
+    processes.clean_signals()
     dice, until, rounds = random.Random(wanted.seed), time.monotonic() + wanted.minutes * 60, 0
     print(f"make prove ARGS='--minutes {wanted.minutes:g} --seed {wanted.seed}'", flush=True)
     while rounds == 0 or time.monotonic() < until:
@@ -32,9 +37,13 @@ def main() -> int:
             command = [sys.executable, "-m", "pytest", "-q", "-s", "-x", f"tests/proofs/{file}"]
             env |= {"DIBS_PROOF_SEED": seed}
             print(f"\nround {rounds}: {file} with {env}", flush=True)
-            if subprocess.run(
-                [*command, f"--hypothesis-seed={seed}"], env=os.environ | env
-            ).returncode:
+            round_ = processes.run(
+                [*command, f"--hypothesis-seed={seed}"],
+                env=os.environ | env,
+                capture_output=False,
+                timeout=MOST_S,
+            )
+            if round_.returncode:
                 print(f"\nround {rounds} FAILED: {file} with {env}")
                 return 1
             print(f"round {rounds}: {file} passed in {time.monotonic() - took:.0f} s", flush=True)

@@ -2,11 +2,11 @@
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.harness import processes
 from tests.tools.running import running
 
 EXAMPLES = int(os.environ.get("DIBS_PROOF_EXAMPLES", "30"))
@@ -28,12 +28,11 @@ def test_every_call_that_the_description_allows_is_answered_as_it_says(tmp_path:
         command += ["--checks", "all", "--max-examples", str(EXAMPLES), "--seed", SEED]
         command += ["-H", f"Authorization: Bearer {ADMIN}", "--no-color"]
         env = os.environ | {"SCHEMATHESIS_HOOKS": "tests.proofs.generated_calls"}
-        ran = subprocess.run(
+        ran = processes.run(
             command,
             env=env | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
             cwd=tmp_path,
-            capture_output=True,
-            text=True,
+            timeout=110 + EXAMPLES * 2,
         )
         print(ran.stdout[-1500:])
         log = service.log.read_text()

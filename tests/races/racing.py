@@ -14,6 +14,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.harness import processes
 from tests.tools.running import Service, running
 
 CLIENT = Path(__file__).parents[2] / "client" / "dibs.py"
@@ -43,13 +44,12 @@ class Racer:
 
     def start(self, *words: str) -> "subprocess.Popen[str]":
         """Start the client."""
-        return subprocess.Popen(
+        return processes.start(
             [sys.executable, "-S", str(CLIENT), *words],
             env=self.env,
             cwd=self.env["HOME"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
         )
 
 
@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--racers", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=200)
     flags = parser.parse_args()
+    processes.clean_signals()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with running(folder / "service", env=NO_LIMITS) as service:

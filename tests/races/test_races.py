@@ -1,11 +1,11 @@
 """Real processes race for the tasks of a real repository, and survive crashes."""
 
-import subprocess
 import threading
 from pathlib import Path
 
 import httpx
 from tests.conftest import new_session
+from tests.harness import processes
 from tests.races.racing import NO_LIMITS, race_for_one, share_out
 from tests.tools.running import Service, running
 
@@ -19,7 +19,7 @@ def test_of_fifty_processes_one_wins_and_every_other_hears_who_and_how_long(tmp_
 
 
 def test_eight_sessions_share_out_a_repositorys_files_without_doubles(tmp_path):
-    listed = subprocess.check_output(["git", "ls-files"], cwd=REPOSITORY, text=True)
+    listed = processes.run(["git", "ls-files"], cwd=REPOSITORY, check=True).stdout
     tasks = [f"review {path}" for path in listed.splitlines()[:25]]
     with running(tmp_path / "service", env=NO_LIMITS) as service:
         won = share_out(service, tmp_path, sessions=8, tasks=tasks)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from tests.harness import processes
+from tests.harness.processes import is_gone, until
 
 from dibs.store import datadir, embedded, mark
 from dibs.store.embedded import EmbeddedStore, StoreUnavailable
@@ -33,21 +35,6 @@ signal.pause()
 """
 
 
-def until(met: Callable[[], object], what: str, within_s: float = 10.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not met():
-        assert time.monotonic() < deadline, f"waited {within_s:.0f} s in vain until {what}"
-        time.sleep(0.01)
-
-
-def is_gone(pid: int) -> bool:
-    """Ended, whether or not its new parent has collected it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
 @contextmanager
 def running(data_dir: Path, **options: str) -> Iterator["redis.Redis"]:
     store = EmbeddedStore.start(data_dir, **options)
@@ -61,8 +48,8 @@ def running(data_dir: Path, **options: str) -> Iterator["redis.Redis"]:
 @contextmanager
 def keeper(data_dir: Path, *how: str) -> Iterator[tuple["subprocess.Popen[str]", int, str]]:
     """Another process that runs a store: it, the store's pid and its url."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", KEEPER, str(data_dir), *how], stdout=subprocess.PIPE, text=True
+    process = processes.start(
+        [sys.executable, "-c", KEEPER, str(data_dir), *how], stdout=subprocess.PIPE
     )
     pid = 0
     try:
@@ -72,7 +59,7 @@ def keeper(data_dir: Path, *how: str) -> Iterator[tuple["subprocess.Popen[str]",
         yield process, pid, url
     finally:
         process.kill()
-        process.communicate()
+        processes.end(process)
         with suppress(ProcessLookupError):
             if pid and not is_gone(pid):
                 os.kill(pid, signal.SIGKILL)
@@ -199,9 +186,7 @@ def test_a_long_path_serves_other_processes_of_ours(tmp_path: Path) -> None:
     store = EmbeddedStore.start(tmp_path / ("x" * 120))
     try:
         ping = "import redis, sys; print(redis.Redis.from_url(sys.argv[1]).ping())"
-        said = subprocess.run(
-            [sys.executable, "-c", ping, store.url], capture_output=True, text=True, check=True
-        )
+        said = processes.run([sys.executable, "-c", ping, store.url], check=True)
     finally:
         store.stop()
     assert said.stdout == "True\n"
@@ -411,7 +396,7 @@ def test_a_killed_keeper_is_followed_by_a_new_one_with_every_key(data_dir: Path)
         with redis.Redis.from_url(url) as client:
             client.set("key", "kept")
         process.kill()
-        process.wait()
+        process.wait(10)
         with running(data_dir) as client:
             assert client.get("key") == "kept"
 
@@ -425,7 +410,7 @@ def test_a_store_left_behind_is_ended_before_a_new_one_starts(
         with redis.Redis.from_url(url) as client:
             client.set("key", "kept")
         process.kill()
-        process.wait()
+        process.wait(10)
         assert not is_gone(pid)
         if state == "stopped":
             os.kill(pid, signal.SIGSTOP)
@@ -440,7 +425,7 @@ def test_a_process_that_is_not_our_store_is_never_killed(
     monkeypatch.setattr(datadir, "_ORPHAN_S", 0.2)
     with running(data_dir):
         pass
-    bystander = subprocess.Popen(["sleep", "60"])
+    bystander = processes.start(["sleep", "60"])
     try:
         with open(data_dir / "store.lock", "r+") as lock:
             datadir.write_pid(lock, bystander.pid)
@@ -448,8 +433,7 @@ def test_a_process_that_is_not_our_store_is_never_killed(
             assert f"left behind (pid {bystander.pid})" in refusal(data_dir)
         assert bystander.poll() is None
     finally:
-        bystander.kill()
-        bystander.wait()
+        processes.end(bystander)
 
 
 def test_a_stale_socket_is_no_obstacle(data_dir: Path, origin: str) -> None:

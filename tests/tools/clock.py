@@ -16,13 +16,13 @@ import mmap
 import os
 import shutil
 import struct
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
+from tests.harness import processes
 
 _SOURCE = Path(__file__).with_name("clockshim.c")
 
@@ -38,7 +38,7 @@ def _shim() -> Path:
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     library = Path(directory) / "clockshim.so"
     command = [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, _SOURCE]
-    built = subprocess.run(command, capture_output=True, text=True)
+    built = processes.run(command)
     assert built.returncode == 0, f"{_SOURCE.name} does not compile:\n{built.stderr}"
     return library
 
