@@ -60,6 +60,7 @@ class Oversight:
         self.running: dict[str, float] = {}
         self.bound: threading.Timer | None = None
         self.stage: threading.Timer | None = None
+        self.ending = False
         self.pid = os.getpid()
         # Nothing captures the streams while plugins are configured: this is the terminal.
         self.terminal = os.fdopen(os.dup(2), "w", buffering=1)
@@ -217,12 +218,15 @@ class Oversight:
         if os.getpid() != self.pid:  # a fork of this process
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+        if self.ending:  # `timeout` and make both pass the signal on
+            return
+        self.ending = True
+        if _is_worker(self.config):  # the one that hands out the tests names them
+            traceback.print_stack(frame, limit=12, file=self.terminal)
+            self.end()
         now = time.monotonic()
         for nodeid, since in self.running.items():
             self.tell(f"{nodeid} has been running for {now - since:.0f} s")
-        if _is_worker(self.config):
-            traceback.print_stack(frame, file=self.terminal)
-            self.end()
         last = threading.Timer(LAST_S, self.end)
         last.daemon = True
         last.start()
