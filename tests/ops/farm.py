@@ -6,7 +6,6 @@ import queue
 import random
 import shutil
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -34,10 +34,8 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]
 def test_in_the_background_of_a_script_it_leaves_ctrl_c_to_others_and_ends_when_asked(
     tmp_path: Path, workers: str
 ) -> None:
-    class InTheBackground(Service):
-        COMMAND = ("bash", "-c", "trap '' INT; exec \"$@\"", "bash", *DIBS)
-
-    with InTheBackground(tmp_path / "service", "--workers", workers) as service:
+    command = ["bash", "-c", "trap '' INT; exec \"$@\"", "bash", *DIBS]
+    with Service(tmp_path / "service", "--workers", workers, command=command) as service:
         os.kill(service.pid, signal.SIGINT)
         assert service.claim("T-1")[0] == 201
         # The mask of proc(5) says that it is not about to end, either.

@@ -11,6 +11,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.harness import processes
 
 from dibs.store import aof, log_repair
 from dibs.store.embedded import EmbeddedStore, StoreUnavailable
@@ -61,10 +62,8 @@ def held(data_dir: Path) -> int:
 
 
 def dibs_repair(data_dir: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
+    return processes.run(
         [sys.executable, "-P", "-m", "dibs", "repair", "--data-dir", str(data_dir)],
-        capture_output=True,
-        text=True,
         timeout=60,
     )
 
