@@ -1,11 +1,11 @@
 """What `dibs serve` says of a store that it cannot stand on, or not any more: one line, no hang."""
 
 import contextlib
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.harness import processes
 from tests.ops.farm import cluster
 from tests.ops.running import DIBS, Running, clean_environ, new_session, until
 from tests.ops.test_replicas import over
@@ -18,11 +18,9 @@ anywhere = pytest.mark.parametrize("kind", KINDS)
 
 def no_start(url: str, *flags: str) -> str:
     """Start dibs over a store that it refuses; return the line in which it says why."""
-    ran = subprocess.run(
+    ran = processes.run(
         [*DIBS, "serve", "--port", "0", *flags],
         env=clean_environ({"DIBS_REDIS_URL": url}),
-        capture_output=True,
-        text=True,
         timeout=MOST_S,
     )
     assert ran.returncode == 1, ran.stdout + ran.stderr

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from tests.harness import processes
 
 from dibs import backup
 from dibs.store import aof, mark
@@ -109,7 +109,7 @@ def test_a_service_does_not_start_on_an_emptied_log(tmp_path: Path) -> None:
     data_dir = used(tmp_path / "data")
     emptied(data_dir)
     serve = [sys.executable, "-P", "-m", "dibs", "serve", "--port", "0", "--data-dir"]
-    refused = subprocess.run([*serve, str(data_dir)], capture_output=True, text=True, timeout=30)
+    refused = processes.run([*serve, str(data_dir)], timeout=30)
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"dibs serve: {data_dir} has had claims, but ")
 
@@ -185,7 +185,7 @@ def test_a_log_that_a_person_cut_is_taken_for_what_it_is(tmp_path: Path) -> None
     log = newest(data_dir)
     log.write_bytes(b"?" + log.read_bytes()[1:])
     repair = [sys.executable, "-P", "-m", "dibs", "repair", "--data-dir", str(data_dir)]
-    subprocess.run(repair, check=True, timeout=30)
+    processes.run(repair, check=True, timeout=30)
     assert log.stat().st_size == 0
     with running(data_dir) as client:
         assert client.get("record") == "held"

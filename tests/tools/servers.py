@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import pytest
 import redis
+from tests.harness import processes
 
 KINDS = ("redis", "valkey")
 
@@ -73,7 +74,7 @@ def serving(kind: str, folder: Path, *config: str) -> Iterator[Server]:
         lines.append("port 0")
     (home / "conf").write_text("\n".join(lines) + "\n")
     with open(home / "log", "ab") as log:
-        process = subprocess.Popen([program(kind), str(home / "conf")], stdout=log, stderr=log)
+        process = processes.start([program(kind), str(home / "conf")], stdout=log, stderr=log)
     server = Server(socket, process, ports[0] if ports else 0)
     try:
         deadline = time.monotonic() + 15
