@@ -2,10 +2,10 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from tests.harness import processes
 from tests.http.conftest import Caller
 from tests.http.raw import Wire, ask, chunked, request
 from tests.tools.running import Service
@@ -74,13 +74,11 @@ def test_a_connection_goes_on_after_an_offer(ann: Caller, offer: dict[str, str])
 
 
 def test_curl_that_offers_http_2_claims(ann: Caller) -> None:
-    ran = subprocess.run(
+    ran = processes.run(
         [
             *("curl", "-sS", "--http2", "-m", "10", "-H", f"Dibs-Session: {ann.session}"),
             *("-d", "task=j", f"{ann.http.base_url}/v1/{ann.project}/claim"),
         ],
-        capture_output=True,
-        text=True,
         timeout=30,
     )
     assert ran.returncode == 0, ran.stderr
@@ -97,10 +95,8 @@ def test_the_http_client_of_java_claims_parks_and_releases(ann: Caller) -> None:
 
 def java_walks(url: str, project: str, session: str) -> None:
     """Run the walk of Walk.java, which says what it was answered."""
-    ran = subprocess.run(
+    ran = processes.run(
         ["java", str(JAVA), url.rstrip("/"), project, session],
-        capture_output=True,
-        text=True,
         timeout=110,
     )
     assert ran.returncode == 0, ran.stderr
