@@ -15,6 +15,7 @@ from typing import Any
 
 from dibs import __version__, logs
 from dibs.settings import BACKLOG, Settings
+from dibs.store import memory
 from dibs.store.embedded import EmbeddedStore, StoreUnavailable
 from dibs.store.failures import StoreDown
 from dibs.store.store import Unfit
@@ -47,10 +48,17 @@ class TheStore:
             if not self.private.alive():
                 log.error("store_ended pid=%d", self.private.pid)
                 self.private.stop()  # lets go of its locks
-                self.private = await asyncio.to_thread(EmbeddedStore.start, settings.data_dir)
+                self.private = await asyncio.to_thread(start_private, settings)
                 if self.private.url != self.url:
                     raise StoreUnavailable("The store came back at another place.")
                 log.warning("store_started_again pid=%d", self.private.pid)
+
+
+def start_private(settings: Settings) -> EmbeddedStore:
+    """Start the private store. Raises StoreUnavailable."""
+    return EmbeddedStore.start(
+        settings.data_dir, maxmemory=str(memory.budget(settings.store_memory))
+    )
 
 
 @contextlib.contextmanager
@@ -64,7 +72,7 @@ def the_store(settings: Settings) -> Iterator[TheStore]:
         yield TheStore(url, parse(url).shown)
     else:
         with ThreadPoolExecutor(1) as meanwhile:
-            starting = meanwhile.submit(EmbeddedStore.start, settings.data_dir)
+            starting = meanwhile.submit(start_private, settings)
             if settings.workers == 1:
                 importlib.import_module("dibs.server")  # most of what a start costs us
             private = starting.result()

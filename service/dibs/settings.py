@@ -26,6 +26,36 @@ Duration = Annotated[
 """Whole seconds, or text like 90s, 30m, 2h."""
 
 
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)(k|m|g|)b?")
+_UNIT = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def size_bytes(value: object) -> int:
+    """Return whole bytes for 104857600, "100mb" or "1.5g". Raises ValueError."""
+    if isinstance(value, str) and (found := _SIZE.fullmatch(value.strip().lower())):
+        return int(float(found[1]) * _UNIT[found[2]])
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise ValueError("A size is whole bytes or text like 512kb, 100mb, 2gb.")
+
+
+Size = Annotated[int, BeforeValidator(size_bytes)]
+"""Whole bytes, or text like 512kb, 100mb, 2gb."""
+
+
+def _share(value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[1-9]\d?%", value.strip()):
+        return value.strip()
+    try:
+        return str(size_bytes(value))
+    except ValueError:
+        raise ValueError("It is 1% to 99%, or a size like 512mb, 2gb; 0 is no limit.") from None
+
+
+Share = Annotated[str, BeforeValidator(_share)]
+"""A part of something, like 40%, or bytes as digits."""
+
+
 def _keys(value: object) -> object:
     if isinstance(value, str):
         return tuple(SecretStr(key.strip()) for key in value.split(",") if key.strip())
@@ -44,6 +74,12 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
     data_dir: Path = Field(
         Path("dibs-data"), description="where the private store keeps its files, when it is used"
+    )
+    store_memory: Share = Field(
+        "40%",
+        description="memory that the private store may use: a part of what the container or the "
+        "host gives, so that the service and a rewrite of the log have room beside it, or a size "
+        "like 512mb; at it new claims are refused and holders go on; 0: no limit",
     )
     redis_url: SecretStr | None = Field(
         None,

@@ -25,11 +25,12 @@ class Health:
     a failover.
     """
 
-    status: str
+    status: Literal["ready", "full"]
+    """full: new claims are refused for want of room, those that are held go on."""
     durability: Durability
     server: str
     reasons: list[str] = field(default_factory=list)
-    """Why durability is not strict, in sentences."""
+    """Why the store is full, and why durability is not strict, in sentences."""
 
 
 async def check(link: Link) -> Health:
@@ -48,7 +49,8 @@ async def check(link: Link) -> Health:
         worst = max(worst, "relaxed", key=_WORSE.index)
     names = list(dict.fromkeys(health.server for health in found))
     count = f"{len(found)} × " if len(found) > 1 else ""
-    return Health("ready", worst, count + ", ".join(names), reasons)
+    status = max((health.status for health in found), key=("ready", "full").index)
+    return Health(status, worst, count + ", ".join(names), reasons)
 
 
 async def _check(server: Link) -> Health:
@@ -66,7 +68,9 @@ async def _check(server: Link) -> Health:
     durability: Durability = "relaxed" if weak else "unknown" if unknown else "strict"
     if server.replicas and not replicas:
         durability = "replicated"  # the copies answer for the log, and what weakens it is named
-    return Health("ready", durability, _name(seen.info), [*weak, *unknown])
+    full = _of_memory(seen.info)
+    reasons = [*full, *weak, *unknown]
+    return Health("full" if full else "ready", durability, _name(seen.info), reasons)
 
 
 def _name(info: Mapping[str, str]) -> str:
@@ -74,6 +78,13 @@ def _name(info: Mapping[str, str]) -> str:
     if "valkey_version" in info:
         return f"Valkey {info['valkey_version']}"
     return f"Redis {info.get('redis_version', '')}".strip() if info else "not shown"
+
+
+def _of_memory(info: Mapping[str, str]) -> list[str]:
+    used, limit = number(info, "used_memory"), number(info, "maxmemory")
+    if limit == 0 or used < limit:
+        return []
+    return [f"The store is at its memory limit, {limit} bytes: no new claims, held ones go on."]
 
 
 def _of_the_log(info: Mapping[str, str], log: str, synced: str) -> list[str]:

@@ -117,7 +117,15 @@ class Store:
 
     async def health(self) -> health.Health:
         """Return how well the store keeps claims now. Raises StoreDown."""
-        return await health.check(self.link)
+        try:
+            found = await health.check(self.link)
+        except StoreDown as down:
+            if why := self.room():
+                raise StoreDown(f"{down.reason} {why}", sent=down.sent) from down
+            raise
+        if why := self.room():
+            found = replace(found, status="full", reasons=[why, *found.reasons])
+        return found
 
     async def close(self) -> None:
         """Drop the connections. Claims stay: they are not the service's."""
