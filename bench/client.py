@@ -7,6 +7,7 @@ import statistics
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def measure(say: Callable[[str], None], rounds: int) -> dict[str, float]:
             "DIBS_PROJECT": "bench.repo",
             "DIBS_LABEL": "bench",
         }
-        who = "Dibs-Session: 00000000-0000-4000-8000-000000000000"
+        who = f"Dibs-Session: {uuid.uuid4()}"
         url = f"{env['DIBS_URL']}/v1/bench.repo/claim"
         # As `init` lays them; the command finds this Python as python3.
         folder = Path(home, "bin")

@@ -71,6 +71,22 @@ def one_line(text):
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
+def seen(text):
+    """A line without what the service refuses in a branch: what shows nothing, as in some emoji."""
+    return one_line(text.translate(dict.fromkeys((0x200D, 0xFE0E, 0xFE0F))))
+
+
+def label_of(text):
+    """A name as a label, which is letters of any script, ASCII digits, blanks and a few marks."""
+    if not set(text.encode("utf-8", "replace")) <= {*SAFE, *b" @:/+"}:
+        import unicodedata  # not for a hook that has nothing to do
+
+        letters = (c for c in text if not c.isascii() and unicodedata.category(c)[0] in "LM")
+        fine = {*letters, *(SAFE + b"@:/+").decode()}
+        text = one_line("".join(c if c in fine else " " for c in text))
+    return text[:64].strip()
+
+
 def talk(text):
     if sys.stderr:
         print("dibs: " + one_line(text), file=sys.stderr)
@@ -211,7 +227,7 @@ class Session:
         agent, chosen = agent_id(), one_line(os.environ.get("DIBS_LABEL", ""))
         # Both: a DIBS_LABEL for a whole cloud environment must not make its sessions one.
         self.name = "+".join(filter(None, (chosen, agent)))
-        self.label = chosen or agent
+        self.label = self.chosen = label_of(chosen or agent)
         self.given = one_line(os.environ.get("DIBS_SESSION", "")).lower()
         home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
         who = (quote(self.name) or "shell") + ("@" + self.given[:8] if self.given else "")
@@ -239,7 +255,7 @@ class Session:
             talk(f"the state file {self.base}.json is damaged; starting a new one")
         except OSError as error:
             raise Trouble(USAGE, f"cannot read {self.base}.json: {error.strerror}") from None
-        if not self.name:  # a shell without an agent: a name of its own, that lasts
+        if not self.chosen:  # a shell without an agent: a name of its own, that lasts
             self.label = self.data.setdefault("label", self.label or "shell-" + os.urandom(3).hex())
         return self
 
@@ -594,7 +610,7 @@ def do_claim(args, session):
         ttl=args.ttl or os.environ.get("DIBS_TTL"),
         note=args.note,
         label=session.label,
-        branch=git_file(root, "HEAD").strip().partition("refs/heads/")[2] or None if root else None,
+        branch=seen(git_file(root, "HEAD").partition("refs/heads/")[2]) or None if root else None,
         url="https://claude.ai/code/" + remote if remote else None,
         reopen=args.reopen or None,
         queue=True if (args.queue or args.wait) and not several else None,

@@ -11,6 +11,8 @@ from typing import Annotated, Literal, NewType
 
 import msgspec
 
+from dibs import text as characters
+
 Project = NewType("Project", str)
 Task = NewType("Task", str)
 Session = NewType("Session", str)
@@ -27,6 +29,7 @@ OUTCOMES: tuple[Outcome, ...] = ("released", "abandoned", "done")
 
 TASK_CHARS = 200
 NOTE_CHARS = 1000
+LABEL_CHARS = 64
 TASKS_PER_CLAIM = 32
 MAX_FENCE = 2**53 - 1
 """Above this a JSON number is no longer exact in every reader (RFC 8259, section 6)."""
@@ -38,7 +41,45 @@ _UUID = re.compile(
 )
 _DURATION = re.compile(r"([0-9]{1,9})([smh]?)")
 _UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3600}
-_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_LABEL_ASCII = re.compile(r"[A-Za-z0-9_.@:/+ -]*")
+
+_HEX = 16
+_ONES = int("1" * 30, _HEX)  # one in each of the 30 hex digits of a UUID that may be random
+_WORDS = re.compile(r"(.)\1{7}|deadbeef|cafebabe")
+_DIGITS_LEAST, _STEPS_MOST = 6, 12
+# Of RFC 9562 and 4122, and of the documentation of PostgreSQL, Python, npm's uuid and OpenAPI.
+# Without version and variant: people and language models copy them and make these right.
+_EXAMPLES = frozenset(
+    """
+    c232ab00-9414-1ec-3c8-9f6bdeced846
+    5df41881-3aed-515-8a7-2f4a814cf09e
+    919108f7-52d1-320-bac-f847db4148a8
+    1ec9414c-232a-b00-3c8-9f6bdeced846
+    017f22e2-79b0-cc3-8c4-dc0c0c07398f
+    2489e9ad-2ee2-e00-ec9-32d5f69181c0
+    5c146b14-3c52-afd-38a-375d0df1fbf6
+    f81d4fae-7dec-1d0-765-00a0c91e6bf6
+    6ba7b810-9dad-1d1-0b4-00c04fd430c8
+    123e4567-e89b-2d3-456-426614174000
+    550e8400-e29b-1d4-716-446655440000
+    f47ac10b-58cc-372-567-0e02b2c3d479
+    de305d54-75b4-31b-db2-eb6b9e546014
+    a0eebc99-9c0b-ef8-b6d-6bb9bd380a11
+    40e6215d-b5c6-896-87c-f30f3678f608
+    6ecd8c99-4036-03d-f84-cf8400f67836
+    3f333df6-90a4-fda-dd3-9485d27cee36
+    a8098c1a-f86e-1da-d1a-00112444be1e
+    6fa459ea-ee8a-ca4-94e-db77e160355e
+    16fd2706-8baf-33b-2eb-8c7fada847da
+    886313e1-3b8a-372-b90-0c9aee199e5d
+    9b1deb4d-3b7d-bad-bdd-2b0d7b3dcb6d
+    1b9d6bcd-bbfd-b2d-b5d-ab8dfbbd4bed
+    10ba038e-48da-87b-6e8-8d3b99b6d18a
+    109156be-c4fb-1ea-1b4-efe1671c5836
+    7c9e6679-7425-0de-44b-e07fc1f90ae7
+    3fa85f64-5717-562-3fc-2c963f66afa6
+    """.replace("-", "").split()
+)
 
 
 class Refused(ValueError):
@@ -67,22 +108,42 @@ def task(text: str) -> Task:
     return Task(text)
 
 
-def plain_text(text: str, what: str, *, newlines: bool = False) -> str:
-    """Return `text` if it holds no control characters (line breaks where `newlines`)."""
-    if text.isascii() and text.isprintable():
+def label(text: str) -> str:
+    """Return `text` as a label ('' is none), or raise Refused."""
+    if len(text) > LABEL_CHARS:
+        raise Refused(f"A label has at most {LABEL_CHARS} characters; this has {len(text)}.")
+    if _LABEL_ASCII.fullmatch(text):
         return text
+    plain_text(text, "A label")
     for char in text:
-        if newlines and char in "\n\t":
-            continue
-        if char in _BIDI or unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp"):
-            raise Refused(f"{what} has no control characters; U+{ord(char):04X} is one.")
+        is_letter = unicodedata.category(char)[0] in "LM" and not char.isascii()
+        if not is_letter and not _LABEL_ASCII.fullmatch(char):
+            raise Refused(
+                f"A label is letters, ASCII digits, blanks and _ . @ : / + -; U+{ord(char):04X} is "
+                "none of these."
+            )
     return text
+
+
+def plain_text(text: str, what: str) -> str:
+    """Return `text` if it can be a name, or raise Refused."""
+    if fault := characters.fault_of_name(text):
+        raise Refused(f"{what} {fault}.")
+    return text
+
+
+def prose(text: str, what: str) -> str:
+    """Return `text`, which people and models read, without what shows nothing; or raise Refused."""
+    if fault := characters.fault_of_prose(text):
+        raise Refused(f"{what} {fault}.")
+    return characters.shown(text)
 
 
 def session(text: str) -> Session:
     """Return `text` as a session, or raise Refused with the reason.
 
-    Versions 4 (random) and 8 (the client's HMAC) cannot be guessed; the others can (RFC 9562).
+    Versions 4 (random) and 8 (the client's HMAC) cannot be guessed; the others can (RFC 9562), and
+    so can examples and patterns.
     """
     found = _UUID.fullmatch(text.lower())
     if not found:
@@ -97,7 +158,43 @@ def session(text: str) -> Session:
             f"Dibs-Session is a secret: UUID version 4 (random) or 8 (HMAC). A {kind} UUID can be "
             "guessed; make one with `uuidgen` or Python's uuid.uuid4()."
         )
+    if is_guessable(found.group()):
+        raise Refused(
+            "Dibs-Session is a secret, and this UUID is an example or a pattern, so it can be "
+            "guessed; make one with `uuidgen` or Python's uuid.uuid4()."
+        )
     return Session(found.group())
+
+
+def is_guessable(uuid: str) -> bool:
+    """Say if a UUID (in lower case, with its hyphens) is a known example, or follows a pattern.
+
+    Of 10^6 random ones less than one is taken for a pattern. With the digits as one number, a shift
+    lays each beside an earlier one, and all are compared at once: this runs at every call.
+    """
+    digits = uuid[:8] + uuid[9:13] + uuid[15:18] + uuid[20:23] + uuid[24:]
+    if digits in _EXAMPLES or _WORDS.search(digits) or len(set(digits)) <= _DIGITS_LEAST:
+        return True
+    number = int(digits, _HEX)
+    following = ((number & 7 * _ONES) + _ONES) ^ (number & 8 * _ONES)  # each digit + 1, of 16
+    return (
+        _alike(number, number, 1) > _STEPS_MOST
+        or _alike(number, number, 2) > _STEPS_MOST
+        or _alike(number, number, 4) > _STEPS_MOST
+        or _alike(number, number, 8) > _STEPS_MOST
+        or _alike(number, following, 1) > _STEPS_MOST
+        or _alike(number, following, 2) > _STEPS_MOST
+        or _alike(following, number, 1) > _STEPS_MOST
+        or _alike(following, number, 2) > _STEPS_MOST
+    )
+
+
+def _alike(later: int, earlier: int, apart: int) -> int:
+    """Count the hex digits of `later` that are, so many places on, those of `earlier`."""
+    differ = later ^ (earlier >> 4 * apart)
+    differ |= differ >> 2
+    differ |= differ >> 1
+    return 30 - apart - (differ & _ONES & ((1 << 4 * (30 - apart)) - 1)).bit_count()
 
 
 def duration_s(value: object, what: str = "A duration") -> int:

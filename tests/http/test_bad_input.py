@@ -74,7 +74,7 @@ def test_a_guessable_or_broken_session_is_refused_with_the_reason(ann: Caller, s
 
 
 def test_a_session_of_version_8_is_taken(ann: Caller):
-    derived = "886313e1-3b8a-8372-9b90-0c9aee199e5d"
+    derived = "d0b11f2c-93a7-8e41-a6c5-7f29e80d5b36"
     answer = ann.http.post(f"/v1/{ann.project}.8/heartbeat", headers={"Dibs-Session": derived})
     assert answer.status_code == 200
 

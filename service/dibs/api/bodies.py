@@ -8,6 +8,7 @@ import pydantic_core
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.json_schema import WithJsonSchema
 
+from dibs import text as characters
 from dibs import words
 from dibs.api.problems import ProblemError, invalid
 
@@ -17,19 +18,28 @@ FIELDS_MOST = 100
 """Fields of a form or query that are looked at; a body of 16 KiB could hold thousands."""
 
 
-def _check_text(what: str, most: int, *, newlines: bool = False) -> Callable[[object], str]:
-    def check(value: object) -> str:
+Check = Callable[[str, str], str]
+
+
+def _check_text(what: str, most: int, check: Check = words.plain_text) -> Callable[[object], str]:
+    def checked(value: object) -> str:
         if not isinstance(value, str):
             raise words.Refused(f"{what} is text.")
         if len(value) > most:
             raise words.Refused(f"{what} has at most {most} characters; this has {len(value)}.")
-        return words.plain_text(value, what, newlines=newlines)
+        return check(value, what)
 
-    return check
+    return checked
 
 
-def _text(what: str, most: int, *, newlines: bool = False) -> BeforeValidator:
-    return BeforeValidator(_check_text(what, most, newlines=newlines))
+def _text(what: str, most: int, check: Check = words.plain_text) -> BeforeValidator:
+    return BeforeValidator(_check_text(what, most, check))
+
+
+def _label(value: object) -> str:
+    if not isinstance(value, str):
+        raise words.Refused("A label is text.")
+    return words.label(value)
 
 
 def _task(value: object) -> words.Task:
@@ -64,16 +74,27 @@ def _schema(**schema: Any) -> WithJsonSchema:
     return WithJsonSchema(schema)
 
 
-_CONTROL = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
-"""What `words.plain_text` refuses, as part of a pattern."""
-_LINE = f"^[^{_CONTROL}]*$"
-_LINES = _LINE.replace(r"\x00-\x1f", r"\x00-\x08\x0b-\x1f")
+def _pattern(part: str) -> str:
+    """Return part of a pattern with escapes that ECMAScript and Python both know; neither has one
+    of the other's for what lies beyond U+FFFF, so that stays as it is."""
+    return "".join(
+        char if " " <= char <= "~" or char > "\uffff" else f"\\u{ord(char):04x}" for char in part
+    )
+
+
+_REFUSED = _pattern(characters.CONTROL + characters.FORMAT + characters.EMPTY + characters.BLANKS)
+"""What `words.plain_text` refuses; but for what no short pattern can say: that a character is
+unassigned, private or a tag, and that too many marks follow each other."""
+_CONTROL = _pattern(characters.CONTROL)
+_LINE = f"^[^{_REFUSED}]*$"
+_LINES = f"^[^{_CONTROL}]*$".replace(r"\u0000-\u001f", r"\u0000-\u0008\u000b-\u001f")
+_LABEL = rf"^([A-Za-z0-9_.@:/+ -]|[^\x00-\x7f{_REFUSED}])*$"
 TASK_SCHEMA: dict[str, Any] = {
     "type": "string",
     "minLength": 1,
     "maxLength": words.TASK_CHARS,
-    # Blanks and control characters; that the name is NFC no pattern can say.
-    "pattern": rf"^[^\s{_CONTROL}]([^{_CONTROL}]*[^\s{_CONTROL}])?$",
+    # Nor can a pattern say that the name is NFC.
+    "pattern": rf"^[^\s{_REFUSED}]([^{_REFUSED}]*[^\s{_REFUSED}])?$",
 }
 Task = Annotated[words.Task, BeforeValidator(_task), _schema(**TASK_SCHEMA)]
 Tasks = Annotated[
@@ -104,17 +125,21 @@ Duration = Annotated[
 ]
 Note = Annotated[
     str,
-    _text("A note", words.NOTE_CHARS, newlines=True),
+    _text("A note", words.NOTE_CHARS, words.prose),
     _schema(type="string", maxLength=words.NOTE_CHARS, pattern=_LINES),
 ]
-Label = Annotated[str, _text("A label", 100), _schema(type="string", maxLength=100, pattern=_LINE)]
+Label = Annotated[
+    str,
+    BeforeValidator(_label),
+    _schema(type="string", maxLength=words.LABEL_CHARS, pattern=_LABEL),
+]
 Branch = Annotated[
     str, _text("A branch", 200), _schema(type="string", maxLength=200, pattern=_LINE)
 ]
 Url = Annotated[
     str,
     BeforeValidator(_url),
-    _schema(type="string", maxLength=500, pattern=rf"^(https?://[^\s{_CONTROL}]*)?$"),
+    _schema(type="string", maxLength=500, pattern=rf"^(https?://[^\s{_REFUSED}]*)?$"),
 ]
 
 
@@ -246,7 +271,7 @@ class BreakBody(Body):
     fence: Fence | None = None
     reason: Annotated[
         str,
-        _text("A reason", words.NOTE_CHARS, newlines=True),
+        _text("A reason", words.NOTE_CHARS, words.prose),
         Field(min_length=1),
         _schema(type="string", minLength=1, maxLength=words.NOTE_CHARS, pattern=_LINES),
     ]

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from dibs.api.problems import ProblemError
+from dibs.text import fault_of_name
 
 REALM = 'Basic realm="dibs", charset="UTF-8"'
+NAME_CHARS = 100
 
 
 class Keys:
@@ -47,7 +49,8 @@ class Keys:
             )
 
     def check_admin(self, authorization: str | None) -> str:
-        """Let an admin key pass; return who it says it is (the Basic user name), or ''."""
+        """Let an admin key pass; return who it says it is (the Basic user name, if that can be a
+        name), or ''."""
         given, user = _read(authorization)
         if given is None or not _among(given, self._admin):
             raise ProblemError(
@@ -59,7 +62,7 @@ class Keys:
                     else "This service has none: whoever runs it can set DIBS_ADMIN_KEY."
                 ),
             )
-        return user
+        return "" if fault_of_name(user) else user[:NAME_CHARS]
 
 
 def _digest(key: str) -> bytes:

@@ -14,7 +14,7 @@ from litestar.exceptions import HTTPException
 from litestar.response import Stream
 from markupsafe import Markup
 
-from dibs import words
+from dibs import text, words
 from dibs.board import spans, views
 from dibs.board.feed import CHANGE_ID, Feeds, Snapshot
 from dibs.board.views import ENV, FILTERS, MARKS, SECTIONS, SORTS, Look, Row
@@ -166,7 +166,7 @@ class Board(Controller):
             name,
             words.task(given["task"]),
             words.fence(given["fence"]),
-            reason=given["reason"].strip(),
+            reason=words.prose(given["reason"], "A reason").strip(),
             by=given.get("by", "").strip() or _user(request) or "an admin",
         )
         if isinstance(outcome, Ended):
@@ -282,14 +282,15 @@ def _wrong(given: Mapping[str, str]) -> list[str]:
         lambda: words.task(given.get("task", "")),
         lambda: words.fence(given.get("fence", "")),
         lambda: words.plain_text(given.get("by", ""), "A name"),
-        lambda: words.plain_text(given.get("reason", ""), "A reason", newlines=True),
+        lambda: words.prose(given.get("reason", ""), "A reason"),
     ]
     for check in checks:
         try:
             check()
         except words.Refused as refused:
             wrong.append(str(refused))
-    if not 1 <= len(given.get("reason", "").strip()) <= words.NOTE_CHARS:
+    reason = text.shown(given.get("reason", "")).strip()
+    if not 1 <= len(reason) <= words.NOTE_CHARS:
         wrong.append(f"Give a reason, of at most {words.NOTE_CHARS} characters.")
     if len(given.get("by", "")) > 100:
         wrong.append("A name has at most 100 characters.")

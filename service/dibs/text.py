@@ -1,0 +1,108 @@
+"""What the characters of a name or a note may be.
+
+Two names that people cannot tell apart must not be two tasks, and nobody may write what only a
+machine reads. So a name is refused when it holds a character that shows nothing; a note, which is
+prose and pasted from anywhere, loses such characters and is taken.
+"""
+
+import re
+import unicodedata
+
+MARKS_MOST = 3
+"""Combining marks in a row. Scripts write up to three on a letter; more hide what is below."""
+
+# Below, characters as part of a pattern.
+CONTROL = "\x00-\x1f\x7f-\x9f\u2028\u2029"
+# The category Cf, by the newest Unicode: the service's Python may know an older one.
+FORMAT = (
+    "\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\ufeff\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+)
+# By their category letters, marks and symbols, and yet they show nothing: the combining grapheme
+# joiner, Hangul and Khmer fillers, variation selectors, the empty Braille cell, a null notehead.
+EMPTY = (
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U00016fe4\U0001d159"
+)
+# Tags, more variation selectors, and what Unicode keeps free to be as invisible as they are.
+PLANE_14 = "\U000e0000-\U000e0fff"
+PRIVATE = "\ue000-\uf8ff\U000f0000-\U0010ffff"
+# Blanks that look like the plain one, or like nothing. The ideographic one is wide, and in use.
+BLANKS = "\xa0\u1680\u2000-\u200a\u202f\u205f"
+
+HIDDEN = FORMAT + EMPTY + PLANE_14
+"""What shows nothing."""
+_KINDS = (
+    (re.compile(f"[{CONTROL}]"), "control"),
+    (re.compile(f"[{HIDDEN}]"), "invisible"),
+    (re.compile(f"[{PRIVATE}]"), "private"),
+)
+_HIDDEN = _KINDS[1][0]
+_BLANK = re.compile(f"[{BLANKS}]")
+_JOINERS, _SELECTORS, _KEYCAP = "\u200c\u200d", "\ufe0e\ufe0f", "\u20e3"
+
+
+def fault_of_name(text: str) -> str | None:
+    """Return the rule that `text` breaks as a name, as "has no … characters; U+200B is one"."""
+    if text.isascii() and text.isprintable():
+        return None
+    for pattern, kind in _KINDS:
+        if found := pattern.search(text):
+            return f"has no {kind} characters; U+{ord(found[0]):04X} is one"
+    if found := _BLANK.search(text):
+        return f"has no blanks but plain spaces; U+{ord(found[0]):04X} is another"
+    for char in text:
+        if unicodedata.category(char) in ("Cn", "Cs", "Cf", "Co"):
+            return f"has no unassigned characters; U+{ord(char):04X} is one"
+    return f"has at most {MARKS_MOST} marks on a letter" if _is_piled_up(text) else None
+
+
+def fault_of_prose(text: str) -> str | None:
+    """Return the rule that `text` breaks as a note, which may have line breaks and tabs."""
+    if text.isascii() and text.isprintable():
+        return None
+    for char in text:
+        if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") and char not in "\n\t":
+            return f"has no control characters; U+{ord(char):04X} is one"
+    return None
+
+
+def shown(text: str) -> str:
+    """Return `text` without what shows nothing. What emoji and some scripts are written with, a
+    joiner between two characters or a selector after one, stays where it does that."""
+    if text.isascii():
+        return text
+    kept: list[str] = []
+    marks = 0
+    for char, after in zip(text, text[1:] + " ", strict=True):
+        if _HIDDEN.match(char) and not _is_needed(kept[-1] if kept else " ", char, after):
+            continue
+        marks = marks + 1 if _is_mark(char) else 0
+        if marks <= MARKS_MOST:
+            kept.append(char)
+    return "".join(kept)
+
+
+def _is_needed(before: str, char: str, after: str) -> bool:
+    """Say if a joiner or selector stands where it changes how its neighbours look. Between ASCII
+    letters it never does, and could spell out a text that nobody sees."""
+    if char in _SELECTORS:
+        can_change = not before.isascii() and not _HIDDEN.match(before)
+        return can_change or (before in "#*0123456789" and after == _KEYCAP)
+    if char not in _JOINERS or before.isascii() or after.isascii():
+        return False
+    return before not in _JOINERS and not _HIDDEN.match(after)
+
+
+def _is_mark(char: str) -> bool:
+    return char not in _SELECTORS and unicodedata.category(char)[0] == "M"
+
+
+def _is_piled_up(text: str) -> bool:
+    run = 0
+    for char in text:
+        run = run + 1 if _is_mark(char) else 0
+        if run > MARKS_MOST:
+            return True
+    return False
