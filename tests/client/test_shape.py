@@ -19,7 +19,7 @@ SCRIPTS = [CLIENT, SKILL / "install.py"]
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_it_is_made_to_be_read_no_function_is_tangled_and_no_line_is_dense(script: Path) -> None:
     command = [sys.executable, "-m", "ruff", "check", "--select", "C901,E501", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = processes.run(command)
     assert done.returncode == 0, done.stdout
     lines = script.read_text().splitlines()
     assert not [line for line in lines if line.count(";") and not line.lstrip().startswith("#")
