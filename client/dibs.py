@@ -715,23 +715,14 @@ def do_run(args, session):
         session.post("release", named)
         raise Trouble(USAGE, f"cannot run {args.words[0]}: {error.strerror}") from None
     list(map(tell, early))
-    beat_s, last_beat = min(claim["ttl"] / 3, 60), time.monotonic()
-    while child.poll() is None:
-        rest_s = left_s(session.data["claims"].get(args.task, {"until": (0, 0)})["until"])
-        if rest_s <= 0 or time.monotonic() > last_beat + beat_s:
-            last_beat, timeout_s = time.monotonic(), min(TIMEOUT_S, max(rest_s, 1))
-            try:
-                session.post("heartbeat", dict(named, state="working"), 2, 1, timeout_s)
-            except Trouble as trouble:
-                if rest_s <= 0 or trouble.code != UNKNOWN:
-                    tell(SIGTERM)
-                    with suppress(subprocess.TimeoutExpired):
-                        child.wait(5)
-                    tell(SIGKILL)
-                    raise Trouble(LOST, f"{trouble} The command was stopped") from None
-                talk(trouble)
+    try:
+        keep_while(child, session, named, min(claim["ttl"] / 3, 60))
+    except Trouble as trouble:
+        tell(SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            child.wait(min(0.5, beat_s))
+            child.wait(5)
+        tell(SIGKILL)
+        raise Trouble(LOST, f"{trouble} The command was stopped") from None
     code = child.returncode if child.returncode >= 0 else 128 - child.returncode
     try:
         named["outcome"] = "done" if args.done and code == 0 else "released"
@@ -740,6 +731,26 @@ def do_run(args, session):
         talk(trouble)
         code = LOST if trouble.code == LOST else code
     return code
+
+
+def keep_while(child, session, named, beat_s):
+    """Beat every `beat_s` until the child ends, or raise Trouble when the task is lost."""
+    from contextlib import suppress
+    from subprocess import TimeoutExpired
+
+    last_beat = time.monotonic()
+    while child.poll() is None:
+        rest_s = left_s(session.data["claims"].get(named["task"], {"until": (0, 0)})["until"])
+        if rest_s <= 0 or time.monotonic() > last_beat + beat_s:
+            last_beat, timeout_s = time.monotonic(), min(TIMEOUT_S, max(rest_s, 1))
+            try:
+                session.post("heartbeat", dict(named, state="working"), 2, 1, timeout_s)
+            except Trouble as trouble:
+                if rest_s <= 0 or trouble.code != UNKNOWN:
+                    raise
+                talk(trouble)
+        with suppress(TimeoutExpired):
+            child.wait(min(0.5, beat_s))
 
 
 BEATS = ("PostToolUse", "PostToolUseFailure", "UserPromptSubmit", "SubagentStop", "PreCompact")
