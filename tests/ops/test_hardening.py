@@ -2,10 +2,13 @@
 
 import contextlib
 import json
+import re
+import resource
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from tests.ops.running import Running, new_session, until
@@ -62,7 +65,9 @@ def test_a_request_that_does_not_come_whole_is_not_waited_for(service: Running) 
     answers = [all_of(connection) for connection in connections]
     assert 8 < time.monotonic() - began < 14
     assert answers[0] == b"", "a connection that was never used is closed without a word"
-    assert [problem(answer)[0] for answer in answers[1:3]] == [408, 408]
+    for answer in answers[1:]:
+        status, body = problem(answer)
+        assert (status, body["code"], body["outcome"]) == (408, "invalid", "not-applied")
     for connection in connections:
         connection.close()
 
@@ -73,6 +78,35 @@ def suppressed(attack: Callable[[socket.socket], None]) -> Callable[[socket.sock
             attack(connection)
 
     return run
+
+
+def test_who_has_no_key_is_told_so_before_the_body_is_here(service: Running) -> None:
+    head = "POST /v1/p/claim HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+    began = time.monotonic()
+    with open_socket(service) as connection:
+        connection.sendall(head.encode())
+        raw = all_of(connection)
+    assert time.monotonic() - began < 5
+    assert problem(raw)[0] == 401
+    assert b"connection: close" in raw.lower(), "what follows of the body is no request"
+
+
+@pytest.mark.parametrize(("length", "told"), [(20_000, [413]), (17, [100, 409])])
+def test_only_a_body_that_is_taken_is_asked_for(
+    service: Running, length: int, told: list[int]
+) -> None:
+    head = (
+        f"POST /v1/p/heartbeat HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n"
+        f"Authorization: Bearer {KEY}\r\nDibs-Session: {new_session()}\r\n"
+        "Content-Type: application/json\r\nExpect: 100-continue\r\n\r\n"
+    )
+    with open_socket(service) as connection:
+        connection.sendall(head.encode())
+        raw = connection.recv(65536)
+        if told[0] == 100:
+            connection.sendall(b'{"task":  "none"}')
+            raw += connection.recv(65536)
+    assert [int(line.split()[1]) for line in raw.splitlines() if b"HTTP/1.1" in line] == told
 
 
 def test_a_head_larger_than_32_kib_is_refused(service: Running) -> None:
@@ -120,6 +154,171 @@ def _closed(connection: socket.socket) -> bool:
         return False
     assert (status, body["code"], body["outcome"]) == (503, "unavailable", "not-applied")
     return True
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service as it is without settings, but for how long it keeps a connection."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4_096, hard), hard))
+    folder = tmp_path_factory.mktemp("wide")
+    with Running("--data-dir", str(folder / "d"), env={"DIBS_KEEP_ALIVE": "2s"}) as running:
+        for _ in range(20):
+            running.ask("GET", "/client/dibs.py")
+        yield running
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Memory:
+    """What a service's process grows by during a block, in MB."""
+
+    def __init__(self, service: Running) -> None:
+        self._statm = Path(f"/proc/{service.process.pid}/statm")
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.before = self.peak = self.now()
+
+    def now(self) -> float:
+        """Resident now."""
+        return int(self._statm.read_text().split()[1]) * resource.getpagesize() / 1e6
+
+    @property
+    def grown(self) -> float:
+        """By how much, at most."""
+        return self.peak - self.before
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.01):
+            self.peak = max(self.peak, self.now())
+
+    def __enter__(self) -> "Memory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._ended.set()
+        self._thread.join(5)
+
+
+CHUNKED = b"POST /v1/p/claim HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDLESS = {
+    "trailers": (CHUNKED + b"0\r\n", b"a:b\r\n", 413),
+    "one trailer": (CHUNKED + b"0\r\na: ", b"x" * 50, 413),
+    "one trailer's name": (CHUNKED + b"0\r\n", b"x" * 50, 413),
+    "an extension": (CHUNKED + b"1;", b"x" * 50, 413),
+    "chunks of a byte": (CHUNKED, b"1\r\nx\r\n", 413),
+    "a chunk's size": (CHUNKED, b"0" * 50, 413),
+    "headers": (CHUNKED[:-2], b"a:b\r\n", 431),
+    "a path": (b"GET /", b"x" * 50, 431),
+    "empty lines": (b"", b"\r\n", 431),
+}
+
+
+@pytest.mark.parametrize(("first", "then", "status"), ENDLESS.values(), ids=ENDLESS)
+def test_what_never_ends_is_cut_off_early(
+    wide: Running, first: bytes, then: bytes, status: int
+) -> None:
+    with Memory(wide) as memory, open_socket(wide) as connection:
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(first)
+            while sent < 12_000_000:
+                connection.sendall(then * (60_000 // len(then)))
+                sent += 60_000
+        raw = all_of(connection)
+    if raw:  # it may be lost where far more was sent than is listened to
+        assert (problem(raw)[0], problem(raw)[1]["outcome"]) == (status, "not-applied")
+    assert sent < 12_000_000
+    assert memory.grown <= 20
+
+
+@pytest.mark.parametrize(("first", "then", "status"), ENDLESS.values(), ids=ENDLESS)
+def test_what_is_a_little_too_large_hears_so(
+    wide: Running, first: bytes, then: bytes, status: int
+) -> None:
+    with open_socket(wide) as connection:
+        connection.sendall(first)
+        for _ in range(4):  # it looks for an answer only when it has sent all
+            connection.sendall(then * (200_000 // len(then)))
+            time.sleep(0.1)
+        found, body = problem(all_of(connection))
+    assert (found, body["outcome"]) == (status, "not-applied")
+
+
+GET = b"GET /client/dibs.py HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def test_requests_behind_one_another_are_answered_in_order(wide: Running) -> None:
+    parts = [b"GET /problems/%s HTTP/1.1\r\nHost: x\r\n\r\n" % code for code in (b"held", b"done")]
+    with open_socket(wide) as connection:
+        connection.sendall(
+            b"".join(parts) * 200 + GET.replace(b"\r\n\r", b"\r\nConnection: close\r\n\r")
+        )
+        raw = all_of(connection)
+    assert raw.count(b"HTTP/1.1 200") == 401
+    assert re.findall(rb"\r\n(held|done) \(", raw) == [b"held", b"done"] * 200
+
+
+def test_a_flood_of_requests_on_a_connection_costs_no_memory(wide: Running) -> None:
+    pipelined = 'dibs_connections_refused_total{why="pipelined"}'
+    before = wide.metrics()[pipelined]
+    connections = [open_socket(wide) for _ in range(20)]
+    with Memory(wide) as memory:
+        for connection in connections:
+            connection.setblocking(False)
+            connection.send(GET * (300_000 // len(GET)))
+        until(lambda: wide.metrics()[pipelined] == before + 20, "each was told to stop")
+        until(lambda: wide.metrics()["dibs_connections"] == 1, "and closed")
+    for connection in connections:
+        connection.close()
+    assert memory.grown <= 20
+    assert memory.now() <= memory.before + 10
+
+
+def test_answers_that_nobody_reads_end_their_connections_and_cost_no_memory(wide: Running) -> None:
+    unread = 'dibs_connections_refused_total{why="unread"}'
+    before = wide.metrics()[unread]
+    with Memory(wide) as memory, contextlib.ExitStack() as held:
+        ten = [held.enter_context(open_socket(wide)) for _ in range(10)]
+        for connection in ten:
+            connection.sendall(GET * 100)
+        slow = held.enter_context(open_socket(wide))
+        slow.sendall(GET * 99 + GET.replace(b"\r\n\r", b"\r\nConnection: close\r\n\r"))
+        got = slow.recv(1 << 16)
+
+        def ended() -> bool:
+            nonlocal got
+            got += slow.recv(1 << 16)  # now and then a little: that is no reason to end it
+            time.sleep(0.3)
+            return wide.metrics()[unread] == before + 10
+
+        until(ended, "each of the ten was ended", within_s=40)
+        got += all_of(slow)
+    assert got.count(b"HTTP/1.1 200") == 100
+    assert memory.grown <= 20
+    assert memory.now() <= memory.before + 10
+
+
+def test_a_thousand_connections_that_read_nothing_cost_little(wide: Running) -> None:
+    with Memory(wide) as memory, contextlib.ExitStack() as held:
+        for _ in range(990):
+            connection = held.enter_context(open_socket(wide))
+            connection.sendall(GET)
+        assert wide.ask("GET", "/livez")[0] == 200
+    until(lambda: wide.metrics()["dibs_connections"] == 1, "they are gone")
+    assert memory.grown <= 20
+    assert memory.now() <= memory.before + 10
+
+
+def test_a_connection_is_kept_between_requests_for_as_long_as_is_set(wide: Running) -> None:
+    with open_socket(wide) as connection:
+        for _ in range(2):
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            time.sleep(1)  # the pause itself
+        began = time.monotonic()
+        assert all_of(connection) == b""
+    assert 0.5 < time.monotonic() - began < 4
 
 
 def test_no_answer_names_the_software(service: Running) -> None:
