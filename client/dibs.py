@@ -40,7 +40,9 @@ import os
 import sys
 import time
 
-SERVED_FROM = "__DIBS_URL__"  # the service fills this in when it serves this file
+# The service fills these in when it serves this file: its URL, and which install.py is its own.
+SERVED_FROM = "__DIBS_URL__"
+INSTALL_SHA256 = "__DIBS_INSTALL_SHA256__"
 TIMEOUT_S, HOOK_TIMEOUT_S, BEAT_EVERY_S = 5.0, 4.0, 75
 YES, REFUSED, USAGE, UNKNOWN, LOST = range(5)
 EXITS = {"held": 1, "cooling": 1, "done": 1, "not-holder": 1, "quota": 1, "lost": LOST}
@@ -171,9 +173,11 @@ class Setup:
             self.root = None
         conf = read_conf(os.path.join(self.root, SKILL_DIR)) if self.root else {}
         beside = read_conf(os.path.dirname(os.path.abspath(__file__)))
-        served = SERVED_FROM if SERVED_FROM.startswith("http") else ""
-        url = os.environ.get("DIBS_URL") or conf.get("url") or beside.get("url") or served
-        self.url = url.strip().rstrip("/")
+        # What people, or this file itself, say; what is run or written comes from nowhere else.
+        self.served = SERVED_FROM if SERVED_FROM.startswith("http") else ""
+        self.named = os.environ.get("DIBS_URL", "").strip().rstrip("/")
+        self.conf_url = (conf.get("url") or beside.get("url", "")).rstrip("/")
+        self.url = self.named or self.conf_url or self.served
         # A session may have several repositories: one's dibs.conf names no other's project.
         self.project = os.environ.get("DIBS_PROJECT", "").strip() or conf.get("project", "")
         if not self.project and self.root:
@@ -841,16 +845,41 @@ def on_tool(session, payload):
     return {"additionalContext": text.strip()}
 
 
+def install_py(setup):
+    """The text of the install.py that belongs to this file. No other is run, wherever it lies:
+    `dibs init` may be started in any folder, beside anything."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    url = setup.served or setup.named or "https://YOUR-SERVICE"
+    again = f"fetch dibs.py again into a new folder: curl -fsSLO {url}/client/dibs.py"
+    if not setup.served:  # this file is not from a service, but from its sources or the package
+        folder, name = os.path.split(here)
+        path = os.path.join(folder, "skill", "install.py")
+        if name == "client" and same_owner(path, __file__):
+            return read_text(path)
+        raise Trouble(USAGE, "this dibs.py is a copy without its install.py: " + again)
+    import hashlib
+
+    text = read_text(os.path.join(here, "install.py"))  # as `init` has laid it
+    if hashlib.sha256(text.encode()).hexdigest() == INSTALL_SHA256:
+        return text
+    setup = types.SimpleNamespace(url=setup.served, key="")
+    text = ask(setup, "GET", "/skill/install.py", {"Accept": "*/*"})[1].decode("utf-8", "replace")
+    if hashlib.sha256(text.encode()).hexdigest() == INSTALL_SHA256:
+        return text
+    raise Trouble(USAGE, f"{url} has another install.py than this dibs.py knows: " + again)
+
+
+def same_owner(one, other):
+    try:
+        return os.stat(one).st_uid == os.stat(other).st_uid
+    except OSError:
+        return False
+
+
 def do_setup(args, session):
-    """init and doctor live in install.py, which no claim needs: beside us, or at the service."""
-    setup, here = session.setup, os.path.dirname(os.path.abspath(__file__))
-    setup.url = (getattr(args, "url", None) or setup.url).rstrip("/")
-    text = read_text(here + "/install.py") or read_text(here + "/../skill/install.py")
-    if not text:
-        setup.check(project=False)
-        text = ask(setup, "GET", "/skill/install.py", {})[1].decode()
+    """init and doctor live in install.py, which no claim needs."""
     scope = {"client": types.SimpleNamespace(**globals()), "__name__": "dibs_install"}
-    exec(compile(text, "install.py", "exec"), scope)  # noqa: S102, its source is as good as ours
+    exec(compile(install_py(session.setup), "install.py", "exec"), scope)  # noqa: S102, see there
     return scope["do_" + args.command](args, session)
 
 
@@ -924,4 +953,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    # Python looks for modules beside a script first: whatever lies there is not ours to run.
+    here = os.path.dirname(os.path.realpath(__file__))
+    sys.path[:] = [path for path in sys.path if path and os.path.realpath(path) != here]
     sys.exit(main())

@@ -35,6 +35,7 @@ def do_init(args, session):
     before = {path: read(path) for path in SHARED + OURS}
     after, spots = taken_out(before)
     if not args.remove:
+        setup.url, setup.key = source_of(args, setup), ""  # it writes what everybody may read
         setup.project = args.project or setup.project or client.project_of("x/" + setup.root)
         setup.check()
         put_in(setup, after, spots)
@@ -51,6 +52,18 @@ def do_init(args, session):
         todo = "commit the %d files above" % len(changed) if changed else "nothing to change"
         print(f"dibs is set up for {setup.project} at {setup.url}: {todo}")
     return client.YES
+
+
+def source_of(args, setup):
+    """The service that the files come from: whose code runs in this repository from then on. So a
+    person says which, or dibs.py, which came from there; the checkout's dibs.conf does not."""
+    url = (args.url or setup.named or setup.served).rstrip("/")
+    if not url:
+        known = f" (dibs.conf has {setup.conf_url})" if setup.conf_url else ""
+        raise usage(f"say which service: dibs init --url https://…{known}")
+    if setup.conf_url not in ("", url):
+        client.talk(f"dibs.conf had {setup.conf_url}; from now on it is {url}")
+    return url
 
 
 def usage(text):

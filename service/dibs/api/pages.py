@@ -1,5 +1,7 @@
 """What the service says of itself: health, problems, its own client and skill."""
 
+from functools import cache
+from hashlib import sha256
 from typing import Any
 
 from litestar import Request, Response, get
@@ -12,12 +14,19 @@ from dibs.shipped import shipped
 from dibs.store import Store, StoreDown
 
 Req = Request[Any, Any, Any]
-PLACEHOLDER = b"__DIBS_URL__"
+URL, INSTALL = b"__DIBS_URL__", b"__DIBS_INSTALL_SHA256__"
+"""Placeholders: this service's URL, and what the client knows its install.py by."""
 
 
 def base_url(request: Req, public_url: str | None) -> str:
     """Return the URL that callers use for this service."""
     return (public_url or str(request.base_url)).rstrip("/")
+
+
+@cache
+def _install_sha256() -> str:
+    """Return the digest of install.py as it is served: nothing is filled into it."""
+    return sha256((shipped("skill") / "install.py").read_bytes()).hexdigest()
 
 
 def handlers(store: Store, public_url: str | None) -> list[ControllerRouterHandler]:
@@ -53,8 +62,8 @@ def handlers(store: Store, public_url: str | None) -> list[ControllerRouterHandl
         allowed = {path.name: path for path in shipped(folder).glob("*") if path.is_file()}
         if wanted not in allowed:
             raise ProblemError("not-found", "There is no such file here.")
-        url = base_url(request, public_url).encode()
-        content = allowed[wanted].read_bytes().replace(PLACEHOLDER, url)
+        content = allowed[wanted].read_bytes().replace(URL, base_url(request, public_url).encode())
+        content = content.replace(INSTALL, _install_sha256().encode())
         return Response(content, media_type=wire.TEXT)
 
     @get("/openapi.json", sync_to_thread=False)

@@ -1,0 +1,237 @@
+"""What the client runs, follows and writes to: nothing that it happens to find."""
+
+import contextlib
+import hashlib
+import html
+import http.server
+import os
+import re
+import shutil
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.client.conftest import CLIENT, Make, Sandbox
+from tests.client.test_install import contents, init, installed
+from tests.harness import processes
+from tests.tools.running import Service
+
+ROOT = CLIENT.parents[1]
+# Says that it ran, wherever it runs: as a module, by exec, as a script.
+PLANTED = "import pathlib\npathlib.Path({mark!r}).touch()\nraise SystemExit(99)\n"
+
+
+@pytest.fixture
+def ann(service: Service, sandbox: Make) -> Sandbox:
+    """A repository, and the client as the service serves it."""
+    ann = sandbox("", DIBS_PROJECT="", DIBS_LABEL="ann")
+    ann.script = ann.folder / "dibs.py"
+    urllib.request.urlretrieve(f"{service.url}/client/dibs.py", ann.script)
+    return ann
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """A file that planted code makes when it runs."""
+    return tmp_path / "it ran"
+
+
+def planted(mark: Path, *paths: Path) -> None:
+    """Put code there that says that it ran."""
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(PLANTED.format(mark=str(mark)))
+
+
+@contextlib.contextmanager
+def serving(files: dict[str, bytes]) -> Iterator[tuple[str, list[str]]]:
+    """A host of somebody else's: its URL, and the heads of the requests that it has heard."""
+    heard: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append(f"{self.requestline}\n{self.headers}")
+            body = files.get(self.path, b'{"claims": [], "state": "free"}')
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", heard
+        server.shutdown()
+        thread.join(5)
+
+
+def evil(mark: Path) -> dict[str, bytes]:
+    """What a host serves that wants its code to run."""
+    code = PLANTED.format(mark=str(mark)).encode()
+    return {"/skill/install.py": code, "/client/dibs.py": code}
+
+
+def conf(ann: Sandbox, url: str) -> Path:
+    """The checkout's dibs.conf, which names a service."""
+    path = ann.repo / ".claude/skills/dibs/dibs.conf"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"url = {url}\nproject = acme.shop\n")
+    return path
+
+
+# What it runs
+
+
+@pytest.mark.parametrize("words", ["init", "doctor", "init --remove"])
+@pytest.mark.parametrize("place", ["beside", "skill"])
+def test_an_install_py_that_lies_about_is_not_run(
+    ann: Sandbox, mark: Path, words: str, place: str
+) -> None:
+    beside = {"beside": ann.script.parent, "skill": ann.script.parent.parent / "skill"}[place]
+    planted(mark, beside / "install.py")
+    ann.dibs(*words.split()).said(0)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "module", ["json", "socket", "types", "getopt", "binascii", "difflib", "re"]
+)
+@pytest.mark.parametrize("words", ["list", "init"])
+def test_a_module_that_lies_about_is_not_imported(
+    ann: Sandbox, mark: Path, module: str, words: str
+) -> None:
+    planted(mark, ann.script.parent / f"{module}.py", ann.repo / f"{module}.py")
+    ann.dibs(words).said(0)
+    assert not mark.exists()
+
+
+def test_a_host_that_only_the_checkout_names_runs_and_writes_nothing(
+    ann: Sandbox, service: Service, mark: Path
+) -> None:
+    with serving(evil(mark)) as (url, heard):
+        conf(ann, url)
+        ann.dibs("doctor")
+        init(ann)
+        assert not mark.exists()
+        assert not [head for head in heard if ".py" in head]
+    assert f"url = {service.url}" in (ann.repo / ".claude/skills/dibs/dibs.conf").read_text()
+
+
+def test_a_client_that_no_service_served_asks_which_before_it_writes(
+    ann: Sandbox, mark: Path
+) -> None:
+    ann.script = CLIENT
+    with serving(evil(mark)) as (url, heard):
+        conf(ann, url)
+        before = contents(ann)
+        assert "--url" in ann.dibs("init").said(2).stderr
+        assert (contents(ann), heard, mark.exists()) == (before, [], False)
+
+
+def test_an_install_py_of_another_making_is_not_run_from_the_named_host_either(
+    ann: Sandbox, mark: Path
+) -> None:
+    with serving(evil(mark)) as (url, _):
+        text = ann.script.read_text()
+        ann.script.write_text(re.sub(r'SERVED_FROM = ".*"', f'SERVED_FROM = "{url}"', text))
+        said = ann.dibs("doctor").said(2).stderr
+    assert "install.py" in said
+    assert f"{url}/client/dibs.py" in said
+    assert not mark.exists()
+
+
+def test_a_changed_install_py_in_the_installed_place_is_not_run(ann: Sandbox, mark: Path) -> None:
+    init(ann)
+    installed(ann)
+    planted(mark, ann.script.parent / "install.py")
+    ann.dibs("doctor").said(1)
+    assert not mark.exists()
+
+
+def test_a_checkout_with_windows_line_ends_is_still_ours(ann: Sandbox) -> None:
+    init(ann)
+    installed(ann)
+    beside = ann.script.parent / "install.py"
+    beside.write_bytes(beside.read_bytes().replace(b"\n", b"\r\n"))
+    ann.dibs("init", "--remove", DIBS_URL="http://127.0.0.1:1").said(0)
+
+
+def test_the_served_client_knows_the_install_py_that_is_served(service: Service) -> None:
+    served = {}
+    for name in ("client/dibs.py", "skill/install.py"):
+        with urllib.request.urlopen(f"{service.url}/{name}") as reply:
+            served[name] = reply.read()
+    digest = hashlib.sha256(served["skill/install.py"]).hexdigest()
+    assert f'INSTALL_SHA256 = "{digest}"'.encode() in served["client/dibs.py"]
+
+
+def test_a_checkouts_client_runs_the_install_py_of_its_own_tree_only(
+    ann: Sandbox, service: Service, mark: Path
+) -> None:
+    copy = ann.folder / "tree"
+    for part in ("client", "skill"):
+        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+    ann.script = copy / "client/dibs.py"
+    ann.dibs("init", "--url", service.url).said(0)
+    lone = ann.folder / "elsewhere/dibs.py"
+    planted(mark, lone.with_name("install.py"), lone.parent.parent / "skill/install.py")
+    shutil.copy(ann.script, lone)
+    ann.script = lone
+    assert "/client/dibs.py" in ann.dibs("doctor", DIBS_URL=service.url).said(2).stderr
+    assert not mark.exists()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="takes root to give files away")
+def test_an_install_py_of_another_user_is_not_run(
+    ann: Sandbox, service: Service, mark: Path
+) -> None:
+    copy = ann.folder / "tree"
+    shutil.copytree(ROOT / "client", copy / "client")
+    planted(mark, copy / "skill/install.py")
+    os.chown(copy / "skill/install.py", 12345, 12345)
+    ann.script = copy / "client/dibs.py"
+    ann.dibs("doctor", DIBS_URL=service.url).said(2)
+    assert not mark.exists()
+
+
+def steps(service: Service, where: str) -> str:
+    """The commands that the README, or the board, tells people to run in their repository."""
+    if where == "README":
+        text = (ROOT / "README.md").read_text().split("## In a repository")[1]
+        block = re.search(r"```sh\n(.*?)```", text, re.S)
+        return block[1].replace("http://127.0.0.1:8080", service.url) if block else ""
+    with urllib.request.urlopen(f"{service.url}/p/acme.nobody") as page:
+        blocks = re.findall(r"<pre.*?><code>(.*?)</code>", page.read().decode(), re.S)
+    return "\n".join(html.unescape(block) for block in blocks)
+
+
+@pytest.mark.parametrize("where", ["README", "board"])
+def test_the_printed_steps_work_beside_code_of_the_same_name(
+    ann: Sandbox, service: Service, mark: Path, where: str
+) -> None:
+    names = ("install.py", "dibs.py", "json.py", "socket.py", "skill/install.py")
+    planted(mark, *(ann.repo / name for name in names))
+    ann.git("add", ".")
+    script = steps(service, where).replace(
+        "git commit", "git -c user.name=a -c user.email=a@b commit"
+    )
+    tmp = ann.folder / "tmp"
+    tmp.mkdir()
+    env = ann.env | {"TMPDIR": str(tmp)}
+    done = processes.run(["sh", "-euc", script], cwd=ann.repo, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "T-1" in done.stdout
+    assert not mark.exists()
+    assert list(tmp.iterdir()) == []
+    assert PLANTED[:14] in (ann.repo / "install.py").read_text()
+    assert (ann.repo / "dibs.py").exists()
