@@ -11,9 +11,9 @@ from litestar.types import ASGIApp, ControllerRouterHandler
 
 from dibs import __version__
 from dibs.api import edge, errors, observe, pages
+from dibs.api.access import Access
 from dibs.api.acts import Acts
 from dibs.api.headers import with_headers
-from dibs.api.keys import Keys
 from dibs.api.problems import ProblemError
 from dibs.api.routes import V1
 from dibs.board import routes as board
@@ -96,9 +96,11 @@ def build(settings: Settings, url: str | None, cells: Cells | None = None, row: 
     store = Store(link, rules(settings))
     hub = Hub(store, blocking)
     claims = Claims(store, hub, Bounds(settings.min_ttl, settings.max_ttl))
-    keys = Keys(
+    access = Access(
         [key.get_secret_value() for key in settings.team_key],
         [key.get_secret_value() for key in settings.admin_key],
+        projects=settings.projects,
+        read_open=settings.read == "open",
     )
     feeds = Feeds(claims)
     keeper = Keeper(store, metrics, lambda: hub.streams + feeds.viewers)
@@ -109,28 +111,28 @@ def build(settings: Settings, url: str | None, cells: Cells | None = None, row: 
     desk = board.Desk(
         feeds=feeds,
         claims=claims,
-        is_admin=keys.is_admin,
-        breakable=keys.breakable,
-        keyed=not keys.open,
+        is_admin=access.is_admin,
+        breakable=access.breakable,
+        keyed=not access.open,
         public_url=settings.public_url,
     )
     handlers: list[ControllerRouterHandler] = [
         V1,
-        *pages.handlers(store, settings.public_url),
+        *pages.handlers(store, settings.public_url, opened=access.open),
         observe.handler(metrics),
         board.router(desk, ProblemError),
     ]
     app = Litestar(
         handlers,
         dependencies={"claims": Provide(provide_claims, sync_to_thread=False)},
-        before_request=errors.gate(keys),
+        before_request=access.gate(),
         exception_handlers=errors.HANDLERS,
         openapi_config=None,
         request_max_body_size=settings.max_body,
         logging_config=None,
     )
     rest = with_headers(observe.observed(edge.exact(app), metrics))
-    acts = Acts(rest, claims, keys, metrics, settings.max_body)
+    acts = Acts(rest, claims, access, metrics, settings.max_body)
     metrics.set("dibs_workers", to=1)
     metrics.set("dibs_build_info", __version__, to=1)
     return Service(acts, store, hub, keeper, metrics)

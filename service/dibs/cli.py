@@ -1,11 +1,11 @@
-"""The command `dibs`: serving, copying and repairing are the service's, the rest the client's."""
+"""The command `dibs`: serving and what its operator does; all else is the client's."""
 
 import argparse
 import importlib.util
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return serve(arguments[1:])
     if arguments[:1] in (["backup"], ["restore"], ["repair"]):
         return tend(arguments[0], arguments[1:])
+    if arguments[:1] in (["purge"], ["token"]):
+        return administer(arguments[0], arguments[1:])
     return int(client().main(arguments))
 
 
@@ -36,7 +38,10 @@ def client() -> Any:
 
 def serve(arguments: Sequence[str]) -> int:
     """Run the service until it is told to stop."""
-    settings = _settings(_parser(), arguments)
+    parser = _parser()
+    flags = vars(parser.parse_args(arguments))
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = _settings(parser.prog, given)
     if settings is None:
         return 2
     from dibs import serve as service
@@ -86,16 +91,67 @@ def tend(act: str, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _settings(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> "Settings | None":
-    """Return the settings, or None after one line for each that is wrong."""
+def administer(act: str, arguments: Sequence[str]) -> int:
+    """Run `dibs purge PROJECT` or `dibs token PROJECT`."""
+    from dibs import words
+    from dibs.api import tokens
+    from dibs.purge import purge
+    from dibs.store.embedded import StoreUnavailable
+
+    what = {
+        "purge": "Delete a project: its claims, events and counts. There is no way back.",
+        "token": "Make a token that opens one project, with the admin key in DIBS_ADMIN_KEY.",
+    }
+    parser = argparse.ArgumentParser(prog=f"dibs {act}", description=what[act])
+    parser.add_argument("project", metavar="PROJECT")
+    if act == "token":
+        about = "how long it opens the project: 12h, 90d (default: 90d)"
+        parser.add_argument("--for", dest="lasts", metavar="SPAN", default="90d", help=about)
+    given = parser.parse_args(arguments)
+    settings = _settings(parser.prog, {})
+    if settings is None:
+        return 2
+    try:
+        project = words.project(given.project)
+        if act == "token":
+            if not settings.admin_key:
+                print("dibs token: set DIBS_ADMIN_KEY to an admin key first", file=sys.stderr)
+                return 2
+            admin_key = settings.admin_key[0].get_secret_value()
+            print(tokens.make(admin_key, project, _span_s(given.lasts)))
+            return 0
+        url = settings.redis_url.get_secret_value() if settings.redis_url else None
+        print(purge(project, redis_url=url, data_dir=settings.data_dir))
+    except words.Refused as refused:
+        print(f"dibs {act}: {refused}", file=sys.stderr)
+        return 2
+    except StoreUnavailable as refusal:
+        print(f"dibs {act}: {refusal}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _span_s(text: str) -> int:
+    """Return the seconds of 90d, or of what every duration may be. Raises words.Refused."""
+    from dibs import words
+
+    if text.endswith("d") and text[:-1].isascii() and text[:-1].isdigit():
+        return int(text[:-1][:6]) * 86_400
+    return words.duration_s(text, "A span (like 12h or 90d)")
+
+
+def _settings(prog: str, given: Mapping[str, Any]) -> "Settings | None":
+    """Return the settings, those of flags as `given`, or None after a line for each wrong one."""
     from pydantic import ValidationError
 
-    from dibs.settings import load, unknown_variables
+    from dibs.settings import blank_variables, load, unknown_variables
     from dibs.store.target import parse
 
-    flags = parser.parse_args(arguments)
-    given = {name: value for name, value in vars(flags).items() if value is not None}
-    wrong = []
+    wrong = [
+        f"{name} is set, but to nothing: give it a value, or unset it"
+        for name in blank_variables()
+        if name.removeprefix("DIBS_").lower() not in given
+    ]
     settings = None
     try:
         settings = load(**given)
@@ -109,9 +165,9 @@ def _settings(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> "Set
     except ValueError as error:
         wrong.append(f"DIBS_REDIS_URL: {error}")
     for line in wrong:
-        print(f"{parser.prog}: {line}", file=sys.stderr)
+        print(f"{prog}: {line}", file=sys.stderr)
     for name in unknown_variables(os.environ):
-        print(f"{parser.prog}: {name} is not a setting of dibs; it has no effect.", file=sys.stderr)
+        print(f"{prog}: {name} is not a setting of dibs; it has no effect.", file=sys.stderr)
     return None if wrong else settings
 
 

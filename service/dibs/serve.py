@@ -249,5 +249,7 @@ def _hello(
     for reason in reasons:
         print(f"  {reason}")
     if not settings.team_key:
-        print("no DIBS_TEAM_KEY: whoever reaches this URL can claim")
+        print("no DIBS_TEAM_KEY: anyone who reaches this URL can claim")
+    if settings.open and not settings.projects:
+        print("DIBS_OPEN without DIBS_PROJECTS: anyone can make projects here; name yours")
     sys.stdout.flush()

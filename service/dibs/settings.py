@@ -3,12 +3,14 @@
 `dibs serve --help` and the table in docs/operations.md are made from this class.
 """
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -17,6 +19,8 @@ from dibs.words import duration_s
 
 DAY_S = 86_400
 KEY_CHARS = 20
+KEY_VARIETY = 8
+"""Different characters in a key at least: fewer are typed, or repeated, and can be guessed."""
 BACKLOG = 2_048
 """Connections that wait to be accepted, during a restart above all; no knob, it costs nothing."""
 
@@ -57,12 +61,32 @@ Share = Annotated[str, BeforeValidator(_share)]
 
 
 def _keys(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(SecretStr(key.strip()) for key in value.split(",") if key.strip())
-    return value
+    if not isinstance(value, str):
+        return value
+    keys = tuple(SecretStr(key.strip()) for key in value.split(",") if key.strip())
+    if not keys:
+        raise ValueError("is set, but holds no key: give it one, or unset it")
+    return keys
 
 
+def _projects(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    names = tuple(name.strip() for name in value.split(",") if name.strip())
+    if not names:
+        raise ValueError("is set, but names no project: give it names, or unset it")
+    for name in names:
+        if not _PROJECTS.fullmatch(name):
+            raise ValueError(
+                f"{name[:100]!r} is no project: exact names like acme.web, or acme.* for all that "
+                "begin with acme."
+            )
+    return names
+
+
+_PROJECTS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}|[A-Za-z0-9][A-Za-z0-9._-]{0,97}\.\*")
 Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)]
+Projects = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_projects)]
 
 
 class Settings(BaseSettings):
@@ -100,7 +124,22 @@ class Settings(BaseSettings):
     team_key: Keys = Field(
         (),
         description="keys that every call must carry, comma-separated so that they can be rotated; "
-        f"at least {KEY_CHARS} characters each; none: everybody who reaches the URL is in",
+        f"at least {KEY_CHARS} characters each; none: only on loopback, or with DIBS_OPEN",
+    )
+    open: bool = Field(
+        False,
+        description="let everybody in who reaches the URL: needed to listen beyond loopback "
+        "without a team key",
+    )
+    read: Literal["key", "open"] = Field(
+        "key",
+        description="who may read claims, events and the board where there is a team key: `key`, "
+        "its holders; `open`, everybody",
+    )
+    projects: Projects = Field(
+        (),
+        description="the projects there may be, comma-separated: exact names, or acme.* for all "
+        "of acme; none: any",
     )
     admin_key: Keys = Field(
         (), description="keys that may break somebody's claim, comma-separated; none: nobody may"
@@ -169,15 +208,43 @@ class Settings(BaseSettings):
             r"https?://[^\s/?#@]+(/[^\s?#]*)?", self.public_url
         ):
             problems.append("DIBS_PUBLIC_URL must be an http:// or https:// URL without ? and @")
-        for name, keys in (("DIBS_TEAM_KEY", self.team_key), ("DIBS_ADMIN_KEY", self.admin_key)):
-            if any(len(key.get_secret_value()) < KEY_CHARS for key in keys):
-                problems.append(f"every key in {name} needs {KEY_CHARS} characters or more")
-        if set(self.team_key) & set(self.admin_key):
-            problems.append("a key stands in both DIBS_TEAM_KEY and DIBS_ADMIN_KEY")
+        problems += self._key_problems()
         problems += self._store_problems()
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _key_problems(self) -> list[str]:
+        problems = []
+        for name, keys in (("DIBS_TEAM_KEY", self.team_key), ("DIBS_ADMIN_KEY", self.admin_key)):
+            for key in map(SecretStr.get_secret_value, keys):
+                if len(key) < KEY_CHARS:
+                    problems.append(f"every key in {name} needs {KEY_CHARS} characters or more")
+                elif not (key.isascii() and key.isprintable() and " " not in key):
+                    problems.append(f"a key in {name} has blanks or letters beyond ASCII")
+                elif len(set(key)) < KEY_VARIETY:
+                    problems.append(
+                        f"a key in {name} is too easy to guess: make one with python3 -c "
+                        "'import secrets; print(secrets.token_urlsafe(32))'"
+                    )
+        if set(self.team_key) & set(self.admin_key):
+            problems.append("a key stands in both DIBS_TEAM_KEY and DIBS_ADMIN_KEY")
+        if self.open and self.team_key:
+            problems.append("DIBS_OPEN lets everybody in, and DIBS_TEAM_KEY does not: choose one")
+        if self.read == "open" and not self.team_key:
+            problems.append("DIBS_READ=open goes with a DIBS_TEAM_KEY; without one all is open")
+        if not (self.team_key or self.open) and not self._on_loopback():
+            problems.append(
+                "others can reach this service, and there is no DIBS_TEAM_KEY: set one "
+                "(python3 -c 'import secrets; print(secrets.token_urlsafe(32))'), or DIBS_OPEN=yes "
+                "to let everybody in"
+            )
+        return problems
+
+    def _on_loopback(self) -> bool:
+        """Say if only this machine reaches the service, as far as its settings tell."""
+        public = urlsplit(self.public_url or "").hostname or "localhost"
+        return all(map(_is_loopback, (self.host, public)))
 
     def _store_problems(self) -> list[str]:
         problems = []
@@ -201,10 +268,14 @@ class Settings(BaseSettings):
             if isinstance(value, SecretStr):
                 value = value.get_secret_value()
             elif isinstance(value, tuple):
-                value = ",".join(key.get_secret_value() for key in value)
+                value = ",".join(_plain(part) for part in value)
             if value not in (None, ""):
                 values[f"DIBS_{name.upper()}"] = str(value)
         return values
+
+
+def _plain(part: SecretStr | str) -> str:
+    return part.get_secret_value() if isinstance(part, SecretStr) else part
 
 
 SECRET_FLAGS = ("team_key", "admin_key")
@@ -262,9 +333,25 @@ def span(seconds: int) -> str:
     return f"{seconds}s"
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, 6.3
+
+
 def load(**flags: Any) -> Settings:
     """Return the settings of the environment, and of `flags` before it."""
     return Settings(**flags)
+
+
+def blank_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the names of settings that are set, but to nothing.
+
+    `DIBS_TEAM_KEY=$UNSET` would open the service, `DIBS_REDIS_URL=$UNSET` begin an empty store.
+    """
+    known = (f"DIBS_{name.upper()}" for name in Settings.model_fields)
+    return [name for name in known if name in environ and not environ[name].strip()]
 
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:

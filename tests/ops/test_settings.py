@@ -82,6 +82,18 @@ def test_a_bad_value_is_one_line_that_names_the_setting(
         ({"DIBS_TEAM_KEY": "short"}, "DIBS_TEAM_KEY needs 20 characters"),
         ({"DIBS_TEAM_KEY": f"{SECRET},short"}, "DIBS_TEAM_KEY needs 20 characters"),
         ({"DIBS_TEAM_KEY": SECRET, "DIBS_ADMIN_KEY": SECRET}, "stands in both"),
+        ({"DIBS_TEAM_KEY": "a" * 40}, "DIBS_TEAM_KEY is too easy to guess"),
+        ({"DIBS_ADMIN_KEY": "abcabcabcabcabcabcabcabc"}, "DIBS_ADMIN_KEY is too easy to guess"),
+        ({"DIBS_TEAM_KEY": "schlüssel-für-das-ganze-team"}, "letters beyond ASCII"),
+        ({"DIBS_TEAM_KEY": "a key of several plain words"}, "has blanks"),
+        ({"DIBS_HOST": "0.0.0.0"}, "there is no DIBS_TEAM_KEY: set one"),
+        ({"DIBS_HOST": "::"}, "or DIBS_OPEN=yes"),
+        ({"DIBS_HOST": "0.0.0.0", "DIBS_ADMIN_KEY": SECRET}, "there is no DIBS_TEAM_KEY"),
+        ({"DIBS_PUBLIC_URL": "https://dibs.example.com"}, "there is no DIBS_TEAM_KEY"),
+        ({"DIBS_OPEN": "yes", "DIBS_TEAM_KEY": SECRET}, "choose one"),
+        ({"DIBS_READ": "open"}, "goes with a DIBS_TEAM_KEY"),
+        ({"DIBS_PROJECTS": "acme.web, *"}, "'*' is no project"),
+        ({"DIBS_REPLICAS": "1"}, "name it with DIBS_REDIS_URL"),
         ({"DIBS_MEMORY": "1", "DIBS_REDIS_URL": "redis://h"}, "exclude each other"),
         ({"DIBS_MEMORY": "1", "DIBS_WORKERS": "2"}, "DIBS_WORKERS must be 1"),
         ({"DIBS_DEFAULT_TTL": "5s"}, "between DIBS_MIN_TTL and DIBS_MAX_TTL"),
@@ -100,6 +112,44 @@ def test_what_does_not_go_together_does_not_start(env: dict[str, str], sentence:
     assert refused.returncode == 2
     assert sentence in refused.stderr
     assert SECRET not in refused.stdout + refused.stderr
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t"])
+@pytest.mark.parametrize(
+    "name",
+    ["DIBS_TEAM_KEY", "DIBS_ADMIN_KEY", "DIBS_REDIS_URL", "DIBS_PROJECTS", "DIBS_PUBLIC_URL"],
+)
+def test_a_setting_that_is_set_to_nothing_is_named_and_never_taken_for_unset(
+    name: str, blank: str
+) -> None:
+    refused = serve(**{name: blank})
+    assert refused.returncode == 2
+    assert f"{name} is set, but to nothing" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("DIBS_TEAM_KEY", "holds no key"), ("DIBS_PROJECTS", "names no project")],
+)
+def test_a_list_of_commas_is_an_empty_list_and_named(name: str, said: str) -> None:
+    refused = serve(**{name: " , ,"})
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"dibs serve: {name}: is set, but {said}")
+
+
+def test_an_open_service_says_so_when_it_starts_and_when_it_is_asked(tmp_path: Path) -> None:
+    env = {"DIBS_OPEN": "yes", "DIBS_HOST": "0.0.0.0"}
+    with Running("--data-dir", str(tmp_path / "d"), env=env) as service:
+        until(lambda: len(service.said) > 3, "it says what is open")
+        said = "".join(service.said)
+        assert "anyone who reaches this URL can claim" in said
+        assert said.count("DIBS_OPEN without DIBS_PROJECTS") == 1
+        assert service.ask("GET", "/readyz")[1]["open"] is True
+        assert "Open service: anyone" in service.ask("GET", "/")[1]
+        assert "Open service: anyone" in service.ask("GET", "/p/acme.web")[1]
+    keyed = {"DIBS_TEAM_KEY": SECRET, "DIBS_HOST": "0.0.0.0"}
+    with Running("--data-dir", str(tmp_path / "d"), env=keyed) as service:
+        assert service.ask("GET", "/readyz")[1]["open"] is False
 
 
 def test_a_flag_wins_over_the_environment() -> None:

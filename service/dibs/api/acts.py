@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from litestar.types import ASGIApp
 
 from dibs.api import answers, bodies, edge, errors, headers, observe
-from dibs.api.keys import Keys
+from dibs.api.access import Access
 from dibs.api.problems import ProblemError, invalid
 from dibs.api.wire import Reply
 from dibs.claims import Claims, OutOfBounds, Wish
@@ -64,9 +64,9 @@ class Acts:
     """The four, as an ASGI application in front of the framework's."""
 
     def __init__(
-        self, rest: ASGIApp, claims: Claims, keys: Keys, metrics: Metrics, max_body: int
+        self, rest: ASGIApp, claims: Claims, access: Access, metrics: Metrics, max_body: int
     ) -> None:
-        self._rest, self._claims, self._keys, self._max_body = rest, claims, keys, max_body
+        self._rest, self._claims, self._access, self._max_body = rest, claims, access, max_body
         self._metrics = metrics
         acts = (self.claim, self.heartbeat, self.release, self.break_)
         self._acts: dict[str, Callable[[Post], Awaitable[Reply]]] = dict(
@@ -96,10 +96,11 @@ class Acts:
             given = dict(scope["headers"])
             if len(given) < len(scope["headers"]):
                 edge.single(scope["headers"])
-            errors.admit(self._keys, scope, given.get(b"authorization", b"").decode("latin-1"))
+            self._access.admit(scope, given.get(b"authorization", b"").decode("latin-1"))
             body = await _body(receive, int(given.get(b"content-length", -1)), self._max_body)
             return await self._acts[act](Post(project, scope["query_string"], given, body))
         except Exception as error:  # noqa: BLE001 - the one place that answers all of them
+            await self._access.slow_down(scope, error)
             return errors.answer(scope, error)
 
     async def claim(self, post: Post) -> Reply:
@@ -159,7 +160,7 @@ class Acts:
 
     async def break_(self, post: Post) -> Reply:
         """End somebody's claim: a person with an admin key, who names the fence they saw."""
-        by = self._keys.check_admin(post.header(b"authorization"))
+        by = self._access.check_admin(post.headers)
         project, body = post.fields(bodies.BreakBody, [])
         if body.fence is None:
             raise ProblemError(

@@ -1,7 +1,6 @@
 """From whatever went wrong to a problem, in one place for every route."""
 
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from litestar import Request
@@ -13,58 +12,14 @@ from litestar.exceptions import (
 )
 
 from dibs.api import observe, wire
-from dibs.api.keys import Keys
 from dibs.api.problems import ProblemError, invalid
 from dibs.api.wire import Reply
 from dibs.store import StoreDown, StoreFull, Unwilling
 
 log = logging.getLogger("dibs.api")
-_SECRETS = frozenset(
-    b"key team_key admin_key api_key apikey token access_token session dibs_session dibs_key "
-    b"authorization password secret".split()
-)
 Req = Request[Any, Any, Any]
 
-PUBLIC = (
-    *("/livez", "/readyz", "/metrics", "/openapi.json"),
-    *("/client/", "/skill/", "/problems/", "/board/"),
-)
-"""Paths that need no team key: they tell nothing of claims, and a session must get the client."""
 _POSTS = ("/claim", "/heartbeat", "/release", "/break")
-
-
-def gate(keys: Keys) -> Callable[[Req], Awaitable[None]]:
-    """Return the check that every request passes first."""
-
-    # It awaits nothing, but the framework would run a plain function in a thread.
-    async def check(request: Req) -> None:
-        admit(keys, request.scope, request.headers.get("authorization"))
-
-    return check
-
-
-def admit(keys: Keys, scope: Any, authorization: str | None) -> None:
-    """Let a request in, or raise the problem with it."""
-    if query := scope["query_string"]:
-        _refuse_secrets(query)
-    if not scope["path"].startswith(PUBLIC):
-        keys.check_team(authorization)
-
-
-def _refuse_secrets(query: bytes) -> None:
-    """Refuse a key or session in a URL: those are logged by every proxy on the way."""
-    names = (pair.partition(b"=")[0].lower().replace(b"-", b"_") for pair in query.split(b"&"))
-    if found := _SECRETS.intersection(names):
-        raise invalid(
-            [
-                {
-                    "field": name.decode(),
-                    "message": "A URL carries no key and no session, because URLs are written "
-                    "down on the way: use the headers, and take this one for known to others.",
-                }
-                for name in sorted(found)
-            ]
-        )
 
 
 def answer(scope: Any, error: Exception) -> Reply:

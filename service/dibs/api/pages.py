@@ -29,8 +29,10 @@ def _install_sha256() -> str:
     return sha256((shipped("skill") / "install.py").read_bytes()).hexdigest()
 
 
-def handlers(store: Store, public_url: str | None) -> list[ControllerRouterHandler]:
-    """Return the routes outside /v1 that belong to no board."""
+def handlers(
+    store: Store, public_url: str | None, *, opened: bool
+) -> list[ControllerRouterHandler]:
+    """Return the routes outside /v1 that belong to no board. `opened`: nobody needs a key."""
 
     @get("/livez", sync_to_thread=False)
     def livez() -> wire.Reply:
@@ -44,7 +46,7 @@ def handlers(store: Store, public_url: str | None) -> list[ControllerRouterHandl
             health = await store.health()
         except StoreDown as down:
             raise ProblemError("unavailable", down.reason, retry_after=1) from None
-        return answers.ok(health)
+        return answers.ok({**wire.builtin(health), "open": opened})
 
     @get("/problems/{code:str}", sync_to_thread=False)
     def problem(code: str) -> Response[bytes]:

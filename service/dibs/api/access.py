@@ -1,0 +1,232 @@
+"""Who may do what: the one place that decides it, before anything else is read or written."""
+
+import asyncio
+import hmac
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from hashlib import sha256
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from time import monotonic
+from typing import Any
+from urllib.parse import urlsplit
+
+from litestar import Request
+
+from dibs.api.keys import REALM, read
+from dibs.api.problems import ProblemError, invalid
+from dibs.api.tokens import Tokens
+from dibs.text import fault_of_name
+
+Req = Request[Any, Any, Any]
+
+PUBLIC = (
+    *("/livez", "/readyz", "/metrics", "/openapi.json"),
+    *("/client/", "/skill/", "/problems/", "/board/"),
+)
+"""Paths that need no key: they tell nothing of claims, and a session must get the client."""
+_SECRETS = frozenset(
+    b"key team_key admin_key api_key apikey token access_token session dibs_session dibs_key "
+    b"authorization password secret".split()
+)
+WRONG_MOST = 10
+"""Wrong keys of one address in WRONG_SPAN_S that are answered at once; more wait."""
+WRONG_SPAN_S = 60.0
+WRONG_WAIT_S = 1.0
+ADDRESSES_MOST = 10_000
+NAME_CHARS = 100
+
+
+class Access:
+    """The keys of one service, and what they open.
+
+    Comparing takes the same time wherever two keys differ.
+    """
+
+    def __init__(
+        self,
+        team: Sequence[str] = (),
+        admin: Sequence[str] = (),
+        *,
+        projects: Sequence[str] = (),
+        read_open: bool = False,
+    ) -> None:
+        """`projects`: exact names and `owner.*`, none for any; `read_open`: all may read."""
+        self._team = [_digest(key) for key in team]
+        self._admin = [_digest(key) for key in admin]
+        self._tokens = Tokens(admin)
+        self._projects = frozenset(name for name in projects if not name.endswith(".*"))
+        self._owners = tuple(name[:-1] for name in projects if name.endswith(".*"))
+        self._read_open = read_open
+        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    @property
+    def open(self) -> bool:
+        """Nobody needs a key."""
+        return not self._team
+
+    @property
+    def breakable(self) -> bool:
+        """Somebody may break a claim."""
+        return bool(self._admin)
+
+    def is_admin(self, key: str) -> bool:
+        """Say if `key` is an admin key."""
+        return _among(key, self._admin)
+
+    def gate(self) -> Callable[[Req], Awaitable[None]]:
+        """Return the check that every request to the framework passes first."""
+
+        async def check(request: Req) -> None:
+            try:
+                self.admit(request.scope, request.headers.get("authorization"))
+            except ProblemError as problem:
+                await self.slow_down(request.scope, problem)
+                raise
+
+        return check
+
+    def admit(self, scope: Any, authorization: str | None) -> None:
+        """Let a request in, or raise the problem with it."""
+        if query := scope["query_string"]:
+            _refuse_secrets(query)
+        path: str = scope["path"]
+        if path.startswith(PUBLIC):
+            return
+        parts = path.split("/", 3)
+        page = parts[1] != "v1"
+        project = parts[2] if len(parts) > 2 and parts[1] in ("v1", "p") else ""
+        # A page's one POST, the break, takes an admin key of its own.
+        if self._team and not (self._read_open and (page or scope["method"] in ("GET", "HEAD"))):
+            self._check_key(authorization, project, page=page)
+        if project and not self._serves(project):
+            raise ProblemError(
+                "not-found",
+                f"This service has no project {project[:100]!r}: the person who runs it has named "
+                "its projects (DIBS_PROJECTS). Nothing was written.",
+            )
+
+    def _serves(self, project: str) -> bool:
+        if not self._projects and not self._owners:
+            return True
+        return project in self._projects or project.startswith(self._owners or ("\0",))
+
+    def _check_key(self, authorization: str | None, project: str, *, page: bool) -> None:
+        """Let a team or admin key pass, or a token of the project; else raise `unauthorized`."""
+        given, _ = read(authorization)
+        why = "is missing" if given is None else "is not one of this service's"
+        if given is not None:
+            if _among(given, self._team):
+                return
+            if _among(given, self._admin):
+                if not page:
+                    return
+                raise _unauthorized(
+                    "The admin key is no login for pages, because a browser would send it "
+                    "unasked. Log in with the team key; an act on the board asks for the admin key."
+                )
+            refusal = self._tokens.refusal(given, project)
+            if refusal == "":
+                return
+            if refusal:
+                raise _unauthorized(refusal)
+        raise _unauthorized(
+            f"The team key {why}. Send `Authorization: Bearer <team key>` (DIBS_KEY for the "
+            "client), or HTTP Basic with the key as the password."
+        )
+
+    def check_admin(self, headers: Mapping[bytes, bytes]) -> str:
+        """Let an admin key pass; return who it says it is (the Basic user name), or ''.
+
+        A browser that came from elsewhere is refused first: it may send a login that it remembers.
+        """
+        if _from_elsewhere(headers):
+            raise ProblemError(
+                "forbidden",
+                "A web page of another site sent this. In a browser, break a claim on this "
+                "service's own board.",
+            )
+        given, user = read(headers.get(b"authorization", b"").decode("latin-1"))
+        if given is None or not _among(given, self._admin):
+            raise ProblemError(
+                "forbidden",
+                "Breaking a claim takes an admin key. "
+                + (
+                    "Send it as `Authorization: Bearer <admin key>`."
+                    if self._admin
+                    else "This service has none: the person who runs it can set DIBS_ADMIN_KEY."
+                ),
+            )
+        return "" if fault_of_name(user) else user[:NAME_CHARS]
+
+    async def slow_down(self, scope: Any, error: Exception) -> None:
+        """Make an address wait for the answer to a wrong key after several of them.
+
+        Right keys are never slowed, because sessions of one provider share addresses.
+        """
+        if not isinstance(error, ProblemError) or error.problem.code not in (
+            "unauthorized",
+            "forbidden",
+        ):
+            return
+        address, now = network_of(scope), monotonic()
+        count, since = self._wrong.pop(address, (0, now))
+        if now - since > WRONG_SPAN_S:
+            count, since = 0, now
+        self._wrong[address] = (count + 1, since)
+        while len(self._wrong) > ADDRESSES_MOST:
+            self._wrong.popitem(last=False)
+        if count >= WRONG_MOST:
+            await asyncio.sleep(WRONG_WAIT_S)
+
+
+def network_of(scope: Any) -> str:
+    """Return the address that a request came from; of IPv6 the /64, which is one customer's."""
+    host = scope["client"][0] if scope.get("client") else ""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return str(host)
+    if isinstance(address, IPv6Address):
+        return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
+    return str(address)
+
+
+def _unauthorized(detail: str) -> ProblemError:
+    return ProblemError("unauthorized", detail, headers={"WWW-Authenticate": REALM})
+
+
+def _from_elsewhere(headers: Mapping[bytes, bytes]) -> bool:
+    """Say if a browser sent this for a page that is not this service's (Fetch, 3.2 and 3.7)."""
+    site = headers.get(b"sec-fetch-site")
+    if site is not None:
+        return site not in (b"same-origin", b"none")
+    origin = headers.get(b"origin")
+    if origin is None:
+        return False
+    return urlsplit(origin.decode("latin-1")).netloc.encode() != headers.get(b"host", b"")
+
+
+def _refuse_secrets(query: bytes) -> None:
+    """Refuse a key or session in a URL: those are logged by every proxy on the way."""
+    names = (pair.partition(b"=")[0].lower().replace(b"-", b"_") for pair in query.split(b"&"))
+    if found := _SECRETS.intersection(names):
+        raise invalid(
+            [
+                {
+                    "field": name.decode(),
+                    "message": "A URL carries no key and no session, because URLs are written "
+                    "down on the way: use the headers, and take this one for known to others.",
+                }
+                for name in sorted(found)
+            ]
+        )
+
+
+def _digest(key: str) -> bytes:
+    return sha256(key.encode()).digest()
+
+
+def _among(given: str, keys: Sequence[bytes]) -> bool:
+    digest = _digest(given)
+    matches = [hmac.compare_digest(digest, key) for key in keys]  # all of them, every time
+    return any(matches)

@@ -1,0 +1,71 @@
+"""`dibs purge PROJECT`: take a project out of the store, all of it."""
+
+import asyncio
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import quote
+
+import redis
+
+from dibs.store import StoreDown, datadir, target
+from dibs.store.embedded import EmbeddedStore, StoreUnavailable
+from dibs.store.link import Link
+from dibs.store.store import keys
+from dibs.words import Project
+
+SCANNED = 1_000
+"""Keys that the store looks at in one go; it answers others in between."""
+
+
+def purge(project: Project, *, redis_url: str | None, data_dir: Path) -> str:
+    """Delete every key of `project`; return what was done. Raises StoreUnavailable.
+
+    Fences stay safe: the next one in a project of that name is the store's time, so it is larger
+    than any before. A service that runs on the store sees the project gone at once.
+    """
+    with ExitStack() as held:
+        url = redis_url or _private(data_dir, held)
+        try:
+            count = asyncio.run(_purge(url, project))
+        except StoreDown as down:
+            raise StoreUnavailable(f"{down.reason} Some of it may be deleted.") from None
+    if not count:
+        return f"{project} has nothing in the store"
+    return f"deleted {project}: {count} keys, its claims and its events"
+
+
+async def _purge(url: str, project: Project) -> int:
+    link = target.link_to(target.parse(url))
+    try:
+        await link.command("ZREM", "dibs:projects", project)
+        return sum([await _delete(link, server, project) for server in await link.servers()])
+    finally:
+        await link.close()
+
+
+async def _delete(link: Link, server: Link, project: Project) -> int:
+    """Delete the project's keys that `server` has."""
+    pattern = "".join(f"\\{char}" if char in "*?[]\\" else char for char in keys(project)) + ":*"
+    count, cursor = 0, "0"
+    while True:
+        cursor, found = await server.command("SCAN", cursor, "MATCH", pattern, "COUNT", SCANNED)
+        if found:
+            count += int(await link.command("UNLINK", *found))
+        if cursor == "0":
+            return count
+
+
+def _private(data_dir: Path, held: ExitStack) -> str:
+    """Return the URL of the private store in `data_dir`: of the one that runs, or started here."""
+    directory = data_dir.resolve()
+    if not (directory / "dibs.lock").exists():
+        raise StoreUnavailable(f"{data_dir} holds no claims of a private store.")
+    path = str(directory / datadir.SOCKET)
+    try:
+        with datadir.client(path) as running:
+            running.ping()
+    except redis.RedisError:
+        started = EmbeddedStore.start(directory)
+        held.callback(started.stop)
+        return started.url
+    return "unix://" + quote(path)
