@@ -100,14 +100,16 @@ class Contract(RuleBasedStateMachine):
         number = self.fence(task, fence) if task else None
         self.do(self.rig.release, who, task, number, outcome=outcome, note=note)
 
-    @rule(task=task, ends=st.booleans(), state=st.sampled_from(["", "working", "parked"]))
-    def holder_acts(self, task, ends, state) -> None:
+    @rule(task=task, state=st.sampled_from(["", "working", "parked", "released", "done", "done"]))
+    def holder_acts(self, task, state) -> None:
         """Whoever has the task, with the right fence."""
         tenure = self.rig.model.tasks.get(task)
         if tenure:
             who = self.rig.who(tenure.owner)
-            act = self.rig.release if ends else self.rig.beat
-            self.do(act, who, task, tenure.fence, **({} if ends else {"state": state}))
+            if state in ("released", "done"):
+                self.do(self.rig.release, who, task, tenure.fence, outcome=state)
+            else:
+                self.do(self.rig.beat, who, task, tenure.fence, state=state)
 
     @rule(who=who, task=task)
     def somebody_queues(self, who, task) -> None:

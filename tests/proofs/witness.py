@@ -1,7 +1,7 @@
 """What the store did, as steps that the model can replay; and what the service said of it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -43,8 +43,19 @@ class Recorder:
         self._names = script_names(self.rules)
 
     async def command(self, *parts: str | int) -> Any:
+        async def carry() -> tuple[Any, bool]:
+            return await self.link.command(*parts), True
+
+        return (await self._carried(parts, carry))[0]
+
+    async def replicated(self, *parts: str | int) -> tuple[Any, bool]:
+        return await self._carried(parts, lambda: self.link.replicated(*parts))
+
+    async def _carried(
+        self, parts: Sequence[str | int], carry: Callable[[], Awaitable[tuple[Any, bool]]]
+    ) -> tuple[Any, bool]:
         if parts[0] not in ("EVALSHA", "EVAL"):
-            return await self.link.command(*parts)
+            return await carry()
         run = Run(self._names[str(parts[1])], str(parts[3]), [str(part) for part in parts[4:]])
         losable = run.act in REPLAYED
         if losable and self.lose_request:
@@ -52,7 +63,7 @@ class Recorder:
             raise StoreDown("The request was lost.", sent=True)
         self.runs.append(run)
         try:
-            run.reply = await self.link.command(*parts)
+            run.reply, enough = await carry()
         except StoreDown:
             raise
         except Exception:
@@ -61,7 +72,7 @@ class Recorder:
         if losable and self.lose_reply:
             self.lose_reply -= 1
             raise StoreDown("The reply was lost.", sent=True)
-        return run.reply
+        return run.reply, enough
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.link, name)
