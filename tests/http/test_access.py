@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from tests.harness import processes
 from tests.ops.running import Running, clean_environ, new_session
 
 from dibs.api import tokens
@@ -130,13 +131,10 @@ def test_the_command_makes_a_token_and_names_what_it_lacks(service: Running) -> 
 
 
 def dibs(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
+    return processes.run(
         [sys.executable, "-P", "-m", "dibs", *arguments],
         env=clean_environ(env),
-        capture_output=True,
-        text=True,
         timeout=30,
-        check=False,
     )
 
 
