@@ -17,6 +17,7 @@ import pytest
 import trustme
 import yaml
 from tests.harness import processes
+from tests.http.test_upgrade import java_walks
 from tests.ops.running import Running, clean_environ, new_session, until
 
 OPS = Path(__file__).parents[2] / "docs/ops"
@@ -169,6 +170,121 @@ def test_behind_a_proxy_claims_pass_and_events_arrive_as_they_happen(proxy, tmp_
         lines = iter(events.readline, b"")
         assert any(line.strip() == b"event: claimed" for line in lines)
         events.close()
+        service.stop()
+
+
+METRICS = [
+    *("/metrics", "//metrics", "/%6detrics", "/./metrics", "/x/../metrics", "/metrics?x=1"),
+    *("/metrics/", "/metrics//", "/metrics%2F", "/metrics%2f", "//metrics/", "/%6Detrics/"),
+    *("/metrics/.", "/metrics/x/..", "/metrics%00", "/metrics;x", "/metrics%20", "/%2Fmetrics"),
+    *("/METRICS", "///metrics", "/.//metrics", "/metrics/%2e", "/%2e/metrics", "/metrics#x"),
+]
+
+
+@pytest.mark.parametrize("proxy", [nginx, caddy])
+def test_no_spelling_of_the_metrics_path_passes_from_outside(proxy, tmp_path: Path) -> None:
+    with (
+        Running("--data-dir", str(tmp_path / "data")) as service,
+        proxy(tmp_path, service.port) as inside,
+    ):
+        assert _get(inside, "/metrics", "127.0.0.1")[0] == 200
+        for path in METRICS:
+            status, body = _get(inside, path, "127.0.0.2")
+            assert status in (400, 403, 404), path
+            assert b"dibs_" not in body
+        # Nor does the service itself know more than one.
+        for path in METRICS:
+            status, body = _get(inside, path, "127.0.0.1", service.port)
+            assert (status == 200) is (path in ("/metrics", "/metrics?x=1", "/metrics#x")), path
+        service.stop()
+
+
+def _get(
+    like: http.client.HTTPConnection, path: str, source: str, port: int | None = None
+) -> tuple[int, bytes]:
+    """GET a path, letter by letter, from an address of this machine."""
+    given = _again(like) | {"source_address": (source, 0)}
+    connection: http.client.HTTPConnection = (
+        http.client.HTTPConnection("127.0.0.1", port, timeout=10) if port else type(like)(**given)
+    )
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+@pytest.mark.parametrize("proxy", [nginx, caddy])
+def test_behind_a_proxy_a_task_is_what_was_named(proxy, tmp_path: Path) -> None:
+    with (
+        Running("--data-dir", str(tmp_path / "data")) as service,
+        proxy(tmp_path, service.port) as calls,
+        contextlib.closing(calls),
+    ):
+        for task in (
+            "a//b",
+            "../x",
+            "..",
+            "a%2Fb",
+            "trail/",
+            "/lead",
+            "%",
+            "a;b",
+            "é#?",
+            "metrics",
+        ):
+            encoded = "".join(f"%{byte:02X}" for byte in task.encode())
+            calls.request("GET", f"/v1/p/claims/{encoded}")
+            assert json.loads(calls.getresponse().read())["task"] == task
+        service.stop()
+
+
+@pytest.mark.parametrize("proxy", [nginx, caddy])
+def test_behind_a_proxy_what_is_too_large_or_away_is_told_as_dibs_tells_it(
+    proxy, tmp_path: Path
+) -> None:
+    with (
+        Running("--data-dir", str(tmp_path / "data")) as service,
+        proxy(tmp_path, service.port) as like,
+    ):
+
+        def ask(body: bytes = b"", **more: str) -> tuple[int, str, str]:
+            head = {"Dibs-Session": new_session(), "Content-Type": "application/json"} | more
+            with contextlib.closing(type(like)(**_again(like))) as connection:
+                connection.request("POST", "/v1/p/claim", body, head)
+                answer = connection.getresponse()
+                problem = json.loads(answer.read())
+                assert answer.getheader("Content-Type") == "application/problem+json"
+                assert problem["status"] == answer.status
+                return answer.status, problem["code"], problem["outcome"]
+
+        too_large = ("too-large", "not-applied")
+        assert ask(b" " * 20_000) == (413, *too_large)
+        assert ask(b" " * 900_000) == (413, *too_large)
+        assert ask(b" " * 2_000_000) == (413, *too_large)
+        assert ask(X="x" * 30_000, Y="y" * 20_000) == (431, *too_large)
+        if proxy is nginx:  # Caddy lets a head of up to a megabyte through
+            assert ask(**{f"X{number}": "x" * 30_000 for number in range(10)}) == (431, *too_large)
+        service.stop()
+        assert ask(b"{}") == (503, "unavailable", "unknown")
+
+
+def test_caddy_passes_offers_to_upgrade_on_and_no_body_is_lost(tmp_path: Path) -> None:
+    curl = tool("curl", "curl")
+    with (
+        Running("--data-dir", str(tmp_path / "data")) as service,
+        caddy(tmp_path, service.port) as calls,
+    ):
+        url, session = f"http://127.0.0.1:{calls.port}", new_session()
+        ran = processes.run(
+            [
+                *(curl, "-sS", "--http2", "-m", "10", "-H", f"Dibs-Session: {session}"),
+                *("-d", "task=T-1", f"{url}/v1/p/claim"),
+            ],
+            timeout=30,
+        )
+        assert json.loads(ran.stdout)["task"] == "T-1", ran
+        if shutil.which("java"):
+            java_walks(url, "q", session)
         service.stop()
 
 
