@@ -25,8 +25,10 @@ COPY skill ./skill
 # SOURCE_DATE_EPOCH: the same sources make the same wheel.
 RUN SOURCE_DATE_EPOCH=1700000000 /opt/dibs/bin/python -m pip wheel --no-deps --no-build-isolation -w dist .
 RUN /opt/dibs/bin/python -m pip install --no-deps --no-index --find-links dist dibs
-# What is only for installing goes; what is imported is compiled once, by contents, not by times.
-RUN /opt/dibs/bin/python -m pip uninstall -y -q editables hatchling pathspec tomlkit trove-classifiers pip
+# What only development uses goes, though the framework names it among what it needs, and then what
+# only installing uses; what is imported is compiled once, by contents, not by times.
+RUN /opt/dibs/bin/python -m pip uninstall -y -q faker polyfactory rich rich-click markdown-it-py mdurl pygments httpx httpcore certifi
+RUN /opt/dibs/bin/python -m pip uninstall -y -q editables hatchling pathspec tomlkit trove-classifiers setuptools pip
 RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/dibs/lib
 
 FROM ${BASE}

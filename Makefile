@@ -19,7 +19,7 @@ QUICK  := tests/promises tests/http/test_calls.py tests/http/test_bad_input.py \
           tests/docs/test_protocol.py tests/proofs/test_guarantees.py tests/harness/test_house.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick check prove mutants clean audit soak bench bench-plain test-claude
+.PHONY: help run test quick check prove mutants clean audit sbom soak bench bench-plain test-claude
 
 help:                    ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -68,6 +68,10 @@ $(VENV)/.dev: requirements-dev.txt pyproject.toml | $(VENV)/bin/python
 	$(PIP) --require-hashes -r requirements-dev.txt
 	$(PIP) --no-build-isolation -e .
 	@touch $@ $(VENV)/.run
+
+sbom: $(VENV)/bin/python    ## write what the service is made of to build/sbom.json
+	mkdir -p build
+	$(BIN)/python docs/ops/sbom.py > build/sbom.json
 
 audit:                   ## ask the public list of known vulnerabilities (needs the network)
 	$(PYTHON) -m venv build/audit

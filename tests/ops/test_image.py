@@ -199,6 +199,7 @@ def test_the_image_has_no_tool_to_install_more(built: Path) -> None:
     packages = {path.name.split("-")[0] for path in built.glob("opt/dibs/lib/*/*/*.dist-info")}
     assert "dibs" in packages
     assert not packages & {"pip", "hatchling", "pytest", "mypy", "ruff", "hypothesis", "playwright"}
+    assert not packages & {"faker", "polyfactory", "rich", "rich_click", "httpx", "certifi"}
 
 
 def test_the_same_sources_make_the_same_wheel(built: Path) -> None:
@@ -228,6 +229,24 @@ def test_every_package_of_the_image_is_pinned_by_hash() -> None:
     for step in steps():
         if "pip install" in step.rest:
             assert "--require-hashes" in step.rest or "--no-index" in step.rest, step
+
+
+def test_the_bill_of_materials_names_every_package_of_the_image_with_its_hashes(
+    built: Path,
+) -> None:
+    made = processes.run(
+        [sys.executable, str(ROOT / "docs/ops/sbom.py")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    bill = json.loads(made.stdout)
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    named = {part["name"].lower().replace("-", "_"): part for part in bill["components"]}
+    there = {path.name.split("-")[0] for path in built.glob("opt/dibs/lib/*/*/*.dist-info")}
+    assert {name.lower() for name in there} - {"dibs"} <= set(named)
+    assert all(part["hashes"] and part["purl"] for part in named.values())
 
 
 def test_the_image_runs_as_nobody_and_copies_only_what_it_needs() -> None:
