@@ -11,8 +11,10 @@ import difflib
 import json
 import os
 import re
+import stat
 import sys
 import time
+from contextlib import suppress
 
 client = globals()["client"]  # dibs.py, which has put itself here
 
@@ -32,18 +34,10 @@ def do_init(args, session):
     if not setup.root:
         raise usage("init works inside a git repository: run `git init` first")
     os.chdir(setup.root)
-    before = {path: read(path) for path in SHARED + OURS}
-    after, spots = taken_out(before)
-    if not args.remove:
-        setup.url, setup.key = source_of(args, setup), ""  # it writes what everybody may read
-        setup.project = args.project or setup.project or client.project_of("x/" + setup.root)
-        setup.check()
-        put_in(setup, after, spots)
-    changed = [path for path in after if after[path] != before[path]]
-    for path in changed:
-        show(path, before[path] or "", after[path] or "")
-    for path in changed:
-        write(path, after[path])
+    try:
+        changed = change(args, setup)
+    except OSError as error:
+        raise usage(f"{error.filename or setup.root}: {error.strerror}") from None
     if args.json:
         print(json.dumps({"project": setup.project, "url": setup.url, "changed": changed}))
     elif args.remove:
@@ -52,6 +46,23 @@ def do_init(args, session):
         todo = "commit the %d files above" % len(changed) if changed else "nothing to change"
         print(f"dibs is set up for {setup.project} at {setup.url}: {todo}")
     return client.YES
+
+
+def change(args, setup):
+    """Work out what changes, show it, write it; return the paths."""
+    before = {path: read(path) for path in SHARED + OURS}
+    after, spots = taken_out(before)
+    if not args.remove:
+        setup.url, setup.key = source_of(args, setup), ""  # what it asks for, everybody may read
+        setup.project = args.project or setup.project or client.project_of("x/" + setup.root)
+        setup.check()
+        put_in(setup, after, spots)
+    changed = [path for path in after if after[path] != before[path]]
+    for path in changed:
+        show(path, before[path] or "", after[path] or "")
+    for path in changed:
+        write(path, after[path])
+    return changed
 
 
 def source_of(args, setup):
@@ -181,38 +192,118 @@ def graft(text, wanted, pieces, path=()):
     return text
 
 
+def steps_to(path):
+    """Where a path of the repository (the working directory) really is, step by step. A checkout
+    may hold links to anywhere: what is not the repository's own is neither read nor written."""
+    root, real = os.path.realpath("."), os.path.realpath(path)
+    steps = os.path.relpath(real, root).split(os.sep) if real[:1] == root[:1] else [".."]
+    if ".." in steps or ".git" in map(str.lower, steps):
+        raise usage(
+            f"{path} leads to {real}, which is no file of this repository's: put a plain file or "
+            "folder in the place of the link"
+        )
+    return steps
+
+
+def open_folder(steps, make=False):
+    """An open folder below the working directory, by steps none of which is a link by now.
+    Where folders cannot be opened (Windows), its path."""
+    if os.open not in os.supports_dir_fd:
+        if make:
+            os.makedirs(os.path.join(".", *steps), exist_ok=True)
+        return os.path.join(".", *steps)
+    folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    for step in steps:
+        above = folder
+        try:
+            if make and step not in os.listdir(above):
+                os.mkdir(step, dir_fd=above)
+            folder = os.open(step, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+        finally:
+            os.close(above)
+    return folder
+
+
+def within(folder, name):
+    """How to name a file in an open folder: (name, the keyword that says where)."""
+    if isinstance(folder, int):
+        return name, {"dir_fd": folder}
+    return os.path.join(folder, name), {}
+
+
+def close(folder):
+    if isinstance(folder, int):
+        os.close(folder)
+
+
+NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
 def read(path):
     """The text of a file, byte for byte; None where there is none."""
+    *steps, name = steps_to(path)
     try:
-        with open(path, "rb") as file:
+        folder = open_folder(steps)
+    except FileNotFoundError:
+        return None
+    try:
+        name, where = within(folder, name)
+        if not stat.S_ISREG(os.stat(name, follow_symlinks=False, **where).st_mode):
+            raise usage(f"{path} is no plain file")
+        with open(os.open(name, os.O_RDONLY | NO_LINK, **where), "rb") as file:
             return file.read().decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         return None
+    finally:
+        close(folder)
 
 
 def show(path, old, new):
     """A diff of what belongs to the repository's people, one line about what is ours."""
     old_lines, new_lines = old.splitlines(), new.splitlines()
-    lines = ["%s %s, %d lines" % ("+++" if new else "---", path, len(new_lines or old_lines))]
+    real = "/".join(steps_to(path))
+    name = path if real == path else f"{path} -> {real}"
+    lines = ["%s %s, %d lines" % ("+++" if new else "---", name, len(new_lines or old_lines))]
     if path in SHARED:
-        lines = list(difflib.unified_diff(old_lines, new_lines, path, path, lineterm="", n=1))
+        lines = list(difflib.unified_diff(old_lines, new_lines, name, name, lineterm="", n=1))
     for line in lines:
         print("".join(c if c.isprintable() else " " for c in line), file=sys.stderr)
 
 
 def write(path, text):
-    folder = os.path.dirname(path)
-    if text is None:
-        os.remove(path)
-        while folder and not os.listdir(folder):
-            os.rmdir(folder)
-            folder = os.path.dirname(folder)
-        return
-    os.makedirs(folder or ".", exist_ok=True)
-    with open(path, "wb") as file:
-        file.write(text.encode("utf-8", "surrogateescape"))
-    if path.endswith(("/dibs", "/dibs.py")):
-        os.chmod(path, 0o755)  # noqa: S103, a committed script
+    """Replace a file, in one step and with the mode that it had; or remove it (text is None), and
+    the folders that are empty then."""
+    *steps, name = steps_to(path)
+    folder = open_folder(steps, make=True)
+    try:
+        if text is None:
+            plain, where = within(folder, name)
+            os.unlink(plain, **where)
+        else:
+            replace(folder, name, text.encode("utf-8", "surrogateescape"))
+    finally:
+        close(folder)
+    while text is None and steps and not os.listdir(os.path.join(*steps)):
+        os.rmdir(os.path.join(*steps))
+        steps = steps[:-1]
+
+
+def replace(folder, name, data):
+    """Put a file in the place of one that may be there, and whose mode it keeps."""
+    plain, where = within(folder, name)
+    new, _ = within(folder, f".{name}.{os.getpid()}.new")
+    is_script, flags = name in ("dibs", "dibs.py"), os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK
+    try:
+        with open(os.open(new, flags, 0o777 if is_script else 0o666, **where), "wb") as file:
+            file.write(data)
+            with suppress(FileNotFoundError):
+                was = os.stat(plain, follow_symlinks=False, **where).st_mode
+                os.chmod(file.fileno() if where else new, stat.S_IMODE(was) | 0o111 * is_script)
+        os.replace(new, plain, **({"src_dir_fd": folder, "dst_dir_fd": folder} if where else {}))
+    except OSError:
+        with suppress(OSError):
+            os.unlink(new, **where)
+        raise
 
 
 def do_doctor(args, session):

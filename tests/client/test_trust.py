@@ -235,3 +235,121 @@ def test_the_printed_steps_work_beside_code_of_the_same_name(
     assert list(tmp.iterdir()) == []
     assert PLANTED[:14] in (ann.repo / "install.py").read_text()
     assert (ann.repo / "dibs.py").exists()
+
+
+# What it writes to
+
+OUTSIDE = "# mine\n"
+WRITTEN = [
+    "CLAUDE.md", "AGENTS.md", ".claude/settings.json",
+    *(f".claude/skills/dibs/{name}"
+      for name in ("SKILL.md", "dibs", "dibs.py", "install.py", "dibs.conf", "undo.json")),
+]  # fmt: skip
+FOLDERS = [".claude", ".claude/skills", ".claude/skills/dibs"]
+
+
+def linked(ann: Sandbox, path: str, target: Path) -> None:
+    """Make a path of the repository a link."""
+    (ann.repo / path).parent.mkdir(parents=True, exist_ok=True)
+    (ann.repo / path).symlink_to(target)
+
+
+def beyond(ann: Sandbox, where: str) -> Path:
+    """A folder that is no part of what the repository tracks, with files to overwrite in it."""
+    folder = {"home": ann.home / "private", "git": ann.repo / ".git/hooks"}[where]
+    for name in ("file", *(Path(path).name for path in WRITTEN)):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(OUTSIDE)
+    return folder
+
+
+@pytest.mark.parametrize("where", ["home", "git"])
+@pytest.mark.parametrize("path", WRITTEN + FOLDERS)
+def test_init_writes_through_no_link_out_of_the_repository(
+    ann: Sandbox, service: Service, path: str, where: str
+) -> None:
+    folder = beyond(ann, where)
+    linked(ann, path, folder if path in FOLDERS else folder / "file")
+    before = contents(ann)
+    for words in (("init",), ("init", "--remove")):
+        said = ann.dibs(*words).said(2).stderr
+        assert said.count("\n") == 1
+        assert str(folder.resolve()) in said, "the real path is said"
+        assert path in said
+    assert {
+        file.read_text() for file in folder.iterdir() if file.name in ("file", "undo.json")
+    } == {OUTSIDE}
+    assert contents(ann) == before
+
+
+def test_a_dangling_link_out_of_the_repository_makes_no_file_there(ann: Sandbox) -> None:
+    linked(ann, "CLAUDE.md", ann.home / "new")
+    ann.dibs("init").said(2)
+    assert not (ann.home / "new").exists()
+
+
+def test_a_link_inside_the_repository_is_followed_and_the_real_path_said(ann: Sandbox) -> None:
+    (ann.repo / "config/claude").mkdir(parents=True)
+    linked(ann, ".claude", Path("config/claude"))
+    said = init(ann).stderr
+    assert ".claude/settings.json -> config/claude/settings.json" in said
+    assert (ann.repo / "config/claude/skills/dibs/dibs.py").is_file()
+    assert (ann.repo / ".claude").is_symlink()
+    installed(ann)
+    init(ann, "--remove")
+    assert (ann.repo / ".claude").is_symlink()
+    assert not [path for path in contents(ann) if "dibs" in path or "settings" in path]
+
+
+# A link that was put there after the look: realpath has seen none.
+BLIND = """
+import os, runpy, sys
+os.path.realpath = os.path.abspath
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("path", WRITTEN + FOLDERS)
+def test_a_link_that_was_put_there_after_the_look_is_not_written_through(
+    ann: Sandbox, path: str
+) -> None:
+    folder = beyond(ann, "home")
+    linked(ann, path, folder if path in FOLDERS else folder / "file")
+    before = contents(ann)
+    runner, *rest = ann.command("init")
+    done = processes.run([runner, "-c", BLIND, *rest], cwd=ann.repo, env=ann.env)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert (folder / "file").read_text() == OUTSIDE
+    assert contents(ann) == before
+
+
+def test_init_keeps_the_mode_of_a_file_and_cuts_a_hard_link(ann: Sandbox) -> None:
+    outside = ann.home / "notes.md"
+    outside.write_text(OUTSIDE)
+    outside.chmod(0o640)
+    os.link(outside, ann.repo / "CLAUDE.md")
+    init(ann)
+    assert outside.read_text() == OUTSIDE
+    assert (ann.repo / "CLAUDE.md").stat().st_mode & 0o777 == 0o640
+    assert (ann.repo / ".claude/skills/dibs/dibs").stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
+def test_what_is_no_file_stops_init_in_one_line(ann: Sandbox, kind: str) -> None:
+    path = ann.repo / "CLAUDE.md"
+    {"pipe": lambda: os.mkfifo(path), "folder": path.mkdir, "loop": lambda: path.symlink_to(path)}[
+        kind
+    ]()
+    said = ann.dibs("init").said(2).stderr
+    assert "CLAUDE.md" in said
+    assert said.count("\n") == 1
+    assert not (ann.repo / ".claude").exists()
+
+
+def test_init_leaves_no_half_written_file_where_it_may_not_write(ann: Sandbox) -> None:
+    (ann.repo / "AGENTS.md").write_text(OUTSIDE)
+    (ann.repo / ".claude").write_text("in the way")
+    said = ann.dibs("init").said(2).stderr
+    assert ".claude" in said
+    assert contents(ann) == {"AGENTS.md": OUTSIDE.encode(), ".claude": b"in the way"}
