@@ -18,6 +18,7 @@ from dibs.api.problems import ProblemError
 from dibs.api.routes import V1
 from dibs.board import routes as board
 from dibs.board.feed import Feeds
+from dibs.board.lobby import Lobby
 from dibs.claims import Bounds, Claims
 from dibs.keeper import Keeper, keeping
 from dibs.metrics import Cells, Metrics
@@ -26,6 +27,7 @@ from dibs.store import Rules, Store, target
 from dibs.store.blocking import Reader
 from dibs.store.link import ClientLink, Link
 from dibs.store.stream import Hub
+from dibs.streams import Streams
 
 log = logging.getLogger("dibs")
 
@@ -108,8 +110,15 @@ def build(settings: Settings, url: str | None, cells: Cells | None = None, row: 
     def provide_claims() -> Claims:
         return claims
 
+    streams = Streams(settings.max_connections)
+
+    def provide_streams() -> Streams:
+        return streams
+
     desk = board.Desk(
+        streams=streams,
         feeds=feeds,
+        lobby=Lobby(store),
         claims=claims,
         is_admin=access.is_admin,
         breakable=access.breakable,
@@ -124,7 +133,10 @@ def build(settings: Settings, url: str | None, cells: Cells | None = None, row: 
     ]
     app = Litestar(
         handlers,
-        dependencies={"claims": Provide(provide_claims, sync_to_thread=False)},
+        dependencies={
+            "claims": Provide(provide_claims, sync_to_thread=False),
+            "streams": Provide(provide_streams, sync_to_thread=False),
+        },
         before_request=access.gate(),
         exception_handlers=errors.HANDLERS,
         openapi_config=None,

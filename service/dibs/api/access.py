@@ -5,7 +5,6 @@ import hmac
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import sha256
-from ipaddress import IPv6Address, IPv6Network, ip_address
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from litestar import Request
 from dibs.api.keys import REALM, read
 from dibs.api.problems import ProblemError, invalid
 from dibs.api.tokens import Tokens
+from dibs.streams import network_of
 from dibs.text import fault_of_name
 
 Req = Request[Any, Any, Any]
@@ -177,18 +177,6 @@ class Access:
             self._wrong.popitem(last=False)
         if count >= WRONG_MOST:
             await asyncio.sleep(WRONG_WAIT_S)
-
-
-def network_of(scope: Any) -> str:
-    """Return the address that a request came from; of IPv6 the /64, which is one customer's."""
-    host = scope["client"][0] if scope.get("client") else ""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return str(host)
-    if isinstance(address, IPv6Address):
-        return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
-    return str(address)
 
 
 def _unauthorized(detail: str) -> ProblemError:

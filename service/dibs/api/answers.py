@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
+import msgspec
+
 from dibs import outcomes as o
 from dibs.api import sentences, wire
 from dibs.api.problems import ProblemError
@@ -11,6 +13,7 @@ from dibs.claims import Wish
 from dibs.words import Claim, Fence, Free, Loss, Task
 
 Answer = wire.Reply
+LISTED_NOTE_CHARS = 300
 _CODES = {"held": "held", "turn": "held", "cooling": "cooling", "done": "done"}
 
 
@@ -106,7 +109,15 @@ def listed(page: o.Page | o.RateLimited, *, plain: bool) -> Answer:
             text += f"More: ask again with cursor={page.cursor}\n"
         return wire.Reply(text.encode(), wire.TEXT)
     now = datetime.now(UTC).replace(microsecond=0)
-    return ok({"claims": page.claims, "seq": page.seq, "cursor": page.cursor, "server_time": now})
+    claims = [*map(_in_a_list, page.claims)]
+    return ok({"claims": claims, "seq": page.seq, "cursor": page.cursor, "server_time": now})
+
+
+def _in_a_list(claim: Claim) -> Claim:
+    """Return a claim as a list tells it: of a long note its beginning."""
+    if claim.note is None or len(claim.note) <= LISTED_NOTE_CHARS:
+        return claim
+    return msgspec.structs.replace(claim, note=claim.note[: LISTED_NOTE_CHARS - 1] + "…")
 
 
 def shown(shown: Claim | Free | o.RateLimited, fence: Fence | None) -> Answer:
@@ -161,12 +172,17 @@ def _contended(refusals: Sequence[o.Refusal], wish: Wish, lost: Sequence[Loss]) 
                 "task": refusal.claim.task,
                 "code": _CODES[refusal.verdict],
                 "retry_after": refusal.retry_after_s,
-                "claim": wire.builtin(refusal.claim),
+                "claim": _without_queue(refusal.claim),
             }
             for refusal in refusals
         ]
     code = _CODES[first.verdict]
     return ProblemError(code, detail, retry_after=retry_after, **facts, **_losses(lost))
+
+
+def _without_queue(claim: Claim) -> Any:
+    """Return a claim as one of many conflicts tells it: 32 queues of 100 would be a megabyte."""
+    return wire.builtin(msgspec.structs.replace(claim, queue=()))
 
 
 def _queue(refusal: o.Refusal) -> dict[str, int | None]:

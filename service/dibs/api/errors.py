@@ -15,6 +15,7 @@ from dibs.api import observe, wire
 from dibs.api.problems import ProblemError, invalid
 from dibs.api.wire import Reply
 from dibs.store import StoreDown, StoreFull, Unwilling
+from dibs.streams import TooMany
 
 log = logging.getLogger("dibs.api")
 Req = Request[Any, Any, Any]
@@ -39,6 +40,15 @@ def _problem(scope: Any, error: Exception) -> ProblemError:
         return _store_down(error)
     if isinstance(error, StoreFull):
         return ProblemError("full", "The store is full. Tell whoever runs this service.")
+    if isinstance(error, TooMany):
+        return ProblemError(
+            "quota",
+            f"The {error.whose} has {error.limit} event streams, the most there may be. Read "
+            "pages of events (without Accept: text/event-stream), or try again later.",
+            retry_after=30,
+            whose="streams",
+            limit=error.limit,
+        )
     if isinstance(error, HTTPException):
         return _http(scope, error)
     return _internal(scope, error)

@@ -12,6 +12,7 @@ from dibs.claims import Claims
 from dibs.store import StoreDown
 from dibs.store.store import Reset
 from dibs.store.stream import Ended
+from dibs.streams import Streams, network_of
 from dibs.words import Event, Project, Refused, Session
 
 Req = Request[Any, Any, Any]
@@ -69,7 +70,9 @@ class V1(Controller):
         return answers.shown(shown, query.fence)
 
     @get("/events")
-    async def events(self, request: Req, project: str, claims: Claims) -> Response[bytes] | Stream:
+    async def events(
+        self, request: Req, project: str, claims: Claims, streams: Streams
+    ) -> Response[bytes] | Stream:
         """Follow a project's transitions as server-sent events, or read a page of them."""
         name = in_project(project)
         given = bodies.query(request.scope["query_string"])
@@ -77,9 +80,11 @@ class V1(Controller):
             given["after"] = request.headers["last-event-id"]
         query = bodies.EventsQuery.of(given, [])
         if answers.wants(request.headers, "text/event-stream"):
+            address = network_of(request.scope)
+            streams.check(name, address)
             after = query.after or await claims.end_of(name)
             return Stream(
-                _stream(claims, name, after),
+                streams.counted(name, address, _stream(claims, name, after)),
                 media_type="text/event-stream",
                 headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
             )

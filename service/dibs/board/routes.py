@@ -1,6 +1,5 @@
 """The board's pages: parse, ask, show. Everything works without scripts except that it is live."""
 
-import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Mapping
@@ -17,18 +16,17 @@ from markupsafe import Markup
 from dibs import text, words
 from dibs.board import spans, views
 from dibs.board.feed import CHANGE_ID, Feeds, Snapshot
+from dibs.board.lobby import Lobby
 from dibs.board.views import ENV, FILTERS, MARKS, SECTIONS, SORTS, Look, Row
 from dibs.claims import Claims
 from dibs.outcomes import Ended, RateLimited
 from dibs.store import StoreDown
-from dibs.store.store import Overview
+from dibs.streams import Streams, TooMany, network_of
 from dibs.words import Claim, Fence, Project, Task
 
 Page = Response[bytes]
 Req = Request[Any, Any, Any]
 
-PROJECTS = 200
-"""Projects on the first page; the ones that changed last."""
 _HTML = "text/html"
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -49,6 +47,8 @@ class Desk:
     """What the pages need to know of the service."""
 
     feeds: Feeds
+    lobby: Lobby
+    streams: Streams
     claims: Claims
     is_admin: Callable[[str], bool]
     breakable: bool
@@ -101,17 +101,13 @@ class Board(Controller):
     @get("/")
     async def projects(self, request: Req, desk: NamedDependency[Desk]) -> Page:
         """List the projects."""
-        store = desk.claims.store
-        names = await store.projects()
-        found = await asyncio.gather(*map(store.overview, names[-1000:]))
-        found.sort(key=_changed, reverse=True)
-        shown = found[:PROJECTS]
+        shown, total = await desk.lobby.look()
         return page(
             "projects.html",
             projects=shown,
-            more=len(names) - len(shown),
-            attention=sum(one.parked + one.lapsed for one in found),
-            now=store.clock.facts.witness_us // 1000,
+            more=total - len(shown),
+            attention=sum(one.parked + one.lapsed for one in shown),
+            now=desk.claims.store.clock.facts.witness_us // 1000,
             **_first_steps(request, desk),
         )
 
@@ -133,12 +129,14 @@ class Board(Controller):
     async def stream(self, request: Req, project: str, desk: NamedDependency[Desk]) -> Stream:
         """Tell what changes from the page, or from the last change heard of, on."""
         name = in_project(project)
+        address = network_of(request.scope)
+        desk.streams.check(name, address)
         query = fields(request.scope["query_string"])
         after = request.headers.get("last-event-id") or query.get("after", "")
         if after and not CHANGE_ID.fullmatch(after):
             raise HTTPException("No change of a board is called that", status_code=422)
         return Stream(
-            desk.feeds.of(name).follow(after),
+            desk.streams.counted(name, address, desk.feeds.of(name).follow(after)),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
@@ -184,10 +182,6 @@ class Board(Controller):
             media_type=views.media_type(name),
             headers={"Cache-Control": "public, max-age=31536000, immutable"},
         )
-
-
-def _changed(one: Overview) -> float:
-    return one.changed_at.timestamp() if one.changed_at else 0.0
 
 
 def _first_steps(request: Req, desk: Desk) -> dict[str, Any]:
@@ -348,6 +342,18 @@ def _down(_: Req, down: StoreDown) -> Page:
     )
 
 
+def _too_many(_: Req, many: TooMany) -> Page:
+    return page(
+        "problem.html",
+        429,
+        {"Retry-After": "30"},
+        title="Too many boards are open",
+        detail=f"The {many.whose} has {many.limit} live boards and event streams, the most there "
+        "may be. Close one, or load the page when you need it.",
+        again=True,
+    )
+
+
 def router(desk: Desk, problem: type[Exception]) -> Router:
     """Return the board's routes. `problem` is what the API raises when it refuses."""
 
@@ -362,6 +368,7 @@ def router(desk: Desk, problem: type[Exception]) -> Router:
             problem: _refused,
             NoSuchPage: _no_page,
             StoreDown: _down,
+            TooMany: _too_many,
             HTTPException: _http,
         },
     )

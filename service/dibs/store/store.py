@@ -325,6 +325,11 @@ class Store:
         await self.link.command("ZREMRANGEBYSCORE", "dibs:projects", "-inf", str(long_ago))
         return sorted(map(Project, await self.link.command("ZRANGE", "dibs:projects", 0, -1)))
 
+    async def latest_projects(self, most: int) -> tuple[list[Project], int]:
+        """Return the projects that were claimed in last, at most `most`, and how many there are."""
+        names = await self.link.command("ZREVRANGE", "dibs:projects", 0, most - 1)
+        return list(map(Project, names)), int(await self.link.command("ZCARD", "dibs:projects"))
+
     async def events(self, project: Project, after: str, limit: int) -> list[Event]:
         """Return the events after the id `after`, at most `limit`; '' means from the oldest kept.
 

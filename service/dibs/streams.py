@@ -1,0 +1,70 @@
+"""How many event streams there may be: they hold connections that callers need."""
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from typing import Any
+
+
+class TooMany(Exception):
+    """There are as many streams as there may be: of a project, of an address, or in all."""
+
+    def __init__(self, whose: str, limit: int) -> None:
+        super().__init__(whose)
+        self.whose, self.limit = whose, limit
+
+
+class Streams:
+    """The streams of one process: half of its connections at most, a quarter for each project and
+    each address."""
+
+    def __init__(self, max_connections: int) -> None:
+        self._most = max(2, max_connections // 2)
+        self._share = max(1, max_connections // 4)
+        self._all = 0
+        self._projects: Counter[str] = Counter()
+        self._addresses: Counter[str] = Counter()
+
+    def check(self, project: str, address: str) -> None:
+        """Raise TooMany if there is no room for one more."""
+        if self._all >= self._most:
+            raise TooMany("service", self._most)
+        if self._projects[project] >= self._share:
+            raise TooMany("project", self._share)
+        if self._addresses[address] >= self._share:
+            raise TooMany("address", self._share)
+
+    async def counted(
+        self, project: str, address: str, stream: AsyncIterator[bytes]
+    ) -> AsyncIterator[bytes]:
+        """Yield what `stream` yields, and count it for as long as that takes."""
+        with self._one(project, address):
+            async for chunk in stream:
+                yield chunk
+
+    @contextlib.contextmanager
+    def _one(self, project: str, address: str) -> Iterator[None]:
+        self._all += 1
+        self._projects[project] += 1
+        self._addresses[address] += 1
+        try:
+            yield
+        finally:
+            self._all -= 1
+            for counter, name in ((self._projects, project), (self._addresses, address)):
+                counter[name] -= 1
+                if not counter[name]:
+                    del counter[name]
+
+
+def network_of(scope: Any) -> str:
+    """Return the address that a request came from; of IPv6 the /64, which is one customer's."""
+    host = scope["client"][0] if scope.get("client") else ""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return str(host)
+    if isinstance(address, IPv6Address):
+        return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
+    return str(address)
