@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.ops.running import Running, new_session, until
 
-KEY = "a team key of this test"
+KEY = "a-team-key-of-this-test"
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from dibs.api.observe import FAMILIES
 from dibs.logs import Json, Text
 
 ROOT = Path(__file__).parents[2]
-ADMIN = "an admin key of this test"
+ADMIN = "an-admin-key-of-this-test"
 
 
 @pytest.fixture
