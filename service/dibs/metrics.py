@@ -154,8 +154,8 @@ def families(codes: Sequence[str], routes: Sequence[str], version: str) -> list[
             "dibs_connections_refused_total",
             "counter",
             "Connections closed by a limit: too many, a request too slow, too large or malformed, "
-            "too much behind one request, an answer that nobody reads",
-            {"why": ("many", "slow", "large", "malformed", "pipelined", "unread")},
+            "too much behind one request, an answer that nobody reads, quiet while others want in",
+            {"why": ("many", "slow", "large", "malformed", "pipelined", "unread", "quiet")},
             (),
         ),
         ("dibs_workers", "gauge", "Processes that serve", {}, ()),

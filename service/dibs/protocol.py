@@ -29,6 +29,9 @@ FRAMING_BYTES = 65_536
 """For what a chunked body has beside the body: sizes, extensions, trailers."""
 HELD_BYTES = 65_536
 """For what a caller sends behind a request that is being answered."""
+QUIET_S = 1.0
+"""With as many connections as there may be, one that nothing was asked on for so long makes room
+for a new one, the longest first: a stranger who only holds connections keeps nobody out."""
 UNREAD_S = 20.0
 """An answer of which nobody takes a byte for so long ends its connection."""
 LINGER_S, LINGER_BYTES = 2.0, 4 << 20
@@ -113,6 +116,8 @@ class Connection(HttpToolsProtocol):
     _deaf = False
     """What arrives is dropped."""
     _hung_up_at = 0.0
+    _quiet_at = 0.0
+    """Since when nothing was asked here."""
     _dropped = 0
     _taken, _taken_at = 0, 0.0
     """How many bytes the caller has taken, and since when no more."""
@@ -134,11 +139,29 @@ class Connection(HttpToolsProtocol):
         joined: Any = Joined(transport, self._hang_up)
         super().connection_made(joined)
         self.began = self.loop.time()
-        if len(self.connections) > self._limits.connections:
+        self._quiet_at = self.began
+        if len(self.connections) > self._limits.connections and not self._make_room():
             self._count("many")
             self.transport.write(REFUSALS["many"].answer)
             self._deaf = True
             transport.close()
+
+    def _make_room(self) -> bool:
+        """Close the connection that was quiet for longest, if there is one; say if there was."""
+        others: Any = self.connections
+        quiet = [one for one in others if one._is_quiet(self.began)]
+        if not quiet:
+            return False
+        least = min(quiet, key=lambda one: one._quiet_at)
+        least._count("quiet")
+        least.transport.abort()
+        return True
+
+    def _is_quiet(self, now: float) -> bool:
+        """Say if nothing is being answered here, and no request came for a while."""
+        return (
+            not (self._answering or self.transport.is_closing()) and now - self._quiet_at > QUIET_S
+        )
 
     def data_received(self, data: bytes) -> None:
         """Read on; what comes behind a request that is being answered waits."""
@@ -292,6 +315,7 @@ class Connection(HttpToolsProtocol):
         """Send what there is of the answer, and go on with what waits."""
         self.transport.flush()
         self._answering = False
+        self._quiet_at = self.loop.time()
         super().on_response_complete()
         if self._held and not self._deaf:
             self._read(self._held)

@@ -146,6 +146,34 @@ def test_a_connection_too_many_is_told_so_and_the_others_go_on(service: Running)
     assert service.metrics()[refused] >= before + 8
 
 
+def test_connections_that_are_only_held_keep_nobody_out(service: Running) -> None:
+    held = [open_socket(service) for _ in range(20)]
+    try:
+        for connection in held:
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+        held += [open_socket(service) for _ in range(5)]  # which never ask
+        session = new_session()
+
+        def claims() -> bool:
+            try:
+                status, *_ = service.ask(
+                    *("POST", "/v1/p/claim", {"task": "T-1"}, session),
+                    Authorization=f"Bearer {KEY}",
+                )
+            except OSError:
+                return False
+            return status in (200, 201)
+
+        until(claims, "the quiet ones have made room", 5)
+        for _ in range(40):
+            assert claims()
+            assert service.ask("GET", "/readyz")[0] == 200
+    finally:
+        for connection in held:
+            connection.close()
+
+
 def _closed(connection: socket.socket) -> bool:
     connection.settimeout(0.3)
     try:

@@ -25,7 +25,7 @@ class Refusal:
     """A whole response, where there is somebody to hear it."""
 
 
-WHYS = ("many", "slow", "large", "malformed", "pipelined", "unread")
+WHYS = ("many", "slow", "large", "malformed", "pipelined", "unread", "quiet")
 
 
 def _refusal(
@@ -92,5 +92,6 @@ REFUSALS = {
         "A header that decides stands behind the body, as a trailer. Send it before the body.",
     ),
     "pipelined": Refusal("pipelined"),
+    "quiet": Refusal("quiet"),
     "unread": Refusal("unread"),
 }
