@@ -90,7 +90,7 @@ class TestAxe:
 
 @pytest.mark.parametrize("width", [360, 768, 1024, 1440, 2560])
 def test_no_width_needs_scrolling_sideways(full: Team, open_page: Open, width: int) -> None:
-    full.claim("x" * 100, "T-" + "x" * 198, branch="y" * 200, note="z" * 1000)
+    full.claim("x" * 64, "T-" + "x" * 198, branch="y" * 200, note="z" * 1000)
     page = open_page(
         f"{full.service.url}/p/{full.project}", viewport={"width": width, "height": 800}
     )
