@@ -20,7 +20,8 @@ stdout is data, one line (with --json the service's own answer); stderr is talk.
 0 yes, 1 refused (another has it, done, cooling), 2 usage or settings, 3 unknown (service not
 reached), 4 lost (it was yours). `run` passes its command's own code on.
 Settings, from the environment; dibs.conf beside this file carries url, project and gate:
-  DIBS_URL      the service: https, or http on loopback
+  DIBS_URL      the service: https, or http on loopback. A key or session goes only there, or to
+                the host behind its own @: KEY@host[:port]; not where a checkout's dibs.conf says
   DIBS_PROJECT  else from dibs.conf, else owner.repo from the git remote, in lower case
   DIBS_KEY      the team key, where the service has one
   DIBS_SESSION  a secret UUID (v4) for this session, where the rule below does not do
@@ -29,8 +30,8 @@ Settings, from the environment; dibs.conf beside this file carries url, project 
 
 Who am I? The label is public: DIBS_LABEL, else the agent's own session id. The secret is never
 made from public things alone: it is DIBS_SESSION, else in the state file (mode 600, below
-$XDG_STATE_HOME or ~/.local/state), else HMAC of the label under DIBS_KEY, which survives a
-replaced machine, else random. Sub-agents share it; so could all who have the key.
+$XDG_STATE_HOME or ~/.local/state), else HMAC of host, project and label under DIBS_KEY, which
+survives a replaced machine, else random. Sub-agents share it; so could all who have the key.
 A claim is a lease, not a lock. This client counts its deadline from when it *sent* the request,
 less a margin, and so is the first to believe that it lost; but a frozen session may wake up after
 its claim went to another. Where that matters, verify the fence where the work lands.
@@ -185,8 +186,9 @@ class Setup:
         elif not self.project:
             self.project = beside.get("project", "")
         self.gate = os.environ.get("DIBS_GATE") or conf.get("gate") or "warn"
-        key = one_line(os.environ.get("DIBS_KEY", ""))
-        self.key = "" if key == "proxy-injected" else key
+        self.conf_project = conf.get("project", "")
+        self.key, self.key_for = from_environment("DIBS_KEY")
+        self.key = "" if self.key == "proxy-injected" else self.key
 
     def check(self, project=True):
         if not self.url:
@@ -194,6 +196,44 @@ class Setup:
         split_url(self.url)
         if project and not self.project:
             raise Trouble(USAGE, "no git remote names the project: set DIBS_PROJECT=owner.repo")
+
+    def bearer(self):
+        """The team key, or ''."""
+        return self.bound("DIBS_KEY", self.key, self.key_for)
+
+    def bound(self, name, secret, place):
+        """A secret of the environment, which goes where the environment says and nowhere else: to
+        the host behind its @, else to that of DIBS_URL. A checkout's dibs.conf does not say."""
+        if not secret:
+            return secret
+        self.check(project=False)
+        here = place_of(self.url)
+        usual = place + (":443" if self.url.startswith("https:") else ":80")
+        if here in (place, usual) if place else self.named:
+            return secret
+        why = "is for another host than" if place else "may go to no host yet, and not to"
+        text = f"{name} {why} {here}, which the environment does not name. If you trust that host "
+        raise Trouble(USAGE, text + f"with it, set DIBS_URL={self.url}, or {name}=…@{here}")
+
+    def odd(self):
+        """What a checkout's dibs.conf says and the environment, or this file, says otherwise."""
+        named = (("DIBS_URL", self.named or self.served, self.conf_url, self.url),)
+        project = os.environ.get("DIBS_PROJECT", "").strip()
+        named += (("DIBS_PROJECT", project, self.conf_project, self.project),)
+        for name, ours, theirs, used in named:
+            if ours and theirs and ours != theirs:
+                said = name if os.environ.get(name) else "this client"
+                yield f"dibs.conf has {theirs} and {said} has {ours}: {used} is used"
+
+
+def from_environment(name):
+    """A secret, and where it may go: KEY@host:port -> (KEY, "host:port"), KEY -> (KEY, "")."""
+    text = one_line(os.environ.get(name, ""))
+    secret, _, place = text.rpartition("@")
+    is_place = place == "localhost" or set(place) & set(".:")
+    if secret and is_place and set(place.encode()) <= {*SAFE, *b":[]"}:
+        return secret, place.lower()
+    return text, ""
 
 
 def agent_id():
@@ -232,7 +272,8 @@ class Session:
         # Both: a DIBS_LABEL for a whole cloud environment must not make its sessions one.
         self.name = "+".join(filter(None, (chosen, agent)))
         self.label = self.chosen = label_of(chosen or agent)
-        self.given = one_line(os.environ.get("DIBS_SESSION", "")).lower()
+        self.given, self.given_for = from_environment("DIBS_SESSION")
+        self.given = self.given.lower()
         home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
         who = (quote(self.name) or "shell") + ("@" + self.given[:8] if self.given else "")
         place = (os.path.abspath(home), "dibs", quote(setup.url), quote(setup.project), who)
@@ -292,19 +333,25 @@ class Session:
 
     def secret(self, make=False):
         """The session's UUID; '' while it has none, unless it shall `make` one."""
-        found = self.given or self.data.get("session", "")
+        found = self.setup.bound("DIBS_SESSION", self.given, self.given_for)
+        found = found or self.data.get("session", "")
         if not found and self.setup.key and self.name:
-            import hmac
-
-            message = b"dibs-session-v1\0" + self.name.encode("utf-8", "replace")
-            digest = hmac.new(self.setup.key.encode(), message, "sha256").hexdigest()
-            found = self.data["session"] = uuid_of(digest, 8)
+            place = (place_of(self.setup.url), self.setup.project)
+            found = self.data["session"] = self.derived(b"dibs-session-v2", *place, self.name)
         if not found and make:
             found = self.data["session"] = uuid_of(os.urandom(16).hex(), 4)
             if not self.save():
                 text = f"cannot keep a secret in {self.base}.json: set XDG_STATE_HOME to a place"
                 raise Trouble(USAGE, text + " outside the repository, or DIBS_SESSION to a UUID")
         return found
+
+    def derived(self, *message):
+        """A secret that whoever has the team key and knows the message could make as well."""
+        import hmac
+
+        key = self.setup.bearer().encode("utf-8", "replace")
+        parts = (m if isinstance(m, bytes) else m.encode("utf-8", "replace") for m in message)
+        return uuid_of(hmac.new(key, b"\0".join(parts), "sha256").hexdigest(), 8)
 
     def lock(self, patience_s):
         """Take this session's turn to write: an old beat must not overtake a park."""
@@ -331,7 +378,7 @@ class Session:
             if self.event in BEATS and self.data.get("parked_at", 0) > self.begun:
                 return {}  # this beat began before a park that went first
             try:
-                reply, sent = call(self, "POST", act, body, attempts, timeout_s)
+                reply, sent = self.call(act, body, attempts, timeout_s)
                 self.data.pop("unreachable_at", None)
                 self.learn(act, body, reply, sent)
                 return reply
@@ -343,6 +390,35 @@ class Session:
             finally:
                 list(map(talk, [] if self.event else self.hear_losses()))
                 self.save()
+
+    def call(self, act, body, attempts, timeout_s):
+        """Ask as this session; once more where a machine that knows nothing yet finds a claim
+        under its own name, or none, and an older client has left some."""
+        try:
+            answer = call(self, "POST", act, body, attempts, timeout_s)
+            is_strange = answer[0].get("claims") == []
+        except Trouble as trouble:
+            holder = (trouble.problem.get("claim") or {}).get("holder") or {}
+            answer, is_strange = trouble, holder.get("label") == self.label
+        if is_strange and self.is_new and self.was_before():
+            return call(self, "POST", act, body, attempts, timeout_s)
+        if isinstance(answer, Trouble):
+            raise answer
+        return answer
+
+    def was_before(self):
+        """Has the session that clients before 0.2 derived from the same key and name any claim?
+        Then this is that session: an upgrade loses no claim, not even on a replaced machine."""
+        new = self.data.get("session")
+        if self.setup.key and self.name and not self.given:
+            self.data["session"] = self.derived(b"dibs-session-v1", self.name)
+            try:
+                if call(self, "POST", "heartbeat", {}, 1)[0].get("claims"):
+                    return True
+            except Trouble:
+                pass
+            self.data["session"] = new
+        return False
 
     def learn(self, act, body, reply, sent):
         """`sent`: when the request left, by both clocks; None when it was refused."""
@@ -415,6 +491,12 @@ def split_url(url):
     return scheme == "https", host, int(port), slash + path
 
 
+def place_of(url):
+    """host:port, as a Host header has it"""
+    _, host, port, _ = split_url(url)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def proxy_for(host):
     """(host, port, user) of the proxy, or None; as set now, because its port may change."""
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
@@ -456,7 +538,7 @@ def exchange(url, method, path, headers, body, timeout_s):
     """Ask once; return (status, headers, body), or raise OSError: no whole answer came."""
     # Not urllib: it loads for longer than this takes, and drops what a refusing proxy says.
     is_https, host, port, prefix = split_url(url)
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    place = place_of(url)
     proxy, is_refused = proxy_for(host) if is_https else None, False
     to, at = proxy[:2] if proxy else (host, port)
     sock = socket.create_connection((to.encode(), at), timeout_s)  # text would load IDNA's tables
@@ -526,7 +608,7 @@ def ask(setup, method, path, headers, body=b"", timeout_s=TIMEOUT_S):
     """Ask once: (headers, body) of a success; everything else is Trouble."""
     headers = dict({"Accept": "application/json", "User-Agent": "dibs/1"}, **headers)
     if setup.key:  # without one, the sandbox's proxy may add it
-        headers["Authorization"] = "Bearer " + setup.key
+        headers["Authorization"] = "Bearer " + setup.bearer()
     try:
         status, got, raw = exchange(setup.url, method, path, headers, body, timeout_s)
     except OSError as error:
@@ -799,8 +881,9 @@ def on_start(session, payload):
     try:
         if session.secret():
             session.post("heartbeat", {"state": "working"}, 2, 1, HOOK_TIMEOUT_S)
-    except Trouble:
-        facts.append("dibs was not reached just now.")
+    except Trouble as trouble:
+        is_down = trouble.code == UNKNOWN
+        facts.append("dibs was not reached just now." if is_down else f"`{COMMAND} doctor` helps.")
     ends = [(task, time.gmtime(c["until"][0])) for task, c in session.data["claims"].items()]
     held = [f"{task} until {time.strftime('%H:%MZ', end)}" for task, end in ends]
     facts.insert(0, f"dibs: this session holds {', '.join(held[:3]) or 'no task'}.")
@@ -862,7 +945,7 @@ def install_py(setup):
     text = read_text(os.path.join(here, "install.py"))  # as `init` has laid it
     if hashlib.sha256(text.encode()).hexdigest() == INSTALL_SHA256:
         return text
-    setup = types.SimpleNamespace(url=setup.served, key="")
+    setup = types.SimpleNamespace(url=setup.served, key="")  # everybody may read it
     text = ask(setup, "GET", "/skill/install.py", {"Accept": "*/*"})[1].decode("utf-8", "replace")
     if hashlib.sha256(text.encode()).hexdigest() == INSTALL_SHA256:
         return text
@@ -938,8 +1021,9 @@ def main(argv=None):
         print(__doc__)
         return YES
     try:
-        args = parse(argv)
-        return args.do(args, Session(Setup()))
+        args, setup = parse(argv), Setup()
+        list(map(talk, setup.odd() if args.command != "init" else ()))
+        return args.do(args, Session(setup))
     except Trouble as trouble:
         talk(trouble)
         if "--json" in argv and trouble.problem:

@@ -336,7 +336,7 @@ def do_doctor(args, session):
     except client.Trouble as trouble:
         remedy = ""
         if trouble.problem.get("code") == "unauthorized":
-            remedy = " Set DIBS_KEY to the team key."
+            remedy = f" Set DIBS_KEY=<the team key>@{client.place_of(setup.url)}."
         elif not trouble.problem:
             remedy = f" Try {setup.url}/livez from elsewhere: is the service up?"
         line(str(trouble).rstrip(".") + "." + remedy, trouble.code)

@@ -186,7 +186,8 @@ class Board(Controller):
 
 def _first_steps(request: Req, desk: Desk) -> dict[str, Any]:
     base = desk.base(request)
-    return {"base": base, "host": urlsplit(base).hostname, "keyed": desk.keyed}
+    place = urlsplit(base)
+    return {"base": base, "host": place.hostname, "place": place.netloc, "keyed": desk.keyed}
 
 
 def _shown(snapshot: Snapshot, look: Look) -> dict[str, Any]:
