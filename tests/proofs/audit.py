@@ -19,9 +19,11 @@ class Audit:
     def check(self, model: Model) -> None:
         """Fail on any difference."""
         found = self.read()
-        counted = found.pop("queued", set())
-        waited_for = {name for name, tenure in model.tasks.items() if model.waiting(tenure)}
-        assert waited_for <= counted, f"nobody counts the queues of {waited_for - counted}"
+        counted, losers = found.pop("queued", set()), found.pop("losers", set())
+        waited_for = {name for name, tenure in model.tasks.items() if tenure.queue}
+        assert waited_for <= counted, f"nobody looks at the queues of {waited_for - counted}"
+        lost = {session for session, losses in model.losses.items() if losses}
+        assert lost <= losers, f"nobody looks at what {lost - losers} lost"
         expected = self.expected(model)
         assert found == expected, differences(found, expected)
         self._check_events(model)
@@ -32,6 +34,7 @@ class Audit:
         for key in keys:
             read_key(pipeline, key.removeprefix(self.prefix), key)
         values = dict(zip(keys, pipeline.execute(), strict=True))
+        self._check_lives(keys)
         found: dict[str, Any] = {}
         for key, value in values.items():
             name = key.removeprefix(self.prefix)
@@ -47,9 +50,9 @@ class Audit:
             elif kind == "queue":
                 tickets = [(*map(int, text.split(" ")[:3]), who) for who, text in value.items()]
                 found[name] = [(joined, until, who) for _, joined, until, who in sorted(tickets)]
-            elif kind == "held" or kind in ("live", "lapsed", "done", "parked"):
+            elif kind == "held" or kind in ("live", "lapsed", "done", "parked", "ended"):
                 found[name] = sorted(value)
-            elif name == "queued":  # for counting; the sweeper takes out what has no ticket left
+            elif name in ("queued", "losers"):  # the sweeper takes out what has nothing left
                 found[name] = set(value)
             elif name == "meta":
                 found["fence"] = int(value.get("fence", 0))
@@ -57,11 +60,21 @@ class Audit:
                 found[name] = f"a key that nobody asked for: {rest}"
         return found
 
+    def _check_lives(self, keys: list[str]) -> None:
+        """A store may throw away, before its time, whatever has a life of its own."""
+        pipeline = self.raw.pipeline(transaction=False)
+        for key in keys:
+            pipeline.pttl(key)
+        mortal = [key for key, ms in zip(keys, pipeline.execute(), strict=True) if ms >= 0]
+        mortal = [key for key in mortal if ":avoided:" not in key]
+        assert not mortal, f"a store that evicts what has a life of its own would take {mortal}"
+
     def expected(self, model: Model) -> dict[str, Any]:
         expected: dict[str, Any] = {}
         if model.fence:
             expected["fence"] = model.fence
         indexes = {"live": HELD, "parked": ("parked",), "lapsed": ("lapsed",), "done": ("done",)}
+        indexes["ended"] = ("released", "abandoned", "broken")
         for index, states in indexes.items():
             if names := sorted(name for name, t in model.tasks.items() if t.state in states):
                 expected[index] = names
@@ -100,7 +113,7 @@ def read_key(pipeline: Any, name: str, key: str) -> None:
         pipeline.get(key)
     elif kind in ("lost", "queue", "meta"):
         pipeline.hgetall(key)
-    elif kind in ("live", "lapsed", "done"):
+    elif kind in ("live", "lapsed", "done", "ended", "losers"):
         pipeline.zrange(key, 0, -1)
     elif kind in ("held", "parked", "queued"):
         pipeline.smembers(key)

@@ -5,7 +5,7 @@ No store, no network, no clock. Instants and spans are milliseconds of lease tim
 
 from tests.proofs import seen
 from tests.proofs.queues import Queues
-from tests.proofs.records import GIVEN_UP, HELD, Loss, Step
+from tests.proofs.records import GIVEN_UP, HELD, Step
 
 
 class Model(Queues):
@@ -16,7 +16,8 @@ class Model(Queues):
         self.look(step)
         lost = []
         for _, loss in sorted(self.losses.get(self.me, {}).items()):
-            if step.act != "show" and not loss.open and loss.told in (None, step.request):
+            fresh = loss.kept_until > self.now and loss.told in (None, step.request)
+            if step.act != "show" and not loss.open and fresh:
                 loss.told = step.request
                 lost.append(loss)
         answer, facts = getattr(self, step.act)(**step.args)
@@ -52,7 +53,7 @@ class Model(Queues):
         return "granted", (len(free), [seen.task(self, task) for task in free + mine])
 
     def heartbeat(self, task, fence, ttl, state, note):
-        kept = [each for each in sorted(self.tasks) if task in (None, each) and self.mine(each)]
+        kept = [each for each in self.met(task) if self.mine(each)]
         if task and not (kept and fence in (None, self.tasks[task].fence)):
             return self.not_mine(task, moved=bool(kept))
         for each in kept:
@@ -61,7 +62,7 @@ class Model(Queues):
         return "kept", [seen.task(self, each) for each in kept]
 
     def release(self, task, fence, outcome, note):
-        ours = [each for each in sorted(self.tasks) if task in (None, each) and self.ours(each)]
+        ours = [each for each in self.met(task) if self.ours(each)]
         if not task or (ours and fence in (None, self.tasks[task].fence)):
             return "ended", [self.end(each, outcome, note) for each in ours]
         already = self.gave_up(task, fence)
@@ -72,13 +73,13 @@ class Model(Queues):
         return self.not_mine(task, moved=bool(ours))
 
     def break_(self, task, fence, reason, by):
-        tenure = self.tasks.get(task)
+        tenure = self.meet(task)
         if not tenure or tenure.fence != fence or tenure.state in GIVEN_UP:
             return "moved", seen.task(self, task)
         if tenure.state == "broken":
             return "ended", [(task, "free", True)]
         ended = self.end(task, "broken", "", reason)
-        self.losses.setdefault(tenure.owner, {})[task] = Loss(task, fence, "broken", by, reason)
+        self.lose(tenure, task, "broken", by, reason)
         return "ended", [ended]
 
     def show(self, task):
@@ -87,7 +88,19 @@ class Model(Queues):
     def sweep(self):
         for task in sorted(self.tasks):
             self.notice(task)
+        for task, tenure in self.tasks.items():
+            if tenure.state in HELD or not self.waiting(tenure):
+                self.drop_lapsed(task)
+        for losses in self.losses.values():
+            for task in [task for task, loss in losses.items() if loss.kept_until <= self.now]:
+                del losses[task]
         return "swept", None
+
+    def met(self, task):
+        """The task that an act names, or all that I may have."""
+        mine = [each for each in sorted(self.tasks) if self.ours(each)]
+        mine = [each for each in mine if self.tasks[each].state in HELD or self.known(each)]
+        return list(filter(self.meet, [task] if task else mine))
 
     def ours(self, task):
         tenure = self.tasks[task]
@@ -97,16 +110,16 @@ class Model(Queues):
         """Held by me; or lapsed, and nobody took it, and I may go on."""
         if not self.ours(task):
             return False
-        self.notice(task)
+        self.lapse(task)
         tenure = self.tasks[task]
         return tenure.state in HELD or tenure.since + self.rules.max_hold_ms > self.now
 
     def verdict(self, task, reopen):
         """What stands between me and a task, and until when."""
-        tenure = self.tasks.get(task)
+        tenure = self.meet(task)
         if not tenure:
             return "free", None
-        self.notice(task)
+        self.lapse(task)
         if self.mine(task):
             return "mine", None
         free_from = tenure.ended
@@ -130,20 +143,22 @@ class Model(Queues):
         return any(each.owner == self.me and each.state in GIVEN_UP for each in named)
 
     def not_mine(self, task, moved):
-        loss = None if moved else self.losses.get(self.me, {}).get(task)
+        loss = None if moved else self.loss(self.me, task)
         why = "moved" if moved else "lost" if loss else "not-holder"
         return "not-mine", (why, seen.task(self, task), loss and seen.loss(loss))
 
     def over_quota(self, wanted):
-        tasks = sorted(self.tasks)
-        mine = [task for task in tasks if self.tasks[task].owner == self.me]
-        for whose, some, limit in (
-            ("session", mine, self.rules.claims_per_session),
-            ("project", tasks, self.rules.claims_per_project),
+        for whose, limit in (
+            ("session", self.rules.claims_per_session),
+            ("project", self.rules.claims_per_project),
         ):
-            if self.held(some) + wanted > limit:
-                for task in some:
+            if len(self.held(whose)) + wanted > limit:
+                for task in self.held(whose):
                     self.notice(task)
-            if self.held(some) + wanted > limit:
+            if len(self.held(whose)) + wanted > limit:
                 return whose
         return None
+
+    def held(self, whose):
+        held = [task for task in sorted(self.tasks) if self.tasks[task].state in HELD]
+        return [task for task in held if whose == "project" or self.tasks[task].owner == self.me]

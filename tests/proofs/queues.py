@@ -41,10 +41,13 @@ class Queues(Tenures):
 
     def leave_queue(self, task):
         tenure = self.tasks.get(task)
-        mine = [ticket for ticket in tenure.queue if ticket.session == self.me] if tenure else []
+        waiting = self.waiting(tenure) if tenure else []
+        mine = [ticket for ticket in waiting if ticket.session == self.me]
         if mine:
-            if self.waiting(tenure)[:1] == mine:  # the next one's window starts now
+            if waiting[:1] == mine:  # the next one's window starts now
                 tenure.turns_from = self.now
             self.tell("unqueued", task, self.me)
-            self.drop_ticket(tenure, self.me)
+            tenure.queue.remove(mine[0])
+            if waiting == mine:
+                self.drop_lapsed(task)
         return bool(mine)

@@ -46,6 +46,7 @@ class Loss:
     note: str = ""
     open: bool = False
     """Lapsed, and nobody took it: not lost yet."""
+    kept_until: int = 0
     told: str | None = None
     """The request that heard of it; a retry of the same request hears it again."""
 

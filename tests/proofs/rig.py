@@ -39,12 +39,11 @@ RULES = Rules(
     tickets_per_task=2,
     rate_per_session=0,
     rate_per_project=0,
-    retention_ms=90 * 86_400_000,
-    done_retention_ms=90 * 86_400_000,
+    retention_ms=70_000,
+    done_retention_ms=90_000,
 )
-"""Small numbers, so that a few seconds reach every boundary. What is past its retention is another
-test's business, and so are rates."""
-INSTANTS = ("due", "grace", "max_hold", "ticket", "window", "stale")
+"""Small numbers, so that a minute reaches every boundary. Rates are another test's business."""
+INSTANTS = ("due", "grace", "max_hold", "ticket", "window", "stale", "over", "loss")
 """Where something changes for a task by time alone."""
 
 Call = Callable[[], Coroutine[Any, Any, Any]]
@@ -244,9 +243,15 @@ class Rig:
             "stale": tenure.beat + tenure.ttl // 2,
             "ticket": tenure.queue[0].until if tenure.queue else 0,
             "window": freed + self.rules.handover_ms,
+            "over": (tenure.ended or due) + self.model.rules_kept(tenure.state == "done"),
+            "loss": max((loss.kept_until for loss in self.losses(task)), default=0),
         }[instant]
         self.tick()
         self.pass_time(max(0, at + off_ms - self.store.clock.facts.lease_ms))
+
+    def losses(self, task: str) -> list[Any]:
+        """What anybody lost of a task and may still hear of."""
+        return [each[task] for each in self.model.losses.values() if task in each]
 
     def jump(self, ms: int) -> None:
         """Step the clock with nobody watching: over five seconds, or back, it is an outage."""

@@ -11,14 +11,16 @@ def seconds(ms):
 
 
 def state(model, task):
-    tenure = model.tasks[task]
+    tenure = model.known(task)
+    if not tenure:
+        return "free"
     if model.overdue(tenure):
         return "lapsed"
     return tenure.state if tenure.state in (*HELD, "lapsed", "done") else "free"
 
 
 def task(model, name):
-    tenure = model.tasks.get(name)
+    tenure = model.known(name)
     if not tenure:
         return {"task": name, "state": "free"}
     seen = {

@@ -21,24 +21,58 @@ class Tenures:
                 instant = max(instant, lost_to + span)
         return instant
 
+    def over(self, tenure):
+        """Whether it ended so long ago that it counts as never known."""
+        done = tenure.state == "done"
+        ended = self.deadline(tenure) if tenure.state in HELD else tenure.ended
+        return ended + self.rules_kept(done) <= self.now
+
+    def rules_kept(self, done):
+        return self.rules.done_retention_ms if done else self.rules.retention_ms
+
+    def known(self, task):
+        tenure = self.tasks.get(task)
+        return tenure if tenure and not self.over(tenure) else None
+
+    def meet(self, task):
+        """Whoever acts on a task forgets what is over."""
+        tenure = self.tasks.get(task)
+        if tenure and self.over(tenure):
+            self.lapse(task)
+            if tenure.state == "lapsed":
+                self.losses[tenure.owner].pop(task, None)
+            del self.tasks[task]
+            return None
+        return tenure
+
+    def loss(self, session, task):
+        found = self.losses.get(session, {}).get(task)
+        return found if found and found.kept_until > self.now else None
+
     def deadline(self, tenure):
         return self.extended(tenure.due, tenure.ttl, tenure.beat)
 
     def overdue(self, tenure):
         return tenure.state in HELD and self.deadline(tenure) <= self.now
 
-    def held(self, tasks):
-        return sum(self.tasks[task].state in HELD for task in tasks)
-
     def notice(self, task):
         """Whoever first meets a deadline that has passed writes it down."""
+        if self.meet(task):
+            self.lapse(task)
+
+    def lapse(self, task):
         tenure = self.tasks[task]
         if self.overdue(tenure):
             tenure.due = tenure.ended = self.deadline(tenure)
             tenure.state, tenure.lapses = "lapsed", tenure.lapses + 1
-            loss = Loss(task, tenure.fence, "lapsed", open=True)
-            self.losses.setdefault(tenure.owner, {})[task] = loss
+            until = tenure.ended + self.rules.retention_ms
+            self.lose(tenure, task, "lapsed", until=until, open=True)
             self.tell("lapsed", task, tenure.owner)
+
+    def lose(self, tenure, task, reason, by="", note="", *, until=None, open=False):
+        until = until or self.now + self.rules.retention_ms
+        loss = Loss(task, tenure.fence, reason, by, note, open, until)
+        self.losses.setdefault(tenure.owner, {})[task] = loss
 
     def grant(self, task, ttl, label, note):
         before, self.fence = self.tasks.get(task), self.new_fence(task)
@@ -48,12 +82,12 @@ class Tenures:
             new.grants, new.lapses = before.grants + 1, before.lapses
             new.previous, before.previous, new.queue = before, None, before.queue
             if before.state == "lapsed":
-                del self.losses[before.owner][task]
+                self.losses[before.owner].pop(task, None)
                 if before.owner != self.me:
-                    loss = Loss(task, before.fence, "lapsed", label, note)
-                    self.losses[before.owner][task] = loss
+                    self.lose(before, task, "lapsed", label, note)
         self.tasks[task] = new
-        self.drop_ticket(new, self.me)
+        new.queue = [ticket for ticket in new.queue if ticket.session != self.me]
+        self.drop_lapsed(task)
         self.tell("claimed", task, self.me)
 
     def new_fence(self, task):
@@ -74,7 +108,7 @@ class Tenures:
         tenure.label, tenure.note = label or tenure.label, note or tenure.note
         if was == "lapsed":
             tenure.ended = 0
-            del self.losses[self.me][task]
+            self.losses[self.me].pop(task, None)
             self.tell("revived", task, self.me)
         if state == "parked" and was != "parked":
             self.tell("parked", task, self.me)
@@ -90,12 +124,15 @@ class Tenures:
         self.tell(outcome, task, tenure.owner)
         return task, seen.state(self, task), False
 
+    def drop_lapsed(self, task):
+        """Whoever has not asked again in time waits no more."""
+        tenure = self.tasks[task]
+        for ticket in [ticket for ticket in tenure.queue if not self.waits(ticket)]:
+            tenure.queue.remove(ticket)
+            self.tell("unqueued", task, ticket.session)
+
     def waits(self, ticket):
         return self.extended(ticket.until, self.rules.ticket_ms) > self.now
-
-    def drop_ticket(self, tenure, session):
-        left = [ticket for ticket in tenure.queue if ticket.session != session]
-        tenure.queue = left if any(map(self.waits, left)) else []
 
     def tell(self, kind, task, session):
         self.events.append((kind, task, session, self.tasks[task].fence))

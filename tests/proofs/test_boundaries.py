@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.proofs.rig import INSTANTS, RULES, Rig, Server
+from tests.proofs.rig import RULES, Rig, Server
 
 ANN, BOB, CAT = 0, 1, 2
 
@@ -45,18 +45,58 @@ def handed_over(rig: Rig) -> None:
     rig.release(ANN, "T")
 
 
+def lapsed(rig: Rig) -> None:
+    """Ann lost it, and nobody took it."""
+    rig.claim(ANN, "T")
+    rig.pass_until("T", "due", 0)
+    rig.sweep()
+
+
+def released(rig: Rig) -> None:
+    """Ann gave it up."""
+    rig.claim(ANN, "T")
+    rig.release(ANN, "T")
+
+
+def done(rig: Rig) -> None:
+    """Ann did it."""
+    rig.claim(ANN, "T")
+    rig.release(ANN, "T", outcome="done")
+
+
+def broken(rig: Rig) -> None:
+    """Ann had it until somebody broke it."""
+    rig.claim(ANN, "T")
+    rig.break_("T", rig.model.fence)
+
+
+def taken(rig: Rig) -> None:
+    """Ann lost it to Cat, who gave it up."""
+    lapsed(rig)
+    rig.pass_time(RULES.grace_ms)
+    rig.claim(CAT, "T")
+    rig.release(CAT, "T")
+
+
 def older(rig: Rig) -> int:
     """A fence that the task may have had before."""
-    return int(rig.model.tasks["T"].fence) - 1
+    return rig.model.fence - 1
 
 
 SITUATIONS = {
-    "due": held,
-    "grace": held,
-    "stale": held,
-    "max_hold": held_long,
-    "ticket": waited_for,
-    "window": handed_over,
+    "due": (held, "due"),
+    "grace": (held, "grace"),
+    "stale": (held, "stale"),
+    "max_hold": (held_long, "max_hold"),
+    "ticket": (waited_for, "ticket"),
+    "window": (handed_over, "window"),
+    "a lapse that nobody noticed is over": (held, "over"),
+    "a lapse is over": (lapsed, "over"),
+    "a release is over": (released, "over"),
+    "done is over": (done, "over"),
+    "a break is over": (broken, "over"),
+    "a loss by lapse is over": (taken, "loss"),
+    "a loss by break is over": (broken, "loss"),
 }
 ACTS: dict[str, Callable[[Rig], Any]] = {
     "nobody acts": lambda rig: None,
@@ -75,17 +115,18 @@ ACTS: dict[str, Callable[[Rig], Any]] = {
     "another claims it or more": lambda rig: rig.claim(CAT, "T", "U", mode="any"),
     "another claims it and more": lambda rig: rig.claim(CAT, "T", "U", mode="all"),
     "an older one is broken": lambda rig: rig.break_("T", older(rig)),
-    "it is broken": lambda rig: rig.break_("T", rig.model.tasks["T"].fence),
+    "it is broken": lambda rig: rig.break_("T", rig.model.fence),
 }
 
 
 @pytest.mark.parametrize("off_ms", [-1, 0, 1])
 @pytest.mark.parametrize("act", ACTS)
-@pytest.mark.parametrize("instant", INSTANTS)
+@pytest.mark.parametrize("situation", SITUATIONS)
 def test_every_act_is_right_to_the_millisecond(
-    rig: Rig, instant: str, act: str, off_ms: int
+    rig: Rig, situation: str, act: str, off_ms: int
 ) -> None:
-    SITUATIONS[instant](rig)
+    begin, instant = SITUATIONS[situation]
+    begin(rig)
     rig.pass_until("T", instant, off_ms)
     ACTS[act](rig)
     rig.show("T")

@@ -165,7 +165,7 @@ class Contract(RuleBasedStateMachine):
     def store_fills(self, full) -> None:
         self.rig.fill(on=full)
 
-    @rule(why=st.sampled_from(["", "There is no room."]))
+    @rule(why=st.sampled_from(["", "", "There is no room."]))
     def doors_close(self, why) -> None:
         self.rig.closed = why
 

@@ -31,6 +31,8 @@ _OWN = ("show", "list", "sweep", "overview")
 _LASTING = {"claim": "granted", "release": "ended", "break": "ended"}
 """Acts that a failover must not forget, each with the answer that says something was done."""
 _DAY_MS = 86_400_000
+_SWEPT = (":live", ":lapsed", ":done", ":ended", ":losers", ":queued")
+"""What the sweeper goes by: a project with none of these keys has nothing that it could drop."""
 _ATTEMPTS = 3
 _CURSOR = re.compile(r"[1-3] ([0-9]{1,16}|[+-]inf) [^\x00-\x1f]{0,200}")
 _KNOWN_S = 600.0
@@ -321,8 +323,14 @@ class Store:
     async def projects(self) -> list[Project]:
         """Return the projects that have (or lately had) claims, sorted."""
         kept = max(self.rules.done_retention_ms, self.rules.retention_ms, self.rules.max_hold_ms)
-        long_ago = time_ms(self.clock.facts) - kept - 86_400_000
-        await self.link.command("ZREMRANGEBYSCORE", "dibs:projects", "-inf", str(long_ago))
+        now_ms = time_ms(self.clock.facts)
+        long_ago = str(now_ms - kept - _DAY_MS)
+        aged = await self.link.command("ZRANGEBYSCORE", "dibs:projects", "-inf", long_ago)
+        for project in aged:
+            # Nobody claimed there for long, but the sweeper may still have to do with it.
+            if await self.link.command("EXISTS", *(keys(project) + part for part in _SWEPT)):
+                await self.link.command("ZADD", "dibs:projects", "XX", str(now_ms), project)
+        await self.link.command("ZREMRANGEBYSCORE", "dibs:projects", "-inf", long_ago)
         return sorted(map(Project, await self.link.command("ZRANGE", "dibs:projects", 0, -1)))
 
     async def latest_projects(self, most: int) -> tuple[list[Project], int]:

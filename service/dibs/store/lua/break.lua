@@ -11,7 +11,7 @@
 
 local task, fence, reason, by = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 
-local rec = load(task)
+local rec = meet(task)
 if rec.fence ~= fence then return answer('moved', {}, view(task, rec)) end
 if rec.state == 'broken' then return answer('ended', {}, {task, 'free', '1'}) end
 if not live(rec) and rec.state ~= 'lapsed' then return answer('moved', {}, view(task, rec)) end
@@ -19,6 +19,7 @@ if not live(rec) and rec.state ~= 'lapsed' then return answer('moved', {}, view(
 settle(task, rec)
 finish(task, rec, 'broken', {reason = reason, by = by})
 call('HINCRBY', META, 'breaks', 1)
-note_loss(rec.owner, task, rec.fence, 'broken', {by_label = by, note = reason})
+note_loss(rec.owner, task, rec.fence, 'broken', NOW + RULES.retention_ms, {
+  by_label = by, note = reason})
 tell('broken', task, rec, 'reason', reason, 'by', by)
 return answer('ended', {}, {task, 'free', ''})

@@ -57,7 +57,7 @@ local function verdict(task, rec)
     rec.turns_from = text(start)
     let_holder_write()
     call('HDEL', QUEUE .. task, ticket.session)
-    save(task, rec, 'KEEPTTL')
+    save_again(task, rec)
     tell('unqueued', task, {owner = ticket.session, label = ticket.label, fence = rec.fence})
   end
   return nil
@@ -86,18 +86,14 @@ local function grant(task, rec)
     if rec.state == 'lapsed' and rec.owner == SESSION then
       call('HDEL', LOST .. SESSION, task)
     elseif rec.state == 'lapsed' then
-      note_loss(rec.owner, task, rec.fence, 'lapsed', {
+      note_loss(rec.owner, task, rec.fence, 'lapsed', NOW + RULES.retention_ms, {
         at = rec.ended, by_ref = string.sub(SESSION, 1, 10), by_label = label, note = note})
     end
-    call('ZREM', LAPSED, task)
-    call('ZREM', DONE, task)
+    call('ZREM', rec.state == 'lapsed' and LAPSED or rec.state == 'done' and DONE or ENDED, task)
   end
   if fresh.queued then
     call('HDEL', QUEUE .. task, SESSION)
-    if #tickets(task) == 0 then
-      call('DEL', QUEUE .. task)
-      fresh.queued = nil
-    end
+    if drop_lapsed_tickets(task, fresh) == 0 then fresh.queued = nil end
   end
   save(task, fresh)
   call('ZADD', LIVE, fresh.due, task)
@@ -108,7 +104,7 @@ end
 
 local function over_quota(wanted)
   if call('SCARD', HELD .. SESSION) + wanted > RULES.claims_per_session then
-    for _, task in ipairs(call('SMEMBERS', HELD .. SESSION)) do settle(task, load(task)) end
+    for _, task in ipairs(call('SMEMBERS', HELD .. SESSION)) do settle(task, meet(task)) end
     if call('SCARD', HELD .. SESSION) + wanted > RULES.claims_per_session then
       return 'session', RULES.claims_per_session
     end
@@ -116,7 +112,7 @@ local function over_quota(wanted)
   if call('ZCARD', LIVE) + wanted > RULES.claims_per_project then
     -- Overdue claims that nobody has settled yet must not count as live.
     for _, task in ipairs(call('ZRANGEBYSCORE', LIVE, '-inf', NOW, 'LIMIT', 0, 100)) do
-      settle(task, load(task))
+      settle(task, meet(task))
     end
     if call('ZCARD', LIVE) + wanted > RULES.claims_per_project then
       return 'project', RULES.claims_per_project
@@ -127,7 +123,7 @@ end
 local free, mine, refused = {}, {}, {}
 for i = FIRST_TASK, #ARGV do
   local task = ARGV[i]
-  local rec = load(task)
+  local rec = meet(task)
   local word, free_at = verdict(task, rec)
   local choice = {task, rec}
   if word == nil then
@@ -164,10 +160,10 @@ if refusing then
       order, joined = text(call('HINCRBY', META, 'tickets', 1)), NOW_TEXT
     end
     call('HSET', key, SESSION, order .. ' ' .. joined .. ' ' .. text(NOW + RULES.ticket_ms) .. ' ' .. label)
-    call('PEXPIRE', key, RULES.retention_ms)
+    call('PERSIST', key)  -- 0.1.0 let it end by itself
     if not rec.queued then
       rec.queued = '1'
-      save(task, rec, 'KEEPTTL')
+      save_again(task, rec)
     end
     if not mine then
       call('SADD', QUEUED, task)

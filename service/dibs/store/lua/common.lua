@@ -115,26 +115,34 @@ local function after_stalls(instant, span, written)
   return instant
 end
 
+local function live(rec) return rec.state == 'held' or rec.state == 'parked' end
+local function overdue(rec) return live(rec) and rec.due_at <= NOW end
+local function lapsed(rec) return rec.state == 'lapsed' or overdue(rec) end
+
+-- A tenure that ended so long ago counts as never known, whether the sweeper has been there or not.
+-- No key ends by itself: a store whose policy is volatile-… would evict it before its time.
+local function over(rec)
+  local ended = live(rec) and rec.due_at or tonumber(rec.ended)
+  return ended + (rec.state == 'done' and RULES.done_retention_ms or RULES.retention_ms) <= NOW
+end
+
 -- A task's record is one JSON text, numbers in it text, too. `due_at` is worked out, not kept.
+-- {} for a task that is not known; {gone = record} where only the record is still there.
 local function load(task)
   local kept = call('GET', RECORD .. task)
   if not kept then return {} end
   local rec = cjson.decode(kept)
   rec.due_at = after_stalls(tonumber(rec.due), tonumber(rec.ttl), tonumber(rec.beat))
+  if over(rec) then return {gone = rec} end
   return rec
 end
 
--- Write a record, to stay until it is written again; or for how long the options of SET say.
-local function save(task, rec, ...)
+local function save(task, rec)
   local due_at = rec.due_at
   rec.due_at = nil
-  call('SET', RECORD .. task, cjson.encode(rec), ...)
+  call('SET', RECORD .. task, cjson.encode(rec))
   rec.due_at = due_at
 end
-
-local function live(rec) return rec.state == 'held' or rec.state == 'parked' end
-local function overdue(rec) return live(rec) and rec.due_at <= NOW end
-local function lapsed(rec) return rec.state == 'lapsed' or overdue(rec) end
 
 local function state_now(rec)
   if lapsed(rec) then return 'lapsed' end

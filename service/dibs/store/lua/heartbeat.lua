@@ -25,7 +25,7 @@ end
 local told = losses()
 
 if one ~= '' then
-  local rec = load(one)
+  local rec = meet(one)
   local ours = mine(one, rec)
   if ours and (fence == '' or fence == rec.fence) then
     keep(one, rec, change)
@@ -38,7 +38,7 @@ end
 
 local reply = {'kept', NOW_TEXT, told}
 for _, task in ipairs(own_tasks()) do
-  local rec = load(task)
+  local rec = meet(task)
   if mine(task, rec) then
     keep(task, rec, change)
     reply[#reply + 1] = view(task, rec)

@@ -32,23 +32,28 @@ local function ended_before(rec)
 end
 
 local function leave_queue(task, rec)
-  local first = rec.queued and tickets(task)[1]
-  if not rec.queued or call('HDEL', QUEUE .. task, SESSION) == 0 then return nil end
-  tell('unqueued', task, {owner = SESSION, fence = rec.fence})
-  if #tickets(task) == 0 then
-    call('DEL', QUEUE .. task)
-    rec.queued = nil
+  local waiting = rec.queued and tickets(task) or {}
+  for place, ticket in ipairs(waiting) do
+    if ticket.session == SESSION then
+      let_holder_write()
+      call('HDEL', QUEUE .. task, SESSION)
+      tell('unqueued', task, {owner = SESSION, fence = rec.fence})
+      if #waiting == 1 then
+        drop_lapsed_tickets(task, rec)
+        rec.queued = nil
+      end
+      -- The next one's window starts now, not when this one's did.
+      if place == 1 then rec.turns_from = NOW_TEXT end
+      save_again(task, rec)
+      return {task, state_now(rec), ''}
+    end
   end
-  -- The next one's window starts now, not when this one's did.
-  if first and first.session == SESSION then rec.turns_from = NOW_TEXT end
-  save(task, rec, 'KEEPTTL')
-  return {task, state_now(rec), ''}
 end
 
 local told = losses()
 
 if one ~= '' then
-  local rec = load(one)
+  local rec = meet(one)
   local ours = rec.owner == SESSION and (live(rec) or rec.state == 'lapsed')
   if ours and (fence == '' or fence == rec.fence) then
     return answer('ended', told, release(one, rec))
@@ -67,7 +72,7 @@ end
 
 local reply = {'ended', NOW_TEXT, told}
 for _, task in ipairs(own_tasks()) do
-  local rec = load(task)
+  local rec = meet(task)
   if rec.owner == SESSION and (live(rec) or rec.state == 'lapsed') then
     reply[#reply + 1] = release(task, rec)
   end

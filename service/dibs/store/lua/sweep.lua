@@ -3,13 +3,22 @@
 --
 -- {'swept', now, more: 1 | '', held, parked, lapsed, done, tickets, lapses, breaks}
 --   held, parked, lapsed, done, tickets: how many there are now   lapses, breaks: how many ever
--- Safe to run twice: a lapse that is written down is not overdue any more. O(log live claims +
--- tickets) when nothing is due, at most 100 lapses a run.
+-- Safe to run twice: what is written down or dropped is not due any more. O(log live claims +
+-- tickets) when nothing is due, at most MOST of each kind a run.
 -- Follows common.lua, tenure.lua.
 
-local due = call('ZRANGEBYSCORE', LIVE, '-inf', NOW, 'LIMIT', 0, 100)
-for _, task in ipairs(due) do
-  local rec = load(task)
+local MOST = 100
+local more = ''
+
+-- Those in an index that are due at `instant`, the first of them.
+local function due(index, instant)
+  local found = call('ZRANGEBYSCORE', index, '-inf', instant, 'LIMIT', 0, MOST)
+  if #found == MOST then more = '1' end
+  return found
+end
+
+for _, task in ipairs(due(LIVE, NOW)) do
+  local rec = meet(task)
   if not live(rec) then
     call('ZREM', LIVE, task)
   elseif overdue(rec) then
@@ -19,14 +28,46 @@ for _, task in ipairs(due) do
     call('ZADD', LIVE, text(rec.due_at), task)  -- a stall moved the deadline
   end
 end
-call('ZREMRANGEBYSCORE', LAPSED, '-inf', NOW - RULES.retention_ms)
-call('ZREMRANGEBYSCORE', DONE, '-inf', NOW - RULES.done_retention_ms)
+
+for index, kept_ms in pairs({
+  [LAPSED] = RULES.retention_ms, [DONE] = RULES.done_retention_ms, [ENDED] = RULES.retention_ms,
+}) do
+  for _, task in ipairs(due(index, NOW - kept_ms)) do
+    meet(task)
+    call('ZREM', index, task)
+  end
+end
+
+for _, session in ipairs(due(LOSERS, NOW)) do
+  local flat, first = call('HGETALL', LOST .. session), nil
+  for i = 1, #flat, 2 do
+    local entry, kept_until = read_loss(flat[i + 1])
+    if entry then
+      first = math.min(first or kept_until, kept_until)
+    else
+      call('HDEL', LOST .. session, flat[i])
+    end
+  end
+  let_holder_write()
+  if first then
+    call('ZADD', LOSERS, text(first), session)
+  else
+    call('ZREM', LOSERS, session)
+  end
+end
 
 local waiting = 0
 for _, task in ipairs(call('SMEMBERS', QUEUED)) do
-  local found = #tickets(task)
-  waiting = waiting + found
-  if found == 0 then
+  local found, kept = tickets(task, 'all'), 0
+  for _, ticket in ipairs(found) do
+    if ticket.until_ms > NOW then kept = kept + 1 end
+  end
+  if kept < #found then
+    local rec = meet(task)
+    if kept == 0 or live(rec) then drop_lapsed_tickets(task, rec) end
+  end
+  waiting = waiting + kept
+  if kept == 0 then
     let_holder_write()
     call('SREM', QUEUED, task)
   end
@@ -34,6 +75,6 @@ end
 
 local live_now, parked = call('ZCARD', LIVE), call('SCARD', PARKED)
 local ever = call('HMGET', META, 'lapses', 'breaks')
-return answer('swept', #due == 100 and '1' or '', text(live_now - parked), text(parked),
+return answer('swept', more, text(live_now - parked), text(parked),
               text(call('ZCARD', LAPSED)), text(call('ZCARD', DONE)), text(waiting),
               ever[1] or '0', ever[2] or '0')

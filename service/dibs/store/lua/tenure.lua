@@ -1,12 +1,27 @@
--- tenure.lua: how a claim lapses, goes on, and is lost.
+-- tenure.lua: how a claim lapses, goes on, and is lost; and when it is forgotten.
+
+-- Tasks whose last tenure was released, abandoned or broken, by when. LAPSED and DONE have the rest.
+local ENDED = PREFIX .. ':ended'
+-- Sessions that lost something, by when the first of that may be forgotten.
+local LOSERS = PREFIX .. ':losers'
+local IN_ENDED = {released = true, abandoned = true, broken = true}
 
 -- What a session no longer has. An entry stays for the retention, told or not, so that a late
 -- heartbeat still hears why; `by` is the record of whoever has the task now.
-local function note_loss(session, task, fence, reason, fields)
-  local entry = {task = task, fence = fence, reason = reason, at = NOW_TEXT}
+local function note_loss(session, task, fence, reason, kept_until, fields)
+  local entry = {task = task, fence = fence, reason = reason, at = NOW_TEXT, kept_until = text(kept_until)}
   for field, value in pairs(fields or {}) do entry[field] = value end
   call('HSET', LOST .. session, task, cjson.encode(entry))
-  call('PEXPIRE', LOST .. session, RULES.retention_ms)
+  call('PERSIST', LOST .. session)  -- 0.1.0 let it end by itself
+  call('ZADD', LOSERS, 'LT', entry.kept_until, session)
+end
+
+-- An entry of note_loss, nil when it is past its retention; and when that is.
+local function read_loss(kept)
+  local entry = cjson.decode(kept)
+  local kept_until = tonumber(entry.kept_until) or tonumber(entry.at) + RULES.retention_ms
+  if kept_until <= NOW then return nil, kept_until end
+  return entry, kept_until
 end
 
 -- The passing of a deadline, written down once by whichever act meets it first.
@@ -18,12 +33,52 @@ local function settle(task, rec)
   rec.state, rec.ended = 'lapsed', text(rec.due_at)
   rec.due = rec.ended
   rec.lapses = text(tonumber(rec.lapses or '0') + 1)
-  save(task, rec, 'PX', RULES.retention_ms)
+  save(task, rec)
   call('ZREM', LIVE, task)
   call('ZADD', LAPSED, rec.ended, task)
   call('SREM', HELD .. rec.owner, task)
-  note_loss(rec.owner, task, rec.fence, 'lapsed', {open = '1'})
+  note_loss(rec.owner, task, rec.fence, 'lapsed', rec.due_at + RULES.retention_ms, {open = '1'})
   tell('lapsed', task, rec, 'note', rec.note or '')
+end
+
+-- Write a record again whose state stays. 0.1.0 kept what had ended in no index.
+local function save_again(task, rec)
+  save(task, rec)
+  if IN_ENDED[rec.state] then call('ZADD', ENDED, rec.ended, task) end
+end
+
+-- Drop all that is kept of a tenure that is over.
+local function forget(task, rec)
+  let_holder_write()
+  settle(task, rec)
+  call('DEL', RECORD .. task, QUEUE .. task)
+  call('SREM', QUEUED, task)
+  for _, index in ipairs({LAPSED, DONE, ENDED}) do call('ZREM', index, task) end
+  if rec.state == 'lapsed' then call('HDEL', LOST .. rec.owner, task) end
+end
+
+-- Load a task's record to act on it: what is over goes now.
+local function meet(task)
+  local rec = load(task)
+  if not rec.gone then return rec end
+  forget(task, rec.gone)
+  return {}
+end
+
+-- Take out of a queue whoever has not asked again in time; return how many still wait. Not while
+-- the task is free: there each ticket that lapsed has had a window, and they come in order.
+local function drop_lapsed_tickets(task, rec)
+  local waiting = 0
+  for _, ticket in ipairs(tickets(task, 'all')) do
+    if ticket.until_ms > NOW then
+      waiting = waiting + 1
+    else
+      let_holder_write()
+      call('HDEL', QUEUE .. task, ticket.session)
+      tell('unqueued', task, {owner = ticket.session, label = ticket.label, fence = rec.fence})
+    end
+  end
+  return waiting
 end
 
 -- A lapsed claim that nobody took may go on, same fence, while it is within max_hold.
@@ -63,14 +118,19 @@ local function keep(task, rec, change)
   if rec.state == 'held' and was == 'parked' then tell('resumed', task, rec) end
 end
 
+-- What SESSION had lost when losses() looked, by task: the entry, or false when that is past.
+local KNOWN
+
 -- Losses that SESSION has not heard of. A retry of the request that told them hears them again,
 -- because its first reply may have been lost.
 local function losses()
   if SESSION == '' then return {} end
   local flat, told = call('HGETALL', LOST .. SESSION), {}
+  KNOWN = {}
   for i = 1, #flat, 2 do
-    local entry = cjson.decode(flat[i + 1])
-    if not entry.open and (not entry.told or entry.told == REQUEST) then
+    local entry = read_loss(flat[i + 1])
+    KNOWN[flat[i]] = entry or false
+    if entry and not entry.open and (not entry.told or entry.told == REQUEST) then
       if not entry.told then
         entry.told = REQUEST
         let_holder_write()
