@@ -172,7 +172,7 @@ window.heard = "";
 const streams = EventSource, fetched = fetch;
 window.EventSource = class extends streams {
     constructor(url) {
-        super(url.replace(/after=.*/, "after=unknown.1"));
+        super(url.replace(/after=.*/, "after=0badf00d.1"));
         this.addEventListener("patch", ({ data }) => { window.heard += data; });
     }
 };

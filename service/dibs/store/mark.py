@@ -121,10 +121,12 @@ def follow(directory: Path) -> None:
 
 
 def accept(directory: Path) -> None:
-    """Take the log for what it is now: a person had it cut. Raises OSError."""
-    mark = read(directory)
-    if mark and mark.grown:
-        write(directory, Mark(mark.name, ""))
+    """Take the log for what it is now: a person had it cut. Raises OSError.
+
+    What was cut may have had the store's name in it: it gets another with the next start.
+    """
+    if read(directory):
+        write(directory, Mark("", ""))
 
 
 def _name(store: redis.Redis) -> str | None:
