@@ -127,7 +127,7 @@ def build(settings: Settings, url: str | None, cells: Cells | None = None, row: 
     )
     handlers: list[ControllerRouterHandler] = [
         V1,
-        *pages.handlers(store, settings.public_url, opened=access.open),
+        *pages.handlers(store, lambda: keeper.down, settings.public_url, opened=access.open),
         observe.handler(metrics),
         board.router(desk, ProblemError),
     ]

@@ -31,8 +31,8 @@ class Keeper:
         self._counts: dict[Project, Counts] = {}
         self._swept_before = False
         self._ticks = 0
-        self.up = True
-        """The store answered when last asked."""
+        self.down = ""
+        """Why the last look at the store failed, in a sentence; '' while all is well."""
         self._unsafe = ""
 
     async def run(self) -> None:
@@ -51,14 +51,17 @@ class Keeper:
                     self._hand_over()
                 await self._store.write_tally()
             except StoreDown as down:
-                self._note_down(down)
-            except Exception:
-                log.exception("keeper_failed")
+                self._note_down(down.reason)
+            except Exception as error:  # a defect, or an answer that no store gives
+                why = f"The service made a mistake: {type(error).__name__}."
+                if self.down != why:
+                    log.exception("keeper_failed")
+                self._note_down(why)
 
     def _note_up(self, why: str) -> None:
-        if not self.up:
+        if self.down:
             log.warning("store_back")
-            self.up = True
+            self.down = ""
             self._metrics.set("dibs_store_up", to=1)
         if why in ("gap", "restart", "back"):
             self._metrics.add("dibs_time_lost_total", why)
@@ -73,11 +76,11 @@ class Keeper:
         self._unsafe = self._store.unsafe
         self._metrics.set("dibs_store_unsafe", to=1 if self._unsafe else 0)
 
-    def _note_down(self, down: StoreDown) -> None:
-        if self.up:  # one line an outage, however many calls it meets
-            log.error("store_unreachable reason=%r", down.reason)
+    def _note_down(self, why: str) -> None:
+        if not self.down:  # one line an outage, however many calls it meets
+            log.error("store_unreachable reason=%r", why)
             self._metrics.add("dibs_store_outages_total")
-        self.up = False
+        self.down = why
         self._metrics.set("dibs_store_up", to=0)
 
     async def _sweep(self) -> None:

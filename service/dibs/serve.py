@@ -13,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from dibs import __version__, logs
 from dibs.settings import BACKLOG, Settings
 from dibs.store import memory
 from dibs.store.embedded import EmbeddedStore, StoreUnavailable
-from dibs.store.failures import StoreDown
+from dibs.store.failures import Moved, StoreDown, StoreFull, said
 from dibs.store.store import Unfit
 from dibs.store.target import parse
 
@@ -141,12 +143,45 @@ def loops() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return None
 
 
-def refusals(run: Callable[[Coroutine[Any, Any, Any]], Any], main: Coroutine[Any, Any, Any]) -> int:
-    """Run `main`; return its exit code, or 1 with a sentence where the service cannot be."""
+REFUSALS = (StoreDown, StoreFull, Unfit, StoreUnavailable, RedisError)
+"""Why the service cannot be, or not any more."""
+
+
+def why_not(refusal: Exception, store: str) -> str:
+    """Return in a sentence why the service cannot be over `store`, a name without secrets."""
+    match refusal:
+        case StoreUnavailable():
+            return str(refusal)
+        case Moved():
+            why = "The store is a cluster: its URL begins with redis+cluster://."
+        case StoreFull():
+            why = "The store is full, and has no room for the first keys of dibs."
+        case RedisError():
+            why = f"The store answers with an error: {said(refusal)}."
+        case _:
+            why = str(refusal) + _hint(str(refusal), store)
+    return f"{store}: {why}"
+
+
+def _hint(why: str, store: str) -> str:
+    """Return what may be behind it, where a port of one kind is spoken to in the other's way."""
+    if store.startswith("rediss:") and "does not answer" in why:
+        return " (Is it a port without TLS? Its URL begins with redis://.)"
+    if store.startswith("redis:") and ("ended the connection" in why or why.endswith("reached.")):
+        return " (Is it a port with TLS? Its URL begins with rediss://.)"
+    return ""
+
+
+def refusals(
+    run: Callable[[Coroutine[Any, Any, Any]], Any],
+    main: Coroutine[Any, Any, Any],
+    say: Callable[[Exception], None],
+) -> int:
+    """Run `main`; return its exit code, or 1 where the service cannot be: `say` hears why."""
     try:
         return int(run(main) or 0)
-    except (StoreDown, Unfit, StoreUnavailable) as refusal:
-        print(f"dibs serve: {refusal}", file=sys.stderr)
+    except REFUSALS as refusal:
+        say(refusal)
         return 1
 
 
@@ -162,7 +197,11 @@ def run(settings: Settings) -> int:
             store = held.enter_context(the_store(settings))
             serve = _serve_here if settings.workers == 1 else _serve_with_workers
             runner = held.enter_context(asyncio.Runner(loop_factory=loops()))
-            return refusals(runner.run, serve(settings, store, listeners))
+
+            def say(refusal: Exception) -> None:
+                print(f"dibs serve: {why_not(refusal, store.name)}", file=sys.stderr)
+
+            return refusals(runner.run, serve(settings, store, listeners), say)
     except (StoreUnavailable, CannotListen) as refusal:
         print(f"dibs serve: {refusal}", file=sys.stderr)
         return 1
@@ -211,6 +250,9 @@ async def _serve_with_workers(
         reasons = [str(reason) for reason in health["reasons"]]
         _hello(settings, base_url(listeners[0]), store, str(health["durability"]), reasons)
 
+    def refused(why: str) -> None:
+        print(f"dibs serve: {why}", file=sys.stderr)
+
     workers = Workers(
         environ=inherited | given,
         listeners=listeners,
@@ -218,6 +260,7 @@ async def _serve_with_workers(
         rows=cells.rows,
         count=settings.workers,
         ready=ready,
+        refused=refused,
         died=lambda: ours.add("dibs_worker_deaths_total"),
     )
     return await _until(asyncio.create_task(workers.run()), store, settings)

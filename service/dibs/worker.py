@@ -1,6 +1,7 @@
 """One of the processes of `dibs serve --workers N`. Started by workers.py, by nobody else."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import signal
@@ -11,10 +12,11 @@ from dibs import logs
 from dibs.api.observe import FAMILIES
 from dibs.app import build
 from dibs.metrics import Cells, Metrics
-from dibs.serve import loops, refusals
+from dibs.serve import loops, refusals, why_not
 from dibs.server import Server, serve
 from dibs.settings import Settings, load
 from dibs.store.store import Unfit
+from dibs.store.target import parse
 
 
 def main() -> int:
@@ -28,7 +30,14 @@ def main() -> int:
         socket.socket(fileno=control_fd) as control,
         asyncio.Runner(loop_factory=loops()) as runner,
     ):
-        return refusals(runner.run, _serve(settings, listener, control, cells, row))
+        store = parse(settings.redis_url.get_secret_value()).shown if settings.redis_url else ""
+
+        def say(refusal: Exception) -> None:
+            told = {"refused": why_not(refusal, store)}
+            with contextlib.suppress(OSError):  # who started us is gone
+                control.send(json.dumps(told).encode() + b"\n")
+
+        return refusals(runner.run, _serve(settings, listener, control, cells, row), say)
 
 
 async def _serve(

@@ -36,6 +36,8 @@ class Workers:
     count: int
     ready: Callable[[dict[str, object]], None]
     """Hears what the first worker says of the store, once every worker listens."""
+    refused: Callable[[str], None]
+    """Hears in a sentence why no worker can start, from the first that cannot."""
     died: Callable[[], None]
     """Hears of every worker that ended unasked."""
     _running: dict[int, asyncio.subprocess.Process] = field(default_factory=dict)
@@ -70,7 +72,7 @@ class Workers:
             status = await self._one(number)
             if self._stopping.is_set():
                 return
-            if len(self._said) < self.count:  # it cannot start: it has said why, and so will others
+            if len(self._said) < self.count:
                 self.stop(failed=True)
                 return
             log.error("worker_died worker=%d status=%d", number, status)
@@ -112,8 +114,15 @@ class Workers:
             if not more:
                 return
             said += more
+        told = json.loads(said)
+        if why := told.get("refused"):
+            if not self._stopping.is_set():
+                self.refused(why)
+            if len(self._said) < self.count:  # it cannot start, and so will others
+                self.stop(failed=True)
+            return
         before = len(self._said)
-        self._said[number] = json.loads(said)
+        self._said[number] = told
         if before < len(self._said) == self.count:
             self.ready(self._said[0])
         await loop.sock_recv(ours, 1)  # says no more: returns when it is gone

@@ -212,7 +212,9 @@ def test_a_store_that_is_not_there_is_one_line(workers: str) -> None:
         timeout=20,
     )
     assert refused.returncode == 1
-    assert "dibs serve: The store cannot be reached." in refused.stderr
+    assert refused.stderr == (
+        "dibs serve: redis://127.0.0.1:1: The store cannot be reached: Connection refused.\n"
+    )
     assert "hunter2" not in refused.stderr + refused.stdout
     assert "Traceback" not in refused.stderr
     assert time.monotonic() - began < 10

@@ -9,6 +9,7 @@ EDGE = "tests/http/test_edge.py::test_"
 HARDENING = "tests/ops/test_hardening.py::test_"
 REPAIR = ("tests/store/test_repair.py",)
 EVICTION = "tests/store/test_eviction.py"
+RIGHTS = "tests/store/test_rights.py"
 
 
 @dataclass(frozen=True)
@@ -519,6 +520,22 @@ MUTANTS = [
         "if refusal := unsafe([seen]):",
         'if refusal := "":',
         (EVICTION,),
+    ),
+    Mutant(
+        "ready while the store takes no writes",
+        "store/health.py",
+        "/readyz agrees with what claims get",
+        "    await _check_writes(server)\n",
+        "",
+        ("tests/store/test_failures.py",),
+    ),
+    Mutant(
+        "no self-test",
+        "store/store.py",
+        "what a store lacks is told before anybody claims",
+        "shown.unfit(self.clock.shown) or await selftest.lacks(self.link)",
+        "shown.unfit(self.clock.shown)",
+        (RIGHTS,),
     ),
     Mutant(
         "a user without INFO cannot start",

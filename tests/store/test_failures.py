@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import redis
+from redis.exceptions import ResponseError
 from tests.conftest import Desk, new_session
 from tests.tools.clock import SteppedClock
 
 from dibs import outcomes as o
 from dibs.store import Rules, Store, StoreDown, StoreFull
 from dibs.store.embedded import EmbeddedStore
-from dibs.store.failures import ErrorReply, failure
+from dibs.store.failures import ErrorReply, Withheld, failure
 from dibs.store.link import PipelineLink, Script
 from dibs.store.store import Unfit
 
@@ -48,27 +49,46 @@ async def server(handler: Any) -> AsyncIterator[str]:
                 await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    ("said", "raised"),
-    [
-        ("LOADING Redis is loading the dataset in memory", StoreDown),
-        ("READONLY You can't write against a read only replica.", StoreDown),
-        ("MISCONF Errors writing to the AOF file: No space left on device", StoreDown),
-        ("CLUSTERDOWN The cluster is down", StoreDown),
-        ("MASTERDOWN Link with MASTER is down", StoreDown),
-        ("NOREPLICAS Not enough good replicas to write.", StoreDown),
-        ("BUSY Redis is busy running a script.", StoreDown),
-        ("NOAUTH Authentication required.", StoreDown),
-        ("NOPERM User u has no permissions to run the 'evalsha' command", StoreDown),
-        ("OOM command not allowed when used memory > 'maxmemory'.", StoreFull),
-        # Redis 7 and Valkey, then Redis 6, of a command in a script.
-        ("OOM command not allowed when used memory > 'maxmemory'. " + ON_LINE_9, StoreFull),
-        ("NOREPLICAS Not enough good replicas to write. " + ON_LINE_9, StoreDown),
-        (SIX + "-OOM command not allowed when used memory > 'maxmemory'.", StoreFull),
-        (SIX + "-MISCONF Errors writing to the AOF file: No space left on device", StoreDown),
-    ],
-)
-async def test_a_refusing_store_changed_nothing_and_is_named_so(said: str, raised: type):
+REFUSALS = [
+    ("LOADING Redis is loading the dataset in memory", StoreDown, "loading"),
+    ("READONLY You can't write against a read only replica.", StoreDown, "replica"),
+    ("MISCONF Errors writing to the AOF file: No space left", StoreDown, "write to its disk"),
+    ("CLUSTERDOWN The cluster is down", StoreDown, "not whole"),
+    ("MASTERDOWN Link with MASTER is down", StoreDown, "lost its primary"),
+    ("NOREPLICAS Not enough good replicas to write.", StoreDown, "min-replicas-to-write"),
+    ("BUSY Redis is busy running a script.", StoreDown, "busy"),
+    ("NOAUTH Authentication required.", StoreDown, "asks for a password"),
+    ("WRONGPASS invalid username-password pair", StoreDown, "user or the password"),
+    ("ERR DB index is out of range", StoreDown, "no database"),
+    ("ERR AUTH <password> called without any password configured", StoreDown, "no password"),
+    ("ERR max number of clients reached", StoreDown, "maxclients"),
+    ("DENIED Redis is running in protected mode", StoreDown, "protected mode"),
+    ("OOM command not allowed when used memory > 'maxmemory'.", StoreFull, "OOM|memory"),
+    ("NOPERM User u has no permissions to run the 'config|get' command", Withheld, "CONFIG GET"),
+    ("NOPERM this user has no permissions to run the 'time' command or", Withheld, "TIME"),
+    ("NOPERM No permissions to access a key", Withheld, "keys that begin with dibs:"),
+    ("ERR unknown command `XINFO`, with args beginning with: ", Withheld, "does not have XINFO"),
+    ("ERR unknown command 'XINFO', with args beginning with: ", Withheld, "does not have XINFO"),
+    # Redis 7 and Valkey, then Redis 6, of a command in a script.
+    ("OOM command not allowed when used memory > 'maxmemory'. " + ON_LINE_9, StoreFull, "memory"),
+    ("NOREPLICAS Not enough good replicas to write. " + ON_LINE_9, StoreDown, "NOREPLICAS"),
+    (SIX + "-OOM command not allowed when used memory > 'maxmemory'.", StoreFull, "memory"),
+    (SIX + "-MISCONF Errors writing to the AOF file: No space left on device", StoreDown, "disk"),
+    ("ERR Unknown Redis command called from script " + ON_LINE_9, Withheld, "a command that"),
+    (
+        "ERR The user executing the script can't access at least one of the keys mentioned in the "
+        "command arguments " + ON_LINE_9,
+        Withheld,
+        "keys that begin with dibs:",
+    ),
+    ("ERR something that no store has said before", ResponseError, "something"),
+]
+
+
+@pytest.mark.parametrize(("said", "raised", "told"), REFUSALS)
+async def test_a_refusing_store_changed_nothing_and_is_named_so(
+    said: str, raised: type[Exception], told: str
+):
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while await reader.read(4096):
@@ -77,10 +97,11 @@ async def test_a_refusing_store_changed_nothing_and_is_named_so(said: str, raise
 
     async with server(refuse) as url:
         link = PipelineLink.to(url)
-        with pytest.raises(raised) as caught:
+        with pytest.raises(raised, match=told) as caught:
             await link.command("GET", "x")
-        if raised is StoreDown:
-            assert not caught.value.sent
+        # What a script began before its user's rights ended it stays.
+        midway = raised is Withheld and "user_script" in said
+        assert getattr(caught.value, "sent", False) is midway
         await link.close()
 
 
@@ -350,6 +371,22 @@ async def test_a_store_whose_clock_stands_still_is_not_ready(tmp_path):
         clock.freeze()
         with pytest.raises(StoreDown, match="stands still"):
             await store.health()
+    finally:
+        await store.close()
+        embedded.stop()
+
+
+async def test_ready_means_that_the_store_takes_writes(tmp_path):
+    embedded = EmbeddedStore.start(tmp_path / "data")
+    store = Store(PipelineLink.to(embedded.url), FREE)
+    try:
+        await store.open()
+        assert (await store.health()).status == "ready"
+        await store.link.command("CONFIG", "SET", "min-replicas-to-write", "1")
+        with pytest.raises(StoreDown, match="NOREPLICAS"):
+            await store.health()
+        await store.link.command("CONFIG", "SET", "min-replicas-to-write", "0")
+        assert (await store.health()).status == "ready"
     finally:
         await store.close()
         embedded.stop()

@@ -89,9 +89,10 @@ def serving(kind: str, folder: Path, *config: str) -> Iterator[Server]:
 
 
 def _answers(server: Server) -> bool:
-    with contextlib.suppress(redis.ConnectionError, redis.TimeoutError), server.client() as client:
+    with server.client() as client:
         try:
             return bool(client.ping())
-        except redis.ResponseError:  # it wants a password, or cannot write: it is there
+        except (redis.ResponseError, redis.AuthenticationError):  # it is there
             return True
-    return False
+        except (redis.ConnectionError, redis.TimeoutError):
+            return False

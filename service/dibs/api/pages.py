@@ -1,5 +1,6 @@
 """What the service says of itself: health, problems, its own client and skill."""
 
+from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
 from typing import Any
@@ -30,9 +31,12 @@ def _install_sha256() -> str:
 
 
 def handlers(
-    store: Store, public_url: str | None, *, opened: bool
+    store: Store, down: Callable[[], str], public_url: str | None, *, opened: bool
 ) -> list[ControllerRouterHandler]:
-    """Return the routes outside /v1 that belong to no board. `opened`: nobody needs a key."""
+    """Return the routes outside /v1 that belong to no board.
+
+    `down` says why the last look at the store failed, or ''. `opened`: nobody needs a key.
+    """
 
     @get("/livez", sync_to_thread=False)
     def livez() -> wire.Reply:
@@ -44,8 +48,10 @@ def handlers(
         """The store answers, and says how well it keeps what it is told."""
         try:
             health = await store.health()
-        except StoreDown as down:
-            raise ProblemError("unavailable", down.reason, retry_after=1) from None
+        except StoreDown as away:
+            raise ProblemError("unavailable", away.reason, retry_after=1) from None
+        if why := down():  # a look is more than reading: it writes, as a claim does
+            raise ProblemError("unavailable", why, retry_after=1)
         return answers.ok({**wire.builtin(health), "open": opened})
 
     @get("/problems/{code:str}", sync_to_thread=False)

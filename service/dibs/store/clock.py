@@ -87,8 +87,8 @@ class LeaseClock:
         witness_us, lost_us, stalls, sweeper, why = map(str, reply)
         self.facts = Facts(int(witness_us), int(lost_us), stalls.strip())
         self.sweeper = sweeper == "1"
-        times_us = [server.time_us for server in self.shown]
-        apart_us = max(times_us) - min(times_us)
+        times_us = [server.time_us for server in self.shown if server.time_us]
+        apart_us = max(times_us) - min(times_us) if times_us else 0
         if apart_us > APART_MOST_US:
             raise StoreDown(
                 f"The clocks of the store's nodes are {apart_us / 1e6:.1f} s apart, too far for "

@@ -1,7 +1,10 @@
 """What a failed command means to its caller, and whether it may have taken effect."""
 
 import asyncio
+import os
 import re
+import socket
+import ssl
 
 from redis.exceptions import (
     AskError,
@@ -25,19 +28,43 @@ _INNER = re.compile(r"@user_script: ?\d+: -?([A-Z]{2}[A-Z_]*) ")
 _DENIED_INNER = re.compile(r"ACL failure in script|The user executing the script can't")
 """What NOPERM is called in a script, under ERR."""
 
-_AWAY = (
-    "READONLY",
-    "CLUSTERDOWN",
-    "MASTERDOWN",
-    "TRYAGAIN",
-    "NOREPLICAS",
-    "MISCONF",
-    "BUSY",
-    "NOAUTH",
-    "WRONGPASS",
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING")
+NO_REDIS = "What answers where the store should be is no Redis."
+_OTHERS = (
+    ('"H"', "speaks HTTP, and is no Redis"),
+    ("\\x15", "speaks TLS: its URL begins with rediss://"),
 )
-_UNKNOWN = re.compile(r"unknown command [`'\"]?([^`',\"]+)", re.IGNORECASE)
+"""What hiredis says of the first byte of a peer that is no Redis."""
+_SAYS = {
+    "READONLY": "The store is a replica, which takes no writes",
+    "NOREPLICAS": "The store takes no writes: fewer replicas follow it than its "
+    "min-replicas-to-write asks for",
+    "MISCONF": "The store takes no writes: it could not write to its disk, and its own log says "
+    "why",
+    "CLUSTERDOWN": "The store's cluster is not whole",
+    "MASTERDOWN": "The store is a replica that has lost its primary",
+    "TRYAGAIN": "The store is moving this project to another node",
+    "BUSY": "The store is busy with a script that somebody runs there",
+    "NOAUTH": "The store asks for a password, and its URL has none",
+    "WRONGPASS": "The store does not know the user or the password in its URL",
+    "DENIED": "The store lets nobody in from another host: it is in protected mode",
+}
+"""What the codes mean for which asking again may help, or another URL. Nothing was changed."""
+_SAYS_TEXT = (
+    ("DB index is out of range", "The store has no database of the number in its URL"),
+    ("without any password configured", "The store asks for no password, but its URL has one"),
+    ("no password is set", "The store asks for no password, but its URL has one"),
+    ("SELECT is not allowed in cluster mode", "The store is a cluster, which has database 0 alone"),
+    ("max number of clients reached", "The store has as many clients as it takes (maxclients)"),
+)
+"""The same for those that have no code of their own."""
+_UNKNOWN = re.compile(
+    r"unknown (?:redis )?command(?: called from|,? [`'\"]?([^`',\"]+))", re.IGNORECASE
+)
 _DENIED = re.compile(r"run the '([^']+)' command")
+_NO_KEY = ("permissions to access", "access at least one of the keys")
+_OF_SCRIPT = re.compile(r"\.? script: .*on @user_script:\d+\.?$")
+"""What newer servers add."""
 
 
 class StoreDown(Exception):
@@ -53,13 +80,23 @@ class Moved(StoreDown):
     """Another node of the cluster serves this key now."""
 
 
+class Moving(StoreDown):
+    """This key is on its way to another node of the cluster."""
+
+
 class Withheld(StoreDown):
     """The store has no such command, or our user has no right to it."""
 
-    def __init__(self, what: str, why: str, *, sent: bool = False) -> None:
-        super().__init__(f"The store does not let dibs run {what}: {why}.", sent=sent)
-        self.what = what
-        """The command, or what else is told of it."""
+    def __init__(self, what: str, *, no_right: bool, sent: bool) -> None:
+        name = what or "a command that dibs needs"
+        super().__init__(
+            f"The store's user has no right to {name} (NOPERM)."
+            if no_right
+            else f"The store does not have {name}.",
+            sent=sent,
+        )
+        self.what, self.no_right = what, no_right
+        """What is withheld ('' where the store does not name it), and why."""
 
 
 class Unwilling(StoreDown):
@@ -107,37 +144,78 @@ def failure(error: Exception, *, sent: bool) -> Exception:
     if isinstance(error, ResponseError | AuthenticationError):
         return _refused(error)
     if isinstance(error, LOST):
-        late = isinstance(error, RedisTimeoutError | TimeoutError)
-        word = "does not answer" if late else "cannot be reached"
-        return StoreDown(f"The store {word}.", sent=sent)
+        return StoreDown(_unreachable(error), sent=sent)
     if isinstance(error, InvalidResponse):
-        return StoreDown("What answers where the store should be is no Redis.", sent=sent)
+        return StoreDown(_no_redis(str(error)), sent=sent)
     return error
+
+
+def _unreachable(error: Exception) -> str:
+    """Return why there is no connection, in a sentence."""
+    if isinstance(error, RedisTimeoutError | TimeoutError):
+        return "The store does not answer."
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = error.verify_message.rstrip(".")
+        return f"The store's certificate is not to be trusted: {why}."
+    if isinstance(error, ssl.SSLError):
+        if error.reason in _NO_TLS:
+            return "What answers where the store should be speaks no TLS: redis:// is without."
+        return f"The store and dibs do not agree on TLS: {error.reason or error}."
+    if isinstance(error, socket.gaierror):
+        return "The store cannot be reached: nobody knows its host's name."
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return "The store ended the connection."
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return f"The store cannot be reached: {os.strerror(error.errno)}."
+    return "The store cannot be reached."
+
+
+def _no_redis(text: str) -> str:
+    """Return what a peer is that answers with something else, in a sentence."""
+    for mark, what in _OTHERS:
+        if mark in text:
+            return f"What answers where the store should be {what}."
+    return NO_REDIS
 
 
 def _refused(error: RedisError) -> Exception:
     """Return what an error reply means; next to always, that nothing was changed."""
-    code = code_of(error)
+    code, text = code_of(error), str(error)
     if isinstance(error, MovedError) or code == "MOVED":
         return Moved("The store serves this project elsewhere now.", sent=False)
     if isinstance(error, AskError) or code == "ASK":
         # Never followed: half of the project's keys are here and half there, so that a script
         # there would find tasks free that are held.
-        return StoreDown("The store is moving this project to another node.", sent=False)
+        return Moving("The store is moving this project to another node.", sent=False)
     if code == "NOSCRIPT":
-        return NoScriptError(str(error))
+        return NoScriptError(text)
     if code == "OOM":
-        return StoreFull(str(error))
+        return StoreFull(text)
     if code == "LOADING":
         return StoreDown("The store is loading its data.", sent=False)
-    if code in _AWAY:
-        return StoreDown(f"The store refuses for now: {code}.", sent=False)
+    if code in _SAYS:
+        return StoreDown(f"{_SAYS[code]} ({code}).", sent=False)
+    return _withheld(code, text) or next(
+        (StoreDown(f"{says}.", sent=False) for said, says in _SAYS_TEXT if said in text), error
+    )
+
+
+def _withheld(code: str, text: str) -> Withheld | None:
+    """Return what a command that we may not run, or that is not there, means."""
+    # A command in a script may have followed others that were carried out.
+    begun = bool(_IN_SCRIPT.search(text))
     if code == "NOPERM":
-        found = _DENIED.search(str(error))
-        what = found[1].upper().replace("|", " ") if found else "what it needs"
-        # A command in a script may have followed others that were carried out.
-        begun = bool(_IN_SCRIPT.search(str(error)))
-        return Withheld(what, "its user has no right to it", sent=begun)
-    if found := _UNKNOWN.search(str(error)):
-        return Withheld(found[1].upper(), "it has no such command")
-    return error
+        what = ""
+        if any(said in text for said in _NO_KEY):
+            what = "keys that begin with dibs:"
+        elif found := _DENIED.search(text):
+            what = found[1].upper().replace("|", " ")
+        return Withheld(what, no_right=True, sent=begun)
+    if found := _UNKNOWN.search(text):  # unnamed where a script ran it
+        return Withheld((found[1] or "").upper(), no_right=False, sent=begun)
+    return None
+
+
+def said(error: Exception) -> str:
+    """Return an error reply in one line, without the place in our script that newer stores name."""
+    return _OF_SCRIPT.sub("", str(error)).strip().rstrip(".")

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dibs.store.failures import StoreDown, Unwilling
+from dibs.store.failures import Moved, Moving, StoreDown, Unwilling
 from dibs.store.link import ClientLink, Link
 from dibs.store.shown import Shown, config_of, info_of, look, number, unsafe
 
 Durability = Literal["strict", "replicated", "relaxed", "unknown"]
 READY_S = 2.0
+_KEYS_TRIED = 100
 _WORSE: list[Durability] = ["strict", "replicated", "unknown", "relaxed"]
 LAG_S = 2
 """A replica that follows says so once a second; one that was silent for longer confirms nothing."""
@@ -60,6 +61,7 @@ async def _check(server: Link) -> Health:
     if refusal := unsafe([seen]):
         raise Unwilling(refusal)
     await _check_clock(server)
+    await _check_writes(server)
     log = seen.info.get("aof_enabled", "") or await config_of(server, "appendonly")
     synced = await config_of(server, "appendfsync")
     replicas = await _of_replicas(server, seen.info)
@@ -154,6 +156,19 @@ async def _check_clock(server: Link) -> None:
     await asyncio.sleep(0.005)
     if await server.command("TIME") == before:
         raise StoreDown("The store's clock stands still: no claim would ever lapse.", sent=False)
+
+
+async def _check_writes(server: Link) -> None:
+    """Raise StoreDown where the server takes no writes, by one that changes nothing.
+
+    A node of a cluster takes only keys of its own slots: the first of these that it does.
+    """
+    for tried in range(_KEYS_TRIED):
+        try:
+            await server.command("DEL", f"dibs:{{ready-{tried}}}:nothing")
+        except (Moved, Moving):
+            continue
+        return
 
 
 async def memory(link: Link) -> tuple[int, int]:

@@ -27,7 +27,7 @@ class Shown:
     policy: str
     """maxmemory-policy, '' where nothing shows it."""
     time_us: int
-    """The server's wall clock."""
+    """The server's wall clock, 0 where nothing shows it."""
 
     @property
     def run_id(self) -> str:
@@ -39,11 +39,7 @@ async def look(server: Link) -> Shown:
     """Ask a server about itself. Raises StoreDown."""
     info = await info_of(server)
     policy = info.get("maxmemory_policy") or await config_of(server, "maxmemory-policy")
-    time_us = number(info, "server_time_usec")
-    if not time_us:
-        seconds, micros = await server.command("TIME")
-        time_us = int(seconds) * 1_000_000 + int(micros)
-    return Shown(info, policy, time_us)
+    return Shown(info, policy, number(info, "server_time_usec") or await _time_us(server))
 
 
 async def info_of(server: Link) -> dict[str, str]:
@@ -63,13 +59,21 @@ def number(info: Mapping[str, str], name: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
+async def _time_us(server: Link) -> int:
+    try:
+        seconds, micros = await server.command("TIME")
+        return int(seconds) * 1_000_000 + int(micros)
+    except (Withheld, ResponseError, TypeError, ValueError):  # what it lacks is told elsewhere
+        return 0
+
+
 async def config_of(server: Link, name: str) -> str:
     """Return one setting of the server, '' where it is not shown. Raises StoreDown."""
     try:
         flat = await server.command("CONFIG", "GET", name)
     except (Withheld, ResponseError):
         return ""
-    return str(flat[1]) if len(flat) > 1 else ""
+    return str(flat[1]) if isinstance(flat, list) and len(flat) > 1 else ""
 
 
 def may_evict_claims(policy: str) -> bool:
@@ -91,3 +95,10 @@ def unsafe(servers: Sequence[Shown]) -> str:
                 "or in the provider's settings)."
             )
     return ""
+
+
+def unfit(servers: Sequence[Shown]) -> str:
+    """Return the sentence that refuses a store to begin with, or ''."""
+    if any(server.info.get("redis_mode") == "sentinel" for server in servers):
+        return "This is a Sentinel, not the store: redis+sentinel://host:26379/SERVICE."
+    return unsafe(servers)

@@ -14,9 +14,9 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from dibs import outcomes as o
-from dibs.store import health, shown
+from dibs.store import health, selftest, shown
 from dibs.store.clock import Facts, LeaseClock
-from dibs.store.failures import StoreDown, StoreFull, Unwilling
+from dibs.store.failures import StoreDown, StoreFull, Unwilling, said
 from dibs.store.link import Link, Script, run_replicated, run_script
 from dibs.store.records import Counts, Reader, event, seconds
 from dibs.store.rules import Rules
@@ -94,7 +94,7 @@ class Store:
         Raises StoreDown, or Unfit.
         """
         await self.clock.look()
-        if refusal := shown.unsafe(self.clock.shown):
+        if refusal := shown.unfit(self.clock.shown) or await selftest.lacks(self.link):
             raise Unfit(refusal)
         await self._identify()
         await self.tick()
@@ -125,6 +125,9 @@ class Store:
             if why := self.room():
                 raise StoreDown(f"{down.reason} {why}", sent=down.sent) from down
             raise
+        except ResponseError as error:
+            why = f"The store answers with an error: {said(error)}."
+            raise StoreDown(why, sent=False) from error
         if why := self.room():
             found = replace(found, status="full", reasons=[why, *found.reasons])
         return found

@@ -1,0 +1,91 @@
+"""Asked once at start: can this store do what dibs asks of it, and may its user?
+
+Engines that speak Redis' protocol differ in what else they have of it, and users in their rights.
+What is missing is named before anybody claims, all of it at once.
+"""
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from dibs.store.failures import NO_REDIS, ErrorReply, StoreDown, StoreFull, Withheld, failure, said
+from dibs.store.link import Link, Script
+
+_BLOCK_MS = 1
+
+
+async def lacks(link: Link) -> str:
+    """Return in a sentence what `link`'s store lacks, or ''. Raises StoreDown.
+
+    Writes under keys of its own, and removes them. A store that is full lacks nothing.
+    """
+    key = f"dibs:{{self-test-{uuid.uuid4().hex}}}"
+    found = _Lacks()
+    script = Script.load("selftest")
+    await found.ask("EVALSHA", link.command("EVALSHA", script.sha, 1, key))
+    reply = await found.ask("EVAL", link.command("EVAL", script.text, 1, key), list)
+    for what, why in zip(reply[::2], reply[1::2], strict=False) if reply else ():
+        found.add(str(what), ErrorReply(why) if why else None)
+    await found.ask("XINFO STREAM", link.command("XINFO", "STREAM", key))
+    read = ("XREAD", "COUNT", 1, "BLOCK", _BLOCK_MS, "STREAMS", key, "0-0")
+    await found.ask("XREAD BLOCK", link.command(*read), type(None))
+    if link.replicas:
+        await found.ask("WAIT", link.command("WAIT", 0, 1), int)
+    return found.told()
+
+
+class _Lacks:
+    """What was found to be missing, by why."""
+
+    def __init__(self) -> None:
+        self._no_right: list[str] = []
+        self._absent: list[str] = []
+        self._wrong: list[str] = []
+
+    async def ask(self, what: str, answer: Any, kind: type | None = None) -> Any:
+        """Await an answer, which should be of this kind; return it, or None where it is missing."""
+        try:
+            reply = await answer
+        except (Withheld, ResponseError) as error:
+            # The script is not known yet, and there is no stream: so they should answer.
+            if not isinstance(error, NoScriptError) and "no such key" not in str(error):
+                self.add(what, error)
+            return None
+        except StoreFull:
+            return None
+        if kind and not isinstance(reply, kind):
+            raise StoreDown(NO_REDIS, sent=False)
+        return reply
+
+    def add(self, what: str, error: Exception | None) -> None:
+        """Note that `what` failed; `error` None: it gave something else than it should."""
+        meant = failure(error, sent=False) if error else None
+        if isinstance(meant, StoreFull):
+            return
+        if isinstance(meant, Withheld):
+            (self._no_right if meant.no_right else self._absent).append(meant.what or what)
+        elif isinstance(meant, StoreDown):
+            raise meant
+        else:
+            self._wrong.append(f"{what} ({said(meant)})" if meant else what)
+
+    def told(self) -> str:
+        """Return it all in one line, or ''."""
+        return " ".join(
+            say(", ".join(dict.fromkeys(names)))
+            for names, say in (
+                (self._no_right, _NO_RIGHT),
+                (self._absent, _ABSENT),
+                (self._wrong, _WRONG),
+            )
+            if names
+        )
+
+
+_NO_RIGHT: Callable[[str], str] = (
+    "The store's user has no right to {}: docs/deploy.md has the rights that dibs needs.".format
+)
+_ABSENT: Callable[[str], str] = "The store does not have {}, which dibs needs.".format
+_WRONG: Callable[[str], str] = "The store does not do as Redis does: {}.".format
