@@ -176,6 +176,63 @@ def test_a_body_that_cannot_be_read_is_refused(ann: Caller, content_type, body, 
     assert field in fields_of(answer)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"task": "T-1", "task": "T-2"}',
+        '{"task": "T-1", "task": "T-1"}',
+        '{"task": "T-1", "\\u0074ask": "T-2"}',
+        '{"task": "T-1", "ttl": 60, "ttl": 90}',
+        '{"task": "T-1", "queue": true, "queue": false}',
+        '{"task": "T-1", "note": "a\\"", "note": "b"}',
+        '{"any_of": ["T-1"], "any_of": ["T-2", "T-3"]}',
+        '{"task": null, "task": "T-1"}',
+        '{"task": "T-1", "note": {"a": 1, "a": 2}}',
+        '{"task": "T-1", "": 1, "": 2}',
+    ],
+)
+def test_a_field_that_stands_in_a_json_body_twice_is_refused(ann: Caller, body: str):
+    headers = {"Content-Type": "application/json"}
+    for act in ("claim", "heartbeat", "release"):
+        answer = ann.http.post(f"/v1/{ann.project}/{act}", content=body, headers=headers)
+        problem = problem_of(answer, 422, "invalid")
+        assert any("twice" in error["message"] for error in problem["errors"]), problem
+
+
+@pytest.mark.parametrize(
+    "note",
+    ['say "hi"', "back\\slash", "a: b", '":"', "\\u0022", "é", "\n\t", "x" * 900, '","task":"'],
+)
+def test_what_only_looks_like_a_field_twice_is_text(ann: Caller, note: str):
+    for fields in ({"task": "T-1", "note": note}, {"all_of": ["T-1", f"T {note[:9].strip()}"]}):
+        body = json.dumps(fields, ensure_ascii="é" not in note)
+        answer = ann.http.post(
+            f"/v1/{ann.project}/claim",
+            content=body.encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        if "\n" not in note or "note" in fields:  # a task has one line
+            assert answer.status_code in (200, 201), answer.text
+    ann.post("release", task="T-1")
+    for claim in ann.get("claims").json()["claims"]:
+        if claim["task"] != "kept":
+            ann.post("release", task=claim["task"])
+
+
+@pytest.mark.parametrize("count", [21, 99, 1_200])
+def test_at_most_twenty_bad_fields_are_named(ann: Caller, count: int):
+    fields = {f"a{number}": 1 for number in range(count)}
+    for answer in (
+        ann.post("claim", task="T-1", **fields),
+        ann.form("claim", task="T-1", **fields),
+        ann.get("claims", **fields),
+    ):
+        problem = problem_of(answer, 422, "invalid")
+        assert 1 <= len(problem["errors"]) <= 20
+        assert len(answer.content) < 5_000
+        assert f"{count - 20} more" in problem["detail"] or "at most 100" in problem["detail"]
+
+
 def test_a_body_of_a_mebibyte_is_too_large(ann: Caller):
     problem_of(ann.post("claim", task="T-1", note="x" * 2**20), 413, "too-large")
 

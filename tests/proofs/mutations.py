@@ -658,6 +658,14 @@ MUTANTS = [
         (EDGE + "a_host_that_is_none_is_refused_on_every_route",),
     ),
     Mutant(
+        "the last of two JSON fields decides",
+        "api/bodies.py",
+        "a field stands in a body once",
+        "return body.count(b'\"') == 2 * texts",
+        "return body.count(b'\"') >= 2 * texts",
+        ("tests/http/test_bad_input.py::test_a_field_that_stands_in_a_json_body_twice_is_refused",),
+    ),
+    Mutant(
         "the session itself is stored",
         "store/store.py",
         "no UUID reaches the disk (I9)",

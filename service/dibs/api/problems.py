@@ -7,6 +7,8 @@ what to do next; it never names a way to take over somebody's claim.
 from dataclasses import dataclass
 from typing import Any, Literal
 
+NAMED = 20
+"""Bad fields that an `invalid` names."""
 Applied = Literal["not-applied", "unknown"]
 
 
@@ -27,8 +29,8 @@ TABLE = (
         422,
         "The request breaks a rule",
         "A field, header or query parameter is missing, unknown or out of bounds. `errors` names "
-        "every bad field with its rule. Nothing was changed. Correct the request; the same again "
-        "gives the same answer.",
+        "every bad field (20 at most) with its rule. Nothing was changed. Correct the request; the "
+        "same again gives the same answer.",
     ),
     Problem(
         "bad-session",
@@ -189,7 +191,10 @@ class ProblemError(Exception):
 
 
 def invalid(errors: list[dict[str, str]]) -> ProblemError:
-    """Name every bad field at once."""
-    fields = ", ".join(dict.fromkeys(error["field"] for error in errors))
+    """Name every bad field at once, NAMED of them at most."""
+    fields = list(dict.fromkeys(error["field"] for error in errors))
+    names = ", ".join(fields[:NAMED])
+    if len(fields) > NAMED:
+        names += f" and {len(fields) - NAMED} more"
     sentence = " ".join(error["message"] for error in errors[:3])
-    return ProblemError("invalid", f"Refused: {fields}. {sentence}", errors=errors)
+    return ProblemError("invalid", f"Refused: {names}. {sentence}", errors=errors[:NAMED])
