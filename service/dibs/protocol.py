@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 
 from dibs.api.headers import DECIDING
 from dibs.api.refusals import HEAD_BYTES, REFUSALS, REQUEST_S
+from dibs.joined import Joined
 from dibs.metrics import Metrics
 
 log = logging.getLogger("dibs.protocol")
@@ -53,74 +54,16 @@ class Limits:
     """Bytes."""
 
 
-class Joined:
-    """A transport that sends the head of an answer together with its body.
-
-    uvicorn writes each by itself, and each is a call into the kernel and a wake-up over there:
-    7 % of the claims a second on a store that syncs once a second (docs/performance.md).
-    """
-
-    def __init__(self, transport: Transport, hang_up: Callable[[Transport], None]) -> None:
-        """`hang_up` closes the transport in the way that its protocol wants."""
-        self._transport, self._head, self._hang_up = transport, b"", hang_up
-        self.is_closing = transport.is_closing  # asked twice a request
-        self.written = 0
-        """Bytes, since the connection began."""
-
-    def write(self, data: bytes) -> None:
-        """Write; a head whose body has a length waits for it, and no longer than `flush`."""
-        if not self._head and data.startswith(b"HTTP/1.1 ") and b"\r\ncontent-length: " in data:
-            self._head = data
-        else:
-            self._head, data = b"", self._head + data
-            self.written += len(data)
-            self._transport.write(data)
-
-    def flush(self) -> None:
-        """Write the head of an answer that has no body."""
-        if self._head:
-            self.write(b"")
-
-    def close(self) -> None:
-        """Write what is left, and close."""
-        self.flush()
-        self._hang_up(self._transport)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
 class Connection(HttpToolsProtocol):
     """A connection to this service."""
 
+    # Slots, because beyond 30 attributes a dict makes each look at one slower.
+    __slots__ = (
+        *("_answering", "_body_room", "_deaf", "_dropped", "_held", "_host", "_hung_up_at"),
+        *("_in_body", "_keep_alive", "_left", "_limits", "_metrics", "_offered", "_room", "_tail"),
+        *("_quiet_at", "_taken", "_taken_at", "began"),
+    )
     transport: Any  # a Joined
-    began = 0.0
-    """When the request that is not here yet began to arrive; 0 between requests."""
-    _room = HEAD_BYTES
-    """Bytes that the part which is arriving, head or body, may still take."""
-    _in_body = False
-    _left: int | None = None
-    """Bytes of the body that are still to come, by its Content-Length."""
-    _tail = b""
-    """The last bytes of the part that is arriving: its end may straddle two segments."""
-    _answering = False
-    """A request is here, and its answer is not complete."""
-    _held = b""
-    """What came behind that request."""
-    _keep_alive = False
-    """The connection may go on once the body is here: an answer that overtakes it says close."""
-    _host: bytes | None = None
-    """The Host that was found right last."""
-    _offered = False
-    """The head that was read offers an upgrade: it is read again, without."""
-    _deaf = False
-    """What arrives is dropped."""
-    _hung_up_at = 0.0
-    _quiet_at = 0.0
-    """Since when nothing was asked here."""
-    _dropped = 0
-    _taken, _taken_at = 0, 0.0
-    """How many bytes the caller has taken, and since when no more."""
 
     def __init__(
         self,
@@ -133,6 +76,33 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits, self._metrics = limits, metrics
+        self._body_room = limits.body + FRAMING_BYTES
+        self.began = 0.0
+        """When the request that is not here yet began to arrive; 0 between requests."""
+        self._room = HEAD_BYTES
+        """Bytes that the part which is arriving, head or body, may still take."""
+        self._in_body = False
+        self._left: int | None = None
+        """Bytes of the body that are still to come, by its Content-Length."""
+        self._tail = b""
+        """The last bytes of the part that is arriving: its end may straddle two segments."""
+        self._answering = False
+        """A request is here, and its answer is not complete."""
+        self._held = b""
+        """What came behind that request."""
+        self._keep_alive = False
+        """The connection may go on once the body is here: an answer before that says close."""
+        self._host: bytes | None = None
+        """The Host that was found right last."""
+        self._offered = False
+        """The head that was read offers an upgrade: it is read again, without."""
+        self._deaf = False
+        """What arrives is dropped."""
+        self._quiet_at = 0.0
+        """Since when nothing was asked here."""
+        self._hung_up_at, self._dropped = 0.0, 0
+        self._taken, self._taken_at = 0, 0.0
+        """How many bytes the caller has taken, and since when no more."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Take the connection, or say that there are too many."""
@@ -173,8 +143,9 @@ class Connection(HttpToolsProtocol):
             self._read(self._held + data if self._held else data)
 
     def _read(self, data: bytes) -> None:
-        at = 0
-        while at < len(data) and not self._deaf:
+        """Give the parser one head or body after another, as far as it may have them."""
+        at, size = 0, len(data)
+        while at < size and not self._deaf:
             if self._answering:
                 self._hold(data[at:])
                 return
@@ -184,7 +155,25 @@ class Connection(HttpToolsProtocol):
                     continue
                 self._unset_keepalive_if_required()
                 self.began = self.loop.time()
-            at = self._read_part(data, at)
+            end = self._end(data, at)
+            self._room -= end - at
+            if self._room < 0:
+                self.refuse("body" if self._in_body else "large")
+                return
+            part, in_body = data[at:end], self._in_body
+            if self._left is not None:
+                self._left -= end - at
+            try:
+                self.parser.feed_data(part)
+            except httptools.HttpParserUpgrade:
+                self._read_without_offers()
+            except httptools.HttpParserError as error:
+                self._malformed(error)
+            if self.began and in_body == self._in_body:  # its end is not here
+                self._tail = (self._tail + part)[-3:]
+            elif self._tail:
+                self._tail = b""
+            at = end
         self._held = b""
 
     def _hold(self, data: bytes) -> None:
@@ -194,29 +183,6 @@ class Connection(HttpToolsProtocol):
             self._count("pipelined")
             self._held, self._deaf = b"", True
             self.cycle.keep_alive = False
-
-    def _read_part(self, data: bytes, at: int) -> int:
-        """Give the parser what belongs to one head or body; return where that ends."""
-        end = self._end(data, at)
-        self._room -= end - at
-        if self._room < 0:
-            self.refuse("body" if self._in_body else "large")
-            return end
-        part = data[at:end]
-        in_body = self._in_body
-        if self._left is not None:
-            self._left -= len(part)
-        try:
-            self._parse(part)
-        except httptools.HttpParserCallbackError as error:
-            if not isinstance(error.__context__, httptools.HttpParserInvalidURLError):
-                raise  # a mistake of ours
-            self.refuse("malformed")
-        except httptools.HttpParserError:
-            self.refuse("malformed")
-        more = self.began and in_body == self._in_body
-        self._tail = (self._tail + part)[-3:] if more else b""
-        return end
 
     def _end(self, data: bytes, at: int) -> int:
         """Return where the part that is arriving ends, if it does here: a head and a chunked body
@@ -230,18 +196,25 @@ class Connection(HttpToolsProtocol):
         found = data.find(_END, at)
         return len(data) if found < 0 else found + len(_END)
 
-    def _parse(self, part: bytes) -> None:
+    def _malformed(self, error: httptools.HttpParserError) -> None:
+        by_us = isinstance(error, httptools.HttpParserCallbackError)
+        if by_us and not isinstance(error.__context__, httptools.HttpParserInvalidURLError):
+            raise error  # a mistake of ours
+        self.refuse("malformed")
+
+    def _read_without_offers(self) -> None:
+        """Read the head again: the parser takes all that follows an offer for the other protocol,
+        a declared body too."""
+        if self.parser.get_method() == b"CONNECT":
+            self.refuse("malformed")
+            return
+        head = self._head_without_offers()
+        self._offered = False
+        self.parser = httptools.HttpRequestParser(self)
         try:
-            self.parser.feed_data(part)
-        except httptools.HttpParserUpgrade:
-            # The parser takes what follows for another protocol, a declared body, too.
-            if self.parser.get_method() == b"CONNECT":
-                self.refuse("malformed")
-                return
-            head = self._head_without_offers()
-            self._offered = False
-            self.parser = httptools.HttpRequestParser(self)
             self.parser.feed_data(head)
+        except httptools.HttpParserError as error:
+            self._malformed(error)
 
     def _head_without_offers(self) -> bytes:
         """Return the head that was read, without what asks for another protocol: a server may
@@ -273,32 +246,25 @@ class Connection(HttpToolsProtocol):
             self._offered = True
             return
         given = dict(self.headers)
-        if not self._has_host(given):
-            self.refuse("host")
-            return
+        host = given.get(b"host")
+        if host is None or host != self._host or len(given) < len(self.headers):
+            if not self._has_host(host):
+                self.refuse("host")
+                return
+            self._host = host
         super().on_headers_complete()
         length = given.get(b"content-length")
         if length is not None:
             self._left = int(length)
         if self._left or b"transfer-encoding" in given:
             self._keep_alive, self.cycle.keep_alive = self.cycle.keep_alive, False
-        self._room = self._limits.body + FRAMING_BYTES
-        self._in_body = True
+        self._room, self._in_body = self._body_room, True
 
-    def _has_host(self, given: dict[bytes, bytes]) -> bool:
+    def _has_host(self, host: bytes | None) -> bool:
         """Say if the request names one host, as HTTP/1.1 must and HTTP/1.0 may."""
-        host, version = given.get(b"host"), self.parser.get_http_version()
         if host is None:
-            return version == "1.0"
-        if version not in ("1.1", "1.0"):
-            return False
-        if len(given) < len(self.headers) and [n for n, _ in self.headers].count(b"host") > 1:
-            return False
-        if host != self._host:
-            if not _is_host(host):
-                return False
-            self._host = host
-        return True
+            return bool(self.parser.get_http_version() == "1.0")
+        return _is_host(host) and [name for name, _ in self.headers].count(b"host") == 1
 
     def on_message_complete(self) -> None:
         """Let the request be answered: all of it is here."""

@@ -151,7 +151,6 @@ def test_http_1_1_without_a_host_is_refused_and_http_1_0_is_not(url: str):
     "raw",
     [
         b"GET /livez\r\n\r\n",
-        b"GET /livez HTTP/2.0\r\nHost: x\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"CONNECT dibs.test:80 HTTP/1.1\r\nHost: x\r\n\r\n",
         b"CONNECT /livez HTTP/1.1\r\nHost: x\r\n\r\n",
