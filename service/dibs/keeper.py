@@ -34,6 +34,7 @@ class Keeper:
         self.down = ""
         """Why the last look at the store failed, in a sentence; '' while all is well."""
         self._unsafe = ""
+        self._turns = False
 
     async def run(self) -> None:
         """Go on until cancelled."""
@@ -66,6 +67,10 @@ class Keeper:
         if why in ("gap", "restart", "back"):
             self._metrics.add("dibs_time_lost_total", why)
             log.warning("time_lost why=%s", why)
+        if self._turns != self._store.clock.taking_turns:
+            self._turns = not self._turns
+            if self._turns:
+                log.warning("servers_take_turns: a restart of one is noticed, a failover is not")
 
     def _note_unsafe(self) -> None:
         """One line when the store is no longer one to grant claims in, one when it is again."""

@@ -538,6 +538,22 @@ MUTANTS = [
         (RIGHTS,),
     ),
     Mutant(
+        "servers that take turns restart each second",
+        "store/lua/tick.lua",
+        "claims lapse whoever answers INFO",
+        "elseif turns then",
+        "elseif false then",
+        ("tests/store/test_turns.py",),
+    ),
+    Mutant(
+        "a run that is known is never news",
+        "store/lua/tick.lua",
+        "a restart gives every live claim one more ttl (rule 13)",
+        "known and returns >= RETURNS_MOST",
+        "known",
+        ("tests/store/test_turns.py",),
+    ),
+    Mutant(
         "a user without INFO cannot start",
         "store/shown.py",
         "what the store withholds is not known, and no reason to stay away",

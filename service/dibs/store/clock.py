@@ -3,6 +3,7 @@
 import asyncio
 import bisect
 import functools
+import time
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,8 @@ from dibs.store.shown import Shown, look
 KEY = "dibs:clock"
 SWEEPER_MS = 5_000
 RUN_ID_CHARS = 16
+TURNS_S = 30.0
+"""For so long after a turn the servers are said to take turns."""
 APART_MOST_US = 2_000_000
 """The nodes of a cluster may differ by less than what counts as a stall, looks included."""
 
@@ -60,6 +63,8 @@ class LeaseClock:
         self.facts = Facts(0, 0, "")
         self.stale = True
         """A look is due before the next act: the store may have restarted since the last one."""
+        self.turns_s = -TURNS_S
+        """When the servers behind the store's address last took turns, by our monotonic clock."""
         self.sweeper = False
         """This process was chosen to write down passed deadlines."""
         self.shown: list[Shown] = []
@@ -68,6 +73,11 @@ class LeaseClock:
         self._stall_ms = stall_ms
         self._tick = Script.load("tick")
 
+    @property
+    def taking_turns(self) -> bool:
+        """Say if several servers answered by turns lately, so that a failover goes unnoticed."""
+        return time.monotonic() - self.turns_s < TURNS_S
+
     async def look(self) -> None:
         """Ask each server of the store about itself. Raises StoreDown."""
         self.shown = await asyncio.gather(*map(look, await self._link.servers()))
@@ -75,7 +85,8 @@ class LeaseClock:
     async def tick(self) -> str:
         """Look at the clock, as the servers showed themselves last.
 
-        Returns why time was lost (restart, gap, back), or ''. Raises StoreDown.
+        Returns why time was lost (restart, gap, back), or ''; or 'turns' where none was, because
+        several servers answer by turns. Raises StoreDown.
         """
         run_id = " ".join(sorted(server.run_id[:RUN_ID_CHARS] for server in self.shown))
         reply = await run_script(
@@ -85,6 +96,8 @@ class LeaseClock:
             [run_id, str(self._stall_ms), self.process, str(SWEEPER_MS)],
         )
         witness_us, lost_us, stalls, sweeper, why = map(str, reply)
+        if why == "turns":
+            self.turns_s = time.monotonic()
         self.facts = Facts(int(witness_us), int(lost_us), stalls.strip())
         self.sweeper = sweeper == "1"
         times_us = [server.time_us for server in self.shown if server.time_us]

@@ -20,6 +20,8 @@ from dibs.store.endpoint import Endpoint, endpoint
 from dibs.store.failures import failure
 from dibs.store.rules import Rules
 
+_FOR_DRAGONFLY = "--!df flags=allow-undeclared-keys\n"
+"""Elsewhere a comment. Dragonfly lets a script that begins with it build keys of its own."""
 _FOLLOWS = re.compile(r"^-- Follows (.+)\.$", re.MULTILINE)
 
 
@@ -41,6 +43,7 @@ class Script:
             text = "".join([*parts, text])
         if rules:
             text = rules.fill(text)
+        text = _FOR_DRAGONFLY + text
         return cls(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

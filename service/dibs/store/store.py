@@ -35,6 +35,10 @@ _SWEPT = (":live", ":lapsed", ":done", ":ended", ":losers", ":queued")
 """What the sweeper goes by: a project with none of these keys has nothing that it could drop."""
 _ATTEMPTS = 3
 _CURSOR = re.compile(r"[1-3] ([0-9]{1,16}|[+-]inf) [^\x00-\x1f]{0,200}")
+_TURNS = (
+    "Several servers answer INFO by turns: a failover between them goes unnoticed, and claims have "
+    "no more time for it."
+)
 _KNOWN_S = 600.0
 """How long a process trusts that the index of projects has one it claimed in."""
 
@@ -128,6 +132,8 @@ class Store:
         except ResponseError as error:
             why = f"The store answers with an error: {said(error)}."
             raise StoreDown(why, sent=False) from error
+        if self.clock.taking_turns:
+            found = replace(found, reasons=[*found.reasons, _TURNS])
         if why := self.room():
             found = replace(found, status="full", reasons=[why, *found.reasons])
         return found

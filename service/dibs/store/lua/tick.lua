@@ -3,23 +3,49 @@
 -- KEYS[1] the clock record   ARGV[1] run_id of the store   [2] longest gap that is not a stall, ms
 -- ARGV[3] this process       [4] for how long it sweeps once chosen, ms
 --
--- {witness_us, lost_us, stalls, sweeper: 1 | '', why: '' | first | restart | gap | back}
+-- {witness_us, lost_us, stalls, sweeper: 1 | '', why: '' | first | restart | gap | back | turns}
 --
 -- Lease time is the store's time while somebody watches it. When nobody could (the store was down
 -- or paused, no service ran, the clock jumped ahead) the time between does not count, and the
 -- instant is kept as a stall, "from-to:lost_us before" in lease ms: every claim that was live at
 -- `from` has at least one ttl from `to` on. A clock that stepped back is the same with a negative
 -- loss. So lease time never jumps and never goes back.
+--
+-- A new run_id is a restart, or another server's. Behind some endpoints several servers answer by
+-- turns, so that every look would be a restart and no claim would ever lapse. A server that started
+-- anew has a run_id that was never seen. So an id that returns within RECENT_US is no restart of it,
+-- and once ids returned RETURNS_MOST times in a row they are taking turns ('turns'): known ones are
+-- no news then, a new one still is. Until then each change counts: it may be a failover and back.
 -- Safe to run twice: the second look finds no gap. O(1).
 
-local MOST_STALLS = 32
+local MOST_STALLS, MOST_RUNS = 32, 16
+local RECENT_US, RETURNS_MOST = 30000000, 3
 local run_id, longest_us, process = ARGV[1], tonumber(ARGV[2]) * 1000, ARGV[3]
 local function text(number) return string.format('%d', number) end
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local seen = redis.call('HMGET', KEYS[1], 'witness', 'lost', 'stalls', 'run_id', 'sweeper', 'sweeper_until')
+local seen = redis.call('HMGET', KEYS[1], 'witness', 'lost', 'stalls', 'run_id', 'sweeper',
+                        'sweeper_until', 'runs', 'returns')
 local witness, lost, stalls = tonumber(seen[1]), tonumber(seen[2] or '0'), seen[3] or ''
+
+-- A user who may not see it knows nothing of a restart, and must not undo what others know.
+if run_id == '' then run_id = seen[4] or '' end
+
+-- Runs that were seen lately, "run_id=when in µs" a line, the latest first, but for this one; and how
+-- often one of them came back, "count when in µs".
+local runs, known = {run_id .. '=' .. text(now)}, false
+for run, at in string.gmatch(seen[7] or '', '([^\n]+)=(%d+)') do
+  if run == run_id then
+    known = now - tonumber(at) < RECENT_US
+  elseif now - tonumber(at) < RECENT_US and #runs < MOST_RUNS then
+    runs[#runs + 1] = run .. '=' .. at
+  end
+end
+local returns, returned = string.match(seen[8] or '', '^(%d+) (%d+)$')
+returns = returned and now - tonumber(returned) < RECENT_US and tonumber(returns) or 0
+local turns = run_id ~= seen[4] and known and returns >= RETURNS_MOST
+if run_id ~= seen[4] and known then returns, returned = returns + 1, text(now) end
 
 local why = ''
 if not witness then
@@ -28,6 +54,8 @@ elseif now < witness then
   why = 'back'
 elseif now - witness > longest_us then
   why = 'gap'
+elseif turns then
+  why = 'turns'
 elseif run_id ~= seen[4] then
   why = 'restart'
 end
@@ -51,5 +79,6 @@ end
 -- A full store refuses a script's first growing write; after one that cannot grow it lets this pass.
 redis.call('HDEL', KEYS[1], 'nothing')
 redis.call('HSET', KEYS[1], 'witness', text(now), 'lost', text(lost), 'stalls', stalls,
-           'run_id', run_id, 'sweeper', sweeper, 'sweeper_until', text(sweeps_until))
+           'run_id', run_id, 'sweeper', sweeper, 'sweeper_until', text(sweeps_until),
+           'runs', table.concat(runs, '\n'), 'returns', text(returns) .. ' ' .. (returned or '0'))
 return {text(now), text(lost), stalls, sweeper == process and '1' or '', why}
