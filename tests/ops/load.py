@@ -86,7 +86,7 @@ class Load:
             port = random.choice(self.ports())
             try:
                 status, answer = _post(connections, port, project, act, body, session)
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 if port in connections:
                     connections.pop(port).close()
                 self.unanswered[type(error).__name__] += 1

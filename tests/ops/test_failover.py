@@ -49,7 +49,7 @@ class Word:
     def _named(self, client: redis.Redis) -> str:
         with contextlib.suppress(redis.RedisError):
             told: Any = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "claims")
-            return str(told[1])
+            return str(told[1]) if told else self._old
         return self._old
 
 
