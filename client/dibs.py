@@ -120,6 +120,43 @@ def read_text(path):
         return ""
 
 
+def open_own(path, flags):
+    """A file descriptor of a file that is nobody else's and that no link leads to: what we keep
+    may lie in a folder where others write as well."""
+    fd = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o600)
+    fault = not_own(os.fstat(fd), path)
+    if fault:
+        os.close(fd)
+        raise PermissionError(0, fault, path)
+    return fd
+
+
+def not_own(found, path):
+    """Why a file or folder is not ours alone, or None; always None without users (Windows)."""
+    if not hasattr(os, "getuid"):
+        return None
+    if found.st_uid != os.getuid():
+        return "it is another user's: remove it"
+    if found.st_mode & 0o077 and not found.st_mode & 0o040000:
+        return f"others can read or write it: chmod 600 {path}"
+    return None
+
+
+def own_folder(path):
+    """Make a folder that is ours alone, or see that it is; PermissionError where it is not."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    found = os.lstat(path)
+    if found.st_mode & 0o170000 != 0o040000:
+        raise PermissionError(0, "it is a link or a file: remove it", path)
+    if not_own(found, path):
+        raise PermissionError(0, not_own(found, path), path)
+    if found.st_mode & 0o077 and hasattr(os, "getuid"):
+        os.chmod(path, 0o700)
+
+
 def read_conf(folder):
     """The `key = value` lines of its dibs.conf; # starts a comment."""
     lines = read_text(os.path.join(folder, "dibs.conf")).splitlines()
@@ -285,10 +322,8 @@ class Session:
         """Read the state file. A damaged one counts as none."""
         self.data, self.is_new = {"claims": {}, "lost": []}, True
         try:
-            with open(self.base + ".json", encoding="utf-8") as file:
-                data, owner = json.load(file), os.fstat(file.fileno()).st_uid
-            if owner != getattr(os, "getuid", lambda: owner)():
-                raise Trouble(USAGE, f"{self.base}.json is another user's: remove it")
+            with open(open_own(self.base + ".json", os.O_RDONLY), encoding="utf-8") as file:
+                data = json.load(file)
             for claim in data["claims"].values():  # what is not as we wrote it fails here
                 left_s(claim["until"]), claim["fence"] + claim["ttl"], claim["parked"]
             list(map(about_loss, data["lost"]))
@@ -296,7 +331,7 @@ class Session:
             self.data, self.is_new = data, False
         except FileNotFoundError:
             pass
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             talk(f"the state file {self.base}.json is damaged; starting a new one")
         except OSError as error:
             raise Trouble(USAGE, f"cannot read {self.base}.json: {error.strerror}") from None
@@ -312,24 +347,36 @@ class Session:
         live = [self.data["claims"][task] for task in self.live()]
         wait_s = min([BEAT_EVERY_S] + [0 if c["parked"] else c["ttl"] / 3 for c in live])
         until = max([claim["until"] for claim in live], default=[0, 0])
-        new = f".{os.getpid()}.new"
         try:
-            with self.open_private(new, os.O_TRUNC) as file:
-                json.dump(self.data, file, indent=1, sort_keys=True)
-            os.replace(self.base + new, self.base + ".json")
-            with self.open_private(".stamp", os.O_TRUNC) as file:
-                print(time.time() + wait_s, *until, file=file)
-        except OSError:
+            self.put(".json", json.dumps(self.data, indent=1, sort_keys=True))
+            self.put(".stamp", " ".join(map(str, (time.time() + wait_s, *until))))
+        except OSError as error:
+            self.fault = f"{error.filename or self.base}: {error.strerror}"
             return False
         return True
 
-    def open_private(self, suffix, flags):
-        """Open for writing, for nobody else to read, and never inside the repository."""
-        path, root = self.base + suffix, self.setup.root
-        if (root and path.startswith(os.path.join(root, ""))) or "/.claude/" in path:
-            raise PermissionError("state does not belong into the repository")
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        return open(os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o600), "w")
+    def put(self, suffix, text):
+        """Replace one of our files, in one step."""
+        new = f"{self.base}.{os.getpid()}.new"
+        self.make_folders()
+        try:
+            os.unlink(new)  # of a process that had our number
+        except FileNotFoundError:
+            pass
+        with open(open_own(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
+            file.write(text)
+        os.replace(new, self.base + suffix)
+
+    def make_folders(self):
+        """The folders of our files, of which each is ours alone, and none in the repository."""
+        root, project = self.setup.root, os.path.dirname(self.base)
+        if (root and self.base.startswith(os.path.join(root, ""))) or "/.claude/" in self.base:
+            raise PermissionError(0, "state does not belong into the repository", self.base)
+        service = os.path.dirname(project)
+        ours = os.path.dirname(service)
+        os.makedirs(os.path.dirname(ours), mode=0o700, exist_ok=True)
+        for folder in (ours, service, project):
+            own_folder(folder)
 
     def secret(self, make=False):
         """The session's UUID; '' while it has none, unless it shall `make` one."""
@@ -341,8 +388,10 @@ class Session:
         if not found and make:
             found = self.data["session"] = uuid_of(os.urandom(16).hex(), 4)
             if not self.save():
-                text = f"cannot keep a secret in {self.base}.json: set XDG_STATE_HOME to a place"
-                raise Trouble(USAGE, text + " outside the repository, or DIBS_SESSION to a UUID")
+                text = (
+                    f"cannot keep a secret ({self.fault}): set XDG_STATE_HOME to a place outside "
+                )
+                raise Trouble(USAGE, text + "the repository, or DIBS_SESSION to a UUID")
         return found
 
     def derived(self, *message):
@@ -358,7 +407,8 @@ class Session:
         try:
             import fcntl
 
-            file = self.open_private(".lock", 0)
+            self.make_folders()
+            file = os.fdopen(open_own(self.base + ".lock", os.O_WRONLY | os.O_CREAT), "w")
         except (ImportError, OSError):  # Windows, or no place for files: do without
             return open(os.devnull)
         give_up = time.monotonic() + patience_s
@@ -389,7 +439,8 @@ class Session:
                 raise
             finally:
                 list(map(talk, [] if self.event else self.hear_losses()))
-                self.save()
+                if not self.save() and act == "claim":
+                    talk(f"no hook will keep this alive, for it is not remembered ({self.fault})")
 
     def call(self, act, body, attempts, timeout_s):
         """Ask as this session; once more where a machine that knows nothing yet finds a claim
@@ -458,9 +509,11 @@ class Session:
     def is_throttled(self, must_hold):
         """Went a beat out lately (or, if it `must_hold`, is something surely ours)?"""
         try:
-            next_beat, *until = map(float, read_text(self.base + ".stamp").split())
+            fd = open_own(self.base + ".stamp", os.O_RDONLY)
+            next_beat, *until = map(float, os.read(fd, 200).split())
+            os.close(fd)
             return left_s(until) > 0 if must_hold else 0 < next_beat - time.time() <= BEAT_EVERY_S
-        except ValueError:
+        except (ValueError, OSError):
             return False
 
 
