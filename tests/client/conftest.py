@@ -36,14 +36,20 @@ class Answer(subprocess.CompletedProcess[str]):
 
 
 class Sandbox:
-    """One machine: a checkout of acme/shop, a home, an environment."""
+    """One machine: a checkout of a repository, a home, an environment.
+
+    Its folder is below that of the test, after which the repository is called: no other test has
+    a project of that name, whether a setting or the remote names it.
+    """
 
     def __init__(self, folder: Path, url: str, **env: str) -> None:
         self.folder, self.repo, self.home = folder, folder / "repo", folder / "home"
         self.repo.mkdir(parents=True)
         self.home.mkdir()
         self.git("init", "-q", "-b", "main")
-        self.git("remote", "add", "origin", "https://github.com/Acme/Shop.git")
+        self.project = f"acme.{folder.parent.name}"
+        origin = f"https://github.com/Acme/{folder.parent.name.title()}.git"
+        self.git("remote", "add", "origin", origin)
         inherited = {k: v for k, v in os.environ.items() if not NAMED.match(k)}
         self.env = inherited | {"HOME": str(self.home), "DIBS_URL": url} | env
         self.script = CLIENT
@@ -139,10 +145,10 @@ Make = Callable[..., Sandbox]
 def sandbox(service: Service, tmp_path: Path) -> Iterator[Make]:
     """Make sandboxes, all in one project that no other test uses."""
     made: list[Sandbox] = []
-    project = f"acme.{tmp_path.name}"
 
     def make(url: str = service.url, **env: str) -> Sandbox:
-        made.append(Sandbox(tmp_path / f"vm{len(made)}", url, **({"DIBS_PROJECT": project} | env)))
+        folder = tmp_path / f"{tmp_path.name}-vm{len(made)}"
+        made.append(Sandbox(folder, url, **({"DIBS_PROJECT": f"acme.{tmp_path.name}"} | env)))
         return made[-1]
 
     yield make

@@ -233,7 +233,7 @@ def test_odd_remotes_give_a_project_that_the_service_takes(
 ) -> None:
     ann = sandbox(DIBS_PROJECT="")
     ann.git("remote", "set-url", "origin", remote)
-    claim = ann.dibs("claim", f"T-{project}", "--json").said(0).json
+    claim = ann.dibs("claim", ann.folder.name, "--json").said(0).json
     assert claim["project"] == project.lstrip("-")
     ann.dibs("release", claim["task"]).said(0)
 

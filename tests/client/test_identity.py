@@ -90,11 +90,12 @@ def test_one_label_for_a_whole_environment_does_not_make_its_sessions_one(sandbo
 def test_two_repositories_on_one_machine_are_two_projects(sandbox: Make) -> None:
     machine = sandbox(DIBS_PROJECT="", CLAUDE_CODE_SESSION_ID="one")
     first = machine.dibs("claim", "T-1", "--json").said(0).json
-    machine.git("remote", "set-url", "origin", "git@github.com:acme/other.git")
+    _, _, name = machine.project.partition(".")
+    machine.git("remote", "set-url", "origin", f"git@github.com:acme/other-{name}.git")
     second = machine.dibs("claim", "T-1", "--json").said(0).json
-    assert (first["project"], second["project"]) == ("acme.shop", "acme.other")
+    assert (first["project"], second["project"]) == (machine.project, f"acme.other-{name}")
     machine.dibs("release", "T-1").said(0)
-    machine.git("remote", "set-url", "origin", "git@github.com:acme/shop.git")
+    machine.git("remote", "set-url", "origin", f"git@github.com:acme/{name}.git")
     machine.dibs("verify", "T-1").said(0)
     machine.dibs("release", "T-1").said(0)
 
@@ -105,7 +106,7 @@ def test_a_worktree_belongs_to_the_same_project(sandbox: Make) -> None:
     machine.git("worktree", "add", "-q", "-b", "side", str(machine.folder / "side"))
     machine.repo = machine.folder / "side"
     claim = machine.dibs("claim", "W-1", "--json").said(0).json
-    assert (claim["project"], claim["holder"]["branch"]) == ("acme.shop", "side")
+    assert (claim["project"], claim["holder"]["branch"]) == (machine.project, "side")
     machine.dibs("release", "W-1").said(0)
 
 
