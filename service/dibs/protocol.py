@@ -7,11 +7,9 @@ comes behind a request that is being answered waits unread.
 """
 
 import logging
-import re
 from asyncio import AbstractEventLoop, Transport
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv6Address
 from typing import Any
 
 import httptools
@@ -19,7 +17,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from dibs.api.headers import DECIDING
+from dibs.api.headers import DECIDING, is_host
 from dibs.api.refusals import HEAD_BYTES, REFUSALS, REQUEST_S
 from dibs.joined import Joined
 from dibs.metrics import Metrics
@@ -39,8 +37,6 @@ LINGER_S, LINGER_BYTES = 2.0, 4 << 20
 """What a caller still sends after the last answer is dropped for so long, so that it reads that
 answer: closing at once would take it away (RFC 9112, 9.6)."""
 _END = b"\r\n\r\n"
-_HOST = re.compile(rb"([A-Za-z0-9_.~-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
-"""A name, an IPv4 or an IPv6 address; a port. It becomes part of the client that is served."""
 _OFFERS = (b"upgrade", b"http2-settings")
 
 
@@ -264,7 +260,7 @@ class Connection(HttpToolsProtocol):
         """Say if the request names one host, as HTTP/1.1 must and HTTP/1.0 may."""
         if host is None:
             return bool(self.parser.get_http_version() == "1.0")
-        return _is_host(host) and [name for name, _ in self.headers].count(b"host") == 1
+        return is_host(host) and [name for name, _ in self.headers].count(b"host") == 1
 
     def on_message_complete(self) -> None:
         """Let the request be answered: all of it is here."""
@@ -332,18 +328,6 @@ class Connection(HttpToolsProtocol):
         elif now - self._taken_at > UNREAD_S:
             self._count("unread")
             self.transport.abort()
-
-
-def _is_host(host: bytes) -> bool:
-    found = _HOST.fullmatch(host)
-    if found is None or int(found[2] or 0) > 65_535:
-        return False
-    if host.startswith(b"["):
-        try:
-            IPv6Address(found[1][1:-1].decode())
-        except ValueError:
-            return False
-    return True
 
 
 def protocol(limits: Limits, metrics: Metrics) -> Callable[..., Connection]:

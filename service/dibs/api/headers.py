@@ -1,7 +1,9 @@
 """Headers that answers carry beside their own: all of them, and those of acts."""
 
 import asyncio
+import re
 from collections.abc import Iterable
+from ipaddress import IPv6Address
 from typing import Any
 
 from litestar.types import ASGIApp
@@ -11,6 +13,8 @@ DECIDING = frozenset(
     b"origin sec-fetch-site transfer-encoding".split()
 )
 """Headers that decide what a request does, and for whom: one of each, and before the body."""
+_HOST = re.compile(rb"([A-Za-z0-9_.~-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
+"""A name, an IPv4 or an IPv6 address; a port. It becomes part of the client that is served."""
 _NO_SNIFF = (b"x-content-type-options", b"nosniff")
 _ALWAYS = [
     _NO_SNIFF,
@@ -29,6 +33,19 @@ def doubled(request: Iterable[Header]) -> list[str]:
     them."""
     names = [name for name, _ in request if name in DECIDING]
     return sorted(name.decode().title() for name in set(names) if names.count(name) > 1)
+
+
+def is_host(host: bytes) -> bool:
+    """Say if a Host header names one."""
+    found = _HOST.fullmatch(host)
+    if found is None or int(found[2] or 0) > 65_535:
+        return False
+    if host.startswith(b"["):
+        try:
+            IPv6Address(found[1][1:-1].decode())
+        except ValueError:
+            return False
+    return True
 
 
 def of_an_act(request: Iterable[Header]) -> list[Header]:
