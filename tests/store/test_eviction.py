@@ -87,6 +87,37 @@ def test_only_policies_known_to_spare_claims_are_let_through(policy: str, evicts
 
 
 @anywhere
+async def test_a_store_that_evicts_only_what_has_a_ttl_is_as_durable_as_its_log(
+    kind: str, tmp_path: Path
+):
+    log = ("appendonly yes", "appendfsync always", "maxmemory 4mb", "maxmemory-policy volatile-lru")
+    with serving(kind, tmp_path, *log) as server:
+        async with at(server.url) as store:
+            await store.open()
+            health = await store.health()
+            assert (health.durability, health.reasons) == ("strict", [])
+
+
+@anywhere
+@pytest.mark.parametrize(
+    "hidden",
+    [("CONFIG",), ("CONFIG", "CLUSTER", "COMMAND", "ACL"), ("CONFIG", "CLUSTER", "CLIENT")],
+)
+async def test_a_managed_store_without_these_commands_serves_and_says_what_it_does_not_show(
+    kind: str, hidden: tuple[str, ...], tmp_path: Path
+):
+    renamed = [f'rename-command {command} ""' for command in hidden]
+    with serving(kind, tmp_path, "maxmemory-policy volatile-lru", *SMALL, *renamed) as server:
+        async with at(server.url) as store:
+            await store.open()
+            granted = await store.claim(PROJECT, new_session(), [Task("T-1")])
+            assert isinstance(granted, o.Granted)
+            health = await store.health()
+            assert health.status == "ready"
+            assert any("CONFIG" in reason for reason in health.reasons)
+
+
+@anywhere
 async def test_a_store_that_shows_no_policy_says_so_and_what_to_set(kind: str, tmp_path: Path):
     with serving(kind, tmp_path, *SMALL, NO_CONFIG, NO_INFO) as server:
         async with at(server.url) as store:

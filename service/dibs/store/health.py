@@ -65,7 +65,7 @@ async def _check(server: Link) -> Health:
     log = seen.info.get("aof_enabled", "") or await config_of(server, "appendonly")
     synced = await config_of(server, "appendfsync")
     replicas = await _of_replicas(server, seen.info)
-    weak = [*_of_the_log(seen.info, log, synced), *_of_eviction(seen), *replicas]
+    weak = [*_of_the_log(seen.info, log, synced), *replicas]
     unknown = _not_shown(seen, log, synced)
     durability: Durability = "relaxed" if weak else "unknown" if unknown else "strict"
     if server.replicas and not replicas:
@@ -98,12 +98,6 @@ def _of_the_log(info: Mapping[str, str], log: str, synced: str) -> list[str]:
     if info.get("aof_last_write_status", "ok") != "ok":
         reasons.append("The store could not write its append-only file lately.")
     return reasons
-
-
-def _of_eviction(seen: Shown) -> list[str]:
-    if seen.policy in ("", "noeviction") or seen.info.get("maxmemory") == "0":
-        return []
-    return [f"maxmemory-policy is {seen.policy}: a full store throws records away."]
 
 
 async def _of_replicas(server: Link, info: Mapping[str, str]) -> list[str]:
