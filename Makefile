@@ -8,8 +8,8 @@ BIN    := $(VENV)/bin
 # as long, and the tests start it a thousand times.
 unexport PYTHONDONTWRITEBYTECODE
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-compile
-# Most tests wait for a process or a clock: two files at a time.
-TWO    := -n 2 --dist loadfile
+# Most tests wait for a process or a clock: several files at a time, in the order of collection.
+SEVERAL := -n 3 --dist loadfile --no-loadscope-reorder
 # Flags for the service, as in: make run ARGS="--port 9000 --memory"
 ARGS   ?=
 
@@ -28,19 +28,19 @@ run: $(VENV)/.run        ## serve on http://127.0.0.1:8080 with a private store 
 	@exec $(BIN)/dibs serve --data-dir .dibs $(ARGS)
 
 test: $(VENV)/.dev       ## every test that this machine can run
-	$(BIN)/pytest $(TWO) $(ARGS)
+	$(BIN)/pytest $(SEVERAL) $(ARGS)
 
 quick: $(VENV)/.dev      ## style, types and the tests that a change breaks most often, in a minute
 	$(BIN)/ruff check -q .
 	$(BIN)/mypy
-	$(BIN)/pytest $(TWO) $(QUICK) -k "not valkey" $(ARGS)
+	$(BIN)/pytest $(SEVERAL) $(QUICK) -k "not valkey" $(ARGS)
 
 check: $(VENV)/.dev      ## everything that a change must pass
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest $(TWO) $(ARGS)
+	$(BIN)/pytest $(SEVERAL) $(ARGS)
 
 prove: $(VENV)/.dev      ## try to break the contract for ten minutes, or ARGS="--minutes 60"
 	$(BIN)/python -m tests.proofs.prove $(ARGS)
