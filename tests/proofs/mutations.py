@@ -801,4 +801,15 @@ MUTANTS = [
         "    if not found.group():",
         ("tests/http/test_names.py",),
     ),
+    Mutant(
+        "Ctrl-C that is for others",
+        "signals.py",
+        "a service in the background of a script goes on ignoring Ctrl-C",
+        "    is_ours = signal.getsignal(signal.SIGINT) != signal.SIG_IGN\n",
+        "    is_ours = True\n",
+        (
+            "tests/ops/test_serving.py::"
+            "test_in_the_background_of_a_script_it_leaves_ctrl_c_to_others_and_ends_when_asked",
+        ),
+    ),
 ]
