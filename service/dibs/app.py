@@ -23,7 +23,7 @@ from dibs.claims import Bounds, Claims
 from dibs.keeper import Keeper, keeping
 from dibs.metrics import Cells, Metrics
 from dibs.settings import Settings
-from dibs.store import Rules, Store, target
+from dibs.store import Rules, Store, disk, target
 from dibs.store.blocking import Reader
 from dibs.store.link import ClientLink, Link
 from dibs.store.stream import Hub
@@ -96,6 +96,8 @@ def build(settings: Settings, url: str | None, cells: Cells | None = None, row: 
     link, blocking = links(url, settings.replicas)
     link.observe = lambda seconds: metrics.observe("dibs_store_seconds", value=seconds)
     store = Store(link, rules(settings))
+    if private := disk.watch_of(url, disk.Limits.of(settings)):
+        store.room = private
     hub = Hub(store, blocking)
     claims = Claims(store, hub, Bounds(settings.min_ttl, settings.max_ttl))
     access = Access(

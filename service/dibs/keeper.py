@@ -42,6 +42,7 @@ class Keeper:
         while True:
             self._metrics.set_process()
             self._metrics.set("dibs_streams", to=self._streams())
+            self._metrics.set("dibs_store_full", to=1 if self._store.room() else 0)
             await asyncio.sleep(TICK_S)
             try:
                 self._note_up(await self._store.tick())

@@ -110,6 +110,13 @@ def families(codes: Sequence[str], routes: Sequence[str], version: str) -> list[
             (),
         ),
         (
+            "dibs_store_full",
+            "gauge",
+            "Processes that refuse new claims, because the private store's disk is nearly full",
+            {},
+            (),
+        ),
+        (
             "dibs_store_outages_total",
             "counter",
             "Times that a process found the store unreachable",

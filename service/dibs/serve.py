@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from redis.exceptions import RedisError
 
 from dibs import __version__, logs
 from dibs.settings import BACKLOG, Settings
-from dibs.store import memory
+from dibs.store import disk, memory
 from dibs.store.embedded import EmbeddedStore, StoreUnavailable
 from dibs.store.failures import Moved, StoreDown, StoreFull, said
 from dibs.store.store import Unfit
@@ -26,12 +27,30 @@ from dibs.store.target import parse
 log = logging.getLogger("dibs.serve")
 
 WATCH_S = 0.25
+STEADY_S = 10.0
+"""A store that lived so long was well: it is started at once when it ends."""
+PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0)
 FILES_BESIDE = 1_000
 """Descriptors besides those of callers: the store's, one for each project that is followed, …"""
 
 
 class CannotListen(Exception):
     """The address cannot be listened on; the message says why."""
+
+
+class Pauses:
+    """How long to wait before each start: not at all, unless the one before was just now."""
+
+    def __init__(self) -> None:
+        self._last, self._in_a_row = -STEADY_S, 0
+
+    def next(self) -> float:
+        """Return the seconds to wait now."""
+        now = time.monotonic()
+        self._in_a_row = self._in_a_row + 1 if now - self._last < STEADY_S else 0
+        pause = PAUSES_S[min(self._in_a_row, len(PAUSES_S) - 1)]
+        self._last = now + pause
+        return pause
 
 
 @dataclass
@@ -44,16 +63,43 @@ class TheStore:
     private: EmbeddedStore | None = None
 
     async def watch(self, settings: Settings) -> None:
-        """Start the private store again whenever it ends. Raises StoreUnavailable."""
-        while self.private is not None:
+        """Start the private store again whenever it ends. Raises StoreUnavailable.
+
+        A full disk is no reason to give up: the store is started as soon as there is room. Of
+        whatever goes on while the disk is full, only its beginning and its end are logged.
+        """
+        if self.private is None:
+            return
+        disk_of = disk.Watch(self.private.directory, disk.Limits.of(settings))
+        full, pauses = "", Pauses()
+        while True:
             await asyncio.sleep(WATCH_S)
+            why = disk_of()
+            if why and not full:
+                log.error("store_disk_full directory=%s reason=%r", settings.data_dir, why)
+            elif full and not why:
+                log.warning("store_disk_has_room directory=%s", settings.data_dir)
+            full = why
             if not self.private.alive():
-                log.error("store_ended pid=%d", self.private.pid)
+                if not full:
+                    log.error(
+                        "store_ended pid=%d said=%r", self.private.pid, self.private.last_words()
+                    )
                 self.private.stop()  # lets go of its locks
+                await self._start_again(settings, pauses, quiet=bool(full))
+
+    async def _start_again(self, settings: Settings, pauses: Pauses, *, quiet: bool) -> None:
+        while True:
+            await asyncio.sleep(pauses.next())
+            try:
                 self.private = await asyncio.to_thread(start_private, settings)
-                if self.private.url != self.url:
-                    raise StoreUnavailable("The store came back at another place.")
-                log.warning("store_started_again pid=%d", self.private.pid)
+            except disk.DiskFull:
+                continue
+            break
+        if self.private.url != self.url:
+            raise StoreUnavailable("The store came back at another place.")
+        if not quiet:
+            log.warning("store_started_again pid=%d", self.private.pid)
 
 
 def start_private(settings: Settings) -> EmbeddedStore:

@@ -25,7 +25,7 @@ BACKLOG = 2_048
 """Connections that wait to be accepted, during a restart above all; no knob, it costs nothing."""
 
 Duration = Annotated[
-    int, BeforeValidator(lambda value: duration_s(value)), PlainSerializer(lambda s: f"{s}s")
+    int, BeforeValidator(lambda value: duration_s(value)), PlainSerializer(lambda s: span(s))
 ]
 """Whole seconds, or text like 90s, 30m, 2h."""
 
@@ -43,7 +43,7 @@ def size_bytes(value: object) -> int:
     raise ValueError("A size is whole bytes or text like 512kb, 100mb, 2gb.")
 
 
-Size = Annotated[int, BeforeValidator(size_bytes)]
+Size = Annotated[int, BeforeValidator(size_bytes), PlainSerializer(lambda n: size(n))]
 """Whole bytes, or text like 512kb, 100mb, 2gb."""
 
 
@@ -104,6 +104,19 @@ class Settings(BaseSettings):
         description="memory that the private store may use: a part of what the container or the "
         "host gives, so that the service and a rewrite of the log have room beside it, or a size "
         "like 512mb; at it new claims are refused and holders go on; 0: no limit",
+    )
+    disk_free_percent: int = Field(
+        15,
+        ge=0,
+        le=90,
+        description="new claims stop when the private store's volume has less free than this part "
+        "of it, or less than DIBS_DISK_FREE_BYTES, whichever is less, so that holders can go on; "
+        "0: never",
+    )
+    disk_free_bytes: Size = Field(
+        100 << 20,
+        description="on a volume of which DIBS_DISK_FREE_PERCENT would be more, this much free is "
+        "enough; 0: new claims never stop for want of disk",
     )
     redis_url: SecretStr | None = Field(
         None,
@@ -308,10 +321,9 @@ def knobs() -> list[Knob]:
             shown = "none"
         elif isinstance(default, bool):
             shown = "on" if default else "off"
-        elif any(isinstance(mark, PlainSerializer) for mark in field.metadata):
-            shown = span(default)
         else:
-            shown = str(default)
+            shows = [mark.func for mark in field.metadata if isinstance(mark, PlainSerializer)]
+            shown = str(shows[0](default) if shows else default)  # type: ignore[call-arg]
         found.append(Knob(name, flag, shown, str(field.description)))
     return found
 
@@ -338,6 +350,14 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")  # RFC 6761, 6.3
+
+
+def size(count: int) -> str:
+    """Return bytes as people write them: 100mb, 512kb."""
+    for unit, letter in ((1 << 30, "gb"), (1 << 20, "mb"), (1 << 10, "kb")):
+        if count and count % unit == 0:
+            return f"{count // unit}{letter}"
+    return str(count)
 
 
 def load(**flags: Any) -> Settings:

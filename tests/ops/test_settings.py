@@ -8,7 +8,7 @@ import pytest
 from tests.harness import processes
 from tests.ops.running import DIBS, Running, clean_environ, new_session, until
 
-from dibs.settings import Settings, knobs, load, span, table, unknown_variables
+from dibs.settings import Settings, knobs, load, size, size_bytes, span, table, unknown_variables
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hunter2-hunter2-hunter2"
@@ -56,6 +56,10 @@ def test_every_setting_says_why() -> None:
         ({"DIBS_WORKERS": "0"}, ["DIBS_WORKERS"]),
         ({"DIBS_GRACE": "5 minutes"}, ["DIBS_GRACE"]),
         ({"DIBS_LOG_LEVEL": "loud"}, ["DIBS_LOG_LEVEL"]),
+        ({"DIBS_STORE_MEMORY": "all"}, ["DIBS_STORE_MEMORY"]),
+        ({"DIBS_STORE_MEMORY": "100%"}, ["DIBS_STORE_MEMORY"]),
+        ({"DIBS_DISK_FREE_BYTES": "-1"}, ["DIBS_DISK_FREE_BYTES"]),
+        ({"DIBS_DISK_FREE_PERCENT": "91"}, ["DIBS_DISK_FREE_PERCENT"]),
         ({"DIBS_MAX_TTL": "x", "DIBS_PORT": "-1"}, ["DIBS_MAX_TTL", "DIBS_PORT"]),
         ({"DIBS_REDIS_URL": f"mysql://u:{SECRET}@h"}, ["DIBS_REDIS_URL"]),
         ({"DIBS_REDIS_URL": f"redis://u:{SECRET}@"}, ["DIBS_REDIS_URL"]),
@@ -200,6 +204,22 @@ def test_the_environment_of_a_worker_is_the_same_settings() -> None:
     assert again == given
     assert SECRET not in repr(given)
     assert SECRET not in str(given)
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "shown"),
+    [
+        ("104857600", 100 << 20, "100mb"),
+        ("100mb", 100 << 20, "100mb"),
+        ("1.5GB", 3 << 29, "1536mb"),
+        ("512K", 512 << 10, "512kb"),
+        ("1000", 1000, "1000"),
+        ("0", 0, "0"),
+    ],
+)
+def test_a_size_is_read_as_people_write_it(text: str, count: int, shown: str) -> None:
+    assert size_bytes(text) == count
+    assert size(count) == shown
 
 
 @pytest.mark.parametrize(

@@ -812,4 +812,20 @@ MUTANTS = [
             "test_in_the_background_of_a_script_it_leaves_ctrl_c_to_others_and_ends_when_asked",
         ),
     ),
+    Mutant(
+        "nobody looks at the disk",
+        "app.py",
+        "a full disk stops new claims first (rule 15)",
+        "        store.room = private\n",
+        "        pass\n",
+        ("tests/store/test_disk.py",),
+    ),
+    Mutant(
+        "the reserve is never let go of",
+        "store/disk.py",
+        "a service starts again on a full disk (rule 15)",
+        "_resize(directory, volume.reserve, max(0, pool - for_holders))",
+        "pass",
+        ("tests/store/test_disk.py",),
+    ),
 ]

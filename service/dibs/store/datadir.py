@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 SOCKET = "valkey.sock"
+DIBS_LOCK = "dibs.lock"
 STARTING = "start.sock"
 """The socket's name until the store has shown that it is the right one, and that it can write."""
 _SOCKET_PATH_MAX = 103  # bytes: sun_path on macOS; Linux has four more
@@ -73,7 +74,7 @@ def _make_private(directory: Path, opened: int, another: str) -> None:
     # Closing it to others is right for a directory of ours or an empty one (a fresh volume), and
     # wrong for /tmp or a home; in one that others could write to, anything may have been planted.
     found = set(os.listdir(opened)) - {"lost+found"}
-    if found and (status.st_mode & 0o022 or "dibs.lock" not in found):
+    if found and (status.st_mode & 0o022 or DIBS_LOCK not in found):
         raise StoreUnavailable(
             f"{directory} is open to other users (mode {status.st_mode & 0o777:03o}) and is not "
             f"empty: dibs needs a directory of its own with mode 700. {another}"
@@ -130,14 +131,13 @@ def _read_pid(lock: TextIOWrapper) -> int | None:
 
 
 def write_pid(lock: TextIOWrapper, pid: int) -> None:
-    lock.seek(0)
-    lock.truncate()
-    lock.write(f"{pid}\n")
-    lock.flush()
+    """Write in place, as long as ever: that needs no room, even on a full disk."""
+    with suppress(OSError):
+        os.pwrite(lock.fileno(), f"{pid:<20}\n".encode(), 0)
 
 
 def take_dibs_lock(directory: Path, held: ExitStack) -> None:
-    lock = _open_lock(directory / "dibs.lock", held)
+    lock = _open_lock(directory / DIBS_LOCK, held)
     if not _locked(lock):
         raise StoreUnavailable(
             f"Another dibs (pid {_read_pid(lock) or 'unknown'}) already uses {directory}: "

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -23,14 +23,18 @@ from urllib.parse import quote
 
 import redis
 
-from dibs.store import aof, datadir, log_repair, mark
+from dibs.store import aof, datadir, disk, log_repair, mark
 from dibs.store.datadir import SOCKET, STARTING, StoreUnavailable
 
 __all__ = ["EmbeddedStore", "StoreUnavailable"]
 
 _logger = logging.getLogger(__name__)
 
+LOG = "valkey.log"
 _LOG_MAX = 1 << 20  # bytes, kept twice: the log and the one before
+_REWRITE_S = 300.0  # for writing the log anew while nobody else writes; then without it
+_TEND_S = (0.2, 1.0)  # between looks at the disk, when it is nearly full and otherwise
+_FAILED_S = 30.0  # from a rewrite that failed to the next, at most
 _PATIENCE_S = 20.0  # without a sign of progress while starting
 
 _CONFIG = {
@@ -42,6 +46,7 @@ _CONFIG = {
     "appendonly": "yes",
     "appendfsync": "always",
     "aof-load-truncated": "no",  # we cut it ourselves: log_repair.py tells a short end from damage
+    "auto-aof-rewrite-percentage": "0",  # we ask for it, when there is room: disk.py
     "aof-use-rdb-preamble": "no",  # commands throughout: readable by, and for, any server we start
     "save": "",
     "maxmemory-policy": "noeviction",
@@ -87,6 +92,7 @@ class EmbeddedStore:
     url: str
     pid: int
     server: str
+    directory: Path
     _process: "subprocess.Popen[bytes]" = field(repr=False)
     _held: ExitStack = field(repr=False)
 
@@ -112,18 +118,23 @@ class EmbeddedStore:
             program, version, source = _find_server()
             _refuse_to_start_empty(directory, version)
             config = _CONFIG | ({"maxmemory": maxmemory} if maxmemory else {})
+            if version.startswith("Redis 6"):
+                del config["auto-aof-rewrite-percentage"]  # its log is one file: as it likes
             command = [program, *(word for k, v in config.items() for word in (f"--{k}", v))]
             server = _Server(command, directory, socket_path, store_lock, env or {})
+            disk.make_room(directory, server.rewrite)
             try:
                 process = server.start(held)
-            except _NotStarted as failed:
-                _logger.warning("store_log_cut %s", _mend(directory, failed))
-                process = server.start(held)
+            except StoreUnavailable:
+                disk.check(directory)
+                raise
+            (directory / STARTING).rename(directory / SOCKET)
             store_lock.close()  # from here on it is the server's alone
             return cls(
                 url="unix://" + quote(socket_path),
                 pid=process.pid,
                 server=f"{version} ({source})",
+                directory=directory,
                 _process=process,
                 _held=held.pop_all(),
             )
@@ -131,6 +142,13 @@ class EmbeddedStore:
     def alive(self) -> bool:
         """Whether the server process runs."""
         return self._process.poll() is None
+
+    def last_words(self) -> str:
+        """The last warning in the server's log, '' if there is none."""
+        with suppress(OSError):
+            said = _said(self.directory / LOG, 0)[-20:]
+            return next((line for line in reversed(said) if " # " in line), "")
+        return ""
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Ask the server to end, wait, then kill it. May be called again."""
@@ -205,33 +223,99 @@ class _Server:
     lock: TextIOWrapper
     env: Mapping[str, str]
 
+    @property
+    def starting(self) -> str:
+        """The path of the socket until somebody gives it its name."""
+        return self.socket_path.removesuffix(SOCKET) + STARTING
+
     def start(self, held: ExitStack) -> "subprocess.Popen[bytes]":
-        """Start the server; return it when it serves. Raises StoreUnavailable."""
-        log = self.directory / "valkey.log"
-        starting = self.socket_path.removesuffix(SOCKET) + STARTING
+        """Start the server, once more if its log had to be cut; return it when it serves.
+
+        Its socket has the name STARTING still: nobody else can reach it. Raises StoreUnavailable.
+        """
+        try:
+            return self._start(held)
+        except _NotStarted as failed:
+            _logger.warning("store_log_cut %s", _mend(self.directory, failed))
+        return self._start(held)
+
+    def rewrite(self) -> None:
+        """Start the server to write its log anew, and end it. Raises StoreUnavailable."""
+        with ExitStack() as held:
+            self.start(held)
+            until = time.monotonic() + _REWRITE_S
+            with suppress(redis.RedisError), datadir.client(self.starting) as store:
+                store.bgrewriteaof()
+                while store.info("persistence")["aof_rewrite_in_progress"]:
+                    if time.monotonic() > until:
+                        break
+                    time.sleep(0.02)
+
+    def _start(self, held: ExitStack) -> "subprocess.Popen[bytes]":
+        log = self.directory / LOG
         for stale in (SOCKET, STARTING):
             (self.directory / stale).unlink(missing_ok=True)
         _bound(log)
         said_before = log.stat().st_size if log.exists() else 0
         with ExitStack() as trying:
-            process = _launch(self.command, log, self.lock.fileno(), trying, self.env)
+            tend = _Caretaker(self.directory, self.socket_path, log)
+            process = _launch(self.command, log, self.lock.fileno(), trying, self.env, tend)
             trying.callback(_end, process, 0.0)
             datadir.write_pid(self.lock, process.pid)
             try:
-                _wait_until_ready(process, starting)
-                _check(process, starting, self.directory)
+                _wait_until_ready(process, self.starting)
+                _check(process, self.starting, self.directory)
             except mark.Gone:
                 raise
             except StoreUnavailable as error:
                 ended, said = process.poll() is not None, _said(log, said_before)
                 raise _NotStarted(str(error), log, said, ended=ended) from None
-            (self.directory / STARTING).rename(self.directory / SOCKET)
             held.enter_context(trying.pop_all())
             return process
 
 
+@dataclass
+class _Caretaker:
+    """What is done again and again beside a running server."""
+
+    directory: Path
+    socket_path: str
+    log: Path
+    _before: str = "none"
+    """What the last rewrite had written when one was asked for: if that is so still, it failed."""
+    _pause_s: float = 1.0
+    _next_rewrite: float = 0.0
+
+    def __call__(self) -> float:
+        """Do it; return after how many seconds to do it again."""
+        _bound(self.log)
+        if not (self.directory / SOCKET).exists():
+            return _TEND_S[0]  # nobody uses it yet
+        with suppress(OSError, redis.RedisError):  # again in a moment
+            mark.follow(self.directory)
+            volume = disk.tend(self.directory)
+            if volume.rewrite_due and time.monotonic() > self._next_rewrite:
+                self._rewrite(volume)
+            return _TEND_S[0 if volume.tight else 1]
+        return _TEND_S[1]
+
+    def _rewrite(self, volume: disk.Volume) -> None:
+        failed = volume.rewritten == self._before
+        self._pause_s = min(2 * self._pause_s, _FAILED_S) if failed else _TEND_S[0]
+        self._next_rewrite = time.monotonic() + self._pause_s
+        self._before = volume.rewritten
+        disk.lend(self.directory)
+        with datadir.client(self.socket_path) as store:
+            store.bgrewriteaof()
+
+
 def _launch(
-    command: list[str], log: Path, lock: int, held: ExitStack, env: Mapping[str, str]
+    command: list[str],
+    log: Path,
+    lock: int,
+    held: ExitStack,
+    env: Mapping[str, str],
+    tend: Callable[[], float],
 ) -> "subprocess.Popen[bytes]":
     lifeline, keeper_end = os.pipe()
     keeper = held.enter_context(os.fdopen(keeper_end, "wb"))
@@ -263,10 +347,7 @@ def _launch(
             os.close(lifeline)
         started.set_result(process)
         while process.poll() is None:
-            _bound(log)
-            with suppress(OSError):  # without it the last rewrite is not noted, no more
-                mark.follow(log.parent)
-            time.sleep(1)
+            time.sleep(tend())
 
     threading.Thread(target=fork_and_stay, name="dibs-store", daemon=True).start()
     try:
@@ -317,8 +398,9 @@ def _end(process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
 def _bound(log: Path) -> None:
     """Move what a grown log says to the side. The server appends, so it can be cut under it."""
     with suppress(OSError):
-        if log.stat().st_size > _LOG_MAX:
-            shutil.copyfile(log, log.with_suffix(".log.1"))
+        if log.stat().st_size > min(_LOG_MAX, disk.Volume.of(log.parent).total // 64):
+            with suppress(OSError):  # no room for two
+                shutil.copyfile(log, log.with_suffix(".log.1"))
             os.truncate(log, 0)
 
 

@@ -193,7 +193,7 @@ class Store:
         if not await self._make_known(project, closed=bool(self._closed())):
             if unsafe:
                 raise Unwilling(unsafe)
-            return o.NoRoom(why=why_full)
+            return o.NoRoom(why=self.room() or why_full)
         tag, read, rest = await self._act("claim", project, self.hashed(session), act, request)
         if tag == "rate-limited":
             return _rate_limited(rest)
@@ -210,7 +210,7 @@ class Store:
                     self.tally.avoided(project, read.session, refusal.claim)
                 return o.Contended(refusals, lost)
             case "full":
-                return o.NoRoom(lost, why_full)
+                return o.NoRoom(lost, self.room() or why_full)
             case _:
                 return o.OverQuota(rest[1], int(rest[2]), lost)
 
