@@ -12,6 +12,14 @@ Losses = tuple[Loss, ...]
 Verdict = Literal["held", "cooling", "done", "turn"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Negative:
+    """An answer that says no."""
+
+    unsure: bool = False
+    """The store left an earlier try of the same call unanswered: that one may have taken effect."""
+
+
 @dataclass(frozen=True, slots=True)
 class Granted:
     """The tasks are ours. The first `new` claims are new tenures, the others were renewed."""
@@ -33,7 +41,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Contended:
+class Contended(Negative):
     """Nothing was granted."""
 
     refusals: tuple[Refusal, ...]
@@ -41,7 +49,7 @@ class Contended:
 
 
 @dataclass(frozen=True, slots=True)
-class OverQuota:
+class OverQuota(Negative):
     """The session, the project or the task's queue has as many as it may."""
 
     whose: str
@@ -50,7 +58,7 @@ class OverQuota:
 
 
 @dataclass(frozen=True, slots=True)
-class NoRoom:
+class NoRoom(Negative):
     """No new claims for now. Heartbeats and releases go on."""
 
     lost: Losses = ()
@@ -59,7 +67,7 @@ class NoRoom:
 
 
 @dataclass(frozen=True, slots=True)
-class RateLimited:
+class RateLimited(Negative):
     """Too many requests of one session, or in one project."""
 
     whose: str
@@ -75,7 +83,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class NotMine:
+class NotMine(Negative):
     """The session does not hold the task, or not with this fence."""
 
     why: Literal["lost", "not-holder", "moved"]
@@ -102,7 +110,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(Negative):
     """The fence that a break named is not the current one."""
 
     now: Claim | Free

@@ -52,7 +52,7 @@ class Audit:
                 found[name] = [(joined, until, who) for _, joined, until, who in sorted(tickets)]
             elif kind == "held" or kind in ("live", "lapsed", "done", "parked", "ended"):
                 found[name] = sorted(value)
-            elif name in ("queued", "losers"):  # the sweeper takes out what has nothing left
+            elif kind == "endings" or name in ("queued", "losers"):
                 found[name] = set(value)
             elif name == "meta":
                 found["fence"] = int(value.get("fence", 0))
@@ -78,6 +78,8 @@ class Audit:
         for index, states in indexes.items():
             if names := sorted(name for name, t in model.tasks.items() if t.state in states):
                 expected[index] = names
+        if model.endings:
+            expected["endings"] = {f"{fence} {who} {task}" for fence, who, task in model.endings}
         for name, tenure in model.tasks.items():
             expected[f"task:{name}"] = tenure_facts(tenure)
             if tenure.state in HELD:
@@ -113,7 +115,7 @@ def read_key(pipeline: Any, name: str, key: str) -> None:
         pipeline.get(key)
     elif kind in ("lost", "queue", "meta"):
         pipeline.hgetall(key)
-    elif kind in ("live", "lapsed", "done", "ended", "losers"):
+    elif kind in ("live", "lapsed", "done", "ended", "endings", "losers"):
         pipeline.zrange(key, 0, -1)
     elif kind in ("held", "parked", "queued"):
         pipeline.smembers(key)

@@ -74,10 +74,11 @@ class Model(Queues):
 
     def break_(self, task, fence, reason, by):
         tenure = self.meet(task)
-        if not tenure or tenure.fence != fence or tenure.state in GIVEN_UP:
+        current = tenure and tenure.fence == fence
+        if (current and tenure.state == "broken") or self.ended_by("broken", task, fence):
+            return "ended", [(task, seen.state(self, task), True)]
+        if not current or tenure.state in GIVEN_UP:
             return "moved", seen.task(self, task)
-        if tenure.state == "broken":
-            return "ended", [(task, "free", True)]
         ended = self.end(task, "broken", "", reason)
         self.lose(tenure, task, "broken", by, reason)
         return "ended", [ended]
@@ -91,6 +92,8 @@ class Model(Queues):
         for task, tenure in self.tasks.items():
             if tenure.state in HELD or not self.waiting(tenure):
                 self.drop_lapsed(task)
+        kept_from = self.now - self.rules.retention_ms
+        self.endings = {end: at for end, at in self.endings.items() if at > kept_from}
         for losses in self.losses.values():
             for task in [task for task, loss in losses.items() if loss.kept_until <= self.now]:
                 del losses[task]
@@ -135,12 +138,14 @@ class Model(Queues):
         return ("turn", closes) if ticket and ticket.session != self.me else ("free", None)
 
     def gave_up(self, task, fence):
-        """I ended the tenure that `fence` names myself: the latest, or the one before it."""
+        """I ended the tenure that `fence` names myself, without one the latest."""
         latest = self.tasks.get(task)
         named = [latest] if latest and fence in (None, latest.fence) else []
         if latest and latest.previous and fence == latest.previous.fence:
             named.append(latest.previous)
-        return any(each.owner == self.me and each.state in GIVEN_UP for each in named)
+        if any(each.owner == self.me and each.state in GIVEN_UP for each in named):
+            return True
+        return self.ended_by(self.me[: seen.REF_CHARS], task, fence)
 
     def not_mine(self, task, moved):
         loss = None if moved else self.loss(self.me, task)

@@ -22,6 +22,7 @@ from tests.proofs.audit import Audit
 from tests.proofs.model import Model
 from tests.tools.clock import SteppedClock
 
+from dibs import outcomes as o
 from dibs.store import Rules, Store, StoreDown, mark
 from dibs.store.embedded import EmbeddedStore
 from dibs.store.link import PipelineLink
@@ -43,7 +44,7 @@ RULES = Rules(
     done_retention_ms=90_000,
 )
 """Small numbers, so that a minute reaches every boundary. Rates are another test's business."""
-INSTANTS = ("due", "grace", "max_hold", "ticket", "window", "stale", "over", "loss")
+INSTANTS = ("due", "grace", "max_hold", "ticket", "window", "stale", "over", "loss", "ending")
 """Where something changes for a task by time alone."""
 
 Call = Callable[[], Coroutine[Any, Any, Any]]
@@ -135,8 +136,12 @@ class Rig:
     def act(self, call: Call) -> Any:
         """Run one act until it is answered; check its answer, the store, and the list."""
         outcome = self.answered(call)
-        requests = {run.args[3] for run in self.link.runs if run.act in witness.BY_SESSIONS}
+        asked = [run for run in self.link.runs if not run.between]
+        requests = {run.args[3] for run in asked if run.act in witness.BY_SESSIONS}
         assert len(requests) <= 1, f"one act is one request, however often it is sent: {requests}"
+        if isinstance(outcome, o.Negative):
+            unknown = self.link.lost > 0
+            assert outcome.unsure == unknown, f"{outcome}, and {self.link.lost} tries were lost"
         answer = self.replay()
         if answer:
             said = witness.said(outcome)
@@ -148,6 +153,7 @@ class Rig:
         """Ask, and ask again while the answer is that nobody knows."""
         self.link.runs.clear()
         for _ in range(5):
+            self.link.lost = 0
             try:
                 return self.run(call())
             except StoreDown as down:
@@ -245,6 +251,7 @@ class Rig:
             "window": freed + self.rules.handover_ms,
             "over": (tenure.ended or due) + self.model.rules_kept(tenure.state == "done"),
             "loss": max((loss.kept_until for loss in self.losses(task)), default=0),
+            "ending": min(self.model.endings.values(), default=0) + self.rules.retention_ms,
         }[instant]
         self.tick()
         self.pass_time(max(0, at + off_ms - self.store.clock.facts.lease_ms))
@@ -328,6 +335,18 @@ class Rig:
         except AssertionError:
             return False
         return True
+
+    def others_have_it_between_two_tries(self, task: str, whose: list[int]) -> None:
+        """Lose the next act's first reply; before its second try, these have the task in turn."""
+        store, name = self.store, Task(task)
+
+        async def meanwhile() -> None:
+            for who in whose:
+                session, request = self.sessions[who], uuid.uuid4().hex
+                await store.claim(self.project, session, [name], label=f"s{who}", request=request)
+                await store.release(self.project, session, name, request=request + "r")
+
+        self.link.lose_reply, self.link.meanwhile = 1, meanwhile
 
     def restart_service(self) -> None:
         """Another process of the service goes on where this one ends."""

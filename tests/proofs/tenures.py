@@ -9,6 +9,8 @@ class Tenures:
 
     def __init__(self, rules):
         self.rules, self.tasks, self.losses, self.fence, self.events = rules, {}, {}, 0, []
+        self.endings = {}
+        """(fence, whose, task): when it was given up or broken."""
         self.look(Step("show", {}, 0))
 
     def look(self, step: Step):
@@ -121,8 +123,14 @@ class Tenures:
         tenure.state, tenure.ended, tenure.reason = outcome, self.now, reason
         tenure.note = note or tenure.note
         self.losses.get(tenure.owner, {}).pop(task, None)
+        whose = outcome if outcome == "broken" else self.me[: seen.REF_CHARS]
+        self.endings[tenure.fence, whose, task] = self.now
         self.tell(outcome, task, tenure.owner)
         return task, seen.state(self, task), False
+
+    def ended_by(self, whose, task, fence):
+        ended = self.endings.get((fence, whose, task))
+        return ended is not None and ended + self.rules.retention_ms > self.now
 
     def drop_lapsed(self, task):
         """Whoever has not asked again in time waits no more."""

@@ -78,6 +78,29 @@ def taken(rig: Rig) -> None:
     rig.release(CAT, "T")
 
 
+def had_since(rig: Rig) -> None:
+    """Ann gave it up, and two others have had it since."""
+    released(rig)
+    for who in (BOB, CAT):
+        rig.pass_time(1_000)
+        rig.claim(who, "T")
+        rig.release(who, "T")
+
+
+def broken_and_had_since(rig: Rig) -> None:
+    """Ann's was broken, and two others have had it since."""
+    broken(rig)
+    for who in (BOB, CAT):
+        rig.pass_time(1_000)
+        rig.claim(who, "T")
+        rig.release(who, "T")
+
+
+def first(rig: Rig) -> int:
+    """The fence of the first tenure that somebody ended."""
+    return min((fence for fence, _, _ in rig.model.endings), default=older(rig))
+
+
 def older(rig: Rig) -> int:
     """A fence that the task may have had before."""
     return rig.model.fence - 1
@@ -95,6 +118,8 @@ SITUATIONS = {
     "a release is over": (released, "over"),
     "done is over": (done, "over"),
     "a break is over": (broken, "over"),
+    "a repeat is too late": (had_since, "ending"),
+    "a repeated break is too late": (broken_and_had_since, "ending"),
     "a loss by lapse is over": (taken, "loss"),
     "a loss by break is over": (broken, "loss"),
 }
@@ -114,6 +139,10 @@ ACTS: dict[str, Callable[[Rig], Any]] = {
     "another queues": lambda rig: rig.claim(CAT, "T", queue=True),
     "another claims it or more": lambda rig: rig.claim(CAT, "T", "U", mode="any"),
     "another claims it and more": lambda rig: rig.claim(CAT, "T", "U", mode="all"),
+    "the first holder releases again": lambda rig: rig.release(ANN, "T", first(rig)),
+    "the first holder beats on": lambda rig: rig.beat(ANN, "T", first(rig)),
+    "another releases the first one": lambda rig: rig.release(BOB, "T", first(rig)),
+    "the first one is broken": lambda rig: rig.break_("T", first(rig)),
     "an older one is broken": lambda rig: rig.break_("T", older(rig)),
     "it is broken": lambda rig: rig.break_("T", rig.model.fence),
 }

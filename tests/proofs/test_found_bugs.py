@@ -98,6 +98,16 @@ def test_a_late_repeat_of_a_release_is_one_though_the_task_was_had_again(rig: Ri
     assert [release.already for release in rig.release(ANN, "T", first).releases] == [True]
 
 
+def test_a_retry_hears_of_a_loss_again_though_the_task_lapsed_since(rig: Rig) -> None:
+    first = rig.claim(ANN, "T").claims[0].fence
+    rig.break_("T", first)
+    told = rig.claim(ANN, "T", ttl_s=10, request="one")
+    assert [loss.fence for loss in told.lost] == [first]
+    rig.pass_time(11_000)
+    again = rig.claim(ANN, "T", ttl_s=10, request="one")
+    assert [loss.fence for loss in again.lost] == [first]
+
+
 def test_a_longer_ttl_after_an_outage_gives_no_time_for_the_outage(rig: Rig) -> None:
     rig.claim(ANN, "T")
     rig.jump(60_000)

@@ -145,6 +145,12 @@ class Contract(RuleBasedStateMachine):
         if self.rig.model.tasks.get(task):
             self.rig.pass_until(task, instant, off)
 
+    @rule(task=task, who=who)
+    def somebody_claims_in_grace(self, task, who) -> None:
+        if self.rig.model.tasks.get(task):
+            self.rig.pass_until(task, "grace", -1)
+            self.do(self.rig.claim, who, task)
+
     @rule(ms=st.sampled_from([1, 400, 5_000, 5_001, 25_000, 600_000, -1, -400, -6_000, -600_000]))
     def clock_steps(self, ms) -> None:
         self.rig.jump(ms)
@@ -160,6 +166,15 @@ class Contract(RuleBasedStateMachine):
     @rule(what=st.sampled_from(["lose_request", "lose_reply"]), times=st.sampled_from([1, 1, 2, 3]))
     def messages_are_lost(self, what, times) -> None:
         setattr(self.rig.link, what, times)
+
+    @rule(task=task, whose=st.lists(who, min_size=1, max_size=3), ends=st.booleans())
+    def others_have_it_between_two_tries(self, task, whose, ends) -> None:
+        tenure = self.rig.model.tasks.get(task)
+        self.rig.others_have_it_between_two_tries(task, whose)
+        if tenure:
+            holder = self.rig.who(tenure.owner)
+            act = self.rig.release if ends else self.rig.beat
+            self.do(act, holder, task, tenure.fence)
 
     @rule(full=st.booleans())
     def store_fills(self, full) -> None:

@@ -26,6 +26,8 @@ class Run:
     key: str
     args: list[str]
     reply: list[Any] | None = None
+    between: bool = False
+    """By others, between two tries of the act that was asked for."""
 
 
 @dataclass
@@ -38,6 +40,11 @@ class Recorder:
     lose_request: int = 0
     lose_reply: int = 0
     """How many of the next messages do not arrive."""
+    lost: int = 0
+    """How many did not."""
+    meanwhile: Callable[[], Awaitable[Any]] | None = None
+    """What others do before the next lost reply is missed."""
+    _between: bool = False
 
     def __post_init__(self) -> None:
         self._names = script_names(self.rules)
@@ -57,9 +64,11 @@ class Recorder:
         if parts[0] not in ("EVALSHA", "EVAL"):
             return await carry()
         run = Run(self._names[str(parts[1])], str(parts[3]), [str(part) for part in parts[4:]])
-        losable = run.act in REPLAYED
+        run.between = self._between
+        losable = run.act in REPLAYED and not self._between
         if losable and self.lose_request:
             self.lose_request -= 1
+            self.lost += 1
             raise StoreDown("The request was lost.", sent=True)
         self.runs.append(run)
         try:
@@ -71,8 +80,19 @@ class Recorder:
             raise
         if losable and self.lose_reply:
             self.lose_reply -= 1
+            self.lost += 1
+            await self._others()
             raise StoreDown("The reply was lost.", sent=True)
         return run.reply, enough
+
+    async def _others(self) -> None:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile:
+            self._between = True
+            try:
+                await meanwhile()
+            finally:
+                self._between = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.link, name)

@@ -41,13 +41,13 @@ def claimed(
                 ordered = sorted(claims, key=lambda claim: wish.tasks.index(claim.task))
                 return ok({"claims": ordered}, lost, status)
             return ok(claims[0], lost, status)
-        case o.Contended(refusals, lost):
-            raise _contended(refusals, wish, lost)
+        case o.Contended():
+            raise _contended(outcome, wish)
         case o.OverQuota(whose, limit, lost):
             facts = {"whose": whose, "limit": limit, **_losses(lost)}
-            raise ProblemError("quota", sentences.quota(outcome), **facts)
+            raise _problem("quota", sentences.quota(outcome), outcome, **facts)
         case o.NoRoom(lost, why):
-            raise ProblemError("full", why or sentences.NO_ROOM, **_losses(lost))
+            raise _problem("full", why or sentences.NO_ROOM, outcome, **_losses(lost))
         case o.RateLimited():
             raise rate_limited(outcome)
         case never:
@@ -92,7 +92,8 @@ def broken(outcome: o.Ended | o.Moved | o.RateLimited, fence: Fence) -> Answer:
         case o.Ended(releases):
             return ok(releases[0])
         case o.Moved(now):
-            raise ProblemError("fence-moved", sentences.moved(now, fence), claim=wire.builtin(now))
+            detail = sentences.moved(now, fence)
+            raise _problem("fence-moved", detail, outcome, claim=wire.builtin(now))
         case o.RateLimited():
             raise rate_limited(outcome)
         case never:
@@ -134,9 +135,10 @@ def shown(shown: Claim | Free | o.RateLimited, fence: Fence | None) -> Answer:
 
 def rate_limited(outcome: o.RateLimited) -> ProblemError:
     """Say when to ask again."""
-    return ProblemError(
+    return _problem(
         "rate-limited",
         f"Too many requests of this {outcome.whose}. Ask again in {outcome.retry_after_s} s.",
+        outcome,
         retry_after=outcome.retry_after_s,
         whose=outcome.whose,
     )
@@ -149,10 +151,18 @@ def _not_mine(outcome: o.NotMine, task: Task | None, fence: Fence | None) -> Pro
         facts.update(reason=loss["reason"], by=loss["by"], at=loss["at"], note=loss["note"])
     code = "lost" if outcome.loss else "not-holder"
     detail = sentences.not_mine(outcome, str(task), fence)
-    return ProblemError(code, detail, **facts, **_losses(outcome.lost))
+    return _problem(code, detail, outcome, **facts, **_losses(outcome.lost))
 
 
-def _contended(refusals: Sequence[o.Refusal], wish: Wish, lost: Sequence[Loss]) -> ProblemError:
+def _problem(code: str, detail: str, outcome: o.Negative, **facts: Any) -> ProblemError:
+    """Say no, and whether an earlier try of the same call may have been a yes."""
+    if outcome.unsure:
+        return ProblemError(code, f"{detail} {sentences.UNSURE}", outcome="unknown", **facts)
+    return ProblemError(code, detail, **facts)
+
+
+def _contended(outcome: o.Contended, wish: Wish) -> ProblemError:
+    refusals, lost = outcome.refusals, outcome.lost
     waits = [refusal.retry_after_s for refusal in refusals]
     known = [wait for wait in waits if wait is not None]
     if wish.mode == "all":
@@ -177,7 +187,8 @@ def _contended(refusals: Sequence[o.Refusal], wish: Wish, lost: Sequence[Loss]) 
             for refusal in refusals
         ]
     code = _CODES[first.verdict]
-    return ProblemError(code, detail, retry_after=retry_after, **facts, **_losses(lost))
+    facts.update(_losses(lost))
+    return _problem(code, detail, outcome, retry_after=retry_after, **facts)
 
 
 def _without_queue(claim: Claim) -> Any:

@@ -6,6 +6,7 @@ from dibs import outcomes as o
 from dibs.words import Claim, Free, Holder, Loss
 
 _NOTE_CHARS = 200
+UNSURE = "An earlier try of this call was left unanswered, and may have taken effect before."
 NO_ROOM = (
     "The store is full, so no new claim can be granted; those that are held go on. "
     "Tell the person who runs this service."

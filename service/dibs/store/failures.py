@@ -102,8 +102,8 @@ class Withheld(StoreDown):
 class Unwilling(StoreDown):
     """The store answers, but what it would be told it may not keep: nothing is granted there."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason, sent=False)
+    def __init__(self, reason: str, *, sent: bool = False) -> None:
+        super().__init__(reason, sent=sent)
 
 
 class StoreFull(Exception):

@@ -90,6 +90,8 @@ class Reader:
     def __init__(self, project: Project, session: str, now_ms: int, facts: Facts, grace_ms: int):
         self.project, self.session, self.now_ms = project, session, now_ms
         self.facts, self.grace_ms = facts, grace_ms
+        self.unsure = False
+        """An earlier try of the act was left unanswered."""
 
     def claim(self, view: str) -> Claim | Free:
         """Return a view (see common.lua) as everybody may see it."""

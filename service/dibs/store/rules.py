@@ -32,6 +32,8 @@ class Rules:
     """Nobody saw the clock for longer than this: the time between does not count."""
     events_kept: int = 10_000
     """Events kept per project, about."""
+    endings_kept: int = 10_000
+    """Ends kept per project, about, so that a repeat is told that it was one."""
     list_scan: int = 5_000
     """Claims that one page of a filtered list looks at, at most."""
 

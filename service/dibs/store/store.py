@@ -31,7 +31,7 @@ _OWN = ("show", "list", "sweep", "overview")
 _LASTING = {"claim": "granted", "release": "ended", "break": "ended"}
 """Acts that a failover must not forget, each with the answer that says something was done."""
 _DAY_MS = 86_400_000
-_SWEPT = (":live", ":lapsed", ":done", ":ended", ":losers", ":queued")
+_SWEPT = (":live", ":lapsed", ":done", ":ended", ":endings", ":losers", ":queued")
 """What the sweeper goes by: a project with none of these keys has nothing that it could drop."""
 _ATTEMPTS = 3
 _CURSOR = re.compile(r"[1-3] ([0-9]{1,16}|[+-]inf) [^\x00-\x1f]{0,200}")
@@ -196,9 +196,9 @@ class Store:
             return o.NoRoom(why=self.room() or why_full)
         tag, read, rest = await self._act("claim", project, self.hashed(session), act, request)
         if tag == "rate-limited":
-            return _rate_limited(rest)
+            return _rate_limited(read, rest)
         if tag == "unsafe":
-            raise Unwilling(self.unsafe or unsafe)
+            raise Unwilling(self.unsafe or unsafe, sent=read.unsure)
         lost = tuple(map(read.loss, rest[0]))
         match tag:
             case "granted":
@@ -208,11 +208,11 @@ class Store:
                 refusals = tuple(read.refusal(*refusal) for refusal in rest[1:])
                 for refusal in refusals:
                     self.tally.avoided(project, read.session, refusal.claim)
-                return o.Contended(refusals, lost)
+                return o.Contended(refusals, lost, unsure=read.unsure)
             case "full":
-                return o.NoRoom(lost, self.room() or why_full)
+                return o.NoRoom(lost, self.room() or why_full, unsure=read.unsure)
             case _:
-                return o.OverQuota(rest[1], int(rest[2]), lost)
+                return o.OverQuota(rest[1], int(rest[2]), lost, unsure=read.unsure)
 
     async def heartbeat(
         self,
@@ -230,7 +230,7 @@ class Store:
         act = [task or "", str(fence or ""), _ms(ttl_s), state, note]
         tag, read, rest = await self._act("heartbeat", project, self.hashed(session), act, request)
         if tag == "rate-limited":
-            return _rate_limited(rest)
+            return _rate_limited(read, rest)
         if tag == "not-mine":
             return self._not_mine(read, project, task, rest)
         claims = tuple(_held(read.claim(view)) for view in rest[1:])
@@ -252,7 +252,7 @@ class Store:
         act = [task or "", str(fence or ""), outcome, note, pr]
         tag, read, rest = await self._act("release", project, self.hashed(session), act, request)
         if tag == "rate-limited":
-            return _rate_limited(rest)
+            return _rate_limited(read, rest)
         if tag == "not-mine":
             return self._not_mine(read, project, task, rest)
         return o.Ended(_releases(rest[1:]), tuple(map(read.loss, rest[0])))
@@ -264,9 +264,9 @@ class Store:
         act = [task, str(fence), reason, by]
         tag, read, rest = await self._act("break", project, "", act)
         if tag == "rate-limited":
-            return _rate_limited(rest)
+            return _rate_limited(read, rest)
         if tag == "moved":
-            return o.Moved(_shown(read, project, task, rest[1]))
+            return o.Moved(_shown(read, project, task, rest[1]), unsure=read.unsure)
         return o.Ended(_releases(rest[1:]))
 
     async def show(
@@ -276,7 +276,7 @@ class Store:
         hashed = self.hashed(session) if session else ""
         tag, read, rest = await self._act("show", project, hashed, [task], own=own)
         if tag == "rate-limited":
-            return _rate_limited(rest)
+            return _rate_limited(read, rest)
         return _shown(read, project, task, rest[0])
 
     async def list_(
@@ -299,7 +299,7 @@ class Store:
         act = [",".join(states), _lower(text), holder, str(limit), _open_cursor(cursor)]
         tag, read, rest = await self._act("list", project, hashed, act, own=own)
         if tag == "rate-limited":
-            return _rate_limited(rest)
+            return _rate_limited(read, rest)
         claims = tuple(_held(read.claim(view)) for view in rest[2:])
         return o.Page(claims, rest[0], _seal_cursor(rest[1]) if rest[1] else None)
 
@@ -476,6 +476,7 @@ class Store:
                 self.clock.stale = True
                 continue
             reader = Reader(project, session, int(reply[1]), facts, self.rules.grace_ms)
+            reader.unsure = sent
             return reply[0], reader, reply[2:]
         raise StoreDown("The store's clock does not hold still.", sent=sent)
 
@@ -485,7 +486,8 @@ class Store:
         told, view, why, loss = rest
         now = _shown(read, project, task or Task(""), view)
         known = read.loss(loss) if loss else None
-        return o.NotMine(why, now, known, tuple(map(read.loss, told)))
+        lost = tuple(map(read.loss, told))
+        return o.NotMine(why, now, known, lost, unsure=read.unsure)
 
 
 def keys(project: Project) -> str:
@@ -512,8 +514,8 @@ def _releases(rows: Sequence[Sequence[str]]) -> tuple[o.Release, ...]:
     return tuple(o.Release(Task(task), state, already == "1") for task, state, already in rows)
 
 
-def _rate_limited(rest: list[Any]) -> o.RateLimited:
-    return o.RateLimited(rest[1], max(1, seconds(int(rest[0]))))
+def _rate_limited(read: Reader, rest: list[Any]) -> o.RateLimited:
+    return o.RateLimited(rest[1], max(1, seconds(int(rest[0]))), unsure=read.unsure)
 
 
 def _ms(span_s: int | None) -> str:

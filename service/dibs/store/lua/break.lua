@@ -2,19 +2,24 @@
 --
 -- ARGV[6] task   [7] fence   [8] reason   [9] by: who breaks it
 --
--- {'ended', now, losses, {task, 'free', already}}
+-- {'ended', now, losses, {task, state, already}}   state is the task's now
 -- {'moved', now, losses, view | ''}   the fence is not the current one, or nothing is held
 -- {'rate-limited', …}   {'stalled', now}
 --
--- Safe to run twice: the record keeps who broke which fence, and the repeat answers 'already'. O(log live claims).
+-- Safe to run twice: ends are kept for the retention, and the repeat answers 'already'.
+-- O(log live claims).
 -- Follows common.lua, tenure.lua, holder.lua.
 
 local task, fence, reason, by = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 
 local rec = meet(task)
-if rec.fence ~= fence then return answer('moved', {}, view(task, rec)) end
-if rec.state == 'broken' then return answer('ended', {}, {task, 'free', '1'}) end
-if not live(rec) and rec.state ~= 'lapsed' then return answer('moved', {}, view(task, rec)) end
+local current = rec.fence == fence
+if current and rec.state == 'broken' or ended_by(task, fence, 'broken') then
+  return answer('ended', {}, {task, state_now(rec), '1'})
+end
+if not current or not (live(rec) or rec.state == 'lapsed') then
+  return answer('moved', {}, view(task, rec))
+end
 
 settle(task, rec)
 finish(task, rec, 'broken', {reason = reason, by = by})

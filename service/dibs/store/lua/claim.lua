@@ -120,6 +120,7 @@ local function over_quota(wanted)
   end
 end
 
+local told = look_at_losses()
 local free, mine, refused = {}, {}, {}
 for i = FIRST_TASK, #ARGV do
   local task = ARGV[i]
@@ -143,7 +144,7 @@ local refusing = #refused > 0 and (mode == 'all' or #free + #mine == 0)
 local grows = #free > 0 and not refusing or queue and refusing
 if grows and REFUSAL then return REFUSAL end
 if grows and closed == 'unsafe' then return answer('unsafe') end
-local told = losses()
+mark_told()
 if grows and not ROOM then return answer('full', told) end
 
 if refusing then

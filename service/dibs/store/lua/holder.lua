@@ -1,5 +1,13 @@
 -- holder.lua: what a session has, and how a tenure ends.
 
+local function ending(task, fence, who) return fence .. ' ' .. who .. ' ' .. task end
+
+-- `who` ended the tenure of `task` with this fence.
+local function ended_by(task, fence, who)
+  local at = call('ZSCORE', ENDINGS, ending(task, fence, who))
+  return at and tonumber(at) + RULES.retention_ms > NOW
+end
+
 -- End the tenure `rec`; the record stays for the retention so that a repeat can be answered.
 local function finish(task, rec, outcome, fields)
   local was = rec.state
@@ -18,6 +26,8 @@ local function finish(task, rec, outcome, fields)
   end
   if was == 'lapsed' or KNOWN == nil or KNOWN[task] ~= nil then call('HDEL', LOST .. rec.owner, task) end
   call('ZADD', outcome == 'done' and DONE or ENDED, rec.ended, task)
+  local who = outcome == 'broken' and outcome or string.sub(SESSION, 1, 10)
+  call('ZADD', ENDINGS, rec.ended, ending(task, rec.fence, who))
 end
 
 -- The tasks that SESSION holds, or held until they lapsed and nobody took them, sorted. Comes after

@@ -7,7 +7,7 @@
 -- {'not-mine', now, losses, view | '', 'lost' | 'not-holder' | 'moved', loss}   one task only
 -- {'rate-limited', …}   {'stalled', now}
 --
--- Safe to run twice: the record outlives the claim and the repeat answers 'already'.
+-- Safe to run twice: ends are kept for the retention, and the repeat answers 'already'.
 -- O(claims of the session × log live claims of the project).
 -- Follows common.lua, tenure.lua, holder.lua.
 
@@ -23,12 +23,16 @@ end
 
 local GIVEN_UP = {released = true, abandoned = true, done = true}
 
--- This session itself ended the tenure that `fence` names (without one the latest), or that before.
-local function ended_before(rec)
+-- This session itself ended the tenure that `fence` names, without one the latest.
+local function ended_before(task, rec)
   if rec.owner == SESSION and GIVEN_UP[rec.state] and (fence == '' or fence == rec.fence) then
     return true
   end
-  return rec.last_owner == SESSION and GIVEN_UP[rec.last_outcome] and fence == rec.last_fence
+  if fence == '' then return false end
+  if rec.last_owner == SESSION and GIVEN_UP[rec.last_outcome] and fence == rec.last_fence then
+    return true
+  end
+  return ended_by(task, fence, string.sub(SESSION, 1, 10))
 end
 
 local function leave_queue(task, rec)
@@ -58,7 +62,7 @@ if one ~= '' then
   if ours and (fence == '' or fence == rec.fence) then
     return answer('ended', told, release(one, rec))
   end
-  local already = ended_before(rec)
+  local already = ended_before(one, rec)
   -- Who waits for a task that they ended before, and names no fence, means their place.
   if not ours and not (already and fence ~= '') then
     local left = leave_queue(one, rec)

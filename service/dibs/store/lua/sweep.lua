@@ -38,6 +38,12 @@ for index, kept_ms in pairs({
   end
 end
 
+for _, ending in ipairs(due(ENDINGS, NOW - RULES.retention_ms)) do call('ZREM', ENDINGS, ending) end
+-- However many end in a day, a repeat comes soon: the newest will do.
+local many = call('ZCARD', ENDINGS) - RULES.endings_kept
+if many > 0 then call('ZREMRANGEBYRANK', ENDINGS, 0, math.min(many, 10 * MOST) - 1) end
+if many > 10 * MOST then more = '1' end
+
 for _, session in ipairs(due(LOSERS, NOW)) do
   local flat, first = call('HGETALL', LOST .. session), nil
   for i = 1, #flat, 2 do

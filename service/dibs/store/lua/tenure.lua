@@ -4,13 +4,20 @@
 local ENDED = PREFIX .. ':ended'
 -- Sessions that lost something, by when the first of that may be forgotten.
 local LOSERS = PREFIX .. ':losers'
+-- Ends that somebody asked for, "fence who task", by when; `who` is the ref of the session that gave
+-- the task up, or `broken`. A repeat finds its own there, whoever has had the task since.
+local ENDINGS = PREFIX .. ':endings'
 local IN_ENDED = {released = true, abandoned = true, broken = true}
+
+-- Losses that this run noted, "session task".
+local NOTED = {}
 
 -- What a session no longer has. An entry stays for the retention, told or not, so that a late
 -- heartbeat still hears why; `by` is the record of whoever has the task now.
 local function note_loss(session, task, fence, reason, kept_until, fields)
   local entry = {task = task, fence = fence, reason = reason, at = NOW_TEXT, kept_until = text(kept_until)}
   for field, value in pairs(fields or {}) do entry[field] = value end
+  NOTED[session .. ' ' .. task] = true
   call('HSET', LOST .. session, task, cjson.encode(entry))
   call('PERSIST', LOST .. session)  -- 0.1.0 let it end by itself
   call('ZADD', LOSERS, 'LT', entry.kept_until, session)
@@ -118,26 +125,42 @@ local function keep(task, rec, change)
   if rec.state == 'held' and was == 'parked' then tell('resumed', task, rec) end
 end
 
--- What SESSION had lost when losses() looked, by task: the entry, or false when that is past.
+-- What SESSION had lost when look_at_losses() looked, by task: the entry, or false when that is past.
 local KNOWN
+-- Those of them that it has not heard of, by task.
+local UNTOLD = {}
 
--- Losses that SESSION has not heard of. A retry of the request that told them hears them again,
--- because its first reply may have been lost.
-local function losses()
+-- Losses that SESSION is told in this reply. A retry of the request that told them hears them again,
+-- because its first reply may have been lost. Comes before anything that may note another loss.
+local function look_at_losses()
   if SESSION == '' then return {} end
   local flat, told = call('HGETALL', LOST .. SESSION), {}
   KNOWN = {}
   for i = 1, #flat, 2 do
-    local entry = read_loss(flat[i + 1])
-    KNOWN[flat[i]] = entry or false
+    local task, entry = flat[i], read_loss(flat[i + 1])
+    KNOWN[task] = entry or false
     if entry and not entry.open and (not entry.told or entry.told == REQUEST) then
-      if not entry.told then
-        entry.told = REQUEST
-        let_holder_write()
-        call('HSET', LOST .. SESSION, flat[i], cjson.encode(entry))
-      end
       told[#told + 1] = cjson.encode(entry)
+      if not entry.told then UNTOLD[task] = entry end
     end
   end
+  return told
+end
+
+-- Write down that SESSION hears of them, in a reply that goes to it. Another loss of the same task,
+-- noted since, stays.
+local function mark_told()
+  for task, entry in pairs(UNTOLD) do
+    if not NOTED[SESSION .. ' ' .. task] then
+      entry.told = REQUEST
+      let_holder_write()
+      call('HSET', LOST .. SESSION, task, cjson.encode(entry))
+    end
+  end
+end
+
+local function losses()
+  local told = look_at_losses()
+  mark_told()
   return told
 end

@@ -1,0 +1,186 @@
+"""Rule 4: a lost reply costs nothing, whatever others did before the second try."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from tests.conftest import Desk, new_session
+
+from dibs import outcomes as o
+from dibs.api import answers
+from dibs.api.problems import ProblemError
+from dibs.claims import Wish
+from dibs.store import Rules, Store, StoreDown
+from dibs.store.link import Link, PipelineLink
+
+
+class Forgetful:
+    """A link that loses the reply of the next script, and lets others act before that is missed."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def command(self, *parts: str | int) -> Any:
+        return (await self.replicated(*parts))[0]
+
+    async def replicated(self, *parts: str | int) -> tuple[Any, bool]:
+        answer = await self.link.replicated(*parts)
+        if self.meanwhile and str(parts[0]).startswith("EVAL"):
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
+            raise StoreDown("The reply was lost.", sent=True)
+        return answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.link, name)
+
+
+class Counter:
+    """Where Ann's first replies get lost, and others act in between."""
+
+    def __init__(self, link: Forgetful, near: Desk, others: Desk) -> None:
+        self.link, self.near, self.others = link, near, others
+
+    def meanwhile(self, *acts: Callable[[], Awaitable[Any]]) -> None:
+        async def act() -> None:
+            for one in acts:
+                await one()
+
+        self.link.meanwhile = act
+
+    def had_by(self, task: str, count: int) -> list[Callable[[], Awaitable[Any]]]:
+        """So many others have the task, one after the other, and give it up again."""
+
+        async def have() -> None:
+            who = new_session()
+            await self.others.granted(who, task)
+            await self.others.release(who, task)
+
+        return [have] * count
+
+
+@pytest.fixture
+def rules() -> Rules:
+    return Rules(rate_per_session=0, rate_per_project=0, claims_per_session=3)
+
+
+@pytest.fixture
+async def counter(stepped, rules: Rules) -> AsyncIterator[Counter]:
+    embedded, clock = stepped
+    link, plain = Forgetful(PipelineLink.to(embedded.url)), PipelineLink.to(embedded.url)
+    near, others = Store(link, rules), Store(plain, rules)  # type: ignore[arg-type]
+    await near.open()
+    await others.open()
+    desk, other_desk = Desk(near, clock), Desk(others, clock)
+    other_desk.project = desk.project
+    await desk.granted(desk.ann, "known")
+    await desk.beat(desk.ann)
+    await desk.release(desk.ann, "known")
+    yield Counter(link, desk, other_desk)
+    await near.close()
+    await others.close()
+
+
+@pytest.mark.parametrize("outcome", ["released", "abandoned"])
+@pytest.mark.parametrize("others", [0, 1, 2, 5])
+async def test_a_release_is_one_that_was_done_whoever_has_had_the_task_since(
+    counter: Counter, outcome: str, others: int
+):
+    desk = counter.near
+    held = await desk.granted(desk.ann, "T-1")
+    counter.meanwhile(*counter.had_by("T-1", others))
+    ended = await desk.release(desk.ann, "T-1", held.fence, outcome=outcome)
+    assert ended.releases == (o.Release("T-1", "free", True),)
+    again = await desk.release(desk.ann, "T-1", held.fence)
+    assert again.releases[0].already, "and so for whoever asks later"
+
+
+async def test_a_done_task_that_was_reopened_by_others_was_done_all_the_same(counter: Counter):
+    desk = counter.near
+    held = await desk.granted(desk.ann, "T-1")
+
+    async def reopen() -> None:
+        who = new_session()
+        await counter.others.granted(who, "T-1", reopen=True)
+        await counter.others.release(who, "T-1", outcome="done")
+
+    counter.meanwhile(reopen, reopen, reopen)
+    ended = await desk.release(desk.ann, "T-1", held.fence, outcome="done")
+    assert ended.releases == (o.Release("T-1", "done", True),)
+
+
+@pytest.mark.parametrize("others", [0, 1, 2, 5])
+async def test_a_break_is_one_that_was_done_whoever_has_had_the_task_since(
+    counter: Counter, others: int
+):
+    desk = counter.near
+    held = await desk.granted(desk.ann, "T-1")
+    counter.meanwhile(*counter.had_by("T-1", others))
+    ended = await desk.break_("T-1", held.fence)
+    assert ended.releases == (o.Release("T-1", "free", True),)
+
+
+async def test_who_never_ended_it_is_not_told_that_they_did(counter: Counter):
+    desk = counter.near
+    held = await desk.granted(desk.ann, "T-1")
+    await desk.release(desk.ann, "T-1", held.fence)
+    for have in counter.had_by("T-1", 2):
+        await have()
+    assert isinstance(await desk.release(desk.bob, "T-1", held.fence), o.NotMine)
+    assert isinstance(await desk.release(desk.ann, "T-2", held.fence), o.NotMine)
+    assert isinstance(await desk.break_("T-1", held.fence), o.Moved)
+
+
+async def test_a_no_after_an_unanswered_try_says_that_it_may_have_been_a_yes(counter: Counter):
+    desk, others = counter.near, counter.others
+    await desk.granted(desk.cat, "taken")
+    held = await desk.granted(desk.ann, "T-1")
+
+    async def break_it() -> None:
+        await others.break_("T-1", held.fence)
+
+    async def take_it() -> None:
+        await others.granted(desk.bob, "T-1")
+
+    counter.meanwhile(break_it, take_it)
+    beat = await desk.beat(desk.ann, "T-1", held.fence)
+    assert (beat.why, beat.unsure) == ("lost", True)
+
+    await desk.granted(desk.ann, "T-2")
+    counter.meanwhile(*counter.had_by("T-2", 1))
+    nameless = await desk.release(desk.ann, "T-2")
+    assert (type(nameless), nameless.unsure) == (o.NotMine, True), "without a fence nobody knows"
+
+    counter.meanwhile()
+    refused = await desk.claim(desk.ann, "taken")
+    assert (type(refused), refused.unsure) == (o.Contended, True)
+    counter.meanwhile()
+    moved = await desk.break_("taken", held.fence)
+    assert (type(moved), moved.unsure) == (o.Moved, True)
+
+    desk.store.room = lambda: "The disk is full."
+    counter.meanwhile()
+    full = await desk.claim(desk.ann, "T-4")
+    assert (type(full), full.unsure) == (o.NoRoom, True)
+    desk.store.room = lambda: ""
+    await desk.claim(desk.ann, "Q-1", "Q-2", "Q-3", mode="all")
+    counter.meanwhile()
+    quota = await desk.claim(desk.ann, "Q-4")
+    assert (type(quota), quota.unsure) == (o.OverQuota, True)
+    quota = await desk.claim(desk.ann, "Q-4")
+    assert (type(quota), quota.unsure) == (o.OverQuota, False), "only where a try was lost"
+
+
+@pytest.mark.parametrize("unsure", [True, False])
+def test_a_problem_says_unknown_where_an_earlier_try_was_unanswered(unsure: bool):
+    wish = Wish(tasks=())
+    for answer in (
+        lambda: answers.claimed(o.OverQuota("session", 3, unsure=unsure), wish),
+        lambda: answers.claimed(o.NoRoom(unsure=unsure), wish),
+        lambda: answers.kept(o.RateLimited("session", 3, unsure=unsure), None, None),
+    ):
+        with pytest.raises(ProblemError) as caught:
+            answer()
+        assert caught.value.body["outcome"] == ("unknown" if unsure else "not-applied")
+        assert ("earlier try" in caught.value.body["detail"]) is unsure
