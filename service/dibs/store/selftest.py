@@ -31,9 +31,8 @@ async def lacks(link: Link) -> str:
     await found.ask("XINFO STREAM", link.command("XINFO", "STREAM", key))
     read = ("XREAD", "COUNT", 1, "BLOCK", _BLOCK_MS, "STREAMS", key, "0-0")
     # With something to read it returns at once, also where the store's clock stands still.
-    there = await found.ask("XADD", link.command("XADD", key, "*", "read", "me"))
-    await found.ask("XREAD BLOCK", link.command(*read), (list, dict) if there else type(None))
-    if there:
+    if await found.ask("XADD", link.command("XADD", key, "*", "read", "me")):
+        await found.ask("XREAD BLOCK", link.command(*read), (list, dict))
         await found.ask("DEL", link.command("DEL", key))
     if link.replicas:
         await found.ask("WAIT", link.command("WAIT", 0, 1), int)
