@@ -80,6 +80,7 @@ expect(first_is('b'), 'ZREVRANGE', key('sorted'), '0', '0')
 expect(first_is('b'), 'ZRANGEBYSCORE', key('sorted'), '(1', '+inf', 'LIMIT', '0', '1')
 expect(first_is('b'), 'ZREVRANGEBYSCORE', key('sorted'), '+inf', '(1', 'LIMIT', '0', '1')
 expect(is(1), 'ZREM', key('sorted'), 'b')
+expect(is(0), 'ZREMRANGEBYRANK', key('sorted'), '5', '9')
 expect(is(1), 'ZREMRANGEBYSCORE', key('sorted'), '-inf', '1')
 
 try('XADD', key('stream'), 'MAXLEN', '~', '9', '*', 'a', '1')
