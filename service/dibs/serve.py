@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from dibs import __version__, logs
 from dibs.settings import BACKLOG, Settings
-from dibs.store import disk, memory
+from dibs.store import disk, mark, memory
 from dibs.store.embedded import EmbeddedStore, StoreUnavailable
 from dibs.store.failures import Moved, StoreDown, StoreFull, said
 from dibs.store.store import Unfit
@@ -86,14 +86,23 @@ class TheStore:
                         "store_ended pid=%d said=%r", self.private.pid, self.private.last_words()
                     )
                 self.private.stop()  # lets go of its locks
-                await self._start_again(settings, pauses, quiet=bool(full))
+                await self._start_again(settings, pauses, disk_of)
 
-    async def _start_again(self, settings: Settings, pauses: Pauses, *, quiet: bool) -> None:
+    async def _start_again(
+        self, settings: Settings, pauses: Pauses, disk_of: Callable[[], str]
+    ) -> None:
+        """Start the store, as often as it takes while the disk is full."""
+        quiet = bool(disk_of())
         while True:
             await asyncio.sleep(pauses.next())
             try:
                 self.private = await asyncio.to_thread(start_private, settings)
-            except disk.DiskFull:
+            except mark.Gone:
+                raise
+            except StoreUnavailable as down:
+                # For want of room a start fails in more ways than one, and room may come.
+                if not (isinstance(down, disk.DiskFull) or disk_of()):
+                    raise
                 continue
             break
         if self.private.url != self.url:
