@@ -2,11 +2,11 @@
 
 import contextlib
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.harness import processes
 
 MB = 1 << 20
 
@@ -19,11 +19,11 @@ def volume(place: Path, size_mb: int) -> Iterator[Path]:
         pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
     place.mkdir(mode=0o700)
     options = f"size={size_mb}m,mode=700"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "dibs-test", place], check=True)
+    processes.run(["mount", "-t", "tmpfs", "-o", options, "dibs-test", place], check=True)
     try:
         yield place
     finally:
-        subprocess.run(["umount", "--lazy", place], check=True)
+        processes.run(["umount", "--lazy", place], check=True)
 
 
 def free(place: Path) -> int:
