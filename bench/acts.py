@@ -4,6 +4,7 @@ import itertools
 import random
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from bench.wires import PROJECT, WIRES
@@ -33,7 +34,8 @@ class Lane:
 
     def who(self, turn: int = 0) -> str:
         """Return a session: version 4, and different in every lane, turn and run."""
-        return f"{turn:08x}-{self.number:04x}-4000-8000-{_SALT:012x}"
+        x = blake2b(b"%d %d %d" % (_SALT, self.number, turn), digest_size=15).hexdigest()
+        return f"{x[:8]}-{x[8:12]}-4{x[12:15]}-8{x[15:18]}-{x[18:]}"
 
     def holder(self, turn: int) -> str:
         """Return who has claim number `turn`: a session has `MINE`, a lease as many as it likes."""
