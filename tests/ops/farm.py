@@ -54,18 +54,28 @@ class Wire:
         self._open: list[socket.socket] = []
         self._cut = False
         self._listener = socket.create_server(("127.0.0.1", port))
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
-                far = socket.create_connection(("127.0.0.1", self._to_port))
-                self._open += [near, far]
-                for source, sink in ((near, far), (far, near)):
-                    on_the_way: queue.Queue[tuple[float, bytes]] = queue.Queue()
-                    self._start(self._take, source, on_the_way)
-                    self._start(self._bring, on_the_way, sink)
+                self._open.append(near)
+                with contextlib.suppress(OSError):
+                    self._join(near)
+
+    def _join(self, near: socket.socket) -> None:
+        try:
+            far = socket.create_connection(("127.0.0.1", self._to_port))
+        except OSError:
+            near.shutdown(socket.SHUT_RDWR)
+            raise
+        self._open.append(far)
+        for source, sink in ((near, far), (far, near)):
+            on_the_way: queue.Queue[tuple[float, bytes]] = queue.Queue()
+            self._start(self._take, source, on_the_way)
+            self._start(self._bring, on_the_way, sink)
 
     @staticmethod
     def _start(run: Callable[..., None], *args: object) -> None:
@@ -96,7 +106,11 @@ class Wire:
         self.close()
 
     def close(self) -> None:
-        """End every connection."""
+        """End every connection, one that is being taken just now too."""
+        # Closing alone leaves the acceptor waiting, and what it takes then is nobody's.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._acceptor.join(5)
         self._listener.close()
         for one in self._open:
             with contextlib.suppress(OSError):
