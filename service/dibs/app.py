@@ -105,6 +105,7 @@ def build(settings: Settings, url: str | None, cells: Cells | None = None, row: 
         [key.get_secret_value() for key in settings.admin_key],
         projects=settings.projects,
         read_open=settings.read == "open",
+        reads_per_project=settings.reads_per_project,
     )
     feeds = Feeds(claims)
     keeper = Keeper(store, metrics, lambda: hub.streams + feeds.viewers)

@@ -178,10 +178,22 @@ class Settings(BaseSettings):
     max_claims_per_session: int = Field(50, ge=1, description="live claims of one session")
     max_claims_per_project: int = Field(2_000, ge=1, description="live claims in one project")
     rate_per_session: int = Field(
-        20, ge=0, description="requests a second of one session; 0: no limit"
+        20,
+        ge=0,
+        description="claims a second of one session, and beside them as many heartbeats and "
+        "releases; 0: no limit",
     )
     rate_per_project: int = Field(
-        500, ge=0, description="requests a second in one project; 0: no limit"
+        500,
+        ge=0,
+        description="claims a second in one project; renewals of what a session holds, heartbeats "
+        "and releases of holders are never refused for it; 0: no limit",
+    )
+    reads_per_project: int = Field(
+        500,
+        ge=0,
+        description="reads a second in one project, lists, tasks, events and boards, which each "
+        "process counts by itself; nothing that holds or claims waits for them; 0: no limit",
     )
     max_body: int = Field(16_384, ge=1_024, description="bytes of a request body")
     max_connections: int = Field(

@@ -52,21 +52,3 @@ async def test_a_project_at_a_glance(desk: Desk) -> None:
     seen = await desk.store.overview(desk.project)
     assert (seen.held, seen.parked, seen.lapsed, seen.done) == (1, 1, 1, 1)
     assert seen.changed_at is not None
-
-
-async def test_the_services_own_reading_is_past_its_rate_limits(desk: Desk) -> None:
-    from dataclasses import replace
-
-    from dibs.outcomes import RateLimited
-    from dibs.store import Store
-    from dibs.words import Task
-
-    store = Store(desk.store.link, replace(desk.store.rules, rate_per_project=1))
-    await store.open()
-    shown = [await store.show(desk.project, Task("T-1")) for _ in range(10)]
-    assert isinstance(shown[-1], RateLimited)
-    for _ in range(10):
-        own = await store.show(desk.project, Task("T-1"), own=True)
-        assert not isinstance(own, RateLimited)
-        more, *_ = await store.sweep(desk.project)
-        assert not more

@@ -10,6 +10,7 @@ import pytest
 import redis
 from tests.ops.running import Running, new_session, until
 
+from dibs.budgets import NAMES_MOST, Budget
 from dibs.streams import Streams, TooMany
 
 
@@ -115,3 +116,43 @@ def test_the_shares_of_streams_are_by_project_by_address_and_in_all() -> None:
     for one in held:
         one.__exit__(None, None, None)
     streams.check("a", "1")
+
+
+def test_readers_of_a_project_are_refused_before_anybody_who_holds_or_claims(
+    tmp_path: Path,
+) -> None:
+    env = {"DIBS_READS_PER_PROJECT": "5"}
+    with Running("--data-dir", str(tmp_path / "d"), env=env) as service:
+        ann = new_session()
+        assert service.claim("T-1", ann)[0] == 201
+        refused = []
+        paths = ["/v1/p/claims", "/v1/p/claims/T-1", "/v1/p/events", "/p/p"]
+        for path in paths:
+            for _ in range(60):
+                status, _, headers = service.ask("GET", path)
+                if status == 429:
+                    refused.append((path, headers["retry-after"]))
+                    break
+        assert refused == [(path, "1") for path in paths]
+        assert service.ask("GET", "/v1/other/claims")[0] == 200
+        assert service.ask("POST", "/v1/p/heartbeat", {"task": "T-1"}, ann)[0] == 200
+        assert service.claim("T-2")[0] == 201
+        assert service.ask("POST", "/v1/p/release", {"task": "T-1"}, ann)[0] == 200
+
+
+def test_a_budget_lets_through_what_it_says_and_forgets_who_asked_longest_ago() -> None:
+    budget = Budget(2, saved_s=3)
+    let_through = 0
+    for tenth in range(100):
+        if not budget.wait_s("a", 100 + tenth / 10):
+            budget.pay("a", 100 + tenth / 10)
+            let_through += 1
+    assert let_through == 6 + 20
+    assert 0 < budget.wait_s("a", 109.9) <= 0.5
+    assert budget.wait_s("b", 109.9) == 0
+    for number in range(NAMES_MOST):
+        budget.pay(f"n{number}", 110)
+    assert len(budget._paid) == NAMES_MOST
+    unlimited = Budget(0, saved_s=3)
+    unlimited.pay("a", 1, 1000)
+    assert unlimited.wait_s("a", 1) == 0

@@ -84,6 +84,61 @@ async def test_the_rate_of_a_project_is_shared_by_its_sessions(desk: Desk):
     assert {one.whose for one in limited} == {"project"}
 
 
+async def use_up(desk: Desk) -> None:
+    """Let strangers use up the rate of the project, of every kind of call there is."""
+    for act in (desk.claim, desk.beat, desk.release):
+        for _ in range(200):
+            if isinstance(await act(new_session(), "T-stranger"), o.RateLimited):
+                break
+        else:
+            pytest.fail("the rate has no end")
+    await desk.show("T-1")
+
+
+@pytest.mark.parametrize("rules", [Rules(rate_per_session=0, rate_per_project=1)])
+async def test_no_rate_of_others_keeps_a_holder_from_its_claim(desk: Desk):
+    held = await desk.granted(desk.ann, "T-1", ttl_s=60)
+    await use_up(desk)
+    for _ in range(20):
+        assert isinstance(await desk.beat(desk.ann, "T-1", held.fence), o.Kept)
+        assert isinstance(await desk.beat(desk.ann), o.Kept)
+        assert (await desk.granted(desk.ann, "T-1", ttl_s=60)).fence == held.fence
+    for tasks, mode in ((("T-2", "T-1"), "any"), (("T-1",), "all")):
+        claims = (await desk.claim(desk.ann, *tasks, mode=mode, ttl_s=60)).claims
+        assert [(claim.task, claim.fence) for claim in claims] == [("T-1", held.fence)]
+    await desk.pass_time(70)
+    await use_up(desk)
+    assert (await desk.beat(desk.ann, "T-1")).claims[0].fence == held.fence, "it comes back"
+    assert isinstance(await desk.release(desk.ann, "T-1", held.fence), o.Ended)
+
+
+@pytest.mark.parametrize("rules", [Rules(rate_per_session=0, rate_per_project=1)])
+async def test_who_holds_something_claims_no_more_for_it_than_the_rate_of_the_project(desk: Desk):
+    await desk.granted(desk.ann, "T-1")
+    await use_up(desk)
+    for tasks, mode in ((("T-2",), "one"), (("T-1", "T-2"), "all")):
+        outcome = await desk.claim(desk.ann, *tasks, mode=mode)
+        assert (type(outcome), outcome.whose) == (o.RateLimited, "project")
+    assert (await desk.show("T-2")).state == "free"
+
+
+@pytest.mark.parametrize("rules", [Rules(rate_per_session=5, rate_per_project=0)])
+async def test_a_session_that_claims_too_often_can_still_keep_what_it_has(desk: Desk):
+    held = await desk.granted(desk.ann, "T-1")
+    while not isinstance(await desk.claim(desk.ann, "T-2"), o.RateLimited):
+        pass
+    assert isinstance(await desk.beat(desk.ann, "T-1", held.fence), o.Kept)
+    assert isinstance(await desk.release(desk.ann, "T-1", held.fence), o.Ended)
+
+
+@pytest.mark.parametrize("rules", [Rules(rate_per_session=1, rate_per_project=1)])
+async def test_what_only_reads_writes_nothing_not_even_a_rate(desk: Desk):
+    for _ in range(20):
+        await desk.show("T-1", desk.ann)
+        await desk.store.list_(desk.project, desk.ann, states=["held"], limit=10)
+    assert await desk.store.link.command("KEYS", f"dibs:[{{]{desk.project}}}*") == []
+
+
 async def test_a_service_that_has_no_room_grants_nothing_new_while_holders_go_on(desk: Desk):
     held = await desk.granted(desk.ann, "T-1")
     desk.store.room = lambda: "The disk is nearly full."

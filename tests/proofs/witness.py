@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
 
@@ -102,7 +102,10 @@ def script_names(rules: Rules) -> dict[str, str]:
     """What each script's digest, and its text, is called."""
     files = [file.name for file in (resources.files("dibs.store") / "lua").iterdir()]
     names = [name.removesuffix(".lua") for name in files if name != "common.lua"]
-    scripts = [Script.load(name, None if name == "tick" else rules) for name in names]
+    kinds = [rules, replace(rules, holding=1)]
+    scripts = [
+        Script.load(name, None if name == "tick" else each) for name in names for each in kinds
+    ]
     return {key: script.name for script in scripts for key in (script.sha, script.text)}
 
 

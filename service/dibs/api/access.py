@@ -5,6 +5,7 @@ import hmac
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import sha256
+from math import ceil
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from litestar import Request
 from dibs.api.keys import REALM, read
 from dibs.api.problems import ProblemError, invalid
 from dibs.api.tokens import Tokens
+from dibs.budgets import Budget
 from dibs.streams import network_of
 from dibs.text import fault_of_name
 
@@ -33,6 +35,8 @@ WRONG_MOST = 10
 WRONG_SPAN_S = 60.0
 WRONG_WAIT_S = 1.0
 ADDRESSES_MOST = 10_000
+READS_SAVED_S = 2.0
+"""How much of its rate a project that nobody reads has saved up."""
 NAME_CHARS = 100
 
 
@@ -49,14 +53,19 @@ class Access:
         *,
         projects: Sequence[str] = (),
         read_open: bool = False,
+        reads_per_project: int = 0,
     ) -> None:
-        """`projects`: exact names and `owner.*`, none for any; `read_open`: all may read."""
+        """`projects`: exact names and `owner.*`, none for any; `read_open`: all may read.
+
+        `reads_per_project`: a second, 0 for no limit.
+        """
         self._team = [_digest(key) for key in team]
         self._admin = [_digest(key) for key in admin]
         self._tokens = Tokens(admin)
         self._projects = frozenset(name for name in projects if not name.endswith(".*"))
         self._owners = tuple(name[:-1] for name in projects if name.endswith(".*"))
         self._read_open = read_open
+        self._reads = Budget(reads_per_project, READS_SAVED_S)
         self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     @property
@@ -78,20 +87,22 @@ class Access:
 
         async def check(request: Req) -> None:
             try:
-                self.admit(request.scope, request.headers.get("authorization"))
+                project = self.admit(request.scope, request.headers.get("authorization"))
+                if project:
+                    self._pay_for_read(project)
             except ProblemError as problem:
                 await self.slow_down(request.scope, problem)
                 raise
 
         return check
 
-    def admit(self, scope: Any, authorization: str | None) -> None:
-        """Let a request in, or raise the problem with it."""
+    def admit(self, scope: Any, authorization: str | None) -> str:
+        """Let a request in, or raise the problem with it; return its project, '' for none."""
         if query := scope["query_string"]:
             _refuse_secrets(query)
         path: str = scope["path"]
         if path.startswith(PUBLIC):
-            return
+            return ""
         parts = path.split("/", 3)
         page = parts[1] != "v1"
         project = parts[2] if len(parts) > 2 and parts[1] in ("v1", "p") else ""
@@ -104,6 +115,14 @@ class Access:
                 f"This service has no project {project[:100]!r}: the person who runs it has named "
                 "its projects (DIBS_PROJECTS). Nothing was written.",
             )
+        return project
+
+    def _pay_for_read(self, project: str) -> None:
+        """Let a read pass, or raise `rate-limited`: apart from what claims or holds."""
+        now_s = monotonic()
+        if wait_s := self._reads.wait_s(project, now_s):
+            raise too_often("project", wait_s)
+        self._reads.pay(project, now_s)
 
     def _serves(self, project: str) -> bool:
         if not self._projects and not self._owners:
@@ -177,6 +196,17 @@ class Access:
             self._wrong.popitem(last=False)
         if count >= WRONG_MOST:
             await asyncio.sleep(WRONG_WAIT_S)
+
+
+def too_often(whose: str, wait_s: float) -> ProblemError:
+    """Say for whose rate, and how long to wait."""
+    retry_after = ceil(wait_s)
+    return ProblemError(
+        "rate-limited",
+        f"Too many requests of this {whose}. Ask again in {retry_after} s.",
+        retry_after=retry_after,
+        whose=whose,
+    )
 
 
 def _unauthorized(detail: str) -> ProblemError:

@@ -86,7 +86,7 @@ def ended(
             assert_never(never)
 
 
-def broken(outcome: o.Ended | o.Moved | o.RateLimited, fence: Fence) -> Answer:
+def broken(outcome: o.Ended | o.Moved, fence: Fence) -> Answer:
     """Answer a break."""
     match outcome:
         case o.Ended(releases):
@@ -94,16 +94,12 @@ def broken(outcome: o.Ended | o.Moved | o.RateLimited, fence: Fence) -> Answer:
         case o.Moved(now):
             detail = sentences.moved(now, fence)
             raise _problem("fence-moved", detail, outcome, claim=wire.builtin(now))
-        case o.RateLimited():
-            raise rate_limited(outcome)
         case never:
             assert_never(never)
 
 
-def listed(page: o.Page | o.RateLimited, *, plain: bool) -> Answer:
+def listed(page: o.Page, *, plain: bool) -> Answer:
     """Answer a list."""
-    if isinstance(page, o.RateLimited):
-        raise rate_limited(page)
     if plain:
         text = wire.table(page.claims)
         if page.cursor:
@@ -121,10 +117,8 @@ def _in_a_list(claim: Claim) -> Claim:
     return msgspec.structs.replace(claim, note=claim.note[: LISTED_NOTE_CHARS - 1] + "…")
 
 
-def shown(shown: Claim | Free | o.RateLimited, fence: Fence | None) -> Answer:
+def shown(shown: Claim | Free, fence: Fence | None) -> Answer:
     """Answer for one task."""
-    if isinstance(shown, o.RateLimited):
-        raise rate_limited(shown)
     if fence is None:
         return ok(shown)
     # A lapsed claim may still be revived, but its holder must not build on that: not current.

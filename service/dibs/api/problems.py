@@ -130,8 +130,9 @@ TABLE = (
         "rate-limited",
         429,
         "Too many requests",
-        "`whose` rate was exceeded, the session's or the project's. Ask again after "
-        "`retry_after` seconds.",
+        "`whose` rate was exceeded, the session's or the project's. Claims and reads have each "
+        "their own, and what a session holds it can renew and release whatever others do. Ask "
+        "again after `retry_after` seconds.",
     ),
     Problem(
         "internal",

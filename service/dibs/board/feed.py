@@ -19,7 +19,6 @@ from dibs.board import spans, views
 from dibs.board.spans import Html
 from dibs.board.views import Counts, Row
 from dibs.claims import Claims
-from dibs.outcomes import RateLimited
 from dibs.store import StoreDown
 from dibs.store.store import Pulse, Reset, stream_id
 from dibs.store.stream import Ended, Listener
@@ -221,15 +220,11 @@ class Feed:
             self._began = number = self._began + 1
             store = self._claims.store
             listed, done, events, pulse = await asyncio.gather(
-                store.list_(
-                    self.project, states=("held", "parked", "lapsed"), limit=ROWS, own=True
-                ),
-                store.list_(self.project, states=("done",), limit=DONE, own=True),
+                store.list_(self.project, states=("held", "parked", "lapsed"), limit=ROWS),
+                store.list_(self.project, states=("done",), limit=DONE),
                 store.latest(self.project, LATELY),
                 store.pulse(self.project),
             )
-            if isinstance(listed, RateLimited) or isinstance(done, RateLimited):
-                raise StoreDown("The store was asked too often.", sent=False)
             self._cut = len(listed.claims) if listed.cursor else 0
             self._know(pulse)
             claims = {claim.task: claim for claim in (*listed.claims, *done.claims)}
@@ -244,9 +239,7 @@ class Feed:
         async with self._lock:
             store = self._claims.store
             tasks = list(dict.fromkeys(event.task for event in events))
-            shown = await asyncio.gather(
-                *(store.show(self.project, task, own=True) for task in tasks)
-            )
+            shown = await asyncio.gather(*(store.show(self.project, task) for task in tasks))
             self._know(await store.pulse(self.project))
             claims = [claim for claim in shown if isinstance(claim, Claim)]
             there = {claim.task for claim in claims}

@@ -19,7 +19,7 @@ from dibs.board.feed import CHANGE_ID, Feeds, Snapshot
 from dibs.board.lobby import Lobby
 from dibs.board.views import ENV, FILTERS, MARKS, SECTIONS, SORTS, Look, Row
 from dibs.claims import Claims
-from dibs.outcomes import Ended, RateLimited
+from dibs.outcomes import Ended
 from dibs.store import StoreDown
 from dibs.streams import Streams, TooMany, network_of
 from dibs.words import Claim, Fence, Project, Task
@@ -262,10 +262,10 @@ async def _breaking(
 
 async def _claim(desk: Desk, project: Project, task: str) -> Claim | None:
     try:
-        shown = await desk.claims.store.show(project, words.task(task), own=True)
+        shown = await desk.claims.store.show(project, words.task(task))
     except words.Refused:
         return None
-    if isinstance(shown, RateLimited) or shown.state in ("free", "done"):
+    if shown.state in ("free", "done"):
         return None
     return shown if isinstance(shown, Claim) else None
 

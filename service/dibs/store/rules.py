@@ -21,8 +21,11 @@ class Rules:
     claims_per_session: int = 50
     claims_per_project: int = 2_000
     rate_per_session: int = 20
-    """Requests a second, 0 for no limit."""
+    """Claims a second, and beside them heartbeats and releases; 0 for no limit."""
     rate_per_project: int = 500
+    """Of those, what is asked by sessions that do not hold what they ask for; each kind."""
+    holding: int = 0
+    """1 in the scripts of those who hold something."""
     burst_ms: int = 2_000
     """How much of its rate a quiet caller has saved up at most."""
     ticket_ms: int = 5 * 60_000

@@ -25,9 +25,10 @@ from dibs.words import Claim, Event, Fence, Free, Project, Refused, Session, Tas
 
 FORMAT = "2"
 """The version of the data in the store. It changes when an older service would misread a record."""
-_ACTS = ("claim", "heartbeat", "release", "break", "show", "list")
-_OWN = ("show", "list", "sweep", "overview")
-"""What the service does for itself and its board, once for all viewers: no rate limits it."""
+_HOLDING = ("heartbeat", "release")
+"""What those do who hold something: no budget of others limits it."""
+_UNLIMITED = ("break", "show", "list", "sweep", "overview")
+"""What needs a key, only reads (see dibs.readers), or is the service's own."""
 _LASTING = {"claim": "granted", "release": "ended", "break": "ended"}
 """Acts that a failover must not forget, each with the answer that says something was done."""
 _DAY_MS = 86_400_000
@@ -81,9 +82,13 @@ class Store:
         self.link, self.rules = link, rules
         self.clock = LeaseClock(link, rules.stall_ms)
         self.tally = Tally(link, keys)
-        self._scripts = {name: Script.load(name, rules) for name in _ACTS}
+        holding = replace(rules, holding=1)
         unlimited = replace(rules, rate_per_session=0, rate_per_project=0)
-        self._own = {name: Script.load(name, unlimited) for name in _OWN}
+        self._scripts = {
+            "claim": Script.load("claim", rules),
+            **{name: Script.load(name, holding) for name in _HOLDING},
+            **{name: Script.load(name, unlimited) for name in _UNLIMITED},
+        }
         self._secret = b""
         self._known: dict[Project, float] = {}
         self._requests = itertools.count(1)
@@ -259,24 +264,20 @@ class Store:
 
     async def break_(
         self, project: Project, task: Task, fence: Fence, *, reason: str, by: str
-    ) -> o.Ended | o.Moved | o.RateLimited:
+    ) -> o.Ended | o.Moved:
         """End somebody's claim, if `fence` is still the current one."""
         act = [task, str(fence), reason, by]
         tag, read, rest = await self._act("break", project, "", act)
-        if tag == "rate-limited":
-            return _rate_limited(read, rest)
         if tag == "moved":
             return o.Moved(_shown(read, project, task, rest[1]), unsure=read.unsure)
         return o.Ended(_releases(rest[1:]))
 
     async def show(
-        self, project: Project, task: Task, session: Session | None = None, *, own: bool = False
-    ) -> Claim | Free | o.RateLimited:
-        """Return one task as it is now. `own`: for the service itself, past its rate limits."""
+        self, project: Project, task: Task, session: Session | None = None
+    ) -> Claim | Free:
+        """Return one task as it is now."""
         hashed = self.hashed(session) if session else ""
-        tag, read, rest = await self._act("show", project, hashed, [task], own=own)
-        if tag == "rate-limited":
-            return _rate_limited(read, rest)
+        _, read, rest = await self._act("show", project, hashed, [task])
         return _shown(read, project, task, rest[0])
 
     async def list_(
@@ -289,30 +290,27 @@ class Store:
         holder: str = "",
         limit: int,
         cursor: str = "",
-        own: bool = False,
-    ) -> o.Page | o.RateLimited:
+    ) -> o.Page:
         """Return a page of claims, as one snapshot. `cursor` is the one the page before gave.
 
         Raises Refused for a cursor that no page gave.
         """
         hashed = self.hashed(session) if session else ""
         act = [",".join(states), _lower(text), holder, str(limit), _open_cursor(cursor)]
-        tag, read, rest = await self._act("list", project, hashed, act, own=own)
-        if tag == "rate-limited":
-            return _rate_limited(read, rest)
+        _, read, rest = await self._act("list", project, hashed, act)
         claims = tuple(_held(read.claim(view)) for view in rest[2:])
         return o.Page(claims, rest[0], _seal_cursor(rest[1]) if rest[1] else None)
 
     async def sweep(self, project: Project) -> tuple[bool, Counts]:
         """Write down passed deadlines. Returns if there is more to do, and what there is."""
-        _, _, rest = await self._act("sweep", project, "", [], own=True)
+        _, _, rest = await self._act("sweep", project, "", [])
         more, *counts = rest
         return more == "1", Counts(*map(int, counts))
 
     async def overview(self, project: Project) -> Overview:
         """Return a project at a glance."""
         day = [str(_DAY_MS)]
-        _, read, rest = await self._act("overview", project, "", day, own=True)
+        _, read, rest = await self._act("overview", project, "", day)
         held, parked, lapsed, done, changed = rest
         at = read.facts.instant(int(changed)) if changed else None
         return Overview(project, int(held), int(parked), int(lapsed), int(done), at)
@@ -439,15 +437,13 @@ class Store:
         session: str,
         act: Sequence[str] | Callable[[], Sequence[str]],
         request: str = "",
-        *,
-        own: bool = False,
     ) -> tuple[str, Reader, list[Any]]:
         """Run a script, once more if the connection was lost: each is safe to run twice.
 
         An `act` that depends on what a look at the store shows is called after the look.
         """
         request = request or self.new_request()
-        script = (self._own if own else self._scripts)[name]
+        script = self._scripts[name]
         sent = False
         for attempt in range(_ATTEMPTS):
             ours = False

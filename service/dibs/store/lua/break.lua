@@ -4,7 +4,7 @@
 --
 -- {'ended', now, losses, {task, state, already}}   state is the task's now
 -- {'moved', now, losses, view | ''}   the fence is not the current one, or nothing is held
--- {'rate-limited', …}   {'stalled', now}
+-- {'stalled', now}
 --
 -- Safe to run twice: ends are kept for the retention, and the repeat answers 'already'.
 -- O(log live claims).

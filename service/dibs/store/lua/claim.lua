@@ -11,6 +11,7 @@
 -- {'full', now, losses}   there is no room for a new claim or ticket; nothing was granted
 -- {'unsafe', now}   it would have been, and no loss is told, because nobody hears of this reply
 -- {'rate-limited', now, wait_ms, 'session' | 'project'}   {'stalled', now}
+--   that of the project only for what is not ours: a renewal passes
 --
 -- Safe to run twice: the second run finds the claim ours and renews it, same fence.
 -- O(tasks × log live claims of the project + tickets of a refused task).
@@ -140,6 +141,8 @@ end
 if mode == 'any' and #mine > 0 then free = {} end
 if mode == 'any' and #free > 0 then free = {free[1]} end
 local refusing = #refused > 0 and (mode == 'all' or #free + #mine == 0)
+
+if OVER and (#free > 0 or refusing) then return OVER end
 
 local grows = #free > 0 and not refusing or queue and refusing
 if grows and REFUSAL then return REFUSAL end

@@ -37,8 +37,10 @@ end
 local META, LIVE = PREFIX .. ':meta', PREFIX .. ':live'
 local LAPSED, DONE = PREFIX .. ':lapsed', PREFIX .. ':done'
 local EVENTS = PREFIX .. ':events'
--- What was let through is paid for within burst_ms and a second.
-local RATES, RATES_MS = PREFIX .. ':rates:', RULES.burst_ms + 2000
+-- What was let through is paid for within burst_ms and a second. Those who hold have rates apart from
+-- those who claim.
+local HOLDS = RULES.holding == 1
+local RATES, RATES_MS = PREFIX .. (HOLDS and ':rates:held:' or ':rates:'), RULES.burst_ms + 2000
 local PARKED, QUEUED = PREFIX .. ':parked', PREFIX .. ':queued'  -- for counting only
 local RECORD = PREFIX .. ':task:'
 local QUEUE = PREFIX .. ':queue:'
@@ -74,6 +76,14 @@ local function admit(paid, per_second)
   return math.ceil(wait_us / 1000), text(paid + math.floor(1000000 / per_second))
 end
 
+-- The project's rate is used up: the answer for a session that holds something there, until it is
+-- seen that it asks only for what it holds. A holder is never refused for what others do (rule 18).
+local OVER
+
+local function has_something()
+  return call('SCARD', HELD .. SESSION) > 0 or call('EXISTS', LOST .. SESSION) == 1
+end
+
 -- Returns nil, or how long to wait in ms and for whose limit. Counts the request only when it passes.
 -- What is paid lies in a hash for each span of RATES_MS, by session, the project's at '': nothing
 -- matters after the span that follows, so a hash goes as a whole.
@@ -96,7 +106,11 @@ local function over_rate()
   end
   if all > 0 then
     wait_ms, all_next = admit(all_paid, all)
-    if wait_ms > 0 then return wait_ms, 'project' end
+    if wait_ms > 0 then
+      if SESSION == '' or not has_something() then return wait_ms, 'project' end
+      if not HOLDS then OVER = {'rate-limited', NOW_TEXT, text(wait_ms), 'project'} end
+      all_next = all_paid
+    end
   end
   -- pcall: on a full store the limit is the first thing to go, not the request.
   look_for_room(

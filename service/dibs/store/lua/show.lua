@@ -1,7 +1,7 @@
 -- show.lua: one task as it is now. Changes nothing.
 --
 -- ARGV[6] task
--- {'shown', now, view | ''}   {'rate-limited', …}   {'stalled', now}
+-- {'shown', now, view | ''}   {'stalled', now}
 -- Safe to run twice: it only reads. O(tickets of the task).
 -- Follows common.lua.
 
