@@ -37,6 +37,7 @@ less a margin, and so is the first to believe that it lost; but a frozen session
 its claim went to another. Where that matters, verify the fence where the work lands.
 """
 
+import io
 import os
 import sys
 import time
@@ -47,6 +48,9 @@ INSTALL_SHA256 = "__DIBS_INSTALL_SHA256__"
 TIMEOUT_S, HOOK_TIMEOUT_S, BEAT_EVERY_S = 5.0, 4.0, 75
 YES, REFUSED, USAGE, UNKNOWN, LOST = range(5)
 EXITS = {"held": 1, "cooling": 1, "done": 1, "not-holder": 1, "quota": 1, "lost": LOST}
+HOPELESS = ("refused-by-policy", "no-trust", "too-large")  # asking again gives the same
+MOST_BYTES = 8 << 20  # of an answer, its head included
+ODD = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
 SKILL_DIR = ".claude/skills/dibs"
 COMMAND = f"sh {SKILL_DIR}/dibs"
 AGENT_IDS = ("CLAUDE_CODE_REMOTE_SESSION_ID", "CODEX_THREAD_ID", "CURSOR_CONVERSATION_ID")
@@ -427,8 +431,9 @@ class Session:
             self.load().secret(make=True)
             if self.event in BEATS and self.data.get("parked_at", 0) > self.begun:
                 return {}  # this beat began before a park that went first
+            until = time.monotonic() + timeout_s
             try:
-                reply, sent = self.call(act, body, attempts, timeout_s)
+                reply, sent = self.call(act, body, attempts, until)
                 self.data.pop("unreachable_at", None)
                 self.learn(act, body, reply, sent)
                 return reply
@@ -442,29 +447,29 @@ class Session:
                 if not self.save() and act == "claim":
                     talk(f"no hook will keep this alive, for it is not remembered ({self.fault})")
 
-    def call(self, act, body, attempts, timeout_s):
+    def call(self, act, body, attempts, until):
         """Ask as this session; once more where a machine that knows nothing yet finds a claim
         under its own name, or none, and an older client has left some."""
         try:
-            answer = call(self, "POST", act, body, attempts, timeout_s)
+            answer = call(self, "POST", act, body, attempts, until)
             is_strange = answer[0].get("claims") == []
         except Trouble as trouble:
             holder = (trouble.problem.get("claim") or {}).get("holder") or {}
             answer, is_strange = trouble, holder.get("label") == self.label
-        if is_strange and self.is_new and self.was_before():
-            return call(self, "POST", act, body, attempts, timeout_s)
+        if is_strange and self.is_new and self.was_before(until):
+            return call(self, "POST", act, body, attempts, until)
         if isinstance(answer, Trouble):
             raise answer
         return answer
 
-    def was_before(self):
+    def was_before(self, until):
         """Has the session that clients before 0.2 derived from the same key and name any claim?
         Then this is that session: an upgrade loses no claim, not even on a replaced machine."""
         new = self.data.get("session")
         if self.setup.key and self.name and not self.given:
             self.data["session"] = self.derived(b"dibs-session-v1", self.name)
             try:
-                if call(self, "POST", "heartbeat", {}, 1)[0].get("claims"):
+                if call(self, "POST", "heartbeat", {}, 1, until)[0].get("claims"):
                     return True
             except Trouble:
                 pass
@@ -587,28 +592,30 @@ def tls():
     return context
 
 
-def exchange(url, method, path, headers, body, timeout_s):
-    """Ask once; return (status, headers, body), or raise OSError: no whole answer came."""
+def exchange(url, method, path, headers, body, until):
+    """Ask once; return (status, headers, body), or raise OSError: no whole answer came in time."""
     # Not urllib: it loads for longer than this takes, and drops what a refusing proxy says.
     is_https, host, port, prefix = split_url(url)
     place = place_of(url)
     proxy, is_refused = proxy_for(host) if is_https else None, False
-    to, at = proxy[:2] if proxy else (host, port)
-    sock = socket.create_connection((to.encode(), at), timeout_s)  # text would load IDNA's tables
+    sock = connect(*(proxy[:2] if proxy else (host, port)), until)
     try:
         if proxy:
             agent = {"User-Agent": headers["User-Agent"]}
             if proxy[2]:
                 coded = binascii.b2a_base64(proxy[2].encode(), newline=False).decode()
                 agent["Proxy-Authorization"] = "Basic " + coded
-            status, got, reply = request(sock, "CONNECT", place, place, agent)
+            status, got, reply = request(Wire(sock, until), "CONNECT", place, place, agent)
             is_refused = 400 <= status < 500
             if status >= 300 and not is_refused:
                 raise OSError(f"the proxy answered {status}")
         if not is_refused:
-            sock = tls().wrap_socket(sock, server_hostname=host) if is_https else sock
+            if is_https:
+                sock.settimeout(rest_of(until))  # it holds for the whole handshake
+                sock = tls().wrap_socket(sock, server_hostname=host)
             headers = dict(headers, **{"Content-Length": len(body), "Connection": "close"})
-            status, got, reply = request(sock, method, prefix + path, place, headers, body)
+            wire = Wire(sock, until)
+            status, got, reply = request(wire, method, prefix + path, place, headers, body)
             told = "x-deny-reason" in got or reply.startswith(b"Host not in allowlist")
             is_refused = status == 403 and told
     finally:
@@ -621,51 +628,135 @@ def exchange(url, method, path, headers, body, timeout_s):
     return status, got, reply
 
 
-def request(sock, method, target, host, headers, body=b""):
+def rest_of(until):
+    """The seconds that are left; OSError when none is."""
+    rest_s = until - time.monotonic()
+    if rest_s <= 0:
+        raise OSError("timed out")
+    return rest_s
+
+
+def connect(host, port, until):
+    """A connection to the first address that takes one; each has its share of the time."""
+    found, error = addresses(host, port, until), OSError("its name has no address")
+    for number, (_, _, _, _, (address, *_)) in enumerate(found):
+        try:
+            share_s = rest_of(until) / (len(found) - number)
+            return socket.create_connection((address.encode(), port), share_s)
+        except OSError as failed:
+            error = failed
+    raise error
+
+
+def addresses(host, port, until):
+    """What getaddrinfo knows. It has no timeout: where it may use the network a thread asks it,
+    and is left behind."""
+    asked = (host.encode(), port, 0, socket.SOCK_STREAM)  # text would load IDNA's tables
+    if host in LOOPBACK or ":" in host or not host.strip("0123456789."):
+        return socket.getaddrinfo(*asked)
+    from threading import Thread
+
+    found = []
+
+    def look():
+        try:
+            found.append(socket.getaddrinfo(*asked))
+        except OSError as error:
+            found.append(error)
+
+    looking = Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(rest_of(until))
+    if not found or isinstance(found[0], OSError):
+        raise found[0] if found else OSError("its name was not resolved in time")
+    return found[0]
+
+
+class Wire(io.RawIOBase):
+    """What is said on a connection, until a deadline and up to MOST_BYTES; then OSError."""
+
+    def __init__(self, sock, until):
+        self.sock, self.until, self.got = sock, until, 0
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        self.sock.settimeout(rest_of(self.until))
+        size = self.sock.recv_into(buffer)
+        self.got += size
+        if self.got > MOST_BYTES:
+            raise TooLarge
+        return size
+
+    def send(self, data):
+        self.sock.settimeout(rest_of(self.until))  # it holds for all of it
+        self.sock.sendall(data)
+
+
+class TooLarge(OSError):
+    def __init__(self):
+        super().__init__(f"the answer is too large, over {MOST_BYTES >> 20} MiB")
+
+
+def request(wire, method, target, host, headers, body=b""):
     """Send one request and read its reply, whole."""
     lines = [f"{method} {target} HTTP/1.1", "Host: " + host]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    sock.sendall("\r\n".join([*lines, "", ""]).encode("utf-8") + body)
-    with sock.makefile("rb") as file:
-        try:
-            status, got = int(file.readline(1000).split()[1]), {}
-            for line in iter(file.readline, b"\r\n"):
-                if not line.endswith(b"\n"):
-                    raise ValueError
-                name, _, text = line.decode("latin-1").partition(":")
-                got[name.strip().lower()] = text.strip()
-            return status, got, b"" if method == "CONNECT" else read_body(file, got)
-        except (ValueError, IndexError):
-            raise OSError("the answer was cut short or is not HTTP") from None
+    wire.send("\r\n".join([*lines, "", ""]).encode("utf-8") + body)
+    file = io.BufferedReader(wire)
+    try:
+        status, got = int(read_line(file, 1000).split()[1]), {}
+        for line in iter(lambda: read_line(file), b"\r\n"):
+            name, _, text = line.decode("latin-1").partition(":")
+            got[name.strip().lower()] = text.strip()
+        return status, got, b"" if method == "CONNECT" else read_body(file, got)
+    except (ValueError, IndexError):
+        raise OSError("the answer was cut short or is not HTTP") from None
 
 
 def read_body(file, headers):
     """The body as its headers announce it; ValueError when less of it came."""
     if "chunked" not in headers.get("transfer-encoding", "").lower():
-        size = int(headers.get("content-length", -1))
-        body = file.read(size)
-        if len(body) < size:
-            raise ValueError
-        return body
-    body, size = b"", -1
+        size = headers.get("content-length")
+        return file.read() if size is None else read_whole(file, int(size))
+    body, size = bytearray(), -1
     while size:
-        size = int(file.readline(100).split(b";")[0], 16)
-        chunk = file.read(size + 2)
-        if len(chunk) < size + 2:
-            raise ValueError
-        body += chunk[:size]
-    return body
+        size = int(read_line(file, 100).split(b";")[0], 16)
+        body += read_whole(file, size + 2)[:size]
+    return bytes(body)
 
 
-def ask(setup, method, path, headers, body=b"", timeout_s=TIMEOUT_S):
+def read_line(file, most=-1):
+    """A line of at most so many bytes, or ValueError."""
+    line = file.readline(most)
+    if not line.endswith(b"\n"):
+        raise ValueError
+    return line
+
+
+def read_whole(file, size):
+    """So many bytes, or ValueError; memory is taken for them before they come."""
+    if size > MOST_BYTES:
+        raise TooLarge
+    data = file.read(size)
+    if len(data) != size:
+        raise ValueError
+    return data
+
+
+def ask(setup, method, path, headers, body=b"", until=None):
     """Ask once: (headers, body) of a success; everything else is Trouble."""
+    until = until or time.monotonic() + TIMEOUT_S
     headers = dict({"Accept": "application/json", "User-Agent": "dibs/1"}, **headers)
     if setup.key:  # without one, the sandbox's proxy may add it
         headers["Authorization"] = "Bearer " + setup.bearer()
     try:
-        status, got, raw = exchange(setup.url, method, path, headers, body, timeout_s)
+        status, got, raw = exchange(setup.url, method, path, headers, body, until)
     except OSError as error:
         why, problem = error.strerror or str(error) or type(error).__name__, {}
+        if isinstance(error, TooLarge):
+            problem = {"code": "too-large"}
         if "certificate" in str(error).lower():
             why = getattr(error, "verify_message", "its certificate is refused")
             named = "a" if os.path.isfile(os.environ.get("SSL_CERT_FILE", "")) else "no"
@@ -678,13 +769,42 @@ def ask(setup, method, path, headers, body=b"", timeout_s=TIMEOUT_S):
     return got, raw
 
 
+def json_of(raw):
+    """The JSON of an answer; ValueError where it is none, or is nested too deep to be read."""
+    try:
+        return json.loads(raw.decode())
+    except RecursionError:
+        raise ValueError from None
+
+
+def check_answer(reply, act):
+    """One of ODD, unless the service answers this to that act: all that is used is looked at."""
+    for one in reply.get("released" if act == "release" else "claims", [reply]):
+        one["task"] + one["state"]
+        if act != "release":
+            about_claim(one)
+        if act in ("claim", "heartbeat"):
+            int(one["expires_in"] + one["ttl"] + one["fence"])
+        if (one.get("previous") or {}).get("note"):
+            one["previous"]["note"] + holder_name(one["previous"]["holder"])
+    check_losses(reply)
+
+
+def check_losses(reply):
+    for loss in reply.get("lost", []):
+        about_loss(loss) + loss["task"], loss["fence"] + 1
+
+
 def refusal(status, headers, raw):
     """The service's problem as Trouble; or somebody else's answer."""
     try:
-        problem = json.loads(raw.decode())
+        problem = json_of(raw)
         code, text = problem["code"], problem.get("detail") or problem["title"]
         text = text.replace("queue: true", "--queue").replace("reopen: true", "--reopen")
-    except (ValueError, KeyError, TypeError):
+        holder = (problem.get("claim") or {}).get("holder") or {}
+        hash(code), holder.get("label"), int(problem.get("retry_after") or 0)
+        check_losses(problem)
+    except ODD:
         what = headers.get("location") or headers.get("content-type", "").split(";")[0]
         text = f"the answer was not from dibs ({status}, {what or 'of no type'})"
         return Trouble(UNKNOWN, text + ": is DIBS_URL right?")
@@ -692,10 +812,12 @@ def refusal(status, headers, raw):
     return Trouble(EXITS.get(code, other), text, problem)
 
 
-def call(session, method, act, body=None, attempts=3, timeout_s=TIMEOUT_S):
+def call(session, method, act, body=None, attempts=3, until=None):
     """Ask until the service answers: (its JSON, when the request left, by both clocks)."""
-    # Asking again is safe: every act is idempotent, and all attempts carry one key.
+    # Asking again is safe: every act is idempotent, and all attempts carry one key. All of them
+    # share the time of one, so that a host that hangs is waited for once.
     session.setup.check()
+    until = until or time.monotonic() + TIMEOUT_S
     headers, data = {"Dibs-Session": session.secret()} if session.secret() else {}, b""
     if body is not None:
         headers["Content-Type"] = "application/json"
@@ -705,17 +827,17 @@ def call(session, method, act, body=None, attempts=3, timeout_s=TIMEOUT_S):
     while True:
         sent, attempts = clocks(), attempts - 1
         try:
-            got, raw = ask(session.setup, method, path, headers, data, timeout_s)
+            got, raw = ask(session.setup, method, path, headers, data, until)
             try:
-                reply = json.loads(raw.decode())
-                if reply.keys() & {"state", "claims", "released"}:
-                    return reply, sent
-            except (ValueError, AttributeError):
-                pass
-            raise refusal(200, got, raw)
+                reply = json_of(raw)
+                check_answer(reply, act)
+                return reply, sent
+            except ODD:
+                raise refusal(200, got, raw) from None
         except Trouble as trouble:
-            hopeless = trouble.problem.get("code") in ("refused-by-policy", "no-trust")
-            if trouble.code != UNKNOWN or hopeless or not attempts:
+            is_hopeless = trouble.problem.get("code") in HOPELESS
+            is_late = time.monotonic() + 0.5 > until
+            if trouble.code != UNKNOWN or is_hopeless or is_late or not attempts:
                 raise
         time.sleep(0.2 + os.urandom(1)[0] / 1000)
 

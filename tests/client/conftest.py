@@ -14,7 +14,10 @@ import pytest
 from tests.harness.processes import end, run, start
 from tests.tools.running import Service, running
 
-CLIENT = Path(__file__).parents[2] / "client" / "dibs.py"
+# The mutants name a copy of it that has a bug.
+CLIENT = Path(
+    os.environ.get("DIBS_TEST_CLIENT") or Path(__file__).parents[2] / "client" / "dibs.py"
+)
 KEY = "team-key-of-these-tests"
 # Everything that tells the client who it is or where to go; a sandbox starts without.
 NAMED = re.compile(r"(DIBS|CLAUDE|CODEX|CURSOR|COPILOT|XDG)_|(https?|all|no)_proxy$|.*_CA_", re.I)

@@ -1,4 +1,4 @@
-"""Bugs on purpose: each is put into a copy of the service, and a test must notice.
+"""Bugs on purpose: each is put into a copy of the service or the client, and a test must notice.
 
 `make mutants` prints which test noticed which; one that nobody notices fails it. A mutant whose
 text is no longer in the code fails it too: it has to be written anew.
@@ -21,6 +21,7 @@ from tests.proofs.mutations import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
 SERVICE = ROOT / "service" / "dibs"
+CLIENT = ROOT / "client"
 MOST_S = 240
 
 
@@ -37,9 +38,11 @@ def try_out(mutant: Mutant) -> Verdict:
     """Run the mutant's tests against a copy of the service that has the bug."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dibs-mutant-") as folder:
-        copy = Path(folder) / "dibs"
-        shutil.copytree(SERVICE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        file = copy / mutant.file
+        of_client = mutant.file.startswith("client/")
+        what, where = (CLIENT, "client") if of_client else (SERVICE, "dibs")
+        copy = Path(folder) / where
+        shutil.copytree(what, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        file = copy / mutant.file.removeprefix("client/")
         text = file.read_text()
         if text.count(mutant.old) != 1:
             return Verdict(mutant, f"STALE: its text is there {text.count(mutant.old)} times", 0)
@@ -52,6 +55,8 @@ def first_failure(mutant: Mutant, folder: str) -> str:
     """The first test that fails with the copy in `folder`, or ''."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     env = os.environ | {"PYTHONPATH": folder, "DIBS_PROOF_SHRINK": "0"}
+    if mutant.file.startswith("client/"):
+        env |= {"DIBS_TEST_CLIENT": str(Path(folder) / mutant.file)}
     try:
         ran = processes.run(
             [*command, *mutant.tests],

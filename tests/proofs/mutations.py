@@ -10,6 +10,7 @@ HARDENING = "tests/ops/test_hardening.py::test_"
 REPAIR = ("tests/store/test_repair.py",)
 EVICTION = "tests/store/test_eviction.py"
 RIGHTS = "tests/store/test_rights.py"
+CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
 
 
 @dataclass(frozen=True)
@@ -899,5 +900,53 @@ MUTANTS = [
         "        self._reads.pay(project, now_s)\n",
         "",
         ("tests/http/test_bounds.py",),
+    ),
+    Mutant(
+        "five seconds for every read",
+        "client/dibs.py",
+        "a call of the client ends in time",
+        "        self.sock.settimeout(rest_of(self.until))\n        size =",
+        "        self.sock.settimeout(TIMEOUT_S)\n        size =",
+        (CLIENT_BOUNDS + "an_answer_that_dribbles_is_given_up_in_time",),
+    ),
+    Mutant(
+        "five seconds for every attempt",
+        "client/dibs.py",
+        "a call of the client ends in time",
+        "        sent, attempts = clocks(), attempts - 1\n",
+        "        sent, attempts, until = clocks(), attempts - 1, time.monotonic() + TIMEOUT_S\n",
+        (CLIENT_BOUNDS + "all_attempts_of_a_call_share_its_time",),
+    ),
+    Mutant(
+        "a name may take its time",
+        "client/dibs.py",
+        "a call of the client ends in time",
+        "    looking.join(rest_of(until))\n",
+        "    looking.join()\n",
+        (CLIENT_BOUNDS + "a_name_that_is_not_resolved_in_time_is_given_up",),
+    ),
+    Mutant(
+        "an answer of any size",
+        "client/dibs.py",
+        "what a host says costs the client little",
+        "        if self.got > MOST_BYTES:\n",
+        "        if self.got < 0:\n",
+        (CLIENT_BOUNDS + "an_answer_without_end_is_given_up_at_a_few_mebibytes",),
+    ),
+    Mutant(
+        "memory for what was only announced",
+        "client/dibs.py",
+        "what a host says costs the client little",
+        "    if size > MOST_BYTES:\n",
+        "    if size < 0:\n",
+        (CLIENT_BOUNDS + "an_answer_without_end_is_given_up_at_a_few_mebibytes",),
+    ),
+    Mutant(
+        "deep JSON is a traceback",
+        "client/dibs.py",
+        "an expected failure ends in a line",
+        "    except RecursionError:\n        raise ValueError from None\n",
+        "    except UnicodeError:\n        raise ValueError from None\n",
+        (CLIENT_BOUNDS + "json_of_any_shape_ends_in_a_line",),
     ),
 ]
