@@ -135,7 +135,16 @@ def raw_scripts() -> dict[str, str]:
     now = str(int(time.time() * 1_000_000))
     task = "T-__rand_int__"
     acts = {
-        "claim": ["one", "", "", "", *(FACTS[k] for k in ("label", "branch", "url", "note")), task],
+        "claim": [
+            "one",
+            "",
+            "",
+            "",
+            "",
+            "",
+            *(FACTS[k] for k in ("label", "branch", "url", "note")),
+            task,
+        ],
         "heartbeat": ["T-0", "", "", "", ""],
     }
     rates = {}

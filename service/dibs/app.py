@@ -10,8 +10,9 @@ from litestar.di import Provide
 from litestar.types import ASGIApp, ControllerRouterHandler
 
 from dibs import __version__
+from dibs.addresses import Proxies
 from dibs.api import edge, errors, observe, pages
-from dibs.api.access import Access
+from dibs.api.access import Access, Limits
 from dibs.api.acts import Acts
 from dibs.api.headers import with_headers
 from dibs.api.problems import ProblemError
@@ -68,6 +69,7 @@ def rules(settings: Settings) -> Rules:
         done_retention_ms=settings.done_retention * 1000,
         claims_per_session=settings.max_claims_per_session,
         claims_per_project=settings.max_claims_per_project,
+        claims_per_address=settings.max_claims_per_address,
         rate_per_session=settings.rate_per_session,
         rate_per_project=settings.rate_per_project,
     )
@@ -100,12 +102,18 @@ def build(settings: Settings, url: str | None, cells: Cells | None = None, row: 
         store.room = private
     hub = Hub(store, blocking)
     claims = Claims(store, hub, Bounds(settings.min_ttl, settings.max_ttl))
+    proxies = Proxies(settings.trusted_proxies, settings.address_header)
     access = Access(
         [key.get_secret_value() for key in settings.team_key],
         [key.get_secret_value() for key in settings.admin_key],
         projects=settings.projects,
         read_open=settings.read == "open",
-        reads_per_project=settings.reads_per_project,
+        limits=Limits(
+            reads_per_project=settings.reads_per_project,
+            reads_per_address=settings.reads_per_address,
+            new_per_address=settings.new_per_address,
+        ),
+        proxies=proxies,
     )
     feeds = Feeds(claims)
     keeper = Keeper(store, metrics, lambda: hub.streams + feeds.viewers)
@@ -150,4 +158,4 @@ def build(settings: Settings, url: str | None, cells: Cells | None = None, row: 
     acts = Acts(rest, claims, access, metrics, settings.max_body)
     metrics.set("dibs_workers", to=1)
     metrics.set("dibs_build_info", __version__, to=1)
-    return Service(acts, store, hub, keeper, metrics)
+    return Service(proxies.naming(acts), store, hub, keeper, metrics)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -49,6 +50,19 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
+class Claimant(NamedTuple):
+    """Whom a claim counts for, besides its session."""
+
+    address: str = ""
+    """Where it comes from, when that is counted; else ''."""
+    wait_s: int = 0
+    """How long nothing new is granted to that address; what a session holds it may renew."""
+
+
+KNOWN = Claimant()
+"""Somebody with a key, or at an address that says nothing."""
+
+
 class Claims:
     """The acts of dibs, as HTTP and the board ask for them."""
 
@@ -61,20 +75,25 @@ class Claims:
             raise OutOfBounds("ttl", f"A ttl is {least} to {most} seconds; this is {ttl_s}.")
 
     async def claim(
-        self, project: Project, session: Session, wish: Wish, request: str = ""
+        self,
+        project: Project,
+        session: Session,
+        wish: Wish,
+        request: str = "",
+        claimant: Claimant = KNOWN,
     ) -> o.Granted | o.Contended | o.OverQuota | o.NoRoom | o.RateLimited:
         """Claim; while refused and `wait_s` is not over, ask again when something happens."""
         self._check_ttl(wish.ttl_s)
         if wish.wait_s > WAIT_MOST_S:
             raise OutOfBounds("wait", f"The service waits up to {WAIT_MOST_S} seconds; ask again.")
         if not wish.wait_s:
-            return await self._claim(project, session, wish, request)
+            return await self._claim(project, session, wish, request, claimant)
         # One name for all its tries: what an earlier one told of losses, the last one repeats.
         request = request or self.store.new_request()
         until = asyncio.get_running_loop().time() + wish.wait_s
         async with self.hub.listen(project) as listener:
             while True:
-                outcome = await self._claim(project, session, wish, request)
+                outcome = await self._claim(project, session, wish, request, claimant)
                 left_s = until - asyncio.get_running_loop().time()
                 if not isinstance(outcome, o.Contended) or left_s <= 0 or self.hub.ended:
                     return outcome
@@ -84,7 +103,7 @@ class Claims:
                 await self._something_happens(listener, wish.tasks, min(left_s, *waits))
 
     async def _claim(
-        self, project: Project, session: Session, wish: Wish, request: str
+        self, project: Project, session: Session, wish: Wish, request: str, claimant: Claimant
     ) -> o.Granted | o.Contended | o.OverQuota | o.NoRoom | o.RateLimited:
         return await self.store.claim(
             project,
@@ -99,6 +118,8 @@ class Claims:
             url=wish.url,
             note=wish.note,
             request=request,
+            address=claimant.address,
+            address_waits_s=claimant.wait_s,
         )
 
     async def _something_happens(

@@ -152,7 +152,7 @@ def families(codes: Sequence[str], routes: Sequence[str], version: str) -> list[
             "dibs_rate_refusals_total",
             "counter",
             "Requests over the rate of their session or project",
-            {"whose": ("session", "project")},
+            {"whose": ("session", "project", "address")},
             (),
         ),
         ("dibs_streams", "gauge", "Event streams and waiting claims that are open", {}, ()),

@@ -348,6 +348,8 @@ def _hello(
         print(f"  {reason}")
     if not settings.team_key:
         print("no DIBS_TEAM_KEY: anyone who reaches this URL can claim")
+    if settings.open and not settings.trusted_proxies:
+        print("DIBS_OPEN without DIBS_TRUSTED_PROXIES: behind a proxy no limit by address counts")
     if settings.open and not settings.projects:
         print("DIBS_OPEN without DIBS_PROJECTS: anyone can make projects here; name yours")
     sys.stdout.flush()

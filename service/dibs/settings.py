@@ -85,6 +85,26 @@ def _projects(value: object) -> object:
 
 
 _PROJECTS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}|[A-Za-z0-9][A-Za-z0-9._-]{0,97}\.\*")
+
+
+def _networks(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    texts = [text.strip() for text in value.split(",") if text.strip()]
+    if not texts:
+        raise ValueError("is set, but names no network: give it one, or unset it")
+    networks = []
+    for text in texts:
+        try:
+            networks.append(str(ipaddress.ip_network(text)))
+        except ValueError:
+            raise ValueError(
+                f"{text[:100]!r} is no address and no network like 10.0.0.0/8 or fd00::/8"
+            ) from None
+    return tuple(networks)
+
+
+Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
 Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)]
 Projects = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_projects)]
 
@@ -177,6 +197,13 @@ class Settings(BaseSettings):
     done_retention: Duration = Field(14 * DAY_S, description="how long a done task stays done")
     max_claims_per_session: int = Field(50, ge=1, description="live claims of one session")
     max_claims_per_project: int = Field(2_000, ge=1, description="live claims in one project")
+    max_claims_per_address: int = Field(
+        500,
+        ge=0,
+        description="live claims in one project that came from one address (of IPv6 a /64) without "
+        "a key: a quarter of what a project may have, so that one address never locks a team out; "
+        "0: no limit",
+    )
     rate_per_session: int = Field(
         20,
         ge=0,
@@ -194,6 +221,31 @@ class Settings(BaseSettings):
         ge=0,
         description="reads a second in one project, lists, tasks, events and boards, which each "
         "process counts by itself; nothing that holds or claims waits for them; 0: no limit",
+    )
+    new_per_address: int = Field(
+        5,
+        ge=0,
+        description="new claims a second of one address without a key, a minute of which may be "
+        "saved up: a team behind one address starts all at once; each process counts by itself; "
+        "0: no limit",
+    )
+    reads_per_address: int = Field(
+        50,
+        ge=0,
+        description="reads a second of one address without a key, ten seconds of which may be "
+        "saved up; each process counts by itself; 0: no limit",
+    )
+    trusted_proxies: Networks = Field(
+        (),
+        description="addresses and networks, comma-separated, of the proxies in front, which name "
+        "who asked in DIBS_ADDRESS_HEADER; none: nobody is believed, and private peers are not "
+        "counted by address, because they may be a proxy with everybody behind it",
+    )
+    address_header: str = Field(
+        "X-Forwarded-For",
+        pattern=r"^[A-Za-z0-9-]+$",
+        description="header in which those proxies name who asked; the last address in it that is "
+        "no trusted proxy counts. On Fly: Fly-Client-IP",
     )
     max_body: int = Field(16_384, ge=1_024, description="bytes of a request body")
     max_connections: int = Field(

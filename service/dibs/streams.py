@@ -3,8 +3,6 @@
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from ipaddress import IPv6Address, IPv6Network, ip_address
-from typing import Any
 
 
 class TooMany(Exception):
@@ -56,15 +54,3 @@ class Streams:
                 counter[name] -= 1
                 if not counter[name]:
                     del counter[name]
-
-
-def network_of(scope: Any) -> str:
-    """Return the address that a request came from; of IPv6 the /64, which is one customer's."""
-    host = scope["client"][0] if scope.get("client") else ""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return str(host)
-    if isinstance(address, IPv6Address):
-        return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
-    return str(address)

@@ -11,7 +11,7 @@ from dibs.store import Rules, StoreDown
 from dibs.store.embedded import EmbeddedStore
 from dibs.store.link import PipelineLink
 from dibs.store.store import Store
-from dibs.words import Project
+from dibs.words import Project, Session
 
 FEW = Rules(claims_per_session=2, claims_per_project=3, rate_per_session=0, rate_per_project=0)
 
@@ -82,6 +82,45 @@ async def test_the_rate_of_a_project_is_shared_by_its_sessions(desk: Desk):
     limited = [one for one in outcomes if isinstance(one, o.RateLimited)]
     assert limited
     assert {one.whose for one in limited} == {"project"}
+
+
+A_SHARE = replace(FEW, claims_per_session=9, claims_per_project=9, claims_per_address=2)
+
+
+@pytest.mark.parametrize("rules", [A_SHARE])
+async def test_one_address_has_a_share_of_the_project_and_gets_it_back_however_claims_end(
+    desk: Desk,
+):
+    async def claim(who: Session, task: str) -> object:
+        outcome = await desk.claim(who, task, ttl_s=60, address="7.7.7.7")
+        return outcome.whose if isinstance(outcome, o.OverQuota) else type(outcome)
+
+    async def full() -> None:
+        for task in ("T-1", "T-2"):
+            assert await claim(desk.ann, task) is o.Granted
+        assert await claim(desk.bob, "T-3") == "address"
+        assert await claim(desk.ann, "T-1") is o.Granted, "a renewal is nothing new"
+        assert isinstance(await desk.claim(desk.bob, "T-3", address="7.7.7.8"), o.Granted)
+        assert isinstance(await desk.claim(desk.bob, "T-4"), o.Granted), "at no address"
+        await desk.release(desk.bob, None)
+
+    await full()
+    await desk.release(desk.ann, "T-1", outcome="done")
+    await desk.release(desk.ann, None)
+    await desk.claim(desk.ann, "T-1", reopen=True)
+    await desk.release(desk.ann, "T-1")
+    await full()
+    await desk.break_("T-1", (await desk.show("T-1")).fence)
+    await desk.beat(desk.ann, "T-2", state="parked", ttl_s=60)
+    await desk.pass_time(61)
+    assert await claim(desk.bob, "T-5") is o.Granted
+    assert await claim(desk.cat, "T-6") is o.Granted
+    assert isinstance(await desk.beat(desk.ann, "T-2"), o.Kept), "a holder comes back, share or not"
+    await desk.release(desk.bob, None)
+    assert await claim(desk.bob, "T-5") == "address"
+    await desk.release(desk.ann, None)
+    await desk.release(desk.cat, None)
+    await full()
 
 
 async def use_up(desk: Desk) -> None:

@@ -119,7 +119,19 @@ def step(run: Run, now: int, fences: dict[str, int], *, full: bool = False) -> S
     stalls, request, session, act = stalls_of(run.args[2]), run.args[3], run.args[4], run.args[5:]
     args: dict[str, Any]
     match run.act, act:
-        case "claim", [mode, ttl, reopen, queue, closed, label, _branch, _url, note, *tasks]:
+        case "claim", [
+            mode,
+            ttl,
+            reopen,
+            queue,
+            closed,
+            _place,
+            label,
+            _branch,
+            _url,
+            note,
+            *tasks,
+        ]:
             args = {"tasks": tasks, "mode": mode, "ttl": int(ttl or 0), "reopen": reopen == "1"}
             args |= {"queue": queue == "1", "label": label, "note": note}
             full = full or closed == "full"

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from math import ceil
 from time import monotonic
@@ -12,11 +13,12 @@ from urllib.parse import urlsplit
 
 from litestar import Request
 
+from dibs.addresses import Proxies, network_of
 from dibs.api.keys import REALM, read
 from dibs.api.problems import ProblemError, invalid
 from dibs.api.tokens import Tokens
 from dibs.budgets import Budget
-from dibs.streams import network_of
+from dibs.claims import KNOWN, Claimant
 from dibs.text import fault_of_name
 
 Req = Request[Any, Any, Any]
@@ -37,7 +39,24 @@ WRONG_WAIT_S = 1.0
 ADDRESSES_MOST = 10_000
 READS_SAVED_S = 2.0
 """How much of its rate a project that nobody reads has saved up."""
+ADDRESS_READS_SAVED_S = 10.0
+NEW_SAVED_S = 60.0
+"""The sessions of a team that starts behind one address claim all at once."""
 NAME_CHARS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a second is let through in this process, 0 for no limit."""
+
+    reads_per_project: int = 0
+    reads_per_address: int = 0
+    """Of those who show no key."""
+    new_per_address: int = 0
+    """Claims of what a session does not hold yet, of those who show no key."""
+
+
+NONE = Limits()
 
 
 class Access:
@@ -53,19 +72,20 @@ class Access:
         *,
         projects: Sequence[str] = (),
         read_open: bool = False,
-        reads_per_project: int = 0,
+        limits: Limits = NONE,
+        proxies: Proxies | None = None,
     ) -> None:
-        """`projects`: exact names and `owner.*`, none for any; `read_open`: all may read.
-
-        `reads_per_project`: a second, 0 for no limit.
-        """
+        """`projects`: exact names and `owner.*`, none for any; `read_open`: all may read."""
         self._team = [_digest(key) for key in team]
         self._admin = [_digest(key) for key in admin]
         self._tokens = Tokens(admin)
         self._projects = frozenset(name for name in projects if not name.endswith(".*"))
         self._owners = tuple(name[:-1] for name in projects if name.endswith(".*"))
         self._read_open = read_open
-        self._reads = Budget(reads_per_project, READS_SAVED_S)
+        self._proxies = proxies or Proxies()
+        self._reads = Budget(limits.reads_per_project, READS_SAVED_S)
+        self._address_reads = Budget(limits.reads_per_address, ADDRESS_READS_SAVED_S)
+        self._new = Budget(limits.new_per_address, NEW_SAVED_S)
         self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     @property
@@ -87,9 +107,10 @@ class Access:
 
         async def check(request: Req) -> None:
             try:
-                project = self.admit(request.scope, request.headers.get("authorization"))
-                if project:
-                    self._pay_for_read(project)
+                key = request.headers.get("authorization")
+                project = self.admit(request.scope, key)
+                if not request.scope["path"].startswith(PUBLIC):
+                    self._pay_for_read(request.scope, key, project)
             except ProblemError as problem:
                 await self.slow_down(request.scope, problem)
                 raise
@@ -117,12 +138,38 @@ class Access:
             )
         return project
 
-    def _pay_for_read(self, project: str) -> None:
+    def _pay_for_read(self, scope: Any, key: str | None, project: str) -> None:
         """Let a read pass, or raise `rate-limited`: apart from what claims or holds."""
         now_s = monotonic()
-        if wait_s := self._reads.wait_s(project, now_s):
+        address = "" if self._shows_key(key, project) else self._proxies.stranger(scope)
+        if address and (wait_s := self._address_reads.wait_s(address, now_s)):
+            raise too_often("address", wait_s)
+        if project and (wait_s := self._reads.wait_s(project, now_s)):
             raise too_often("project", wait_s)
-        self._reads.pay(project, now_s)
+        if address:
+            self._address_reads.pay(address, now_s)
+        if project:
+            self._reads.pay(project, now_s)
+
+    def _shows_key(self, authorization: str | None, project: str) -> bool:
+        """Say if a read that was let in has a key: where nobody needs one there is none."""
+        if not self._team or not self._read_open:
+            return bool(self._team)
+        given, _ = read(authorization)
+        if given is None:
+            return False
+        return _among(given, self._team) or self._tokens.refusal(given, project) == ""
+
+    def claimant(self, scope: Any) -> Claimant:
+        """Return whom a claim that was let in counts for, with limits by address."""
+        address = "" if self._team else self._proxies.stranger(scope)
+        if not address:
+            return KNOWN
+        return Claimant(address, ceil(self._new.wait_s(address, monotonic())))
+
+    def pay_for_new(self, claimant: Claimant, count: int) -> None:
+        """Count the new claims that an address was granted."""
+        self._new.pay(claimant.address, monotonic(), count)
 
     def _serves(self, project: str) -> bool:
         if not self._projects and not self._owners:

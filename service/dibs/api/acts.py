@@ -18,6 +18,7 @@ from dibs.api.problems import ProblemError, invalid
 from dibs.api.wire import Reply
 from dibs.claims import Claims, OutOfBounds, Wish
 from dibs.metrics import Metrics
+from dibs.outcomes import Granted
 from dibs.words import Project, Session
 
 B = TypeVar("B", bound=bodies.Body)
@@ -33,6 +34,7 @@ class Post:
     query: bytes
     headers: dict[bytes, bytes]
     body: bytes
+    scope: Any
 
     def header(self, name: bytes) -> str:
         """Return a header, or ''."""
@@ -98,7 +100,7 @@ class Acts:
                 edge.single(scope["headers"])
             self._access.admit(scope, given.get(b"authorization", b"").decode("latin-1"))
             body = await _body(receive, int(given.get(b"content-length", -1)), self._max_body)
-            return await self._acts[act](Post(project, scope["query_string"], given, body))
+            return await self._acts[act](Post(project, scope["query_string"], given, body, scope))
         except Exception as error:  # noqa: BLE001 - the one place that answers all of them
             await self._access.slow_down(scope, error)
             return errors.answer(scope, error)
@@ -120,9 +122,12 @@ class Acts:
             note=body.note,
         )
         try:
-            outcome = await self._claims.claim(project, session, wish, request)
+            claimant = self._access.claimant(post.scope)
+            outcome = await self._claims.claim(project, session, wish, request, claimant)
         except OutOfBounds as bound:
             raise invalid([{"field": bound.field, "message": str(bound)}]) from None
+        if claimant.address and isinstance(outcome, Granted):
+            self._access.pay_for_new(claimant, outcome.new)
         return answers.claimed(outcome, wish)
 
     async def heartbeat(self, post: Post) -> Reply:

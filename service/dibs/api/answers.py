@@ -131,7 +131,7 @@ def rate_limited(outcome: o.RateLimited) -> ProblemError:
     """Say when to ask again."""
     return _problem(
         "rate-limited",
-        f"Too many requests of this {outcome.whose}. Ask again in {outcome.retry_after_s} s.",
+        sentences.rate_limited(outcome),
         outcome,
         retry_after=outcome.retry_after_s,
         whose=outcome.whose,

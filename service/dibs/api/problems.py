@@ -123,16 +123,17 @@ TABLE = (
         "quota",
         429,
         "There are as many as there may be",
-        "The session holds as many claims as it may, the project has as many, or the task's queue "
-        "is full; `whose` says which and `limit` how many. Release or finish one first.",
+        "The session holds as many claims as it may, the project has as many, as many of them came "
+        "from your address, or the task's queue is full; `whose` says which and `limit` how many. "
+        "Release or finish one first.",
     ),
     Problem(
         "rate-limited",
         429,
         "Too many requests",
-        "`whose` rate was exceeded, the session's or the project's. Claims and reads have each "
-        "their own, and what a session holds it can renew and release whatever others do. Ask "
-        "again after `retry_after` seconds.",
+        "`whose` rate was exceeded, the session's, the project's or, without a key, your "
+        "address's. Claims and reads have each their own, and what a session holds it can renew "
+        "and release whatever others do. Ask again after `retry_after` seconds.",
     ),
     Problem(
         "internal",

@@ -6,13 +6,14 @@ from typing import Any
 from litestar import Controller, Request, Response, get
 from litestar.response import Stream
 
+from dibs.addresses import network_of
 from dibs.api import answers, bodies, wire
 from dibs.api.problems import invalid
 from dibs.claims import Claims
 from dibs.store import StoreDown
 from dibs.store.store import Reset
 from dibs.store.stream import Ended
-from dibs.streams import Streams, network_of
+from dibs.streams import Streams
 from dibs.words import Event, Project, Refused, Session
 
 Req = Request[Any, Any, Any]

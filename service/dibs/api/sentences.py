@@ -124,8 +124,24 @@ def quota(outcome: o.OverQuota) -> str:
             )
         case "project":
             return f"The project has {outcome.limit} live claims, as many as it may."
+        case "address":
+            return (
+                f"{outcome.limit} live claims of this project came from your address, as many as "
+                "may from one (DIBS_MAX_CLAIMS_PER_ADDRESS). Release or finish one first."
+            )
         case _:
             return f"{outcome.limit} sessions wait for this task, as many as may. Work on another."
+
+
+def rate_limited(outcome: o.RateLimited) -> str:
+    """Say whose rate is exceeded, and until when."""
+    again = f"Ask again in {outcome.retry_after_s} s."
+    if outcome.whose == "address":
+        return (
+            "Too many new claims came from your address (DIBS_NEW_PER_ADDRESS). What your session "
+            f"holds it can still renew and release. {again}"
+        )
+    return f"Too many requests of this {outcome.whose}. {again}"
 
 
 def moved(now: Claim | Free, fence: int) -> str:

@@ -14,6 +14,7 @@ from litestar.response import Stream
 from markupsafe import Markup
 
 from dibs import text, words
+from dibs.addresses import network_of
 from dibs.board import spans, views
 from dibs.board.feed import CHANGE_ID, Feeds, Snapshot
 from dibs.board.lobby import Lobby
@@ -21,7 +22,7 @@ from dibs.board.views import ENV, FILTERS, MARKS, SECTIONS, SORTS, Look, Row
 from dibs.claims import Claims
 from dibs.outcomes import Ended
 from dibs.store import StoreDown
-from dibs.streams import Streams, TooMany, network_of
+from dibs.streams import Streams, TooMany
 from dibs.words import Claim, Fence, Project, Task
 
 Page = Response[bytes]

@@ -20,6 +20,8 @@ class Rules:
     done_retention_ms: int = 14 * 24 * 3_600_000
     claims_per_session: int = 50
     claims_per_project: int = 2_000
+    claims_per_address: int = 500
+    """Live claims in a project that count for one address; 0 for no limit."""
     rate_per_session: int = 20
     """Claims a second, and beside them heartbeats and releases; 0 for no limit."""
     rate_per_project: int = 500

@@ -40,6 +40,8 @@ _TURNS = (
     "Several servers answer INFO by turns: a failover between them goes unnoticed, and claims have "
     "no more time for it."
 )
+PLACE_CHARS = 12
+"""Of the keyed hash of an address, which a claim is counted by; nothing else is kept of it."""
 _KNOWN_S = 600.0
 """How long a process trusts that the index of projects has one it claimed in."""
 
@@ -184,24 +186,34 @@ class Store:
         url: str = "",
         note: str = "",
         request: str = "",
+        address: str = "",
+        address_waits_s: int = 0,
     ) -> o.Granted | o.Contended | o.OverQuota | o.NoRoom | o.RateLimited:
         """Take a task (mode `one`), the first free of several (`any`), or every one (`all`).
 
-        Raises StoreDown, also where the store is unsafe and the claim would be new.
+        `address` is counted for, where it is known; while `address_waits_s` is not 0 it is granted
+        nothing new. Raises StoreDown, also where the store is unsafe and the claim would be new.
         """
+        place = self.hashed(Session(address))[:PLACE_CHARS] if address else ""
+        waits = "address" if address_waits_s else ""
 
         def act() -> list[str]:
-            wish = [mode, _ms(ttl_s), _flag(reopen), _flag(queue), self._closed()]
+            closed = self._closed() or waits
+            wish = [mode, _ms(ttl_s), _flag(reopen), _flag(queue), closed, place]
             return [*wish, label, branch, url, note, *tasks]
 
         unsafe, why_full = self.unsafe, self.room()
-        if not await self._make_known(project, closed=bool(self._closed())):
+        if not await self._make_known(project, closed=bool(self._closed() or waits)):
             if unsafe:
                 raise Unwilling(unsafe)
+            if waits:
+                return o.RateLimited("address", address_waits_s)
             return o.NoRoom(why=self.room() or why_full)
         tag, read, rest = await self._act("claim", project, self.hashed(session), act, request)
         if tag == "rate-limited":
             return _rate_limited(read, rest)
+        if tag == "address":
+            return o.RateLimited("address", address_waits_s, unsure=read.unsure)
         if tag == "unsafe":
             raise Unwilling(self.unsafe or unsafe, sent=read.unsure)
         lost = tuple(map(read.loss, rest[0]))

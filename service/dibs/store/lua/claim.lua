@@ -2,12 +2,14 @@
 --
 -- ARGV[6] mode: one | any | all    ARGV[7] ttl in ms, '' for the default or the claim's own
 -- ARGV[8] reopen: 1 | ''           ARGV[9] queue: 1 | '' (mode one only)
--- ARGV[10] closed: '' | full | unsafe, why nothing new may be granted now; what is ours goes on
--- ARGV[11] label  [12] branch  [13] url  [14] note      ARGV[15…] tasks, in the caller's order
+-- ARGV[10] closed: '' | full | unsafe | address, why nothing new may be granted now; what is ours
+--          goes on        ARGV[11] place: hash of the address that it counts for, or ''
+-- ARGV[12] label  [13] branch  [14] url  [15] note      ARGV[16…] tasks, in the caller's order
 --
 -- {'granted', now, losses, n, view…}   n of the views (the first ones) are new, the others were ours
 -- {'refused', now, losses, {verdict, view, free_in_ms}…}   verdict: held | cooling | done | turn
--- {'quota', now, losses, 'session' | 'project' | 'queue', limit}
+-- {'quota', now, losses, 'session' | 'project' | 'address' | 'queue', limit}
+-- {'address', now}   it would have been granted, and the address has to wait
 -- {'full', now, losses}   there is no room for a new claim or ticket; nothing was granted
 -- {'unsafe', now}   it would have been, and no loss is told, because nobody hears of this reply
 -- {'rate-limited', now, wait_ms, 'session' | 'project'}   {'stalled', now}
@@ -19,9 +21,9 @@
 
 local mode, ttl_ms = ARGV[6], tonumber(ARGV[7])
 local reopen, queue = ARGV[8] == '1', ARGV[9] == '1'
-local closed = ARGV[10]
-local label, branch, url, note = ARGV[11], ARGV[12], ARGV[13], ARGV[14]
-local FIRST_TASK = 15
+local closed, place = ARGV[10], ARGV[11]
+local label, branch, url, note = ARGV[12], ARGV[13], ARGV[14], ARGV[15]
+local FIRST_TASK = 16
 
 -- A write that changes nothing, before any other: a full store refuses it, and so new claims first.
 if closed ~= '' then
@@ -81,6 +83,10 @@ local function grant(task, rec)
   if branch ~= '' then fresh.branch = branch end
   if url ~= '' then fresh.url = url end
   if note ~= '' then fresh.note = note end
+  if place ~= '' then
+    fresh.place = place
+    come_to(place)
+  end
   if rec.owner then
     fresh.last_owner, fresh.last_fence, fresh.last_outcome = rec.owner, rec.fence, rec.state
     fresh.last_label, fresh.last_note, fresh.last_ended = rec.label, rec.note, rec.ended
@@ -103,6 +109,11 @@ local function grant(task, rec)
   return fresh
 end
 
+local function over_share(wanted)
+  local limit = RULES.claims_per_address
+  return place ~= '' and limit > 0 and held_at(place) + wanted > limit
+end
+
 local function over_quota(wanted)
   if call('SCARD', HELD .. SESSION) + wanted > RULES.claims_per_session then
     for _, task in ipairs(call('SMEMBERS', HELD .. SESSION)) do settle(task, meet(task)) end
@@ -110,7 +121,7 @@ local function over_quota(wanted)
       return 'session', RULES.claims_per_session
     end
   end
-  if call('ZCARD', LIVE) + wanted > RULES.claims_per_project then
+  if call('ZCARD', LIVE) + wanted > RULES.claims_per_project or over_share(wanted) then
     -- Overdue claims that nobody has settled yet must not count as live.
     for _, task in ipairs(call('ZRANGEBYSCORE', LIVE, '-inf', NOW, 'LIMIT', 0, 100)) do
       settle(task, meet(task))
@@ -118,6 +129,7 @@ local function over_quota(wanted)
     if call('ZCARD', LIVE) + wanted > RULES.claims_per_project then
       return 'project', RULES.claims_per_project
     end
+    if over_share(wanted) then return 'address', RULES.claims_per_address end
   end
 end
 
@@ -147,6 +159,7 @@ if OVER and (#free > 0 or refusing) then return OVER end
 local grows = #free > 0 and not refusing or queue and refusing
 if grows and REFUSAL then return REFUSAL end
 if grows and closed == 'unsafe' then return answer('unsafe') end
+if grows and closed == 'address' then return answer('address') end
 mark_told()
 if grows and not ROOM then return answer('full', told) end
 

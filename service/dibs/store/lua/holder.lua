@@ -23,6 +23,7 @@ local function finish(task, rec, outcome, fields)
   else
     call('ZREM', LIVE, task)
     call('SREM', HELD .. rec.owner, task)
+    leave(rec.place)
   end
   if was == 'lapsed' or KNOWN == nil or KNOWN[task] ~= nil then call('HDEL', LOST .. rec.owner, task) end
   call('ZADD', outcome == 'done' and DONE or ENDED, rec.ended, task)

@@ -80,6 +80,7 @@ for _, task in ipairs(call('SMEMBERS', QUEUED)) do
 end
 
 local live_now, parked = call('ZCARD', LIVE), call('SCARD', PARKED)
+if live_now == 0 then call('DEL', PLACES) end
 local ever = call('HMGET', META, 'lapses', 'breaks')
 return answer('swept', more, text(live_now - parked), text(parked),
               text(call('ZCARD', LAPSED)), text(call('ZCARD', DONE)), text(waiting),

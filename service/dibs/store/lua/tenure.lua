@@ -9,6 +9,15 @@ local LOSERS = PREFIX .. ':losers'
 local ENDINGS = PREFIX .. ':endings'
 local IN_ENDED = {released = true, abandoned = true, broken = true}
 
+-- How many claims are live of each address that is counted, by its hash.
+local PLACES = PREFIX .. ':places'
+
+local function held_at(place) return tonumber(call('HGET', PLACES, place) or '0') end
+local function come_to(place) call('HINCRBY', PLACES, place, 1) end
+local function leave(place)
+  if place and call('HINCRBY', PLACES, place, -1) <= 0 then call('HDEL', PLACES, place) end
+end
+
 -- Losses that this run noted, "session task".
 local NOTED = {}
 
@@ -44,6 +53,7 @@ local function settle(task, rec)
   call('ZREM', LIVE, task)
   call('ZADD', LAPSED, rec.ended, task)
   call('SREM', HELD .. rec.owner, task)
+  leave(rec.place)
   note_loss(rec.owner, task, rec.fence, 'lapsed', rec.due_at + RULES.retention_ms, {open = '1'})
   tell('lapsed', task, rec, 'note', rec.note or '')
 end
@@ -118,6 +128,7 @@ local function keep(task, rec, change)
     call('ZREM', LAPSED, task)
     call('SADD', HELD .. SESSION, task)
     call('HDEL', LOST .. SESSION, task)
+    if rec.place then come_to(rec.place) end
     tell('revived', task, rec)
   end
   if rec.state ~= was then call(rec.state == 'parked' and 'SADD' or 'SREM', PARKED, task) end
