@@ -139,7 +139,7 @@ async def throughput(host: str, port: int, seconds: float) -> tuple[float, float
 
 
 async def paint(host: str, port: int) -> list[float]:
-    """Fill a project with 1,000 claims; return how long its page took, in ms, cold first."""
+    """Fill a project with 1,000 claims; return how long its first page took, in ms, cold first."""
     one = Connection(host, port)
     await one.open()
     for first in range(0, 1000, 25):
@@ -153,7 +153,7 @@ async def paint(host: str, port: int) -> list[float]:
         status, body = await one.ask("GET", "/p/bench.full")
         took.append((time.monotonic() - began) * 1000)
         assert status == 200
-        assert body.count(b"data-task=") == 1000
+        assert body.count(b"data-task=") == 200
     print(f"  page: {len(body) / 1024:.0f} KiB")
     return took
 

@@ -13,7 +13,9 @@ from tests.conftest import new_session
 
 from dibs.app import links
 from dibs.board import feed as feeds
+from dibs.board import sheets
 from dibs.board.feed import Feed, Feeds
+from dibs.board.sheets import ALL, Key
 from dibs.claims import Bounds, Claims
 from dibs.outcomes import Granted
 from dibs.store import Rules, Store
@@ -62,14 +64,14 @@ def feed(service: Service, all_feeds: Feeds) -> Feed:
 class Viewer:
     """Somebody who looks: what they were told, as pairs of event and data."""
 
-    def __init__(self, feed: Feed, after: str) -> None:
+    def __init__(self, feed: Feed, after: str, key: Key = ALL) -> None:
         self.told: list[tuple[str, Any]] = []
         self.last = after
         self.raw = b""
-        self.task = asyncio.create_task(self._read(feed, after))
+        self.task = asyncio.create_task(self._read(feed, after, key))
 
-    async def _read(self, feed: Feed, after: str) -> None:
-        async for chunk in feed.follow(after):
+    async def _read(self, feed: Feed, after: str, key: Key) -> None:
+        async for chunk in feed.follow(after, key):
             self.raw += chunk
             for block in chunk.decode().split("\n\n"):
                 fields = dict(line.split(": ", 1) for line in block.splitlines())
@@ -170,7 +172,7 @@ async def test_a_viewer_who_does_not_keep_up_starts_over_and_costs_no_memory(
 ) -> None:
     async with contextlib.aclosing(feed.follow((await feed.snapshot()).id)) as stream:
         await anext(stream)
-        for number in range(feeds.BEHIND + 3):
+        for number in range(sheets.BEHIND + 3):
             await claim(service, f"T-{number}")
             await feed.refresh()
         assert await anext(stream) == b"event: resync\ndata: {}\n\n"

@@ -109,19 +109,6 @@ def test_a_project_that_nobody_used_says_how_to_connect_a_repository(
     assert not page.locator("pre").first.is_visible()
 
 
-def test_a_thousand_claims_are_one_page(team: Team, board: Open) -> None:
-    for start in range(0, 1000, 32):
-        body = {"all_of": [f"T-{n}" for n in range(start, min(start + 32, 1000))]}
-        path = f"/v1/{team.project}/claim"
-        status, answer, _ = team.service.ask("POST", path, body, team.session(f"s{start}"))
-        assert status == 201, answer
-    page = board()
-    assert page.locator("tr[data-task]").count() == 1000
-    assert page.locator("#shown").inner_text() == "1000 of 1000 shown"
-    page.fill("#q", "T-77")
-    assert sorted(tasks(page)) == sorted(["T-77", *(f"T-77{n}" for n in range(10))])
-
-
 def test_a_name_that_is_no_project_gets_a_page_that_says_so(team: Team, open_page: Open) -> None:
     page = open_page(team.service.url + "/p/-nope", expect_errors=True)
     assert "is no project" in page.locator("main").inner_text()

@@ -82,7 +82,7 @@ def a_claim(**fields: object) -> Claim:
 
 
 def test_an_address_that_is_no_web_address_becomes_no_link_even_from_old_data() -> None:
-    html = views.row(a_claim()).paint(0)
+    html = views.paint(views.render(views.row(a_claim())), 0)
     assert "javascript:" not in html
     assert "<a " not in html
     event = Event(
@@ -109,7 +109,7 @@ def test_the_character_that_marks_clocks_cannot_be_smuggled_in() -> None:
         waiters=1,
         previous=Previous("lapsed", Holder(evil), evil, now),
     )
-    html = views.row(claim).paint(0)
+    html = views.paint(views.render(views.row(claim)), 0)
     assert html.count("left 1") >= 5
 
 

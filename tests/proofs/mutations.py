@@ -11,6 +11,7 @@ REPAIR = ("tests/store/test_repair.py",)
 EVICTION = "tests/store/test_eviction.py"
 RIGHTS = "tests/store/test_rights.py"
 CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
+BOARD_BOUNDS = "tests/board/test_bounds.py::test_"
 
 
 @dataclass(frozen=True)
@@ -1004,5 +1005,53 @@ MUTANTS = [
         "if rec.place then come_to(rec.place) end",
         "",
         ("tests/promises/test_limits.py",),
+    ),
+    Mutant(
+        "a board is read at one stroke",
+        "board/known.py",
+        "a large board is read in parts that hold nobody up",
+        "PART = 200\n",
+        "PART = 2_000\n",
+        (BOARD_BOUNDS + "a_large_board_is_read_in_parts_that_hold_nobody_up",),
+    ),
+    Mutant(
+        "a board is read anew for everybody who asks",
+        "board/known.py",
+        "all who look share one reading",
+        "        if whole or not well or not await self._catch_up():\n",
+        "        if True:\n",
+        (BOARD_BOUNDS + "all_pages_and_viewers_of_a_large_board_share_one_reading",),
+    ),
+    Mutant(
+        "what changes while a board is read is missed",
+        "board/known.py",
+        "a board that is read in parts is right",
+        "        if events and newer(events[0].id, seq) and not await self._catch_up():\n",
+        "        if False:\n",
+        (BOARD_BOUNDS + "what_changes_while_a_large_board_is_read_is_not_missed",),
+    ),
+    Mutant(
+        "a page of all rows",
+        "board/sheets.py",
+        "a page is less than a megabyte",
+        "        rows = wanted[(number - 1) * ROWS : number * ROWS]\n",
+        "        rows = wanted\n",
+        (BOARD_BOUNDS + "a_page_of_the_worst_notes_is_smaller_than_a_megabyte",),
+    ),
+    Mutant(
+        "whole notes on a board",
+        "board/views.py",
+        "a page is less than a megabyte",
+        "NOTE_SHOWN = 300\n",
+        "NOTE_SHOWN = 3000\n",
+        (BOARD_BOUNDS + "a_page_of_the_worst_notes_is_smaller_than_a_megabyte",),
+    ),
+    Mutant(
+        "boards are followed without limit",
+        "board/feed.py",
+        "only so many rows are kept and followed",
+        "        if others and others + feed.kept > ROWS_KEPT:\n",
+        "        if False:\n",
+        (BOARD_BOUNDS + "only_so_many_rows_are_kept_and_followed",),
     ),
 ]

@@ -289,7 +289,7 @@ class ListQuery(Body):
     )
     holder: Label = ""
     q: Annotated[str, _text("q", 200), _schema(type="string", maxLength=200, pattern=_LINE)] = ""
-    limit: int = Field(200, ge=1, le=1000)
+    limit: int = Field(200, ge=1, le=200)
     cursor: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$", max_length=1000)] = ""
 
     @classmethod

@@ -1,28 +1,18 @@
-"""One project's board as this process knows it, and its changes to everybody who looks.
-
-A change is read from the store once, rendered once and written as one server-sent event; each
-viewer is handed the same bytes. So the work goes with what happens, not with how many look.
-"""
+"""The boards of a process: what is known of each project, its pages, and who looks at them."""
 
 import asyncio
+import contextlib
 import logging
-import random
-import re
-import secrets
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections import OrderedDict
+from collections.abc import AsyncIterator
 
-import msgspec
-
-from dibs.board import spans, views
-from dibs.board.spans import Html
-from dibs.board.views import Counts, Row
+from dibs.board.known import Known, Readings
+from dibs.board.sheets import ALL, ROWS, Key, Sheet, Snapshot, Viewer
 from dibs.claims import Claims
 from dibs.store import StoreDown
-from dibs.store.store import Pulse, Reset, stream_id
+from dibs.store.store import Reset
 from dibs.store.stream import Ended, Listener
-from dibs.words import Claim, Event, Project, Task
+from dibs.words import Event, Project
 
 log = logging.getLogger("dibs.board")
 
@@ -32,148 +22,98 @@ twice as long knows that its view is old."""
 GATHER_S = 0.15
 """Events that come this soon after one another are one change: a person sees no difference."""
 AGAIN_S = 1.0
-KEPT_BYTES = 1 << 20
-"""Changes that are kept for viewers who come back; others read the page again."""
-BEHIND = 64
-"""Changes that a slow viewer may be behind before it is told to read the page again."""
-ROWS, DONE, LATELY = 2_000, 50, 40
-TOUCHED = 100
-"""More tasks than this in one change are read as one list."""
+SHEETS = 8
+"""Pages of a project that are followed at once."""
+UNSEEN = 2
+"""Pages of a project that are remembered though nobody looks at them."""
 FEEDS = 16
 """Projects that are remembered though nobody looks at them."""
-
-CHANGE_ID = re.compile(r"[0-9a-f]{1,32}\.[0-9]{1,15}")
-"""What a change is called: a feed and a number."""
-_ALERTS = ("parked", "lapsed", "broken", "queued")
-_RESYNC = b"event: resync\ndata: {}\n\n"
-_TROUBLE = b"event: trouble\ndata: {}\n\n"
-_encode = msgspec.json.Encoder().encode
+ROWS_KEPT = 25_000
+"""Rows that are kept of all projects, a rendered one as two: some 40 MB, 80 at the very most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The whole board at one moment."""
-
-    id: str
-    """Where a stream goes on from here."""
-    now_ms: int
-    rows: tuple[Row, ...]
-    counts: Counts
-    lately: tuple[Html, ...]
-    cut: int
-    """How many claims are shown, when there are more; else 0."""
-
-
-class _Viewer:
-    """What one viewer has not been sent yet."""
-
-    def __init__(self) -> None:
-        self._waiting: list[bytes] = []
-        self._changed = asyncio.Event()
-        self._lost = False
-        self.ended = False
-
-    def put(self, chunk: bytes) -> None:
-        """Add a change. A viewer that does not keep up is to read the page again, once it can."""
-        if self._lost:
-            return
-        self._waiting.append(chunk)
-        if len(self._waiting) > BEHIND:
-            self._waiting, self._lost = [_RESYNC], True
-        self._changed.set()
-
-    def end(self) -> None:
-        """Let the viewer go."""
-        self.ended = True
-        self._changed.set()
-
-    async def get(self) -> bytes:
-        """Return all changes that wait; b"" at the end."""
-        await self._changed.wait()
-        self._changed.clear()
-        waiting, self._waiting, self._lost = self._waiting, [], False
-        return b"" if self.ended else b"".join(waiting)
+class Crowded(Exception):
+    """A board cannot be followed now: the message says what there is too much of."""
 
 
 class Feed:
     """One project."""
 
-    def __init__(self, claims: Claims, project: Project) -> None:
+    def __init__(self, claims: Claims, project: Project, readings: Readings | None = None) -> None:
         self.project = project
         self._claims = claims
-        self._ident = secrets.token_hex(4)
-        self._rev = 0
-        self._rows: dict[Task, Row] = {}
-        self._pulse = Pulse(0, 0, 0)
-        self._counts = views.count((), self._pulse)
-        self._lately: deque[tuple[str, Html]] = deque(maxlen=LATELY)
-        self._cut = 0
-        self._kept: deque[tuple[int, bytes]] = deque()
-        self._kept_bytes = 0
-        self._viewers: set[_Viewer] = set()
+        self._known = Known(claims, project, readings or Readings())
+        self._sheets: OrderedDict[Key, Sheet] = OrderedDict()
         self._run_task: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
         self._began = self._read = 0
-        self._clock_s = 0.0
         self._trouble = False
 
     @property
     def viewers(self) -> int:
         """How many look now."""
-        return len(self._viewers)
+        return sum(len(sheet.viewers) for sheet in self._sheets.values())
 
     @property
-    def now_ms(self) -> int:
-        """The store's time."""
-        passed_s = asyncio.get_running_loop().time() - self._clock_s
-        return self._pulse.now_ms + int(passed_s * 1000)
+    def kept(self) -> int:
+        """How many rows are kept, a rendered one as two."""
+        return len(self._known.rows) + sum(2 * sheet.size for sheet in self._sheets.values())
 
-    async def snapshot(self) -> Snapshot:
-        """Return the board as it is now. Raises StoreDown."""
+    async def snapshot(self, key: Key = ALL) -> Snapshot:
+        """Return a page as it is now. Where one page holds all claims it does so whatever `key`
+        selects: what is hidden can be shown without asking again. Raises StoreDown."""
         await self.refresh()
-        return Snapshot(
-            f"{self._ident}.{self._rev}",
-            self.now_ms,
-            tuple(self._rows.values()),
-            self._counts,
-            tuple(html for _, html in self._lately),
-            self._cut,
-        )
+        async with self._lock:
+            if len(self._known.rows) <= ROWS:
+                key = ALL
+            pages = max(1, -(-len(self._known.ordered(key.look)) // ROWS))
+            key = Key(key.look, min(key.number, pages))
+            try:
+                sheet = self._sheet(key)
+            except Crowded:
+                sheet = Sheet(self._known, key)  # it can be looked at, but not followed
+            await sheet.render()
+            sheet.publish()
+            return sheet.snapshot()
 
-    async def follow(self, after: str) -> AsyncIterator[bytes]:
-        """Yield server-sent events from `after` on: changes, a tick when there are none.
+    def _sheet(self, key: Key) -> Sheet:
+        """Return the sheet of a page. Raises Crowded."""
+        sheet = self._sheets.get(key)
+        if sheet is None:
+            unseen = [key for key, old in self._sheets.items() if not old.viewers]
+            if len(self._sheets) - len(unseen) >= SHEETS:
+                raise Crowded(f"{SHEETS} pages and selections of this board are live")
+            for old in unseen[: max(0, len(unseen) + 1 - UNSEEN)]:
+                del self._sheets[old]
+            sheet = self._sheets[key] = Sheet(self._known, key)
+            sheet.in_trouble = self._trouble
+        self._sheets.move_to_end(key)
+        return sheet
 
-        `after` is the id of a change, or "" for who has to read the page first.
+    def check(self, key: Key = ALL) -> None:
+        """Raise Crowded if a page of this project cannot be followed."""
+        self._sheet(key)
+
+    async def follow(self, after: str, key: Key = ALL) -> AsyncIterator[bytes]:
+        """Yield a page's server-sent events from `after` on: changes, a tick when there are none.
+
+        `after` is the id of a change, or "" for who has to read the page first. Raises Crowded.
         """
         if self._claims.hub.ended:
             return
-        viewer = _Viewer()
         # No await between what was missed and what comes: so nothing falls between.
-        missed = self._missed(after)
-        self._viewers.add(viewer)
+        sheet, viewer = self._sheet(key), Viewer()
+        sheet.viewers.add(viewer)
         if self._run_task is None:
             self._run_task = asyncio.create_task(self._run())
         try:
-            # Viewers that lost one server at once should not come back to the next at once.
-            retry = b"retry: %d\n\n" % random.randint(1000, 3000)  # noqa: S311
-            yield retry + missed + (_TROUBLE if self._trouble else self._tick())
-            while chunk := await viewer.get():
+            async for chunk in sheet.follow(viewer, after):
                 yield chunk
         finally:
-            self._viewers.discard(viewer)
-            if not self._viewers and self._run_task:
+            sheet.viewers.discard(viewer)
+            if not self.viewers and self._run_task:
                 self._run_task.cancel()
                 self._run_task = None
-
-    def _tick(self) -> bytes:
-        return b"event: tick\ndata: " + _encode({"now": self.now_ms}) + b"\n\n"
-
-    def _missed(self, after: str) -> bytes:
-        ident, _, rev = after.partition(".")
-        if ident != self._ident or int(rev) > self._rev:
-            return _RESYNC
-        missed = [chunk for number, chunk in self._kept if number > int(rev)]
-        return b"".join(missed) if len(missed) == self._rev - int(rev) else _RESYNC
 
     async def _run(self) -> None:
         """Follow the project's events while somebody looks."""
@@ -183,8 +123,9 @@ class Feed:
                     await self.refresh()
                     await self._attend(listener)
             except Ended:
-                for viewer in self._viewers:
-                    viewer.end()
+                for sheet in self._sheets.values():
+                    for viewer in sheet.viewers:
+                        viewer.end()
                 return
             except StoreDown:
                 self._say_trouble()
@@ -205,158 +146,43 @@ class Feed:
                     events += await listener.get(0)
             except Reset:
                 due_s = 0
-            if loop.time() >= due_s or len({event.task for event in events}) > TOUCHED:
-                await self.refresh()
+            if loop.time() >= due_s:
+                await self.refresh(whole=True)
                 due_s = loop.time() + REFRESH_S
             elif events:
-                await self._touch(events)
+                async with self._lock:
+                    await self._known.touch(events)
+                    await self._publish()
 
-    async def refresh(self) -> None:
-        """Read everything, and tell the viewers what changed. Raises StoreDown."""
+    async def refresh(self, *, whole: bool = False) -> None:
+        """Learn how things are, and tell the viewers what changed. Raises StoreDown.
+
+        Who asks while somebody else's reading goes on, and began after they asked, shares it.
+        """
         asked = self._began
         async with self._lock:
             if self._read > asked:
                 return  # somebody's reading began after we asked: it serves us, too
             self._began = number = self._began + 1
-            store = self._claims.store
-            listed, done, events, pulse = await asyncio.gather(
-                store.list_(self.project, states=("held", "parked", "lapsed"), limit=ROWS),
-                store.list_(self.project, states=("done",), limit=DONE),
-                store.latest(self.project, LATELY),
-                store.pulse(self.project),
-            )
-            self._cut = len(listed.claims) if listed.cursor else 0
-            self._know(pulse)
-            claims = {claim.task: claim for claim in (*listed.claims, *done.claims)}
-            gone = [task for task in self._rows if task not in claims]
-            await self._apply(claims.values(), gone, list(reversed(events)))
+            await self._known.read(whole=whole)
             self._read = number
             self._trouble = False
-            self._send(self._tick())
+            await self._publish()
+            for sheet in self._sheets.values():
+                sheet.in_trouble = False
+                sheet.tell(sheet.tick())
 
-    async def _touch(self, events: Sequence[Event]) -> None:
-        """Read the tasks that something happened to."""
-        async with self._lock:
-            store = self._claims.store
-            tasks = list(dict.fromkeys(event.task for event in events))
-            shown = await asyncio.gather(*(store.show(self.project, task) for task in tasks))
-            self._know(await store.pulse(self.project))
-            claims = [claim for claim in shown if isinstance(claim, Claim)]
-            there = {claim.task for claim in claims}
-            gone = [task for task in tasks if task not in there and task in self._rows]
-            await self._apply(claims, gone, events)
-
-    def _know(self, pulse: Pulse) -> None:
-        self._pulse, self._clock_s = pulse, asyncio.get_running_loop().time()
-
-    async def _apply(
-        self, claims: Iterable[Claim], gone: list[Task], events: Sequence[Event]
-    ) -> None:
-        """Take over what was read, and send what differs from what the viewers have."""
-        changed, clocks, rendered = [], [], 0
-        for claim in claims:
-            old = self._rows.get(claim.task)
-            same = old is not None and old.same_but_clocks(claim)
-            if old and same and views.clocks(old.claim) == views.clocks(claim):
-                continue
-            new = self._rows[claim.task] = views.row(claim)
-            if same:
-                clocks.append(views.clocks(claim))
-            else:
-                changed.append(new)
-            rendered += 1
-            if rendered % 50 == 0:
-                await asyncio.sleep(0)  # rendering a full board must not hold up claims
-        for task in gone:
-            del self._rows[task]
-        gone += self._forget_done()
-        fresh = self._happened(events)
-        counts = views.count(self._rows.values(), self._pulse)
-        if changed or clocks or gone or fresh or counts != self._counts:
-            self._counts = counts
-            self._publish([r for r in changed if r.claim.task in self._rows], clocks, gone, fresh)
-
-    def _forget_done(self) -> list[Task]:
-        done = [one for one in self._rows.values() if one.kind == "done"]
-        done.sort(key=lambda one: one.claim.ended_at or one.claim.expires_at, reverse=True)
-        tasks = [one.claim.task for one in done[DONE:]]
-        for task in tasks:
-            del self._rows[task]
-        return tasks
-
-    def _happened(self, events: Sequence[Event]) -> list[tuple[Event, Html]]:
-        """Take note of the events (oldest first) that are not known yet."""
-        last = self._lately[0][0] if self._lately else ""
-        fresh = [event for event in events if _newer(event.id, last)]
-        told = [(event, views.happening(event)) for event in fresh]
-        self._lately.extendleft((event.id, html) for event, html in told)
-        return told
-
-    def _publish(
-        self,
-        changed: Sequence[Row],
-        clocks: Sequence[tuple[str, int, int]],
-        gone: Sequence[Task],
-        fresh: Sequence[tuple[Event, Html]],
-    ) -> None:
-        """Send one change to everybody, and keep it for those who come back."""
-        self._rev += 1
-        now = self.now_ms
-        data = {
-            "now": now,
-            "rows": [(one.claim.task, one.section, one.paint(now)) for one in changed],
-            "clocks": clocks,
-            "gone": gone,
-            "lately": [spans.fill(html, now) for _, html in fresh[-LATELY:]],
-            "counts": asdict(self._counts),
-            "say": _saying([event for event, _ in fresh]),
-            "alerts": self._alerts([event for event, _ in fresh]),
-        }
-        head = f"id: {self._ident}.{self._rev}\nevent: patch\ndata: ".encode()
-        chunk = head + _encode(data) + b"\n\n"
-        self._keep(chunk)
-        self._send(chunk)
-
-    def _keep(self, chunk: bytes) -> None:
-        self._kept.append((self._rev, chunk))
-        self._kept_bytes += len(chunk)
-        while self._kept and self._kept_bytes > KEPT_BYTES:
-            _, old = self._kept.popleft()
-            self._kept_bytes -= len(old)
-
-    def _alerts(self, events: Sequence[Event]) -> list[dict[str, object]]:
-        """Return what somebody may want to be notified of."""
-        alerts: dict[tuple[str, Task], dict[str, object]] = {}
-        for event in events:
-            if event.type in _ALERTS:
-                row = self._rows.get(event.task)
-                waiting = row.claim.waiters if row else 0
-                text = event.reason or event.note or ""
-                told = {"title": views.sentence(event), "text": text, "task": event.task}
-                alerts[event.type, event.task] = {"type": event.type, "waiting": waiting, **told}
-        return list(alerts.values())[-20:]
-
-    def _send(self, chunk: bytes) -> None:
-        for viewer in self._viewers:
-            viewer.put(chunk)
+    async def _publish(self) -> None:
+        """Bring the pages that somebody looks at up to date; others wait until somebody does."""
+        for sheet in [sheet for sheet in self._sheets.values() if sheet.viewers]:
+            await sheet.render()
+            sheet.publish()
 
     def _say_trouble(self) -> None:
         if not self._trouble:
             self._trouble = True
-            self._send(_TROUBLE)
-
-
-def _saying(events: Sequence[Event]) -> str:
-    """Return what a screen reader is told: a few sentences, or how much happened."""
-    if len(events) > 3:
-        return f"{len(events)} changes, the last: {views.sentence(events[-1])}."
-    return " ".join(views.sentence(event) + "." for event in events)
-
-
-def _newer(one: str, than: str) -> bool:
-    epoch, _, entry = one.partition("-")
-    known_epoch, _, known = than.partition("-")
-    return epoch != known_epoch or stream_id(entry) > stream_id(known)
+            for sheet in self._sheets.values():
+                sheet.say_trouble()
 
 
 class Feeds:
@@ -365,6 +191,7 @@ class Feeds:
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
         self._feeds: OrderedDict[Project, Feed] = OrderedDict()
+        self._readings = Readings()
 
     @property
     def viewers(self) -> int:
@@ -375,9 +202,31 @@ class Feeds:
         """Return a project's feed."""
         feed = self._feeds.get(project)
         if feed is None:
-            feed = self._feeds[project] = Feed(self._claims, project)
+            feed = self._feeds[project] = Feed(self._claims, project, self._readings)
         self._feeds.move_to_end(project)
-        for old in list(self._feeds)[:-FEEDS]:
-            if not self._feeds[old].viewers:
-                del self._feeds[old]
+        self._forget()
+        return feed
+
+    def _forget(self) -> None:
+        """Drop projects that nobody looks at, but for the one that was asked for last."""
+        unseen = [name for name, feed in self._feeds.items() if not feed.viewers]
+        for number, old in enumerate(unseen[:-1]):
+            if len(unseen) - number <= FEEDS and self._kept <= ROWS_KEPT:
+                return
+            del self._feeds[old]
+
+    @property
+    def _kept(self) -> int:
+        return sum(feed.kept for feed in self._feeds.values())
+
+    async def to_follow(self, project: Project, key: Key) -> Feed:
+        """Return a feed that can be followed. Raises Crowded."""
+        feed = self.of(project)
+        if not feed.kept:
+            with contextlib.suppress(StoreDown):  # then its viewers are told so
+                await feed.refresh()
+        others = sum(one.kept for one in self._feeds.values() if one.viewers and one is not feed)
+        if others and others + feed.kept > ROWS_KEPT:
+            raise Crowded(f"the live boards of this service have {others:,} rows")
+        feed.check(key)
         return feed

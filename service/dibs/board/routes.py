@@ -15,10 +15,11 @@ from markupsafe import Markup
 
 from dibs import text, words
 from dibs.addresses import network_of
-from dibs.board import spans, views
-from dibs.board.feed import CHANGE_ID, Feeds, Snapshot
+from dibs.board import views
+from dibs.board.feed import Crowded, Feeds
 from dibs.board.lobby import Lobby
-from dibs.board.views import ENV, FILTERS, MARKS, SECTIONS, SORTS, Look, Row
+from dibs.board.sheets import ALL, CHANGE_ID, Key, Snapshot, pager
+from dibs.board.views import ENV, EVERYTHING, FILTERS, MARKS, SECTIONS, SORTS, Look
 from dibs.claims import Claims
 from dibs.outcomes import Ended
 from dibs.store import StoreDown
@@ -114,15 +115,16 @@ class Board(Controller):
 
     @get("/p/{project:str}")
     async def project(self, request: Req, project: str, desk: NamedDependency[Desk]) -> Page:
-        """Show a project, all of it, as it is now."""
+        """Show a page of a project as it is now."""
         name = in_project(project)
-        look = Look.of(fields(request.scope["query_string"]))
-        snapshot = await desk.feeds.of(name).snapshot()
+        query = fields(request.scope["query_string"])
+        look = Look.of(query)
+        snapshot = await desk.feeds.of(name).snapshot(Key(look, _number(query)))
         return page(
             "project.html",
             project=name,
             look=look,
-            **_shown(snapshot, look),
+            **_shown(name, snapshot, look),
             **_first_steps(request, desk),
         )
 
@@ -136,8 +138,10 @@ class Board(Controller):
         after = request.headers.get("last-event-id") or query.get("after", "")
         if after and not CHANGE_ID.fullmatch(after):
             raise HTTPException("No change of a board is called that", status_code=422)
+        key = Key(Look.of(query), _number(query))
+        feed = await desk.feeds.to_follow(name, key)
         return Stream(
-            desk.streams.counted(name, address, desk.feeds.of(name).follow(after)),
+            desk.streams.counted(name, address, feed.follow(after, key)),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
@@ -191,45 +195,54 @@ def _first_steps(request: Req, desk: Desk) -> dict[str, Any]:
     return {"base": base, "host": place.hostname, "place": place.netloc, "keyed": desk.keyed}
 
 
-def _shown(snapshot: Snapshot, look: Look) -> dict[str, Any]:
+def _number(query: Mapping[str, str]) -> int:
+    """Return which page is asked for; what is no number is the first."""
+    text = query.get("page", "")
+    return max(1, int(text)) if text.isascii() and text.isdigit() and len(text) < 5 else 1
+
+
+def _shown(project: Project, snapshot: Snapshot, look: Look) -> dict[str, Any]:
     """Return what the page shows of a snapshot."""
-    now = snapshot.now_ms
-    wanted = [one for one in snapshot.rows if look.wants(one)]
-    kept = {one.claim.task for one in wanted}
+    now, extent = snapshot.now_ms, snapshot.extent
+    part = snapshot.key != ALL or extent.pages > 1
+    order = {one.claim.task: look.order(one) for one, _ in snapshot.rows}
+    wanted = {one.claim.task for one, _ in snapshot.rows if part or look.wants(one)}
     sections = []
-    for key, (title, kinds) in SECTIONS.items():
-        rows = sorted((one for one in snapshot.rows if one.kind in kinds), key=look.order)
-        html = "\n".join(one.paint(now, hidden=one.claim.task not in kept) for one in rows)
-        number = sum(one.claim.task in kept for one in rows)
-        sections.append((key, title, number, Markup(html)))  # noqa: S704 - rendered by a template
-    lately = "\n".join(spans.fill(html, now) for html in snapshot.lately)
+    for key, (title, _) in SECTIONS.items():
+        rows = [(one, html) for one, html in snapshot.rows if one.section == key]
+        rows.sort(key=lambda row: order[row[0].claim.task])
+        painted = "\n".join(
+            views.paint(html, now, hidden=one.claim.task not in wanted) for one, html in rows
+        )
+        here = sum(one.claim.task in wanted for one, _ in rows)
+        number = extent.numbers[key] if part else here
+        sections.append((key, title, number, here, Markup(painted)))  # noqa: S704 - by a template
+    holders = snapshot.holders | {look.holder}
     return {
         "after": snapshot.id,
+        "view": snapshot.key.query(),
+        "pages": Markup(pager(project, snapshot.key, extent)),  # noqa: S704 - by a template
+        "part": part,
         "now": now,
         "at": _utc(now),
         "attention": snapshot.counts.attention,
         "counts": asdict(snapshot.counts),
         "sections": sections,
         "shown": len(wanted),
-        "total": len(snapshot.rows),
+        "total": snapshot.total,
         "cut": snapshot.cut,
-        "holders": _holders(snapshot.rows, look),
-        "lately": Markup(lately),  # noqa: S704 - rendered by a template
+        "holders": sorted(holders - {""}, key=str.lower),
+        "lately": Markup("\n".join(snapshot.lately)),  # noqa: S704 - rendered by a template
         "filters": FILTERS,
         "marks": MARKS,
         "sorts": SORTS,
-        "everything": Look(),
+        "everything": EVERYTHING,
     }
 
 
 def _utc(now_ms: int) -> str:
     seconds = now_ms // 1000
     return f"{seconds // 3600 % 24:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-
-
-def _holders(rows: tuple[Row, ...], look: Look) -> list[str]:
-    names = {views.name(one.claim.holder) for one in rows} | {look.holder}
-    return sorted(names - {""}, key=str.lower)
 
 
 async def _breaking(
@@ -356,6 +369,17 @@ def _too_many(_: Req, many: TooMany) -> Page:
     )
 
 
+def _crowded(_: Req, crowded: Crowded) -> Page:
+    return page(
+        "problem.html",
+        429,
+        {"Retry-After": "30"},
+        title="Too much is live",
+        detail=f"This board cannot be followed now: {crowded}. Load the page when you need it.",
+        again=True,
+    )
+
+
 def router(desk: Desk, problem: type[Exception]) -> Router:
     """Return the board's routes. `problem` is what the API raises when it refuses."""
 
@@ -371,6 +395,7 @@ def router(desk: Desk, problem: type[Exception]) -> Router:
             NoSuchPage: _no_page,
             StoreDown: _down,
             TooMany: _too_many,
+            Crowded: _crowded,
             HTTPException: _http,
         },
     )

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from html import escape as escape_html
 from importlib import resources
 from operator import attrgetter
 from pathlib import Path
@@ -13,6 +14,7 @@ from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
+from msgspec.structs import replace
 
 from dibs.board import spans
 from dibs.board.spans import Html, span
@@ -28,6 +30,7 @@ SECTIONS: dict[str, tuple[str, tuple[Kind, ...]]] = {
     "done": ("Finished lately", ("done",)),
 }
 _SECTION = {kind: name for name, (_, kinds) in SECTIONS.items() for kind in kinds}
+_PLACE = {name: place for place, name in enumerate(SECTIONS)}
 FILTERS: dict[str, tuple[str, tuple[Kind, ...]]] = {
     "": ("everything", ("working", "stale", "parked", "lapsed", "done")),
     "attention": ("needs attention", ("stale", "parked", "lapsed")),
@@ -41,6 +44,10 @@ FILTERS: dict[str, tuple[str, tuple[Kind, ...]]] = {
 MARKS = {"queue": "with a queue", "repeat": "lapsing again and again"}
 SORTS = {"": "longest held", "left": "least time left", "task": "task", "holder": "holder"}
 DAY_MS = 86_400_000
+NOTE_SHOWN = 300
+"""Characters of a note that are shown; a task's own page in the API has all of it."""
+QUEUE_SHOWN = 10
+"""Sessions of a queue that are named; all are counted."""
 
 _STATIC = Path(str(resources.files("dibs.board"))) / "static"
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -65,7 +72,15 @@ def ms(at: datetime) -> int:
 
 def link(url: str | None) -> str | None:
     """Return `url` if it is one to click on. The API lets no other in; old data might."""
-    return url if url and url.startswith(("https://", "http://")) else None
+    if not url or not url.startswith(("https://", "http://")):
+        return None
+    return url.replace('"', "%22").replace("'", "%27")  # as browsers do, and shorter than escaped
+
+
+def prose(text: str) -> Markup:
+    """Escape what stands between tags, and never in one: quotes are as they are there, and a page
+    of a thousand of them as long as it was written."""
+    return Markup(escape_html(text, quote=False))  # noqa: S704 - escaped
 
 
 def short(url: str) -> str:
@@ -103,26 +118,45 @@ class Row:
 
     claim: Claim
     kind: Kind
-    html: Html
-    """The row's element, less its first four characters: `<tr` and what is said of one paint."""
 
     @property
     def section(self) -> str:
         """Return the section it stands in."""
         return _SECTION[self.kind]
 
+    @property
+    def place(self) -> int:
+        """Return the number of the section it stands in, from the top."""
+        return _PLACE[self.section]
+
     def same_but_clocks(self, claim: Claim) -> bool:
         """Say if `claim` would be this row with other clocks."""
         return bool(_shape(self.claim) == _shape(claim))
 
-    def paint(self, now_ms: int, *, hidden: bool = False) -> str:
-        """Return the element as it is now."""
-        return ("<tr hidden" if hidden else "<tr") + spans.fill(self.html, now_ms)
-
 
 def row(claim: Claim) -> Row:
-    """Render a claim."""
-    what = kind(claim)
+    """Return a claim as the board keeps it: of what is long, as much as a row shows."""
+    previous = claim.previous
+    if previous and previous.note:
+        previous = replace(previous, note=_cut(previous.note))
+    note = claim.note and _cut(claim.note)
+    return Row(
+        replace(claim, note=note, previous=previous, queue=claim.queue[:QUEUE_SHOWN]), kind(claim)
+    )
+
+
+def _cut(note: str) -> str:
+    return note if len(note) <= NOTE_SHOWN else note[: NOTE_SHOWN - 1] + "…"
+
+
+def paint(html: Html, now_ms: int, *, hidden: bool = False) -> str:
+    """Return a row's element as it is now."""
+    return ("<tr hidden" if hidden else "<tr") + spans.fill(html, now_ms)
+
+
+def render(row: Row) -> Html:
+    """Return a row's element, less its first three characters: see paint()."""
+    claim, what = row.claim, row.kind
     since, beat, due = ms(claim.acquired_at), ms(claim.heartbeat_at), ms(claim.expires_at)
     ended = ms(claim.ended_at) if claim.ended_at else due
     data = (
@@ -141,7 +175,7 @@ def row(claim: Claim) -> Row:
         due=due,
         ended=ended,
     )
-    return Row(claim, what, spans.cut(html.removeprefix("<tr")))
+    return spans.cut(html.removeprefix("<tr"))
 
 
 def clocks(claim: Claim) -> tuple[str, int, int]:
@@ -303,11 +337,18 @@ class Look:
             return -ms(claim.ended_at or claim.expires_at)
         return ms(claim.acquired_at)
 
-    def path(self, project: Project, **other: str) -> str:
-        """Return the URL of this look with `other` words changed."""
+    def query(self, **other: str) -> str:
+        """Return this look as a query, with `other` words changed or added."""
         words = {"q": self.q, "state": self.state, "holder": self.holder, "sort": self.sort}
-        query = urlencode({k: v for k, v in (words | other).items() if v}, quote_via=quote)
+        return urlencode({k: v for k, v in (words | other).items() if v}, quote_via=quote)
+
+    def path(self, project: Project, **other: str) -> str:
+        """Return the URL of this look with `other` words changed or added."""
+        query = self.query(**other)
         return f"/p/{project}" + (f"?{query}" if query else "")
+
+
+EVERYTHING = Look()
 
 
 def _environment() -> Environment:
@@ -320,6 +361,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     env.globals.update(asset=asset, clock=spans.clock, time=spans.time, ms=ms, link=link)
+    env.filters.update(prose=prose)
     env.globals.update(short=short, name=name, break_path=break_path)
     env.globals.update(span=span, flagged=LAPSES_FLAGGED)
     for template in env.list_templates():
@@ -330,3 +372,4 @@ def _environment() -> Environment:
 ENV = _environment()
 ROW = ENV.get_template("row.html")
 EVENT = ENV.get_template("event.html")
+PAGES = ENV.get_template("pages.html")

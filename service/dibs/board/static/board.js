@@ -5,7 +5,7 @@
 const $ = (selector, root = document) => root.querySelector(selector);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const main = $("main");
-const [form, path] = [$("#filter"), location.pathname];
+const [form, path, view] = [$("#filter"), location.pathname, main.dataset.view];
 const rows = new Map(all("tr[data-task]").map((row) => [row.dataset.task, row]));
 const visible = () => all("tr[data-task]").filter((row) => !row.hidden);
 const say = (text) => { if (text) $("#say").textContent = text; };
@@ -47,6 +47,9 @@ function show(next) {
   main.toggleAttribute("data-stale", next === "stale");
 }
 
+// Of many claims the page has a part, which the service selects; of few it has all, and selects here.
+const isPart = () => view !== "" || $(".pages").childElementCount > 0;
+
 // Filter, search and sort: in the URL, as the server understands it. The twin of Look in views.py.
 function matches(row, q) {
   const { state, holder } = form.elements;
@@ -66,6 +69,7 @@ function order({ dataset: { task, holder, kind, due, ended, since } }) {
 
 function arrange() {
   const q = form.elements.q.value.trim().toLowerCase();
+  const part = isPart();
   let shown = 0;
   for (const body of all("tbody")) {
     let [before, ...list] = body.rows;
@@ -75,20 +79,23 @@ function arrange() {
     for (const [, , row] of list) {
       if (before.nextElementSibling !== row) before.after(row);
       before = row;
-      row.hidden = !matches(row, q);
+      row.hidden = !part && !matches(row, q);
       number += !row.hidden;
     }
     body.hidden = !number;
-    $(".number", body).textContent = number;
+    if (!part) $(".number", body).textContent = number;
     shown += number;
   }
   $("#shown").textContent = `${shown} of ${rows.size} shown`;
-  [$("table").hidden, $("#nothing").hidden] = [!shown, shown || !rows.size];
-  $("#tools").hidden = !($("#empty").hidden = rows.size > 0);
+  $("#shown").hidden = part;
+  const some = rows.size > 0 || part;
+  [$("table").hidden, $("#nothing").hidden] = [!shown, shown || !some];
+  $("#tools").hidden = !($("#empty").hidden = some);
 }
 
 function look() {
   const words = new URLSearchParams([...new FormData(form)].filter(([, value]) => value.trim()));
+  if (isPart()) return location.assign(words.size ? `${path}?${words}` : path);
   $(".clear").hidden = !words.size;
   for (const tile of all("a.tile")) {
     tile.ariaCurrent = tile.dataset.state === form.elements.state.value ? "true" : null;
@@ -160,12 +167,18 @@ function summarise(counts) {
   icon.href = icon.dataset[some ? "alert" : "calm"];
 }
 
+function turn({ pages, numbers }) {
+  for (const nav of all("[data-pages]")) if (nav.innerHTML !== pages) nav.innerHTML = pages;
+  for (const key in numbers) $(`#${key} .number`).textContent = numbers[key];
+}
+
 function patch(data) {
   ahead = data.now - Date.now();
   keepingFocus(() => {
     for (const task of data.gone) rows.get(task)?.remove(), rows.delete(task);
     for (const row of data.rows) put(...row);
     for (const clock of data.clocks) reclock(...clock);
+    turn(data);
     arrange();
   });
   data.lately.forEach(happened);
@@ -177,10 +190,11 @@ function patch(data) {
 
 // We missed something: take the whole page as it is now.
 async function resync() {
-  const answer = await fetch(path, { cache: "no-store" });
+  const answer = await fetch(view ? `${path}?${view}` : path, { cache: "no-store" });
   if (!answer.ok) throw new Error(answer.status);
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   const fresh = new Map(all("tr[data-task]", page).map((row) => [row.dataset.task, row]));
+  const numbers = all(".number", page).map((one) => [one.closest("tbody").id, one.textContent]);
   const counts = all("[data-count]", page).map((one) => [one.dataset.count, one.textContent]);
   patch({
     now: $("main", page).dataset.now,
@@ -188,6 +202,7 @@ async function resync() {
     rows: [...fresh].map(([task, row]) => [task, row.parentNode.id, row.outerHTML]),
     lately: all("#lately li", page).map((item) => item.outerHTML).reverse(),
     counts: Object.fromEntries(counts), clocks: [], say: "", alerts: [],
+    pages: $("[data-pages]", page).innerHTML, numbers: Object.fromEntries(numbers),
   });
 }
 
@@ -195,7 +210,7 @@ let stream, last = main.dataset.after;
 
 function connect() {
   stream?.close();
-  const mine = stream = new EventSource(`${path}/stream?after=${encodeURIComponent(last)}`);
+  const mine = stream = new EventSource(`${path}/stream?after=${encodeURIComponent(last)}&${view}`);
   let turn = Promise.resolve(); // what came while a page was being read must not be overwritten by it
   const acts = { patch, resync, trouble() {}, tick({ now }) { ahead = now - Date.now(); } };
   const told = (name, event) => turn = turn.then(async () => {
@@ -259,6 +274,7 @@ async function ask(href, options) {
 document.addEventListener("click", (event) => {
   const target = event.target.closest(".break, #asking .cancel, a.tile, .clear");
   if (!target || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  if (isPart() && target.matches("a.tile, .clear")) return; // the link itself
   event.preventDefault();
   if (target.matches(".break")) return ask(target.href).catch(() => { location = target.href; });
   if (target.matches(".cancel")) return $("#asking").close();
@@ -290,7 +306,8 @@ document.addEventListener("keydown", (event) => {
 
 $("#keys").addEventListener("click", () => $("#help").showModal());
 $("#notify").addEventListener("change", wish);
-form.addEventListener("input", look);
+form.addEventListener("input", () => { if (!isPart()) look(); });
+form.addEventListener("change", () => { if (isPart()) look(); });
 form.addEventListener("submit", (event) => { event.preventDefault(); look(); });
 document.documentElement.classList.add("live");
 connect();

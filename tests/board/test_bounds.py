@@ -1,0 +1,257 @@
+"""What those who look at boards may cost: bytes, memory, and readings of the store."""
+
+import asyncio
+import contextlib
+import socket
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from tests.board.conftest import Team
+from tests.board.test_feed import Service, Viewer, service
+from tests.conftest import new_session
+from tests.ops.running import Running, until
+
+from dibs import outcomes as o
+from dibs.board import feed as feeds
+from dibs.board.feed import Crowded, Feeds
+from dibs.board.known import PART, Readings
+from dibs.board.sheets import ALL, Key
+from dibs.board.views import Look
+from dibs.claims import Bounds, Claims
+from dibs.store.store import Store
+from dibs.words import Project, Task
+
+__all__ = ["service"]
+MB = 1_000_000
+
+
+def memory(pid: int) -> int:
+    """What a process has in memory, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) * 1024
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A project with as many claims as may be, each with the worst note."""
+    folder = str(tmp_path_factory.mktemp("crowded"))
+    with Running("--data-dir", folder) as running:
+        team = Team(running)
+        team.many(2000, note='"&' * 500, branch='"' * 200, url="https://x.example/" + '"' * 480)
+        yield team
+        running.stop()
+
+
+def test_a_page_of_the_worst_notes_is_smaller_than_a_megabyte(crowded: Team) -> None:
+    for query in ("", "?page=2", "?page=10", "?state=held&sort=task"):
+        status, html, _ = crowded.service.ask("GET", f"/p/{crowded.project}{query}")
+        assert status == 200
+        assert html.count("<tr role") + html.count("<tr hidden role") >= 200
+        assert len(html.encode()) < MB
+
+
+def test_pages_that_nobody_reads_cost_little_memory(crowded: Team) -> None:
+    pid = crowded.service.pid
+    for page in ("", "?page=2"):
+        crowded.service.ask("GET", f"/p/{crowded.project}{page}")
+    before, held = memory(pid), []
+    with contextlib.ExitStack() as sockets:
+        for _ in range(12):
+            one = sockets.enter_context(socket.socket())
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            one.settimeout(10)
+            one.connect(("127.0.0.1", crowded.service.port))
+            path = f"/p/{crowded.project}"
+            one.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert one.recv(1)
+            held.append(one)
+        assert memory(pid) - before <= 20 * MB
+        status, _ = crowded.service.claim("T-1", project="another")
+        assert status == 201
+
+
+def test_a_glance_at_all_projects_costs_as_much_whatever_they_hold(tmp_path: Path) -> None:
+    with Running("--data-dir", str(tmp_path / "d")) as running:
+        path = str(tmp_path / "d" / "valkey.sock")
+        with redis.Redis(unix_socket_path=path, decode_responses=True) as store:
+            few, many = [], []
+            for number in range(20):
+                assert running.claim("T-1", project=f"many.{number}")[0] == 201
+            until(lambda: "many.19" in running.ask("GET", "/")[1], "the page has them all")
+            few = least_commands(running, store)
+            team = Team(running)
+            for number in range(20):
+                team.project = f"many.{number}"
+                team.many(300)
+            many = least_commands(running, store)
+            assert many <= few + 5
+
+
+def least_commands(running: Running, store: "redis.Redis[str]") -> int:
+    """How many commands a reading of all projects takes; the service's own come beside it."""
+    found = []
+    for _ in range(4):
+        store.config_resetstat()
+        running.ask("GET", "/")
+        stats: Any = store.info("commandstats")
+        found.append(sum(each["calls"] for each in stats.values()))
+    return min(found)
+
+
+@pytest.fixture
+def reads(service: Service, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often which projects were read, whole or in part, and how much at most at once."""
+    counted = Counter[str]()
+    asked = service.store.list_
+
+    async def list_(project: Project, *more: Any, **how: Any) -> Any:
+        counted[f"{project} {','.join(how['states'])}"] += 1
+        counted["most"] = max(counted["most"], how["limit"])
+        return await asked(project, *more, **how)
+
+    monkeypatch.setattr(service.store, "list_", list_)
+    return counted
+
+
+async def fill(store: Store, project: Project, number: int) -> None:
+    for first in range(0, number, 25):
+        names = [Task(f"T-{n:04}") for n in range(first, first + 25)]
+        outcome = await store.claim(project, new_session(), names, mode="all", ttl_s=3600)
+        assert isinstance(outcome, o.Granted), outcome
+
+
+@pytest.fixture
+async def large(service: Service) -> Feeds:
+    """The feeds of a service whose one project has 1,000 claims."""
+    await fill(service.store, service.project, 1000)
+    return Feeds(Claims(service.store, service.hub, Bounds()))
+
+
+async def test_a_large_board_is_read_in_parts_that_hold_nobody_up(
+    service: Service, large: Feeds, reads: Counter[str]
+) -> None:
+    snapshot = await large.of(service.project).snapshot()
+    assert snapshot.total == 1000
+    assert reads["most"] == PART == 200
+    assert reads[f"{service.project} held,parked,lapsed"] <= 6
+
+
+async def test_all_pages_and_viewers_of_a_large_board_share_one_reading(
+    service: Service, large: Feeds, reads: Counter[str]
+) -> None:
+    feed = large.of(service.project)
+    viewers = []
+    for number in range(1, 6):
+        key = Key(number=number)
+        viewers.append(Viewer(feed, (await feed.snapshot(key)).id, key))
+    async with asyncio.timeout(5):
+        while not all(viewer.told for viewer in viewers):
+            await asyncio.sleep(0.01)
+    assert reads[f"{service.project} held,parked,lapsed"] <= 6
+    for viewer in viewers:
+        await viewer.leave()
+
+
+async def test_a_large_board_that_is_asked_for_again_is_right_without_a_whole_reading(
+    service: Service, large: Feeds, reads: Counter[str]
+) -> None:
+    feed = large.of(service.project)
+    await feed.snapshot()
+    reads.clear()
+    for task in ("A-1", "A-2"):
+        await service.store.claim(service.project, new_session(), [Task(task)])
+    look = Look(q="A-")
+    shown = (await feed.snapshot(Key(look))).rows
+    assert [row.claim.task for row, _ in shown] == ["A-1", "A-2"]
+    assert not reads[f"{service.project} held,parked,lapsed"]
+
+
+async def test_what_changes_while_a_large_board_is_read_is_not_missed(
+    service: Service, large: Feeds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Readings._part
+    parts = 0
+
+    async def part(self: Readings, store: Store, project: Project, cursor: str) -> Any:
+        nonlocal parts
+        parts += 1
+        if parts == 4:  # its place, the soonest to lapse, was read before
+            await store.claim(project, new_session(), [Task("late")], ttl_s=60)
+        return await asked(self, store, project, cursor)
+
+    monkeypatch.setattr(Readings, "_part", part)
+    snapshot = await large.of(service.project).snapshot(Key(Look(q="late")))
+    assert [row.claim.task for row, _ in snapshot.rows] == ["late"]
+
+
+async def test_only_so_many_rows_are_kept_and_followed(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "ROWS_KEPT", 480)
+    all_feeds = Feeds(Claims(service.store, service.hub, Bounds()))
+    names = [Project(f"{service.project}.{number}") for number in range(6)]
+    for name in names:
+        await fill(service.store, name, 50)
+    viewers = []
+    for name in names[:3]:  # 50 rows and 50 that are rendered, which count as two
+        snapshot = await all_feeds.of(name).snapshot()
+        viewers.append(Viewer(await all_feeds.to_follow(name, ALL), snapshot.id))
+        await asyncio.sleep(0)
+    for name in names[3:]:
+        assert (await all_feeds.of(name).snapshot()).total == 50
+    with pytest.raises(Crowded, match="450 rows"):
+        await all_feeds.to_follow(names[4], ALL)
+    assert all_feeds._kept <= 480 + 150
+    for viewer in viewers:
+        await viewer.leave()
+    await all_feeds.to_follow(names[4], ALL)
+
+
+async def test_only_so_many_pages_of_a_board_are_followed(service: Service, large: Feeds) -> None:
+    feed = large.of(service.project)
+    viewers = []
+    for number in range(feeds.SHEETS):
+        key = Key(Look(q=f"T-0{number}"))
+        viewers.append(Viewer(feed, (await feed.snapshot(key)).id, key))
+        await asyncio.sleep(0)
+    another = Key(Look(q="T-09"))
+    assert (await feed.snapshot(another)).rows, "it can be looked at"
+    with pytest.raises(Crowded):
+        await large.to_follow(service.project, another)
+    await viewers[0].leave()
+    await large.to_follow(service.project, another)
+    for viewer in viewers[1:]:
+        await viewer.leave()
+
+
+async def test_pages_that_nobody_looks_at_are_forgotten(service: Service, large: Feeds) -> None:
+    feed = large.of(service.project)
+    for number in range(1, 6):
+        await feed.snapshot(Key(number=number))
+    assert len(feed._sheets) <= feeds.UNSEEN
+
+
+def test_a_board_that_cannot_be_followed_says_so(service_of_few: Running) -> None:
+    team = Team(service_of_few)
+    team.many(225)
+    streams = []
+    for number in range(feeds.SHEETS + 1):
+        one = socket.create_connection(("127.0.0.1", service_of_few.port), timeout=10)
+        streams.append(one)
+        path = f"/p/{team.project}/stream?q=T-{number}"
+        one.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        status = one.recv(12).decode()
+        assert status.endswith("429" if number == feeds.SHEETS else "200")
+    for one in streams:
+        one.close()
+
+
+@pytest.fixture
+def service_of_few(tmp_path: Path) -> Any:
+    """A service of its own."""
+    with Running("--data-dir", str(tmp_path / "d")) as running:
+        yield running
+        running.stop()
