@@ -512,8 +512,8 @@ MUTANTS = [
         "a retry is a new request",
         "store/store.py",
         "a lost reply costs nothing (rule 4)",
-        "args = [*facts.args(), request, session, *given]",
-        'args = [*facts.args(), f"{request} {attempt}", session, *given]',
+        "args = [*facts.args, request, session, *given]",
+        'args = [*facts.args, f"{request} {attempt}", session, *given]',
     ),
     Mutant(
         "a lost reply is a refusal",

@@ -21,7 +21,7 @@ APART_MOST_US = 2_000_000
 """The nodes of a cluster may differ by less than what counts as a stall, looks included."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Facts:
     """What the last look at the clock said."""
 
@@ -29,8 +29,9 @@ class Facts:
     lost_us: int
     stalls: str
 
+    @functools.cached_property
     def args(self) -> tuple[str, str, str]:
-        """Return the first arguments of every script."""
+        """The first arguments of every script."""
         return str(self.witness_us), str(self.lost_us), self.stalls
 
     @property

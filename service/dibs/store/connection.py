@@ -161,7 +161,8 @@ class Connection(asyncio.Protocol):
 
 def packed(parts: tuple[str | int, ...]) -> bytes:
     """Return a command as it goes over the wire."""
-    return cast(bytes, pack_command(parts))  # type: ignore[arg-type]
+    command: bytes = pack_command(parts)  # type: ignore[arg-type]
+    return command
 
 
 def _not_open(error: Exception, endpoint: Endpoint) -> StoreDown:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import parse_url
@@ -79,22 +79,24 @@ class Link(Protocol):
 
 async def run_script(link: Link, script: Script, key: str, args: Sequence[str]) -> list[Any]:
     """Run `script` on `key`, loading it where the store does not know it (a restart, a flush)."""
+    reply: list[Any]
     try:
         reply = await link.command("EVALSHA", script.sha, 1, key, *args)
     except NoScriptError:
         reply = await link.command("EVAL", script.text, 1, key, *args)
-    return cast(list[Any], reply)
+    return reply
 
 
 async def run_replicated(
     link: Link, script: Script, key: str, args: Sequence[str]
 ) -> tuple[list[Any], bool]:
     """Run `script` on `key`; return its reply, and if enough replicas have what it wrote."""
+    reply: list[Any]
     try:
         reply, enough = await link.replicated("EVALSHA", script.sha, 1, key, *args)
     except NoScriptError:
         reply, enough = await link.replicated("EVAL", script.text, 1, key, *args)
-    return cast(list[Any], reply), enough
+    return reply, enough
 
 
 class PipelineLink:

@@ -202,13 +202,13 @@ class Store:
             wish = [mode, _ms(ttl_s), _flag(reopen), _flag(queue), closed, place]
             return [*wish, label, branch, url, note, *tasks]
 
-        unsafe, why_full = self.unsafe, self.room()
-        if not await self._make_known(project, closed=bool(self._closed() or waits)):
+        unsafe = self.unsafe
+        if not (self._knows(project) or await self._make_known(project, closed=bool(waits))):
             if unsafe:
                 raise Unwilling(unsafe)
             if waits:
                 return o.RateLimited("address", address_waits_s)
-            return o.NoRoom(why=self.room() or why_full)
+            return o.NoRoom(why=self.room())
         tag, read, rest = await self._act("claim", project, self.hashed(session), act, request)
         if tag == "rate-limited":
             return _rate_limited(read, rest)
@@ -227,7 +227,7 @@ class Store:
                     self.tally.avoided(project, read.session, refusal.claim)
                 return o.Contended(refusals, lost, unsure=read.unsure)
             case "full":
-                return o.NoRoom(lost, self.room() or why_full, unsure=read.unsure)
+                return o.NoRoom(lost, self.room(), unsure=read.unsure)
             case _:
                 return o.OverQuota(rest[1], int(rest[2]), lost, unsure=read.unsure)
 
@@ -406,12 +406,14 @@ class Store:
         """Return why nothing new is granted now, as claim.lua knows it; or ''."""
         return "unsafe" if self.unsafe else "full" if self.room() else ""
 
+    def _knows(self, project: Project) -> bool:
+        """Say if the project was put into the index lately, by this process."""
+        return self._known.get(project, -_KNOWN_S) + _KNOWN_S > time.monotonic()
+
     async def _make_known(self, project: Project, *, closed: bool) -> bool:
         # Before the first claim, so that the index never lacks a project that has one. It is a
         # key of its own, in another slot: no script could write it.
-        now = time.monotonic()
-        if self._known.get(project, -_KNOWN_S) + _KNOWN_S > now:
-            return True
+        closed = closed or bool(self._closed())
         seen_ms = str(time_ms(self.clock.facts))
         try:
             if not closed:
@@ -420,7 +422,7 @@ class Store:
             closed = True
         if closed:  # a project that has claims is known, and its holders may renew them
             return await self._command("ZSCORE", "dibs:projects", project) is not None
-        self._known[project] = now
+        self._known[project] = time.monotonic()
         return True
 
     async def _settled(self, key: str, first: str) -> str:
@@ -464,8 +466,8 @@ class Store:
                     await self.tick()
                 facts, ours = self.clock.facts, True
                 given = act() if callable(act) else act
-                args = [*facts.args(), request, session, *given]
-                if name in _LASTING:
+                args = [*facts.args, request, session, *given]
+                if self.link.replicas and name in _LASTING:
                     reply, enough = await run_replicated(self.link, script, keys(project), args)
                 else:
                     reply, enough = await run_script(self.link, script, keys(project), args), True
