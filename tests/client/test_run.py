@@ -1,4 +1,4 @@
-"""`dibs run`, and what becomes of a session that is stopped, killed or frozen."""
+"""`dibs run`, and what becomes of a session that is stopped, killed or frozen (rule 17, I11)."""
 
 import os
 import signal

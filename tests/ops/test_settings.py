@@ -1,4 +1,7 @@
-"""Every knob is said once, in the class; what is wrong with one is said in a line."""
+"""Every setting is stated once, in the class; a wrong one is named in a line.
+
+Rule 19: closed unless opened.
+"""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Rule 4: a lost reply costs nothing, whatever others did before the second try."""
+"""Rules 2, 4: a lost reply costs nothing, whatever others did before the second try."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Sixteen clients, two services, a network that fails: what everybody heard was right.
+"""Sixteen clients, two services, a network that fails: what everybody heard was right (I1, I5, I6).
 
 The short form runs with the other tests; `make prove` runs the long one, with random seeds.
 """

@@ -1,4 +1,4 @@
-"""Real processes race for the tasks of a real repository, and survive crashes."""
+"""Real processes race for the tasks of a real repository, and survive crashes (I10)."""
 
 import threading
 from pathlib import Path
