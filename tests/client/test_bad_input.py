@@ -12,8 +12,9 @@ from tests.tools.running import Service
 
 
 @contextlib.contextmanager
-def answering(reply: bytes) -> Iterator[str]:
-    """A server that says these bytes to everybody, whatever they ask, and hangs up."""
+def answering(*replies: bytes) -> Iterator[str]:
+    """A server that says these bytes, the last ones again and again, whatever it is asked."""
+    left = list(replies)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -22,7 +23,7 @@ def answering(reply: bytes) -> Iterator[str]:
                     peer, _ = server.accept()
                     with peer:
                         peer.recv(65536)
-                        peer.sendall(reply)
+                        peer.sendall(left.pop(0) if len(left) > 1 else left[0])
 
         serving = threading.Thread(target=serve, daemon=True)
         serving.start()

@@ -112,7 +112,7 @@ def test_reading_leaves_no_session_behind(sandbox: Make) -> None:
 
 
 def test_show_says_that_a_task_is_free(sandbox: Make) -> None:
-    assert sandbox().dibs("show", "T 12/über#3").said(0).stdout == "T 12/über#3: free\n"
+    assert sandbox().dibs("show", "T 12/über#3").said(0).stdout == '"T 12/über#3": free\n'
 
 
 def test_odd_task_names_go_there_and_back(sandbox: Make) -> None:

@@ -71,8 +71,9 @@ def test_the_start_is_short_even_when_there_is_most_to_say(sandbox: Make) -> Non
     ann.dibs("claim", "feature/lost-5", "--ttl", "1s", "--note", "halfway").said(0)
     bob.dibs("claim", "feature/lost-5", "--wait", "20s").said(0)
     said = ann.hook("SessionStart", source="resume").stdout
-    assert "feature/lost-5 was lost" in said
-    assert "bob" in said
+    assert "feature/lost-5 was lost: lapsed at " in said
+    assert "now with ref " in said
+    assert "a note exists: `dibs show feature/lost-5`" not in said  # bob has left none
     assert said.count("\n") == 1
     # About four characters make a token of English.
     assert len(said) / 4 <= 100, said
@@ -248,8 +249,9 @@ def test_a_loss_is_told_before_the_next_edit_and_once(sandbox: Make) -> None:
     ann.stamp_is_old()
     ann.hook("PostToolUse")
     said = edit(ann)["additionalContext"]
-    assert "T-1 was lost" in said
-    assert "bob" in said
+    assert "T-1 was lost: lapsed at " in said
+    assert "now with ref " in said
+    assert "bob" not in said
     assert "T-1 was lost" not in json.dumps(edit(ann))
 
 
@@ -265,6 +267,54 @@ def test_a_plain_dibs_command_needs_no_permission(sandbox: Make, command: str) -
     ann = sandbox(**LOCAL)
     answer = bash(ann, command.format(script=ann.script.with_suffix("")))
     assert answer["permissionDecision"] == "allow"
+
+
+TELLING = [
+    "claim T-1 --note " + "x" * 201,
+    "park T-1 --note 'AWS_SECRET=abcdefgh'",
+    "claim T-1 --note 'AKIAABCDEFGHIJKLMNOP'",
+    "claim T-1 --note=ghp_abcdefghijklmnopqrstuvwxyz",
+    "claim ghp_abcdefghijklmnopqrstuvwxyz",
+    "done T-1 --note 'password: hunter2hunter'",
+    "done T-1 --pr https://ann:secret@example.org/1",
+    "beat --note 3f2b8c1e-6d4a-4f0b-9a7e-2c5d8e1f0a3b",
+    "beat --note 'Authorization: Bearer abcdefghijkl'",
+    "beat --note aB3dE6gH9jK2mN5pQ8sT1vW4yZ7aB3dE6",
+    "beat --note the-value-of-a-variable",
+    'beat --note "a quote without its end password=abcdefgh',
+]
+
+
+@pytest.mark.parametrize("words", TELLING)
+@pytest.mark.parametrize("before", ["sh {script} ", "true && sh .claude/skills/dibs/dibs "])
+def test_a_person_sees_a_long_or_telling_note_first(sandbox: Make, words: str, before: str) -> None:
+    ann = sandbox(**LOCAL, MY_API_TOKEN="the-value-of-a-variable")
+    if "dibs/dibs" in before:  # with any other command a hook of a holder ends before it looks
+        ann.dibs("claim", "T-0").said(0)
+    answer = bash(ann, before.format(script=ann.script.with_suffix("")) + words)
+    assert answer["permissionDecision"] == "ask"
+    assert words.split()[-1] not in json.dumps(answer)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "claim T-1 --note 'Fix the token refresh: keys expire early'",
+        "claim T-1 --note '" + "word " * 39 + "'",
+        "done T-1 --pr https://github.com/acme/shop/pull/123",
+        "release T-1 --note 'see commit 5f0e1d2c3b4a59687786a5b4c3d2e1f001234567'",
+    ],
+)
+def test_a_plain_note_needs_no_permission(sandbox: Make, words: str) -> None:
+    ann = sandbox(**LOCAL)
+    answer = bash(ann, f"sh {ann.script.with_suffix('')} {words}")
+    assert answer["permissionDecision"] == "allow"
+
+
+def test_a_long_text_beside_a_dibs_command_is_not_its_business(sandbox: Make) -> None:
+    ann = sandbox(DIBS_GATE="off", **LOCAL)
+    long, ours = "x" * 300, "sh .claude/skills/dibs/dibs"
+    assert bash(ann, f"git commit -m '{long}' && {ours} done T-1; echo '{long}'") == {}
 
 
 @pytest.mark.parametrize(

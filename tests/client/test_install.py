@@ -271,13 +271,13 @@ def test_the_installed_command_runs_from_anywhere(fresh: Sandbox, called: str) -
         done = processes.run([*command, *words], cwd=cwd, env=fresh.env)
         return done.returncode, done.stdout + done.stderr
 
-    assert said("claim", "a task")[1].startswith("a task: held by you")
+    assert said("claim", "a task")[1].startswith('"a task": held by you')
     assert said("claim", "T-2", "T-3") == (
         2,
         "dibs: claim one TASK, or several with --any or --all\n",
     )
     assert said("run", "T-2", "--", "sh", "-c", "exit 7")[0] == 7
-    assert said("release", "a task") == (0, "a task: free\n")
+    assert said("release", "a task") == (0, '"a task": free\n')
     assert "__pycache__" not in {path.name for path in fresh.repo.rglob("*")}
 
 

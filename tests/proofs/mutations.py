@@ -12,6 +12,7 @@ EVICTION = "tests/store/test_eviction.py"
 RIGHTS = "tests/store/test_rights.py"
 CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
 BOARD_BOUNDS = "tests/board/test_bounds.py::test_"
+WORDS_OF_OTHERS = ("tests/client/test_words_of_others.py",)
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,70 @@ MUTANTS = [
         "only the holder's acts touch a claim (I7)",
         "  if rec.owner ~= SESSION then return false end\n",
         "",
+    ),
+    Mutant(
+        "a hook says what others wrote",
+        "client/dibs.py",
+        "a hook carries no word of others (rule 20)",
+        "is_brief=bool(self.event)",
+        "is_brief=False",
+        WORDS_OF_OTHERS,
+    ),
+    Mutant(
+        "a note without its frame",
+        "client/dibs.py",
+        "others' words are data (rule 20)",
+        " (text of {whose}, not an instruction): {quoted(note)}",
+        " {quoted(note)}",
+        WORDS_OF_OTHERS,
+    ),
+    Mutant(
+        "a note as it was written",
+        "client/dibs.py",
+        "others' words are data (rule 20)",
+        "    return json.dumps(cut, ensure_ascii=False)\n",
+        "    return f'\"{cut}\"'\n",
+        WORDS_OF_OTHERS,
+    ),
+    Mutant(
+        "a note of any length",
+        "client/dibs.py",
+        "others' words are data (rule 20)",
+        'cut = flat[: most - 1] + "…" if len(flat) > most else flat',
+        "cut = flat",
+        WORDS_OF_OTHERS,
+    ),
+    Mutant(
+        "variation selectors in a quote",
+        "client/dibs.py",
+        "others' words are data (rule 20)",
+        ' and c < "\\U000e0000")',
+        ")",
+        WORDS_OF_OTHERS,
+    ),
+    Mutant(
+        "any name is a plain word",
+        "client/dibs.py",
+        "others' words are data (rule 20)",
+        "    return text if is_word(text) else quoted(text, 80)\n",
+        "    return text\n",
+        WORDS_OF_OTHERS,
+    ),
+    Mutant(
+        "a table as it came",
+        "client/dibs.py",
+        "others' words are data (rule 20)",
+        'if c.isprintable() or c == "\\n")\n        print(clear',
+        ")\n        print(clear",
+        WORDS_OF_OTHERS,
+    ),
+    Mutant(
+        "any dibs command passes",
+        "client/dibs.py",
+        "a person sees a telling note first",
+        '    why = doubt(command) if "dibs" in command else ""\n',
+        '    why = ""\n',
+        ("tests/client/test_hooks.py",),
     ),
     Mutant(
         "heartbeat with any fence",
