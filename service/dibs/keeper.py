@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 
 from dibs.metrics import Metrics
-from dibs.store import Counts, Store, StoreDown
+from dibs.store import Counts, Damaged, Store, StoreDown
 from dibs.words import Project
 
 log = logging.getLogger("dibs.keeper")
@@ -35,6 +35,7 @@ class Keeper:
         """Why the last look at the store failed, in a sentence; '' while all is well."""
         self._unsafe = ""
         self._turns = False
+        self._damaged: set[Project] = set()
 
     async def run(self) -> None:
         """Go on until cancelled."""
@@ -65,7 +66,7 @@ class Keeper:
             log.warning("store_back")
             self.down = ""
             self._metrics.set("dibs_store_up", to=1)
-        if why in ("gap", "restart", "back"):
+        if why in ("gap", "restart", "back", "damaged"):
             self._metrics.add("dibs_time_lost_total", why)
             log.warning("time_lost why=%s", why)
         if self._turns != self._store.clock.taking_turns:
@@ -104,7 +105,14 @@ class Keeper:
     async def _sweep_one(self, project: Project) -> None:
         more = True
         while more:
-            more, counts = await self._store.sweep(project)
+            try:
+                more, counts = await self._store.sweep(project)
+            except Damaged as damaged:  # the others have to be swept all the same
+                if project not in self._damaged:
+                    self._damaged.add(project)
+                    log.error("project_damaged project=%s reason=%r", project, damaged.reason)
+                return
+        self._damaged.discard(project)
         before = self._counts.get(project)
         # A project that is new to this process has a past that another process has counted; what
         # is new since this process began to sweep it has not.

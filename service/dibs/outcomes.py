@@ -123,3 +123,5 @@ class Page:
     claims: tuple[Claim, ...]
     seq: str
     cursor: str | None
+    damaged: tuple[Task, ...] = ()
+    """Tasks on the page whose record nobody can read."""

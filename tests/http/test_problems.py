@@ -207,12 +207,35 @@ def a_claim_when_the_store_has_no_memory_left(desk: Desk) -> httpx.Response:
 
 
 @answers("internal")
-def a_record_that_is_no_record(desk: Desk) -> httpx.Response:
+def a_stream_that_has_had_its_last_event(desk: Desk) -> httpx.Response:
+    last = f"{2**64 - 1}-{2**64 - 1}"
     with desk.store() as store:
-        store.set(f"dibs:{{{desk.project}}}:task:T-1", "not a record")
+        store.xadd(f"dibs:{{{desk.project}}}:events", {"type": "claimed"}, last)
     answer = desk.caller().post("claim", task="T-1")
     assert answer.json()["outcome"] == "unknown"
+    assert "stream" not in answer.text
+    return answer
+
+
+@answers("unavailable")
+def a_record_that_is_no_record(desk: Desk) -> httpx.Response:
+    ann = desk.caller()
+    ann.post("claim", task="T-2")
+    with desk.store() as store:
+        store.set(f"dibs:{{{desk.project}}}:task:T-1", "not a record")
+        store.zadd(f"dibs:{{{desk.project}}}:live", {"T-1": 1})
+    answer = ann.post("claim", task="T-1")
+    assert answer.json()["outcome"] == "not-applied"
     assert "not a record" not in answer.text
+    assert "break it with fence 1" in answer.json()["detail"]
+    listed = ann.get("claims").json()
+    assert [claim["task"] for claim in listed["claims"]] == ["T-2"]
+    assert listed["damaged"] == ["T-1"]
+    table = ann.http.get(f"/v1/{desk.project}/claims", headers={"Accept": "text/plain"}).text
+    assert "Damaged: T-1." in table
+    freed = desk.admin().post("break", task="T-1", fence=1, reason="nobody works on it")
+    assert freed.json() == {"task": "T-1", "state": "free", "already": False}
+    assert "damaged" not in ann.get("claims").json()
     return answer
 
 

@@ -10,6 +10,7 @@ HARDENING = "tests/ops/test_hardening.py::test_"
 REPAIR = ("tests/store/test_repair.py",)
 EVICTION = "tests/store/test_eviction.py"
 RIGHTS = "tests/store/test_rights.py"
+DAMAGE = ("tests/store/test_damage.py",)
 CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
 BOARD_BOUNDS = "tests/board/test_bounds.py::test_"
 WORDS_OF_OTHERS = ("tests/client/test_words_of_others.py",)
@@ -159,14 +160,14 @@ MUTANTS = [
         "INCR fence",
         "store/lua/claim.lua",
         "fences outlive a lost log (I2)",
-        "math.max(tonumber(last or '0') + 1, NOW_US, WITNESS_US)",
-        "tonumber(last or '0') + 1",
+        "math.max(known + 1, NOW_US, WITNESS_US)",
+        "known + 1",
     ),
     Mutant(
         "clock fence",
         "store/lua/claim.lua",
         "fences only grow (I2)",
-        "math.max(tonumber(last or '0') + 1, NOW_US, WITNESS_US)",
+        "math.max(known + 1, NOW_US, WITNESS_US)",
         "math.max(NOW_US, WITNESS_US)",
     ),
     Mutant(
@@ -222,8 +223,8 @@ MUTANTS = [
         "released, but still counted",
         "store/lua/holder.lua",
         "record, indexes and events agree (I8)",
-        "    call('SREM', HELD .. rec.owner, task)\n  end\n",
-        "  end\n",
+        "    call('SREM', HELD .. rec.owner, task)\n    leave",
+        "    leave",
     ),
     Mutant(
         "revived, but listed as lapsed",
@@ -520,8 +521,8 @@ MUTANTS = [
         "tickets for ever",
         "store/lua/common.lua",
         "tickets lapse too (rule 9)",
-        "    if all or until_ms > NOW then",
-        "    if true then",
+        "(all or until_ms > NOW) then",
+        "true then",
     ),
     Mutant(
         "break with any fence",
@@ -608,8 +609,8 @@ MUTANTS = [
         "what the look before a claim showed is not heeded",
         "store/store.py",
         "a store that begins to evict grants nothing (rule 1)",
-        "_flag(queue), self._closed()]",
-        '_flag(queue), "unsafe" if unsafe else ""]',
+        "            closed = self._closed() or waits\n",
+        '            closed = ("unsafe" if unsafe else "") or waits\n',
         (EVICTION,),
     ),
     Mutant(
@@ -947,7 +948,7 @@ MUTANTS = [
         "a holder claims past the rate of its project",
         "store/lua/claim.lua",
         "only what is held passes a project's rate (rule 16)",
-        "if OVER and (#free > 0 or refusing) then return OVER end",
+        "if OVER and (#free > 0 or refusing or damaged) then return OVER end",
         "",
         ("tests/promises/test_limits.py",),
     ),
@@ -1059,8 +1060,8 @@ MUTANTS = [
         "an address never gets its share back",
         "store/lua/tenure.lua",
         "the share of an address counts what is live",
-        "if place and call('HINCRBY', PLACES, place, -1) <= 0 then call('HDEL', PLACES, place) end",
-        "",
+        "  if not place then return end\n",
+        "  if true then return end\n",
         ("tests/promises/test_limits.py",),
     ),
     Mutant(
@@ -1118,5 +1119,61 @@ MUTANTS = [
         "        if others and others + feed.kept > ROWS_KEPT:\n",
         "        if False:\n",
         (BOARD_BOUNDS + "only_so_many_rows_are_kept_and_followed",),
+    ),
+    Mutant(
+        "a record that nobody can read is a free task",
+        "store/lua/common.lua",
+        "a damaged record is never granted",
+        "    return {damaged = true, state = 'damaged', owner = '', due_at = 0, place = place}\n",
+        "    return {}\n",
+        DAMAGE,
+    ),
+    Mutant(
+        "a record is trusted to be whole",
+        "store/lua/common.lua",
+        "one broken record costs only its task",
+        "if not rec or not whole(rec) then",
+        "if not rec then",
+        DAMAGE,
+    ),
+    Mutant(
+        "damaged records stay in the way of the sweep",
+        "store/lua/sweep.lua",
+        "one broken record costs only its task",
+        "    set_aside(task)\n    leave(rec.place)\n  end\n  if not live(rec) then",
+        "    more = more\n  elseif not live(rec) then",
+        DAMAGE,
+    ),
+    Mutant(
+        "a break with any fence frees a damaged task",
+        "store/lua/break.lua",
+        "a break names what the person saw",
+        "if rec.damaged and fence == DAMAGE then",
+        "if rec.damaged then",
+        DAMAGE,
+    ),
+    Mutant(
+        "a project of another kind stops the sweep of all",
+        "keeper.py",
+        "one broken project costs only itself",
+        "except Damaged as damaged:",
+        "except ZeroDivisionError as damaged:",
+        DAMAGE,
+    ),
+    Mutant(
+        "a damaged clock goes on with what is left",
+        "store/lua/tick.lua",
+        "a damaged clock costs no holder a claim",
+        "if damaged then\n",
+        "if false then\n",
+        DAMAGE,
+    ),
+    Mutant(
+        "a loss that nobody can read is told",
+        "store/lua/tenure.lua",
+        "one broken record costs only its task",
+        "local entry = texts(kept)",
+        "local entry = cjson.decode(kept)",
+        DAMAGE,
     ),
 ]

@@ -101,13 +101,15 @@ def broken(outcome: o.Ended | o.Moved, fence: Fence) -> Answer:
 def listed(page: o.Page, *, plain: bool) -> Answer:
     """Answer a list."""
     if plain:
-        text = wire.table(page.claims)
+        text = wire.table(page.claims) + "".join(map(sentences.damaged_line, page.damaged))
         if page.cursor:
             text += f"More: ask again with cursor={page.cursor}\n"
         return wire.Reply(text.encode(), wire.TEXT)
     now = datetime.now(UTC).replace(microsecond=0)
     claims = [*map(_in_a_list, page.claims)]
-    return ok({"claims": claims, "seq": page.seq, "cursor": page.cursor, "server_time": now})
+    damaged = {"damaged": page.damaged} if page.damaged else {}
+    rest = {"seq": page.seq, "cursor": page.cursor, "server_time": now}
+    return ok({"claims": claims, **rest, **damaged})
 
 
 def _in_a_list(claim: Claim) -> Claim:

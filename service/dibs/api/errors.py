@@ -11,10 +11,10 @@ from litestar.exceptions import (
     ValidationException,
 )
 
-from dibs.api import observe, wire
-from dibs.api.problems import ProblemError, invalid
+from dibs.api import observe, sentences, wire
+from dibs.api.problems import Applied, ProblemError, invalid
 from dibs.api.wire import Reply
-from dibs.store import StoreDown, StoreFull, Unwilling
+from dibs.store import Damaged, StoreDown, StoreFull, Unwilling
 from dibs.streams import TooMany
 
 log = logging.getLogger("dibs.api")
@@ -61,6 +61,11 @@ def _store_down(down: StoreDown) -> ProblemError:
             "changed. Tell whoever runs this service."
         )
         return ProblemError("unavailable", f"{down.reason} {detail}", retry_after=10)
+    if isinstance(down, Damaged):
+        facts = {"lost": wire.builtin(down.lost)} if down.lost else {}
+        outcome: Applied = "unknown" if down.sent else "not-applied"
+        detail = f"{down.reason} {sentences.DAMAGED if down.task else ''}".strip()
+        return ProblemError("unavailable", detail, outcome=outcome, **facts)
     detail = (
         "Whether the call took effect is unknown: make the same call again, it takes effect once."
         if down.sent

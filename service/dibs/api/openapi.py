@@ -232,6 +232,7 @@ def _schemas() -> Schema:
         seq={"type": "string"},
         cursor={"type": ["string", "null"]},
         server_time={"type": "string", "format": "date-time"},
+        damaged={**many, "items": {"type": "string"}},
     )
     found["Events"] = _object(
         events={**many, "items": _ref("Event")},
@@ -253,5 +254,5 @@ def _schemas() -> Schema:
 
 
 def _object(**properties: Schema) -> Schema:
-    required = [name for name in properties if name != "lost"]
+    required = [name for name in properties if name not in ("lost", "damaged")]
     return {"type": "object", "properties": properties, "required": required}

@@ -148,7 +148,9 @@ TABLE = (
         "Claims are safe: no deadline passes during an outage. Ask again after `retry_after` "
         "seconds; where `outcome` is unknown, the same call finds out, and takes effect once. "
         "Where `detail` says that the store may throw claims away, nothing new is granted until "
-        "the person who runs the service has changed that; heartbeats and releases work.",
+        "the person who runs the service has changed that; heartbeats and releases work. Where it "
+        "says that the record of a task is damaged, that task alone is refused: work on another. A "
+        "person with an admin key frees it by a break with fence 1.",
     ),
     Problem(
         "full",

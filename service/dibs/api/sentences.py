@@ -144,6 +144,17 @@ def rate_limited(outcome: o.RateLimited) -> str:
     return f"Too many requests of this {outcome.whose}. {again}"
 
 
+DAMAGED = (
+    "A person with an admin key frees it, once they know that nobody works on it: break it with "
+    "fence 1. Work on another task."
+)
+
+
+def damaged_line(task: str) -> str:
+    """Say that a task on a list cannot be read."""
+    return f"Damaged: {task}. Nobody can read its record; a break with fence 1 frees it.\n"
+
+
 def moved(now: Claim | Free, fence: int) -> str:
     """Say that a break named a fence that is not current."""
     if isinstance(now, Free) or now.state == "done":

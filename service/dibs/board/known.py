@@ -13,8 +13,9 @@ from dibs.board.spans import Html
 from dibs.board.views import Counts, Look, Row
 from dibs.claims import Claims
 from dibs.outcomes import Page
+from dibs.store import Damaged
 from dibs.store.store import Pulse, Reset, Store, stream_id
-from dibs.words import Claim, Event, Project, Task
+from dibs.words import Claim, Event, Free, Project, Task
 
 ROWS, DONE, LATELY = 2_000, 50, 40
 """As many claims that are not done, claims that are, and events a board knows of."""
@@ -150,13 +151,20 @@ class Known:
         return True
 
     async def _look_at(self, tasks: Sequence[Task]) -> None:
-        shown = await asyncio.gather(*(self._store.show(self.project, task) for task in tasks))
+        shown = await asyncio.gather(*map(self._show, tasks))
         self._know(await self._store.pulse(self.project))
         claims = {claim.task: claim for claim in shown if isinstance(claim, Claim)}
         for task in tasks:
             if task not in claims:
                 self.rows.pop(task, None)
         self._take(claims.values())
+
+    async def _show(self, task: Task) -> Claim | Free | None:
+        """Return a task as it is now, None where nobody can read its record."""
+        try:
+            return await self._store.show(self.project, task)
+        except Damaged:
+            return None
 
     def _know(self, pulse: Pulse) -> None:
         self.pulse, self._clock_s = pulse, asyncio.get_running_loop().time()

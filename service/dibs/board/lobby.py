@@ -3,8 +3,9 @@
 import asyncio
 from time import monotonic
 
-from dibs.store import Store
+from dibs.store import Damaged, Store
 from dibs.store.store import Overview
+from dibs.words import Project
 
 PROJECTS = 200
 """Projects that are shown: those that were claimed in last."""
@@ -34,9 +35,16 @@ class Lobby:
 
     async def _read(self) -> None:
         names, total = await self._store.latest_projects(PROJECTS)
-        found = await asyncio.gather(*map(self._store.overview, names))
+        found = [one for one in await asyncio.gather(*map(self._overview, names)) if one]
         self._seen = sorted(found, key=_changed, reverse=True), total
         self._at_s = monotonic()
+
+    async def _overview(self, project: Project) -> Overview | None:
+        """Return a project at a glance, None where the store has something else in its place."""
+        try:
+            return await self._store.overview(project)
+        except Damaged:
+            return None
 
 
 def _changed(one: Overview) -> float:

@@ -214,6 +214,8 @@ def said(event: Event) -> tuple[str, str]:
             return f"{who} went on with ", ""
         case "abandoned":
             return f"{who} gave up ", ""
+        case "damaged":
+            return "Something happened that nobody can read ", ""
         case other:
             return f"{who} {other} ", ""
 

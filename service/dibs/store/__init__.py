@@ -1,8 +1,8 @@
 """The store: every key, every script, and the clock that leases run by."""
 
-from dibs.store.failures import StoreDown, StoreFull, Unwilling
+from dibs.store.failures import Damaged, StoreDown, StoreFull, Unwilling
 from dibs.store.records import Counts
 from dibs.store.rules import Rules
 from dibs.store.store import Store
 
-__all__ = ["Counts", "Rules", "Store", "StoreDown", "StoreFull", "Unwilling"]
+__all__ = ["Counts", "Damaged", "Rules", "Store", "StoreDown", "StoreFull", "Unwilling"]

@@ -21,6 +21,9 @@ APART_MOST_US = 2_000_000
 """The nodes of a cluster may differ by less than what counts as a stall, looks included."""
 
 
+_LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+
 @dataclass(frozen=True)
 class Facts:
     """What the last look at the clock said."""
@@ -53,7 +56,10 @@ class Facts:
 @functools.lru_cache(4096)
 def _second(unix_s: int) -> datetime:
     """Many claims share the second in which they were made, or will lapse."""
-    return datetime.fromtimestamp(unix_s, UTC)
+    try:
+        return datetime.fromtimestamp(unix_s, UTC)
+    except (ValueError, OverflowError, OSError):  # a damaged number: no calendar goes so far
+        return _LAST
 
 
 class LeaseClock:
@@ -86,8 +92,8 @@ class LeaseClock:
     async def tick(self) -> str:
         """Look at the clock, as the servers showed themselves last.
 
-        Returns why time was lost (restart, gap, back), or ''; or 'turns' where none was, because
-        several servers answer by turns. Raises StoreDown.
+        Returns why time was lost (restart, gap, back, damaged), or ''; or 'turns' where none was,
+        because several servers answer by turns. Raises StoreDown.
         """
         run_id = " ".join(sorted(server.run_id[:RUN_ID_CHARS] for server in self.shown))
         reply = await run_script(

@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import ssl
+from typing import Any
 
 from redis.exceptions import (
     AskError,
@@ -106,6 +107,17 @@ class Unwilling(StoreDown):
         super().__init__(reason, sent=sent)
 
 
+class Damaged(StoreDown):
+    """What the store holds in the place of a task, or of a project, nobody can read."""
+
+    def __init__(
+        self, reason: str, *, sent: bool, task: str = "", lost: tuple[Any, ...] = ()
+    ) -> None:
+        super().__init__(reason, sent=sent)
+        self.task, self.lost = task, lost
+        """Which task, where it is one; and the losses that the answer tells."""
+
+
 class StoreFull(Exception):
     """The store is at its memory limit and refused to grow; nothing was changed."""
 
@@ -191,6 +203,12 @@ def _refused(error: RedisError) -> Exception:
         return NoScriptError(text)
     if code == "OOM":
         return StoreFull(text)
+    if code == "WRONGTYPE":
+        return Damaged(
+            "The store holds something that dibs did not put there (WRONGTYPE), in the place of a "
+            "part of this project. `dibs purge` takes the project out.",
+            sent=bool(_IN_SCRIPT.search(text)),
+        )
     if code == "LOADING":
         return StoreDown("The store is loading its data.", sent=False)
     if code in _SAYS:

@@ -148,7 +148,7 @@ class Reader:
     def _queue(self, rec: Record) -> tuple[Waiter, ...]:
         if not rec.queue:
             return ()
-        tickets = (line.split(" ", 2) for line in rec.queue.splitlines())
+        tickets = (line.split(" ", 2) for line in rec.queue.split("\n"))
         return tuple(
             Waiter(session[:REF_CHARS], label or None, self.facts.instant(int(joined)))
             for session, joined, label in tickets
@@ -205,8 +205,23 @@ class Reader:
 
 
 def event(epoch: str, entry_id: str, flat: Sequence[str], facts: Facts) -> Event:
-    """Return one entry of a project's stream."""
-    rec = dict(zip(flat[::2], flat[1::2], strict=True))
+    """Return one entry of a project's stream; one that nobody can read is of the type `damaged`."""
+    rec = dict(zip(flat[::2], flat[1::2], strict=False))
+    try:
+        return _event(epoch, entry_id, rec, facts)
+    except (KeyError, ValueError):
+        ms, _, _ = entry_id.partition("-")
+        return Event(
+            id=f"{epoch}-{entry_id}",
+            type="damaged",
+            task=Task(rec.get("task", "")),
+            at=Facts(0, 0, "").instant(int(ms)),
+            fence=0,
+            holder=None,
+        )
+
+
+def _event(epoch: str, entry_id: str, rec: dict[str, str], facts: Facts) -> Event:
     return Event(
         id=f"{epoch}-{entry_id}",
         type=rec["type"],

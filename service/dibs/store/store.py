@@ -3,6 +3,7 @@
 import base64
 import hmac
 import itertools
+import logging
 import re
 import secrets
 import time
@@ -16,12 +17,14 @@ from redis.exceptions import ResponseError
 from dibs import outcomes as o
 from dibs.store import health, selftest, shown
 from dibs.store.clock import Facts, LeaseClock
-from dibs.store.failures import StoreDown, StoreFull, Unwilling, said
+from dibs.store.failures import Damaged, StoreDown, StoreFull, Unwilling, said
 from dibs.store.link import Link, Script, run_replicated, run_script
 from dibs.store.records import Counts, Reader, event, seconds
 from dibs.store.rules import Rules
 from dibs.store.tally import Tally
 from dibs.words import Claim, Event, Fence, Free, Project, Refused, Session, Task
+
+log = logging.getLogger("dibs.store")
 
 FORMAT = "2"
 """The version of the data in the store. It changes when an older service would misread a record."""
@@ -32,16 +35,21 @@ _UNLIMITED = ("break", "show", "list", "sweep", "overview")
 _LASTING = {"claim": "granted", "release": "ended", "break": "ended"}
 """Acts that a failover must not forget, each with the answer that says something was done."""
 _DAY_MS = 86_400_000
-_SWEPT = (":live", ":lapsed", ":done", ":ended", ":endings", ":losers", ":queued")
+_SWEPT = (":live", ":lapsed", ":done", ":ended", ":endings", ":losers", ":queued", ":damaged")
 """What the sweeper goes by: a project with none of these keys has nothing that it could drop."""
 _ATTEMPTS = 3
-_CURSOR = re.compile(r"[1-3] ([0-9]{1,16}|[+-]inf) [^\x00-\x1f]{0,200}")
+_CURSOR = re.compile(r"[1-4] ([0-9]{1,16}|[+-]inf) .{0,600}", re.DOTALL)
+_EPOCH = re.compile("[0-9]{1,16}")
+_SECRET = re.compile("[0-9a-f]{64}")
 _TURNS = (
     "Several servers answer INFO by turns: a failover between them goes unnoticed, and claims have "
     "no more time for it."
 )
 PLACE_CHARS = 12
 """Of the keyed hash of an address, which a claim is counted by; nothing else is kept of it."""
+
+_DAMAGED_MOST = 1_000
+"""Damaged tasks that are remembered, so that each is in the log once."""
 _KNOWN_S = 600.0
 """How long a process trusts that the index of projects has one it claimed in."""
 
@@ -94,6 +102,7 @@ class Store:
         self._secret = b""
         self._known: dict[Project, float] = {}
         self._requests = itertools.count(1)
+        self._damaged: set[tuple[Project, str]] = set()
         self.room: Callable[[], str] = lambda: ""
         """Says in a sentence why no new claim may be granted now, or ''. Holders go on."""
         self.unsafe = ""
@@ -122,7 +131,13 @@ class Store:
                 "Run the version of dibs that wrote it, or give this one a store of its own."
             )
         ours = self._secret.hex() or secrets.token_hex(32)
-        self._secret = bytes.fromhex(await self._settled("dibs:secret", ours))
+        kept = await self._settled("dibs:secret", ours)
+        if not _SECRET.fullmatch(kept):
+            raise Unfit(
+                "The store's dibs:secret is damaged, so that no session can be told from another. "
+                "Delete that key while a dibs runs, which puts its own back; or restore a backup."
+            )
+        self._secret = bytes.fromhex(kept)
 
     async def memory(self) -> tuple[int, int]:
         """Return what the store's servers use, and may use (0: no limit), in bytes."""
@@ -310,13 +325,16 @@ class Store:
         hashed = self.hashed(session) if session else ""
         act = [",".join(states), _lower(text), holder, str(limit), _open_cursor(cursor)]
         _, read, rest = await self._act("list", project, hashed, act)
-        claims = tuple(_held(read.claim(view)) for view in rest[2:])
-        return o.Page(claims, rest[0], _seal_cursor(rest[1]) if rest[1] else None)
+        seq, onwards, damaged, *views = rest
+        self._note_damaged(project, damaged)
+        claims = tuple(_held(read.claim(view)) for view in views)
+        return o.Page(claims, seq, _seal_cursor(onwards) if onwards else None, tuple(damaged))
 
     async def sweep(self, project: Project) -> tuple[bool, Counts]:
         """Write down passed deadlines. Returns if there is more to do, and what there is."""
         _, _, rest = await self._act("sweep", project, "", [])
-        more, *counts = rest
+        more, damaged, *counts = rest
+        self._note_damaged(project, damaged)
         return more == "1", Counts(*map(int, counts))
 
     async def overview(self, project: Project) -> Overview:
@@ -362,7 +380,7 @@ class Store:
 
         Raises Reset when the stream cannot go on from there without a gap.
         """
-        epoch = await self.link.command("HGET", keys(project) + ":meta", "epoch") or "0"
+        epoch = await self._epoch(project)
         start = "-"
         if after:
             given, _, entry = after.partition("-")
@@ -376,17 +394,22 @@ class Store:
 
     async def latest(self, project: Project, most: int) -> list[Event]:
         """Return the last events, the newest first."""
-        epoch = await self.link.command("HGET", f"{keys(project)}:meta", "epoch") or "0"
+        epoch = await self._epoch(project)
         stream = f"{keys(project)}:events"
         entries = await self.link.command("XREVRANGE", stream, "+", "-", "COUNT", most)
         return [event(epoch, entry, flat, self.clock.facts) for entry, flat in entries]
 
     async def stream_end(self, project: Project) -> tuple[str, str]:
         """Return the epoch of a project's stream ('0' before its first event) and its last id."""
-        epoch = await self.link.command("HGET", keys(project) + ":meta", "epoch") or "0"
+        epoch = await self._epoch(project)
         stream = keys(project) + ":events"
         last = await self.link.command("XREVRANGE", stream, "+", "-", "COUNT", 1)
         return epoch, last[0][0] if last else "0-0"
+
+    async def _epoch(self, project: Project) -> str:
+        """Return when the project's stream began; '0' before that, and where nobody can read it."""
+        epoch = await self.link.command("HGET", keys(project) + ":meta", "epoch") or ""
+        return str(epoch) if _EPOCH.fullmatch(epoch) else "0"
 
     async def _reachable(self, project: Project, entry: str) -> bool:
         """Return if all that came after `entry` is still kept."""
@@ -471,6 +494,8 @@ class Store:
                     reply, enough = await run_replicated(self.link, script, keys(project), args)
                 else:
                     reply, enough = await run_script(self.link, script, keys(project), args), True
+            except Damaged:
+                raise
             except StoreDown as down:
                 self.clock.stale = True
                 sent = sent or (ours and down.sent)
@@ -487,8 +512,27 @@ class Store:
                 continue
             reader = Reader(project, session, int(reply[1]), facts, self.rules.grace_ms)
             reader.unsure = sent
+            if reply[0] == "damaged":
+                raise self._damaged_record(reader, *reply[2:])
             return reply[0], reader, reply[2:]
         raise StoreDown("The store's clock does not hold still.", sent=sent)
+
+    def _damaged_record(self, read: Reader, lost: list[str], task: str) -> Damaged:
+        """Say that nobody can read the record of `task`."""
+        self._note_damaged(read.project, [task])
+        return Damaged(
+            f"The store's record of {task} is damaged, so nobody knows who has it.",
+            sent=read.unsure,
+            task=task,
+            lost=tuple(map(read.loss, lost)),
+        )
+
+    def _note_damaged(self, project: Project, tasks: Sequence[str]) -> None:
+        """One line for each task whose record nobody can read."""
+        for task in tasks:
+            if (project, task) not in self._damaged and len(self._damaged) < _DAMAGED_MOST:
+                self._damaged.add((project, task))
+                log.error("record_damaged project=%s task=%r: break it with fence 1", project, task)
 
     def _not_mine(
         self, read: Reader, project: Project, task: Task | None, rest: list[Any]

@@ -10,7 +10,7 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 
-from dibs.store.failures import StoreFull
+from dibs.store.failures import Damaged, StoreFull
 from dibs.store.link import Link
 from dibs.words import Claim, Project
 
@@ -46,7 +46,7 @@ class Tally:
     async def flush(self, now_ms: int) -> None:
         """Write down what waits. Raises StoreDown; what waited is then not counted."""
         waiting, self._waiting = self._waiting, {}
-        with contextlib.suppress(StoreFull):
+        with contextlib.suppress(StoreFull, Damaged):
             for project, pairs in waiting.items():
                 key = self._key(project, now_ms // HOUR_MS)
                 await self._link.command("PFADD", key, *pairs)

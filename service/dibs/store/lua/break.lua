@@ -1,9 +1,11 @@
--- break.lua: a person ends somebody's claim, naming the fence they saw.
+-- break.lua: a person ends somebody's claim, naming the fence they saw. A record that nobody can read
+-- has no fence: who has seen that names DAMAGE, which is no claim's, and frees the task.
 --
 -- ARGV[6] task   [7] fence   [8] reason   [9] by: who breaks it
 --
 -- {'ended', now, losses, {task, state, already}}   state is the task's now
 -- {'moved', now, losses, view | ''}   the fence is not the current one, or nothing is held
+-- {'damaged', now, losses, task}   nobody can read its record, and the fence is not DAMAGE
 -- {'stalled', now}
 --
 -- Safe to run twice: ends are kept for the retention, and the repeat answers 'already'.
@@ -11,8 +13,18 @@
 -- Follows common.lua, tenure.lua, holder.lua.
 
 local task, fence, reason, by = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local DAMAGE = '1'
 
 local rec = meet(task)
+if rec.damaged and fence == DAMAGE then
+  forget(task, rec)
+  call('ZADD', ENDINGS, NOW_TEXT, ending(task, fence, 'broken'))
+  count('breaks', '1')
+  tell('broken', task, {}, 'reason', reason, 'by', by)
+  return answer('ended', {}, {task, 'free', ''})
+elseif rec.damaged then
+  return answer('damaged', {}, task)
+end
 local current = rec.fence == fence
 if current and rec.state == 'broken' or ended_by(task, fence, 'broken') then
   return answer('ended', {}, {task, state_now(rec), '1'})
@@ -23,7 +35,7 @@ end
 
 settle(task, rec)
 finish(task, rec, 'broken', {reason = reason, by = by})
-call('HINCRBY', META, 'breaks', 1)
+count('breaks', '1')
 note_loss(rec.owner, task, rec.fence, 'broken', NOW + RULES.retention_ms, {
   by_label = by, note = reason})
 tell('broken', task, rec, 'reason', reason, 'by', by)

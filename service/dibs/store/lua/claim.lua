@@ -8,6 +8,7 @@
 --
 -- {'granted', now, losses, n, view…}   n of the views (the first ones) are new, the others were ours
 -- {'refused', now, losses, {verdict, view, free_in_ms}…}   verdict: held | cooling | done | turn
+-- {'damaged', now, losses, task}   nobody can read the record of this one; nothing was granted
 -- {'quota', now, losses, 'session' | 'project' | 'address' | 'queue', limit}
 -- {'address', now}   it would have been granted, and the address has to wait
 -- {'full', now, losses}   there is no room for a new claim or ticket; nothing was granted
@@ -38,9 +39,10 @@ local function free_from(rec)
   return tonumber(rec.ended or '0')
 end
 
--- What stands between SESSION and `task`: nil (free), 'mine', or a refusal and when it ends.
+-- What stands between SESSION and `task`: nil (free), 'mine', 'damaged', or a refusal and when it ends.
 local function verdict(task, rec)
   if rec.state == nil then return nil end
+  if rec.damaged then return 'damaged' end
   settle(task, rec)
   if rec.owner == SESSION and (live(rec) or revivable(rec)) then return 'mine' end
   if live(rec) then return 'held', rec.due_at + RULES.grace_ms end
@@ -70,7 +72,9 @@ local function grant(task, rec)
   local last = call('HGET', META, 'fence')
   if not last then call('HSET', META, 'epoch', text(NOW_US)) end
   -- The last fence may be gone with a primary that was lost; what this service saw of time is not.
-  local fence = text(math.max(tonumber(last or '0') + 1, NOW_US, WITNESS_US))
+  local known = number(last) or 0
+  if known >= 2 ^ 53 - 1 then known = 0 end  -- damaged: no reader of JSON is exact beyond that
+  local fence = text(math.max(known + 1, NOW_US, WITNESS_US))
   call('HSET', META, 'fence', fence)
   local fresh = {
     state = 'held', owner = SESSION, fence = fence, ttl = text(ttl_ms or RULES.ttl_ms),
@@ -99,7 +103,7 @@ local function grant(task, rec)
     call('ZREM', rec.state == 'lapsed' and LAPSED or rec.state == 'done' and DONE or ENDED, task)
   end
   if fresh.queued then
-    call('HDEL', QUEUE .. task, SESSION)
+    redis.pcall('HDEL', QUEUE .. task, SESSION)
     if drop_lapsed_tickets(task, fresh) == 0 then fresh.queued = nil end
   end
   save(task, fresh)
@@ -134,7 +138,7 @@ local function over_quota(wanted)
 end
 
 local told = look_at_losses()
-local free, mine, refused = {}, {}, {}
+local free, mine, refused, damaged = {}, {}, {}, nil
 for i = FIRST_TASK, #ARGV do
   local task = ARGV[i]
   local rec = meet(task)
@@ -144,6 +148,8 @@ for i = FIRST_TASK, #ARGV do
     free[#free + 1] = choice
   elseif word == 'mine' then
     mine[#mine + 1] = choice
+  elseif word == 'damaged' then
+    damaged = damaged or task
   else
     refused[#refused + 1] = {word, task, rec, free_at}
   end
@@ -154,13 +160,15 @@ if mode == 'any' and #mine > 0 then free = {} end
 if mode == 'any' and #free > 0 then free = {free[1]} end
 local refusing = #refused > 0 and (mode == 'all' or #free + #mine == 0)
 
-if OVER and (#free > 0 or refusing) then return OVER end
+if OVER and (#free > 0 or refusing or damaged) then return OVER end
 
 local grows = #free > 0 and not refusing or queue and refusing
 if grows and REFUSAL then return REFUSAL end
 if grows and closed == 'unsafe' then return answer('unsafe') end
 if grows and closed == 'address' then return answer('address') end
 mark_told()
+-- Of several that would do, a damaged one is none.
+if damaged and (mode ~= 'any' or #free + #mine + #refused == 0) then return answer('damaged', told, damaged) end
 if grows and not ROOM then return answer('full', told) end
 
 if refusing then
@@ -174,7 +182,7 @@ if refusing then
     end
     if not mine then
       if #waiting >= RULES.tickets_per_task then return false end
-      order, joined = text(call('HINCRBY', META, 'tickets', 1)), NOW_TEXT
+      order, joined = text(count('tickets', NOW_TEXT)), NOW_TEXT
     end
     call('HSET', key, SESSION, order .. ' ' .. joined .. ' ' .. text(NOW + RULES.ticket_ms) .. ' ' .. label)
     call('PERSIST', key)  -- 0.1.0 let it end by itself

@@ -18,7 +18,12 @@
 local PREFIX, SESSION, REQUEST = KEYS[1], ARGV[5], ARGV[4]
 local call = redis.call
 
-local function text(number) return string.format('%d', number) end
+local function text(value) return string.format('%d', value) end
+
+-- A number that is kept as text, 16 digits at most; nil for anything else.
+local function number(kept)
+  if kept and #kept <= 16 and string.find(kept, '^%d+$') then return tonumber(kept) end
+end
 
 -- TIME is read once: it moves while a script runs on some servers.
 local time = call('TIME')
@@ -70,7 +75,7 @@ local function let_holder_write() call('DEL', PREFIX .. ':nothing') end
 -- GCRA: `paid` is the instant at which all that was let through is paid for.
 -- Returns how long to wait in ms, and the instant to store when the request is let through.
 local function admit(paid, per_second)
-  paid = math.max(tonumber(paid or '0'), NOW_US)
+  paid = math.max(tonumber(paid or '0') or 0, NOW_US)
   if paid > NOW_US + RATES_MS * 1000 then paid = NOW_US end  -- the clock went back
   local wait_us = paid - NOW_US - RULES.burst_ms * 1000
   return math.ceil(wait_us / 1000), text(paid + math.floor(1000000 / per_second))
@@ -140,12 +145,44 @@ local function over(rec)
   return ended + (rec.state == 'done' and RULES.done_retention_ms or RULES.retention_ms) <= NOW
 end
 
--- A task's record is one JSON text, numbers in it text, too. `due_at` is worked out, not kept.
--- {} for a task that is not known; {gone = record} where only the record is still there.
+-- What is kept as JSON is an object of texts, numbers in it text, too. nil for anything else.
+local function texts(kept)
+  local read, found = pcall(cjson.decode, kept)
+  if not read or type(found) ~= 'table' then return nil end
+  for _, value in pairs(found) do
+    if type(value) ~= 'string' then return nil end
+  end
+  return found
+end
+
+-- Whether all of a record is there that is counted with, and no number is past counting.
+local function whole(rec)
+  local state = rec.state
+  local ends = state == 'lapsed' or state == 'done' or state == 'released' or state == 'abandoned'
+    or state == 'broken'
+  if not rec.owner or not (state == 'held' or state == 'parked' or ends and rec.ended) then return false end
+  local fence, ttl, since, beat, due = rec.fence or '', rec.ttl or '', rec.since or '', rec.beat or '', rec.due or ''
+  local ended, grants, lapses = rec.ended or '0', rec.grants or '0', rec.lapses or '0'
+  local turns_from, last_ended = rec.turns_from or '0', rec.last_ended or '0'
+  return string.find(fence .. ' ' .. ttl .. ' ' .. since .. ' ' .. beat .. ' ' .. due .. ' ' .. ended .. ' '
+      .. grants .. ' ' .. lapses .. ' ' .. turns_from .. ' ' .. last_ended,
+      '^%d+ %d+ %d+ %d+ %d+ %d+ %d+ %d+ %d+ %d+$')
+    and fence + ttl + since + beat + due + ended + grants + lapses + turns_from + last_ended < 1e17
+end
+
+-- A task's record is one JSON text. `due_at` is worked out, not kept.
+-- {} for a task that is not known; {gone = record} where only the record is still there;
+-- {damaged = true, …} where nobody can read it, and so nobody knows who has the task.
 local function load(task)
-  local kept = call('GET', RECORD .. task)
+  local kept = redis.pcall('GET', RECORD .. task)
   if not kept then return {} end
-  local rec = cjson.decode(kept)
+  if type(kept) == 'table' and not string.find(kept.err, 'WRONGTYPE', 1, true) then call('GET', RECORD .. task) end
+  if type(kept) == 'table' then kept = '' end
+  local rec = texts(kept)
+  if not rec or not whole(rec) then
+    local place = string.match(kept, '"place":"(%x+)"')
+    return {damaged = true, state = 'damaged', owner = '', due_at = 0, place = place}
+  end
   rec.due_at = after_stalls(tonumber(rec.due), tonumber(rec.ttl), tonumber(rec.beat))
   if over(rec) then return {gone = rec} end
   return rec
@@ -167,11 +204,12 @@ end
 -- The tickets of a task's queue that were renewed in time, oldest first; the others hold no place
 -- any more, and come only with `all`.
 local function tickets(task, all)
-  local flat, found = call('HGETALL', QUEUE .. task), {}
+  local flat, found = redis.pcall('HGETALL', QUEUE .. task), {}
   for i = 1, #flat, 2 do
-    local order, joined, renewed, label = string.match(flat[i + 1], '^(%d+) (%d+) (%d+) (.*)$')
-    local until_ms = after_stalls(tonumber(renewed), RULES.ticket_ms, 0)
-    if all or until_ms > NOW then
+    local order, joined, renewed, label = string.match(flat[i + 1], '^(%d+) (%d+) (%d+) ([^\n]*)$')
+    local until_ms = after_stalls(tonumber(renewed or '0'), RULES.ticket_ms, 0)
+    -- One that nobody can read is no ticket.
+    if order and math.max(order, joined, renewed) < 1e16 and (all or until_ms > NOW) then
       found[#found + 1] = {
         session = flat[i], order = tonumber(order), joined = tonumber(joined),
         until_ms = until_ms, label = label}

@@ -5,6 +5,7 @@
 --
 -- {'kept', now, losses, view…}
 -- {'not-mine', now, losses, view | '', 'lost' | 'not-holder' | 'moved', loss}   one task only
+-- {'damaged', now, losses, task}   nobody can read the record of the one that was named
 -- {'rate-limited', …}   {'stalled', now}
 --
 -- Safe to run twice: a repeat moves the deadline that it already moved. A lapsed claim that nobody
@@ -26,6 +27,7 @@ local told = losses()
 
 if one ~= '' then
   local rec = meet(one)
+  if rec.damaged then return answer('damaged', told, one) end
   local ours = mine(one, rec)
   if ours and (fence == '' or fence == rec.fence) then
     keep(one, rec, change)
@@ -42,7 +44,7 @@ for _, task in ipairs(own_tasks()) do
   if mine(task, rec) then
     keep(task, rec, change)
     reply[#reply + 1] = view(task, rec)
-  elseif rec.owner ~= SESSION then
+  elseif rec.owner ~= SESSION and not rec.damaged then
     let_holder_write()
     call('SREM', HELD .. SESSION, task)
   end

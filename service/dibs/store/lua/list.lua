@@ -5,7 +5,8 @@
 -- ARGV[8] holder (ref or label), '' for all   [9] most claims to give
 -- ARGV[10] cursor: '' or "index score task", the last claim of the page before
 --
--- {'listed', now, seq, cursor | '', view…}   seq is the last event's id, epoch-stream id
+-- {'listed', now, seq, cursor | '', damaged, view…}   seq is the last event's id, epoch-stream id
+-- damaged: tasks on the page whose record nobody can read, whatever was asked for
 -- Live claims come first, the soonest to lapse leading; then lapsed and done, the latest leading.
 -- A heartbeat can move a claim to a later page, never to an earlier one: nothing is missed.
 -- Safe to run twice: it only reads. O(claims looked at), at most RULES.list_scan.
@@ -44,6 +45,7 @@ local indexes = {
   {key = LIVE, wanted = want.held or want.parked or want.lapsed, score = '-inf', backwards = false},
   {key = LAPSED, wanted = want.lapsed, score = '+inf', backwards = true},
   {key = DONE, wanted = want.done, score = '+inf', backwards = true},
+  {key = PREFIX .. ':damaged', wanted = true, score = '-inf', backwards = false},
 }
 local first, score, member = 1, nil, ''
 if ARGV[10] ~= '' then
@@ -51,9 +53,9 @@ if ARGV[10] ~= '' then
   first, score, member = tonumber(index), at, task
 end
 
-local epoch = call('HGET', META, 'epoch') or '0'
+local epoch = text(number(call('HGET', META, 'epoch')) or 0)
 local last = call('XREVRANGE', EVENTS, '+', '-', 'COUNT', 1)
-local reply = {'listed', NOW_TEXT, epoch .. '-' .. (last[1] and last[1][1] or '0-0'), ''}
+local reply = {'listed', NOW_TEXT, epoch .. '-' .. (last[1] and last[1][1] or '0-0'), '', {}}
 local scanned = 0
 
 for number = first, #indexes do
@@ -64,14 +66,18 @@ for number = first, #indexes do
       local page = after(index.key, from, at, index.backwards)
       if #page == 0 then break end
       for _, entry in ipairs(page) do
-        if #reply - 4 >= most or scanned >= RULES.list_scan then
+        if #reply - 5 >= most or scanned >= RULES.list_scan then
           reply[4] = number .. ' ' .. from .. ' ' .. at
           return reply
         end
         at, from = entry[1], entry[2]
         scanned = scanned + 1
         local rec = load(at)
-        if rec.state and matches(at, rec) then reply[#reply + 1] = view(at, rec) end
+        if rec.damaged then
+          table.insert(reply[5], at)
+        elseif rec.state and matches(at, rec) then
+          reply[#reply + 1] = view(at, rec)
+        end
       end
     end
   end

@@ -17,7 +17,7 @@ local changed = ''
 if last[1] then
   local fields = last[1][2]
   for i = 1, #fields, 2 do
-    if fields[i] == 'at' then changed = fields[i + 1] end
+    if fields[i] == 'at' and number(fields[i + 1]) then changed = fields[i + 1] end
   end
 end
 return answer('overview', text(live - parked), text(parked), text(lapsed),

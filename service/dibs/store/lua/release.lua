@@ -5,6 +5,7 @@
 --
 -- {'ended', now, losses, {task, state, already}…}   state is the task's now: free | done | held …
 -- {'not-mine', now, losses, view | '', 'lost' | 'not-holder' | 'moved', loss}   one task only
+-- {'damaged', now, losses, task}   nobody can read the record of the one that was named
 -- {'rate-limited', …}   {'stalled', now}
 --
 -- Safe to run twice: ends are kept for the retention, and the repeat answers 'already'.
@@ -58,6 +59,7 @@ local told = losses()
 
 if one ~= '' then
   local rec = meet(one)
+  if rec.damaged then return answer('damaged', told, one) end
   local ours = rec.owner == SESSION and (live(rec) or rec.state == 'lapsed')
   if ours and (fence == '' or fence == rec.fence) then
     return answer('ended', told, release(one, rec))

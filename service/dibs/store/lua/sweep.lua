@@ -1,7 +1,8 @@
 -- sweep.lua: write down deadlines that have passed, so that people hear of them, and drop what is
 -- past its retention. Correctness never waits for it: every act looks at the deadline itself.
 --
--- {'swept', now, more: 1 | '', held, parked, lapsed, done, tickets, lapses, breaks}
+-- {'swept', now, more: 1 | '', damaged, held, parked, lapsed, done, tickets, lapses, breaks}
+--   damaged: tasks whose record nobody can read, MOST at most
 --   held, parked, lapsed, done, tickets: how many there are now   lapses, breaks: how many ever
 -- Safe to run twice: what is written down or dropped is not due any more. O(log live claims +
 -- tickets) when nothing is due, at most MOST of each kind a run.
@@ -17,8 +18,18 @@ local function due(index, instant)
   return found
 end
 
+-- What nobody can read must not stand in the way of what is due: it has an index of its own.
+local function set_aside(task)
+  let_holder_write()
+  call('ZADD', DAMAGED, 'NX', NOW_TEXT, task)
+end
+
 for _, task in ipairs(due(LIVE, NOW)) do
   local rec = meet(task)
+  if rec.damaged then
+    set_aside(task)
+    leave(rec.place)
+  end
   if not live(rec) then
     call('ZREM', LIVE, task)
   elseif overdue(rec) then
@@ -33,9 +44,17 @@ for index, kept_ms in pairs({
   [LAPSED] = RULES.retention_ms, [DONE] = RULES.done_retention_ms, [ENDED] = RULES.retention_ms,
 }) do
   for _, task in ipairs(due(index, NOW - kept_ms)) do
-    meet(task)
+    if meet(task).damaged then set_aside(task) end
     call('ZREM', index, task)
   end
+end
+
+-- Whatever it was, a claim or a task that is done, by then it would be past its retention.
+local longest = math.max(RULES.done_retention_ms, RULES.max_hold_ms + RULES.retention_ms)
+for _, task in ipairs(due(DAMAGED, NOW - longest)) do
+  local rec = meet(task)
+  if rec.damaged then forget(task, rec) end
+  call('ZREM', DAMAGED, task)
 end
 
 for _, ending in ipairs(due(ENDINGS, NOW - RULES.retention_ms)) do call('ZREM', ENDINGS, ending) end
@@ -45,7 +64,7 @@ if many > 0 then call('ZREMRANGEBYRANK', ENDINGS, 0, math.min(many, 10 * MOST) -
 if many > 10 * MOST then more = '1' end
 
 for _, session in ipairs(due(LOSERS, NOW)) do
-  local flat, first = call('HGETALL', LOST .. session), nil
+  local flat, first = redis.pcall('HGETALL', LOST .. session), nil
   for i = 1, #flat, 2 do
     local entry, kept_until = read_loss(flat[i + 1])
     if entry then
@@ -82,6 +101,6 @@ end
 local live_now, parked = call('ZCARD', LIVE), call('SCARD', PARKED)
 if live_now == 0 then call('DEL', PLACES) end
 local ever = call('HMGET', META, 'lapses', 'breaks')
-return answer('swept', more, text(live_now - parked), text(parked),
+return answer('swept', more, call('ZRANGE', DAMAGED, 0, MOST - 1), text(live_now - parked), text(parked),
               text(call('ZCARD', LAPSED)), text(call('ZCARD', DONE)), text(waiting),
-              ever[1] or '0', ever[2] or '0')
+              text(number(ever[1]) or 0), text(number(ever[2]) or 0))

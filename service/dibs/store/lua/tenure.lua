@@ -12,11 +12,17 @@ local IN_ENDED = {released = true, abandoned = true, broken = true}
 -- How many claims are live of each address that is counted, by its hash.
 local PLACES = PREFIX .. ':places'
 
-local function held_at(place) return tonumber(call('HGET', PLACES, place) or '0') end
-local function come_to(place) call('HINCRBY', PLACES, place, 1) end
-local function leave(place)
-  if place and call('HINCRBY', PLACES, place, -1) <= 0 then call('HDEL', PLACES, place) end
+local function held_at(place) return number(call('HGET', PLACES, place)) or 0 end
+local function come_to(place)
+  if type(redis.pcall('HINCRBY', PLACES, place, 1)) == 'table' then call('HSET', PLACES, place, '1') end
 end
+local function leave(place)
+  if not place then return end
+  local left = redis.pcall('HINCRBY', PLACES, place, -1)
+  if type(left) == 'table' or left <= 0 then call('HDEL', PLACES, place) end
+end
+-- Tasks whose record nobody can read, by when the sweep met it.
+local DAMAGED = PREFIX .. ':damaged'
 
 -- Losses that this run noted, "session task".
 local NOTED = {}
@@ -27,17 +33,31 @@ local function note_loss(session, task, fence, reason, kept_until, fields)
   local entry = {task = task, fence = fence, reason = reason, at = NOW_TEXT, kept_until = text(kept_until)}
   for field, value in pairs(fields or {}) do entry[field] = value end
   NOTED[session .. ' ' .. task] = true
-  call('HSET', LOST .. session, task, cjson.encode(entry))
+  local noted = redis.pcall('HSET', LOST .. session, task, cjson.encode(entry))
+  if type(noted) == 'table' then
+    if string.find(noted.err, 'WRONGTYPE', 1, true) then call('DEL', LOST .. session) end
+    call('HSET', LOST .. session, task, cjson.encode(entry))
+  end
   call('PERSIST', LOST .. session)  -- 0.1.0 let it end by itself
   call('ZADD', LOSERS, 'LT', entry.kept_until, session)
 end
 
--- An entry of note_loss, nil when it is past its retention; and when that is.
+-- An entry of note_loss, nil when it is past its retention, or damaged; and when that is.
 local function read_loss(kept)
-  local entry = cjson.decode(kept)
-  local kept_until = tonumber(entry.kept_until) or tonumber(entry.at) + RULES.retention_ms
+  local entry = texts(kept)
+  local at = entry and entry.task and entry.reason and number(entry.fence) and number(entry.at)
+  if not at then return nil, 0 end
+  local kept_until = number(entry.kept_until) or at + RULES.retention_ms
   if kept_until <= NOW then return nil, kept_until end
   return entry, kept_until
+end
+
+-- Count one more in META. A count that nobody can read begins anew, at `anew`.
+local function count(field, anew)
+  local so_many = redis.pcall('HINCRBY', META, field, 1)
+  if type(so_many) == 'number' and so_many > 0 and so_many < 1e15 then return so_many end
+  call('HSET', META, field, anew)
+  return tonumber(anew)
 end
 
 -- The passing of a deadline, written down once by whichever act meets it first.
@@ -45,14 +65,14 @@ local function settle(task, rec)
   if not overdue(rec) then return end
   let_holder_write()
   if rec.state == 'parked' then call('SREM', PARKED, task) end
-  call('HINCRBY', META, 'lapses', 1)
+  count('lapses', '1')
   rec.state, rec.ended = 'lapsed', text(rec.due_at)
   rec.due = rec.ended
   rec.lapses = text(tonumber(rec.lapses or '0') + 1)
   save(task, rec)
   call('ZREM', LIVE, task)
   call('ZADD', LAPSED, rec.ended, task)
-  call('SREM', HELD .. rec.owner, task)
+  redis.pcall('SREM', HELD .. rec.owner, task)
   leave(rec.place)
   note_loss(rec.owner, task, rec.fence, 'lapsed', rec.due_at + RULES.retention_ms, {open = '1'})
   tell('lapsed', task, rec, 'note', rec.note or '')
@@ -71,6 +91,11 @@ local function forget(task, rec)
   call('DEL', RECORD .. task, QUEUE .. task)
   call('SREM', QUEUED, task)
   for _, index in ipairs({LAPSED, DONE, ENDED}) do call('ZREM', index, task) end
+  if rec.damaged then
+    if call('ZREM', LIVE, task) == 1 then leave(rec.place) end
+    call('ZREM', DAMAGED, task)
+    call('SREM', PARKED, task)
+  end
   if rec.state == 'lapsed' then call('HDEL', LOST .. rec.owner, task) end
 end
 
@@ -145,7 +170,7 @@ local UNTOLD = {}
 -- because its first reply may have been lost. Comes before anything that may note another loss.
 local function look_at_losses()
   if SESSION == '' then return {} end
-  local flat, told = call('HGETALL', LOST .. SESSION), {}
+  local flat, told = redis.pcall('HGETALL', LOST .. SESSION), {}
   KNOWN = {}
   for i = 1, #flat, 2 do
     local task, entry = flat[i], read_loss(flat[i + 1])

@@ -3,13 +3,15 @@
 -- KEYS[1] the clock record   ARGV[1] run_id of the store   [2] longest gap that is not a stall, ms
 -- ARGV[3] this process       [4] for how long it sweeps once chosen, ms
 --
--- {witness_us, lost_us, stalls, sweeper: 1 | '', why: '' | first | restart | gap | back | turns}
+-- {witness_us, lost_us, stalls, sweeper: 1 | '', why: '' | first | restart | gap | back | turns | damaged}
 --
 -- Lease time is the store's time while somebody watches it. When nobody could (the store was down
 -- or paused, no service ran, the clock jumped ahead) the time between does not count, and the
 -- instant is kept as a stall, "from-to:lost_us before" in lease ms: every claim that was live at
 -- `from` has at least one ttl from `to` on. A clock that stepped back is the same with a negative
 -- loss. So lease time never jumps and never goes back.
+--
+-- Where nobody can read the clock record, it begins anew, and all that was live has one more ttl.
 --
 -- A new run_id is a restart, or another server's. Behind some endpoints several servers answer by
 -- turns, so that every look would be a restart and no claim would ever lapse. A server that started
@@ -21,13 +23,24 @@
 local MOST_STALLS, MOST_RUNS = 32, 16
 local RECENT_US, RETURNS_MOST = 30000000, 3
 local run_id, longest_us, process = ARGV[1], tonumber(ARGV[2]) * 1000, ARGV[3]
-local function text(number) return string.format('%d', number) end
+local function text(value) return string.format('%d', value) end
+
+-- A whole number that is kept as text, 16 digits at most; nil for anything else.
+local function number(kept)
+  if kept and #kept <= 17 and string.find(kept, '^%-?%d+$') then return tonumber(kept) end
+end
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local seen = redis.call('HMGET', KEYS[1], 'witness', 'lost', 'stalls', 'run_id', 'sweeper',
                         'sweeper_until', 'runs', 'returns')
-local witness, lost, stalls = tonumber(seen[1]), tonumber(seen[2] or '0'), seen[3] or ''
+local witness, lost, stalls = number(seen[1]), number(seen[2] or '0'), seen[3] or ''
+local damaged = seen[1] and not witness or not lost
+lost = lost or 0
+for stall in string.gmatch(stalls, '%S+') do
+  local from, to, before = string.match(stall, '^(%d+)-(%d+):(%-?%d+)$')
+  damaged = damaged or not (number(from) and number(to) and number(before))
+end
 
 -- A user who may not see it knows nothing of a restart, and must not undo what others know.
 if run_id == '' then run_id = seen[4] or '' end
@@ -48,7 +61,9 @@ local turns = run_id ~= seen[4] and known and returns >= RETURNS_MOST
 if run_id ~= seen[4] and known then returns, returned = returns + 1, text(now) end
 
 local why = ''
-if not witness then
+if damaged then
+  why = 'damaged'
+elseif not witness then
   why = 'first'
 elseif now < witness then
   why = 'back'
@@ -58,6 +73,9 @@ elseif turns then
   why = 'turns'
 elseif run_id ~= seen[4] then
   why = 'restart'
+end
+if why == 'damaged' then
+  stalls = '0-' .. text(math.floor((now - lost) / 1000)) .. ':' .. text(lost)
 end
 if why == 'gap' or why == 'restart' or why == 'back' then
   -- Scripts may have run for up to `longest` since the last look. So much counts as passed: lease
@@ -72,7 +90,7 @@ if why == 'gap' or why == 'restart' or why == 'back' then
   stalls = table.concat(kept, ' ', math.max(1, #kept - MOST_STALLS + 1))
 end
 
-local sweeper, sweeps_until = seen[5], tonumber(seen[6] or '0')
+local sweeper, sweeps_until = seen[5], number(seen[6]) or 0
 if sweeper == process or sweeps_until < now or sweeps_until > now + 60000000 then
   sweeper, sweeps_until = process, now + tonumber(ARGV[4]) * 1000
 end
