@@ -25,13 +25,12 @@ from bench.acts import ACTS
 from bench.contenders import ROOT, Contender, Missing
 
 LANES = 32
-STRICT, EVERYSEC, TWO = "dibs strict", "dibs everysec", "dibs strict, 2 workers"
+STRICT, EVERYSEC = "dibs strict", "dibs everysec"
 PLAIN, ETCD, ECHO = "plain FastAPI", "etcd gateway", "framework echo"
 Start = Callable[[str], AbstractContextManager[Contender]]
 ALL: dict[str, Start] = {
     STRICT: contenders.dibs,
     EVERYSEC: lambda name: contenders.dibs(name, fsync="everysec"),
-    TWO: lambda name: contenders.dibs(name, workers=2),
     PLAIN: contenders.plain,
     ETCD: contenders.etcd,
     ECHO: contenders.echo,

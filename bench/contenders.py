@@ -43,7 +43,7 @@ class Contender:
     pid: int
 
     def cpu_s(self) -> float:
-        """Return the processor time that it took so far, its store and its workers included."""
+        """Return the processor time that it took so far, its store included."""
         return sum(map(cpu_s, [self.pid, *family(self.pid)]))
 
 
@@ -129,7 +129,6 @@ def dibs(
     name: str,
     *,
     fsync: str = "always",
-    workers: int = 1,
     data: Path | None = None,
     python: str = sys.executable,
     env: Mapping[str, str] | None = None,
@@ -140,11 +139,10 @@ def dibs(
     """
     with contextlib.ExitStack() as held:
         where = data or held.enter_context(folder())
-        flags = ["--workers", str(workers)] if workers > 1 else []
         settings = UNLIMITED | dict(env or {})
         if fsync != "always" and "DIBS_REDIS_URL" not in settings:
             settings["DIBS_REDIS_URL"] = held.enter_context(redis(where, fsync))
-        service = Service(where, *flags, env=settings, command=[python, *DIBS[1:]])
+        service = Service(where, env=settings, command=[python, *DIBS[1:]])
         with service:
             until(service.is_ready, "the service is ready", START_S)
             yield Contender(name, "dibs", service.port, service.pid)

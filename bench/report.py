@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Results = Mapping[tuple[str, str, int], Mapping[str, float]]
-STRICT, EVERYSEC, TWO = "dibs strict", "dibs everysec", "dibs strict, 2 workers"
+STRICT, EVERYSEC = "dibs strict", "dibs everysec"
 PLAIN, ETCD, ECHO = "plain FastAPI", "etcd gateway", "framework echo"
-ORDER = (STRICT, EVERYSEC, TWO, PLAIN, ETCD, ECHO)
+ORDER = (STRICT, EVERYSEC, PLAIN, ETCD, ECHO)
 ACTS = {
     "claim": "claim, fresh",
     "refused": "claim, refused",
@@ -22,7 +22,6 @@ TARGETS = (
     ("strict ÷ etcd", STRICT, ETCD, 1.5),
     ("strict ÷ plain FastAPI", STRICT, PLAIN, 2.4),
     ("everysec ÷ framework echo", EVERYSEC, ECHO, 0.8),
-    ("strict, 2 workers ÷ etcd", TWO, ETCD, 2.0),
 )
 
 

@@ -1,6 +1,6 @@
 """Load with restarts, for as long as you like: no acknowledged act is lost, and nothing grows.
 
-    python -m bench.soak [--seconds 1800] [--rate 500] [--every 180] [--workers 1] [--json FILE]
+    python -m bench.soak [--seconds 1800] [--rate 500] [--every 180] [--json FILE]
 
 A service with its private store takes acts at a steady rate: sessions claim, beat, release, finish
 tasks and ask for one another's. Every so often it is restarted: by turns asked to stop, killed, and
@@ -130,7 +130,7 @@ class Restarted(Service):
     def uses(self) -> dict[str, float]:
         """Memory, descriptors, and the size of what is on disk."""
         used: dict[str, float] = {}
-        processes = {"service": [self.pid, *self.workers()], "store": [self.store()]}
+        processes = {"service": [self.pid], "store": [self.store()]}
         for name, pids in processes.items():
             pages = sum(int(Path(f"/proc/{p}/statm").read_text().split()[1]) for p in pids)
             used[f"{name}_bytes"] = pages * 4096
@@ -309,13 +309,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--rate", type=int, default=500, help="acts a second")
     parser.add_argument("--every", type=float, default=180, help="seconds between restarts")
-    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     given = parser.parse_args()
     book = Book()
     with tempfile.TemporaryDirectory(prefix="dibs-soak-") as folder:
         limits = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
-        with Restarted(Path(folder), "--workers", str(given.workers), env=limits) as service:
+        with Restarted(Path(folder), env=limits) as service:
             asyncio.run(run(service, book, given))
             lost, grew = missing(service, book), grown(book)
             service.stop()

@@ -22,7 +22,7 @@ from dibs.board.feed import Feeds
 from dibs.board.lobby import Lobby
 from dibs.claims import Bounds, Claims
 from dibs.keeper import Keeper, keeping
-from dibs.metrics import Cells, Metrics
+from dibs.metrics import Metrics
 from dibs.settings import Settings
 from dibs.store import Rules, Store, disk, target
 from dibs.store.blocking import Reader
@@ -35,7 +35,7 @@ log = logging.getLogger("dibs")
 
 @dataclass(slots=True)
 class Service:
-    """One process's service: the ASGI application and what lives beside it."""
+    """The service: the ASGI application and what lives beside it."""
 
     asgi: ASGIApp
     store: Store
@@ -89,12 +89,9 @@ def links(url: str | None, replicas: int = 0) -> tuple[Link, Reader]:
     return link, target.reader_to(link)
 
 
-def build(settings: Settings, url: str | None, cells: Cells | None = None, row: int = 0) -> Service:
-    """Put the service together around the store at `url` (None: in memory).
-
-    `cells` is what the processes of a service count in, `row` this one's part of it.
-    """
-    metrics = Metrics(observe.FAMILIES, cells, row)
+def build(settings: Settings, url: str | None) -> Service:
+    """Put the service together around the store at `url` (None: in memory)."""
+    metrics = Metrics(observe.FAMILIES)
     link, blocking = links(url, settings.replicas)
     link.observe = lambda seconds: metrics.observe("dibs_store_seconds", value=seconds)
     store = Store(link, rules(settings))
@@ -156,6 +153,5 @@ def build(settings: Settings, url: str | None, cells: Cells | None = None, row: 
     )
     rest = with_headers(observe.observed(edge.exact(app), metrics))
     acts = Acts(rest, claims, access, metrics, settings.max_body)
-    metrics.set("dibs_workers", to=1)
     metrics.set("dibs_build_info", __version__, to=1)
     return Service(proxies.naming(acts), store, hub, keeper, metrics)

@@ -41,7 +41,6 @@ class Keeper:
         """Go on until cancelled."""
         self._metrics.set("dibs_store_up", to=1)
         while True:
-            self._metrics.set_process()
             self._metrics.set("dibs_streams", to=self._streams())
             self._metrics.set("dibs_store_full", to=1 if self._store.room() else 0)
             await asyncio.sleep(TICK_S)

@@ -4,12 +4,11 @@ import asyncio
 import contextlib
 import importlib
 import logging
-import os
 import resource
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -130,8 +129,7 @@ def the_store(settings: Settings) -> Iterator[TheStore]:
     else:
         with ThreadPoolExecutor(1) as meanwhile:
             starting = meanwhile.submit(start_private, settings)
-            if settings.workers == 1:
-                importlib.import_module("dibs.server")  # most of what a start costs us
+            importlib.import_module("dibs.server")  # most of what a start costs us
             private = starting.result()
         store = TheStore(private.url, f"{private.server} in {settings.data_dir}", private)
         try:
@@ -141,26 +139,12 @@ def the_store(settings: Settings) -> Iterator[TheStore]:
                 store.private.stop()
 
 
-def listen(host: str, port: int, workers: int = 1) -> list[socket.socket]:
-    """Return sockets that listen on one port: one for each worker, or one. Raises CannotListen.
-
-    With a socket each Linux deals connections out evenly; of one for all, whoever wakes first
-    takes every connection that waits. They are all open here, too, so what waits for a worker
-    that died is answered by the next.
-    """
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises CannotListen."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
-        alone = _bound(family, address, share=False)  # or a second service would go unnoticed
-        if workers == 1 or sys.platform != "linux":
-            alone.listen(BACKLOG)
-            return [alone]
-        address = alone.getsockname()
-        alone.close()
-        listeners = [_bound(family, address, share=True) for _ in range(workers)]
-        for listener in listeners:
-            listener.listen(BACKLOG)
-        return listeners
+        return _listening(family, address)
     except OSError as error:
         why = error.strerror or str(error)
         raise CannotListen(
@@ -168,14 +152,13 @@ def listen(host: str, port: int, workers: int = 1) -> list[socket.socket]:
         ) from None
 
 
-def _bound(family: int, address: Any, *, share: bool) -> socket.socket:
+def _listening(family: int, address: Any) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if share:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind(address)
         bound.setblocking(False)
+        bound.listen(BACKLOG)
     except OSError:
         bound.close()
         raise
@@ -227,39 +210,22 @@ def _hint(why: str, store: str) -> str:
     return ""
 
 
-def refusals(
-    run: Callable[[Coroutine[Any, Any, Any]], Any],
-    main: Coroutine[Any, Any, Any],
-    say: Callable[[Exception], None],
-) -> int:
-    """Run `main`; return its exit code, or 1 where the service cannot be: `say` hears why."""
-    try:
-        return int(run(main) or 0)
-    except REFUSALS as refusal:
-        say(refusal)
-        return 1
-
-
 def run(settings: Settings) -> int:
     """Serve until a signal; return the exit code."""
     logs.start(settings.log_level, settings.log_format)
     _allow_files(settings.max_connections + FILES_BESIDE)
     try:
         with contextlib.ExitStack() as held:
-            listeners = listen(settings.host, settings.port, settings.workers)
-            for listener in listeners:
-                held.enter_context(listener)
+            listener = held.enter_context(listen(settings.host, settings.port))
             store = held.enter_context(the_store(settings))
-            serve = _serve_here if settings.workers == 1 else _serve_with_workers
             runner = held.enter_context(asyncio.Runner(loop_factory=loops()))
-
-            def say(refusal: Exception) -> None:
+            try:
+                return runner.run(_serve(settings, store, listener))
+            except REFUSALS as refusal:
                 print(f"dibs serve: {why_not(refusal, store.name)}", file=sys.stderr)
-
-            return refusals(runner.run, serve(settings, store, listeners), say)
     except (StoreUnavailable, CannotListen) as refusal:
         print(f"dibs serve: {refusal}", file=sys.stderr)
-        return 1
+    return 1
 
 
 def _allow_files(wanted: int) -> None:
@@ -272,53 +238,17 @@ def _allow_files(wanted: int) -> None:
             log.warning("files_limited limit=%d wanted=%d", most, wanted)
 
 
-async def _serve_here(
-    settings: Settings, store: TheStore, listeners: Sequence[socket.socket]
-) -> int:
+async def _serve(settings: Settings, store: TheStore, listener: socket.socket) -> int:
     from dibs import app, server
 
     service = app.build(settings, store.url)
 
     async def ready(running: server.Server) -> None:
         health = await service.store.health()
-        _hello(settings, base_url(listeners[0]), store, health.durability, health.reasons)
+        _hello(settings, base_url(listener), store, health.durability, health.reasons)
 
-    serving = asyncio.create_task(server.serve(settings, service, listeners[0], ready))
+    serving = asyncio.create_task(server.serve(settings, service, listener, ready))
     return await _until(serving, store, settings)
-
-
-async def _serve_with_workers(
-    settings: Settings, store: TheStore, listeners: Sequence[socket.socket]
-) -> int:
-    from dibs.api.observe import FAMILIES
-    from dibs.metrics import Cells, Metrics
-    from dibs.workers import Workers
-
-    cells = Cells.make(settings.workers + 1, Metrics.width(FAMILIES))
-    ours = Metrics(FAMILIES, cells, settings.workers)
-    given = settings.model_copy(update={"redis_url": None}).environ() | {
-        "DIBS_REDIS_URL": str(store.url)
-    }
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DIBS_")}
-
-    def ready(health: Mapping[str, Any]) -> None:
-        reasons = [str(reason) for reason in health["reasons"]]
-        _hello(settings, base_url(listeners[0]), store, str(health["durability"]), reasons)
-
-    def refused(why: str) -> None:
-        print(f"dibs serve: {why}", file=sys.stderr)
-
-    workers = Workers(
-        environ=inherited | given,
-        listeners=listeners,
-        cells_fd=cells.fd,
-        rows=cells.rows,
-        count=settings.workers,
-        ready=ready,
-        refused=refused,
-        died=lambda: ours.add("dibs_worker_deaths_total"),
-    )
-    return await _until(asyncio.create_task(workers.run()), store, settings)
 
 
 async def _until(serving: "asyncio.Task[Any]", store: TheStore, settings: Settings) -> int:

@@ -153,7 +153,6 @@ class Settings(BaseSettings):
     memory: bool = Field(
         False, description="keep claims in this process only: for a look around, nothing is kept"
     )
-    workers: int = Field(1, ge=1, le=64, description="processes that share the port and the store")
     team_key: Keys = Field(
         (),
         description="keys that every call must carry, comma-separated so that they can be rotated; "
@@ -333,26 +332,7 @@ class Settings(BaseSettings):
             problems.append(
                 "DIBS_REPLICAS needs a store that has replicas: name it with DIBS_REDIS_URL"
             )
-        if self.memory and self.workers > 1:
-            problems.append("DIBS_MEMORY keeps claims in one process, so DIBS_WORKERS must be 1")
         return problems
-
-    def environ(self) -> dict[str, str]:
-        """Return these settings as the environment of another process, secrets included."""
-        values = {}
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if isinstance(value, SecretStr):
-                value = value.get_secret_value()
-            elif isinstance(value, tuple):
-                value = ",".join(_plain(part) for part in value)
-            if value not in (None, ""):
-                values[f"DIBS_{name.upper()}"] = str(value)
-        return values
-
-
-def _plain(part: SecretStr | str) -> str:
-    return part.get_secret_value() if isinstance(part, SecretStr) else part
 
 
 SECRET_FLAGS = ("team_key", "admin_key")

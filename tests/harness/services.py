@@ -1,6 +1,6 @@
 """A real `dibs serve` in a process of its own, for tests and benchmarks that call it as users do.
 
-    with running(tmp_path / "service", "--workers", "2", env={"DIBS_GRACE": "1s"}) as service:
+    with running(tmp_path / "service", "--data-dir", "d", env={"DIBS_GRACE": "1s"}) as service:
         status, claim, headers = service.ask("POST", "/v1/p/claim", {"task": "T"}, new_session())
 
 `Service` is one that a test starts, kills and starts again on the same data. At the end of its
@@ -122,10 +122,6 @@ class Service:
                 self.kill()
                 raise AssertionError(f"dibs serve did not end in {timeout_s:.0f} s") from None
         return time.monotonic() - began
-
-    def workers(self) -> list[int]:
-        """The pids of its workers."""
-        return [pid for pid in children(self.pid) if "dibs.worker" in command(pid)]
 
     def store(self) -> int:
         """The pid of its private store."""

@@ -60,7 +60,7 @@ def goes_on(service: Running, projects: list[str]) -> None:
 def test_two_services_over_a_cluster_have_one_winner_for_each_task(tmp_path: Path) -> None:
     with cluster(tmp_path) as nodes:
         environ = over("cluster", nodes[:2])
-        with Running(env=environ) as one, Running("--workers", "2", env=environ) as two:
+        with Running(env=environ) as one, Running(env=environ) as two:
             assert len({serving(nodes, project).port for project in PROJECTS}) == 3
             for project in PROJECTS:
                 outcomes = [

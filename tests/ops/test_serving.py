@@ -23,19 +23,18 @@ from tests.ops.running import (
 )
 
 
-@pytest.fixture(params=["1", "2"])
-def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
-    """One process, and two."""
-    with Running("--data-dir", str(tmp_path / "d"), "--workers", request.param) as running:
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Running]:
+    """A service with its private store."""
+    with Running("--data-dir", str(tmp_path / "d")) as running:
         yield running
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
 def test_in_the_background_of_a_script_it_leaves_ctrl_c_to_others_and_ends_when_asked(
-    tmp_path: Path, workers: str
+    tmp_path: Path,
 ) -> None:
     command = ["bash", "-c", "trap '' INT; exec \"$@\"", "bash", *DIBS]
-    with Service(tmp_path / "service", "--workers", workers, command=command) as service:
+    with Service(tmp_path / "service", command=command) as service:
         os.kill(service.pid, signal.SIGINT)
         assert service.claim("T-1")[0] == 201
         # The mask of proc(5) says that it is not about to end, either.
@@ -46,54 +45,25 @@ def test_in_the_background_of_a_script_it_leaves_ctrl_c_to_others_and_ends_when_
         assert service.process.returncode == 0
 
 
-def test_workers_share_the_port_and_the_store(tmp_path: Path) -> None:
-    with Running("--data-dir", str(tmp_path / "d"), "--workers", "2") as service:
-        assert len(service.workers()) == 2
-        outcomes = [service.claim("T-1", new_session())[0] for _ in range(40)]
-        assert sorted(outcomes) == [201] + [409] * 39
-        expected = {"granted": 1, "held": 39}
-
-        def counted() -> dict[str, float]:
-            metrics = service.metrics()
-            return {o: metrics[f'dibs_acts_total{{act="claim",outcome="{o}"}}'] for o in expected}
-
-        until(lambda: counted() == expected, "each worker's acts are counted")
-        assert service.metrics()["dibs_workers"] == 2
-
-
-def test_workers_share_a_store_that_is_named(tmp_path: Path) -> None:
+def test_three_services_share_a_store_and_grant_each_task_once(tmp_path: Path) -> None:
     with Running("--data-dir", str(tmp_path / "d")) as first:
-        url = f"unix://{tmp_path}/d/valkey.sock"
-        with Running("--workers", "2", env={"DIBS_REDIS_URL": url}) as second:
-            assert first.claim("T-1")[0] == 201
-            assert second.claim("T-1")[0] == 409
-            assert second.claim("T-2")[0] == 201
-            assert second.stop() < 2
-        assert first.claim("T-2")[0] == 409
+        env = {"DIBS_REDIS_URL": f"unix://{tmp_path}/d/valkey.sock"}
+        with Running(env=env) as second, Running(env=env) as third:
+            services = (first, second, third)
+            for number in range(10):
+                order = services[number % 3 :] + services[: number % 3]
+                statuses = [each.claim(f"T-{number}", new_session())[0] for each in order]
+                assert statuses == [201, 409, 409]
+            assert third.stop() < 2
+            second.kill()
+            assert first.claim("T-2")[0] == 409
+            assert first.claim("T-new")[0] == 201
 
 
-def test_a_dead_worker_is_replaced_and_its_counts_are_kept(tmp_path: Path) -> None:
-    with Running("--data-dir", str(tmp_path / "d"), "--workers", "2") as service:
-        for number in range(20):
-            assert service.claim(f"T-{number}")[0] == 201
-        granted = 'dibs_acts_total{act="claim",outcome="granted"}'
-        until(lambda: service.metrics()[granted] == 20, "all are counted")
-        before = service.workers()
-        os.kill(before[0], signal.SIGKILL)
-        until(lambda: len(set(service.workers()) - {before[0]}) == 2, "there are two workers again")
-        until(lambda: service.metrics()["dibs_workers"] == 2, "both count")
-        metrics = service.metrics()
-        assert metrics['dibs_acts_total{act="claim",outcome="granted"}'] == 20
-        assert metrics["dibs_worker_deaths_total"] == 1
-        assert any("worker_died worker=" in line for line in service.logged)
-
-
-def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
-    with Running("--data-dir", str(tmp_path / "d"), "--workers", "2") as service:
-        theirs = [*service.workers(), service.store()]
-        service.process.kill()
-        for pid in theirs:
-            until(lambda pid=pid: is_gone(pid), f"process {pid} is gone")
+def test_the_private_store_ends_with_the_service_that_started_it(service: Running) -> None:
+    store = service.store()
+    service.process.kill()
+    until(lambda: is_gone(store), "the store is gone")
 
 
 def test_the_private_store_is_started_again_when_it_dies(service: Running) -> None:
@@ -203,11 +173,10 @@ def test_a_port_that_is_taken_is_named_in_one_line(tmp_path: Path) -> None:
     assert refused.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_store_that_is_not_there_is_one_line(workers: str) -> None:
+def test_a_store_that_is_not_there_is_one_line() -> None:
     began = time.monotonic()
     refused = processes.run(
-        [*DIBS, "serve", "--port", "0", "--workers", workers],
+        [*DIBS, "serve", "--port", "0"],
         env=clean_environ({"DIBS_REDIS_URL": "redis://user:hunter2hunter2@127.0.0.1:1/0"}),
         timeout=20,
     )

@@ -56,7 +56,7 @@ def test_every_setting_says_why() -> None:
     [
         ({"DIBS_PORT": "99999"}, ["DIBS_PORT"]),
         ({"DIBS_PORT": "http"}, ["DIBS_PORT"]),
-        ({"DIBS_WORKERS": "0"}, ["DIBS_WORKERS"]),
+        ({"DIBS_MAX_CONNECTIONS": "0"}, ["DIBS_MAX_CONNECTIONS"]),
         ({"DIBS_TRUSTED_PROXIES": "10.0.0.0/8,proxy.internal"}, ["DIBS_TRUSTED_PROXIES"]),
         ({"DIBS_TRUSTED_PROXIES": "10.0.0.1/8"}, ["DIBS_TRUSTED_PROXIES"]),
         ({"DIBS_TRUSTED_PROXIES": ","}, ["DIBS_TRUSTED_PROXIES"]),
@@ -106,7 +106,6 @@ def test_a_bad_value_is_one_line_that_names_the_setting(
         ({"DIBS_PROJECTS": "acme.web, *"}, "'*' is no project"),
         ({"DIBS_REPLICAS": "1"}, "name it with DIBS_REDIS_URL"),
         ({"DIBS_MEMORY": "1", "DIBS_REDIS_URL": "redis://h"}, "exclude each other"),
-        ({"DIBS_MEMORY": "1", "DIBS_WORKERS": "2"}, "DIBS_WORKERS must be 1"),
         ({"DIBS_DEFAULT_TTL": "5s"}, "between DIBS_MIN_TTL and DIBS_MAX_TTL"),
         ({"DIBS_MIN_TTL": "0"}, "DIBS_MIN_TTL must be at least 1s"),
         ({"DIBS_MAX_HOLD": "1h"}, "must not exceed DIBS_MAX_HOLD"),
@@ -187,29 +186,22 @@ def test_no_secret_is_said_by_a_service_that_runs(tmp_path: Path) -> None:
     with Running("--data-dir", str(tmp_path / "d")) as owner:
         assert owner.claim("T-1")[0] == 201
         plain = env | {"DIBS_REDIS_URL": f"unix://{tmp_path}/d/valkey.sock"}
-        with Running("--workers", "2", env=plain) as service:
+        with Running(env=plain) as service:
             status, body, _ = service.ask("GET", "/v1/p/claims", Authorization=f"Bearer {SECRET}x")
             assert status == 401
             seen = (
                 str(body) + str(service.ask("GET", "/readyz")) + str(service.ask("GET", "/metrics"))
             )
             seen += str(service.ask("POST", "/v1/p/claim", {"task": "T"}, new_session()))
-            for pid in (service.pid, *service.workers()):
-                seen += Path(f"/proc/{pid}/cmdline").read_text()
+            seen += Path(f"/proc/{service.pid}/cmdline").read_text()
             service.stop()
             seen += "".join(service.said + service.logged)
             assert SECRET not in seen
             assert SECRET[::-1] not in seen
 
 
-def test_the_environment_of_a_worker_is_the_same_settings() -> None:
-    given = load(
-        team_key=f"{SECRET},{SECRET}2", default_ttl="45m", public_url="https://h/x", memory=False
-    )
-    again = load(
-        **{name.removeprefix("DIBS_").lower(): value for name, value in given.environ().items()}
-    )
-    assert again == given
+def test_settings_say_no_secret() -> None:
+    given = load(team_key=f"{SECRET},{SECRET}2")
     assert SECRET not in repr(given)
     assert SECRET not in str(given)
 

@@ -32,18 +32,18 @@ def dibs(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def test_a_rolling_restart_under_load_loses_nothing_and_refuses_nobody(store: str) -> None:
     environ = NO_RATES | {"DIBS_REDIS_URL": store}
-    services = [Running(env=environ), Running("--workers", "2", env=environ)]
+    services = [Running(env=environ), Running(env=environ)]
     ports = [service.port for service in services]
     projects = ["a", "b", "c"]
     try:
         with Load(lambda: ports, projects) as load:
             for turn in range(2):
-                for place, flags in ((0, ()), (1, ("--workers", "2"))):
+                for place in (0, 1):
                     count = len(load.grants)
                     until(lambda count=count: len(load.grants) > count + 100, "there is load")
                     assert services[place].stop() < 2.5, turn
                     assert services[place].process.returncode == 0
-                    services[place] = Running(*flags, env=environ, port=ports[place])
+                    services[place] = Running(env=environ, port=ports[place])
         load.assert_fences_only_grew()
         assert set(load.answers) <= {
             *("claim 201", "claim held", "release 200"),
@@ -121,16 +121,13 @@ def test_nothing_to_back_up_is_said(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_data_of_a_newer_version_is_refused_with_a_sentence_and_kept(
-    store: str, workers: str
-) -> None:
+def test_data_of_a_newer_version_is_refused_with_a_sentence_and_kept(store: str) -> None:
     with Running(env={"DIBS_REDIS_URL": store}) as service:
         assert service.claim("T-1")[0] == 201
     with redis.Redis.from_url(store) as client:
         client.set("dibs:format", "3")
         refused = processes.run(
-            [*DIBS, "serve", "--port", "0", "--workers", workers],
+            [*DIBS, "serve", "--port", "0"],
             env=clean_environ({"DIBS_REDIS_URL": store}),
             timeout=30,
         )

@@ -90,12 +90,11 @@ def test_a_size_is_said_as_people_read_it(count: int, text: str) -> None:
     assert human(count) == text
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
 def test_new_claims_stop_before_the_disk_is_full_while_holders_go_on(
-    disk: Path, tmp_path: Path, workers: str
+    disk: Path, tmp_path: Path
 ) -> None:
     holder = new_session()
-    with service_on(disk, tmp_path / "s", "--workers", workers) as service:
+    with service_on(disk, tmp_path / "s") as service:
         assert service.claim("T-1", holder)[0] == 201
         taken = fill(disk, leave=8 * MB)
 
@@ -106,14 +105,14 @@ def test_new_claims_stop_before_the_disk_is_full_while_holders_go_on(
                 assert status == 201 or "The disk of the store is full" in body["detail"]
             return {status for status, _ in tries} == {507}
 
-        until(refused, "every process refuses new claims")
+        until(refused, "new claims are refused")
         assert service.claim("T-1")[0] == 409, "who holds a task can still be told"
         assert service.claim("T-1", holder)[0] == 200
         assert beat(service, holder, "T-1") == 200
         status, ready, _ = service.ask("GET", "/readyz")
         assert (status, ready["status"], ready["durability"]) == (200, "full", "strict")
         assert "The disk of the store is full" in ready["reasons"][0]
-        until(lambda: service.metrics()["dibs_store_full"] == int(workers), "it is counted")
+        until(lambda: service.metrics()["dibs_store_full"] == 1, "it is counted")
         assert service.ask("POST", "/v1/p/release", {"task": "T-1"}, holder)[0] == 200
         taken.unlink()
         until(lambda: service.claim(f"again {time.monotonic()}")[0] == 201, "claims go on")

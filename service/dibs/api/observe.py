@@ -2,15 +2,15 @@
 
 import logging
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from litestar import Response, get
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp
 
 from dibs import __version__
 from dibs.api.problems import TABLE
 from dibs.metrics import CONTENT_TYPE, Metrics, families
-
-if TYPE_CHECKING:  # the process that only starts workers counts, too, and needs no framework
-    from litestar.handlers import HTTPRouteHandler
-    from litestar.types import ASGIApp
 
 log = logging.getLogger("dibs.api")
 
@@ -38,7 +38,7 @@ ROUTES = (*POSTS, *dict.fromkeys(_ROUTES.values()), "other")
 FAMILIES = families(CODES, ROUTES, __version__)
 
 
-def observed(app: "ASGIApp", metrics: Metrics) -> "ASGIApp":
+def observed(app: ASGIApp, metrics: Metrics) -> ASGIApp:
     """Wrap `app`: every request is counted and timed."""
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
@@ -95,12 +95,11 @@ def _note_refusal(scope: Any, metrics: Metrics, route: str, code: str) -> None:
         )
 
 
-def handler(metrics: Metrics) -> "HTTPRouteHandler":
+def handler(metrics: Metrics) -> HTTPRouteHandler:
     """Return the route of the metrics."""
-    from litestar import Response, get
 
     def read() -> Response[bytes]:
-        """Every metric of every process of this service, for Prometheus."""
+        """Every metric of this service, for Prometheus."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     return get("/metrics", sync_to_thread=False, signature_types=[Response])(read)
