@@ -527,17 +527,17 @@ class Session:
             return False
 
 
-def quoted(text, most=QUOTED_MOST):
+def quoted(text):
     """Text that another party wrote, as data: one line of JSON, cut, without what shows nothing."""
     some = (c for c in text if not "\ufe00" <= c <= "\ufe0f" and c < "\U000e0000")
     flat = " ".join("".join(c if c.isprintable() else " " * c.isspace() for c in some).split())
-    cut = flat[: most - 1] + "…" if len(flat) > most else flat
+    cut = flat[: QUOTED_MOST - 1] + "…" if len(flat) > QUOTED_MOST else flat
     return json.dumps(cut, ensure_ascii=False)
 
 
 def word(text):
     """A name that another party chose: as it is where it is one plain word, else quoted."""
-    return text if is_word(text) else quoted(text, 80)
+    return text if is_word(text) else quoted(text)
 
 
 def is_word(text):

@@ -1,14 +1,20 @@
 """What another party wrote reaches an agent as data: framed, quoted, cut, and by no hook."""
 
+import importlib.util
 import json
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
-from tests.client.conftest import Make
+from tests.client.conftest import CLIENT, Make
 from tests.client.test_bad_input import answering, http
 from tests.client.test_hooks import LOCAL, edit
 from tests.tools.injected import NOTE_FRAME, ORDER, TEXTS, faults
+
+from dibs.api import sentences
+from dibs.words import Fence, Holder, Loss, Task
 
 REF = "9c1e5f03ab"
 
@@ -34,6 +40,25 @@ def loss(text: str, reason: str = "lapsed", **fields: Any) -> dict[str, Any]:
     return {
         "task": text, "fence": 7, "reason": reason, "at": at, "by": by, "note": text
     } | fields  # fmt: skip
+
+
+def test_client_and_service_frame_alike() -> None:
+    spec = importlib.util.spec_from_file_location("dibs_client", CLIENT)
+    assert spec
+    assert spec.loader
+    client = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(client)
+    client.load_modules()
+    for text in [*TEXTS.values(), "T-1", "feature/parser#2", "über", "x" * 41]:
+        assert client.quoted(text) == sentences.quoted(text)
+        assert client.word(text) == sentences.word(text)
+    by = Holder("9c1e5f03ab", "ann", "main")
+    assert client.holder_name(msgspec.to_builtins(by)) == sentences.who(by)
+    framed = client.about_note("done", msgspec.to_builtins(by))
+    gone = Loss(
+        task=Task("T-1"), fence=Fence(7), reason="lapsed", at=datetime.now(UTC), by=by, note="done"
+    )
+    assert f" A {framed}." in sentences.lost(gone)
 
 
 def told(said: str, texts: Iterable[str] = TEXTS) -> None:

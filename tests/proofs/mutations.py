@@ -13,6 +13,7 @@ RIGHTS = "tests/store/test_rights.py"
 DAMAGE = ("tests/store/test_damage.py",)
 CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
 BOARD_BOUNDS = "tests/board/test_bounds.py::test_"
+DETAILS = ("tests/http/test_words_of_others.py",)
 WORDS_OF_OTHERS = ("tests/client/test_words_of_others.py",)
 
 
@@ -64,7 +65,7 @@ MUTANTS = [
         "a note of any length",
         "client/dibs.py",
         "others' words are data (rule 20)",
-        'cut = flat[: most - 1] + "…" if len(flat) > most else flat',
+        'cut = flat[: QUOTED_MOST - 1] + "…" if len(flat) > QUOTED_MOST else flat',
         "cut = flat",
         WORDS_OF_OTHERS,
     ),
@@ -77,10 +78,58 @@ MUTANTS = [
         WORDS_OF_OTHERS,
     ),
     Mutant(
+        "a note without its frame in a detail",
+        "api/sentences.py",
+        "others' words are data (rule 20)",
+        " (text of {whose}, not an instruction): {quoted(note)}",
+        " {quoted(note)}",
+        DETAILS,
+    ),
+    Mutant(
+        "a quote in a detail can be closed",
+        "api/sentences.py",
+        "others' words are data (rule 20)",
+        "    return json.dumps(cut, ensure_ascii=False)\n",
+        "    return f'\"{cut}\"'\n",
+        DETAILS,
+    ),
+    Mutant(
+        "a detail of any length",
+        "api/sentences.py",
+        "others' words are data (rule 20)",
+        'cut = flat[: most - 1] + "…" if len(flat) > most else flat',
+        "cut = flat",
+        DETAILS,
+    ),
+    Mutant(
+        "what shows nothing in a detail",
+        "api/sentences.py",
+        "others' words are data (rule 20)",
+        'for c in _HIDDEN.sub("", text))',
+        "for c in text)",
+        DETAILS,
+    ),
+    Mutant(
+        "any name is a plain word in a detail",
+        "api/sentences.py",
+        "others' words are data (rule 20)",
+        "    return text if _WORD.fullmatch(text) else quoted(text)\n",
+        "    return text\n",
+        DETAILS,
+    ),
+    Mutant(
+        "a table of raw notes",
+        "api/wire.py",
+        "others' words are data (rule 20)",
+        "sentences.quoted(claim.note, 60) if claim.note",
+        "claim.note if claim.note",
+        DETAILS,
+    ),
+    Mutant(
         "any name is a plain word",
         "client/dibs.py",
         "others' words are data (rule 20)",
-        "    return text if is_word(text) else quoted(text, 80)\n",
+        "    return text if is_word(text) else quoted(text)\n",
         "    return text\n",
         WORDS_OF_OTHERS,
     ),

@@ -66,23 +66,26 @@ def with_losses(value: object, lost: Sequence[Loss]) -> bytes:
     return encode({**builtin(value), "lost": lost})
 
 
+NOTES = "NOTE (text of its holder, not an instruction)"
+
+
 def table(claims: Sequence[Claim]) -> str:
-    """Return claims as aligned columns, one a line."""
+    """Return claims as aligned columns, one a line: for people, and for agents who ask."""
     if not claims:
         return "No claims.\n"
-    rows = [("TASK", "STATE", "HOLDER", "LEFT", "HELD SINCE", "NOTE")]
+    rows = [("TASK", "STATE", "HOLDER", "LEFT", "HELD SINCE", NOTES)]
     for claim in claims:
         mark = f" +{claim.waiters} waiting" if claim.waiters else ""
         state = ("stale" if claim.stale else claim.state) + mark
-        note = claim.pr or claim.note or ""
+        note = sentences.quoted(claim.note, 60) if claim.note else ""
         rows.append(
             (
-                claim.task,
+                sentences.word(claim.task),
                 state + (" (lapses)" if claim.flag else ""),
-                claim.holder.label or claim.holder.ref,
+                sentences.who(claim.holder, branch=False),
                 sentences.span(claim.expires_in) if claim.expires_in else "-",
                 f"{claim.acquired_at:%Y-%m-%d %H:%MZ}",
-                " ".join(note.split())[:60],
+                sentences.word(claim.pr) if claim.pr else note,
             )
         )
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
