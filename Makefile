@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-compile
 # Most tests wait for a process or a clock: several files at a time, in the order of collection.
 SEVERAL := -n 3 --dist loadfile --no-loadscope-reorder
-# Flags for the service, as in: make run ARGS="--port 9000 --memory"
+# Flags for the service, as in: make run ARGS="--port 9000"
 ARGS   ?=
 
 # What a change breaks most often: the contract on the fake store, the calls, and what texts say.

@@ -78,7 +78,7 @@ def rules(settings: Settings) -> Rules:
 def links(url: str | None, replicas: int = 0) -> tuple[Link, Reader]:
     """Return the link for acts and the one for blocking reads; `url` None is the fake."""
     if url is None:
-        from fakeredis import FakeAsyncRedis, FakeServer  # a tenth of a second, else for nothing
+        from fakeredis import FakeAsyncRedis, FakeServer  # of the extra `memory`
 
         server = FakeServer()
         return (

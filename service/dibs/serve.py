@@ -121,6 +121,13 @@ def start_private(settings: Settings) -> EmbeddedStore:
 def the_store(settings: Settings) -> Iterator[TheStore]:
     """Give the store; stop what was started."""
     if settings.memory:
+        try:
+            importlib.import_module("fakeredis")
+        except ImportError:
+            raise StoreUnavailable(
+                "--memory needs the package fakeredis: pip install 'dibs[memory]'. Without "
+                "--memory dibs starts a store of its own."
+            ) from None
         name = "memory: NOTHING IS KEPT, every claim is gone when this process ends"
         yield TheStore(None, name)
     elif settings.redis_url:

@@ -151,7 +151,9 @@ class Settings(BaseSettings):
         "answered, so that a failover forgets nothing that was; 0: the primary alone",
     )
     memory: bool = Field(
-        False, description="keep claims in this process only: for a look around, nothing is kept"
+        False,
+        description="keep claims in this process only: for a look around, nothing is kept; "
+        "needs the extra dibs[memory]",
     )
     team_key: Keys = Field(
         (),

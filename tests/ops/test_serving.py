@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -187,3 +188,17 @@ def test_a_store_that_is_not_there_is_one_line() -> None:
     assert "hunter2" not in refused.stderr + refused.stdout
     assert "Traceback" not in refused.stderr
     assert time.monotonic() - began < 10
+
+
+def test_memory_without_its_package_is_one_line_that_says_what_to_install() -> None:
+    hidden = (
+        "import sys; sys.modules['fakeredis'] = None; import dibs.cli; sys.exit(dibs.cli.main())"
+    )
+    refused = processes.run(
+        [sys.executable, "-c", hidden, "serve", "--port", "0", "--memory"],
+        env=clean_environ(),
+        timeout=30,
+    )
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "pip install 'dibs[memory]'" in refused.stderr
