@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
     "CONTRIBUTING.md",
+    "AGENTS.md",
     "SECURITY.md",
     *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
 )
@@ -30,10 +31,8 @@ def targets() -> set[str]:
 def test_every_link_and_every_path_of_a_page_leads_somewhere(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     here = (ROOT / page).parent
-    astray = []
-    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-        if "://" not in link and not link.startswith("mailto:") and not (here / link).exists():
-            astray.append(link)
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+    astray = [link for link in links if "://" not in link and not (here / link).exists()]
     rooted = r"`((?:service|client|skill|tests|bench|docs|\.ci|\.github)/[\w./-]+)`"
     astray += [path for path in re.findall(rooted, text) if not (ROOT / path).exists()]
     assert astray == []
