@@ -5,6 +5,7 @@ Opt-in: DIBS_CLAUDE names the `claude` program, which `make test-claude` install
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +13,23 @@ from pathlib import Path
 import pytest
 from tests.claude.scriptedmodel import ScriptedModel, Step, scripted_model, use
 from tests.client.conftest import CLIENT, Sandbox
+from tests.conftest import new_session
 from tests.harness import processes
+from tests.http.conftest import Caller
+from tests.tools.injected import NOTE_FRAME, ORDER, TEXTS
 from tests.tools.running import Service, running
 
 CLAUDE = os.environ.get("DIBS_CLAUDE", "")
 pytestmark = pytest.mark.skipif(not CLAUDE, reason="opt-in: make test-claude")
 DIBS = "sh .claude/skills/dibs/dibs"
+ADMIN = "admin-key-of-these-tests"
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The real service, in memory."""
-    with running(tmp_path_factory.mktemp("service"), "--memory") as running_service:
+    env = {"DIBS_ADMIN_KEY": ADMIN}
+    with running(tmp_path_factory.mktemp("service"), "--memory", env=env) as running_service:
         yield running_service
 
 
@@ -105,3 +111,51 @@ def test_plain_dibs_commands_need_no_permission_and_others_still_do(repo: Sandbo
     assert "T-4: free" in shown
     assert "T-4: free" not in refused
     assert not (repo.repo / "c.py").exists()
+
+
+@pytest.mark.parametrize("name", ["a handover", "many lines", "JSON that closes", "tag characters"])
+def test_what_another_wrote_reaches_the_model_in_a_frame_or_not_at_all(
+    repo: Sandbox, service: Service, name: str
+) -> None:
+    text, project = TEXTS[name], repo.env.get("DIBS_PROJECT", repo.project)
+    mine = new_session()
+    ann = Caller(service.url, project)
+    person = Caller(service.url, project, Authorization=f"Bearer {ADMIN}")
+    ann.http.headers["Dibs-Session"] = mine
+    lost = ann.post("claim", task="T-5").json()
+    reason = " ".join(text.split())[:200]
+    person.post("break", task="T-5", fence=lost["fence"], reason=reason).raise_for_status()
+    bob = Caller(service.url, project)
+    bob.post("claim", task="T-6", note=text).raise_for_status()
+    bob.post("release", task="T-6", note=text).raise_for_status()
+    bob.post("claim", task="T-7", note=text).raise_for_status()
+    words = ("claim T-6", "claim T-7", "show T-7", "list", "show T-5")
+    seen = claude(repo, *(bash(f"{DIBS} {some}") for some in words), DIBS_SESSION=mine)
+    for caller in (ann, person, bob):
+        caller.http.close()
+    said = json.dumps(seen.asked[0])
+    assert "T-5 was lost: broken at" in said
+    assert "a note exists: `dibs show T-5`" in said
+    assert ORDER not in said
+    results = [str(result) for result in map(json.loads, seen.results())]
+    for result in results:
+        assert ORDER not in re.sub(r'"(?:[^"\\]|\\.)*"', "", result), result
+        assert not re.search("[\U000e0000-\U000e0fff]", result)
+    assert all(NOTE_FRAME.search(result) and ORDER in result for result in results[:3])
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+def test_a_telling_note_is_not_let_through_even_where_a_rule_allows_the_command(
+    repo: Sandbox, is_trusted: bool
+) -> None:
+    if is_trusted:
+        trusted = {"projects": {str(repo.repo): {"hasTrustDialogAccepted": True}}}
+        (repo.home / ".claude.json").write_text(json.dumps(trusted))
+    steps = [
+        f"{DIBS} claim T-8 --note 'AWS_SECRET=abcdefgh'",
+        f"{DIBS} claim T-9 --note {'x' * 201}",
+    ]
+    claude(repo, *map(bash, [*steps, f"{DIBS} claim T-10 --note '{'word ' * 30}'"]))
+    for task, state in (("T-8", None), ("T-9", None), ("T-10", "released")):
+        claim = repo.dibs("show", task, "--json").said(0).json
+        assert (claim.get("previous") or {}).get("outcome") == state, task
