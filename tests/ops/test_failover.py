@@ -15,7 +15,7 @@ import redis
 from tests.ops.farm import Node, cluster, sentinels
 from tests.ops.load import Load
 from tests.ops.running import Running, new_session, until
-from tests.ops.test_replicas import PROJECTS, lost_of, over, report, serving
+from tests.ops.test_replicas import PROJECTS, lost_of, lost_ones, over, report, serving
 
 LEFT_S = 1.5
 """After the Sentinels' word for so long nothing that is acknowledged may be lost."""
@@ -79,8 +79,20 @@ def losses(
         # Asked of the new primary: the service under test may still be at the old one.
         with Running(env=over("sentinel", watchers, "/claims")) as fresh:
             lost, late = lost_of(fresh, load), late_losses(fresh, load, word.at)
+            hear_that_they_lost(fresh, load)
         report(f"a failover that the old primary lives through {environ}", load, lost, 0.0)
         return lost, late
+
+
+def hear_that_they_lost(service: Running, load: Load) -> None:
+    """Whoever had a claim that the failover took is told so, and not that they never had it."""
+    for grant in lost_ones(service, load)[:300]:
+        body = {"task": grant.task, "fence": grant.fence}
+        for act in ("heartbeat", "release"):
+            path = f"/v1/{grant.project}/{act}"
+            status, told, _ = service.ask("POST", path, body, grant.session)
+            assert (status, told["code"]) == (409, "lost"), told
+            assert told["reason"] == "forgotten"
 
 
 def told_to_fail_over(watcher: Node) -> None:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from redis.crc import key_slot
 from tests.ops.farm import PASSWORD, Node, cluster, sentinels
-from tests.ops.load import Load
+from tests.ops.load import Grant, Load
 from tests.ops.running import Running, new_session, until
 
 from dibs.outcomes import Granted
@@ -38,12 +38,18 @@ def serving(nodes: list[Node], project: str) -> Node:
 
 def lost_of(service: Running, load: Load) -> int:
     """How many claims that were acknowledged, and not given back, the store has not."""
-    lost = 0
+    return len(lost_ones(service, load))
+
+
+def lost_ones(service: Running, load: Load) -> list[Grant]:
+    """Those claims."""
+    lost = []
     for grant in [grant for grant in load.grants if grant.kept]:
         path = f"/v1/{grant.project}/claims/{grant.task}?fence={grant.fence}"
         status, body, _ = service.ask("GET", path)
         assert status == 200, body
-        lost += not body["current"]
+        if not body["current"]:
+            lost.append(grant)
     return lost
 
 

@@ -5,7 +5,7 @@ No store, no network, no clock. Instants and spans are milliseconds of lease tim
 
 from tests.proofs import seen
 from tests.proofs.queues import Queues
-from tests.proofs.records import GIVEN_UP, HELD, Step
+from tests.proofs.records import GIVEN_UP, HELD, Loss, Step
 
 
 class Model(Queues):
@@ -55,7 +55,7 @@ class Model(Queues):
     def heartbeat(self, task, fence, ttl, state, note):
         kept = [each for each in self.met(task) if self.mine(each)]
         if task and not (kept and fence in (None, self.tasks[task].fence)):
-            return self.not_mine(task, moved=bool(kept))
+            return self.not_mine(task, fence, moved=bool(kept))
         for each in kept:
             word = "parked" if state == "parked" else "held"
             self.keep(each, ttl, word, resume=state == "working", note=note)
@@ -70,7 +70,7 @@ class Model(Queues):
             return "ended", [(task, seen.state(self, task), False)]
         if already:
             return "ended", [(task, seen.state(self, task), True)]
-        return self.not_mine(task, moved=bool(ours))
+        return self.not_mine(task, fence, moved=bool(ours))
 
     def break_(self, task, fence, reason, by):
         tenure = self.meet(task)
@@ -147,8 +147,13 @@ class Model(Queues):
             return True
         return self.ended_by(self.me[: seen.REF_CHARS], task, fence)
 
-    def not_mine(self, task, moved):
+    def not_mine(self, task, fence, moved):
         loss = None if moved else self.loss(self.me, task)
+        if not moved and not loss and self.forgotten(task, fence):
+            now = self.known(task)
+            held = now and now.state in HELD
+            by, note = (now.label, now.note) if held else ("", "")
+            loss = Loss(task, fence, "forgotten", by, note)
         why = "moved" if moved else "lost" if loss else "not-holder"
         return "not-mine", (why, seen.task(self, task), loss and seen.loss(loss))
 

@@ -10,6 +10,7 @@ HARDENING = "tests/ops/test_hardening.py::test_"
 REPAIR = ("tests/store/test_repair.py",)
 EVICTION = "tests/store/test_eviction.py"
 RIGHTS = "tests/store/test_rights.py"
+FORGOTTEN = ("tests/promises/test_forgotten.py",)
 DAMAGE = ("tests/store/test_damage.py",)
 CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
 BOARD_BOUNDS = "tests/board/test_bounds.py::test_"
@@ -1224,5 +1225,37 @@ MUTANTS = [
         "local entry = texts(kept)",
         "local entry = cjson.decode(kept)",
         DAMAGE,
+    ),
+    Mutant(
+        "what a failover took was never there",
+        "store/lua/holder.lua",
+        "a failover's losses are told as losses",
+        "  local at = forgotten(task, rec, fence)\n",
+        "  local at = nil\n",
+        FORGOTTEN,
+    ),
+    Mutant(
+        "everything was forgotten",
+        "store/lua/holder.lua",
+        "only what the store lost is forgotten",
+        "    if ended and ended * 1000 + lost_before > most_us then return ended end\n",
+        "    if ended then return ended end\n",
+        FORGOTTEN,
+    ),
+    Mutant(
+        "an end that is known was forgotten",
+        "store/lua/holder.lua",
+        "only what the store lost is forgotten",
+        "fence == rec.fence or fence == rec.last_fence or ",
+        "",
+        FORGOTTEN,
+    ),
+    Mutant(
+        "a flushed store denies what it lost",
+        "store/lua/holder.lua",
+        "a flush's losses are told as losses",
+        "  if begun_us > granted_us then return",
+        "  if false then return",
+        FORGOTTEN,
     ),
 ]

@@ -23,6 +23,10 @@ class Step:
     """The new fence of each task that it granted: the one thing that no model can foretell."""
     full: bool = False
     """The store had no room."""
+    lost_us: int = 0
+    """Time that did not count, so far."""
+    losses_us: tuple[int, ...] = ()
+    """The same before each stall."""
 
 
 @dataclass

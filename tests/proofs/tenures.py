@@ -11,6 +11,8 @@ class Tenures:
         self.rules, self.tasks, self.losses, self.fence, self.events = rules, {}, {}, 0, []
         self.endings = {}
         """(fence, whose, task): when it was given up or broken."""
+        self.epoch = 0
+        """The first fence of the project."""
         self.look(Step("show", {}, 0))
 
     def look(self, step: Step):
@@ -95,6 +97,7 @@ class Tenures:
     def new_fence(self, task):
         fence = self.step.fences[task]
         assert fence > self.fence, f"fence {fence} of {task!r} is not above {self.fence}"
+        self.epoch = self.epoch or fence
         return fence
 
     def keep(self, task, ttl, state="held", resume=False, label="", note=""):
@@ -131,6 +134,22 @@ class Tenures:
     def ended_by(self, whose, task, fence):
         ended = self.endings.get((fence, whose, task))
         return ended is not None and ended + self.rules.retention_ms > self.now
+
+    def forgotten(self, task, fence):
+        """The store must have lost the tenure that I name: no trace of it is left, though it is
+        not long ago, and since then time was lost, or the project began."""
+        now_us = self.now * 1000 + self.step.lost_us
+        if not fence or not now_us - self.rules.retention_ms * 1000 < fence <= now_us:
+            return False
+        latest = self.known(task)
+        traces = [each.fence for each in (latest, latest and latest.previous) if each]
+        whose = ("broken", self.me[: seen.REF_CHARS])
+        if fence in traces or any(self.ended_by(each, task, fence) for each in whose):
+            return False
+        after = (*self.step.losses_us, self.step.lost_us)[1:]
+        ends = [to * 1000 + lost for (_, to), lost in zip(self.step.stalls, after, strict=False)]
+        slack_us = self.rules.stall_ms * 1000
+        return any(end > fence - slack_us for end in ends) or fence < (self.epoch or now_us)
 
     def drop_lapsed(self, task):
         """Whoever has not asked again in time waits no more."""

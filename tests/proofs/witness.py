@@ -150,7 +150,9 @@ def step(run: Run, now: int, fences: dict[str, int], *, full: bool = False) -> S
         case other:
             raise ValueError(f"no act of ours: {other}")
     name = "break_" if run.act == "break" else run.act
-    return Step(name, args, now, stalls, session, request, fences, full)
+    losses_us = tuple(int(each.partition(":")[2]) for each in run.args[2].split())
+    lost_us = int(run.args[1])
+    return Step(name, args, now, stalls, session, request, fences, full, lost_us, losses_us)
 
 
 def replayable(run: Run) -> bool:

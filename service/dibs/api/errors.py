@@ -64,7 +64,7 @@ def _store_down(down: StoreDown) -> ProblemError:
     if isinstance(down, Damaged):
         facts = {"lost": wire.builtin(down.lost)} if down.lost else {}
         outcome: Applied = "unknown" if down.sent else "not-applied"
-        detail = f"{down.reason} {sentences.DAMAGED if down.task else ''}".strip()
+        detail = sentences.damaged(down.task) if down.task else down.reason
         return ProblemError("unavailable", detail, outcome=outcome, **facts)
     detail = (
         "Whether the call took effect is unknown: make the same call again, it takes effect once."

@@ -98,8 +98,10 @@ TABLE = (
         409,
         "This session no longer holds the task",
         "`reason` says why: `lapsed` (its deadline passed, and `by` names who has it now), "
-        "`broken` (a person ended it; `note` has their reason). Stop working on the task, keep "
-        "what you have on your branch, and claim another.",
+        "`broken` (a person ended it; `note` has their reason), `forgotten` (the store lost it, in "
+        "a failover, a restore or a flush; `by` names who has the task now, if anybody). Stop "
+        "working on the task, keep what you have on your branch, and claim another; what was "
+        "forgotten and nobody has, claim again.",
     ),
     Problem(
         "fence-required",

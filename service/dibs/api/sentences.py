@@ -135,6 +135,20 @@ def lost(loss: Loss) -> str:
             f"Your claim on {task} was broken by {who(loss.by)} at {at}.{note} "
             "Stop working on it, keep your branch, and claim another task."
         )
+    if loss.reason == "forgotten":
+        lost_it = (
+            f"The store no longer knows your claim on {task} with fence {loss.fence}: what it "
+            f"knew of it was lost by {at}, in a failover, a restore or a flush."
+        )
+        if loss.by:
+            return (
+                f"{lost_it} {who(loss.by)} has the task now.{note} Stop working on "
+                "it, keep your branch, push nothing of it, and claim another task."
+            )
+        return (
+            f"{lost_it} Nobody has the task now: claim it again before you go on, and verify the "
+            "new fence before you push."
+        )
     taken = f"{who(loss.by)} has it now" if loss.by else "it cannot be revived, so claim it again"
     return (
         f"Your claim on {task} lapsed at {at} and {taken}.{note} "
@@ -172,15 +186,18 @@ def rate_limited(outcome: o.RateLimited) -> str:
     return f"Too many requests of this {outcome.whose}. {again}"
 
 
-DAMAGED = (
-    "A person with an admin key frees it, once they know that nobody works on it: break it with "
-    "fence 1. Work on another task."
-)
+def damaged(task: str) -> str:
+    """Say that the record of a task cannot be read, and what a person can do."""
+    return (
+        f"The store's record of {word(task)} is damaged, so nobody knows who has it. A person with "
+        "an admin key frees it, once they know that nobody works on it: break it with fence 1. "
+        "Work on another task."
+    )
 
 
 def damaged_line(task: str) -> str:
     """Say that a task on a list cannot be read."""
-    return f"Damaged: {task}. Nobody can read its record; a break with fence 1 frees it.\n"
+    return f"Damaged: {word(task)}. Nobody can read its record; a break with fence 1 frees it.\n"
 
 
 def moved(now: Claim | Free, fence: int) -> str:

@@ -50,6 +50,8 @@ PLACE_CHARS = 12
 
 _DAMAGED_MOST = 1_000
 """Damaged tasks that are remembered, so that each is in the log once."""
+_NEWS_S = 0.25
+"""Before a session is told that it never had a claim, the last look at the clock is this young."""
 _KNOWN_S = 600.0
 """How long a process trusts that the index of projects has one it claimed in."""
 
@@ -103,6 +105,7 @@ class Store:
         self._known: dict[Project, float] = {}
         self._requests = itertools.count(1)
         self._damaged: set[tuple[Project, str]] = set()
+        self._ticked_s = -_NEWS_S
         self.room: Callable[[], str] = lambda: ""
         """Says in a sentence why no new claim may be granted now, or ''. Holders go on."""
         self.unsafe = ""
@@ -169,6 +172,7 @@ class Store:
         await self.clock.look()
         self.unsafe = shown.unsafe(self.clock.shown)
         why = await self.clock.tick()
+        self._ticked_s = time.monotonic()
         try:
             await self._identify()  # it may be another store's data by now, or a newer version's
         except Unfit as unfit:
@@ -481,7 +485,7 @@ class Store:
         """
         request = request or self.new_request()
         script = self._scripts[name]
-        sent = False
+        sent = looked = False
         for attempt in range(_ATTEMPTS):
             ours = False
             try:
@@ -507,6 +511,12 @@ class Store:
                     f"Fewer than {self.link.replicas} of the store's replicas have confirmed it.",
                     sent=True,
                 )
+            if not looked and reply[0] == "not-mine" and reply[4] == "not-holder" and given[1]:
+                # A failover that took the claim is news to this process until it looks.
+                looked = True
+                if self._ticked_s + _NEWS_S < time.monotonic():
+                    self.clock.stale = True
+                    continue
             if reply[0] == "stalled":
                 self.clock.stale = True
                 continue

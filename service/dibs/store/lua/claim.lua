@@ -70,12 +70,12 @@ end
 
 local function grant(task, rec)
   local last = call('HGET', META, 'fence')
-  if not last then call('HSET', META, 'epoch', text(NOW_US)) end
   -- The last fence may be gone with a primary that was lost; what this service saw of time is not.
   local known = number(last) or 0
   if known >= 2 ^ 53 - 1 then known = 0 end  -- damaged: no reader of JSON is exact beyond that
   local fence = text(math.max(known + 1, NOW_US, WITNESS_US))
-  call('HSET', META, 'fence', fence)
+  -- No fence of this project is older than its epoch.
+  if last then call('HSET', META, 'fence', fence) else call('HSET', META, 'fence', fence, 'epoch', fence) end
   local fresh = {
     state = 'held', owner = SESSION, fence = fence, ttl = text(ttl_ms or RULES.ttl_ms),
     since = NOW_TEXT, beat = NOW_TEXT,

@@ -33,7 +33,7 @@ if one ~= '' then
     keep(one, rec, change)
     return answer('kept', told, view(one, rec))
   end
-  local why, loss = why_not(one)
+  local why, loss = why_not(one, rec, fence)
   if ours then why, loss = 'moved', '' end
   return answer('not-mine', told, view(one, rec), why, loss)
 end

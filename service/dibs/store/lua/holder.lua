@@ -43,9 +43,38 @@ local function own_tasks()
   return tasks
 end
 
--- Why SESSION does not hold `task`: {'lost', entry} or {'not-holder'}.
-local function why_not(task)
+-- When the store forgot the tenure of `task` with this fence, in lease time. Within the retention there
+-- is a trace of every tenure, unless the store lost what it knew (a failover, a restore, a flush) or a
+-- person freed a damaged record. nil where there is a trace, or nothing was lost since.
+local function forgotten(task, rec, fence)
+  local granted_us, lost_us = number(fence), tonumber(ARGV[2])
+  local now_us = NOW * 1000 + lost_us
+  if not granted_us or granted_us > now_us then return nil end
+  if granted_us + RULES.retention_ms * 1000 <= now_us then return nil end
+  if fence == rec.fence or fence == rec.last_fence or ended_by(task, fence, 'broken')
+    or ended_by(task, fence, string.sub(SESSION, 1, 10)) then return nil end
+  -- Another service may have gone on at a replaced primary after this one had left it.
+  local most_us, ended = granted_us - RULES.stall_ms * 1000, nil
+  for to, lost_before in string.gmatch(ARGV[3] .. ' 0-0:' .. ARGV[2], '%d+-(%d+):(%-?%d+)') do
+    if ended and ended * 1000 + lost_before > most_us then return ended end
+    ended = to
+  end
+  local freed = call('ZSCORE', ENDINGS, ending(task, '1', 'broken'))
+  if freed and freed * 1000 + lost_us >= granted_us then return freed end
+  local begun_us = number(call('HGET', META, 'epoch')) or now_us
+  if begun_us > granted_us then return text(math.floor((begun_us - lost_us) / 1000)) end
+end
+
+-- Why SESSION does not hold `task`, where it named this fence or none: {'lost', entry} or
+-- {'not-holder'}.
+local function why_not(task, rec, fence)
   local entry = call('HGET', LOST .. SESSION, task)
   if entry and read_loss(entry) then return 'lost', entry end
-  return 'not-holder', ''
+  local at = forgotten(task, rec, fence)
+  if not at then return 'not-holder', '' end
+  entry = {task = task, fence = fence, reason = 'forgotten', at = at}
+  if live(rec) then
+    entry.by_ref, entry.by_label, entry.note = string.sub(rec.owner, 1, 10), rec.label, rec.note
+  end
+  return 'lost', cjson.encode(entry)
 end

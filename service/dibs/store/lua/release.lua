@@ -71,7 +71,7 @@ if one ~= '' then
     if left then return answer('ended', told, left) end
   end
   if already then return answer('ended', told, {one, state_now(rec), '1'}) end
-  local why, loss = why_not(one)
+  local why, loss = why_not(one, rec, fence)
   if ours then why, loss = 'moved', '' end
   return answer('not-mine', told, view(one, rec), why, loss)
 end
