@@ -19,7 +19,7 @@ from tests.harness.processes import until
 from tests.harness.services import Service, new_session
 from tests.tools.volumes import MB, fill, free, volume
 
-from dibs.store.disk import RESERVE, Limits, Volume, Watch, human
+from dibs.store.disk import RESERVE, Limits, Volume, Watch, human, make_room
 from dibs.store.embedded import EmbeddedStore, StoreUnavailable
 
 ROUNDS = int(os.environ.get("DIBS_DISK_ROUNDS", "3"))
@@ -119,6 +119,25 @@ def test_new_claims_stop_before_the_disk_is_full_while_holders_go_on(
         until(lambda: lines(service, "store_disk_has_room"), "the end is logged")
         assert len(lines(service, "store_disk_full")) == 1
         assert len(lines(service, "store_disk_has_room")) == 1
+
+
+def test_what_somebody_takes_while_the_log_is_written_anew_costs_no_later_start(
+    disk: Path, tmp_path: Path
+) -> None:
+    """A start lends the reserve to the rewrite, and what is lent is on the volume for anybody."""
+    with service_on(disk, tmp_path / "s") as service:
+        session = new_session()
+        assert service.claim("T-1", session)[0] == 201
+        for _ in range(2_500):
+            assert beat(service, session, "T-1") == 200
+    directory = next(path.parent for path in disk.rglob(RESERVE))
+    before = Volume.of(directory)
+    assert before.gain > before.for_holders // 2, "there is something to write anew"
+    fill(disk)
+    for _ in range(5):
+        make_room(directory, lambda: [fill(disk)].clear())
+        fill(disk)
+    assert Volume.of(directory).reserve > 0
 
 
 def test_a_limit_of_nothing_never_stops_claims(disk: Path, tmp_path: Path) -> None:

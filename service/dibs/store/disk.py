@@ -248,8 +248,12 @@ def make_room(directory: Path, rewrite: Callable[[], None]) -> None:
     volume = Volume.of(directory)
     if volume.free >= volume.low:
         return
-    if volume.gain >= volume.for_holders // 2:
-        _resize(directory, volume.reserve, 0)
+    # What is let go of is anybody's: a part stays, so that this start and later ones can go on
+    # although somebody takes all the rest.
+    lent = max(0, min(volume.for_a_rewrite, volume.reserve - volume.for_holders))
+    needed = volume.for_a_rewrite - volume.for_holders  # nobody writes meanwhile
+    if volume.gain >= volume.for_holders // 2 and volume.free + lent >= needed:
+        _resize(directory, volume.reserve, volume.reserve - lent)
         rewrite()
         _remove_leftovers(directory)
         volume = Volume.of(directory)
