@@ -433,11 +433,13 @@ class Session:
             self.load().secret(make=True)
             if self.event in BEATS and self.data.get("parked_at", 0) > self.begun:
                 return {}  # this beat began before a park that went first
-            until = time.monotonic() + timeout_s
+            until, before = time.monotonic() + timeout_s, dict(self.data["claims"])
             try:
                 reply, sent = self.call(act, body, attempts, until)
                 self.data.pop("unreachable_at", None)
                 self.learn(act, body, reply, sent)
+                if act == "heartbeat" and not body.get("task"):
+                    self.ask_after(before, body, reply, until)
                 return reply
             except Trouble as trouble:
                 self.learn(act, body, trouble.problem, None)
@@ -501,6 +503,24 @@ class Session:
                 del claims[loss["task"]]
             self.data["lost"] = [*self.data["lost"][-4:], loss]
 
+    def ask_after(self, before, body, reply, until):
+        """Claims that a heartbeat of all found no more, and of which the service said nothing, as
+        when a failover forgot them: each is asked for by its name once, and told as lost."""
+        told = {loss["task"] for loss in reply.get("lost", [])}
+        for task in before.keys() - self.data["claims"].keys() - told:
+            fence = before[task]["fence"]
+            named = {"task": task, "fence": fence, "state": body.get("state")}
+            try:
+                self.learn("heartbeat", named, *call(self, "POST", "heartbeat", named, 1, until))
+            except Trouble as trouble:
+                if trouble.code == UNKNOWN:  # the next heartbeat asks again
+                    self.data["claims"][task] = before[task]
+                    continue
+                self.learn("heartbeat", named, trouble.problem, None)
+                loss = loss_of(task, fence, trouble.problem)
+                self.data["lost"] += [loss] if loss else []
+                reply["lost"] = [*reply.get("lost", []), *([loss] if loss else [])]
+
     def live(self):
         """The tasks that are surely ours, by our own clocks."""
         return [task for task, c in self.data["claims"].items() if left_s(c["until"]) > 0]
@@ -558,6 +578,18 @@ def holder_name(holder):
         return label if label == "an admin" else word(label or "somebody")
     name = f"{word(label)} (ref {word(ref)})" if label else f"ref {word(ref)}"
     return name + (f" on branch {word(holder['branch'])}" if holder.get("branch") else "")
+
+
+def loss_of(task, fence, problem):
+    """What became of a claim of ours, from the refusal of its heartbeat; None where we ended it."""
+    claim, kind = problem.get("claim") or {}, problem.get("code")
+    loss = {key: problem.get(key) for key in ("reason", "at", "by", "note")}
+    if kind != "lost" and claim.get("state") not in ("held", "parked"):
+        return None
+    if kind != "lost" or not (loss["reason"] and loss["at"]):
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        loss = {"reason": "forgotten", "at": at, "by": claim.get("holder"), "note": None}
+    return dict(loss, task=task, fence=fence)
 
 
 def about_loss(loss, is_brief=False):
@@ -847,7 +879,8 @@ def refusal(status, headers, raw):
         text = text.replace("queue: true", "--queue").replace("reopen: true", "--reopen")[:4000]
         holder = (problem.get("claim") or {}).get("holder") or {}
         hash(code), holder.get("label"), int(problem.get("retry_after") or 0)
-        check_losses(problem)
+        loss = loss_of(str(problem.get("task")), 0, problem)
+        check_losses({"lost": [*problem.get("lost", []), *([loss] if loss else [])]})
     except ODD:
         what = headers.get("location") or headers.get("content-type", "").split(";")[0]
         text = f"the answer was not from dibs ({status}, {word(what or 'of no type')})"

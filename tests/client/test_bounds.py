@@ -228,6 +228,7 @@ PROBLEMS = [
     '{"code": "held", "detail": "x", "claim": 5}',
     '{"code": "held", "detail": "x", "retry_after": "soon"}',
     '{"code": "lost", "detail": "x", "lost": [5]}',
+    '{"code": "lost", "detail": "x", "reason": 5, "at": 5, "by": 5, "note": 5}',
     '{"code": "lost", "detail": "x", "lost": {"a": 1}}',
 ]
 WORDS = ["claim T-1", "beat", "done T-1", "show T-1"]

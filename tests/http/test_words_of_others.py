@@ -99,7 +99,8 @@ def test_every_sentence_holds_whatever_text_reached_the_store(name: str):
         said = sentences.refused(o.Refusal(verdict, claim, 5, None))
         carries(said, notes=int(verdict != "turn"), why=verdict)
     carries(sentences.moved(claim, 3), notes=0)
-    for reason, by in (("lapsed", claim.holder), ("broken", Holder("", text)), ("lapsed", None)):
+    lost = [("lapsed", claim.holder), ("broken", Holder("", text)), ("lapsed", None)]
+    for reason, by in [*lost, ("forgotten", claim.holder)]:
         loss = Loss(task=Task(text), fence=Fence(7), reason=reason, at=NOW, by=by, note=text)
         carries(sentences.lost(loss), notes=1)
 

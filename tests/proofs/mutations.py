@@ -14,6 +14,7 @@ FORGOTTEN = ("tests/promises/test_forgotten.py",)
 DAMAGE = ("tests/store/test_damage.py",)
 CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
 BOARD_BOUNDS = "tests/board/test_bounds.py::test_"
+FORGOTTEN = ("tests/client/test_forgotten.py",)
 DETAILS = ("tests/http/test_words_of_others.py",)
 WORDS_OF_OTHERS = ("tests/client/test_words_of_others.py",)
 
@@ -37,6 +38,30 @@ MUTANTS = [
         "only the holder's acts touch a claim (I7)",
         "  if rec.owner ~= SESSION then return false end\n",
         "",
+    ),
+    Mutant(
+        "nobody asks after a claim",
+        "client/dibs.py",
+        "a loser is told, also after a failover (rule 10)",
+        '                if act == "heartbeat" and not body.get("task"):\n',
+        "                if False:\n",
+        FORGOTTEN,
+    ),
+    Mutant(
+        "an outage ends a claim that was asked for",
+        "client/dibs.py",
+        "not reached is no loss",
+        '                    self.data["claims"][task] = before[task]\n',
+        "",
+        FORGOTTEN,
+    ),
+    Mutant(
+        "what was released is a loss",
+        "client/dibs.py",
+        "only what another ended is told as lost",
+        'claim.get("state") not in ("held", "parked"):\n        return None\n',
+        "not claim:\n        return None\n",
+        FORGOTTEN,
     ),
     Mutant(
         "a hook says what others wrote",
