@@ -25,8 +25,12 @@ def raw(stepped) -> Any:
 
 @pytest.fixture
 async def desk(store: Store, stepped) -> Desk:
-    """On a real store: the tests take from it what a failover would."""
-    return Desk(store, stepped[1])
+    """On a real store, some time after an outage: the tests take from it what a failover would."""
+    desk = Desk(store, stepped[1])
+    await desk.jump(AN_OUTAGE_S)
+    await store.tick()
+    await desk.pass_time(10)
+    return desk
 
 
 def forget(raw: Any, desk: Desk, task: str) -> None:
