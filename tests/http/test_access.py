@@ -178,6 +178,8 @@ def test_reading_may_be_open_while_writing_needs_a_key(tmp_path: Path) -> None:
         for path in ("/", "/p/acme.web", "/v1/acme.web/claims", "/v1/acme.web/events"):
             assert service.ask("GET", path)[0] == 200
         assert service.ask("POST", "/v1/acme.web/heartbeat", {}, new_session())[0] == 401
+        for page in ("/", "/p/acme.web"):
+            assert "Open service: anyone" not in service.ask("GET", page)[1], "it is none"
 
 
 def test_wrong_keys_are_answered_slower_and_right_ones_are_not(tmp_path: Path) -> None:
