@@ -572,6 +572,11 @@ def about_note(note, holder):
     return f"note by {who} (text of {whose}, not an instruction): {quoted(note)}"
 
 
+def about_likes(claim):
+    names = ", ".join(map(word, (claim.get("resembles") or [])[:3]))
+    return f"{word(claim['task'])} looks like {names}, another task in use: is it the same work?"
+
+
 def holder_name(holder):
     ref, label = holder.get("ref"), holder.get("label")
     if not ref:  # a person
@@ -861,6 +866,7 @@ def check_answer(reply, act):
             about_claim(one)
         if act in ("claim", "heartbeat"):
             int(one["expires_in"] + one["ttl"] + one["fence"])
+        about_likes(one)
         if (one.get("previous") or {}).get("note"):
             about_note(one["previous"]["note"], one["previous"]["holder"])
     check_losses(reply)
@@ -972,6 +978,8 @@ def do_claim(args, session):
     if args.command == "claim":
         report(args, reply)
     for claim in reply.get("claims", [reply]):
+        if claim.get("resembles"):
+            talk(about_likes(claim))
         before = claim.get("previous") or {}
         if before.get("note"):
             who = holder_name(before["holder"])

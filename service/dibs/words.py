@@ -273,7 +273,7 @@ class Waiter(msgspec.Struct, frozen=True):
     since: Instant
 
 
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
+class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A session's lease on a task, as everybody may see it. Fields are the wire's, in its order."""
 
     project: Project
@@ -297,6 +297,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     lapses: int
     flag: str | None
     previous: Previous | None
+    resembles: tuple[Task, ...] = ()
+    """Names in use that looked like this one when it was new; left out where there are none."""
 
 
 class Free(msgspec.Struct, frozen=True, kw_only=True):

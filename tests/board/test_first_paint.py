@@ -41,6 +41,14 @@ def test_without_scripts_the_summary_and_what_happened_are_there(team: Team, boa
     assert "Reload for news" in page.locator("#link").inner_text()
 
 
+def test_a_row_says_what_other_task_its_name_looks_like(team: Team, board: Open) -> None:
+    team.claim("ann", "T-12")
+    team.claim("bob", "t-012")
+    page = board(**STILL)
+    assert "resembles T-12" in row(page, "t-012").inner_text()
+    assert "resembles" not in row(page, "T-12").inner_text()
+
+
 def test_without_scripts_the_details_open_and_show_the_fence(team: Team, board: Open) -> None:
     fence = team.claim("ann", "T-12")["fence"]
     page = board(**STILL)

@@ -146,7 +146,7 @@ async def test_claims_that_are_made_at_once_leave_together(
     assert reads <= 25
 
 
-async def test_a_live_claim_with_all_its_facts_takes_at_most_700_bytes(
+async def test_a_live_claim_with_all_its_facts_takes_at_most_760_bytes(
     store: Store, server: redis.Redis
 ) -> None:
     async def fill(name: str, count: int) -> None:
@@ -159,7 +159,9 @@ async def test_a_live_claim_with_all_its_facts_takes_at_most_700_bytes(
     before = server.info("memory")["used_memory"]
     await fill("kept", 10_000)
     _without_rates(server)
-    assert (server.info("memory")["used_memory"] - before) / 10_000 <= 700
+    assert (
+        server.info("memory")["used_memory"] - before
+    ) / 10_000 <= 760  # some 60 of them so that names that look alike are found
 
 
 def _without_rates(server: redis.Redis) -> None:

@@ -13,6 +13,7 @@ RIGHTS = "tests/store/test_rights.py"
 FORGOTTEN = ("tests/promises/test_forgotten.py",)
 DAMAGE = ("tests/store/test_damage.py",)
 CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
+LIKENESS = "tests/promises/test_likeness.py"
 BOARD_BOUNDS = "tests/board/test_bounds.py::test_"
 FORGOTTEN = ("tests/client/test_forgotten.py",)
 DETAILS = ("tests/http/test_words_of_others.py",)
@@ -249,8 +250,8 @@ MUTANTS = [
         "fence not kept",
         "store/lua/claim.lua",
         "fences only grow (I2)",
-        "  call('HSET', META, 'fence', fence)\n",
-        "",
+        "  call('HSET', META, 'fence', fence, alike, kept)\n",
+        "  call('HSET', META, alike, kept)\n",
     ),
     Mutant(
         "claiming again is a new tenure",
@@ -1199,7 +1200,8 @@ MUTANTS = [
         "a record that nobody can read is a free task",
         "store/lua/common.lua",
         "a damaged record is never granted",
-        "    return {damaged = true, state = 'damaged', owner = '', due_at = 0, place = place}\n",
+        "    return {damaged = true, state = 'damaged', owner = '', due_at = 0, "
+        "place = place, like = like}\n",
         "    return {}\n",
         DAMAGE,
     ),
@@ -1293,5 +1295,61 @@ MUTANTS = [
             "tests/store/test_disk.py::"
             "test_what_somebody_takes_while_the_log_is_written_anew_costs_no_later_start",
         ),
+    ),
+    Mutant(
+        "case makes another name",
+        "likeness.py",
+        "whoever claims a name that looks like another is told",
+        "text = task.lower()",
+        "text = str(task)",
+        (LIKENESS,),
+    ),
+    Mutant(
+        "letters of other scripts are others",
+        "likeness.py",
+        "whoever claims a name that looks like another is told",
+        "text.translate(_SAME)",
+        "text",
+        (LIKENESS,),
+    ),
+    Mutant(
+        "an issue of any repository",
+        "likeness.py",
+        "names that differ in more are not taken for one another",
+        'return "." not in name or name == repository.replace("/", ".")',
+        "return True",
+        (LIKENESS,),
+    ),
+    Mutant(
+        "a likeness is told once",
+        "store/lua/claim.lua",
+        "a retry is told again",
+        "  if listed ~= '' and not rec.state then fresh.resembles = listed end\n",
+        "",
+        (LIKENESS,),
+    ),
+    Mutant(
+        "a name known for long is new",
+        "store/lua/claim.lua",
+        "only a new name is compared",
+        "if listed ~= '' and not rec.state then",
+        "if listed ~= '' then",
+        (LIKENESS,),
+    ),
+    Mutant(
+        "names outlive their records",
+        "store/lua/tenure.lua",
+        "what is forgotten leaves nothing",
+        "  leave_alikes(task, rec)\n",
+        "",
+        (LIKENESS,),
+    ),
+    Mutant(
+        "as many names as somebody makes up",
+        "store/lua/claim.lua",
+        "look-alikes cost a claim little, however many there are",
+        "  if #kept < RULES.alike_kept then kept",
+        "  if true then kept",
+        (LIKENESS,),
     ),
 ]

@@ -130,9 +130,14 @@ def step(run: Run, now: int, fences: dict[str, int], *, full: bool = False) -> S
             _branch,
             _url,
             note,
-            *tasks,
+            *named,
         ]:
-            args = {"tasks": tasks, "mode": mode, "ttl": int(ttl or 0), "reopen": reopen == "1"}
+            args = {
+                "tasks": named[::2],
+                "mode": mode,
+                "ttl": int(ttl or 0),
+                "reopen": reopen == "1",
+            }
             args |= {"queue": queue == "1", "label": label, "note": note}
             full = full or closed == "full"
         case "heartbeat", [task, fence, ttl, state, note]:

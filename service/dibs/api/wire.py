@@ -15,6 +15,8 @@ JSON = "application/json"
 PROBLEM = "application/problem+json"
 TEXT = "text/plain; charset=utf-8"
 
+NAME_SHOWN = 40
+"""Characters of another task's name in the table."""
 NONE: Mapping[str, str] = MappingProxyType({})
 
 encode = msgspec.json.Encoder().encode
@@ -81,7 +83,7 @@ def table(claims: Sequence[Claim]) -> str:
         rows.append(
             (
                 sentences.word(claim.task),
-                state + (" (lapses)" if claim.flag else ""),
+                state + (" (lapses)" if claim.flag else "") + _alike(claim),
                 sentences.who(claim.holder, branch=False),
                 sentences.span(claim.expires_in) if claim.expires_in else "-",
                 f"{claim.acquired_at:%Y-%m-%d %H:%MZ}",
@@ -96,6 +98,15 @@ def table(claims: Sequence[Claim]) -> str:
         for row in rows
     ]
     return "".join(line.rstrip() + "\n" for line in lines)
+
+
+def _alike(claim: Claim) -> str:
+    """Say what a name looks like."""
+    if not claim.resembles:
+        return ""
+    name = claim.resembles[0]
+    shown = sentences.word(name) if len(name) <= NAME_SHOWN else sentences.quoted(name, NAME_SHOWN)
+    return f" (resembles {shown})"
 
 
 def _width(text: str) -> int:

@@ -69,6 +69,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     ended: int = 0
     queue: str = ""
     """A line for each ticket: session, since when, label."""
+    resembles: str = ""
+    """A line for each name that looked like this one when it was new."""
     last_outcome: str | None = None
     last_owner: str = ""
     last_label: str | None = None
@@ -143,6 +145,7 @@ class Reader:
             lapses=lapses,
             flag="repeated-lapses" if lapses >= LAPSES_FLAGGED else None,
             previous=self._previous(rec),
+            resembles=tuple(map(Task, rec.resembles.split("\n"))) if rec.resembles else (),
         )
 
     def _queue(self, rec: Record) -> tuple[Waiter, ...]:

@@ -39,6 +39,8 @@ class Rules:
     """Events kept per project, about."""
     endings_kept: int = 10_000
     """Ends kept per project, about, so that a repeat is told that it was one."""
+    alike_kept: int = 8
+    """Names with one skeleton that are known, and so told to who claims another."""
     list_scan: int = 5_000
     """Claims that one page of a filtered list looks at, at most."""
 

@@ -15,6 +15,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from dibs import outcomes as o
+from dibs.likeness import skeleton
 from dibs.store import health, selftest, shown
 from dibs.store.clock import Facts, LeaseClock
 from dibs.store.failures import Damaged, StoreDown, StoreFull, Unwilling, said
@@ -219,7 +220,7 @@ class Store:
         def act() -> list[str]:
             closed = self._closed() or waits
             wish = [mode, _ms(ttl_s), _flag(reopen), _flag(queue), closed, place]
-            return [*wish, label, branch, url, note, *tasks]
+            return [*wish, label, branch, url, note, *_with_likeness(tasks, project)]
 
         unsafe = self.unsafe
         if not (self._knows(project) or await self._make_known(project, closed=bool(waits))):
@@ -586,12 +587,23 @@ def _ms(span_s: int | None) -> str:
     return "" if span_s is None else str(span_s * 1000)
 
 
+def _with_likeness(tasks: Sequence[Task], project: Project) -> list[str]:
+    """Return each task with what it resembles others by behind it, '' for its lower case."""
+    args: list[str] = []
+    for task in tasks:
+        like = skeleton(task, project)
+        args += task, "" if like == _lower(task) else like
+    return args
+
+
 def _flag(on: bool) -> str:
     return "1" if on else ""
 
 
 def _lower(text: str) -> str:
     """Lower the letters that Lua's string.lower lowers, and no others."""
+    if text.isascii():
+        return text.lower()
     return "".join(char.lower() if char.isascii() else char for char in text)
 
 

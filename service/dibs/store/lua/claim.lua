@@ -4,7 +4,8 @@
 -- ARGV[8] reopen: 1 | ''           ARGV[9] queue: 1 | '' (mode one only)
 -- ARGV[10] closed: '' | full | unsafe | address, why nothing new may be granted now; what is ours
 --          goes on        ARGV[11] place: hash of the address that it counts for, or ''
--- ARGV[12] label  [13] branch  [14] url  [15] note      ARGV[16…] tasks, in the caller's order
+-- ARGV[12] label  [13] branch  [14] url  [15] note
+-- ARGV[16…] tasks, in the caller's order, behind each its skeleton (see likeness.py), '' for its lower case
 --
 -- {'granted', now, losses, n, view…}   n of the views (the first ones) are new, the others were ours
 -- {'refused', now, losses, {verdict, view, free_in_ms}…}   verdict: held | cooling | done | turn
@@ -68,14 +69,33 @@ local function verdict(task, rec)
   return nil
 end
 
-local function grant(task, rec)
-  local last = call('HGET', META, 'fence')
+-- Other names that the list shows and that look like `task`; and `names` with it, as they are kept.
+-- A few are enough: who makes up many may not make the rest costly.
+local function look_alikes(task, names)
+  local kept, listed = {}, {}
+  for name in string.gmatch(names, '[^\n]+') do
+    local other = load(name)
+    if name ~= task and other.state then
+      kept[#kept + 1] = name
+      if state_now(other) ~= 'free' then listed[#listed + 1] = name end
+    end
+  end
+  if #kept < RULES.alike_kept then kept[#kept + 1] = task end
+  return table.concat(listed, '\n'), table.concat(kept, '\n')
+end
+
+local function grant(task, rec, like)
+  local alike = like_field(task, like)
+  local last, names = unpack(call('HMGET', META, 'fence', alike))
+  local listed, kept = '', task
+  if names and names ~= task then listed, kept = look_alikes(task, names) end
   -- The last fence may be gone with a primary that was lost; what this service saw of time is not.
   local known = number(last) or 0
   if known >= 2 ^ 53 - 1 then known = 0 end  -- damaged: no reader of JSON is exact beyond that
   local fence = text(math.max(known + 1, NOW_US, WITNESS_US))
+  call('HSET', META, 'fence', fence, alike, kept)
   -- No fence of this project is older than its epoch.
-  if last then call('HSET', META, 'fence', fence) else call('HSET', META, 'fence', fence, 'epoch', fence) end
+  if not last then call('HSET', META, 'epoch', fence) end
   local fresh = {
     state = 'held', owner = SESSION, fence = fence, ttl = text(ttl_ms or RULES.ttl_ms),
     since = NOW_TEXT, beat = NOW_TEXT,
@@ -87,6 +107,8 @@ local function grant(task, rec)
   if branch ~= '' then fresh.branch = branch end
   if url ~= '' then fresh.url = url end
   if note ~= '' then fresh.note = note end
+  if like ~= '' then fresh.like = like end
+  if listed ~= '' and not rec.state then fresh.resembles = listed end
   if place ~= '' then
     fresh.place = place
     come_to(place)
@@ -139,11 +161,11 @@ end
 
 local told = look_at_losses()
 local free, mine, refused, damaged = {}, {}, {}, nil
-for i = FIRST_TASK, #ARGV do
+for i = FIRST_TASK, #ARGV, 2 do
   local task = ARGV[i]
   local rec = meet(task)
   local word, free_at = verdict(task, rec)
-  local choice = {task, rec}
+  local choice = {task, rec, ARGV[i + 1]}
   if word == nil then
     free[#free + 1] = choice
   elseif word == 'mine' then
@@ -214,7 +236,7 @@ if whose then return answer('quota', told, whose, text(limit)) end
 
 local reply = {'granted', NOW_TEXT, told, text(#free)}
 for _, choice in ipairs(free) do
-  reply[#reply + 1] = view(choice[1], grant(choice[1], choice[2]))
+  reply[#reply + 1] = view(choice[1], grant(unpack(choice)))
 end
 for _, choice in ipairs(mine) do
   local task, rec = unpack(choice)

@@ -180,8 +180,8 @@ local function load(task)
   if type(kept) == 'table' then kept = '' end
   local rec = texts(kept)
   if not rec or not whole(rec) then
-    local place = string.match(kept, '"place":"(%x+)"')
-    return {damaged = true, state = 'damaged', owner = '', due_at = 0, place = place}
+    local place, like = string.match(kept, '"place":"(%x+)"'), string.match(kept, '"like":"([^"\\]+)"')
+    return {damaged = true, state = 'damaged', owner = '', due_at = 0, place = place, like = like}
   end
   rec.due_at = after_stalls(tonumber(rec.due), tonumber(rec.ttl), tonumber(rec.beat))
   if over(rec) then return {gone = rec} end

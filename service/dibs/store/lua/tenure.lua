@@ -84,10 +84,29 @@ local function save_again(task, rec)
   if IN_ENDED[rec.state] then call('ZADD', ENDED, rec.ended, task) end
 end
 
+-- The field of META with the names that look like `task`, a line each: by their skeleton, which a
+-- record keeps where it is more than the name in lower case.
+local function like_field(task, like)
+  return '~' .. (like and like ~= '' and like or string.lower(task))
+end
+
+local function leave_alikes(task, rec)
+  local alike, kept = like_field(task, rec.like), {}
+  for name in string.gmatch(call('HGET', META, alike) or '', '[^\n]+') do
+    if name ~= task then kept[#kept + 1] = name end
+  end
+  if #kept == 0 then
+    call('HDEL', META, alike)
+  else
+    call('HSET', META, alike, table.concat(kept, '\n'))
+  end
+end
+
 -- Drop all that is kept of a tenure that is over.
 local function forget(task, rec)
   let_holder_write()
   settle(task, rec)
+  leave_alikes(task, rec)
   call('DEL', RECORD .. task, QUEUE .. task)
   call('SREM', QUEUED, task)
   for _, index in ipairs({LAPSED, DONE, ENDED}) do call('ZREM', index, task) end

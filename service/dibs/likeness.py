@@ -1,0 +1,89 @@
+"""Names that people take for one another: what they have in common is their skeleton.
+
+Two names are different tasks whatever they look like. But who claims one that looks like another
+that is in use probably means that one, and is told (`resembles`). The idea is that of Unicode
+Technical Standard 39, section 4: map each name to a skeleton, and compare those. Its table covers
+all scripts and is far too eager for names of tasks ("rn" is "m" there), so this one is our own:
+letters of Greek and Cyrillic that stand for a Latin one in capitals or small, dashes and quotes.
+
+Skeletons are kept in the store, beside records. When one changes, names of before are not found by
+it until they are claimed anew: so a skeleton may change, at no worse cost than a missing hint.
+"""
+
+import re
+import unicodedata
+
+from dibs.words import Project, Task
+
+_LETTERS = {
+    # Cyrillic, after casefold: by its capital or its small letter.
+    **dict(zip("авекмнорстухіјѕԁԛԝһӏѵ", "abekmhopctyxijsdqwhlv", strict=True)),
+    # Greek, the same; nu by its capital, because names of tasks are written in capitals.
+    **dict(zip("αβεζηικμνορτυχϳ", "abezhikmnoptyxj", strict=True)),
+    **dict(zip("ıɑɡɩ", "iagi", strict=True)),
+}
+_MARKS = {
+    **dict.fromkeys("‐‑‒–—―−⁃﹘", "-"),
+    **dict.fromkeys("⁄∕", "/"),
+    **dict.fromkeys("∶꞉։", ":"),
+    **dict.fromkeys("‘’‚‛ʼ′`´", "'"),
+    **dict.fromkeys("“”„‟″", '"'),
+}
+_SAME = str.maketrans(_LETTERS | _MARKS)
+
+_ODD = re.compile(
+    r"""
+    \# | // | \| | ` | [ ]{2}       # an issue's number, a URL, a bar, a backquote, two blanks
+    | (?<![0-9.]) 0+ [0-9]          # zeros that lead
+    | ^ (?: gh | issues? ) [^a-z]   # GH-12
+    | ^ [0-9]+ $
+    | (?<![a-z0-9|]) (?: [oil] | [0-9]+ [oil] | [oil]+ [0-9] )  # letters among digits
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+"""What an ASCII name has that is more than its lower case."""
+
+_BLANKS = re.compile(r"\s+")
+_HASH = re.compile(r"(?<![^\W_])#+(?=[0-9])")
+_ZEROS = re.compile(r"(?<![0-9.])0+(?=[0-9])")
+_DIGITS = re.compile(r"(?<![^\W_|])(?:[oil]|[0-9oil|]*[0-9][0-9oil|]*)(?![^\W_|])")
+_AS_DIGITS = str.maketrans("oil|", "0111")
+
+_NUMBER = re.compile(r"(?:gh|issues?)[-_ #/]*([0-9]+)|([0-9]+)")
+_SHORT = re.compile(r"([\w.-]+/[\w.-]+)#([0-9]+)")
+_ISSUE = re.compile(
+    r"https?://[^/]+/(.+?)/(?:-/)?(?:issues|work_items|pull)/([0-9]+)(?:[/?#].*)?", re.DOTALL
+)
+_TICKET = re.compile(
+    r"https?://[^/]+/(?:browse|(?:[^/]+/)?issue)/([a-z][a-z0-9_]*-[0-9]+)(?:[/?#].*)?", re.DOTALL
+)
+
+
+def skeleton(task: Task, project: Project) -> str:
+    """Return what `task` has in common with all names that look like it, or mean the same issue of
+    the project's repository."""
+    if task.isascii():
+        text = task.lower()
+        if not _ODD.search(task):
+            return text
+    else:
+        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", task).casefold())
+    text = _BLANKS.sub(" ", text.translate(_SAME)).strip()
+    if found := _TICKET.fullmatch(text):
+        text = found[1]
+    elif found := _ISSUE.fullmatch(text) or _SHORT.fullmatch(text):
+        number = found[2].lstrip("0") or "0"
+        return number if _is_of(found[1], project) else f"{found[1]}#{number}"
+    text = _HASH.sub("", text)
+    text = _DIGITS.sub(lambda found: found[0].translate(_AS_DIGITS), text)
+    text = _ZEROS.sub("", text)
+    if found := _NUMBER.fullmatch(text):
+        return found[1] or found[2]
+    return text
+
+
+def _is_of(repository: str, project: Project) -> bool:
+    """Say if a repository is the project's: the client names a project owner.repo. One of another
+    kind of name has one tracker, as far as anybody can tell."""
+    name = project.lower()
+    return "." not in name or name == repository.replace("/", ".")
