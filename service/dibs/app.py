@@ -72,6 +72,7 @@ def rules(settings: Settings) -> Rules:
         claims_per_address=settings.max_claims_per_address,
         rate_per_session=settings.rate_per_session,
         rate_per_project=settings.rate_per_project,
+        replicas=settings.replicas,
     )
 
 

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import redis
-from tests.ops.farm import Node, cluster, sentinels
+from tests.ops.farm import Node, cluster, free_ports, sentinels
 from tests.ops.load import Load
 from tests.ops.running import Running, new_session, until
-from tests.ops.test_replicas import PROJECTS, lost_of, lost_ones, over, report, serving
+from tests.ops.test_replicas import NO_RATES, PROJECTS, lost_of, lost_ones, over, report
+from tests.ops.test_replicas import serving as node_of
+from tests.tools.servers import KINDS, serving
 
 LEFT_S = 1.5
 """After the Sentinels' word for so long nothing that is acknowledged may be lost."""
@@ -207,6 +209,59 @@ def test_a_grant_that_no_replica_confirms_is_unknown_and_granted_once_they_do(
                 assert client.ping()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_end_that_no_replica_has_is_not_confirmed_by_asking_again(
+    tmp_path: Path, kind: str
+) -> None:
+    with contextlib.ExitStack() as held:
+        ports = free_ports(2)
+        log = ("appendonly yes", "appendfsync always", "repl-diskless-sync-delay 0")
+        primary, replica = (
+            held.enter_context(serving(kind, tmp_path / name, f"port {port}", *log, *more))
+            for name, port, more in (
+                ("primary", ports[0], ()),
+                ("replica", ports[1], (f"replicaof 127.0.0.1 {ports[0]}",)),
+            )
+        )
+        client = held.enter_context(primary.client())
+        environ = NO_RATES | {"DIBS_REDIS_URL": f"redis://127.0.0.1:{ports[0]}"}
+        environ |= {"DIBS_REPLICAS": "1", "DIBS_ADMIN_KEY": "admin-key-for-this-test"}
+        service = held.enter_context(Running(env=environ))
+        ann, bob, cat = new_session(), new_session(), new_session()
+        whose = (("T-1", ann), ("T-2", bob), ("T-3", cat))
+        until(lambda: service.claim("T-1", ann)[0] in (200, 201), "the replica confirms", 20)
+        fences = {task: service.claim(task, session)[1]["fence"] for task, session in whose}
+        admin = {"Authorization": "Bearer admin-key-for-this-test"}
+        acts: list[tuple[str, dict[str, Any], str, dict[str, str]]] = [
+            ("release", {"task": "T-1", "fence": fences["T-1"]}, ann, {}),
+            ("release", {"all": True}, bob, {}),
+            ("break", {"task": "T-3", "fence": fences["T-3"], "reason": "stuck"}, "", admin),
+        ]
+
+        def ends() -> list[tuple[int, Any]]:
+            """End the three, each in another way."""
+            replies = [
+                service.ask("POST", f"/v1/p/{act}", body, session, **headers)
+                for act, body, session, headers in acts
+            ]
+            return [(status, body) for status, body, _ in replies]
+
+        replica.process.send_signal(signal.SIGSTOP)
+        try:
+            for status, body in ends():
+                assert (status, body["outcome"]) == (503, "unknown"), body
+            # On a new connection some servers wait for nothing that is older than it.
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            for status, body in ends():
+                assert (status, body["outcome"]) == (503, "unknown"), body
+        finally:
+            replica.process.send_signal(signal.SIGCONT)
+        until(lambda: all(status == 200 for status, _ in ends()), "they are confirmed", 20)
+        released, all_released, broken = (body for _, body in ends())
+        assert (released["already"], broken["already"]) == (True, True)
+        assert all_released == {"released": []}
+
+
 def durability(service: Running) -> Any:
     return service.ask("GET", "/readyz")[1]["durability"]
 
@@ -240,7 +295,7 @@ def test_a_host_that_is_gone_takes_nothing_that_a_replica_had_to_have(
 def test_a_node_of_a_cluster_that_was_replaced_is_left(tmp_path: Path) -> None:
     with cluster(tmp_path, replicas=1) as nodes, Running(env=over("cluster", nodes)) as service:
         project = PROJECTS[0]
-        old = serving(nodes, project)
+        old = node_of(nodes, project)
         load = Load(lambda: [service.port], [project], threads=4, pause_s=0.0)
         with load:
             until(lambda: len(load.grants) > 100, "there is load")

@@ -1352,4 +1352,12 @@ MUTANTS = [
         "  if true then kept",
         (LIKENESS,),
     ),
+    Mutant(
+        "a repeat is confirmed by whoever has nothing",
+        "store/lua/holder.lua",
+        "a repeat waits for the replicas as the first try did",
+        "  if RULES.replicas > 0 and ",
+        "  if false and ",
+        (FAILOVER + "::test_an_end_that_no_replica_has_is_not_confirmed_by_asking_again",),
+    ),
 ]

@@ -33,6 +33,8 @@ class Rules:
     ticket_ms: int = 5 * 60_000
     """A place in a queue is kept this long after the session asked last."""
     tickets_per_task: int = 100
+    replicas: int = 0
+    """How many have what an act wrote before it is answered."""
     stall_ms: int = 5_000
     """Nobody saw the clock for longer than this: the time between does not count."""
     events_kept: int = 10_000

@@ -27,6 +27,7 @@ elseif rec.damaged then
 end
 local current = rec.fence == fence
 if current and rec.state == 'broken' or ended_by(task, fence, 'broken') then
+  touch()
   return answer('ended', {}, {task, state_now(rec), '1'})
 end
 if not current or not (live(rec) or rec.state == 'lapsed') then

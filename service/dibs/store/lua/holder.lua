@@ -8,6 +8,16 @@ local function ended_by(task, fence, who)
   return at and tonumber(at) + RULES.retention_ms > NOW
 end
 
+-- Write, so that the replicas which confirm this run have what it says. A server waits for them only
+-- as far as the caller's own connection has written, so a repeat that writes nothing is confirmed
+-- although nobody else may have the end that it repeats.
+local function touch()
+  if RULES.replicas > 0 and call('EXISTS', META) == 1 then
+    let_holder_write()
+    call('HSET', META, 'touched', NOW_TEXT)
+  end
+end
+
 -- End the tenure `rec`; the record stays for the retention so that a repeat can be answered.
 local function finish(task, rec, outcome, fields)
   local was = rec.state

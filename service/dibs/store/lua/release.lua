@@ -70,7 +70,10 @@ if one ~= '' then
     local left = leave_queue(one, rec)
     if left then return answer('ended', told, left) end
   end
-  if already then return answer('ended', told, {one, state_now(rec), '1'}) end
+  if already then
+    touch()
+    return answer('ended', told, {one, state_now(rec), '1'})
+  end
   local why, loss = why_not(one, rec, fence)
   if ours then why, loss = 'moved', '' end
   return answer('not-mine', told, view(one, rec), why, loss)
@@ -83,4 +86,5 @@ for _, task in ipairs(own_tasks()) do
     reply[#reply + 1] = release(task, rec)
   end
 end
+if #reply == 3 then touch() end
 return reply
