@@ -147,11 +147,8 @@ def _settings(prog: str, given: Mapping[str, Any]) -> "Settings | None":
     from dibs.settings import blank_variables, load, unknown_variables
     from dibs.store.target import parse
 
-    wrong = [
-        f"{name} is set, but to nothing: give it a value, or unset it"
-        for name in blank_variables()
-        if name.removeprefix("DIBS_").lower() not in given
-    ]
+    blank = [name for name in blank_variables() if name.removeprefix("DIBS_").lower() not in given]
+    wrong = [f"{name} is set, but to nothing: give it a value, or unset it" for name in blank]
     settings = None
     try:
         settings = load(**given)
@@ -159,9 +156,10 @@ def _settings(prog: str, given: Mapping[str, Any]) -> "Settings | None":
             parse(settings.redis_url.get_secret_value())
     except ValidationError as error:
         for one in error.errors():  # their `input` may be a secret, so it is not shown
-            name = f"DIBS_{one['loc'][0]}: ".upper() if one["loc"] else ""
+            name = f"DIBS_{one['loc'][0]}".upper() if one["loc"] else ""
             cause = str(one.get("ctx", {}).get("error", one["msg"]))
-            wrong += [name + line for line in cause.splitlines()]
+            if name not in blank:
+                wrong += [f"{name}: {line}" if name else line for line in cause.splitlines()]
     except ValueError as error:
         wrong.append(f"DIBS_REDIS_URL: {error}")
     for line in wrong:

@@ -134,6 +134,7 @@ def test_a_setting_that_is_set_to_nothing_is_named_and_never_taken_for_unset(
 ) -> None:
     refused = serve(**{name: blank})
     assert refused.returncode == 2
+    assert refused.stderr.count(name) == 1
     assert f"{name} is set, but to nothing" in refused.stderr
 
 
