@@ -158,10 +158,11 @@ def _settings(prog: str, given: Mapping[str, Any]) -> "Settings | None":
         for one in error.errors():  # their `input` may be a secret, so it is not shown
             name = f"DIBS_{one['loc'][0]}".upper() if one["loc"] else ""
             cause = str(one.get("ctx", {}).get("error", one["msg"]))
-            if name not in blank:
-                wrong += [f"{name}: {line}" if name else line for line in cause.splitlines()]
+            lines = [f"{name}: {line}" if name else line for line in cause.splitlines()]
+            wrong += [line for line in lines if not any(each in line for each in blank)]
     except ValueError as error:
-        wrong.append(f"DIBS_REDIS_URL: {error}")
+        if "DIBS_REDIS_URL" not in blank:
+            wrong.append(f"DIBS_REDIS_URL: {error}")
     for line in wrong:
         print(f"{prog}: {line}", file=sys.stderr)
     for name in unknown_variables(os.environ):
