@@ -17,6 +17,7 @@ from dibs.api.acts import Acts
 from dibs.api.headers import with_headers
 from dibs.api.problems import ProblemError
 from dibs.api.routes import V1
+from dibs.api.smaller import smaller
 from dibs.board import routes as board
 from dibs.board.feed import Feeds
 from dibs.board.lobby import Lobby
@@ -152,7 +153,7 @@ def build(settings: Settings, url: str | None) -> Service:
         request_max_body_size=settings.max_body,
         logging_config=None,
     )
-    rest = with_headers(observe.observed(edge.exact(app), metrics))
+    rest = with_headers(observe.observed(edge.exact(smaller(app)), metrics))
     acts = Acts(rest, claims, access, metrics, settings.max_body)
     metrics.set("dibs_build_info", __version__, to=1)
     return Service(proxies.naming(acts), store, hub, keeper, metrics)

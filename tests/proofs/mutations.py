@@ -13,6 +13,7 @@ RIGHTS = "tests/store/test_rights.py"
 FORGOTTEN = ("tests/promises/test_forgotten.py",)
 DAMAGE = ("tests/store/test_damage.py",)
 CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
+SMALLER = "tests/http/test_smaller.py::test_"
 LIKENESS = "tests/promises/test_likeness.py"
 BOARD_BOUNDS = "tests/board/test_bounds.py::test_"
 FORGOTTEN = ("tests/client/test_forgotten.py",)
@@ -1359,5 +1360,29 @@ MUTANTS = [
         "  if RULES.replicas > 0 and ",
         "  if false and ",
         (FAILOVER + "::test_an_end_that_no_replica_has_is_not_confirmed_by_asking_again",),
+    ),
+    Mutant(
+        "a search is compressed beside the notes",
+        "api/smaller.py",
+        "the length of an answer tells no note",
+        "    return all(name in NOT_REPEATED for name, _ in query)\n",
+        "    return True\n",
+        (SMALLER + "what_repeats_a_url_or_goes_to_another_site_keeps_its_length",),
+    ),
+    Mutant(
+        "another site learns how long an answer is",
+        "api/smaller.py",
+        "the length of an answer tells no note",
+        '    if headers.get(b"sec-fetch-site", b"none") not in _OURS:\n        return False\n',
+        "",
+        (SMALLER + "what_repeats_a_url_or_goes_to_another_site_keeps_its_length",),
+    ),
+    Mutant(
+        "gzip for who refuses it",
+        "api/smaller.py",
+        "answers are compressed for who asks",
+        'and (found[1] is None or found[1].strip(b"0.") != b"")',
+        "",
+        (SMALLER + "who_does_not_ask_for_gzip_gets_none",),
     ),
 ]
