@@ -239,6 +239,10 @@ class Setup:
         split_url(self.url)
         if project and not self.project:
             raise Trouble(USAGE, "no git remote names the project: set DIBS_PROJECT=owner.repo")
+        name = self.project.encode("utf-8", "replace")
+        if project and (name[:1] in b"._-" or len(name) > 100 or not {*name} <= {*SAFE}):
+            text = "the project's name is not like owner.repo: letters, digits, . _ -, 100 at most"
+            raise Trouble(USAGE, text + "; set DIBS_PROJECT, or mend dibs.conf")
 
     def bearer(self):
         """The team key, or ''."""

@@ -70,10 +70,10 @@ def source_of(args, setup):
     person says which, or dibs.py, which came from there; the checkout's dibs.conf does not."""
     url = (args.url or setup.named or setup.served).rstrip("/")
     if not url:
-        known = f" (dibs.conf has {setup.conf_url})" if setup.conf_url else ""
+        known = f" (dibs.conf has {client.word(setup.conf_url)})" if setup.conf_url else ""
         raise usage(f"say which service: dibs init --url https://…{known}")
     if setup.conf_url not in ("", url):
-        client.talk(f"dibs.conf had {setup.conf_url}; from now on it is {url}")
+        client.talk(f"dibs.conf had {client.word(setup.conf_url)}; from now on it is {url}")
     return url
 
 
@@ -322,7 +322,7 @@ def do_doctor(args, session):
     except client.Trouble as trouble:
         line(str(trouble), trouble.code)
         return trouble.code
-    line(f"service {setup.url}, project {setup.project}")
+    line(f"service {setup.url}, project {client.word(setup.project)}")
     identity(session, line)
     line("proxy: %s" % ("%s:%d" % proxy[:2] if proxy else f"none, straight to {host}"))
     line("extra CA files: %s" % (", ".join(dict.fromkeys(client.ca_files())) or "none"))
@@ -332,7 +332,8 @@ def do_doctor(args, session):
         line("%s answered in %d ms" % (host, 1000 * (time.time() - begun)))
         line("key: accepted" if setup.key else "key: none set, none needed")
         here = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        line("clocks: {} there, {} here (only the first counts)".format(reply["server_time"], here))
+        there = client.word(str(reply.get("server_time")))
+        line(f"clocks: {there} there, {here} here (only the first counts)")
     except client.Trouble as trouble:
         remedy = ""
         if trouble.problem.get("code") == "unauthorized":

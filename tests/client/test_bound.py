@@ -168,7 +168,9 @@ def test_an_upgrade_loses_no_claim_of_a_derived_secret(
     if machine == "kept":
         ann.dibs("claim", "T-0").said(0)
         [state] = ann.state_files()
-        state.write_text(json.dumps(json.loads(state.read_text()) | {"session": session}))
+        state.write_text(
+            json.dumps(json.loads(state.read_text()) | {"session": session, "claims": {}})
+        )
     label = "session_01AbCd"
     fence = post(keyed, project, session, "claim", task="T-1", label=label)["fence"]
     if first == "hook":

@@ -172,5 +172,16 @@ def test_what_a_strange_host_or_a_checkout_says_is_quoted(sandbox: Make, name: s
         conf.parent.mkdir(parents=True)
         conf.write_text(f"project = {line}\nurl = https://{line}\n")
         said = ann.dibs("claim", "T-1").said(3).stderr
-    assert ORDER in said
-    assert faults(said) == []
+        init = ann.dibs("init", DIBS_URL=None).said(2).stderr
+        doctor = ann.dibs("doctor", DIBS_PROJECT=None).said(2)
+    for some in (said, init, doctor.stdout + doctor.stderr):
+        assert faults(some) == []
+        assert (ORDER in some) == (some is not init or "dibs.conf has" in some)
+    assert "the project's name is not like owner.repo" in doctor.stdout
+
+
+def test_doctor_takes_no_answer_for_a_clock_that_is_none(sandbox: Make) -> None:
+    with answering(http(json.dumps({"claims": [], "server_time": TEXTS["an order"]}))) as url:
+        told(sandbox(url).dibs("doctor").said(0).stdout, ["an order"])
+    with answering(http('{"claims": []}')) as url:
+        sandbox(url).dibs("doctor").said(0)
