@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 from litestar import Request
 
 from dibs.addresses import Proxies, network_of
-from dibs.api.keys import REALM, read
 from dibs.api.problems import ProblemError, invalid
 from dibs.api.tokens import Tokens
+from dibs.authorization import REALM, read
 from dibs.budgets import Budget
 from dibs.claims import KNOWN, Claimant
 from dibs.text import fault_of_name

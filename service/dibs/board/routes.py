@@ -1,7 +1,5 @@
 """The board's pages: parse, ask, show. Everything works without scripts except that it is live."""
 
-import base64
-import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -13,7 +11,7 @@ from litestar.exceptions import HTTPException
 from litestar.response import Stream
 from markupsafe import Markup
 
-from dibs import text, words
+from dibs import authorization, text, words
 from dibs.addresses import network_of
 from dibs.board import views
 from dibs.board.feed import Crowded, Feeds
@@ -318,13 +316,10 @@ def _from_here(request: Req, desk: Desk) -> bool:
 
 def _user(request: Req) -> str:
     """Return the name that somebody gave the browser's password prompt."""
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "basic":
-        return ""
+    _, user = authorization.read(request.headers.get("authorization"))
     try:
-        name = base64.b64decode(value, validate=True).decode().partition(":")[0]
-        return words.plain_text(name[:100], "A name")
-    except (binascii.Error, UnicodeDecodeError, words.Refused):
+        return words.plain_text(user[:100], "A name")
+    except words.Refused:
         return ""
 
 
