@@ -18,7 +18,7 @@ local DAMAGE = '1'
 local rec = meet(task)
 if rec.damaged and fence == DAMAGE then
   forget(task, rec)
-  call('ZADD', ENDINGS, NOW_TEXT, ending(task, fence, 'broken'))
+  call('ZADD', PREFIX .. ':endings', NOW_TEXT, ending(task, fence, 'broken'))
   count('breaks', '1')
   tell('broken', task, {}, 'reason', reason, 'by', by)
   return answer('ended', {}, {task, 'free', ''})

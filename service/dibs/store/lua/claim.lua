@@ -62,7 +62,7 @@ local function verdict(task, rec)
     start = math.max(start, ends)
     rec.turns_from = text(start)
     let_holder_write()
-    call('HDEL', QUEUE .. task, ticket.session)
+    call('HDEL', PREFIX .. ':queue:' .. task, ticket.session)
     save_again(task, rec)
     tell('unqueued', task, {owner = ticket.session, label = ticket.label, fence = rec.fence})
   end
@@ -122,10 +122,11 @@ local function grant(task, rec, like)
       note_loss(rec.owner, task, rec.fence, 'lapsed', NOW + RULES.retention_ms, {
         at = rec.ended, by_ref = string.sub(SESSION, 1, 10), by_label = label, note = note})
     end
-    call('ZREM', rec.state == 'lapsed' and LAPSED or rec.state == 'done' and DONE or ENDED, task)
+    local index = rec.state == 'lapsed' and ':lapsed' or rec.state == 'done' and ':done' or ':ended'
+    call('ZREM', PREFIX .. index, task)
   end
   if fresh.queued then
-    redis.pcall('HDEL', QUEUE .. task, SESSION)
+    redis.pcall('HDEL', PREFIX .. ':queue:' .. task, SESSION)
     if drop_lapsed_tickets(task, fresh) == 0 then fresh.queued = nil end
   end
   save(task, fresh)
@@ -195,7 +196,7 @@ if grows and not ROOM then return answer('full', told) end
 
 if refusing then
   local function enqueue(task, rec)
-    local key, waiting = QUEUE .. task, tickets(task)
+    local key, waiting = PREFIX .. ':queue:' .. task, tickets(task)
     local mine, order, joined
     for _, ticket in ipairs(waiting) do
       if ticket.session == SESSION then
@@ -213,7 +214,7 @@ if refusing then
       save_again(task, rec)
     end
     if not mine then
-      call('SADD', QUEUED, task)
+      call('SADD', PREFIX .. ':queued', task)
       tell('queued', task, {owner = SESSION, label = label, fence = rec.fence})
     end
     return true

@@ -39,16 +39,23 @@ for from, to in string.gmatch(ARGV[3], '(%d+)-(%d+):') do
   STALLS[#STALLS + 1] = {from = tonumber(from), to = tonumber(to)}
 end
 
+-- Keys that most runs need. The others are put together where they are needed, after PREFIX:
+--   :lapsed, :done, :ended    tasks whose last tenure lapsed, was done, or was given up or broken, by when
+--   :parked, :queued          tasks that are parked, that have a queue; for counting only
+--   :queue:TASK               its tickets
+--   :losers                   sessions that lost something, by when the first of that may be forgotten
+--   :endings                  ends that somebody asked for, "fence who task", by when; `who` is the ref of
+--                             the session that gave the task up, or `broken`. A repeat finds its own
+--                             there, whoever has had the task since
+--   :places                   how many claims are live of each address that is counted, by its hash
+--   :damaged                  tasks whose record nobody can read, by when the sweep met it
 local META, LIVE = PREFIX .. ':meta', PREFIX .. ':live'
-local LAPSED, DONE = PREFIX .. ':lapsed', PREFIX .. ':done'
 local EVENTS = PREFIX .. ':events'
 -- What was let through is paid for within burst_ms and a second. Those who hold have rates apart from
 -- those who claim.
 local HOLDS = RULES.holding == 1
 local RATES, RATES_MS = PREFIX .. (HOLDS and ':rates:held:' or ':rates:'), RULES.burst_ms + 2000
-local PARKED, QUEUED = PREFIX .. ':parked', PREFIX .. ':queued'  -- for counting only
 local RECORD = PREFIX .. ':task:'
-local QUEUE = PREFIX .. ':queue:'
 local HELD = PREFIX .. ':held:'
 local LOST = PREFIX .. ':lost:'
 
@@ -204,7 +211,7 @@ end
 -- The tickets of a task's queue that were renewed in time, oldest first; the others hold no place
 -- any more, and come only with `all`.
 local function tickets(task, all)
-  local flat, found = redis.pcall('HGETALL', QUEUE .. task), {}
+  local flat, found = redis.pcall('HGETALL', PREFIX .. ':queue:' .. task), {}
   for i = 1, #flat, 2 do
     local order, joined, renewed, label = string.match(flat[i + 1], '^(%d+) (%d+) (%d+) ([^\n]*)$')
     local until_ms = after_stalls(tonumber(renewed or '0'), RULES.ticket_ms, 0)
@@ -236,7 +243,7 @@ end
 
 -- One entry in the project's stream; only transitions are told, never a plain heartbeat.
 local function tell(kind, task, rec, ...)
-  call('XADD', EVENTS, 'MAXLEN', '~', text(RULES.events_kept), '*', 'type', kind, 'task', task,
+  call('XADD', EVENTS, 'MAXLEN', '~', 'RULES.events_kept', '*', 'type', kind, 'task', task,
        'at', NOW_TEXT, 'fence', rec.fence or '0', 'ref', string.sub(rec.owner or '', 1, 10),
        'label', rec.label or '', ...)
 end

@@ -4,7 +4,7 @@ local function ending(task, fence, who) return fence .. ' ' .. who .. ' ' .. tas
 
 -- `who` ended the tenure of `task` with this fence.
 local function ended_by(task, fence, who)
-  local at = call('ZSCORE', ENDINGS, ending(task, fence, who))
+  local at = call('ZSCORE', PREFIX .. ':endings', ending(task, fence, who))
   return at and tonumber(at) + RULES.retention_ms > NOW
 end
 
@@ -22,23 +22,23 @@ end
 local function finish(task, rec, outcome, fields)
   local was = rec.state
   let_holder_write()
-  if was == 'parked' then call('SREM', PARKED, task) end
+  if was == 'parked' then call('SREM', PREFIX .. ':parked', task) end
   rec.state, rec.ended = outcome, NOW_TEXT
   for field, value in pairs(fields) do
     if value ~= '' then rec[field] = value end
   end
   save(task, rec)
   if was == 'lapsed' then
-    call('ZREM', LAPSED, task)
+    call('ZREM', PREFIX .. ':lapsed', task)
   else
     call('ZREM', LIVE, task)
     call('SREM', HELD .. rec.owner, task)
     leave(rec.place)
   end
   if was == 'lapsed' or KNOWN == nil or KNOWN[task] ~= nil then call('HDEL', LOST .. rec.owner, task) end
-  call('ZADD', outcome == 'done' and DONE or ENDED, rec.ended, task)
+  call('ZADD', PREFIX .. (outcome == 'done' and ':done' or ':ended'), rec.ended, task)
   local who = outcome == 'broken' and outcome or string.sub(SESSION, 1, 10)
-  call('ZADD', ENDINGS, rec.ended, ending(task, rec.fence, who))
+  call('ZADD', PREFIX .. ':endings', rec.ended, ending(task, rec.fence, who))
 end
 
 -- The tasks that SESSION holds, or held until they lapsed and nobody took them, sorted. Comes after
@@ -69,7 +69,7 @@ local function forgotten(task, rec, fence)
     if ended and ended * 1000 + lost_before > most_us then return ended end
     ended = to
   end
-  local freed = call('ZSCORE', ENDINGS, ending(task, '1', 'broken'))
+  local freed = call('ZSCORE', PREFIX .. ':endings', ending(task, '1', 'broken'))
   if freed and freed * 1000 + lost_us >= granted_us then return freed end
   local begun_us = number(call('HGET', META, 'epoch')) or now_us
   if begun_us > granted_us then return text(math.floor((begun_us - lost_us) / 1000)) end

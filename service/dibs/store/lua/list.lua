@@ -43,8 +43,8 @@ end
 
 local indexes = {
   {key = LIVE, wanted = want.held or want.parked or want.lapsed, score = '-inf', backwards = false},
-  {key = LAPSED, wanted = want.lapsed, score = '+inf', backwards = true},
-  {key = DONE, wanted = want.done, score = '+inf', backwards = true},
+  {key = PREFIX .. ':lapsed', wanted = want.lapsed, score = '+inf', backwards = true},
+  {key = PREFIX .. ':done', wanted = want.done, score = '+inf', backwards = true},
   {key = PREFIX .. ':damaged', wanted = true, score = '-inf', backwards = false},
 }
 local first, score, member = 1, nil, ''

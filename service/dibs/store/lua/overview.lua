@@ -10,8 +10,8 @@
 
 local since = NOW - tonumber(ARGV[6])
 local live = call('ZCOUNT', LIVE, '(' .. NOW_TEXT, '+inf')
-local lapsed = call('ZCARD', LAPSED) + call('ZCOUNT', LIVE, '-inf', NOW_TEXT)
-local parked = math.min(live, call('SCARD', PARKED))
+local lapsed = call('ZCARD', PREFIX .. ':lapsed') + call('ZCOUNT', LIVE, '-inf', NOW_TEXT)
+local parked = math.min(live, call('SCARD', PREFIX .. ':parked'))
 local last = call('XREVRANGE', EVENTS, '+', '-', 'COUNT', 1)
 local changed = ''
 if last[1] then
@@ -21,4 +21,4 @@ if last[1] then
   end
 end
 return answer('overview', text(live - parked), text(parked), text(lapsed),
-              text(call('ZCOUNT', DONE, since, '+inf')), changed)
+              text(call('ZCOUNT', PREFIX .. ':done', since, '+inf')), changed)

@@ -41,7 +41,7 @@ local function leave_queue(task, rec)
   for place, ticket in ipairs(waiting) do
     if ticket.session == SESSION then
       let_holder_write()
-      call('HDEL', QUEUE .. task, SESSION)
+      call('HDEL', PREFIX .. ':queue:' .. task, SESSION)
       tell('unqueued', task, {owner = SESSION, fence = rec.fence})
       if #waiting == 1 then
         drop_lapsed_tickets(task, rec)

@@ -21,7 +21,7 @@ end
 -- What nobody can read must not stand in the way of what is due: it has an index of its own.
 local function set_aside(task)
   let_holder_write()
-  call('ZADD', DAMAGED, 'NX', NOW_TEXT, task)
+  call('ZADD', PREFIX .. ':damaged', 'NX', NOW_TEXT, task)
 end
 
 for _, task in ipairs(due(LIVE, NOW)) do
@@ -41,7 +41,8 @@ for _, task in ipairs(due(LIVE, NOW)) do
 end
 
 for index, kept_ms in pairs({
-  [LAPSED] = RULES.retention_ms, [DONE] = RULES.done_retention_ms, [ENDED] = RULES.retention_ms,
+  [PREFIX .. ':lapsed'] = RULES.retention_ms, [PREFIX .. ':ended'] = RULES.retention_ms,
+  [PREFIX .. ':done'] = RULES.done_retention_ms,
 }) do
   for _, task in ipairs(due(index, NOW - kept_ms)) do
     if meet(task).damaged then set_aside(task) end
@@ -51,19 +52,21 @@ end
 
 -- Whatever it was, a claim or a task that is done, by then it would be past its retention.
 local longest = math.max(RULES.done_retention_ms, RULES.max_hold_ms + RULES.retention_ms)
-for _, task in ipairs(due(DAMAGED, NOW - longest)) do
+for _, task in ipairs(due(PREFIX .. ':damaged', NOW - longest)) do
   local rec = meet(task)
   if rec.damaged then forget(task, rec) end
-  call('ZREM', DAMAGED, task)
+  call('ZREM', PREFIX .. ':damaged', task)
 end
 
-for _, ending in ipairs(due(ENDINGS, NOW - RULES.retention_ms)) do call('ZREM', ENDINGS, ending) end
+for _, ending in ipairs(due(PREFIX .. ':endings', NOW - RULES.retention_ms)) do
+  call('ZREM', PREFIX .. ':endings', ending)
+end
 -- However many end in a day, a repeat comes soon: the newest will do.
-local many = call('ZCARD', ENDINGS) - RULES.endings_kept
-if many > 0 then call('ZREMRANGEBYRANK', ENDINGS, 0, math.min(many, 10 * MOST) - 1) end
+local many = call('ZCARD', PREFIX .. ':endings') - RULES.endings_kept
+if many > 0 then call('ZREMRANGEBYRANK', PREFIX .. ':endings', 0, math.min(many, 10 * MOST) - 1) end
 if many > 10 * MOST then more = '1' end
 
-for _, session in ipairs(due(LOSERS, NOW)) do
+for _, session in ipairs(due(PREFIX .. ':losers', NOW)) do
   local flat, first = redis.pcall('HGETALL', LOST .. session), nil
   for i = 1, #flat, 2 do
     local entry, kept_until = read_loss(flat[i + 1])
@@ -75,14 +78,14 @@ for _, session in ipairs(due(LOSERS, NOW)) do
   end
   let_holder_write()
   if first then
-    call('ZADD', LOSERS, text(first), session)
+    call('ZADD', PREFIX .. ':losers', text(first), session)
   else
-    call('ZREM', LOSERS, session)
+    call('ZREM', PREFIX .. ':losers', session)
   end
 end
 
 local waiting = 0
-for _, task in ipairs(call('SMEMBERS', QUEUED)) do
+for _, task in ipairs(call('SMEMBERS', PREFIX .. ':queued')) do
   local found, kept = tickets(task, 'all'), 0
   for _, ticket in ipairs(found) do
     if ticket.until_ms > NOW then kept = kept + 1 end
@@ -94,13 +97,13 @@ for _, task in ipairs(call('SMEMBERS', QUEUED)) do
   waiting = waiting + kept
   if kept == 0 then
     let_holder_write()
-    call('SREM', QUEUED, task)
+    call('SREM', PREFIX .. ':queued', task)
   end
 end
 
-local live_now, parked = call('ZCARD', LIVE), call('SCARD', PARKED)
-if live_now == 0 then call('DEL', PLACES) end
+local live_now, parked = call('ZCARD', LIVE), call('SCARD', PREFIX .. ':parked')
+if live_now == 0 then call('DEL', PREFIX .. ':places') end
 local ever = call('HMGET', META, 'lapses', 'breaks')
-return answer('swept', more, call('ZRANGE', DAMAGED, 0, MOST - 1), text(live_now - parked), text(parked),
-              text(call('ZCARD', LAPSED)), text(call('ZCARD', DONE)), text(waiting),
+return answer('swept', more, call('ZRANGE', PREFIX .. ':damaged', 0, MOST - 1), text(live_now - parked), text(parked),
+              text(call('ZCARD', PREFIX .. ':lapsed')), text(call('ZCARD', PREFIX .. ':done')), text(waiting),
               text(number(ever[1]) or 0), text(number(ever[2]) or 0))

@@ -1,28 +1,18 @@
 -- tenure.lua: how a claim lapses, goes on, and is lost; and when it is forgotten.
 
--- Tasks whose last tenure was released, abandoned or broken, by when. LAPSED and DONE have the rest.
-local ENDED = PREFIX .. ':ended'
--- Sessions that lost something, by when the first of that may be forgotten.
-local LOSERS = PREFIX .. ':losers'
--- Ends that somebody asked for, "fence who task", by when; `who` is the ref of the session that gave
--- the task up, or `broken`. A repeat finds its own there, whoever has had the task since.
-local ENDINGS = PREFIX .. ':endings'
+-- States of which :ended has the tasks.
 local IN_ENDED = {released = true, abandoned = true, broken = true}
 
--- How many claims are live of each address that is counted, by its hash.
-local PLACES = PREFIX .. ':places'
-
-local function held_at(place) return number(call('HGET', PLACES, place)) or 0 end
+local function held_at(place) return number(call('HGET', PREFIX .. ':places', place)) or 0 end
 local function come_to(place)
-  if type(redis.pcall('HINCRBY', PLACES, place, 1)) == 'table' then call('HSET', PLACES, place, '1') end
+  local come = redis.pcall('HINCRBY', PREFIX .. ':places', place, 1)
+  if type(come) == 'table' then call('HSET', PREFIX .. ':places', place, '1') end
 end
 local function leave(place)
   if not place then return end
-  local left = redis.pcall('HINCRBY', PLACES, place, -1)
-  if type(left) == 'table' or left <= 0 then call('HDEL', PLACES, place) end
+  local left = redis.pcall('HINCRBY', PREFIX .. ':places', place, -1)
+  if type(left) == 'table' or left <= 0 then call('HDEL', PREFIX .. ':places', place) end
 end
--- Tasks whose record nobody can read, by when the sweep met it.
-local DAMAGED = PREFIX .. ':damaged'
 
 -- Losses that this run noted, "session task".
 local NOTED = {}
@@ -39,7 +29,7 @@ local function note_loss(session, task, fence, reason, kept_until, fields)
     call('HSET', LOST .. session, task, cjson.encode(entry))
   end
   call('PERSIST', LOST .. session)  -- 0.1.0 let it end by itself
-  call('ZADD', LOSERS, 'LT', entry.kept_until, session)
+  call('ZADD', PREFIX .. ':losers', 'LT', entry.kept_until, session)
 end
 
 -- An entry of note_loss, nil when it is past its retention, or damaged; and when that is.
@@ -64,14 +54,14 @@ end
 local function settle(task, rec)
   if not overdue(rec) then return end
   let_holder_write()
-  if rec.state == 'parked' then call('SREM', PARKED, task) end
+  if rec.state == 'parked' then call('SREM', PREFIX .. ':parked', task) end
   count('lapses', '1')
   rec.state, rec.ended = 'lapsed', text(rec.due_at)
   rec.due = rec.ended
   rec.lapses = text(tonumber(rec.lapses or '0') + 1)
   save(task, rec)
   call('ZREM', LIVE, task)
-  call('ZADD', LAPSED, rec.ended, task)
+  call('ZADD', PREFIX .. ':lapsed', rec.ended, task)
   redis.pcall('SREM', HELD .. rec.owner, task)
   leave(rec.place)
   note_loss(rec.owner, task, rec.fence, 'lapsed', rec.due_at + RULES.retention_ms, {open = '1'})
@@ -81,7 +71,7 @@ end
 -- Write a record again whose state stays. 0.1.0 kept what had ended in no index.
 local function save_again(task, rec)
   save(task, rec)
-  if IN_ENDED[rec.state] then call('ZADD', ENDED, rec.ended, task) end
+  if IN_ENDED[rec.state] then call('ZADD', PREFIX .. ':ended', rec.ended, task) end
 end
 
 -- The field of META with the names that look like `task`, a line each: by their skeleton, which a
@@ -107,13 +97,13 @@ local function forget(task, rec)
   let_holder_write()
   settle(task, rec)
   leave_alikes(task, rec)
-  call('DEL', RECORD .. task, QUEUE .. task)
-  call('SREM', QUEUED, task)
-  for _, index in ipairs({LAPSED, DONE, ENDED}) do call('ZREM', index, task) end
+  call('DEL', RECORD .. task, PREFIX .. ':queue:' .. task)
+  call('SREM', PREFIX .. ':queued', task)
+  for _, index in ipairs({':lapsed', ':done', ':ended'}) do call('ZREM', PREFIX .. index, task) end
   if rec.damaged then
     if call('ZREM', LIVE, task) == 1 then leave(rec.place) end
-    call('ZREM', DAMAGED, task)
-    call('SREM', PARKED, task)
+    call('ZREM', PREFIX .. ':damaged', task)
+    call('SREM', PREFIX .. ':parked', task)
   end
   if rec.state == 'lapsed' then call('HDEL', LOST .. rec.owner, task) end
 end
@@ -135,7 +125,7 @@ local function drop_lapsed_tickets(task, rec)
       waiting = waiting + 1
     else
       let_holder_write()
-      call('HDEL', QUEUE .. task, ticket.session)
+      call('HDEL', PREFIX .. ':queue:' .. task, ticket.session)
       tell('unqueued', task, {owner = ticket.session, label = ticket.label, fence = rec.fence})
     end
   end
@@ -169,13 +159,13 @@ local function keep(task, rec, change)
   save(task, rec)
   call('ZADD', LIVE, rec.due, task)
   if revived then
-    call('ZREM', LAPSED, task)
+    call('ZREM', PREFIX .. ':lapsed', task)
     call('SADD', HELD .. SESSION, task)
     call('HDEL', LOST .. SESSION, task)
     if rec.place then come_to(rec.place) end
     tell('revived', task, rec)
   end
-  if rec.state ~= was then call(rec.state == 'parked' and 'SADD' or 'SREM', PARKED, task) end
+  if rec.state ~= was then call(rec.state == 'parked' and 'SADD' or 'SREM', PREFIX .. ':parked', task) end
   if rec.state == 'parked' and was ~= 'parked' then tell('parked', task, rec, 'note', rec.note or '') end
   if rec.state == 'held' and was == 'parked' then tell('resumed', task, rec) end
 end
