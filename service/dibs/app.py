@@ -19,6 +19,7 @@ from dibs.api.problems import ProblemError
 from dibs.api.routes import V1
 from dibs.api.smaller import smaller
 from dibs.board import routes as board
+from dibs.board.desk import Desk
 from dibs.board.feed import Feeds
 from dibs.board.lobby import Lobby
 from dibs.claims import Bounds, Claims
@@ -125,7 +126,7 @@ def build(settings: Settings, url: str | None) -> Service:
     def provide_streams() -> Streams:
         return streams
 
-    desk = board.Desk(
+    desk = Desk(
         streams=streams,
         feeds=feeds,
         lobby=Lobby(store),

@@ -1,96 +1,27 @@
 """The board's pages: parse, ask, show. Everything works without scripts except that it is live."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
-from urllib.parse import parse_qsl, urlsplit
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import urlsplit
 
-from litestar import Controller, Request, Response, Router, get, post
+from litestar import Controller, Response, Router, get, post
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
 from litestar.response import Stream
 from markupsafe import Markup
 
-from dibs import authorization, text, words
+from dibs import words
 from dibs.addresses import network_of
-from dibs.board import views
-from dibs.board.feed import Crowded, Feeds
-from dibs.board.lobby import Lobby
+from dibs.board import breaking, views
+from dibs.board.desk import Desk, NoSuchPage, Page, Problem, Req, fields, in_project, page
+from dibs.board.feed import Crowded
 from dibs.board.sheets import ALL, CHANGE_ID, Key, Snapshot, pager
-from dibs.board.views import ENV, EVERYTHING, FILTERS, MARKS, SECTIONS, SORTS, Look
-from dibs.claims import Claims
+from dibs.board.views import EVERYTHING, FILTERS, MARKS, SECTIONS, SORTS, Look
 from dibs.outcomes import Ended
 from dibs.store import StoreDown
-from dibs.streams import Streams, TooMany
-from dibs.words import Claim, Fence, Project, Task
-
-Page = Response[bytes]
-Req = Request[Any, Any, Any]
-
-_HTML = "text/html"
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-"""Nothing from elsewhere and nothing inline: what a session puts in a note stays text."""
-
-
-class Problem(Protocol):
-    """What the API raises when it refuses."""
-
-    body: Mapping[str, Any]
-    headers: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """What the pages need to know of the service."""
-
-    feeds: Feeds
-    lobby: Lobby
-    streams: Streams
-    claims: Claims
-    is_admin: Callable[[str], bool]
-    breakable: bool
-    """There is an admin key."""
-    keyed: bool
-    """There is a team key."""
-    public_url: str | None
-
-    def base(self, request: Req) -> str:
-        """Return the URL that people and sessions use for this service."""
-        return (self.public_url or str(request.base_url)).rstrip("/")
-
-
-class NoSuchPage(Exception):
-    """There is no page here; the message says why."""
-
-
-def page(template: str, status: int = 200, headers: dict[str, str] | None = None, **v: Any) -> Page:
-    """Answer with a page."""
-    html = ENV.get_template(template).render({"attention": None, "status": status, **v})
-    return Response(
-        html.encode(),
-        media_type=_HTML,
-        status_code=status,
-        headers={"Content-Security-Policy": _POLICY, **(headers or {})},
-    )
-
-
-def in_project(project: str) -> Project:
-    """Return the project of a path."""
-    try:
-        return words.project(project)
-    except words.Refused as refused:
-        raise NoSuchPage(f"“{project[:100]}” is no project. {refused}") from None
-
-
-def fields(raw: bytes) -> dict[str, str]:
-    """Return the fields of a query or form; of two with one name the last."""
-    try:
-        return dict(parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=20))
-    except ValueError:
-        return {}
+from dibs.streams import TooMany
+from dibs.words import Project
 
 
 class Board(Controller):
@@ -149,31 +80,31 @@ class Board(Controller):
         """Say what breaking a claim does, and ask for the reason and the key."""
         name = in_project(project)
         given = fields(request.scope["query_string"])
-        return await _breaking(request, desk, name, given)
+        return await breaking.ask(request, desk, name, given)
 
     @post("/p/{project:str}/break")
     async def break_(self, request: Req, project: str, desk: NamedDependency[Desk]) -> Page:
         """Break a claim, for a person who typed an admin key into a page of ours."""
         name = in_project(project)
         given = fields(await request.body())
-        if not _from_here(request, desk):
+        if not breaking.from_here(request, desk):
             raise NoSuchPage("A claim is broken from this service's own page only.")
-        if errors := _wrong(given):
-            return await _breaking(request, desk, name, given, errors, 422)
+        if errors := breaking.wrong(given):
+            return await breaking.ask(request, desk, name, given, errors, 422)
         if not desk.is_admin(given.get("key", "")):
             wrong = "That is not an admin key of this service. Nothing was changed."
-            return await _breaking(request, desk, name, given, [wrong], 403)
+            return await breaking.ask(request, desk, name, given, [wrong], 403)
         outcome = await desk.claims.store.break_(
             name,
             words.task(given["task"]),
             words.fence(given["fence"]),
             reason=words.prose(given["reason"], "A reason").strip(),
-            by=given.get("by", "").strip() or _user(request) or "an admin",
+            by=given.get("by", "").strip() or breaking.user(request) or "an admin",
         )
         if isinstance(outcome, Ended):
             return Response(b"", status_code=303, headers={"Location": f"/p/{name}"})
         moved = "The claim changed since you looked, so nothing was broken. This is how it is now."
-        return await _breaking(request, desk, name, given, [moved], 409)
+        return await breaking.ask(request, desk, name, given, [moved], 409)
 
     @get("/board/{name:str}", sync_to_thread=False)
     def asset(self, name: str) -> Page:
@@ -241,86 +172,6 @@ def _shown(project: Project, snapshot: Snapshot, look: Look) -> dict[str, Any]:
 def _utc(now_ms: int) -> str:
     seconds = now_ms // 1000
     return f"{seconds // 3600 % 24:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-
-
-async def _breaking(
-    request: Req,
-    desk: Desk,
-    project: Project,
-    given: Mapping[str, str],
-    errors: list[str] | None = None,
-    status: int = 200,
-) -> Page:
-    """Show the claim as it is now, what breaking it does, and the form."""
-    claim = await _claim(desk, project, given.get("task", ""))
-    told = list(errors or [])
-    if claim is None:
-        told.append(f"Nobody holds {given.get('task') or 'that task'} any more.")
-        status = 409 if errors else 404
-    elif not errors and given.get("fence") and str(claim.fence) != given["fence"]:
-        told.append("The task changed hands since you looked. This is how it is now.")
-    return page(
-        "break.html",
-        status,
-        project=project,
-        claim=claim,
-        errors=told,
-        reason=given.get("reason", ""),
-        by=given.get("by") or _user(request),
-        breakable=desk.breakable,
-        now=desk.claims.store.clock.facts.witness_us // 1000,
-    )
-
-
-async def _claim(desk: Desk, project: Project, task: str) -> Claim | None:
-    try:
-        shown = await desk.claims.store.show(project, words.task(task))
-    except words.Refused:
-        return None
-    if shown.state in ("free", "done"):
-        return None
-    return shown if isinstance(shown, Claim) else None
-
-
-def _wrong(given: Mapping[str, str]) -> list[str]:
-    """Return what is wrong with the form of a break."""
-    wrong = []
-    checks: list[Callable[[], Task | Fence | str]] = [
-        lambda: words.task(given.get("task", "")),
-        lambda: words.fence(given.get("fence", "")),
-        lambda: words.plain_text(given.get("by", ""), "A name"),
-        lambda: words.prose(given.get("reason", ""), "A reason"),
-    ]
-    for check in checks:
-        try:
-            check()
-        except words.Refused as refused:
-            wrong.append(str(refused))
-    reason = text.shown(given.get("reason", "")).strip()
-    if not 1 <= len(reason) <= words.NOTE_CHARS:
-        wrong.append(f"Give a reason, of at most {words.NOTE_CHARS} characters.")
-    if len(given.get("by", "")) > 100:
-        wrong.append("A name has at most 100 characters.")
-    return wrong
-
-
-def _from_here(request: Req, desk: Desk) -> bool:
-    """Say if a form was sent from a page of this service, as the browser says it."""
-    site = request.headers.get("sec-fetch-site")
-    if site is not None:
-        return site == "same-origin"
-    origin = urlsplit(request.headers.get("origin", "")).netloc
-    ours = {request.headers.get("host", ""), urlsplit(desk.base(request)).netloc}
-    return origin in ours - {""}
-
-
-def _user(request: Req) -> str:
-    """Return the name that somebody gave the browser's password prompt."""
-    _, user = authorization.read(request.headers.get("authorization"))
-    try:
-        return words.plain_text(user[:100], "A name")
-    except words.Refused:
-        return ""
 
 
 def _no_page(_: Req, error: NoSuchPage) -> Page:

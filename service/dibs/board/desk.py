@@ -1,0 +1,84 @@
+"""What every page of the board is made with, and what the pages know of the service."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+from litestar import Request, Response
+
+from dibs import words
+from dibs.board.feed import Feeds
+from dibs.board.lobby import Lobby
+from dibs.board.views import ENV
+from dibs.claims import Claims
+from dibs.streams import Streams
+from dibs.words import Project
+
+Page = Response[bytes]
+Req = Request[Any, Any, Any]
+
+_HTML = "text/html"
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""Nothing from elsewhere and nothing inline: what a session puts in a note stays text."""
+
+
+class Problem(Protocol):
+    """What the API raises when it refuses."""
+
+    body: Mapping[str, Any]
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the pages need to know of the service."""
+
+    feeds: Feeds
+    lobby: Lobby
+    streams: Streams
+    claims: Claims
+    is_admin: Callable[[str], bool]
+    breakable: bool
+    """There is an admin key."""
+    keyed: bool
+    """There is a team key."""
+    public_url: str | None
+
+    def base(self, request: Req) -> str:
+        """Return the URL that people and sessions use for this service."""
+        return (self.public_url or str(request.base_url)).rstrip("/")
+
+
+class NoSuchPage(Exception):
+    """There is no page here; the message says why."""
+
+
+def page(template: str, status: int = 200, headers: dict[str, str] | None = None, **v: Any) -> Page:
+    """Answer with a page."""
+    html = ENV.get_template(template).render({"attention": None, "status": status, **v})
+    return Response(
+        html.encode(),
+        media_type=_HTML,
+        status_code=status,
+        headers={"Content-Security-Policy": _POLICY, **(headers or {})},
+    )
+
+
+def in_project(project: str) -> Project:
+    """Return the project of a path."""
+    try:
+        return words.project(project)
+    except words.Refused as refused:
+        raise NoSuchPage(f"“{project[:100]}” is no project. {refused}") from None
+
+
+def fields(raw: bytes) -> dict[str, str]:
+    """Return the fields of a query or form; of two with one name the last."""
+    try:
+        return dict(parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=20))
+    except ValueError:
+        return {}
