@@ -156,6 +156,8 @@ def test_a_telling_note_is_not_let_through_even_where_a_rule_allows_the_command(
         f"{DIBS} claim T-9 --note {'x' * 201}",
     ]
     claude(repo, *map(bash, [*steps, f"{DIBS} claim T-10 --note '{'word ' * 30}'"]))
-    for task, state in (("T-8", None), ("T-9", None), ("T-10", "released")):
+    for task, is_let_through in (("T-8", False), ("T-9", False), ("T-10", True)):
         claim = repo.dibs("show", task, "--json").said(0).json
-        assert (claim.get("previous") or {}).get("outcome") == state, task
+        # Of a session that is slow to end, the claim is held still.
+        was_claimed = claim["state"] != "free" or claim.get("previous") is not None
+        assert was_claimed == is_let_through, claim
