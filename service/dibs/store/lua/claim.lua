@@ -69,26 +69,24 @@ local function verdict(task, rec)
   return nil
 end
 
--- Other names that the list shows and that look like `task`; and `names` with it, as they are kept.
--- A few are enough: who makes up many may not make the rest costly.
-local function look_alikes(task, names)
-  local kept, listed = {}, {}
-  for name in string.gmatch(names, '[^\n]+') do
-    local other = load(name)
-    if name ~= task and other.state then
-      kept[#kept + 1] = name
-      if state_now(other) ~= 'free' then listed[#listed + 1] = name end
-    end
-  end
-  if #kept < RULES.alike_kept then kept[#kept + 1] = task end
-  return table.concat(listed, '\n'), table.concat(kept, '\n')
-end
-
 local function grant(task, rec, like)
-  local alike = like_field(task, like)
+  local alike = '~' .. (like ~= '' and like or string.lower(task))  -- see forget()
   local last, names = unpack(call('HMGET', META, 'fence', alike))
   local listed, kept = '', task
-  if names and names ~= task then listed, kept = look_alikes(task, names) end
+  if names and names ~= task then
+    -- `listed`: other names that the list shows. A few are enough: who makes up many may not make
+    -- the rest costly.
+    local all, shown = {}, {}
+    for name in string.gmatch(names, '[^\n]+') do
+      local other = load(name)
+      if name ~= task and other.state then
+        all[#all + 1] = name
+        if state_now(other) ~= 'free' then shown[#shown + 1] = name end
+      end
+    end
+    if #all < RULES.alike_kept then all[#all + 1] = task end
+    listed, kept = table.concat(shown, '\n'), table.concat(all, '\n')
+  end
   -- The last fence may be gone with a primary that was lost; what this service saw of time is not.
   local known = number(last) or 0
   if known >= 2 ^ 53 - 1 then known = 0 end  -- damaged: no reader of JSON is exact beyond that

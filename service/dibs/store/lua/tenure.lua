@@ -74,14 +74,13 @@ local function save_again(task, rec)
   if IN_ENDED[rec.state] then call('ZADD', PREFIX .. ':ended', rec.ended, task) end
 end
 
--- The field of META with the names that look like `task`, a line each: by their skeleton, which a
--- record keeps where it is more than the name in lower case.
-local function like_field(task, like)
-  return '~' .. (like and like ~= '' and like or string.lower(task))
-end
-
-local function leave_alikes(task, rec)
-  local alike, kept = like_field(task, rec.like), {}
+-- Drop all that is kept of a tenure that is over.
+local function forget(task, rec)
+  let_holder_write()
+  settle(task, rec)
+  -- A field of META has the names that look alike, a line each, by their skeleton. A record keeps it
+  -- where it is more than the name in lower case.
+  local alike, kept = '~' .. (rec.like or string.lower(task)), {}
   for name in string.gmatch(call('HGET', META, alike) or '', '[^\n]+') do
     if name ~= task then kept[#kept + 1] = name end
   end
@@ -90,13 +89,6 @@ local function leave_alikes(task, rec)
   else
     call('HSET', META, alike, table.concat(kept, '\n'))
   end
-end
-
--- Drop all that is kept of a tenure that is over.
-local function forget(task, rec)
-  let_holder_write()
-  settle(task, rec)
-  leave_alikes(task, rec)
   call('DEL', RECORD .. task, PREFIX .. ':queue:' .. task)
   call('SREM', PREFIX .. ':queued', task)
   for _, index in ipairs({':lapsed', ':done', ':ended'}) do call('ZREM', PREFIX .. index, task) end
