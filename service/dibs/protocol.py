@@ -26,7 +26,7 @@ log = logging.getLogger("dibs.protocol")
 
 FRAMING_BYTES = 65_536
 """For what a chunked body has beside the body: sizes, extensions, trailers."""
-HELD_BYTES = 65_536
+HELD_BYTES = 32_768
 """For what a caller sends behind a request that is being answered."""
 QUIET_S = 1.0
 """With as many connections as there may be, one that nothing was asked on for so long makes room
