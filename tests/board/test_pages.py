@@ -73,9 +73,17 @@ def test_a_filter_looks_through_all_pages(crowd: Team, open_page: Open) -> None:
     for how in (STILL, {}):
         page = open_page(f"{crowd.service.url}/p/{crowd.project}", **how)
         page.fill("#q", "T-04")
+        gone: list[str] = []
+        page.on(
+            "request",
+            lambda asked, gone=gone: (
+                gone.append(asked.url) if asked.is_navigation_request() else None
+            ),
+        )
         with page.expect_navigation(url="**?*q=T-04*"):
             page.press("#q", "Enter")
         assert len(tasks(page)) == 50
+        assert len(gone) == 1, "a second start ends the first"
         assert "1 to 50 of 50 claims that match." in page.locator(".pages").first.inner_text()
         follow(page, "a.clear")
         assert len(tasks(page)) == 200

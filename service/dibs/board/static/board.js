@@ -307,7 +307,8 @@ document.addEventListener("keydown", (event) => {
 $("#keys").addEventListener("click", () => $("#help").showModal());
 $("#notify").addEventListener("change", wish);
 form.addEventListener("input", () => { if (!isPart()) look(); });
-form.addEventListener("change", () => { if (isPart()) look(); });
+// Enter in the search changes and submits it: to go for both would have the second end the first.
+form.addEventListener("change", ({ target }) => { if (isPart() && target.matches("select")) look(); });
 form.addEventListener("submit", (event) => { event.preventDefault(); look(); });
 document.documentElement.classList.add("live");
 connect();
