@@ -7,6 +7,7 @@ never repaired: two clients must not think of different tasks under one name.
 import re
 import unicodedata
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Literal, NewType
 
 import msgspec
@@ -167,8 +168,9 @@ def prose(text: str, what: str) -> str:
     return characters.shown(text)
 
 
+@lru_cache(4_096)
 def session(text: str) -> Session:
-    """Return `text` as a session, or raise Refused with the reason.
+    """Return `text` as a session, or raise Refused with the reason. Sessions call again and again.
 
     Versions 4 (random) and 8 (the client's HMAC) cannot be guessed; the others can (RFC 9562), and
     so can examples and patterns.
