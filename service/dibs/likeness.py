@@ -75,15 +75,19 @@ def skeleton(task: Task, project: Project) -> str:
         text = task.lower()
         if not (_ODD(task) or _ODD_KINDS(b"-%b-" % task.encode().translate(_KINDS))):
             return text
+        text = text.replace("`", "'")
     else:
         text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", task).casefold())
-    text = _BLANKS.sub(" ", text.translate(_SAME)).strip()
-    if found := _TICKET.fullmatch(text):
-        text = found[1]
-    elif found := _ISSUE.fullmatch(text) or _SHORT.fullmatch(text):
-        number = found[2].lstrip("0") or "0"
-        return number if _is_of(found[1], project) else f"{found[1]}#{number}"
-    text = _HASH.sub("", text)
+        text = text.translate(_SAME)
+    text = _BLANKS.sub(" ", text).strip()
+    if "/" in text:
+        if found := _TICKET.fullmatch(text):
+            text = found[1]
+        elif found := _ISSUE.fullmatch(text) or _SHORT.fullmatch(text):
+            number = found[2].lstrip("0") or "0"
+            return number if _is_of(found[1], project) else f"{found[1]}#{number}"
+    if "#" in text:
+        text = _HASH.sub("", text)
     text = _DIGITS.sub(lambda found: found[0].translate(_AS_DIGITS), text)
     text = _ZEROS.sub("", text)
     if found := _NUMBER.fullmatch(text):
