@@ -342,6 +342,9 @@ def test_a_disk_full_under_load_with_kills_in_between_loses_nothing_and_every_st
                     status, claim = service.claim(task, session)
                     assert (status, claim.get("fence")) == (200, fence), (task, claim)
                 acknowledged += len(load.acknowledged)
-                assert load.answers.keys() <= {201, 409, 429, 503, 507}, load.answers
+                assert load.answers.keys() <= {201, 409, 429, 503, 507}, (
+                    load.answers,
+                    service.log.read_text()[-8000:],
+                )
     print(f"{starts} of {2 * ROUNDS} starts, {acknowledged} acknowledged claims, 0 lost")
     assert acknowledged > 20 * ROUNDS

@@ -115,6 +115,15 @@ class Volume:
         return most + self.for_holders
 
     @property
+    def may_lend(self) -> int:
+        """The part of the reserve that a rewrite may have.
+
+        What is let go of is anybody's: a part stays, so that the next starts can go on although
+        somebody takes all the rest.
+        """
+        return max(0, self.reserve - self.for_holders)
+
+    @property
     def roomy(self) -> bool:
         """Whether new claims may be coming in at full speed, and the reserve be whole beside."""
         return self.free > 4 * self.for_holders
@@ -152,7 +161,7 @@ class Volume:
     @property
     def rewrite_due(self) -> bool:
         """Whether the log should be written anew, and can be if the reserve is lent for it."""
-        if self.free + self.reserve < self.for_a_rewrite or self.half:
+        if self.free + self.may_lend < self.for_a_rewrite or self.half:
             return False
         enough = max(self.base, min(16 * _MB, self.total // 16))
         if self.tight:
@@ -216,8 +225,8 @@ def human(count: int) -> str:
 def lend(directory: Path) -> None:
     """Let go of as much of the reserve as writing the log anew needs. Raises OSError."""
     volume = Volume.of(directory)
-    lent = max(0, volume.for_a_rewrite - volume.free)
-    _resize(directory, volume.reserve, max(0, volume.reserve - lent))
+    lent = min(volume.may_lend, max(0, volume.for_a_rewrite - volume.free))
+    _resize(directory, volume.reserve, volume.reserve - lent)
 
 
 def tend(directory: Path) -> Volume:
@@ -248,9 +257,7 @@ def make_room(directory: Path, rewrite: Callable[[], None]) -> None:
     volume = Volume.of(directory)
     if volume.free >= volume.low:
         return
-    # What is let go of is anybody's: a part stays, so that this start and later ones can go on
-    # although somebody takes all the rest.
-    lent = max(0, min(volume.for_a_rewrite, volume.reserve - volume.for_holders))
+    lent = min(volume.for_a_rewrite, volume.may_lend)
     needed = volume.for_a_rewrite - volume.for_holders  # nobody writes meanwhile
     if volume.gain >= volume.for_holders // 2 and volume.free + lent >= needed:
         _resize(directory, volume.reserve, volume.reserve - lent)
