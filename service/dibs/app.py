@@ -72,6 +72,8 @@ def rules(settings: Settings) -> Rules:
         claims_per_session=settings.max_claims_per_session,
         claims_per_project=settings.max_claims_per_project,
         claims_per_address=settings.max_claims_per_address,
+        record_bytes=settings.record_bytes,
+        event_bytes=settings.event_bytes,
         rate_per_session=settings.rate_per_session,
         rate_per_project=settings.rate_per_project,
         replicas=settings.replicas,

@@ -205,6 +205,19 @@ class Settings(BaseSettings):
         "a key: a quarter of what a project may have, so that one address never locks a team out; "
         "0: no limit",
     )
+    record_bytes: Size = Field(
+        18 << 20,
+        ge=64 << 10,
+        description="what the records of one project may weigh, claims and what ended alike: at it "
+        "nothing new is granted there, while what is held goes on, until the retention of what "
+        "ended makes room",
+    )
+    event_bytes: Size = Field(
+        6 << 20,
+        ge=64 << 10,
+        description="what the events of one project may weigh; the oldest go, and there are never "
+        "more than 10,000",
+    )
     rate_per_session: int = Field(
         20,
         ge=0,

@@ -25,6 +25,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "DIBS_TEAM_KEY": f"old-{TEAM},{TEAM}",
         "DIBS_ADMIN_KEY": ADMIN,
         "DIBS_MAX_CLAIMS_PER_SESSION": "2",
+        "DIBS_RECORD_BYTES": "64kb",
         "DIBS_RATE_PER_SESSION": "5",
         "DIBS_MIN_TTL": "1s",
         "DIBS_GRACE": "60s",
@@ -179,6 +180,16 @@ def a_claim_more_than_a_session_may_have(desk: Desk) -> httpx.Response:
     ann = desk.caller()
     ann.post("claim", all_of=["T-1", "T-2"])
     return ann.post("claim", task="T-3")
+
+
+@answers("quota")
+def a_claim_in_a_project_that_weighs_what_it_may(desk: Desk) -> httpx.Response:
+    for number in range(40):
+        answer = desk.caller().post("claim", task=f"T-{number}", note="\U0001f600" * 1_000)
+        if answer.status_code != 201:
+            break
+    assert (answer.json()["whose"], answer.json()["limit"]) == ("bytes", 65_536)
+    return answer
 
 
 @answers("rate-limited")

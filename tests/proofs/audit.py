@@ -1,11 +1,17 @@
 """Whether what lies in the store is what the model remembers: every record, index and event."""
 
 import json
+import math
 from typing import Any
 
 import redis
 from tests.proofs.model import Model
 from tests.proofs.records import HELD, Tenure
+
+from dibs.store import Rules
+
+LEAST_EVENT = math.ceil(Rules().event_bytes / Rules().events_kept)
+"""What an event counts for at least, in bytes."""
 
 
 class Audit:
@@ -27,6 +33,16 @@ class Audit:
         expected = self.expected(model)
         assert found == expected, differences(found, expected)
         self._check_events(model)
+
+    def left(self) -> set[str]:
+        """The kinds of keys that there are of the project."""
+        keys = self.raw.keys(glob_free(self.prefix) + "*")
+        kinds = {key.removeprefix(self.prefix).partition(":")[0] for key in keys}
+        return kinds - {"avoided"}
+
+    def begin_anew(self, model: Model) -> None:
+        """The events of a project that is gone went with it."""
+        self.told, self.last_event = len(model.events), "-"
 
     def read(self) -> dict[str, Any]:
         keys = sorted(self.raw.keys(glob_free(self.prefix) + "*"))
@@ -56,9 +72,25 @@ class Audit:
                 found[name] = set(value)
             elif name == "meta":
                 found["fence"] = int(value.get("fence", 0))
+                self._check_sums(value)
             elif kind not in ("events", "avoided"):  # the latter counts what people are shown
                 found[name] = f"a key that nobody asked for: {rest}"
         return found
+
+    def _check_sums(self, meta: dict[str, str]) -> None:
+        """What META says that records and events weigh is what they weigh one by one."""
+        keys = self.raw.keys(glob_free(self.prefix + "task:") + "*")
+        names = [key.removeprefix(self.prefix + "task:") for key in keys]
+        sizes = [len(self.raw.get(key).encode()) for key in keys]
+        weighed = sum(
+            s + 5 * len(name.encode()) + 300 for name, s in zip(names, sizes, strict=True)
+        )
+        assert int(meta["bytes"]) == weighed, f"records weigh {weighed}, not {meta['bytes']}"
+        told = 0
+        for _, fields in self.raw.xrange(self.prefix + "events"):
+            size = sum(len(name.encode()) + len(text.encode()) for name, text in fields.items())
+            told += max(size + 64, LEAST_EVENT)
+        assert int(meta["told"]) == told, f"events weigh {told}, not {meta['told']}"
 
     def _check_lives(self, keys: list[str]) -> None:
         """A store may throw away, before its time, whatever has a life of its own."""
@@ -71,7 +103,7 @@ class Audit:
 
     def expected(self, model: Model) -> dict[str, Any]:
         expected: dict[str, Any] = {}
-        if model.fence:
+        if model.epoch:
             expected["fence"] = model.fence
         indexes = {"live": HELD, "parked": ("parked",), "lapsed": ("lapsed",), "done": ("done",)}
         indexes["ended"] = ("released", "abandoned", "broken")

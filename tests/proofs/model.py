@@ -99,6 +99,10 @@ class Model(Queues):
                 del losses[task]
         return "swept", None
 
+    def finished(self):
+        """Nothing is left of the project but its last fence and its events."""
+        return bool(self.epoch) and not (self.tasks or self.endings or any(self.losses.values()))
+
     def met(self, task):
         """The task that an act names, or all that I may have."""
         mine = [each for each in sorted(self.tasks) if self.ours(each)]

@@ -14,6 +14,7 @@ FORGOTTEN = ("tests/promises/test_forgotten.py",)
 DAMAGE = ("tests/store/test_damage.py",)
 CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
 SMALLER = "tests/http/test_smaller.py::test_"
+BYTES = ("tests/promises/test_bytes.py",)
 LIKENESS = "tests/promises/test_likeness.py"
 BOARD_BOUNDS = "tests/board/test_bounds.py::test_"
 FORGOTTEN = ("tests/client/test_forgotten.py",)
@@ -40,6 +41,102 @@ MUTANTS = [
         "only the holder's acts touch a claim (I7)",
         "  if rec.owner ~= SESSION then return false end\n",
         "",
+    ),
+    Mutant(
+        "records without a limit",
+        "store/lua/claim.lua",
+        "a project weighs no more than it may (rule 16)",
+        "(bytes or 0) + GREW >= RULES.record_bytes",
+        "false",
+        BYTES,
+    ),
+    Mutant(
+        "a project of full weight refuses its holders",
+        "store/lua/claim.lua",
+        "holders first (rule 18)",
+        "if #free > 0 then kept = call('HMGET', META, unpack(fields)) end",
+        "kept = call('HMGET', META, unpack(fields))",
+        BYTES,
+    ),
+    Mutant(
+        "what a holder adds weighs nothing",
+        "store/lua/common.lua",
+        "the sums are exact",
+        "(was and #kept - was or weight",
+        "(was and 0 or weight",
+        BYTES,
+    ),
+    Mutant(
+        "what goes leaves its weight",
+        "store/lua/tenure.lua",
+        "the sums are exact",
+        "GREW, SIZES[task] = GREW - weight(task, SIZES[task]), nil",
+        "SIZES[task] = nil",
+        BYTES,
+    ),
+    Mutant(
+        "a damaged record leaves its weight",
+        "store/lua/tenure.lua",
+        "the sums are exact",
+        "    lose_count('bytes')  -- nobody",
+        "    -- nobody",
+        BYTES,
+    ),
+    Mutant(
+        "data without sums stays so",
+        "store/lua/sweep.lua",
+        "the sums survive an upgrade",
+        "then weigh() end",
+        "then end",
+        BYTES,
+    ),
+    Mutant(
+        "events without a limit",
+        "store/lua/tenure.lua",
+        "events weigh no more than they may (rule 16)",
+        "if (TOLD_NOW or 0) > RULES.event_bytes then",
+        "if false then",
+        BYTES,
+    ),
+    Mutant(
+        "a finished project stays",
+        "store/lua/sweep.lua",
+        "a finished project leaves nothing",
+        "    call('DEL', META, EVENTS)\n",
+        "",
+        BYTES,
+    ),
+    Mutant(
+        "a project goes with what it has to remember",
+        "store/lua/sweep.lua",
+        "what is kept is kept as long as promised",
+        "PREFIX .. ':ended', PREFIX .. ':endings', PREFIX .. ':losers', PREFIX .. ':queued',",
+        "PREFIX .. ':queued',",
+        BYTES,
+    ),
+    Mutant(
+        "a project goes before its last fence is past",
+        "store/lua/sweep.lua",
+        "fences only grow (I2)",
+        "if (number(kept[3]) or 0) < math.max(NOW_US, WITNESS_US) then",
+        "if true then",
+        BYTES,
+    ),
+    Mutant(
+        "a finished project is known for ever",
+        "store/store.py",
+        "a finished project leaves nothing",
+        "        if gone:\n",
+        "        if False:\n",
+        BYTES,
+    ),
+    Mutant(
+        "a project is forgotten while somebody counts on it",
+        "store/lua/unlist.lua",
+        "the list never lacks a project that has a claim",
+        "if put_ms and tonumber(put_ms) < tonumber(ARGV[2]) then",
+        "if put_ms then",
+        BYTES,
     ),
     Mutant(
         "nobody asks after a claim",

@@ -210,8 +210,17 @@ class Rig:
         return self.act(lambda: self.store.show(self.project, Task(task), session))
 
     def sweep(self) -> None:
+        told = len(self.model.events)
         self.answered(lambda: self.store.sweep(self.project))
         self.replay()
+        if self.model.finished():
+            left = self.audit.left()
+            if not left:
+                self.met["a project is gone"] += 1
+                self.model.epoch = 0
+                self.audit.begin_anew(self.model)
+            news = told < len(self.model.events) or self.model.fence >= self.server.clock.now_us
+            assert news or left != {"meta", "events"}, "nothing is left to be kept for"
         self.check()
 
     def who(self, owner: str) -> int:

@@ -96,6 +96,16 @@ def broken_and_had_since(rig: Rig) -> None:
         rig.release(who, "T")
 
 
+def gone(rig: Rig) -> None:
+    """Nothing is kept of the project any more."""
+    broken(rig)
+    rig.pass_time(RULES.retention_ms)
+    for _ in range(2):
+        rig.sweep()
+    assert not rig.model.epoch, rig.audit.left()
+    rig.claim(BOB, "T")
+
+
 def first(rig: Rig) -> int:
     """The fence of the first tenure that somebody ended."""
     return min((fence for fence, _, _ in rig.model.endings), default=older(rig))
@@ -122,6 +132,7 @@ SITUATIONS = {
     "a repeated break is too late": (broken_and_had_since, "ending"),
     "a loss by lapse is over": (taken, "loss"),
     "a loss by break is over": (broken, "loss"),
+    "it was gone as a whole": (gone, "due"),
 }
 ACTS: dict[str, Callable[[Rig], Any]] = {
     "nobody acts": lambda rig: None,

@@ -126,8 +126,8 @@ TABLE = (
         429,
         "There are as many as there may be",
         "The session holds as many claims as it may, the project has as many, as many of them came "
-        "from your address, or the task's queue is full; `whose` says which and `limit` how many. "
-        "Release or finish one first.",
+        "from your address, its records weigh as many bytes as they may, or the task's queue is "
+        "full; `whose` says which and `limit` how many. Release or finish one first.",
     ),
     Problem(
         "rate-limited",

@@ -166,6 +166,12 @@ def quota(outcome: o.OverQuota) -> str:
             )
         case "project":
             return f"The project has {outcome.limit} live claims, as many as it may."
+        case "bytes":
+            return (
+                f"The records of this project weigh {outcome.limit} bytes, as much as they may "
+                "(DIBS_RECORD_BYTES): nothing new is granted, what is held goes on. There is room "
+                "again when the retention of what ended is over."
+            )
         case "address":
             return (
                 f"{outcome.limit} live claims of this project came from your address, as many as "

@@ -22,10 +22,11 @@ from dibs.store.rules import Rules
 
 _FOR_DRAGONFLY = "--!df flags=allow-undeclared-keys\n"
 """Elsewhere a comment. Dragonfly lets a script that begins with it build keys of its own."""
-_INSIDE, _END = "\nreturn (function()\n", "\nend)()"
-"""Each file is a function in the one that it follows. Every run makes all functions anew. One that
-captures a local of the chunk around it searches all that are captured there; one that captures what
-that chunk has captured itself does not. So a claim costs a tenth less."""
+_INSIDE = "INSIDE()"
+"""Each file is a function in the one that it follows: where that says so, else at its end. A run
+makes all functions anew. One that captures a local of the chunk around it searches all that are
+captured there; one that captures what that chunk has captured itself does not. So a claim costs a
+tenth less."""
 _FOLLOWS = re.compile(r"^-- Follows (.+)\.$", re.MULTILINE)
 
 
@@ -43,12 +44,20 @@ class Script:
         folder = resources.files("dibs.store") / "lua"
         text = (folder / f"{name}.lua").read_text("utf-8")
         if found := _FOLLOWS.search(text):
-            parts = [(folder / part).read_text("utf-8") for part in found[1].split(", ")]
-            text = _INSIDE.join([*parts, text]) + _END * len(parts)
+            for part in reversed(found[1].split(", ")):
+                text = _around((folder / part).read_text("utf-8"), text)
         if rules:
             text = rules.fill(text)
         text = _FOR_DRAGONFLY + text
         return cls(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def _around(outer: str, inner: str) -> str:
+    """Return `outer` with the file that follows it in its place."""
+    function = f"(function()\n{inner}\nend)()"
+    if _INSIDE in outer:
+        return outer.replace(_INSIDE, function)
+    return f"{outer}\nreturn {function}"
 
 
 class Link(Protocol):

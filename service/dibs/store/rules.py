@@ -22,6 +22,10 @@ class Rules:
     claims_per_project: int = 2_000
     claims_per_address: int = 500
     """Live claims in a project that count for one address; 0 for no limit."""
+    record_bytes: int = 18 << 20
+    """What the records of a project may weigh; at it no claim is granted anew."""
+    event_bytes: int = 6 << 20
+    """What its events may weigh; at it the oldest go."""
     rate_per_session: int = 20
     """Claims a second, and beside them heartbeats and releases; 0 for no limit."""
     rate_per_project: int = 500
@@ -38,7 +42,9 @@ class Rules:
     stall_ms: int = 5_000
     """Nobody saw the clock for longer than this: the time between does not count."""
     events_kept: int = 10_000
-    """Events kept per project, about."""
+    """Events kept per project, a little less: none weighs less than its part of event_bytes."""
+    recount_ms: int = 6 * 3_600_000
+    """So often the sweep looks what is there, instead of trusting the sums."""
     endings_kept: int = 10_000
     """Ends kept per project, about, so that a repeat is told that it was one."""
     alike_kept: int = 8

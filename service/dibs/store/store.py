@@ -102,6 +102,7 @@ class Store:
             **{name: Script.load(name, holding) for name in _HOLDING},
             **{name: Script.load(name, unlimited) for name in _UNLIMITED},
         }
+        self._unlist = Script.load("unlist")
         self._secret = b""
         self._known: dict[Project, float] = {}
         self._requests = itertools.count(1)
@@ -338,8 +339,14 @@ class Store:
     async def sweep(self, project: Project) -> tuple[bool, Counts]:
         """Write down passed deadlines. Returns if there is more to do, and what there is."""
         _, _, rest = await self._act("sweep", project, "", [])
-        more, damaged, *counts = rest
+        more, gone, damaged, *counts = rest
         self._note_damaged(project, damaged)
+        if gone:
+            # Who claims there now has put it into the list anew, if that is not just now.
+            long_ago = time_ms(self.clock.facts) - int(2 * _KNOWN_S * 1000)
+            wish = [project, str(long_ago)]
+            if await run_script(self.link, self._unlist, "dibs:projects", wish):
+                self._known.pop(project, None)
         return more == "1", Counts(*map(int, counts))
 
     async def overview(self, project: Project) -> Overview:

@@ -10,7 +10,7 @@
 -- {'granted', now, losses, n, view…}   n of the views (the first ones) are new, the others were ours
 -- {'refused', now, losses, {verdict, view, free_in_ms}…}   verdict: held | cooling | done | turn
 -- {'damaged', now, losses, task}   nobody can read the record of this one; nothing was granted
--- {'quota', now, losses, 'session' | 'project' | 'address' | 'queue', limit}
+-- {'quota', now, losses, 'session' | 'project' | 'address' | 'bytes' | 'queue', limit}
 -- {'address', now}   it would have been granted, and the address has to wait
 -- {'full', now, losses}   there is no room for a new claim or ticket; nothing was granted
 -- {'unsafe', now}   it would have been, and no loss is told, because nobody hears of this reply
@@ -69,10 +69,11 @@ local function verdict(task, rec)
   return nil
 end
 
-local function grant(task, rec, like)
-  local alike = '~' .. (like ~= '' and like or string.lower(task))  -- see forget()
-  local last, names = unpack(call('HMGET', META, 'fence', alike))
-  local listed, kept = '', task
+-- The last fence given; and the names that look alike, by their field of META.
+local FENCE, ALIKE = 0, {}
+
+local function grant(task, rec, like, alike)
+  local names, listed, kept = ALIKE[alike], '', task
   if names and names ~= task then
     -- `listed`: other names that the list shows. A few are enough: who makes up many may not make
     -- the rest costly.
@@ -87,15 +88,11 @@ local function grant(task, rec, like)
     if #all < RULES.alike_kept then all[#all + 1] = task end
     listed, kept = table.concat(shown, '\n'), table.concat(all, '\n')
   end
+  ALIKE[alike] = kept
   -- The last fence may be gone with a primary that was lost; what this service saw of time is not.
-  local known = number(last) or 0
-  if known >= 2 ^ 53 - 1 then known = 0 end  -- damaged: no reader of JSON is exact beyond that
-  local fence = text(math.max(known + 1, NOW_US, WITNESS_US))
-  call('HSET', META, 'fence', fence, alike, kept)
-  -- No fence of this project is older than its epoch.
-  if not last then call('HSET', META, 'epoch', fence) end
+  FENCE = math.max(FENCE + 1, NOW_US, WITNESS_US)
   local fresh = {
-    state = 'held', owner = SESSION, fence = fence, ttl = text(ttl_ms or RULES.ttl_ms),
+    state = 'held', owner = SESSION, fence = text(FENCE), ttl = text(ttl_ms or RULES.ttl_ms),
     since = NOW_TEXT, beat = NOW_TEXT,
     grants = rec.state and text(tonumber(rec.grants or '1') + 1), lapses = rec.lapses, queued = rec.queued,
   }
@@ -233,13 +230,47 @@ local whose, limit
 if #free > 0 then whose, limit = over_quota(#free) end
 if whose then return answer('quota', told, whose, text(limit)) end
 
+local fields, kept = {'fence', 'bytes', 'told'}, {}
+for i, choice in ipairs(free) do
+  local task, _, like = unpack(choice)
+  choice[4] = '~' .. (like ~= '' and like or string.lower(task))  -- see forget()
+  fields[i + 3] = choice[4]
+end
+if #free > 0 then kept = call('HMGET', META, unpack(fields)) end
+local bytes, told_bytes = number(kept[2]), number(kept[3])
+if (bytes or 0) + GREW >= RULES.record_bytes then
+  return answer('quota', told, 'bytes', text(RULES.record_bytes))
+end
+
 local reply = {'granted', NOW_TEXT, told, text(#free)}
-for _, choice in ipairs(free) do
+FENCE = number(kept[1]) or 0
+if FENCE >= 2 ^ 53 - 1 then FENCE = 0 end  -- damaged: no reader of JSON is exact beyond that
+for i, choice in ipairs(free) do ALIKE[choice[4]] = kept[i + 3] end
+for i, choice in ipairs(free) do
   reply[#reply + 1] = view(choice[1], grant(unpack(choice)))
+  if i == 1 and not kept[1] then
+    -- No fence of this project is older than its epoch, and nothing was kept before.
+    call('HSET', META, 'epoch', text(FENCE))
+    bytes, told_bytes = 0, 0
+  end
 end
 for _, choice in ipairs(mine) do
   local task, rec = unpack(choice)
   keep(task, rec, {ttl_ms = ttl_ms, note = note, label = label, branch = branch, url = url})
   reply[#reply + 1] = view(task, rec)
+end
+if #free > 0 then
+  -- One write for all that META keeps; the sums with it, where it has them.
+  local write = {'fence', text(FENCE)}
+  for alike, names in pairs(ALIKE) do write[#write + 1], write[#write + 2] = alike, names end
+  if bytes then
+    write[#write + 1], write[#write + 2] = 'bytes', text(bytes + GREW)
+    GREW = 0
+  end
+  if told_bytes then
+    TOLD_NOW, TOLD = told_bytes + TOLD, 0
+    write[#write + 1], write[#write + 2] = 'told', text(TOLD_NOW)
+  end
+  call('HSET', META, unpack(write))
 end
 return reply

@@ -177,6 +177,18 @@ local function whole(rec)
     and fence + ttl + since + beat + due + ended + grants + lapses + turns_from + last_ended < 1e17
 end
 
+-- What is kept is weighed, in bytes: a record by its JSON and its task, whose name is in the key, in two
+-- indexes and among those that look alike; an event by its fields, and never so little that a project
+-- could have more than RULES.events_kept of them. META has the sums, `bytes` and `told`.
+local function weight(task, size) return size + 5 * #task + 300 end
+local function event_weight(fields)
+  return math.max(#table.concat(fields) + 64, math.ceil(RULES.event_bytes / RULES.events_kept))
+end
+
+-- The length of each record that this run has met; and by how much it changed the sums, which nobody has
+-- written down yet (see tenure.lua).
+local SIZES, GREW, TOLD = {}, 0, 0
+
 -- A task's record is one JSON text. `due_at` is worked out, not kept.
 -- {} for a task that is not known; {gone = record} where only the record is still there;
 -- {damaged = true, …} where nobody can read it, and so nobody knows who has the task.
@@ -185,6 +197,7 @@ local function load(task)
   if not kept then return {} end
   if type(kept) == 'table' and not string.find(kept.err, 'WRONGTYPE', 1, true) then call('GET', RECORD .. task) end
   if type(kept) == 'table' then kept = '' end
+  SIZES[task] = #kept
   local rec = texts(kept)
   if not rec or not whole(rec) then
     local place, like = string.match(kept, '"place":"(%x+)"'), string.match(kept, '"like":"([^"\\]+)"')
@@ -198,8 +211,12 @@ end
 local function save(task, rec)
   local due_at = rec.due_at
   rec.due_at = nil
-  call('SET', RECORD .. task, cjson.encode(rec))
+  local kept = cjson.encode(rec)
+  call('SET', RECORD .. task, kept)
   rec.due_at = due_at
+  local was = SIZES[task]
+  GREW = GREW + (was and #kept - was or weight(task, #kept))
+  SIZES[task] = #kept
 end
 
 local function state_now(rec)
@@ -243,9 +260,10 @@ end
 
 -- One entry in the project's stream; only transitions are told, never a plain heartbeat.
 local function tell(kind, task, rec, ...)
-  call('XADD', EVENTS, 'MAXLEN', '~', 'RULES.events_kept', '*', 'type', kind, 'task', task,
-       'at', NOW_TEXT, 'fence', rec.fence or '0', 'ref', string.sub(rec.owner or '', 1, 10),
-       'label', rec.label or '', ...)
+  local fields = {'type', kind, 'task', task, 'at', NOW_TEXT, 'fence', rec.fence or '0',
+                  'ref', string.sub(rec.owner or '', 1, 10), 'label', rec.label or '', ...}
+  call('XADD', EVENTS, '*', unpack(fields))
+  TOLD = TOLD + event_weight(fields)
 end
 
 if STALLED then return answer('stalled') end

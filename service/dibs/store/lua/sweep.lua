@@ -1,11 +1,13 @@
 -- sweep.lua: write down deadlines that have passed, so that people hear of them, and drop what is
 -- past its retention. Correctness never waits for it: every act looks at the deadline itself.
 --
--- {'swept', now, more: 1 | '', damaged, held, parked, lapsed, done, tickets, lapses, breaks}
+-- {'swept', now, more: 1 | '', gone: 1 | '', damaged, held, parked, lapsed, done, tickets, lapses, breaks}
+--   gone: nothing is kept of the project, or any more
 --   damaged: tasks whose record nobody can read, MOST at most
 --   held, parked, lapsed, done, tickets: how many there are now   lapses, breaks: how many ever
 -- Safe to run twice: what is written down or dropped is not due any more. O(log live claims +
--- tickets) when nothing is due, at most MOST of each kind a run.
+-- tickets) when nothing is due, at most MOST of each kind a run; O(all that is kept) once in
+-- RULES.recount_ms.
 -- Follows common.lua, tenure.lua.
 
 local MOST = 100
@@ -102,8 +104,47 @@ for _, task in ipairs(call('SMEMBERS', PREFIX .. ':queued')) do
 end
 
 local live_now, parked = call('ZCARD', LIVE), call('SCARD', PREFIX .. ':parked')
+local many_lapsed, many_done = call('ZCARD', PREFIX .. ':lapsed'), call('ZCARD', PREFIX .. ':done')
 if live_now == 0 then call('DEL', PREFIX .. ':places') end
-local ever = call('HMGET', META, 'lapses', 'breaks')
-return answer('swept', more, call('ZRANGE', PREFIX .. ':damaged', 0, MOST - 1), text(live_now - parked), text(parked),
-              text(call('ZCARD', PREFIX .. ':lapsed')), text(call('ZCARD', PREFIX .. ':done')), text(waiting),
-              text(number(ever[1]) or 0), text(number(ever[2]) or 0))
+local damaged = call('ZRANGE', PREFIX .. ':damaged', 0, MOST - 1)
+local kept = call('HMGET', META, 'lapses', 'breaks', 'fence', 'bytes', 'told', 'weighed')
+local gone = ''
+
+-- What lies there, whoever put it there: an older dibs knows of no sums, and a script that met a key of
+-- another kind ended before it wrote them.
+local function weigh()
+  local sum, met = 0, {}
+  for _, index in ipairs({':live', ':lapsed', ':done', ':ended', ':damaged'}) do
+    for _, task in ipairs(call('ZRANGE', PREFIX .. index, 0, -1)) do
+      local size = not met[task] and redis.pcall('STRLEN', RECORD .. task)
+      if type(size) == 'number' and size > 0 then sum = sum + weight(task, size) end
+      met[task] = true
+    end
+  end
+  local from = '-'
+  TOLD_NOW = 0
+  repeat
+    local page = redis.pcall('XRANGE', EVENTS, from, '+', 'COUNT', 500)  -- none where it is no stream
+    for _, entry in ipairs(page) do TOLD_NOW = TOLD_NOW + event_weight(entry[2]) end
+    if #page > 0 then from = '(' .. page[#page][1] end
+  until #page < 500
+  GREW, TOLD = 0, 0
+  let_holder_write()
+  call('HSET', META, 'bytes', text(sum), 'told', text(TOLD_NOW), 'weighed', NOW_TEXT)
+end
+
+if more == '' and live_now + many_lapsed + many_done == 0 and TOLD == 0 and call(
+    'EXISTS', PREFIX .. ':ended', PREFIX .. ':endings', PREFIX .. ':losers', PREFIX .. ':queued',
+    PREFIX .. ':damaged', PREFIX .. ':parked') == 0 then
+  -- A fence that is given later is larger than the last one without that being known: it is the time.
+  if (number(kept[3]) or 0) < math.max(NOW_US, WITNESS_US) then
+    call('DEL', META, EVENTS)
+    gone, GREW = '1', 0
+  end
+elseif more == '' and kept[3] then
+  local weighed = number(kept[6])
+  if not (weighed and number(kept[4]) and number(kept[5])) or NOW - weighed > RULES.recount_ms then weigh() end
+end
+
+return answer('swept', more, gone, damaged, text(live_now - parked), text(parked), text(many_lapsed),
+              text(many_done), text(waiting), text(number(kept[1]) or 0), text(number(kept[2]) or 0))

@@ -74,6 +74,9 @@ local function save_again(task, rec)
   if IN_ENDED[rec.state] then call('ZADD', PREFIX .. ':ended', rec.ended, task) end
 end
 
+-- A sum that cannot be trusted any more goes; the sweep counts anew.
+local function lose_count(field) call('HDEL', META, field) end
+
 -- Drop all that is kept of a tenure that is over.
 local function forget(task, rec)
   let_holder_write()
@@ -90,12 +93,14 @@ local function forget(task, rec)
     call('HSET', META, alike, table.concat(kept, '\n'))
   end
   call('DEL', RECORD .. task, PREFIX .. ':queue:' .. task)
+  if SIZES[task] then GREW, SIZES[task] = GREW - weight(task, SIZES[task]), nil end
   call('SREM', PREFIX .. ':queued', task)
   for _, index in ipairs({':lapsed', ':done', ':ended'}) do call('ZREM', PREFIX .. index, task) end
   if rec.damaged then
     if call('ZREM', LIVE, task) == 1 then leave(rec.place) end
     call('ZREM', PREFIX .. ':damaged', task)
     call('SREM', PREFIX .. ':parked', task)
+    lose_count('bytes')  -- nobody knows what it weighed when it could be read
   end
   if rec.state == 'lapsed' then call('HDEL', LOST .. rec.owner, task) end
 end
@@ -201,3 +206,38 @@ local function losses()
   mark_told()
   return told
 end
+
+-- The sum of the events once the script has written it itself.
+local TOLD_NOW
+
+local REPLY = INSIDE()
+
+-- A sum is not there where an older dibs wrote, or nobody could read it: then it begins with what it grows by.
+local function add(field, grown)
+  local sum = redis.pcall('HINCRBY', META, field, text(grown))
+  if type(sum) == 'number' and sum ~= grown and sum >= 0 and sum < 1e15 then return sum end
+  lose_count(field)
+  return 0
+end
+
+if GREW ~= 0 then add('bytes', GREW) end
+if TOLD > 0 then TOLD_NOW = add('told', TOLD) end
+if (TOLD_NOW or 0) > RULES.event_bytes then
+  -- The oldest events go, and some more than must, so that it is not to be done each time.
+  local goal, oldest = RULES.event_bytes - math.floor(RULES.event_bytes / 64), nil
+  repeat
+    oldest = call('XRANGE', EVENTS, '-', '+', 'COUNT', 101)
+    local kept = 1
+    while TOLD_NOW > goal and oldest[kept + 1] do
+      TOLD_NOW = TOLD_NOW - event_weight(oldest[kept][2])
+      kept = kept + 1
+    end
+    if oldest[kept] then call('XTRIM', EVENTS, 'MINID', oldest[kept][1]) end
+  until TOLD_NOW <= goal or not oldest[2]
+  if TOLD_NOW < 0 or TOLD_NOW > goal then
+    lose_count('told')
+  else
+    call('HSET', META, 'told', text(TOLD_NOW))
+  end
+end
+return REPLY

@@ -1,0 +1,264 @@
+"""Rules 15, 16, 18: a project is weighed in bytes, and goes as a whole once all has ended."""
+
+from dataclasses import replace
+
+import pytest
+from tests.conftest import Desk, new_session
+
+from dibs import outcomes as o
+from dibs.api import sentences
+from dibs.store import Rules
+from dibs.store.store import Reset, keys
+
+SHORT = Rules(
+    ttl_ms=20_000,
+    grace_ms=5_000,
+    max_hold_ms=40_000,
+    retention_ms=60_000,
+    done_retention_ms=60_000,
+    record_bytes=20_000,
+    event_bytes=64 << 10,
+    rate_per_session=0,
+    rate_per_project=0,
+)
+short = pytest.mark.parametrize("rules", [SHORT])
+NOTE = "n" * 1_000
+
+
+async def fill(desk: Desk) -> list[str]:
+    """Claim until the project weighs as much as it may; return the tasks that somebody got."""
+    got = []
+    while isinstance(
+        outcome := await desk.claim(new_session(), f"fill {len(got)}", note=NOTE), o.Granted
+    ):
+        got.append(outcome.claims[0].task)
+    assert (outcome.whose, outcome.limit) == ("bytes", desk.store.rules.record_bytes)
+    assert "DIBS_RECORD_BYTES" in sentences.quota(outcome)
+    return got
+
+
+async def sums(desk: Desk) -> tuple[int, int]:
+    """What the store says that records and events weigh."""
+    bytes_, told = await desk.store.link.command(
+        "HMGET", f"{keys(desk.project)}:meta", "bytes", "told"
+    )
+    return int(bytes_), int(told)
+
+
+async def weighed(desk: Desk) -> tuple[int, int]:
+    """What they weigh one by one."""
+    ask, prefix, rules = desk.store.link.command, f"{keys(desk.project)}:task:", desk.store.rules
+    records = [
+        await ask("STRLEN", key) + 5 * len(key.removeprefix(prefix).encode()) + 300
+        for key in await ask("KEYS", prefix.replace("{", "[{]", 1) + "*")
+    ]
+    entries = await ask("XRANGE", f"{keys(desk.project)}:events", "-", "+")
+    least = -(-rules.event_bytes // rules.events_kept)
+    events = [max(least, sum(len(text.encode()) for text in flat) + 64) for _, flat in entries]
+    return sum(records), sum(events)
+
+
+async def gone(desk: Desk) -> bool:
+    """Let all that has ended be past its retention, and say if nothing is kept of the project."""
+    await desk.pass_time(SHORT.retention_ms / 1000 + 1)
+    for _ in range(3):
+        await desk.store.sweep(desk.project)
+    return await left(desk) == []
+
+
+async def left(desk: Desk) -> list[str]:
+    """The keys of the project."""
+    found = await desk.store.link.command("KEYS", f"dibs:[{{]{desk.project}}}:*")
+    return [key for key in found if ":avoided:" not in key]
+
+
+@short
+async def test_a_project_that_weighs_what_it_may_gets_nothing_new_while_holders_go_on(desk: Desk):
+    held = await desk.granted(desk.ann, "T-1")
+    other = await desk.granted(desk.bob, "T-2")
+    await desk.granted(desk.cat, "T-3", note=NOTE)
+    await desk.release(desk.cat, "T-3", note=NOTE)
+    tasks = await fill(desk)
+    assert 8 <= len(tasks) <= 20
+    for named, mode in ((("T-9",), "one"), (("T-9", "T-8"), "any"), (("T-1", "T-9"), "all")):
+        assert (await desk.claim(desk.ann, *named, mode=mode)).whose == "bytes"
+    assert (await desk.claim(desk.bob, "T-3")).whose == "bytes", "a tenure adds to a record"
+    assert (await desk.refused(desk.cat, "T-1", queue=True)).position == 1
+
+    assert (await desk.granted(desk.ann, "T-1", note=NOTE)).fence == held.fence
+    assert isinstance(await desk.claim(desk.ann, "T-9", "T-1", mode="any"), o.Granted)
+    assert isinstance(
+        await desk.beat(desk.ann, "T-1", held.fence, state="parked", note=NOTE), o.Kept
+    )
+    assert isinstance(await desk.beat(desk.ann), o.Kept)
+    assert isinstance(await desk.break_("T-2", other.fence, reason=NOTE), o.Ended)
+    await desk.pass_time(22)
+    assert isinstance(await desk.release(desk.ann, "T-1", held.fence, outcome="done"), o.Ended)
+    assert await sums(desk) == await weighed(desk)
+
+
+@short
+async def test_what_is_past_its_retention_makes_room(desk: Desk):
+    for task in await fill(desk):
+        await desk.break_(task, (await desk.show(task)).fence)
+    assert (await desk.claim(desk.ann, "T-1")).whose == "bytes", "what has ended weighs too"
+    await desk.pass_time(SHORT.retention_ms / 1000 + 1)
+    await desk.store.sweep(desk.project)
+    await desk.granted(desk.ann, "T-1")
+    assert await sums(desk) == await weighed(desk)
+
+
+@short
+async def test_one_project_of_full_weight_is_no_matter_to_another(desk: Desk):
+    await fill(desk)
+    other = Desk(desk.store, desk.clock)
+    await other.granted(other.ann, "T-1")
+
+
+async def test_data_without_sums_is_counted_by_the_sweep(desk: Desk):
+    """As an older dibs left it, or a hand that deleted them."""
+    await desk.granted(desk.ann, "T-1", note=NOTE)
+    await desk.granted(desk.bob, "T-2")
+    meta = f"{keys(desk.project)}:meta"
+    for field in ("bytes", "told", "weighed"):
+        await desk.store.link.command("HDEL", meta, field)
+    await desk.granted(desk.cat, "T-3")
+    await desk.beat(desk.ann, note="an other one")
+    await desk.release(desk.bob, "T-2", note=NOTE)
+    await desk.store.sweep(desk.project)
+    assert await sums(desk) == await weighed(desk)
+    await desk.release(desk.ann, "T-1")
+    await desk.granted(desk.ann, "T-4")
+    assert await sums(desk) == await weighed(desk)
+
+
+@pytest.mark.parametrize("value", ["", "soon", "-7", "9" * 40, "1.5"])
+@pytest.mark.parametrize("field", ["bytes", "told", "weighed"])
+async def test_sums_that_nobody_can_read_are_counted_anew(desk: Desk, field: str, value: str):
+    held = await desk.granted(desk.ann, "T-1")
+    await desk.store.link.command("HSET", f"{keys(desk.project)}:meta", field, value)
+    await desk.beat(desk.ann, "T-1", held.fence, note=NOTE)
+    await desk.granted(desk.bob, "T-2")
+    await desk.release(desk.bob, "T-2")
+    await desk.store.sweep(desk.project)
+    assert await sums(desk) == await weighed(desk)
+
+
+async def test_the_sums_are_right_after_a_damaged_record_is_dropped(desk: Desk):
+    for task in ("T-1", "T-2"):
+        await desk.granted(desk.ann, task, note=NOTE)
+    for harmed in ("", "{cut"):
+        await desk.store.link.command("SET", f"{keys(desk.project)}:task:T-1", harmed)
+        assert isinstance(await desk.break_("T-1", 1), o.Ended)
+        await desk.store.sweep(desk.project)
+        assert await sums(desk) == await weighed(desk)
+        await desk.pass_time(1)
+        await desk.granted(desk.bob, "T-1")
+        assert await sums(desk) == await weighed(desk)
+
+
+@pytest.mark.parametrize("rules", [replace(SHORT, recount_ms=60_000)])
+async def test_what_another_hand_changed_is_in_the_sums_after_a_while(desk: Desk):
+    await desk.granted(desk.ann, "T-1", ttl_s=300)
+    await desk.store.sweep(desk.project)
+    rec = await desk.store.link.command("GET", f"{keys(desk.project)}:task:T-1")
+    await desk.store.link.command("SET", f"{keys(desk.project)}:task:T-1", rec + " " * 100)
+    await desk.pass_time(61)
+    await desk.store.sweep(desk.project)
+    assert await sums(desk) == await weighed(desk)
+
+
+@short
+async def test_events_weigh_no_more_than_they_may_and_the_latest_are_kept(desk: Desk):
+    await desk.granted(desk.ann, "T-0")
+    first = (await desk.store.latest(desk.project, 1))[0].id
+    for n in range(80):
+        await desk.granted(desk.ann, "T-1")
+        await desk.release(desk.ann, "T-1", note=f"{n} {NOTE}")
+        said, weigh = (await sums(desk))[1], (await weighed(desk))[1]
+        assert said == weigh <= SHORT.event_bytes
+    kept = await desk.store.latest(desk.project, 1_000)
+    assert len(kept) > 60
+    assert [event.note.split()[0] for event in kept if event.note][:3] == ["79", "78", "77"]
+    with pytest.raises(Reset):
+        await desk.store.events(desk.project, first, 10)
+
+
+@pytest.mark.parametrize("rules", [replace(SHORT, record_bytes=1 << 20, events_kept=50)])
+async def test_there_are_never_more_events_than_are_kept(desk: Desk):
+    for n in range(70):
+        await desk.granted(desk.ann, f"T-{n}")
+        await desk.release(desk.ann, f"T-{n}")
+        assert len(await desk.store.latest(desk.project, 1_000)) <= 50
+    assert len(await desk.store.latest(desk.project, 1_000)) >= 45
+    assert await sums(desk) == await weighed(desk)
+
+
+@short
+async def test_a_project_goes_as_a_whole_and_its_fences_go_on(desk: Desk):
+    held = await desk.granted(desk.ann, "T-1")
+    last = (await desk.store.latest(desk.project, 1))[0].id
+    await desk.refused(desk.bob, "T-1", queue=True)
+    await desk.release(desk.ann, "T-1", held.fence, outcome="done")
+    await desk.store.sweep(desk.project)
+    assert f"{keys(desk.project)}:events" in await left(desk)
+    assert await gone(desk), await left(desk)
+    page = await desk.store.list_(desk.project, states=["done"], limit=9)
+    assert (page.claims, page.seq) == ((), "0-0-0")
+    assert await desk.events() == []
+    with pytest.raises(Reset):
+        await desk.store.events(desk.project, last, 10)
+
+    newer = await desk.granted(desk.bob, "T-1")
+    assert newer.fence > held.fence
+    assert newer.previous is None
+    assert await desk.events() == ["claimed T-1"]
+    assert [event.task for event in await desk.store.events(desk.project, page.seq, 9)] == ["T-1"]
+    assert isinstance(await desk.release(desk.ann, "T-1", held.fence), o.NotMine)
+    assert (await desk.show("T-1", desk.bob)).fence == newer.fence
+    assert await sums(desk) == await weighed(desk)
+
+
+@short
+@pytest.mark.parametrize("what", ["a claim", "an end", "a loss", "a place in a queue", "damage"])
+async def test_a_project_is_kept_as_long_as_anything_of_it_is(desk: Desk, what: str):
+    held = await desk.granted(desk.ann, "T-1", ttl_s=10)
+    if what == "damage":
+        await desk.store.link.command("SET", f"{keys(desk.project)}:task:T-1", "{cut")
+    await desk.pass_time(5)
+    if what == "an end":
+        await desk.release(desk.ann, "T-1")
+    elif what == "a loss":
+        await desk.break_("T-1", held.fence)
+    elif what == "a place in a queue":
+        await desk.refused(desk.bob, "T-1", queue=True)
+    await desk.pass_time(SHORT.retention_ms / 1000 - 2)
+    for _ in range(3):
+        await desk.store.sweep(desk.project)
+    assert f"{keys(desk.project)}:meta" in await left(desk)
+    assert f"{keys(desk.project)}:events" in await left(desk)
+
+
+@short
+async def test_a_project_whose_last_fence_is_ahead_of_the_time_is_kept(desk: Desk):
+    """As after a clock that was stepped back: only the last fence makes the next one larger."""
+    held = await desk.granted(desk.ann, "T-1")
+    ahead = held.fence + 3_600_000_000
+    await desk.store.link.command("HSET", f"{keys(desk.project)}:meta", "fence", str(ahead))
+    await desk.release(desk.ann, "T-1", held.fence)
+    assert not await gone(desk)
+    assert (await desk.granted(desk.bob, "T-1")).fence == ahead + 1
+
+
+@short
+async def test_a_project_that_is_gone_is_not_known_any_more_until_somebody_claims_there(desk: Desk):
+    await desk.granted(desk.ann, "T-1")
+    await desk.release(desk.ann, "T-1")
+    assert await gone(desk)
+    assert desk.project in await desk.store.projects(), "a service may have put it there just now"
+    await desk.jump(1_300)
+    await desk.store.tick()
+    await desk.store.sweep(desk.project)
+    assert desk.project not in await desk.store.projects()
+    await desk.granted(desk.bob, "T-1")
+    assert desk.project in await desk.store.projects()
