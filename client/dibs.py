@@ -2,7 +2,8 @@
 """dibs: call dibs on a task before you start it.
 
 One service per team hands out claims: leases on tasks, held by a session, which end by
-themselves when the session stops. This file is the whole client: copy it, read it, run it.
+themselves when the session stops. This file is all that a session needs: copy it, read it, run
+it. install.py has `init` and `doctor`, hook.py what a hook does beyond a look at the clock.
 
   dibs claim TASK [--ttl 30m] [--note TEXT]   take a task; again, to renew it
   dibs claim TASK --any T2 T3 | --all T2 T3   the first free one | all of them or none
@@ -37,17 +38,22 @@ less a margin, and so is the first to believe that it lost; but a frozen session
 its claim went to another. Where that matters, verify the fence where the work lands.
 """
 
+# What only some calls need is imported where it is used. A hook runs at every call of a tool, and
+# most of them have nothing to do.
+import gc
 import io
 import os
 import sys
 import time
 
-# The service fills these in when it serves this file: its URL, and which install.py is its own.
+# The service fills these in when it serves this file: its URL, and by what SHA-256 this file knows
+# the others that belong to it.
 SERVED_FROM = "__DIBS_URL__"
-INSTALL_SHA256 = "__DIBS_INSTALL_SHA256__"
+PARTS = {"hook": "__DIBS_HOOK_SHA256__", "install": "__DIBS_INSTALL_SHA256__"}
 TIMEOUT_S, HOOK_TIMEOUT_S, BEAT_EVERY_S = 5.0, 4.0, 75
 YES, REFUSED, USAGE, UNKNOWN, LOST = range(5)
 LOSSES = ("lapsed", "broken", "forgotten")
+BEATS = ("PostToolUse", "PostToolUseFailure", "UserPromptSubmit", "SubagentStop", "PreCompact")
 EXITS = {"held": 1, "cooling": 1, "done": 1, "not-holder": 1, "quota": 1, "lost": LOST}
 HOPELESS = ("refused-by-policy", "no-trust", "too-large")  # asking again gives the same
 MOST_BYTES = 8 << 20  # of an answer, its head included
@@ -61,18 +67,19 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SAFE = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
 
 
-def load_modules():
-    """Import what talking needs. A hook runs at every tool call, and a throttled one does not."""
-    global binascii, getopt, json, socket, types
-    import binascii, getopt, json, socket, types  # noqa: E401, I001
-
-
 class Trouble(Exception):
     """An expected failure: the exit code, the sentence, and the service's problem if any."""
 
     def __init__(self, code, message, problem=None):
         super().__init__(message)
         self.code, self.problem = code, problem or {}
+
+
+class MissingPart(Trouble):
+    """hook.py or install.py is not here, or is that of another dibs.py."""
+
+    def __init__(self, text):
+        super().__init__(USAGE, text)
 
 
 def one_line(text):
@@ -216,9 +223,9 @@ class Setup:
         except OSError:  # the working directory is gone
             self.root = None
         conf = read_conf(os.path.join(self.root, SKILL_DIR)) if self.root else {}
-        beside = read_conf(os.path.dirname(os.path.abspath(__file__)))
+        beside = read_conf(os.path.dirname(os.path.abspath(__file__))) if here() else {}
         # What people, or this file itself, say; what is run or written comes from nowhere else.
-        self.served = SERVED_FROM if SERVED_FROM.startswith("http") else ""
+        self.served = SERVED_FROM if is_served() else ""
         self.named = os.environ.get("DIBS_URL", "").strip().rstrip("/")
         self.conf_url = (conf.get("url") or beside.get("url", "")).rstrip("/")
         self.url = self.named or self.conf_url or self.served
@@ -330,6 +337,8 @@ class Session:
 
     def load(self):
         """Read the state file. A damaged one counts as none."""
+        import json
+
         self.data, self.is_new = {"claims": {}, "lost": []}, True
         try:
             with open(open_own(self.base + ".json", os.O_RDONLY), encoding="utf-8") as file:
@@ -352,6 +361,8 @@ class Session:
     def save(self):
         """Write the state file in one step; False where that is not possible. Beside it the stamp,
         which lets a hook leave early: when to beat next, and our last deadline by both clocks."""
+        import json
+
         if self.event:
             self.data.setdefault("hooks", {})[self.event] = time.time()
         live = [self.data["claims"][task] for task in self.live()]
@@ -553,6 +564,8 @@ class Session:
 
 def quoted(text):
     """Text that another party wrote, as data: one line of JSON, cut, without what shows nothing."""
+    import json
+
     some = (c for c in text if not "\ufe00" <= c <= "\ufe0f" and c < "\U000e0000")
     flat = " ".join("".join(c if c.isprintable() else " " * c.isspace() for c in some).split())
     cut = flat[: QUOTED_MOST - 1] + "…" if len(flat) > QUOTED_MOST else flat
@@ -688,6 +701,8 @@ def exchange(url, method, path, headers, body, until):
         if proxy:
             agent = {"User-Agent": headers["User-Agent"]}
             if proxy[2]:
+                import binascii
+
                 coded = binascii.b2a_base64(proxy[2].encode(), newline=False).decode()
                 agent["Proxy-Authorization"] = "Basic " + coded
             status, got, reply = request(Wire(sock, until), "CONNECT", place, place, agent)
@@ -723,6 +738,8 @@ def rest_of(until):
 
 def connect(host, port, until):
     """A connection to the first address that takes one; each has its share of the time."""
+    import socket
+
     found, error = addresses(host, port, until), OSError("its name has no address")
     for number, (_, _, _, _, (address, *_)) in enumerate(found):
         try:
@@ -736,6 +753,8 @@ def connect(host, port, until):
 def addresses(host, port, until):
     """What getaddrinfo knows. It has no timeout: where it may use the network a thread asks it,
     and is left behind."""
+    import socket
+
     asked = (host.encode(), port, 0, socket.SOCK_STREAM)  # text would load IDNA's tables
     if host in LOOPBACK or ":" in host or not host.strip("0123456789."):
         return socket.getaddrinfo(*asked)
@@ -856,6 +875,8 @@ def ask(setup, method, path, headers, body=b"", until=None):
 
 def json_of(raw):
     """The JSON of an answer; ValueError where it is none, or is nested too deep to be read."""
+    import json
+
     try:
         return json.loads(raw.decode())
     except RecursionError:
@@ -901,6 +922,8 @@ def refusal(status, headers, raw):
 
 def call(session, method, act, body=None, attempts=3, until=None):
     """Ask until the service answers: (its JSON, when the request left, by both clocks)."""
+    import json
+
     # Asking again is safe: every act is idempotent, and all attempts carry one key. All of them
     # share the time of one, so that a host that hangs is waited for once.
     session.setup.check()
@@ -946,6 +969,8 @@ def about_claim(claim):
 
 def report(args, reply, text=None):
     """The one line of a success."""
+    import json
+
     text = text or "; ".join(map(about_claim, reply.get("claims", [reply]))) or "no claims"
     print(json.dumps(reply) if args.json else one_line(text))
 
@@ -981,6 +1006,8 @@ def do_claim(args, session):
         time.sleep(min(wait_s, 8, max(1, problem.get("retry_after") or 2)))  # the place is kept
     if args.command == "claim":
         report(args, reply)
+        if is_installed() and not os.path.isfile(os.path.join(here(), "hook.py")):
+            talk(where_to_get("hook"))  # nothing else tells: hooks are silent
     for claim in reply.get("claims", [reply]):
         if claim.get("resembles"):
             talk(about_likes(claim))
@@ -1113,174 +1140,106 @@ def keep_while(child, session, named, beat_s):
             child.wait(min(0.5, beat_s))
 
 
-BEATS = ("PostToolUse", "PostToolUseFailure", "UserPromptSubmit", "SubagentStop", "PreCompact")
-VERBS = ("claim", "beat", "park", "release", "done", "list", "show", "verify", "doctor")
+def do_setup(args, session):
+    """init and doctor are in install.py."""
+    install = part("install", session.setup)
+    return {"init": install.do_init, "doctor": install.do_doctor}[args.command](args, session)
 
 
-def do_hook():
-    """Claude Code calls this at every event; whatever happens here, its work goes on."""
-    raw = sys.stdin.buffer.read()
-    event = raw.partition(b'"hook_event_name"')[2].split(b'"', 2)[1].decode()
-    session = Session(Setup(os.environ.get("CLAUDE_PROJECT_DIR")))
-    session.setup.check()
-    if event in BEATS and session.is_throttled(must_hold=False):
-        return
-    if event == "PreToolUse" and b"dibs/dibs" not in raw and session.is_throttled(must_hold=True):
-        return
-    load_modules()
-    payload = json.loads(raw)
-    session.event = payload["hook_event_name"]
-    session.load()
-    if session.event == "SessionStart":
-        on_start(session, payload)
-    elif session.event == "PreToolUse":
-        decision = on_tool(session, payload)
-        if decision:
-            decision["hookEventName"] = "PreToolUse"
-            print(json.dumps({"hookSpecificOutput": decision}))
-    elif not session.data["claims"]:
-        session.save()
-    elif session.event == "SessionEnd" and os.environ.get("CLAUDE_CODE_REMOTE") != "true":
-        session.post("release", {"all": True, "note": "its session ended"}, 2, 1, HOOK_TIMEOUT_S)
-    elif session.event in ("Stop", "StopFailure", "SessionEnd"):
-        state = "working" if payload.get("background_tasks") else "parked"
-        session.post("heartbeat", {"state": state}, 3, 1, HOOK_TIMEOUT_S)
-    elif session.event in BEATS:
-        session.post("heartbeat", {"state": "working"}, 1, 1, HOOK_TIMEOUT_S)
-
-
-def on_start(session, payload):
-    """Facts for the agent, in at most 100 tokens."""
-    was_new, source, facts = session.is_new, payload.get("source"), []
+def run_hook():
+    """Claude Code calls this at every event: most of them end here, by a look at the stamp, and
+    hook.py sees to the rest. Whatever happens, the session's work goes on."""
+    sys.stderr, event = None, ""
     try:
-        if session.secret():
-            session.post("heartbeat", {"state": "working"}, 2, 1, HOOK_TIMEOUT_S)
-    except Trouble as trouble:
-        is_down = trouble.code == UNKNOWN
-        facts.append("dibs was not reached just now." if is_down else f"`{COMMAND} doctor` helps.")
-    ends = [(task, time.gmtime(c["until"][0])) for task, c in session.data["claims"].items()]
-    held = [f"{word(task)} until {time.strftime('%H:%MZ', end)}" for task, end in ends]
-    facts.insert(0, f"dibs: this session holds {', '.join(held[:3]) or 'no task'}.")
-    facts += [loss + "." for loss in session.hear_losses()[:2]]
-    if was_new and (held or source in ("resume", "compact")):
-        facts.append("This VM is new: files that were not pushed are gone.")
-    facts.append(f"Tasks are claimed before work: {COMMAND} claim TASK; after it: done TASK.")
-    session.save()
-    print(one_line(" ".join(facts)))
+        payload = sys.stdin.buffer.read()
+        event = payload.partition(b'"hook_event_name"')[2].split(b'"', 2)[1].decode()
+        session = Session(Setup(os.environ.get("CLAUDE_PROJECT_DIR")))
+        session.setup.check()
+        if not has_nothing_to_do(session, event, payload):
+            part("hook").run(session, payload)
+    except MissingPart as missing:
+        if event == "SessionStart":  # the agent reads it; without hooks it has to beat by itself
+            print(one_line(f"dibs: {missing}"))
+    except (Exception, SystemExit, KeyboardInterrupt):
+        pass
+    return YES
 
 
-# What a dibs command never needs, and what an agent that was talked into it would write down where
-# others read: keys by their beginnings, a session's UUID, `password=…`, a login in a URL, and long
-# words that look random.
-SECRETS = (
-    r"AKIA[0-9A-Z]{16}|\bgh[opsur]_\w{20}|github_pat_\w|\bxox[a-z]-|\bsk-[\w-]{16}|glpat-"
-    r"|AIza[\w-]{30}|eyJ[\w-]{10,}\.|-----BEGIN|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-    r"|(?i:secret|token|passw(or)?d|passphrase|api[_-]?key|credential)s?\w*[\"']?\s*"
-    r"(=\s*\S{4}|:\s*(?=\S*\d)\S{6})|(?i:authorization|bearer)\W+\S{8}|://[^/\s:@]+:[^/\s@]+@"
-    r"|(?=\w*[a-z])(?=\w*[A-Z])(?=\w*[0-9])\b\w{32,}|\b[0-9a-f]{64,}\b"
-)
-PRIVATE_NAMES = r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|DIBS_SESSION"  # of variables
+def has_nothing_to_do(session, event, payload):
+    """A beat that follows another, or an edit by who surely holds something."""
+    if event == "PreToolUse":
+        return b"dibs/dibs" not in payload and session.is_throttled(must_hold=True)
+    return event in BEATS and session.is_throttled(must_hold=False)
 
 
-def doubt(command):
-    """Why a person should see a dibs command first, or '': what it writes, many may read."""
-    import re
-    import shlex
-
-    words, is_ours = [], False
-    parts = shlex.shlex(command, posix=True, punctuation_chars=True)
-    parts.whitespace_split = True
-    try:
-        for part in parts:
-            is_ours = not set(part) <= set("();<>|&") and (is_ours or part.endswith("dibs"))
-            words += [part] if is_ours else []
-    except ValueError:  # a quote without its end
-        words = [command]
-    text, values = " ".join(words), os.environ.items()
-    private = (value for name, value in values if re.search(PRIVATE_NAMES, name))
-    if re.search(SECRETS, text) or any(len(v) >= 8 and v in text for v in private):
-        return "it may write a secret"
-    return "it writes a long text" if max(map(len, words), default=0) > QUOTED_MOST else ""
+def part(name, setup=None):
+    """Import a file that belongs to this one: "hook", or "install", which may be fetched from where
+    this file came from. No other of that name is run, wherever it lies: `dibs init` may be started
+    in any folder, beside anything."""
+    sys.modules["dibs_client"] = this_module()  # as they know us: `dibs` may be the service
+    if name == "hook" and __name__ == "dibs":  # our command has started us: they lie together
+        sys.path.append(here())
+        try:
+            import hook
+        except ImportError:
+            raise MissingPart(where_to_get(name)) from None
+        return hook
+    return imported(name, own_text(name) or fetched_text(name, setup))
 
 
-def on_tool(session, payload):
-    """Let plain dibs commands pass; gate edits and pushes. Without asking the network."""
-    given = payload.get("tool_input") or {}
-    command = str(given.get("command", "")) if payload.get("tool_name") == "Bash" else ""
-    cwd = payload.get("cwd") or session.setup.root or "."
-    why = doubt(command) if "dibs" in command else ""
-    if why:
-        why = f"dibs: {why}, and whoever reads the board reads it"
-        return {"permissionDecision": "ask", "permissionDecisionReason": why}
-    if is_plain(command, cwd):
-        return {"permissionDecision": "allow", "permissionDecisionReason": "a dibs command"}
-    return gated(session, payload, is_work(session, command, given, cwd))
+def this_module():
+    """This file as a module, also when it was started as a script or by exec()."""
+    module = sys.modules.get(__name__)
+    if module is None or vars(module) is not globals():
+        import types
+
+        module = types.ModuleType("dibs_client")
+        vars(module).update(globals())
+    return module
 
 
-def is_plain(command, cwd):
-    """Is it one dibs command of ours, and nothing that a shell would make more of?"""
-    words = command.split()
-    words = words[1:] if words[:1] == ["sh"] else words
-    if len(words) < 2 or words[1] not in VERBS:
-        return False
-    if not set(command.encode("utf-8", "replace")) <= {*SAFE, *b" /:#@=,+\"'"}:
-        return False
-    script = os.path.join(cwd, words[0].strip("\"'"))
-    return os.path.realpath(script) + ".py" == os.path.realpath(__file__)
+def imported(name, text):
+    """A module of this text, which was looked at, and of nothing compiled that may lie about."""
+    from importlib.machinery import SourceFileLoader
+    from importlib.util import module_from_spec, spec_from_loader
+
+    class Loader(SourceFileLoader):
+        def get_code(self, fullname):
+            return self.source_to_code(text.encode(), self.path)
+
+    loader = Loader(name, os.path.join(here(), name + ".py"))
+    module = module_from_spec(spec_from_loader(name, loader))
+    sys.modules[name] = module
+    loader.exec_module(module)
+    return module
 
 
-def is_work(session, command, given, cwd):
-    """Does it change the repository: an edit of a file of its, a commit, a push?"""
-    path, root = given.get("file_path") or given.get("notebook_path"), session.setup.root or "."
-    if path:
-        path = os.path.realpath(os.path.join(cwd, path))
-        return path.startswith(os.path.join(os.path.realpath(root), ""))
-    words = command.split()
-    return "git" in words and ("commit" in words or "push" in words)
+def here():
+    """The folder of this file; '' where it was read from a pipe."""
+    path = globals().get("__file__")
+    return os.path.dirname(os.path.realpath(path)) if path else ""
 
 
-def gated(session, payload, is_work):
-    """What the hook says about it; None is nothing."""
-    gate, lost, now = session.setup.gate, session.hear_losses(), time.time()
-    text = " ".join(loss + "." for loss in lost)
-    is_bare = is_work and not session.live() and payload.get("permission_mode") != "plan"
-    if gate == "off" or not (lost or is_bare):
-        return None
-    if is_bare:
-        text += f" This session holds no task; `{COMMAND} claim TASK` takes one."
-    is_down = now - session.data.get("unreachable_at", 0) < 600
-    is_blocked = gate == "block" and is_bare and not is_down
-    if not is_blocked and not lost and now - session.data.get("warned_at", 0) < 600:
-        return None
-    session.data["warned_at"] = now
-    session.save()
-    if is_blocked:
-        return {"permissionDecision": "deny", "permissionDecisionReason": text.strip()}
-    return {"additionalContext": text.strip()}
+def own_text(name):
+    """The text of the hook.py or install.py that lies beside this file and belongs to it, else ''.
+    The service that serves this file writes their digests into it. Otherwise it is from its
+    sources or the package, and so are they, or from anywhere, and they may be anybody's."""
+    path = os.path.join(here(), name + ".py")
+    text = read_text(path) if here() else ""
+    if is_served():
+        return text if is_known(name, text) else ""
+    is_ours = os.path.basename(here()) == "client" and "import dibs_client" in text
+    return text if is_ours and same_owner(path, __file__) else ""
 
 
-def install_py(setup):
-    """The text of the install.py that belongs to this file. No other is run, wherever it lies:
-    `dibs init` may be started in any folder, beside anything."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    url = setup.served or setup.named or "https://YOUR-SERVICE"
-    again = f"fetch dibs.py again into a new folder: curl -fsSLO {url}/client/dibs.py"
-    if not setup.served:  # this file is not from a service, but from its sources or the package
-        folder, name = os.path.split(here)
-        path = os.path.join(folder, "skill", "install.py")
-        if name == "client" and same_owner(path, __file__):
-            return read_text(path)
-        raise Trouble(USAGE, "this dibs.py is a copy without its install.py: " + again)
+def is_served():
+    return SERVED_FROM.startswith("http")
+
+
+def is_known(name, text):
     import hashlib
 
-    text = read_text(os.path.join(here, "install.py"))  # as `init` has laid it
-    if hashlib.sha256(text.encode()).hexdigest() == INSTALL_SHA256:
-        return text
-    setup = types.SimpleNamespace(url=setup.served, key="")  # everybody may read it
-    text = ask(setup, "GET", "/skill/install.py", {"Accept": "*/*"})[1].decode("utf-8", "replace")
-    if hashlib.sha256(text.encode()).hexdigest() == INSTALL_SHA256:
-        return text
-    raise Trouble(USAGE, f"{url} has another install.py than this dibs.py knows: " + again)
+    return hashlib.sha256(text.encode()).hexdigest() == PARTS[name]
 
 
 def same_owner(one, other):
@@ -1290,11 +1249,42 @@ def same_owner(one, other):
         return False
 
 
-def do_setup(args, session):
-    """init and doctor live in install.py, which no claim needs."""
-    scope = {"client": types.SimpleNamespace(**globals()), "__name__": "dibs_install"}
-    exec(compile(install_py(session.setup), "install.py", "exec"), scope)  # noqa: S102, see there
-    return scope["do_" + args.command](args, session)
+def fetched_text(name, setup):
+    """The text of a file that belongs to this one, from the service that this one came from."""
+    if not setup or not is_served():
+        raise MissingPart(where_to_get(name))
+    import types
+
+    source = types.SimpleNamespace(url=SERVED_FROM, key="")  # everybody may read it
+    raw = ask(source, "GET", f"/client/{name}.py", {"Accept": "*/*"})[1]
+    text = raw.decode("utf-8", "replace")
+    if not is_known(name, text):
+        again = "fetch dibs.py again into a new folder: " + curl("dibs")
+        raise MissingPart(f"{SERVED_FROM} has another {name}.py than this dibs.py knows: {again}")
+    return text
+
+
+def where_to_get(name):
+    """What to do where a part is not here, in one line."""
+    if is_installed():
+        text = f"{SKILL_DIR} lacks the {name}.py of its dibs.py"
+        return f"{text}: run `{COMMAND} init` and commit what it adds"
+    if is_served():
+        return f"{name}.py of this dibs.py is not beside it: " + curl(name, here())
+    text = f"this dibs.py is a copy without its {name}.py: copy that as well, or fetch dibs.py into"
+    return f"{text} a new folder: {curl('dibs')}"
+
+
+def curl(name, folder=""):
+    """The command line that fetches a file of ours: into the working directory, or a folder."""
+    named = os.environ.get("DIBS_URL", "").strip().rstrip("/") or "https://YOUR-SERVICE"
+    url = f"{SERVED_FROM if is_served() else named}/client/{name}.py"
+    return f"curl -fsSL {url} -o {os.path.join(folder, name + '.py')}"
+
+
+def is_installed():
+    """Did `init` put this file where it is?"""
+    return here().replace(os.sep, "/").endswith("/" + SKILL_DIR)
 
 
 # What runs each command, how many plain words it takes (least, most), and its flags.
@@ -1316,6 +1306,9 @@ COMMANDS = {
 
 def parse(argv):
     """The command line as an object with every flag of every command; None where not given."""
+    import getopt
+    import types
+
     name = argv[0] if argv else "nothing"
     if name not in COMMANDS:
         raise Trouble(USAGE, f"{name} is no command; see dibs --help")
@@ -1339,13 +1332,7 @@ def main(argv=None):
     """Run one command; return its exit code. No expected failure ends in a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["hook"]:
-        sys.stderr = None  # it fails open, and in silence
-        try:
-            do_hook()
-        except (Exception, SystemExit, KeyboardInterrupt):
-            pass
-        return YES
-    load_modules()
+        return run_hook()
     for stream in filter(None, (sys.stdout, sys.stderr)):
         getattr(stream, "reconfigure", dict)(errors="backslashreplace")
     if {"-h", "--help", "help"} & {*argv[:2]}:
@@ -1353,11 +1340,14 @@ def main(argv=None):
         return YES
     try:
         args, setup = parse(argv), Setup()
-        list(map(talk, setup.odd() if args.command != "init" else ()))
+        for text in setup.odd() if args.command != "init" else ():
+            talk(text)
         return args.do(args, Session(setup))
     except Trouble as trouble:
         talk(trouble)
         if "--json" in argv and trouble.problem:
+            import json
+
             print(json.dumps(trouble.problem))
         return trouble.code
     except KeyboardInterrupt:
@@ -1369,6 +1359,7 @@ def main(argv=None):
 
 if __name__ == "__main__":
     # Python looks for modules beside a script first: whatever lies there is not ours to run.
-    here = os.path.dirname(os.path.realpath(__file__))
-    sys.path[:] = [path for path in sys.path if path and os.path.realpath(path) != here]
-    sys.exit(main())
+    sys.path[:] = [path for path in sys.path if path and os.path.realpath(path) != here()]
+    code = main()
+    gc.freeze()  # nothing is collected before the end
+    sys.exit(code)

@@ -25,13 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def client() -> Any:
-    """Load the client, which is one file and no part of this package."""
+    """Load the client, which is no part of this package, as what its files know it by."""
     from dibs.shipped import shipped
 
-    spec = importlib.util.spec_from_file_location("dibs_client", shipped("client") / "dibs.py")
+    name, path = "dibs_client", shipped("client") / "dibs.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise FileNotFoundError("the client's file is missing from this installation")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 

@@ -19,7 +19,6 @@ import importlib.util, json, sys
 spec = importlib.util.spec_from_file_location("dibs_client", sys.argv[1])
 dibs = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(dibs)
-dibs.load_modules()
 session = dibs.Session(dibs.Setup())
 for line in sys.stdin:
     act, body = json.loads(line)

@@ -20,6 +20,7 @@ from tests.tools.running import Service
 
 ROOT = CLIENT.parents[1]
 # Says that it ran, wherever it runs: as a module, by exec, as a script.
+START = '{"hook_event_name": "SessionStart", "source": "startup"}'
 PLANTED = "import pathlib\npathlib.Path({mark!r}).touch()\nraise SystemExit(99)\n"
 
 
@@ -78,7 +79,8 @@ def serving(files: dict[str, bytes]) -> Iterator[tuple[str, list[str]]]:
 def evil(mark: Path) -> dict[str, bytes]:
     """What a host serves that wants its code to run."""
     code = PLANTED.format(mark=str(mark)).encode()
-    return {"/skill/install.py": code, "/client/dibs.py": code}
+    names = ("/skill/install.py", "/client/install.py", "/client/hook.py", "/client/dibs.py")
+    return dict.fromkeys(names, code)
 
 
 def conf(ann: Sandbox, url: str) -> Path:
@@ -92,14 +94,14 @@ def conf(ann: Sandbox, url: str) -> Path:
 # What it runs
 
 
-@pytest.mark.parametrize("words", ["init", "doctor", "init --remove"])
+@pytest.mark.parametrize("words", ["init", "doctor", "init --remove", "hook"])
 @pytest.mark.parametrize("place", ["beside", "skill"])
-def test_an_install_py_that_lies_about_is_not_run(
+def test_an_install_py_or_hook_py_that_lies_about_is_not_run(
     ann: Sandbox, mark: Path, words: str, place: str
 ) -> None:
     beside = {"beside": ann.script.parent, "skill": ann.script.parent.parent / "skill"}[place]
-    planted(mark, beside / "install.py")
-    ann.dibs(*words.split()).said(0)
+    planted(mark, beside / "install.py", beside / "hook.py")
+    ann.dibs(*words.split(), stdin=START).said(0)
     assert not mark.exists()
 
 
@@ -158,6 +160,14 @@ def test_a_changed_install_py_in_the_installed_place_is_not_run(ann: Sandbox, ma
     assert not mark.exists()
 
 
+def test_a_changed_hook_py_in_the_installed_place_is_told_by_doctor(ann: Sandbox) -> None:
+    init(ann)
+    installed(ann)
+    hook = ann.script.parent / "hook.py"
+    hook.write_text(hook.read_text() + "\n")
+    assert "WRONG  .claude/skills/dibs lacks the hook.py" in ann.dibs("doctor").said(2).stdout
+
+
 def test_a_checkout_with_windows_line_ends_is_still_ours(ann: Sandbox) -> None:
     init(ann)
     installed(ann)
@@ -166,13 +176,20 @@ def test_a_checkout_with_windows_line_ends_is_still_ours(ann: Sandbox) -> None:
     ann.dibs("init", "--remove", DIBS_URL="http://127.0.0.1:1").said(0)
 
 
-def test_the_served_client_knows_the_install_py_that_is_served(service: Service) -> None:
-    served = {}
-    for name in ("client/dibs.py", "skill/install.py"):
-        with urllib.request.urlopen(f"{service.url}/{name}") as reply:
-            served[name] = reply.read()
-    digest = hashlib.sha256(served["skill/install.py"]).hexdigest()
-    assert f'INSTALL_SHA256 = "{digest}"'.encode() in served["client/dibs.py"]
+def served(service: Service, name: str) -> bytes:
+    """A file as the service serves it."""
+    with urllib.request.urlopen(f"{service.url}/{name}") as reply:
+        return bytes(reply.read())
+
+
+@pytest.mark.parametrize("part", ["hook", "install"])
+def test_the_served_client_knows_the_parts_that_are_served(service: Service, part: str) -> None:
+    digest = hashlib.sha256(served(service, f"client/{part}.py")).hexdigest()
+    assert f'"{part}": "{digest}"'.encode() in served(service, "client/dibs.py")
+
+
+def test_clients_of_before_find_install_py_where_it_was(service: Service) -> None:
+    assert served(service, "skill/install.py") == served(service, "client/install.py")
 
 
 def test_a_checkouts_client_runs_the_install_py_of_its_own_tree_only(
@@ -184,23 +201,40 @@ def test_a_checkouts_client_runs_the_install_py_of_its_own_tree_only(
     ann.script = copy / "client/dibs.py"
     ann.dibs("init", "--url", service.url).said(0)
     lone = ann.folder / "elsewhere/dibs.py"
-    planted(mark, lone.with_name("install.py"), lone.parent.parent / "skill/install.py")
+    ours = (lone.with_name("install.py"), lone.with_name("hook.py"))
+    planted(mark, *ours, lone.parent.parent / "skill/install.py")
     shutil.copy(ann.script, lone)
     ann.script = lone
     assert "/client/dibs.py" in ann.dibs("doctor", DIBS_URL=service.url).said(2).stderr
+    assert "/client/dibs.py" in ann.dibs("hook", stdin=START, DIBS_URL=service.url).said(0).stdout
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("part", ["install", "hook"])
+def test_a_file_of_somebody_elses_client_folder_is_not_run(
+    ann: Sandbox, service: Service, mark: Path, part: str
+) -> None:
+    ann.script = ann.folder / "client/dibs.py"
+    planted(mark, ann.script.with_name(f"{part}.py"))
+    shutil.copy(CLIENT, ann.script)
+    ann.dibs("doctor", DIBS_URL=service.url).said(2)
+    ann.dibs("hook", stdin=START, DIBS_URL=service.url).said(0)
     assert not mark.exists()
 
 
 @pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="takes root to give files away")
-def test_an_install_py_of_another_user_is_not_run(
+def test_an_install_py_or_hook_py_of_another_user_is_not_run(
     ann: Sandbox, service: Service, mark: Path
 ) -> None:
-    copy = ann.folder / "tree"
-    shutil.copytree(ROOT / "client", copy / "client")
-    planted(mark, copy / "skill/install.py")
-    os.chown(copy / "skill/install.py", 12345, 12345)
-    ann.script = copy / "client/dibs.py"
+    ann.script = ann.folder / "client/dibs.py"
+    for name in ("install.py", "hook.py"):
+        path = ann.script.with_name(name)
+        planted(mark, path)
+        path.write_text(path.read_text() + "import dibs_client\n")
+        os.chown(path, 12345, 12345)
+    shutil.copy(CLIENT, ann.script)
     ann.dibs("doctor", DIBS_URL=service.url).said(2)
+    ann.dibs("hook", stdin=START, DIBS_URL=service.url).said(0)
     assert not mark.exists()
 
 
@@ -219,7 +253,7 @@ def steps(service: Service, where: str) -> str:
 def test_the_printed_steps_work_beside_code_of_the_same_name(
     ann: Sandbox, service: Service, mark: Path, where: str
 ) -> None:
-    names = ("install.py", "dibs.py", "json.py", "socket.py", "skill/install.py")
+    names = ("install.py", "hook.py", "dibs.py", "json.py", "socket.py", "skill/install.py")
     planted(mark, *(ann.repo / name for name in names))
     ann.git("add", ".")
     script = steps(service, where).replace(
@@ -243,7 +277,8 @@ OUTSIDE = "# mine\n"
 WRITTEN = [
     "CLAUDE.md", "AGENTS.md", ".claude/settings.json",
     *(f".claude/skills/dibs/{name}"
-      for name in ("SKILL.md", "dibs", "dibs.py", "install.py", "dibs.conf", "undo.json")),
+      for name in ("SKILL.md", "dibs", "dibs.py", "hook.py", "install.py", "dibs.conf",
+                   "undo.json")),
 ]  # fmt: skip
 FOLDERS = [".claude", ".claude/skills", ".claude/skills/dibs"]
 

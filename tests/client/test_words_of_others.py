@@ -48,7 +48,6 @@ def test_client_and_service_frame_alike() -> None:
     assert spec.loader
     client = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(client)
-    client.load_modules()
     for text in [*TEXTS.values(), "T-1", "feature/parser#2", "über", "x" * 41]:
         assert client.quoted(text) == sentences.quoted(text)
         assert client.word(text) == sentences.word(text)

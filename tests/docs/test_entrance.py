@@ -47,7 +47,8 @@ def test_every_make_target_of_a_page_exists(page: str) -> None:
 
 def test_the_architecture_names_functions_and_modules_that_exist() -> None:
     text = (ROOT / "docs/architecture.md").read_text("utf-8")
-    modules = {path.name for path in (ROOT / "service").rglob("*") if path.is_file()}
+    parts = (ROOT / "service", ROOT / "client")
+    modules = {path.name for part in parts for path in part.rglob("*") if path.is_file()}
     for name in re.findall(r"`(?:[\w/]+/)?(\w+\.(?:py|lua))`", text):
         assert name in modules, name
     for name in re.findall(r"`(\w+)` in `", text):

@@ -41,6 +41,21 @@ def get(service: Running, path: str, **more: str) -> tuple[bytes, dict[str, str]
 @pytest.mark.parametrize(
     "path",
     [
+        *("/", "/p/p", "/v1/p/claims", "/v1/p/events", "/livez", "/openapi.json", "/metrics"),
+        *("/client/dibs.py", "/client/hook.py", "/client/install.py", "/skill/SKILL.md"),
+        *("/problems/held", "/board/board.js?0123456789ab"),
+    ],
+)
+def test_an_answer_says_its_type_and_its_charset_once(service: Running, path: str) -> None:
+    _, told = get(service, path)
+    assert told["content-type"].count("charset") <= 1
+    _, table = get(service, path, Accept="text/plain")
+    assert table["content-type"].count("charset") <= 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
         *("/p/p", "/p/p?state=held&sort=task&page=1", "/v1/p/claims", "/v1/p/claims?q=T&limit=50"),
         *("/v1/p/events", "/client/dibs.py", "/skill/SKILL.md", "/board/board.js?0123456789ab"),
         "/openapi.json",

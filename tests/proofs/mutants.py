@@ -21,7 +21,7 @@ from tests.proofs.mutations import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
 SERVICE = ROOT / "service" / "dibs"
-CLIENT = ROOT / "client"
+CLIENT, SKILL = ROOT / "client", ROOT / "skill"
 MOST_S = 240
 
 
@@ -34,15 +34,20 @@ class Verdict:
     seconds: float
 
 
+def copied(folder: str) -> Path:
+    """The service, the client and the skill, as the package has them: what is served is there."""
+    copy = Path(folder) / "dibs"
+    for part, where in ((SERVICE, copy), (CLIENT, copy / "client"), (SKILL, copy / "skill")):
+        shutil.copytree(part, where, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
 def try_out(mutant: Mutant) -> Verdict:
     """Run the mutant's tests against a copy of the service that has the bug."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dibs-mutant-") as folder:
-        of_client = mutant.file.startswith("client/")
-        what, where = (CLIENT, "client") if of_client else (SERVICE, "dibs")
-        copy = Path(folder) / where
-        shutil.copytree(what, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        file = copy / mutant.file.removeprefix("client/")
+        copy = copied(folder)
+        file = copy / mutant.file
         text = file.read_text()
         if text.count(mutant.old) != 1:
             return Verdict(mutant, f"STALE: its text is there {text.count(mutant.old)} times", 0)
@@ -56,7 +61,7 @@ def first_failure(mutant: Mutant, folder: str) -> str:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     env = os.environ | {"PYTHONPATH": folder, "DIBS_PROOF_SHRINK": "0"}
     if mutant.file.startswith("client/"):
-        env |= {"DIBS_TEST_CLIENT": str(Path(folder) / mutant.file)}
+        env |= {"DIBS_TEST_CLIENT": str(Path(folder) / "dibs/client/dibs.py")}
     try:
         ran = processes.run(
             [*command, *mutant.tests],
@@ -77,14 +82,14 @@ def tests_that_fail_anyway(mutants: list[Mutant]) -> str:
     every = dict.fromkeys(test for mutant in mutants for test in mutant.tests)
     sound = Mutant("none", "", "", "", "", tuple(every))
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(SERVICE, Path(folder) / "dibs")
+        copied(folder)
         return first_failure(sound, folder)
 
 
 def the_copy_is_what_runs() -> bool:
     """A run against the wrong code would catch nothing."""
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(SERVICE, Path(folder) / "dibs")
+        copied(folder)
         ran = processes.run(
             [sys.executable, "-c", "import dibs; print(dibs.__file__)"],
             env=os.environ | {"PYTHONPATH": folder},

@@ -12,6 +12,8 @@ EVICTION = "tests/store/test_eviction.py"
 RIGHTS = "tests/store/test_rights.py"
 FORGOTTEN = ("tests/promises/test_forgotten.py",)
 DAMAGE = ("tests/store/test_damage.py",)
+TRUST = "tests/client/test_trust.py::test_"
+PARTS = "tests/client/test_parts.py::test_"
 CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
 SMALLER = "tests/http/test_smaller.py::test_"
 BYTES = ("tests/promises/test_bytes.py",)
@@ -268,7 +270,7 @@ MUTANTS = [
     ),
     Mutant(
         "any dibs command passes",
-        "client/dibs.py",
+        "client/hook.py",
         "a person sees a telling note first",
         '    why = doubt(command) if "dibs" in command else ""\n',
         '    why = ""\n',
@@ -1141,6 +1143,46 @@ MUTANTS = [
         "        self._reads.pay(project, now_s)\n",
         "",
         ("tests/http/test_bounds.py",),
+    ),
+    Mutant(
+        "a part by its name alone",
+        "client/dibs.py",
+        "dibs.py imports what belongs to it",
+        '        return text if is_known(name, text) else ""\n',
+        "        return text\n",
+        (TRUST + "an_install_py_or_hook_py_that_lies_about_is_not_run",),
+    ),
+    Mutant(
+        "a fetched part as it came",
+        "client/dibs.py",
+        "dibs.py imports what belongs to it",
+        "    if not is_known(name, text):\n",
+        "    if not text:\n",
+        (TRUST + "an_install_py_of_another_making_is_not_run_from_the_named_host_either",),
+    ),
+    Mutant(
+        "a part of anybody's",
+        "client/dibs.py",
+        "dibs.py imports what belongs to it",
+        '    return text if is_ours and same_owner(path, __file__) else ""\n',
+        "    return text\n",
+        (TRUST + "a_file_of_somebody_elses_client_folder_is_not_run",),
+    ),
+    Mutant(
+        "nothing tells that hooks are gone",
+        "client/dibs.py",
+        "a missing part is told in one line",
+        '        if event == "SessionStart":  # the agent',
+        "        if False:  # the agent",
+        (PARTS + "without_hook_py_one_line_says_what_to_fetch_and_that_helps",),
+    ),
+    Mutant(
+        "a claim without hooks says nothing",
+        "client/dibs.py",
+        "a missing part is told in one line",
+        "        if is_installed() and not os.path.isfile",
+        "        if False and not os.path.isfile",
+        (PARTS + "an_init_of_the_version_before_says_that_it_has_to_run_again",),
     ),
     Mutant(
         "five seconds for every read",

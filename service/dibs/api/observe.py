@@ -28,7 +28,7 @@ _ROUTES = {
     "/readyz": "health",
     "/metrics": "health",
     "/openapi.json": "file",
-    "/client/dibs.py": "file",
+    "/client/{name}": "file",
     "/skill/{name}": "file",
     "/problems/{code}": "file",
     "/": "board",

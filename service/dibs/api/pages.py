@@ -5,7 +5,7 @@ from functools import cache
 from hashlib import sha256
 from typing import Any
 
-from litestar import Request, Response, get
+from litestar import Request, get
 from litestar.types import ControllerRouterHandler
 
 from dibs.api import answers, wire
@@ -15,8 +15,10 @@ from dibs.shipped import shipped
 from dibs.store import Store, StoreDown
 
 Req = Request[Any, Any, Any]
-URL, INSTALL = b"__DIBS_URL__", b"__DIBS_INSTALL_SHA256__"
-"""Placeholders: this service's URL, and what the client knows its install.py by."""
+URL = b"__DIBS_URL__"
+"""A placeholder: this service's URL."""
+PARTS = ("hook.py", "install.py")
+"""Files of the client that dibs.py knows by their digests, and into which nothing is filled."""
 
 
 def base_url(request: Req, public_url: str | None) -> str:
@@ -25,9 +27,27 @@ def base_url(request: Req, public_url: str | None) -> str:
 
 
 @cache
-def _install_sha256() -> str:
-    """Return the digest of install.py as it is served: nothing is filled into it."""
-    return sha256((shipped("skill") / "install.py").read_bytes()).hexdigest()
+def _digests() -> dict[bytes, bytes]:
+    """Return what stands in dibs.py for the digest of each part, and the digest."""
+    digests = {}
+    for name in PARTS:
+        digest = sha256((shipped("client") / name).read_bytes()).hexdigest()
+        stem = name.removesuffix(".py").upper()
+        digests[f"__DIBS_{stem}_SHA256__".encode()] = digest.encode()
+    return digests
+
+
+def _file(folder: str, name: str, url: str) -> wire.Reply:
+    """Return a file of the client or the skill, with this service's URL filled in."""
+    allowed = {path.name: path for path in shipped(folder).glob("*") if path.is_file()}
+    if name not in allowed:
+        raise ProblemError("not-found", "There is no such file here.")
+    content = allowed[name].read_bytes()
+    if name not in PARTS:
+        content = content.replace(URL, url.encode())
+        for placeholder, digest in _digests().items():
+            content = content.replace(placeholder, digest)
+    return wire.Reply(content, wire.TEXT)
 
 
 def handlers(
@@ -55,28 +75,29 @@ def handlers(
         return answers.ok({**wire.builtin(health), "open": opened})
 
     @get("/problems/{code:str}", sync_to_thread=False)
-    def problem(code: str) -> Response[bytes]:
+    def problem(code: str) -> wire.Reply:
         """Explain a problem code: the page that `type` names."""
         found = BY_CODE.get(code)
         if found is None:
             raise ProblemError("not-found", "There is no problem with this code.")
         text = f"{found.code} ({found.status}): {found.title}\n\n{found.about}\n"
-        return Response(text.encode(), media_type=wire.TEXT)
+        return wire.Reply(text.encode(), wire.TEXT)
 
-    @get(["/client/dibs.py", "/skill/{name:str}"], sync_to_thread=False)
-    def file(request: Req, name: str | None = None) -> Response[bytes]:
-        """Serve the client and the skill, with this service's URL filled in."""
-        folder, wanted = ("skill", name) if name else ("client", "dibs.py")
-        allowed = {path.name: path for path in shipped(folder).glob("*") if path.is_file()}
-        if wanted not in allowed:
-            raise ProblemError("not-found", "There is no such file here.")
-        content = allowed[wanted].read_bytes().replace(URL, base_url(request, public_url).encode())
-        content = content.replace(INSTALL, _install_sha256().encode())
-        return Response(content, media_type=wire.TEXT)
+    @get("/client/{name:str}", sync_to_thread=False)
+    def client(request: Req, name: str) -> wire.Reply:
+        """Serve dibs.py and the files that belong to it."""
+        return _file("client", name, base_url(request, public_url))
+
+    @get("/skill/{name:str}", sync_to_thread=False)
+    def skill(request: Req, name: str) -> wire.Reply:
+        """Serve what `init` lays beside the client."""
+        # Clients before 0.2 look for it here, and update themselves with it.
+        folder = "client" if name == "install.py" else "skill"
+        return _file(folder, name, base_url(request, public_url))
 
     @get("/openapi.json", sync_to_thread=False)
     def openapi() -> wire.Reply:
         """Describe the interface."""
         return answers.ok(document())
 
-    return [livez, readyz, problem, file, openapi]
+    return [livez, readyz, problem, client, skill, openapi]

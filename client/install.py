@@ -1,7 +1,7 @@
-"""`dibs init` and `dibs doctor`: what a person runs now and then, and what no claim needs.
+"""dibs, for what a person runs now and then, and what no claim needs: `dibs init`, `dibs doctor`.
 
-dibs.py runs this file, with itself as `client`. init copies it beside dibs.py, so that dibs can be
-taken out of a repository even when the service is gone.
+dibs.py imports this file. init copies it beside dibs.py, so that dibs can be taken out of a
+repository even when the service is gone.
 
 What goes into files of yours is inserted as text, so that every other byte of them, comments and
 order included, stays. undo.json remembers each piece; taking dibs out cuts just these.
@@ -16,13 +16,18 @@ import sys
 import time
 from contextlib import suppress
 
-client = globals()["client"]  # dibs.py, which has put itself here
+try:
+    import dibs_client as client
+except ImportError:  # a dibs.py from before 0.2 has fetched this file, or somebody runs it
+    text = "dibs: this dibs.py is older than its service: fetch it again, from /client/dibs.py"
+    print(text, file=sys.stderr)
+    sys.exit(2)
 
 SETTINGS = ".claude/settings.json"
 SHARED = (SETTINGS, "AGENTS.md", "CLAUDE.md")
 OURS = tuple(
     client.SKILL_DIR + "/" + name
-    for name in ("SKILL.md", "dibs", "dibs.py", "install.py", "dibs.conf", "undo.json")
+    for name in ("SKILL.md", "dibs", "dibs.py", "hook.py", "install.py", "dibs.conf", "undo.json")
 )
 # A comment, a string, a bracket, or a bare word.
 JSON_WORD = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:[^"\\]|\\.)*"|[{}\[\]]|[^\s{}\[\],:"]+', re.DOTALL)
@@ -107,7 +112,13 @@ def taken_out(before):
 
 def put_in(setup, after, spots):
     """Put dibs' files and pieces into `after`, and with them the record of the pieces."""
-    names = ("skill/SKILL.md", "skill/dibs", "client/dibs.py", "skill/install.py")
+    names = (
+        "skill/SKILL.md",
+        "skill/dibs",
+        "client/dibs.py",
+        "client/hook.py",
+        "client/install.py",
+    )
     ours = [fetch(setup, name) for name in names]
     text, pieces = after[SETTINGS] or "{}\n", []
     wanted = json.loads(fetch(setup, "skill/settings.json"))
@@ -363,6 +374,10 @@ def identity(session, line):
 
 
 def hooks(session, line):
+    """Do they run?"""
+    if client.is_installed() and not client.own_text("hook"):
+        line(client.where_to_get("hook"), client.USAGE)
+        return
     seen = sorted(session.data.get("hooks", {}))
     if seen:
         line("hooks seen: " + ", ".join(seen))

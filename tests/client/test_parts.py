@@ -1,0 +1,248 @@
+"""dibs.py and what belongs to it, hook.py and install.py, in each way they are installed."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from tests.client.conftest import CLIENT, Make, Sandbox
+from tests.client.test_install import contents, fresh, init, installed
+from tests.harness import processes
+from tests.tools.running import Service
+
+__all__ = ["fresh"]
+PARTS = ("dibs.py", "hook.py", "install.py")
+START = json.dumps({"hook_event_name": "SessionStart", "source": "startup"})
+OURS = ".claude/skills/dibs"
+PACKAGE = "import sys; from dibs.cli import main; sys.exit(main(sys.argv[1:]))"
+EXECUTED = """
+import sys
+path = sys.argv.pop(1)
+exec(open(path).read(), {"__name__": "__main__", "__file__": path})
+"""
+
+
+class Way:
+    """How the client got onto a machine, and how it is called there."""
+
+    def __init__(self, ann: Sandbox, command: list[str], stdin: str = "") -> None:
+        self.ann, self.command, self.stdin = ann, command, stdin
+
+    def __call__(self, *words: str, stdin: str = "") -> str:
+        """What a command says on stdout; it must succeed."""
+        done = processes.run(
+            [*self.command, *words], cwd=self.ann.repo, env=self.ann.env, input=self.stdin or stdin
+        )
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+        return done.stdout
+
+
+def fetched(ann: Sandbox, service: Service, *names: str) -> Path:
+    """The files as the service serves them, in a new folder; the path of dibs.py."""
+    folder = ann.folder / "fetched"
+    folder.mkdir()
+    url = f"{service.url}/client/{{{','.join(names)}}}"
+    processes.run(["curl", "-fsSL", url, "-o", str(folder / "#1")], check=True)
+    return folder / "dibs.py"
+
+
+def lies(ann: Sandbox, service: Service, how: str) -> Way:
+    """Install the client in one of the ways."""
+    ann.env["DIBS_PROJECT"] = ann.project
+    if how.startswith("installed"):
+        ann.script = fetched(ann, service, "dibs.py")
+        init(ann)
+        folder = ann.repo / OURS
+        sh = ["sh", str(folder / "dibs")]
+        return Way(ann, sh if how == "installed" else [sys.executable, str(folder / "dibs.py")])
+    if how in ("package", "checkout"):
+        ann.env["DIBS_URL"] = service.url
+        return Way(
+            ann, [sys.executable, *([str(CLIENT)] if how == "checkout" else ["-c", PACKAGE])]
+        )
+    path = str(fetched(ann, service, *(PARTS if "with" in how else PARTS[:1])))
+    if how == "from a pipe":
+        return Way(ann, [sys.executable, "-"], stdin=Path(path).read_text())
+    return Way(ann, [sys.executable, *(["-c", EXECUTED] if how == "executed" else []), path])
+
+
+ALONE = ("alone", "from a pipe", "executed")
+WHOLE = ("with its parts", "installed", "installed, without sh", "package", "checkout")
+
+
+@pytest.mark.parametrize("how", [*ALONE, *WHOLE])
+def test_a_session_needs_dibs_py_alone(service: Service, fresh: Sandbox, how: str) -> None:
+    dibs = lies(fresh, service, how)
+    assert dibs("claim", "T-1").startswith("T-1: held by you")
+    assert dibs("beat", "T-1").startswith("T-1: held by you")
+    assert dibs("verify", "T-1").startswith("T-1: held by you")
+    assert dibs("run", "T-2", "--", "echo", "hello") == "hello\n"
+    assert dibs("release", "T-1") == "T-1: free\n"
+    assert not list(fresh.folder.rglob("__pycache__"))
+
+
+@pytest.mark.parametrize("how", [*ALONE, *WHOLE])
+def test_what_a_person_runs_works_in_each_way(service: Service, fresh: Sandbox, how: str) -> None:
+    """From the service that served dibs.py, or from beside it."""
+    dibs = lies(fresh, service, how)
+    dibs("init", "--url", service.url)
+    fresh.script = fresh.repo / OURS / "dibs"
+    fresh.hook("SessionStart", source="startup")
+    said = dibs("doctor")
+    assert "hooks seen: SessionStart" in said
+    assert "WRONG" not in said
+    assert dibs("init", "--remove") == f"dibs is out of {fresh.project}\n"
+    assert not (fresh.repo / OURS).exists()
+
+
+@pytest.mark.parametrize("how", WHOLE)
+def test_a_hook_works_in_each_way_that_has_its_file(
+    service: Service, fresh: Sandbox, how: str
+) -> None:
+    dibs = lies(fresh, service, how)
+    assert "this session holds no task" in dibs("hook", stdin=START)
+    dibs("claim", "T-1")
+    assert "this session holds T-1 until" in dibs("hook", stdin=START)
+    dibs("hook", stdin='{"hook_event_name": "Stop"}')
+    assert json.loads(dibs("show", "T-1", "--json"))["state"] == "parked"
+
+
+def test_without_hook_py_one_line_says_what_to_fetch_and_that_helps(
+    service: Service, fresh: Sandbox
+) -> None:
+    dibs = lies(fresh, service, "alone")
+    said = dibs("hook", stdin=START)
+    assert said.startswith("dibs: hook.py of this dibs.py is not beside it: curl -fsSL http")
+    assert said.count("\n") == 1
+    assert dibs("hook", stdin='{"hook_event_name": "Stop"}') == ""  # once a session is enough
+    processes.run(["sh", "-euc", said.split("beside it: ")[1]], env=fresh.env, check=True)
+    assert "this session holds no task" in dibs("hook", stdin=START)
+
+
+def test_without_install_py_and_its_service_one_line_says_so(
+    service: Service, fresh: Sandbox
+) -> None:
+    fresh.script = fetched(fresh, service, "dibs.py")
+    text = fresh.script.read_text().replace(service.url, "http://127.0.0.1:1")
+    fresh.script.write_text(text)
+    said = fresh.dibs("doctor", DIBS_URL=service.url).said(3).stderr
+    assert said == "dibs: 127.0.0.1 was not reached: Connection refused\n"
+
+
+@pytest.mark.parametrize("words", ["doctor", "init"])
+def test_a_copy_without_its_parts_says_in_one_line_what_to_do(
+    service: Service, sandbox: Make, words: str
+) -> None:
+    ann = sandbox()
+    ann.script = Path(shutil.copy(CLIENT, ann.folder / "dibs.py"))
+    said = ann.dibs(words).said(2).stderr
+    assert said.count("\n") == 1
+    assert f"curl -fsSL {service.url}/client/dibs.py -o dibs.py" in said
+    ann.dibs("claim", "T-1").said(0)
+
+
+# What the version before has laid into a repository: the same files but hook.py, each older.
+BEFORE = {
+    f"{OURS}/SKILL.md": "---\nname: dibs\n---\nOLD-TEXT\n",
+    f"{OURS}/dibs": "#!/bin/sh\n# OLD-TEXT\n",
+    f"{OURS}/dibs.py": "raise SystemExit('OLD-TEXT')\n",
+    f"{OURS}/install.py": 'client = globals()["client"]  # OLD-TEXT\n',
+}
+PIECES = {
+    ".claude/settings.json": [
+        [[], '\n  "hooks": {\n    "Stop": [\n      "OLD-TEXT"\n    ]\n  },'],
+        [["permissions", "allow"], '\n      "Bash(sh .claude/skills/dibs/dibs claim *)",'],
+    ],
+    "CLAUDE.md": [[None, "\n<!-- dibs:begin -->\nOLD-TEXT\n<!-- dibs:end -->\n"]],
+}
+OWN = {
+    ".claude/settings.json": '{\n  "permissions": {\n    "allow": [\n      "x"\n    ]\n  }\n}\n',
+    "CLAUDE.md": "# Mine\n",
+}
+
+
+def laid_before(ann: Sandbox, service: Service, files: list[str]) -> None:
+    """A repository that was `init`-ed by the version before; `files` were there already."""
+    texts = dict(BEFORE)
+    texts[f"{OURS}/dibs.conf"] = f"url = {service.url}\nproject = {ann.project}\ngate = block\n"
+    undo = {}
+    for path in PIECES:
+        has = path in files
+        pieces, text = PIECES[path], OWN[path] if has else ""
+        if path == "CLAUDE.md":
+            pieces = [[None, pieces[0][1] if has else pieces[0][1].lstrip()]]
+            text += str(pieces[0][1])
+        else:
+            pieces = pieces if has else [[[], str(pieces[0][1]).rstrip(",") + "\n"]]
+            text = text or "{}\n"
+            for place, piece in pieces:
+                mark = '"allow": [' if place else "{"
+                start = text.index(mark) + len(mark)
+                text = text[:start] + str(piece) + text[start:]
+        undo[path] = {"is_new": not has, "pieces": pieces}
+        texts[path] = text
+    texts[f"{OURS}/undo.json"] = json.dumps(undo, indent=1) + "\n"
+    for path, text in texts.items():
+        (ann.repo / path).parent.mkdir(parents=True, exist_ok=True)
+        (ann.repo / path).write_text(text)
+    json.loads((ann.repo / ".claude/settings.json").read_text())
+
+
+@pytest.mark.parametrize("own", [[], list(OWN)], ids=["nothing of its own", "files of its own"])
+def test_a_repository_of_the_version_before_is_upgraded_and_cleaned(
+    service: Service, fresh: Sandbox, own: list[str]
+) -> None:
+    laid_before(fresh, service, own)
+    init(fresh)
+    assert {path.name for path in (fresh.repo / OURS).iterdir()} == {
+        *("SKILL.md", "dibs", "dibs.conf", "undo.json"), *PARTS
+    }  # fmt: skip
+    assert b"OLD-TEXT" not in b"".join(contents(fresh).values())
+    assert "gate = block" in (fresh.repo / OURS / "dibs.conf").read_text()
+    installed(fresh)
+    fresh.dibs("claim", "T-1").said(0)
+    assert "holds T-1" in fresh.dibs("hook", stdin=START).stdout
+    assert "nothing to change" in init(fresh).stdout
+    init(fresh, "--remove")
+    assert contents(fresh) == only(fresh, own)
+
+
+@pytest.mark.parametrize("own", [[], list(OWN)], ids=["nothing of its own", "files of its own"])
+def test_a_repository_of_the_version_before_is_cleaned_as_it_is(
+    service: Service, fresh: Sandbox, own: list[str]
+) -> None:
+    laid_before(fresh, service, own)
+    init(fresh, "--remove")
+    assert contents(fresh) == only(fresh, own)
+
+
+def only(ann: Sandbox, own: list[str]) -> dict[str, bytes]:
+    """What a repository has that dibs is out of."""
+    left = {path: OWN[path].encode() for path in own}
+    return left | ({".claude": b""} if left else {})
+
+
+def test_an_init_of_the_version_before_says_that_it_has_to_run_again(
+    service: Service, fresh: Sandbox
+) -> None:
+    """It takes the files that it knows from the newer service, and hook.py is none of them."""
+    init(fresh)
+    installed(fresh)
+    (fresh.script.parent / "hook.py").unlink()
+    line = "dibs: .claude/skills/dibs lacks the hook.py of its dibs.py: run `sh .claude/skills/dibs"
+    claim = fresh.dibs("claim", "T-1").said(0)
+    assert (claim.stderr.count("\n"), claim.stderr.startswith(line)) == (1, True)
+    assert fresh.dibs("hook", stdin=START).stdout.startswith(line)
+    assert "WRONG  .claude/skills/dibs lacks the hook.py" in fresh.dibs("doctor").said(2).stdout
+    init(fresh)
+    assert fresh.dibs("claim", "T-1").said(0).stderr == ""
+    assert "holds T-1" in fresh.dibs("hook", stdin=START).stdout
+
+
+def test_a_client_of_before_that_runs_the_new_install_py_says_what_to_do(fresh: Sandbox) -> None:
+    code = f"exec(open({str(CLIENT.with_name('install.py'))!r}).read(), {{'client': None}})"
+    done = processes.run([sys.executable, "-c", code], env=fresh.env)
+    assert done.returncode == 2
+    assert done.stderr.startswith("dibs: this dibs.py is older than its service")
+    assert done.stderr.count("\n") == 1
