@@ -60,18 +60,25 @@ def load(contender: Contender, act: str, lanes: int, seconds: float, project: st
     return result
 
 
+def started(held: contextlib.ExitStack, missing: list[str]) -> list[Contender]:
+    """Start every contender that is here, and note those that are not."""
+    running = []
+    for name, start in ALL.items():
+        try:
+            running.append(held.enter_context(start(name)))
+        except Missing as lacks:
+            missing.append(f"{name} is not in this run: {lacks}")
+    return running
+
+
 def compare(rounds: int, seconds: float, say: Callable[[str], None]) -> tuple[Results, list[str]]:
     """Run every act on every contender in turn, `rounds` times."""
     results: Results = {}
     missing: list[str] = []
     with contextlib.ExitStack() as held:
-        running = []
-        for name, start in ALL.items():
-            try:
-                running.append(held.enter_context(start(name)))
-            except Missing as lacks:
-                missing.append(f"{name} is not in this run: {lacks}")
-                say(missing[-1])
+        running = started(held, missing)
+        for line in missing:
+            say(line)
         for number in range(rounds):
             for act in ACTS:
                 say(f"round {number + 1} of {rounds}: {act}")

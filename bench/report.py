@@ -277,7 +277,8 @@ branch, url and a note of 60 characters, each by a session of its own. A start r
 {_growth(growth)}
 ## In a session's shell
 
-Median time of a whole process; `dibs` is the command that `init` lays into a repository:
+Median time of a whole process; `dibs` is the command that `init` lays into a repository.
+`python -m bench.sides --client ../checkout-of-before` compares two checkouts by processor time.
 
 {calls}
 ## How it is measured

@@ -1,6 +1,7 @@
 """Two of dibs side by side in one run: rates in turn, and their ratio.
 
 python -m bench.sides --before ../checkout-of-before    this code against another checkout's
+python -m bench.sides --client ../checkout-of-before    the client's processes, by processor time
 python -m bench.sides --replicas                        DIBS_REPLICAS=1 against 0, on loopback
 
 The other checkout has its own .venv (make run, or make test, there first). A machine is never the
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import contenders
+from bench import client, contenders
 from bench.__main__ import load
 from bench.contenders import Contender
 
@@ -27,11 +28,14 @@ def main() -> None:
     """Measure, and print a line for each pair."""
     parser = argparse.ArgumentParser(prog="python -m bench.sides", description=__doc__)
     parser.add_argument("--before", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--client", type=Path, metavar="CHECKOUT")
     parser.add_argument("--replicas", action="store_true")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--act", default="claim")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     told = parser.parse_args()
+    if told.client:
+        client.compare(told.client.resolve(), told.rounds * 10)
     if told.before:
         python = str(told.before.resolve() / ".venv" / "bin" / "python")
         for fsync in ("always", "everysec"):

@@ -1306,8 +1306,10 @@ COMMANDS = {
 
 def parse(argv):
     """The command line as an object with every flag of every command; None where not given."""
-    import getopt
     import types
+
+    sys.modules.setdefault("gettext", None)  # which getopt would load, to translate its errors
+    import getopt
 
     name = argv[0] if argv else "nothing"
     if name not in COMMANDS:
@@ -1355,11 +1357,32 @@ def main(argv=None):
     except BrokenPipeError:  # whoever read our output has left
         sys.stdout = None
         return YES
+    except OSError as error:
+        sys.stdout = None
+        return unsaid(error)
+
+
+def unsaid(error):
+    """The machine lets us down: mostly, the answer has no place, as on a full disk."""
+    talk(f"{error.filename or 'the answer could not be written'}: {error.strerror or error}")
+    return USAGE
+
+
+def leave(code):
+    """End this process at once. Python would first take everything to pieces, which for a hook
+    takes longer than its work."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except BrokenPipeError:  # whoever read our output has left
+            pass
+        except OSError as error:
+            code = code or unsaid(error)
+    os._exit(code)
 
 
 if __name__ == "__main__":
     # Python looks for modules beside a script first: whatever lies there is not ours to run.
     sys.path[:] = [path for path in sys.path if path and os.path.realpath(path) != here()]
-    code = main()
-    gc.freeze()  # nothing is collected before the end
-    sys.exit(code)
+    gc.set_threshold(100_000)  # a command is over before there is much to collect
+    leave(main())

@@ -1,9 +1,12 @@
 """The commands: one line in, one line out, and an exit code that says which."""
 
 import json
+import shlex
 import threading
 
+import pytest
 from tests.client.conftest import Answer, Make
+from tests.harness import processes
 
 
 def test_a_claim_says_one_line_and_the_second_session_is_refused_by_name(sandbox: Make) -> None:
@@ -209,3 +212,14 @@ def test_watch_shows_the_table_until_it_is_stopped(sandbox: Make) -> None:
     watching.send_signal(2)
     _, err = watching.communicate(timeout=10)
     assert (watching.returncode, err) == (130, "")
+
+
+@pytest.mark.parametrize("words", ["claim T-1", "list", "show T-1"])
+@pytest.mark.parametrize("where", ["| true", ">&-", "> /dev/full"])
+def test_an_answer_that_has_no_place_is_no_traceback(sandbox: Make, words: str, where: str) -> None:
+    ann = sandbox()
+    line = f"{shlex.join(ann.command(*words.split()))} {where}"
+    done = processes.run(["sh", "-c", line], cwd=ann.repo, env=ann.env)
+    full = "dibs: the answer could not be written: No space left on device\n"
+    expected = (2, full) if "full" in where else (0, "")
+    assert (done.returncode, done.stderr) == expected

@@ -69,6 +69,15 @@ def ignored() -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
+def copy(sources: list[Path], target: Path) -> None:
+    """Do what COPY does."""
+    for source in sources:
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copy(source, target)
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The build stage, run in an empty directory: what would be / in the image."""
@@ -88,11 +97,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
             environ |= dict(pair.split("=", 1) for pair in shlex.split(rest))
         elif step.word == "COPY":
             *sources, target = rest.split()
-            for source in sources:
-                if (sent / source).is_dir():
-                    shutil.copytree(sent / source, folder / target)
-                else:
-                    shutil.copy(sent / source, folder / target)
+            copy([sent / source for source in sources], folder / target)
         elif step.word == "RUN":
             command = re.sub(r"^python ", f"{sys.executable} ", rest)
             done = processes.run(command, shell=True, cwd=folder, env=environ, timeout=300)

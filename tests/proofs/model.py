@@ -23,7 +23,8 @@ class Model(Queues):
         answer, facts = getattr(self, step.act)(**step.args)
         return answer, facts, [seen.loss(loss) for loss in lost]
 
-    def claim(self, tasks, mode, ttl, reopen, queue, label, note):
+    def sorted_out(self, tasks, mode, reopen):
+        """Return what is free, what is this session's already, and what it is refused."""
         free, mine, refused = [], [], []
         for task in tasks:
             verdict, until = self.verdict(task, reopen)
@@ -33,6 +34,10 @@ class Model(Queues):
                 refused.append((task, verdict, until))
             if mode == "any" and verdict == "mine":
                 break
+        return free, mine, refused
+
+    def claim(self, tasks, mode, ttl, reopen, queue, label, note):
+        free, mine, refused = self.sorted_out(tasks, mode, reopen)
         if mode == "any":  # what the session has already, else the first that is free
             free = [] if mine else free[:1]
         refuse = bool(refused) and (mode == "all" or not free + mine)
