@@ -55,10 +55,10 @@ YES, REFUSED, USAGE, UNKNOWN, LOST = range(5)
 LOSSES = ("lapsed", "broken", "forgotten")
 BEATS = ("PostToolUse", "PostToolUseFailure", "UserPromptSubmit", "SubagentStop", "PreCompact")
 EXITS = {"held": 1, "cooling": 1, "done": 1, "not-holder": 1, "quota": 1, "lost": LOST}
-HOPELESS = ("refused-by-policy", "no-trust", "too-large")  # asking again gives the same
+NOT_RETRIED = ("refused-by-policy", "no-trust", "too-large")  # asking again gives the same
 MOST_BYTES = 8 << 20  # of an answer, its head included
 QUOTED_MOST = 200  # characters of a text that another party wrote
-ODD = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
 SKILL_DIR = ".claude/skills/dibs"
 COMMAND = f"sh {SKILL_DIR}/dibs"
 AGENT_IDS = ("CLAUDE_CODE_REMOTE_SESSION_ID", "CODEX_THREAD_ID", "CURSOR_CONVERSATION_ID")
@@ -67,7 +67,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SAFE = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
 
 
-class Trouble(Exception):
+class Failure(Exception):
     """An expected failure: the exit code, the sentence, and the service's problem if any."""
 
     def __init__(self, code, message, problem=None):
@@ -75,7 +75,7 @@ class Trouble(Exception):
         self.code, self.problem = code, problem or {}
 
 
-class MissingPart(Trouble):
+class MissingPart(Failure):
     """hook.py or install.py is not here, or is that of another dibs.py."""
 
     def __init__(self, text):
@@ -87,7 +87,7 @@ def one_line(text):
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def seen(text):
+def without_invisible(text):
     """A line without what the service refuses in a branch: what shows nothing, as in some emoji."""
     return one_line(text.translate(dict.fromkeys((0x200D, 0xFE0E, 0xFE0F))))
 
@@ -108,7 +108,7 @@ def talk(text):
         print("dibs: " + one_line(text), file=sys.stderr)
 
 
-def span(seconds):
+def duration_text(seconds):
     minutes = seconds // 60
     return f"{seconds}s" if minutes < 2 else f"{minutes}m" if minutes < 120 else f"{minutes // 60}h"
 
@@ -119,7 +119,7 @@ def seconds_of(text):
     return int(text[: -1 if unit else None]) * 60 ** "smh".index(unit)
 
 
-def quote(text):
+def percent_encoded(text):
     """Any text as one step of a path, of a file or a URL; two texts never share one."""
     return "".join(chr(b) if b in SAFE else f"%{b:02X}" for b in text.encode("utf-8", "replace"))
 
@@ -242,14 +242,14 @@ class Setup:
 
     def check(self, project=True):
         if not self.url:
-            raise Trouble(USAGE, "no service is set: set DIBS_URL=https://… or run `dibs init`")
+            raise Failure(USAGE, "no service is set: set DIBS_URL=https://… or run `dibs init`")
         split_url(self.url)
         if project and not self.project:
-            raise Trouble(USAGE, "no git remote names the project: set DIBS_PROJECT=owner.repo")
+            raise Failure(USAGE, "no git remote names the project: set DIBS_PROJECT=owner.repo")
         name = self.project.encode("utf-8", "replace")
         if project and (name[:1] in b"._-" or len(name) > 100 or not {*name} <= {*SAFE}):
             text = "the project's name is not like owner.repo: letters, digits, . _ -, 100 at most"
-            raise Trouble(USAGE, text + "; set DIBS_PROJECT, or mend dibs.conf")
+            raise Failure(USAGE, text + "; set DIBS_PROJECT, or mend dibs.conf")
 
     def bearer(self):
         """The team key, or ''."""
@@ -261,15 +261,15 @@ class Setup:
         if not secret:
             return secret
         self.check(project=False)
-        here = place_of(self.url)
+        here = host_port_of(self.url)
         usual = place + (":443" if self.url.startswith("https:") else ":80")
         if here in (place, usual) if place else self.named:
             return secret
         why = "is for another host than" if place else "may go to no host yet, and not to"
         text = f"{name} {why} {here}, which the environment does not name. If you trust that host "
-        raise Trouble(USAGE, text + f"with it, set DIBS_URL={self.url}, or {name}=…@{here}")
+        raise Failure(USAGE, text + f"with it, set DIBS_URL={self.url}, or {name}=…@{here}")
 
-    def odd(self):
+    def conflicts(self):
         """What a checkout's dibs.conf says and the environment, or this file, says otherwise."""
         named = (("DIBS_URL", self.named or self.served, self.conf_url, self.url),)
         project = os.environ.get("DIBS_PROJECT", "").strip()
@@ -304,7 +304,7 @@ def clocks():
     return time.time(), time.clock_gettime(boot) if boot else time.monotonic()
 
 
-def left_s(until):
+def remaining_s(until):
     """What is left by the clock that says less: one may jump, the other may have been frozen."""
     return min(end - now for now, end in zip(clocks(), until))
 
@@ -314,6 +314,17 @@ def uuid_of(digits, version):
     variant = "89ab"[int(digits[16], 16) % 4]
     parts = (digits[:8], digits[8:12], f"{version}{digits[13:16]}", variant + digits[17:20])
     return "-".join((*parts, digits[20:32]))
+
+
+def check_state(data):
+    """Raise one of MALFORMED unless a state file's data is as we write it."""
+    for claim in data["claims"].values():
+        remaining_s(claim["until"])
+        int(claim["fence"] + claim["ttl"])
+        bool(claim["parked"])
+    for loss in [*data["lost"], *data.get("told", [])]:
+        about_loss(loss)
+    "".join((data.get("session", ""), data.get("label", "")))
 
 
 class Session:
@@ -329,8 +340,14 @@ class Session:
         self.given, self.given_for = from_environment("DIBS_SESSION")
         self.given = self.given.lower()
         home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-        who = (quote(self.name) or "shell") + ("@" + self.given[:8] if self.given else "")
-        place = (os.path.abspath(home), "dibs", quote(setup.url), quote(setup.project), who)
+        who = (percent_encoded(self.name) or "shell") + ("@" + self.given[:8] if self.given else "")
+        place = (
+            os.path.abspath(home),
+            "dibs",
+            percent_encoded(setup.url),
+            percent_encoded(setup.project),
+            who,
+        )
         self.base = os.path.join(*place)
         self.data, self.is_new = {"claims": {}, "lost": []}, True
         self.event, self.begun = None, time.time()
@@ -343,17 +360,14 @@ class Session:
         try:
             with open(open_own(self.base + ".json", os.O_RDONLY), encoding="utf-8") as file:
                 data = json.load(file)
-            for claim in data["claims"].values():  # what is not as we wrote it fails here
-                left_s(claim["until"]), claim["fence"] + claim["ttl"], claim["parked"]
-            list(map(about_loss, data["lost"] + data.get("told", [])))
-            "".join((data.get("session", ""), data.get("label", "")))
+            check_state(data)
             self.data, self.is_new = data, False
         except FileNotFoundError:
             pass
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             talk(f"the state file {self.base}.json is damaged; starting a new one")
         except OSError as error:
-            raise Trouble(USAGE, f"cannot read {self.base}.json: {error.strerror}") from None
+            raise Failure(USAGE, f"cannot read {self.base}.json: {error.strerror}") from None
         if not self.chosen:  # a shell without an agent: a name of its own, that lasts
             self.label = self.data.setdefault("label", self.label or "shell-" + os.urandom(3).hex())
         return self
@@ -369,14 +383,14 @@ class Session:
         wait_s = min([BEAT_EVERY_S] + [0 if c["parked"] else c["ttl"] / 3 for c in live])
         until = max([claim["until"] for claim in live], default=[0, 0])
         try:
-            self.put(".json", json.dumps(self.data, indent=1, sort_keys=True))
-            self.put(".stamp", " ".join(map(str, (time.time() + wait_s, *until))))
+            self.replace_file(".json", json.dumps(self.data, indent=1, sort_keys=True))
+            self.replace_file(".stamp", " ".join(map(str, (time.time() + wait_s, *until))))
         except OSError as error:
             self.fault = f"{error.filename or self.base}: {error.strerror}"
             return False
         return True
 
-    def put(self, suffix, text):
+    def replace_file(self, suffix, text):
         """Replace one of our files, in one step."""
         new = f"{self.base}.{os.getpid()}.new"
         self.make_folders()
@@ -404,7 +418,7 @@ class Session:
         found = self.setup.bound("DIBS_SESSION", self.given, self.given_for)
         found = found or self.data.get("session", "")
         if not found and self.setup.key and self.name:
-            place = (place_of(self.setup.url), self.setup.project)
+            place = (host_port_of(self.setup.url), self.setup.project)
             found = self.data["session"] = self.derived(b"dibs-session-v2", *place, self.name)
         if not found and make:
             found = self.data["session"] = uuid_of(os.urandom(16).hex(), 4)
@@ -412,7 +426,7 @@ class Session:
                 text = (
                     f"cannot keep a secret ({self.fault}): set XDG_STATE_HOME to a place outside "
                 )
-                raise Trouble(USAGE, text + "the repository, or DIBS_SESSION to a UUID")
+                raise Failure(USAGE, text + "the repository, or DIBS_SESSION to a UUID")
         return found
 
     def derived(self, *message):
@@ -439,7 +453,7 @@ class Session:
                 return file
             except OSError:
                 if time.monotonic() > give_up:
-                    raise Trouble(UNKNOWN, "another dibs command of this session hangs") from None
+                    raise Failure(UNKNOWN, "another dibs command of this session hangs") from None
                 time.sleep(0.02)
 
     def post(self, act, body, patience_s=20, attempts=3, timeout_s=TIMEOUT_S):
@@ -456,13 +470,14 @@ class Session:
                 if act == "heartbeat" and not body.get("task"):
                     self.ask_after(before, body, reply, until)
                 return reply
-            except Trouble as trouble:
-                self.learn(act, body, trouble.problem, None)
-                if trouble.code == UNKNOWN:
+            except Failure as failure:
+                self.learn(act, body, failure.problem, None)
+                if failure.code == UNKNOWN:
                     self.data["unreachable_at"] = time.time()
                 raise
             finally:
-                list(map(talk, [] if self.event else self.hear_losses()))
+                for loss in [] if self.event else self.take_losses():
+                    talk(loss)
                 if not self.save() and act == "claim":
                     talk(f"no hook will keep this alive, for it is not remembered ({self.fault})")
 
@@ -472,12 +487,12 @@ class Session:
         try:
             answer = call(self, "POST", act, body, attempts, until)
             is_strange = answer[0].get("claims") == []
-        except Trouble as trouble:
-            holder = (trouble.problem.get("claim") or {}).get("holder") or {}
-            answer, is_strange = trouble, holder.get("label") == self.label
+        except Failure as failure:
+            holder = (failure.problem.get("claim") or {}).get("holder") or {}
+            answer, is_strange = failure, holder.get("label") == self.label
         if is_strange and self.is_new and self.was_before(until):
             return call(self, "POST", act, body, attempts, until)
-        if isinstance(answer, Trouble):
+        if isinstance(answer, Failure):
             raise answer
         return answer
 
@@ -490,7 +505,7 @@ class Session:
             try:
                 if call(self, "POST", "heartbeat", {}, 1, until)[0].get("claims"):
                     return True
-            except Trouble:
+            except Failure:
                 pass
             self.data["session"] = new
         return False
@@ -527,23 +542,23 @@ class Session:
             named = {"task": task, "fence": fence, "state": body.get("state")}
             try:
                 self.learn("heartbeat", named, *call(self, "POST", "heartbeat", named, 1, until))
-            except Trouble as trouble:
-                if trouble.code == UNKNOWN:  # the next heartbeat asks again
+            except Failure as failure:
+                if failure.code == UNKNOWN:  # the next heartbeat asks again
                     self.data["claims"][task] = before[task]
                     continue
-                self.learn("heartbeat", named, trouble.problem, None)
-                loss = loss_of(task, fence, trouble.problem)
+                self.learn("heartbeat", named, failure.problem, None)
+                loss = loss_of(task, fence, failure.problem)
                 self.data["lost"] += [loss] if loss else []
                 reply["lost"] = [*reply.get("lost", []), *([loss] if loss else [])]
 
     def live(self):
         """The tasks that are surely ours, by our own clocks."""
-        return [task for task, c in self.data["claims"].items() if left_s(c["until"]) > 0]
+        return [task for task, c in self.data["claims"].items() if remaining_s(c["until"]) > 0]
 
     def fence(self, task):
         return self.data["claims"].get(task, {}).get("fence")
 
-    def hear_losses(self):
+    def take_losses(self):
         """What was lost and nobody has heard of yet. A hook carries no words of others: `show`
         tells them to who asks."""
         lost, self.data["lost"] = self.data["lost"], []
@@ -557,7 +572,9 @@ class Session:
             fd = open_own(self.base + ".stamp", os.O_RDONLY)
             next_beat, *until = map(float, os.read(fd, 200).split())
             os.close(fd)
-            return left_s(until) > 0 if must_hold else 0 < next_beat - time.time() <= BEAT_EVERY_S
+            return (
+                remaining_s(until) > 0 if must_hold else 0 < next_beat - time.time() <= BEAT_EVERY_S
+            )
         except (ValueError, OSError):
             return False
 
@@ -641,13 +658,13 @@ def split_url(url):
     host = host.strip("[]").lower()
     is_odd = not host or not port.isdigit() or not url.isascii() or set("?# ") & set(url)
     if is_odd or scheme not in ("http", "https"):
-        raise Trouble(USAGE, "DIBS_URL is not the address of a service")
+        raise Failure(USAGE, "DIBS_URL is not the address of a service")
     if scheme == "http" and host not in LOOPBACK:
-        raise Trouble(USAGE, "DIBS_URL must be https: over http anybody could read the session")
+        raise Failure(USAGE, "DIBS_URL must be https: over http anybody could read the session")
     return scheme == "https", host, int(port), slash + path
 
 
-def place_of(url):
+def host_port_of(url):
     """host:port, as a Host header has it"""
     _, host, port, _ = split_url(url)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -665,7 +682,7 @@ def proxy_for(host):
     user, _, place = proxy.rpartition("://")[2].strip("/").rpartition("@")
     at, _, port = place.rpartition(":")
     if not (at and at.isascii() and port.isdigit()):
-        raise Trouble(USAGE, "HTTPS_PROXY is not like http://host:port")
+        raise Failure(USAGE, "HTTPS_PROXY is not like http://host:port")
     return at.strip("[]"), int(port), user
 
 
@@ -694,7 +711,7 @@ def exchange(url, method, path, headers, body, until):
     """Ask once; return (status, headers, body), or raise OSError: no whole answer came in time."""
     # Not urllib: it loads for longer than this takes, and drops what a refusing proxy says.
     is_https, host, port, prefix = split_url(url)
-    place = place_of(url)
+    place = host_port_of(url)
     proxy, is_refused = proxy_for(host) if is_https else None, False
     sock = connect(*(proxy[:2] if proxy else (host, port)), until)
     try:
@@ -705,7 +722,7 @@ def exchange(url, method, path, headers, body, until):
 
                 coded = binascii.b2a_base64(proxy[2].encode(), newline=False).decode()
                 agent["Proxy-Authorization"] = "Basic " + coded
-            status, got, reply = request(Wire(sock, until), "CONNECT", place, place, agent)
+            status, got, reply = request(BoundedStream(sock, until), "CONNECT", place, place, agent)
             is_refused = 400 <= status < 500
             if status >= 300 and not is_refused:
                 raise OSError(f"the proxy answered {status}")
@@ -714,7 +731,7 @@ def exchange(url, method, path, headers, body, until):
                 sock.settimeout(rest_of(until))  # it holds for the whole handshake
                 sock = tls().wrap_socket(sock, server_hostname=host)
             headers = dict(headers, **{"Content-Length": len(body), "Connection": "close"})
-            wire = Wire(sock, until)
+            wire = BoundedStream(sock, until)
             status, got, reply = request(wire, method, prefix + path, place, headers, body)
             told = "x-deny-reason" in got or reply.startswith(b"Host not in allowlist")
             is_refused = status == 403 and told
@@ -724,7 +741,7 @@ def exchange(url, method, path, headers, body, until):
         why = word(got.get("x-deny-reason", str(status)))
         text = f"the network policy of this sandbox refuses {host} ({why}). Add this line to the "
         text += f"environment's domains (Network access: Custom), and wait a minute: {host}"
-        raise Trouble(UNKNOWN, text, {"code": "refused-by-policy"})
+        raise Failure(UNKNOWN, text, {"code": "refused-by-policy"})
     return status, got, reply
 
 
@@ -776,7 +793,7 @@ def addresses(host, port, until):
     return found[0]
 
 
-class Wire(io.RawIOBase):
+class BoundedStream(io.RawIOBase):
     """What is said on a connection, until a deadline and up to MOST_BYTES; then OSError."""
 
     def __init__(self, sock, until):
@@ -850,7 +867,7 @@ def read_whole(file, size):
 
 
 def ask(setup, method, path, headers, body=b"", until=None):
-    """Ask once: (headers, body) of a success; everything else is Trouble."""
+    """Ask once: (headers, body) of a success; everything else is Failure."""
     until = until or time.monotonic() + TIMEOUT_S
     headers = dict({"Accept": "application/json", "User-Agent": "dibs/1"}, **headers)
     if setup.key:  # without one, the sandbox's proxy may add it
@@ -867,7 +884,7 @@ def ask(setup, method, path, headers, body=b"", until=None):
             why += f"; set SSL_CERT_FILE (now {named} file) to the CA of the sandbox's proxy"
             problem = {"code": "no-trust"}
         host = split_url(setup.url)[1]
-        raise Trouble(UNKNOWN, f"{host} was not reached: {why}", problem) from None
+        raise Failure(UNKNOWN, f"{host} was not reached: {why}", problem) from None
     if status >= 300 or "html" in got.get("content-type", ""):
         raise refusal(status, got, raw)
     return got, raw
@@ -884,7 +901,8 @@ def json_of(raw):
 
 
 def check_answer(reply, act):
-    """One of ODD, unless the service answers this to that act: all that is used is looked at."""
+    """Raise one of MALFORMED unless the service answers this to that act: all that is used later is
+    looked at here."""
     for one in reply.get("released" if act == "release" else "claims", [reply]):
         one["task"] + one["state"]
         if act != "release":
@@ -903,7 +921,7 @@ def check_losses(reply):
 
 
 def refusal(status, headers, raw):
-    """The service's problem as Trouble; or somebody else's answer."""
+    """The service's problem as Failure; or somebody else's answer."""
     try:
         problem = json_of(raw)
         code, text = problem["code"], problem.get("detail") or problem["title"]
@@ -912,12 +930,12 @@ def refusal(status, headers, raw):
         hash(code), holder.get("label"), int(problem.get("retry_after") or 0)
         loss = loss_of(str(problem.get("task")), 0, problem)
         check_losses({"lost": [*problem.get("lost", []), *([loss] if loss else [])]})
-    except ODD:
+    except MALFORMED:
         what = headers.get("location") or headers.get("content-type", "").split(";")[0]
         text = f"the answer was not from dibs ({status}, {word(what or 'of no type')})"
-        return Trouble(UNKNOWN, text + ": is DIBS_URL right?")
+        return Failure(UNKNOWN, text + ": is DIBS_URL right?")
     other = UNKNOWN if status == 429 or status >= 500 else USAGE
-    return Trouble(EXITS.get(code, other), text, problem)
+    return Failure(EXITS.get(code, other), text, problem)
 
 
 def call(session, method, act, body=None, attempts=3, until=None):
@@ -933,7 +951,7 @@ def call(session, method, act, body=None, attempts=3, until=None):
         headers["Content-Type"] = "application/json"
         headers["Idempotency-Key"] = os.urandom(16).hex()
         data = json.dumps({k: v for k, v in body.items() if v is not None}).encode()
-    path = f"/v1/{quote(session.setup.project)}/{act}"
+    path = f"/v1/{percent_encoded(session.setup.project)}/{act}"
     while True:
         sent, attempts = clocks(), attempts - 1
         try:
@@ -942,12 +960,12 @@ def call(session, method, act, body=None, attempts=3, until=None):
                 reply = json_of(raw)
                 check_answer(reply, act)
                 return reply, sent
-            except ODD:
+            except MALFORMED:
                 raise refusal(200, got, raw) from None
-        except Trouble as trouble:
-            is_hopeless = trouble.problem.get("code") in HOPELESS
+        except Failure as failure:
+            is_final = failure.problem.get("code") in NOT_RETRIED
             is_late = time.monotonic() + 0.5 > until
-            if trouble.code != UNKNOWN or is_hopeless or is_late or not attempts:
+            if failure.code != UNKNOWN or is_final or is_late or not attempts:
                 raise
         time.sleep(0.2 + os.urandom(1)[0] / 1000)
 
@@ -958,7 +976,7 @@ def about_claim(claim):
     if holder:
         text += " by " + ("you" if claim.get("mine") else holder_name(holder))
     if claim["state"] in ("held", "parked"):
-        text += f", {span(int(claim['expires_in']))} left, fence {int(claim['fence'])}"
+        text += f", {duration_text(int(claim['expires_in']))} left, fence {int(claim['fence'])}"
     text += f", {word(claim['flag'])}" if claim.get("flag") else ""
     if not claim.get("note"):
         return text
@@ -978,7 +996,7 @@ def report(args, reply, text=None):
 def do_claim(args, session):
     several = "any_of" if args.any else "all_of" if args.all else None
     if args.words and not several and args.command == "claim":
-        raise Trouble(USAGE, "claim one TASK, or several with --any or --all")
+        raise Failure(USAGE, "claim one TASK, or several with --any or --all")
     tasks = [args.task, args.any or args.all, *args.words]
     body = {several: tasks} if several else {"task": args.task}
     remote = os.environ.get("CLAUDE_CODE_REMOTE_SESSION_ID") and agent_id()
@@ -987,7 +1005,9 @@ def do_claim(args, session):
         ttl=args.ttl or os.environ.get("DIBS_TTL"),
         note=args.note,
         label=session.label,
-        branch=seen(git_file(root, "HEAD").partition("refs/heads/")[2]) or None if root else None,
+        branch=without_invisible(git_file(root, "HEAD").partition("refs/heads/")[2]) or None
+        if root
+        else None,
         url="https://claude.ai/code/" + remote if remote else None,
         reopen=args.reopen or None,
         queue=True if (args.queue or args.wait) and not several else None,
@@ -997,12 +1017,12 @@ def do_claim(args, session):
         try:
             reply = session.post("claim", body)
             break
-        except Trouble as trouble:
-            problem, wait_s = trouble.problem, give_up - time.monotonic()
-            may_wait = problem.get("code") in ("held", "cooling") or trouble.code == UNKNOWN
+        except Failure as failure:
+            problem, wait_s = failure.problem, give_up - time.monotonic()
+            may_wait = problem.get("code") in ("held", "cooling") or failure.code == UNKNOWN
             if wait_s <= 0 or not may_wait:
                 raise
-            talk(trouble)
+            talk(failure)
         time.sleep(min(wait_s, 8, max(1, problem.get("retry_after") or 2)))  # the place is kept
     if args.command == "claim":
         report(args, reply)
@@ -1029,7 +1049,7 @@ def do_beat(args, session):
 
 def do_release(args, session):
     if bool(args.task) == bool(args.all):
-        raise Trouble(USAGE, "release a TASK, or --all")
+        raise Failure(USAGE, "release a TASK, or --all")
     body = {"note": args.note, "pr": args.pr, "task": args.task, "all": args.all}
     body["outcome"] = "done" if args.command == "done" else "released"
     body["fence"] = args.fence or session.load().fence(args.task)
@@ -1043,8 +1063,8 @@ def do_release(args, session):
 def do_list(args, session):
     """list and watch: the service's own table, or its JSON"""
     session.load().setup.check()
-    path = f"/v1/{quote(session.setup.project)}/claims?limit={args.limit or 50}"
-    path += "&holder=" + quote(session.label) if args.mine else ""
+    path = f"/v1/{percent_encoded(session.setup.project)}/claims?limit={args.limit or 50}"
+    path += "&holder=" + percent_encoded(session.label) if args.mine else ""
     headers = {"Accept": "application/json" if args.json else "text/plain"}
     clear = "\033[H\033[2J" if args.command == "watch" and sys.stdout.isatty() else ""
     while True:
@@ -1059,18 +1079,20 @@ def do_list(args, session):
 def do_verify(args, session):
     """show, and verify: does this fence (by default our own) still hold the task?"""
     fence = args.fence or session.load().fence(args.task)
-    path = f"claims/{quote(args.task)}" + (f"?fence={fence}" if fence else "")
+    path = f"claims/{percent_encoded(args.task)}" + (f"?fence={fence}" if fence else "")
     try:
         claim = call(session, "GET", path)[0]
-    except Trouble as trouble:
+    except Failure as failure:
         is_over = fence and not args.fence and args.task not in session.live()
-        if trouble.code == UNKNOWN and is_over and args.command == "verify":
-            raise Trouble(LOST, f"{trouble}; by our own clock it is over") from None
+        if failure.code == UNKNOWN and is_over and args.command == "verify":
+            raise Failure(LOST, f"{failure}; by our own clock it is over") from None
         raise
     report(args, claim)
     if args.command == "show":
         told = session.load().data.get("told", [])
-        list(map(talk, (about_loss(loss) for loss in told if loss["task"] == args.task)))
+        for loss in told:
+            if loss["task"] == args.task:
+                talk(about_loss(loss))
     if args.command == "show" or (claim.get("current") if fence else claim.get("mine")):
         return YES
     return LOST if fence else REFUSED
@@ -1100,42 +1122,43 @@ def do_run(args, session):
         child = subprocess.Popen(args.words, env=environ, start_new_session=True)
     except OSError as error:
         session.post("release", named)
-        raise Trouble(USAGE, f"cannot run {args.words[0]}: {error.strerror}") from None
-    list(map(tell, early))
+        raise Failure(USAGE, f"cannot run {args.words[0]}: {error.strerror}") from None
+    for number in early:
+        tell(number)
     try:
         keep_while(child, session, named, min(claim["ttl"] / 3, 60))
-    except Trouble as trouble:
+    except Failure as failure:
         tell(SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             child.wait(5)
         tell(SIGKILL)
-        raise Trouble(LOST, f"{trouble} The command was stopped") from None
+        raise Failure(LOST, f"{failure} The command was stopped") from None
     code = child.returncode if child.returncode >= 0 else 128 - child.returncode
     try:
         named["outcome"] = "done" if args.done and code == 0 else "released"
         session.post("release", named)
-    except Trouble as trouble:
-        talk(trouble)
-        code = LOST if trouble.code == LOST else code
+    except Failure as failure:
+        talk(failure)
+        code = LOST if failure.code == LOST else code
     return code
 
 
 def keep_while(child, session, named, beat_s):
-    """Beat every `beat_s` until the child ends, or raise Trouble when the task is lost."""
+    """Beat every `beat_s` until the child ends, or raise Failure when the task is lost."""
     from contextlib import suppress
     from subprocess import TimeoutExpired
 
     last_beat = time.monotonic()
     while child.poll() is None:
-        rest_s = left_s(session.data["claims"].get(named["task"], {"until": (0, 0)})["until"])
+        rest_s = remaining_s(session.data["claims"].get(named["task"], {"until": (0, 0)})["until"])
         if rest_s <= 0 or time.monotonic() > last_beat + beat_s:
             last_beat, timeout_s = time.monotonic(), min(TIMEOUT_S, max(rest_s, 1))
             try:
                 session.post("heartbeat", dict(named, state="working"), 2, 1, timeout_s)
-            except Trouble as trouble:
-                if rest_s <= 0 or trouble.code != UNKNOWN:
+            except Failure as failure:
+                if rest_s <= 0 or failure.code != UNKNOWN:
                     raise
-                talk(trouble)
+                talk(failure)
         with suppress(TimeoutExpired):
             child.wait(min(0.5, beat_s))
 
@@ -1313,7 +1336,7 @@ def parse(argv):
 
     name = argv[0] if argv else "nothing"
     if name not in COMMANDS:
-        raise Trouble(USAGE, f"{name} is no command; see dibs --help")
+        raise Failure(USAGE, f"{name} is no command; see dibs --help")
     do, least, most, words = COMMANDS[name]
     every = " ".join(row[3] for row in COMMANDS.values()).replace("=", "").split()
     args = types.SimpleNamespace(**dict.fromkeys([*every, "json"]), command=name, do=do)
@@ -1323,9 +1346,9 @@ def parse(argv):
         for flag, value in ((flag[2:], value) for flag, value in flags):
             setattr(args, flag, kinds.get(flag, str)(value) if flag + "=" in words else True)
     except (getopt.GetoptError, ValueError) as error:
-        raise Trouble(USAGE, f"{error}; see dibs --help") from None
+        raise Failure(USAGE, f"{error}; see dibs --help") from None
     if not least <= len(plain) <= most:
-        raise Trouble(USAGE, f"{name} does not take {len(plain)} words; see dibs --help")
+        raise Failure(USAGE, f"{name} does not take {len(plain)} words; see dibs --help")
     args.task, args.words = plain[0] if plain else None, plain[1:]
     return args
 
@@ -1342,16 +1365,16 @@ def main(argv=None):
         return YES
     try:
         args, setup = parse(argv), Setup()
-        for text in setup.odd() if args.command != "init" else ():
+        for text in setup.conflicts() if args.command != "init" else ():
             talk(text)
         return args.do(args, Session(setup))
-    except Trouble as trouble:
-        talk(trouble)
-        if "--json" in argv and trouble.problem:
+    except Failure as failure:
+        talk(failure)
+        if "--json" in argv and failure.problem:
             import json
 
-            print(json.dumps(trouble.problem))
-        return trouble.code
+            print(json.dumps(failure.problem))
+        return failure.code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has left
@@ -1359,10 +1382,10 @@ def main(argv=None):
         return YES
     except OSError as error:
         sys.stdout = None
-        return unsaid(error)
+        return report_os_error(error)
 
 
-def unsaid(error):
+def report_os_error(error):
     """The machine lets us down: mostly, the answer has no place, as on a full disk."""
     talk(f"{error.filename or 'the answer could not be written'}: {error.strerror or error}")
     return USAGE
@@ -1377,7 +1400,7 @@ def leave(code):
         except BrokenPipeError:  # whoever read our output has left
             pass
         except OSError as error:
-            code = code or unsaid(error)
+            code = code or report_os_error(error)
     os._exit(code)
 
 

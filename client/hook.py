@@ -46,15 +46,15 @@ def on_start(session, payload):
     try:
         if session.secret():
             session.post("heartbeat", {"state": "working"}, 2, 1, client.HOOK_TIMEOUT_S)
-    except client.Trouble as trouble:
-        is_down = trouble.code == client.UNKNOWN
+    except client.Failure as failure:
+        is_down = failure.code == client.UNKNOWN
         facts.append(
             "dibs was not reached just now." if is_down else f"`{client.COMMAND} doctor` helps."
         )
     ends = [(task, time.gmtime(c["until"][0])) for task, c in session.data["claims"].items()]
     held = [f"{client.word(task)} until {time.strftime('%H:%MZ', end)}" for task, end in ends]
     facts.insert(0, f"dibs: this session holds {', '.join(held[:3]) or 'no task'}.")
-    facts += [loss + "." for loss in session.hear_losses()[:2]]
+    facts += [loss + "." for loss in session.take_losses()[:2]]
     if was_new and (held or source in ("resume", "compact")):
         facts.append("This VM is new: files that were not pushed are gone.")
     facts.append(
@@ -77,7 +77,7 @@ SECRETS = (
 PRIVATE_NAMES = r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|DIBS_SESSION"  # of variables
 
 
-def doubt(command):
+def reason_to_ask(command):
     """Why a person should see a dibs command first, or '': what it writes, many may read."""
     words, is_ours = [], False
     parts = shlex.shlex(command, posix=True, punctuation_chars=True)
@@ -100,13 +100,13 @@ def on_tool(session, payload):
     given = payload.get("tool_input") or {}
     command = str(given.get("command", "")) if payload.get("tool_name") == "Bash" else ""
     cwd = payload.get("cwd") or session.setup.root or "."
-    why = doubt(command) if "dibs" in command else ""
+    why = reason_to_ask(command) if "dibs" in command else ""
     if why:
         why = f"dibs: {why}, and whoever reads the board reads it"
         return {"permissionDecision": "ask", "permissionDecisionReason": why}
     if is_plain(command, cwd):
         return {"permissionDecision": "allow", "permissionDecisionReason": "a dibs command"}
-    return gated(session, payload, is_work(session, command, given, cwd))
+    return gate_decision(session, payload, is_work(session, command, given, cwd))
 
 
 def is_plain(command, cwd):
@@ -131,17 +131,17 @@ def is_work(session, command, given, cwd):
     return "git" in words and ("commit" in words or "push" in words)
 
 
-def gated(session, payload, is_work):
+def gate_decision(session, payload, is_work):
     """What the hook says about it; None is nothing."""
-    gate, lost, now = session.setup.gate, session.hear_losses(), time.time()
+    gate, lost, now = session.setup.gate, session.take_losses(), time.time()
     text = " ".join(loss + "." for loss in lost)
-    is_bare = is_work and not session.live() and payload.get("permission_mode") != "plan"
-    if gate == "off" or not (lost or is_bare):
+    is_unclaimed = is_work and not session.live() and payload.get("permission_mode") != "plan"
+    if gate == "off" or not (lost or is_unclaimed):
         return None
-    if is_bare:
+    if is_unclaimed:
         text += f" This session holds no task; `{client.COMMAND} claim TASK` takes one."
     is_down = now - session.data.get("unreachable_at", 0) < 600
-    is_blocked = gate == "block" and is_bare and not is_down
+    is_blocked = gate == "block" and is_unclaimed and not is_down
     if not is_blocked and not lost and now - session.data.get("warned_at", 0) < 600:
         return None
     session.data["warned_at"] = now

@@ -83,7 +83,7 @@ def source_of(args, setup):
 
 
 def usage(text):
-    return client.Trouble(client.USAGE, text)
+    return client.Failure(client.USAGE, text)
 
 
 def taken_out(before):
@@ -330,9 +330,9 @@ def do_doctor(args, session):
         setup.check()
         host = client.split_url(setup.url)[1]
         proxy = client.proxy_for(host)
-    except client.Trouble as trouble:
-        line(str(trouble), trouble.code)
-        return trouble.code
+    except client.Failure as failure:
+        line(str(failure), failure.code)
+        return failure.code
     line(f"service {setup.url}, project {client.word(setup.project)}")
     identity(session, line)
     line("proxy: %s" % ("%s:%d" % proxy[:2] if proxy else f"none, straight to {host}"))
@@ -345,13 +345,13 @@ def do_doctor(args, session):
         here = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         there = client.word(str(reply.get("server_time")))
         line(f"clocks: {there} there, {here} here (only the first counts)")
-    except client.Trouble as trouble:
+    except client.Failure as failure:
         remedy = ""
-        if trouble.problem.get("code") == "unauthorized":
-            remedy = f" Set DIBS_KEY=<the team key>@{client.place_of(setup.url)}."
-        elif not trouble.problem:
+        if failure.problem.get("code") == "unauthorized":
+            remedy = f" Set DIBS_KEY=<the team key>@{client.host_port_of(setup.url)}."
+        elif not failure.problem:
             remedy = f" Try {setup.url}/livez from elsewhere: is the service up?"
-        line(str(trouble).rstrip(".") + "." + remedy, trouble.code)
+        line(str(failure).rstrip(".") + "." + remedy, failure.code)
     hooks(session, line)
     return max(codes)
 

@@ -26,8 +26,8 @@ for line in sys.stdin:
     while answer is None:
         try:
             answer = session.post(act, body) if act else body
-        except dibs.Trouble as trouble:
-            if trouble.code != dibs.REFUSED:
+        except dibs.Failure as failure:
+            if failure.code != dibs.REFUSED:
                 raise
             dibs.time.sleep(0.05)
     print(json.dumps(answer), flush=True)

@@ -272,7 +272,7 @@ MUTANTS = [
         "any dibs command passes",
         "client/hook.py",
         "a person sees a telling note first",
-        '    why = doubt(command) if "dibs" in command else ""\n',
+        '    why = reason_to_ask(command) if "dibs" in command else ""\n',
         '    why = ""\n',
         ("tests/client/test_hooks.py",),
     ),
