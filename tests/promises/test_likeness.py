@@ -6,6 +6,7 @@ from tests.conftest import Desk
 from dibs import words
 from dibs.api import wire
 from dibs.likeness import skeleton
+from dibs.store import Rules
 from dibs.words import Project, Task
 
 P = Project("acme.shop")
@@ -150,6 +151,10 @@ async def test_all_of_several_are_told_each_its_own(desk: Desk) -> None:
     assert [claim.resembles for claim in outcome.claims] == [("T-1",), (), ("T-2",)]
 
 
+SHORT = Rules(retention_ms=60_000, rate_per_session=0, rate_per_project=0)
+
+
+@pytest.mark.parametrize("rules", [SHORT])
 async def test_what_is_forgotten_leaves_nothing(desk: Desk) -> None:
     tasks = ["T-12", "t-12", "#7", "Т-12", "plain"]
     for task in tasks:

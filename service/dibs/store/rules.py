@@ -54,5 +54,5 @@ class Rules:
 
     def fill(self, script: str) -> str:
         """Return a script with each RULES.name in it as its number."""
-        numbers = asdict(self)
+        numbers = asdict(self) | {"event_least": -(-self.event_bytes // self.events_kept)}
         return re.sub(r"RULES\.(\w+)", lambda found: str(numbers[found[1]]), script)

@@ -230,28 +230,28 @@ local whose, limit
 if #free > 0 then whose, limit = over_quota(#free) end
 if whose then return answer('quota', told, whose, text(limit)) end
 
-local fields, kept = {'fence', 'bytes', 'told'}, {}
+local fields, kept = {'fence', 'weighs'}, {}
 for i, choice in ipairs(free) do
-  local task, _, like = unpack(choice)
-  choice[4] = '~' .. (like ~= '' and like or string.lower(task))  -- see forget()
-  fields[i + 3] = choice[4]
+  local like = choice[3]
+  choice[4] = '~' .. (like ~= '' and like or string.lower(choice[1]))  -- see forget()
+  fields[i + 2] = choice[4]
 end
 if #free > 0 then kept = call('HMGET', META, unpack(fields)) end
-local bytes, told_bytes = number(kept[2]), number(kept[3])
-if (bytes or 0) + GREW >= RULES.record_bytes then
+local records, events, since = sums(kept[2])
+if (records or 0) + GREW >= RULES.record_bytes then
   return answer('quota', told, 'bytes', text(RULES.record_bytes))
 end
 
 local reply = {'granted', NOW_TEXT, told, text(#free)}
 FENCE = number(kept[1]) or 0
 if FENCE >= 2 ^ 53 - 1 then FENCE = 0 end  -- damaged: no reader of JSON is exact beyond that
-for i, choice in ipairs(free) do ALIKE[choice[4]] = kept[i + 3] end
+for i, choice in ipairs(free) do ALIKE[choice[4]] = kept[i + 2] end
 for i, choice in ipairs(free) do
   reply[#reply + 1] = view(choice[1], grant(unpack(choice)))
   if i == 1 and not kept[1] then
-    -- No fence of this project is older than its epoch, and nothing was kept before.
+    -- No fence of this project is older than its epoch, and nothing was kept before; the sweep will see.
     call('HSET', META, 'epoch', text(FENCE))
-    bytes, told_bytes = 0, 0
+    records, events, since = 0, 0, '0'
   end
 end
 for _, choice in ipairs(mine) do
@@ -262,15 +262,12 @@ end
 if #free > 0 then
   -- One write for all that META keeps; the sums with it, where it has them.
   local write = {'fence', text(FENCE)}
+  if records then
+    TOLD_NOW = events + TOLD
+    write[3], write[4] = 'weighs', text(records + GREW) .. ' ' .. text(TOLD_NOW) .. ' ' .. since
+    GREW, TOLD = 0, 0
+  end
   for alike, names in pairs(ALIKE) do write[#write + 1], write[#write + 2] = alike, names end
-  if bytes then
-    write[#write + 1], write[#write + 2] = 'bytes', text(bytes + GREW)
-    GREW = 0
-  end
-  if told_bytes then
-    TOLD_NOW, TOLD = told_bytes + TOLD, 0
-    write[#write + 1], write[#write + 2] = 'told', text(TOLD_NOW)
-  end
   call('HSET', META, unpack(write))
 end
 return reply

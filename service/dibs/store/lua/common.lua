@@ -178,12 +178,9 @@ local function whole(rec)
 end
 
 -- What is kept is weighed, in bytes: a record by its JSON and its task, whose name is in the key, in two
--- indexes and among those that look alike; an event by its fields, and never so little that a project
--- could have more than RULES.events_kept of them. META has the sums, `bytes` and `told`.
+-- indexes and among those that look alike; an event by its fields (see tell()). META has the sums, as
+-- `weighs`: "records events", and when they were counted last.
 local function weight(task, size) return size + 5 * #task + 300 end
-local function event_weight(fields)
-  return math.max(#table.concat(fields) + 64, math.ceil(RULES.event_bytes / RULES.events_kept))
-end
 
 -- The length of each record that this run has met; and by how much it changed the sums, which nobody has
 -- written down yet (see tenure.lua).
@@ -258,12 +255,16 @@ local function view(task, rec)
   return cjson.encode(rec)
 end
 
--- One entry in the project's stream; only transitions are told, never a plain heartbeat.
+-- One entry in the project's stream; only transitions are told, never a plain heartbeat. It weighs what
+-- its names and values do and 64, and never so little that a project could have more than
+-- RULES.events_kept of them.
 local function tell(kind, task, rec, ...)
-  local fields = {'type', kind, 'task', task, 'at', NOW_TEXT, 'fence', rec.fence or '0',
-                  'ref', string.sub(rec.owner or '', 1, 10), 'label', rec.label or '', ...}
-  call('XADD', EVENTS, '*', unpack(fields))
-  TOLD = TOLD + event_weight(fields)
+  local fence, ref, label = rec.fence or '0', string.sub(rec.owner or '', 1, 10), rec.label or ''
+  call('XADD', EVENTS, '*', 'type', kind, 'task', task, 'at', NOW_TEXT, 'fence', fence, 'ref', ref,
+       'label', label, ...)
+  local weighs = 87 + #kind + #task + #NOW_TEXT + #fence + #ref + #label
+  if ... then weighs = weighs + #table.concat({...}) end
+  TOLD = TOLD + math.max(weighs, RULES.event_least)
 end
 
 if STALLED then return answer('stalled') end

@@ -107,7 +107,7 @@ local live_now, parked = call('ZCARD', LIVE), call('SCARD', PREFIX .. ':parked')
 local many_lapsed, many_done = call('ZCARD', PREFIX .. ':lapsed'), call('ZCARD', PREFIX .. ':done')
 if live_now == 0 then call('DEL', PREFIX .. ':places') end
 local damaged = call('ZRANGE', PREFIX .. ':damaged', 0, MOST - 1)
-local kept = call('HMGET', META, 'lapses', 'breaks', 'fence', 'bytes', 'told', 'weighed')
+local kept = call('HMGET', META, 'lapses', 'breaks', 'fence', 'weighs')
 local gone = ''
 
 -- What lies there, whoever put it there: an older dibs knows of no sums, and a script that met a key of
@@ -122,15 +122,14 @@ local function weigh()
     end
   end
   local from = '-'
-  TOLD_NOW = 0
+  TOLD_NOW, GREW, TOLD = 0, 0, 0
   repeat
     local page = redis.pcall('XRANGE', EVENTS, from, '+', 'COUNT', 500)  -- none where it is no stream
     for _, entry in ipairs(page) do TOLD_NOW = TOLD_NOW + event_weight(entry[2]) end
     if #page > 0 then from = '(' .. page[#page][1] end
   until #page < 500
-  GREW, TOLD = 0, 0
   let_holder_write()
-  call('HSET', META, 'bytes', text(sum), 'told', text(TOLD_NOW), 'weighed', NOW_TEXT)
+  call('HSET', META, 'weighs', text(sum) .. ' ' .. text(TOLD_NOW) .. ' ' .. NOW_TEXT)
 end
 
 if more == '' and live_now + many_lapsed + many_done == 0 and TOLD == 0 and call(
@@ -142,8 +141,8 @@ if more == '' and live_now + many_lapsed + many_done == 0 and TOLD == 0 and call
     gone, GREW = '1', 0
   end
 elseif more == '' and kept[3] then
-  local weighed = number(kept[6])
-  if not (weighed and number(kept[4]) and number(kept[5])) or NOW - weighed > RULES.recount_ms then weigh() end
+  local _, _, since = sums(kept[4])
+  if NOW - (since or 0) > RULES.recount_ms then weigh() end
 end
 
 return answer('swept', more, gone, damaged, text(live_now - parked), text(parked), text(many_lapsed),

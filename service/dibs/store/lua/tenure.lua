@@ -74,9 +74,6 @@ local function save_again(task, rec)
   if IN_ENDED[rec.state] then call('ZADD', PREFIX .. ':ended', rec.ended, task) end
 end
 
--- A sum that cannot be trusted any more goes; the sweep counts anew.
-local function lose_count(field) call('HDEL', META, field) end
-
 -- Drop all that is kept of a tenure that is over.
 local function forget(task, rec)
   let_holder_write()
@@ -100,7 +97,7 @@ local function forget(task, rec)
     if call('ZREM', LIVE, task) == 1 then leave(rec.place) end
     call('ZREM', PREFIX .. ':damaged', task)
     call('SREM', PREFIX .. ':parked', task)
-    lose_count('bytes')  -- nobody knows what it weighed when it could be read
+    call('HDEL', META, 'weighs')  -- nobody knows what it weighed when it could be read
   end
   if rec.state == 'lapsed' then call('HDEL', LOST .. rec.owner, task) end
 end
@@ -207,37 +204,38 @@ local function losses()
   return told
 end
 
--- The sum of the events once the script has written it itself.
-local TOLD_NOW
+-- What META says that records and events weigh, and since when; nil where nobody can read it. Then the
+-- sweep counts.
+local function sums(kept)
+  local records, events, since = string.match(kept or '', '^(%d+) (%d+) (%d+)$')
+  if since and records + events + since < 1e15 then return tonumber(records), tonumber(events), since end
+end
+
+local function event_weight(fields) return math.max(#table.concat(fields) + 64, RULES.event_least) end
+
+-- What the events weigh, where the script itself has written the sums.
+local TOLD_NOW = 0
 
 local REPLY = INSIDE()
 
--- A sum is not there where an older dibs wrote, or nobody could read it: then it begins with what it grows by.
-local function add(field, grown)
-  local sum = redis.pcall('HINCRBY', META, field, text(grown))
-  if type(sum) == 'number' and sum ~= grown and sum >= 0 and sum < 1e15 then return sum end
-  lose_count(field)
-  return 0
-end
-
-if GREW ~= 0 then add('bytes', GREW) end
-if TOLD > 0 then TOLD_NOW = add('told', TOLD) end
-if (TOLD_NOW or 0) > RULES.event_bytes then
-  -- The oldest events go, and some more than must, so that it is not to be done each time.
+if GREW == 0 and TOLD == 0 and TOLD_NOW <= RULES.event_bytes then return REPLY end
+local kept = redis.pcall('HGET', META, 'weighs')
+local records, events, since = sums(type(kept) == 'string' and kept)
+if not records then return REPLY end
+events = events + TOLD
+if events > RULES.event_bytes then
+  -- The oldest go, and some more than must, so that it is not to be done each time.
   local goal, oldest = RULES.event_bytes - math.floor(RULES.event_bytes / 64), nil
   repeat
     oldest = call('XRANGE', EVENTS, '-', '+', 'COUNT', 101)
-    local kept = 1
-    while TOLD_NOW > goal and oldest[kept + 1] do
-      TOLD_NOW = TOLD_NOW - event_weight(oldest[kept][2])
-      kept = kept + 1
+    local first = 1
+    while events > goal and oldest[first + 1] do
+      events = events - event_weight(oldest[first][2])
+      first = first + 1
     end
-    if oldest[kept] then call('XTRIM', EVENTS, 'MINID', oldest[kept][1]) end
-  until TOLD_NOW <= goal or not oldest[2]
-  if TOLD_NOW < 0 or TOLD_NOW > goal then
-    lose_count('told')
-  else
-    call('HSET', META, 'told', text(TOLD_NOW))
-  end
+    if oldest[first] then call('XTRIM', EVENTS, 'MINID', oldest[first][1]) end
+  until events <= goal or not oldest[2]
 end
+-- A sum below zero is none, and so counted anew.
+call('HSET', META, 'weighs', text(records + GREW) .. ' ' .. text(events) .. ' ' .. since)
 return REPLY
