@@ -1426,11 +1426,11 @@ MUTANTS = [
         FORGOTTEN,
     ),
     Mutant(
-        "a start lends all of the reserve",
+        "a rewrite is lent all of the reserve",
         "store/disk.py",
         "dibs starts again on a full disk (rule 15)",
-        "min(volume.for_a_rewrite, volume.reserve - volume.for_holders)",
-        "volume.reserve",
+        "return max(0, self.reserve - self.for_holders)",
+        "return self.reserve",
         (
             "tests/store/test_disk.py::"
             "test_what_somebody_takes_while_the_log_is_written_anew_costs_no_later_start",

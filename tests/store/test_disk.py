@@ -19,7 +19,7 @@ from tests.harness.processes import until
 from tests.harness.services import Service, new_session
 from tests.tools.volumes import MB, fill, free, volume
 
-from dibs.store.disk import RESERVE, Limits, Volume, Watch, human, make_room
+from dibs.store.disk import RESERVE, Limits, Volume, Watch, human, lend, make_room
 from dibs.store.embedded import EmbeddedStore, StoreUnavailable
 
 ROUNDS = int(os.environ.get("DIBS_DISK_ROUNDS", "3"))
@@ -138,6 +138,20 @@ def test_what_somebody_takes_while_the_log_is_written_anew_costs_no_later_start(
         make_room(directory, lambda: [fill(disk)].clear())
         fill(disk)
     assert Volume.of(directory).reserve > 0
+
+
+def test_what_a_running_store_lends_a_rewrite_is_not_all_of_the_reserve(disk: Path) -> None:
+    """A rewrite needs as much as the log has: here as much as the reserve and all that is free."""
+    data = disk / "data"
+    logs = data / "appendonlydir"
+    logs.mkdir(parents=True)
+    (logs / "appendonly.aof.1.incr.aof").write_bytes(bytes(20 * MB))
+    (data / RESERVE).write_bytes(bytes(8 * MB))
+    fill(disk, leave=4 * MB)
+    volume = Volume.of(data)
+    assert volume.free + volume.reserve < volume.for_a_rewrite
+    lend(data)
+    assert Volume.of(data).reserve == volume.for_holders
 
 
 def test_a_limit_of_nothing_never_stops_claims(disk: Path, tmp_path: Path) -> None:
