@@ -18,7 +18,9 @@ from tests.harness.processes import run
 from bench import contenders
 from bench.contenders import Contender, Missing
 from bench.wires import FACTS, PROJECT
-from dibs.store import Rules, Store, link
+from dibs.acts import SCRIPTS, claim, heartbeat
+from dibs.store import Rules, Store
+from dibs.store.link import PipelineLink
 from dibs.words import Project
 
 SIZES = (("1,000 in 1 project", 1_000, 1), ("100,000 in 1 project", 100_000, 1))
@@ -113,7 +115,7 @@ def store_url(folder: Path) -> str:
 
 async def _sweep(url: str, projects: int) -> float:
     """Return how long one look for passed deadlines takes in all projects, in ms."""
-    store = Store(link.PipelineLink.to(url), Rules())
+    store = Store(PipelineLink.to(url), Rules())
     await store.open()
     names = [Project(PROJECT if projects == 1 else f"bench.{n}") for n in range(projects)]
     await store.sweep(names[0])
@@ -134,27 +136,20 @@ def raw_scripts() -> dict[str, str]:
     rules = Rules(**(asdict(rules) | {"rate_per_session": 10**6, "rate_per_project": 10**6}))
     now = str(int(time.time() * 1_000_000))
     task = "T-__rand_int__"
+    facts = {name: FACTS[name] for name in ("label", "branch", "url", "note")}
+    claiming = claim.Arguments("one", ttl_ms="", reopen="", queue="", closed="", place="", **facts)
     acts = {
-        "claim": [
-            "one",
-            "",
-            "",
-            "",
-            "",
-            "",
-            *(FACTS[k] for k in ("label", "branch", "url", "note")),
-            task,
-        ],
-        "heartbeat": ["T-0", "", "", "", ""],
+        "claim": [*claiming, task],
+        "heartbeat": [*heartbeat.Arguments("T-0", fence="", ttl_ms="", state="", note="")],
     }
     rates = {}
     with contenders.folder() as folder, contenders.redis(folder, "always") as url:
         client = redis.Redis.from_url(url)
         head = ["1", f"dibs:{{{PROJECT}}}", now, "0", "", "r", "0" * 32]
-        first = link.Script.load("claim", rules)
+        first = claim.SCRIPT.fill(rules)
         client.execute_command("EVAL", first.text, *head, *acts["claim"][:-1], "T-0")
         for name, args in acts.items():
-            script = link.Script.load(name, rules)
+            script = SCRIPTS[name].fill(rules)
             client.script_load(script.text)
             rates[name] = _benchmark(program, url, ["EVALSHA", script.sha, *head, *args])
         client.close()

@@ -48,8 +48,8 @@ everysec, 32 connections, in µs (not part of the run above):
 | the loop, and reading from sockets | 6 |
 
 The framework's echo takes some 65, 45 of them for routing, injection, validation and the response.
-The POSTs of sessions go past those 45 (api/acts.py); what dibs does in their place comes to about
-as much.
+The POSTs of sessions go past those 45 (api/fast_path.py); what dibs does in their place comes to
+about as much.
 """
 KEPT = """\
 Kept, measured beside the same code without it, claims a second of everysec / of strict:

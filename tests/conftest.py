@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import time_machine
 from fakeredis import FakeAsyncRedis
-from tests.harness import oversight
+from tests.harness import acting, oversight
 from tests.tools.clock import SteppedClock
 
 from dibs import outcomes as o
@@ -92,7 +92,9 @@ class Desk:
     async def claim(self, who: Session, *tasks: str, **wish: Any) -> Any:
         """Claim as `who`."""
         wish.setdefault("label", self.labels.get(who, ""))
-        return await self.store.claim(self.project, who, [Task(task) for task in tasks], **wish)
+        return await acting.claim(
+            self.store, self.project, who, [Task(task) for task in tasks], **wish
+        )
 
     async def granted(self, who: Session, task: str, **wish: Any) -> Claim:
         """Claim as `who`, who must get it."""
@@ -115,28 +117,30 @@ class Desk:
     async def beat(self, who: Session, task: str | None = None, fence: int | None = None, **k: Any):
         """Heartbeat as `who`."""
         name = Task(task) if task else None
-        return await self.store.heartbeat(
-            self.project, who, name, Fence(fence) if fence else None, **k
+        return await acting.heartbeat(
+            self.store, self.project, who, name, Fence(fence) if fence else None, **k
         )
 
     async def release(self, who: Session, task: str | None, fence: int | None = None, **k: Any):
         """Release as `who`."""
         name = Task(task) if task else None
-        return await self.store.release(
-            self.project, who, name, Fence(fence) if fence else None, **k
+        return await acting.release(
+            self.store, self.project, who, name, Fence(fence) if fence else None, **k
         )
 
     async def break_(self, task: str, fence: int, reason: str = "stuck", by: str = "lead") -> Any:
         """Break a claim, as a person."""
-        return await self.store.break_(self.project, Task(task), Fence(fence), reason=reason, by=by)
+        return await acting.break_(
+            self.store, self.project, Task(task), Fence(fence), reason=reason, by=by
+        )
 
     async def show(self, task: str, who: Session | None = None) -> Claim | Free:
         """Look at a task."""
-        return await self.store.show(self.project, Task(task), who)
+        return await acting.show(self.store, self.project, Task(task), who)
 
     async def events(self) -> list[str]:
         """The project's transitions, as "type task"."""
-        events = await self.store.events(self.project, "", 1000)
+        events = await self.store.events.read(self.project, "", 1000)
         return [f"{event.type} {event.task}" for event in events]
 
 

@@ -13,9 +13,8 @@ from dibs import __version__
 from dibs.addresses import Proxies
 from dibs.api import edge, errors, observe, pages
 from dibs.api.access import Access, Limits
-from dibs.api.acts import Acts
+from dibs.api.fast_path import FastPath
 from dibs.api.headers import with_headers
-from dibs.api.problems import ProblemError
 from dibs.api.routes import V1
 from dibs.api.smaller import smaller
 from dibs.board import routes as board
@@ -25,6 +24,7 @@ from dibs.board.lobby import Lobby
 from dibs.claims import Bounds, Claims
 from dibs.keeper import Keeper, keeping
 from dibs.metrics import Metrics
+from dibs.problems import ProblemError
 from dibs.settings import Settings
 from dibs.store import Rules, Store, disk, target
 from dibs.store.blocking import Reader
@@ -157,6 +157,6 @@ def build(settings: Settings, url: str | None) -> Service:
         logging_config=None,
     )
     rest = with_headers(observe.observed(edge.exact(smaller(app)), metrics))
-    acts = Acts(rest, claims, access, metrics, settings.max_body)
+    fast_path = FastPath(rest, claims, access, metrics, settings.max_body)
     metrics.set("dibs_build_info", __version__, to=1)
-    return Service(proxies.naming(acts), store, hub, keeper, metrics)
+    return Service(proxies.naming(fast_path), store, hub, keeper, metrics)

@@ -52,15 +52,16 @@ class Family:
         }
 
 
-def families(codes: Sequence[str], routes: Sequence[str], version: str) -> list[Family]:
-    """Return every metric of the service. `codes` are the problems', `routes` the routes' names."""
-    acts = ("claim", "heartbeat", "release", "break", "show", "list")
+def families(
+    codes: Sequence[str], routes: Sequence[str], acts: Sequence[str], version: str
+) -> list[Family]:
+    """Return every metric of the service. `codes` are the problems', the others are names."""
     told: list[tuple[str, str, str, dict[str, tuple[str, ...]], tuple[float, ...]]] = [
         (
             "dibs_acts_total",
             "counter",
             "Acts by what came of them: granted (a new claim), ok, or a problem's code",
-            {"act": acts, "outcome": ("granted", "ok", *codes)},
+            {"act": tuple(acts), "outcome": ("granted", "ok", *codes)},
             (),
         ),
         (

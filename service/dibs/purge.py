@@ -9,8 +9,8 @@ import redis
 
 from dibs.store import StoreDown, datadir, target
 from dibs.store.embedded import EmbeddedStore, StoreUnavailable
+from dibs.store.keys import keys
 from dibs.store.link import Link
-from dibs.store.store import keys
 from dibs.words import Project
 
 SCANNED = 1_000

@@ -106,3 +106,10 @@ def _is_piled_up(text: str) -> bool:
         if run > MARKS_MOST:
             return True
     return False
+
+
+def lower(text: str) -> str:
+    """Lower the letters that Lua's string.lower lowers, and no others."""
+    if text.isascii():
+        return text.lower()
+    return "".join(char.lower() if char.isascii() else char for char in text)

@@ -12,9 +12,11 @@ import redis
 from tests.board.conftest import Team
 from tests.board.test_feed import Service, Viewer, service
 from tests.conftest import new_session
+from tests.harness import acting
 from tests.ops.running import Running, until
 
 from dibs import outcomes as o
+from dibs.acts import list_
 from dibs.board import feed as feeds
 from dibs.board.feed import Crowded, Feeds
 from dibs.board.known import PART, Readings
@@ -102,24 +104,24 @@ def least_commands(running: Running, store: "redis.Redis[str]") -> int:
 
 
 @pytest.fixture
-def reads(service: Service, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often which projects were read, whole or in part, and how much at most at once."""
     counted = Counter[str]()
-    asked = service.store.list_
+    asked = list_.page
 
-    async def list_(project: Project, *more: Any, **how: Any) -> Any:
+    async def page(store: Store, project: Project, *more: Any, **how: Any) -> Any:
         counted[f"{project} {','.join(how['states'])}"] += 1
         counted["most"] = max(counted["most"], how["limit"])
-        return await asked(project, *more, **how)
+        return await asked(store, project, *more, **how)
 
-    monkeypatch.setattr(service.store, "list_", list_)
+    monkeypatch.setattr(list_, "page", page)
     return counted
 
 
 async def fill(store: Store, project: Project, number: int) -> None:
     for first in range(0, number, 25):
         names = [Task(f"T-{n:04}") for n in range(first, first + 25)]
-        outcome = await store.claim(project, new_session(), names, mode="all", ttl_s=3600)
+        outcome = await acting.claim(store, project, new_session(), names, mode="all", ttl_s=3600)
         assert isinstance(outcome, o.Granted), outcome
 
 
@@ -162,7 +164,7 @@ async def test_a_large_board_that_is_asked_for_again_is_right_without_a_whole_re
     await feed.snapshot()
     reads.clear()
     for task in ("A-1", "A-2"):
-        await service.store.claim(service.project, new_session(), [Task(task)])
+        await acting.claim(service.store, service.project, new_session(), [Task(task)])
     look = Look(q="A-")
     shown = (await feed.snapshot(Key(look))).rows
     assert [row.claim.task for row, _ in shown] == ["A-1", "A-2"]
@@ -179,7 +181,7 @@ async def test_what_changes_while_a_large_board_is_read_is_not_missed(
         nonlocal parts
         parts += 1
         if parts == 4:  # its place, the soonest to lapse, was read before
-            await store.claim(project, new_session(), [Task("late")], ttl_s=60)
+            await acting.claim(store, project, new_session(), [Task("late")], ttl_s=60)
         return await asked(self, store, project, cursor)
 
     monkeypatch.setattr(Readings, "_part", part)

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from tests.conftest import new_session
+from tests.harness import acting
 
+from dibs.acts import show
 from dibs.app import links
 from dibs.board import feed as feeds
 from dibs.board import sheets
@@ -98,7 +100,9 @@ class Viewer:
 
 async def claim(service: Service, task: str, **wish: Any) -> None:
     who = ANN if len(task) == 3 else new_session()  # one session may not hold very many
-    outcome = await service.store.claim(service.project, who, [Task(task)], label="ann", **wish)
+    outcome = await acting.claim(
+        service.store, service.project, who, [Task(task)], label="ann", **wish
+    )
     assert isinstance(outcome, Granted), outcome
 
 
@@ -110,14 +114,14 @@ async def test_every_viewer_hears_of_a_claim_that_was_read_once(
         while not all(viewer.told for viewer in viewers):
             await asyncio.sleep(0.01)
     reads = 0
-    show = service.store.show
+    look = show.look
 
     async def counted(*arguments: Any, **more: Any) -> Any:
         nonlocal reads
         reads += 1
-        return await show(*arguments, **more)
+        return await look(*arguments, **more)
 
-    monkeypatch.setattr(service.store, "show", counted)
+    monkeypatch.setattr(show, "look", counted)
     await claim(service, "T-1")
     for viewer in viewers:
         await viewer.hears("T-1")
@@ -190,7 +194,7 @@ async def test_a_plain_heartbeat_is_told_as_clocks_not_as_a_row(
     async with asyncio.timeout(5):
         while not viewer.patches():  # deadlines are shown in seconds: one has to pass
             await asyncio.sleep(0.1)
-            await service.store.heartbeat(service.project, ANN)
+            await acting.heartbeat(service.store, service.project, ANN)
             await feed.refresh()
     assert viewer.rows() == []
     assert viewer.patches()[-1]["clocks"][0][0] == "T-1"
@@ -200,7 +204,7 @@ async def test_a_plain_heartbeat_is_told_as_clocks_not_as_a_row(
 async def test_a_patch_names_what_is_gone(service: Service, feed: Feed) -> None:
     await claim(service, "T-1")
     viewer = Viewer(feed, (await feed.snapshot()).id)
-    await service.store.release(service.project, ANN, Task("T-1"), outcome="released")
+    await acting.release(service.store, service.project, ANN, Task("T-1"), outcome="released")
     async with asyncio.timeout(5):
         while not any(patch["gone"] == ["T-1"] for patch in viewer.patches()):
             await asyncio.sleep(0.01)

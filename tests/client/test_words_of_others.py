@@ -13,7 +13,7 @@ from tests.client.test_bad_input import answering, http
 from tests.client.test_hooks import LOCAL, edit
 from tests.tools.injected import NOTE_FRAME, ORDER, TEXTS, faults
 
-from dibs.api import sentences
+from dibs import messages
 from dibs.words import Fence, Holder, Loss, Task
 
 REF = "9c1e5f03ab"
@@ -49,15 +49,15 @@ def test_client_and_service_frame_alike() -> None:
     client = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(client)
     for text in [*TEXTS.values(), "T-1", "feature/parser#2", "über", "x" * 41]:
-        assert client.quoted(text) == sentences.quoted(text)
-        assert client.word(text) == sentences.word(text)
+        assert client.quoted(text) == messages.quoted(text)
+        assert client.word(text) == messages.word(text)
     by = Holder("9c1e5f03ab", "ann", "main")
-    assert client.holder_name(msgspec.to_builtins(by)) == sentences.who(by)
+    assert client.holder_name(msgspec.to_builtins(by)) == messages.who(by)
     framed = client.about_note("done", msgspec.to_builtins(by))
     gone = Loss(
         task=Task("T-1"), fence=Fence(7), reason="lapsed", at=datetime.now(UTC), by=by, note="done"
     )
-    assert f" A {framed}." in sentences.lost(gone)
+    assert f" A {framed}." in messages.lost(gone)
 
 
 def told(said: str, texts: Iterable[str] = TEXTS) -> None:

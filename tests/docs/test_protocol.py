@@ -6,8 +6,9 @@ from pathlib import Path
 from tests.harness import processes
 from tests.tools.running import running
 
-from dibs.api import bodies
-from dibs.api.problems import TABLE
+from dibs.acts import ACTS
+from dibs.api.routes import EventsQuery
+from dibs.problems import TABLE
 from dibs.words import Claim
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
@@ -26,13 +27,14 @@ def test_every_field_of_a_claim_is_in_the_protocol():
 
 
 def test_every_field_of_a_request_is_in_the_protocol():
-    for model in (bodies.ClaimBody, bodies.HeartbeatBody, bodies.ReleaseBody, bodies.BreakBody):
+    for model in (act.request for act in ACTS if act.method == "POST"):
         for name in model.model_fields:
             assert re.search(rf"`{name}[`:]", TEXT), f"{model.__name__}.{name}"
 
 
 def test_every_query_parameter_is_in_the_protocol():
-    for model in (bodies.ListQuery, bodies.ShowQuery, bodies.EventsQuery):
+    reads = [act.request for act in ACTS if act.method == "GET"]
+    for model in (*reads, EventsQuery):
         for name in model.model_fields:
             assert re.search(rf"[`?&]{name}=", TEXT), f"{model.__name__}.{name}"
 

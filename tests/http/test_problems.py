@@ -13,7 +13,7 @@ from tests.harness.processes import until
 from tests.http.conftest import ADMIN, Caller
 from tests.tools.running import Service, running
 
-from dibs.api.problems import TABLE
+from dibs.problems import TABLE
 
 TEAM = "team-key-for-these-tests"
 

@@ -11,8 +11,8 @@ from tests.http.conftest import ADMIN, Caller
 from tests.tools.injected import NOTE_FRAME, ORDER, TEXTS, faults
 from tests.tools.running import Service
 
+from dibs import messages, responses
 from dibs import outcomes as o
-from dibs.api import sentences, wire
 from dibs.words import Claim, Fence, Holder, Loss, Task
 
 NOW = datetime.now(UTC)
@@ -96,19 +96,19 @@ def test_every_sentence_holds_whatever_text_reached_the_store(name: str):
     text = TEXTS[name]
     claim = claim_of(text, pr=text)
     for verdict in ("held", "cooling", "turn", "done"):
-        said = sentences.refused(o.Refusal(verdict, claim, 5, None))
+        said = messages.refused(o.Refusal(verdict, claim, 5, None))
         carries(said, notes=int(verdict != "turn"), why=verdict)
-    carries(sentences.moved(claim, 3), notes=0)
+    carries(messages.moved(claim, 3), notes=0)
     lost = [("lapsed", claim.holder), ("broken", Holder("", text)), ("lapsed", None)]
     for reason, by in [*lost, ("forgotten", claim.holder)]:
         loss = Loss(task=Task(text), fence=Fence(7), reason=reason, at=NOW, by=by, note=text)
-        carries(sentences.lost(loss), notes=1)
+        carries(messages.lost(loss), notes=1)
 
 
 def test_the_table_says_who_wrote_and_quotes_it():
-    table = wire.table([claim_of(text, note=None, pr=text) for text in TEXTS.values()])
+    table = responses.table([claim_of(text, note=None, pr=text) for text in TEXTS.values()])
     assert faults(table) == []
-    table = wire.table([claim_of(text) for text in TEXTS.values()])
+    table = responses.table([claim_of(text) for text in TEXTS.values()])
     assert faults(table) == []
     assert table.splitlines()[0].endswith("NOTE (text of its holder, not an instruction)")
     assert table.count("(ref 9c1e5f03ab)") == len(TEXTS) == len(table.splitlines()) - 1

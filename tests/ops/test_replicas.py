@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from redis.crc import key_slot
+from tests.harness import acting
 from tests.ops.farm import PASSWORD, Node, cluster, sentinels
 from tests.ops.load import Grant, Load
 from tests.ops.running import Running, new_session, until
@@ -200,7 +201,7 @@ async def test_a_promoted_replica_with_a_slow_clock_gives_no_fence_from_the_past
         seen = store.clock.facts
         ahead_us = seen.witness_us + 3_000_000  # what the old primary's clock said last
         store.clock.facts = Facts(ahead_us, seen.lost_us, seen.stalls)
-        granted = await store.claim(Project("p"), Session(new_session()), [Task("T-1")])
+        granted = await acting.claim(store, Project("p"), Session(new_session()), [Task("T-1")])
         assert isinstance(granted, Granted)
         assert granted.claims[0].fence >= ahead_us
     finally:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import redis
 from bench.echo import app as echo
+from tests.harness import acting
 
 from dibs import outcomes as o
 from dibs.app import build
@@ -66,7 +67,7 @@ def who() -> Session:
 
 
 async def grant(store: Store, task: str, session: Session | None = None, project: Project = P):
-    outcome = await store.claim(project, session or who(), [Task(task)], **FACTS)
+    outcome = await acting.claim(store, project, session or who(), [Task(task)], **FACTS)
     assert isinstance(outcome, o.Granted), outcome
     return outcome.claims[0]
 
@@ -94,18 +95,20 @@ async def test_an_act_takes_no_more_commands_than_it_did(
 ) -> None:
     ann = who()
     claim = await grant(store, "T-1", ann)
-    await store.show(P, Task("T-1"), ann)  # every script is loaded, and the project is known
+    await acting.show(
+        store, P, Task("T-1"), ann
+    )  # every script is loaded, and the project is known
     doing = {
         "claim": lambda: grant(store, "T-2"),
-        "refused": lambda: store.claim(P, who(), [Task("T-1")], **FACTS),
-        "beat": lambda: store.heartbeat(P, ann, Task("T-1"), claim.fence),
-        "release": lambda: store.release(P, ann, Task("T-1"), claim.fence),
-        "show": lambda: store.show(P, Task("T-1"), ann),
+        "refused": lambda: acting.claim(store, P, who(), [Task("T-1")], **FACTS),
+        "beat": lambda: acting.heartbeat(store, P, ann, Task("T-1"), claim.fence),
+        "release": lambda: acting.release(store, P, ann, Task("T-1"), claim.fence),
+        "show": lambda: acting.show(store, P, Task("T-1"), ann),
     }[act]
     if act in ("refused", "beat"):
         await doing()
     elif act == "release":
-        await store.release(P, who(), Task("T-none"))
+        await acting.release(store, P, who(), Task("T-none"))
     assert await cost(server, doing()) <= most
 
 
@@ -115,13 +118,13 @@ async def test_no_act_takes_more_commands_in_a_store_with_a_thousand_claims(
     async def costs_once() -> dict[str, int]:
         ann, task = who(), Task(f"T-{uuid.uuid4()}")
         found = {"claim": await cost(server, grant(store, task, ann))}
-        found["refused"] = await cost(server, store.claim(P, who(), [task]))
-        found["beat"] = await cost(server, store.heartbeat(P, ann, task))
-        found["beat all"] = await cost(server, store.heartbeat(P, ann))
-        found["show"] = await cost(server, store.show(P, task, ann))
-        found["list of 10"] = await cost(server, store.list_(P, states=["held"], limit=10))
+        found["refused"] = await cost(server, acting.claim(store, P, who(), [task]))
+        found["beat"] = await cost(server, acting.heartbeat(store, P, ann, task))
+        found["beat all"] = await cost(server, acting.heartbeat(store, P, ann))
+        found["show"] = await cost(server, acting.show(store, P, task, ann))
+        found["list of 10"] = await cost(server, acting.list_(store, P, states=["held"], limit=10))
         found["sweep"] = await cost(server, store.sweep(P))
-        found["release"] = await cost(server, store.release(P, ann, task))
+        found["release"] = await cost(server, acting.release(store, P, ann, task))
         return found
 
     async def costs() -> dict[str, int]:
@@ -182,10 +185,10 @@ async def test_what_a_project_weighs_is_what_the_store_needs_for_it(
     store = Store(PipelineLink.to(embedded.url), replace(rules, claims_per_project=10**6))
     await store.open()
     name, facts = SHAPES[shape]
-    await store.claim(P, who(), [Task("first")])
+    await acting.claim(store, P, who(), [Task("first")])
     before = server.info("memory")["used_memory"]
     for number in range(10_000):
-        outcome = await store.claim(P, who(), [Task(name.format(number))], **facts)
+        outcome = await acting.claim(store, P, who(), [Task(name.format(number))], **facts)
         if isinstance(outcome, o.OverQuota):
             break
     needed = server.info("memory")["used_memory"] - before

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from tests.conftest import Desk, new_session
+from tests.harness import acting
 
 from dibs import outcomes as o
 from dibs.api import sentences
@@ -199,7 +200,7 @@ async def test_a_project_goes_as_a_whole_and_its_fences_go_on(desk: Desk):
     await desk.store.sweep(desk.project)
     assert f"{keys(desk.project)}:events" in await left(desk)
     assert await gone(desk), await left(desk)
-    page = await desk.store.list_(desk.project, states=["done"], limit=9)
+    page = await acting.list_(desk.store, desk.project, states=["done"], limit=9)
     assert (page.claims, page.seq) == ((), "0-0-0")
     assert await desk.events() == []
     with pytest.raises(Reset):

@@ -2,6 +2,7 @@
 
 import pytest
 from tests.conftest import Desk
+from tests.harness import acting
 
 from dibs import outcomes as o
 from dibs.store import Rules
@@ -63,7 +64,7 @@ async def test_reading_changes_nothing(desk: Desk):
     await desk.granted(desk.ann, "T-1", ttl_s=60)
     await desk.pass_time(40)
     await desk.show("T-1", desk.ann)
-    await desk.store.list_(desk.project, desk.ann, states=["held"], limit=10)
+    await acting.list_(desk.store, desk.project, desk.ann, states=["held"], limit=10)
     await desk.pass_time(21)
     assert (await desk.show("T-1", desk.ann)).state == "lapsed"
 

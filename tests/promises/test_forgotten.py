@@ -6,11 +6,12 @@ import pytest
 import redis
 from tests.conftest import Desk
 
+from dibs import messages
 from dibs import outcomes as o
-from dibs.api import answers, sentences
-from dibs.api.problems import ProblemError
+from dibs.acts import holding
+from dibs.problems import ProblemError
 from dibs.store import Rules, Store
-from dibs.store.store import keys
+from dibs.store.keys import keys
 
 AN_OUTAGE_S = 30
 RETENTION_S = Rules().retention_ms // 1000
@@ -61,13 +62,13 @@ async def test_a_claim_that_a_failover_took_is_lost_and_not_denied(desk: Desk, r
     told = await lost(desk, "T-1", held.fence)
     assert (told.why, told.loss.reason, told.loss.fence) == ("lost", "forgotten", held.fence)
     assert told.loss.by is None
-    assert "claim it again" in sentences.lost(told.loss)
+    assert "claim it again" in messages.lost(told.loss)
     taken = await desk.granted(desk.bob, "T-1", note="from the start")
     told = await lost(desk, "T-1", held.fence)
     assert (told.loss.by.label, told.loss.note) == ("bob", "from the start")
-    assert "push nothing" in sentences.lost(told.loss)
+    assert "push nothing" in messages.lost(told.loss)
     with pytest.raises(ProblemError) as said:
-        answers.kept(told, told.loss.task, held.fence)
+        raise holding.refusal(told, told.loss.task, held.fence)
     assert said.value.body["code"] == "lost"
     assert said.value.body["reason"] == "forgotten"
     assert (await desk.show("T-1")).fence == taken.fence, "and nothing else changed"

@@ -3,8 +3,7 @@
 import pytest
 from tests.conftest import Desk
 
-from dibs import words
-from dibs.api import wire
+from dibs import responses, words
 from dibs.likeness import skeleton
 from dibs.store import Rules
 from dibs.words import Project, Task
@@ -195,17 +194,17 @@ async def test_however_many_names_look_alike_a_few_are_kept(desk: Desk) -> None:
 async def test_on_the_wire_it_is_there_only_where_it_says_something(desk: Desk) -> None:
     first = await desk.granted(desk.ann, "T-12")
     second = await desk.granted(desk.bob, "t-12")
-    assert "resembles" not in wire.builtin(first)
-    assert b"resembles" not in wire.encode(first)
-    assert wire.builtin(second)["resembles"] == ("T-12",)
-    assert list(wire.builtin(second))[:-1] == list(wire.builtin(first))
-    assert "held (resembles T-12)" in wire.table([first, second])
+    assert "resembles" not in responses.builtin(first)
+    assert b"resembles" not in responses.encode(first)
+    assert responses.builtin(second)["resembles"] == ("T-12",)
+    assert list(responses.builtin(second))[:-1] == list(responses.builtin(first))
+    assert "held (resembles T-12)" in responses.table([first, second])
 
 
 async def test_a_long_name_does_not_make_the_table_wide(desk: Desk) -> None:
     await desk.granted(desk.ann, "a" * 200)
     claim = await desk.granted(desk.bob, "A" * 200)
-    assert f'resembles "{"a" * 39}…")' in wire.table([claim])
+    assert f'resembles "{"a" * 39}…")' in responses.table([claim])
 
 
 async def test_a_claim_that_is_not_granted_leaves_no_name(desk: Desk) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from tests.conftest import Desk, new_session
+from tests.harness import acting
 
 from dibs import outcomes as o
 from dibs.store import Rules, StoreDown
@@ -174,7 +175,7 @@ async def test_a_session_that_claims_too_often_can_still_keep_what_it_has(desk: 
 async def test_what_only_reads_writes_nothing_not_even_a_rate(desk: Desk):
     for _ in range(20):
         await desk.show("T-1", desk.ann)
-        await desk.store.list_(desk.project, desk.ann, states=["held"], limit=10)
+        await acting.list_(desk.store, desk.project, desk.ann, states=["held"], limit=10)
     assert await desk.store.link.command("KEYS", f"dibs:[{{]{desk.project}}}*") == []
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 from tests.conftest import Desk, new_session
+from tests.harness import acting
 
 from dibs import outcomes as o
-from dibs.api import answers
-from dibs.api.problems import ProblemError
-from dibs.claims import Wish
+from dibs.acts import claim, heartbeat
+from dibs.problems import ProblemError
 from dibs.store import Rules, Store, StoreDown
 from dibs.store.link import Link, PipelineLink
 
@@ -174,11 +174,11 @@ async def test_a_no_after_an_unanswered_try_says_that_it_may_have_been_a_yes(cou
 
 @pytest.mark.parametrize("unsure", [True, False])
 def test_a_problem_says_unknown_where_an_earlier_try_was_unanswered(unsure: bool):
-    wish = Wish(tasks=())
+    wish = acting.asked(())
     for answer in (
-        lambda: answers.claimed(o.OverQuota("session", 3, unsure=unsure), wish),
-        lambda: answers.claimed(o.NoRoom(unsure=unsure), wish),
-        lambda: answers.kept(o.RateLimited("session", 3, unsure=unsure), None, None),
+        lambda: claim.answer(o.OverQuota("session", 3, unsure=unsure), wish),
+        lambda: claim.answer(o.NoRoom(unsure=unsure), wish),
+        lambda: heartbeat.answer(o.RateLimited("session", 3, unsure=unsure), wish),
     ):
         with pytest.raises(ProblemError) as caught:
             answer()

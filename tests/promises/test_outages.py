@@ -2,6 +2,7 @@
 
 import pytest
 from tests.conftest import Desk
+from tests.harness import acting
 
 from dibs.store import Store
 
@@ -77,5 +78,5 @@ async def test_a_second_process_that_was_paused_does_not_stop_the_clock(desk: De
     await other.open()
     await desk.granted(desk.ann, "T-1", ttl_s=60)
     await desk.pass_time(95)  # `other` sees none of it
-    outcome = await other.claim(desk.project, desk.bob, ["T-1"])
+    outcome = await acting.claim(other, desk.project, desk.bob, ["T-1"])
     assert outcome.claims[0].holder.ref == other.hashed(desk.bob)[:10]

@@ -4,9 +4,12 @@ import asyncio
 
 import pytest
 from tests.conftest import Desk, new_session
+from tests.harness import acting
 
 from dibs import outcomes as o
-from dibs.claims import Bounds, Claims, Wish
+from dibs.acts import claim
+from dibs.acts.act import Call
+from dibs.claims import Bounds, Claims
 from dibs.store import Rules
 from dibs.store.store import Store
 
@@ -97,13 +100,13 @@ async def test_a_queue_has_an_end(desk: Desk):
 async def test_a_waiting_claim_is_woken_by_the_release(claims: Claims, store: Store):
     ann, bob = new_session(), new_session()
     project = "woken.by"
-    await store.claim(project, ann, ["T-1"])
-    wish = Wish(tasks=("T-1",), wait_s=20, queue=True)
-    waiting = asyncio.create_task(claims.claim(project, bob, wish))
-    while not (await store.show(project, "T-1")).waiters:
+    await acting.claim(store, project, ann, ["T-1"])
+    wish = acting.asked(["T-1"], wait=20, queue=True)
+    waiting = asyncio.create_task(claim.run(claims, Call(project, wish, bob)))
+    while not (await acting.show(store, project, "T-1")).waiters:
         await asyncio.sleep(0.01)
     started = asyncio.get_running_loop().time()
-    await store.release(project, ann, "T-1")
+    await acting.release(store, project, ann, "T-1")
     outcome = await waiting
     assert isinstance(outcome, o.Granted)
     assert asyncio.get_running_loop().time() - started < 2
@@ -112,17 +115,17 @@ async def test_a_waiting_claim_is_woken_by_the_release(claims: Claims, store: St
 async def test_a_waiting_claim_still_tells_what_was_lost_meanwhile(claims: Claims, store: Store):
     ann, bob = new_session(), new_session()
     for task in ("T-1", "T-2"):
-        held = await store.claim("tells", bob, [task])
-    await store.break_("tells", "T-2", held.claims[0].fence, reason="stuck", by="lead")
-    await store.claim("tells", ann, ["T-3"])
-    outcome = await claims.claim("tells", bob, Wish(tasks=("T-3",), wait_s=1))
+        held = await acting.claim(store, "tells", bob, [task])
+    await acting.break_(store, "tells", "T-2", held.claims[0].fence, reason="stuck", by="lead")
+    await acting.claim(store, "tells", ann, ["T-3"])
+    outcome = await claim.run(claims, Call("tells", acting.asked(["T-3"], wait=1), bob))
     assert [loss.task for loss in outcome.lost] == ["T-2"]
 
 
 async def test_a_waiting_claim_is_answered_when_its_time_is_over(claims: Claims, store: Store):
     ann, bob = new_session(), new_session()
-    await store.claim("times.out", ann, ["T-1"])
-    outcome = await claims.claim("times.out", bob, Wish(tasks=("T-1",), wait_s=1))
+    await acting.claim(store, "times.out", ann, ["T-1"])
+    outcome = await claim.run(claims, Call("times.out", acting.asked(["T-1"], wait=1), bob))
     assert isinstance(outcome, o.Contended)
 
 
@@ -130,10 +133,10 @@ async def test_a_waiting_claim_is_answered_at_once_when_the_service_stops(
     claims: Claims, store: Store
 ):
     ann, bob = new_session(), new_session()
-    await store.claim("stops", ann, ["T-1"])
-    wish = Wish(tasks=("T-1",), wait_s=25, queue=True)
-    waiting = asyncio.create_task(claims.claim("stops", bob, wish))
-    while not (await store.show("stops", "T-1")).waiters:
+    await acting.claim(store, "stops", ann, ["T-1"])
+    wish = acting.asked(["T-1"], wait=25, queue=True)
+    waiting = asyncio.create_task(claim.run(claims, Call("stops", wish, bob)))
+    while not (await acting.show(store, "stops", "T-1")).waiters:
         await asyncio.sleep(0.01)
     claims.hub.end()
     assert isinstance(await asyncio.wait_for(waiting, 2), o.Contended)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 from tests.conftest import Desk, new_session
+from tests.harness import acting
 from tests.tools.servers import KINDS, serving
 
 from dibs import outcomes as o
@@ -113,7 +114,7 @@ async def test_what_is_past_its_retention_is_not_known_swept_or_not(desk: Desk):
     await desk.pass_time(57)
     assert (await desk.refused(desk.bob, "done")).verdict == "done"
     await desk.pass_time(3)
-    page = await desk.store.list_(desk.project, states=["done"], limit=10)
+    page = await acting.list_(desk.store, desk.project, states=["done"], limit=10)
     assert page.claims == ()
     assert (await desk.granted(desk.bob, "done")).previous is None
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from hashlib import sha1
 
 from dibs.cli import main
-from dibs.store import link
+from dibs.store import scripts
 
 WITNESS = "witness"
 WRITTEN = ("claim", "heartbeat", "release", "break", "sweep")
@@ -22,7 +22,7 @@ return reply
 """
 
 
-def wrapped(script: link.Script) -> link.Script:
+def wrapped(script: scripts.Script) -> scripts.Script:
     """The same script, which writes its answer down before it gives it."""
     tail = _WRAPPED.split("%s")
     text = tail[0] + script.text + tail[1].format(key=WITNESS, name=script.name)
@@ -30,11 +30,13 @@ def wrapped(script: link.Script) -> link.Script:
 
 
 if __name__ == "__main__":
-    plain = link.Script.load
+    plain = scripts.Script.load
 
-    def load(name: str, rules: link.Rules | None = None) -> link.Script:
-        script = plain(name, rules)
+    def load(
+        name: str, rules: scripts.Rules | None = None, arguments: tuple[str, ...] = ()
+    ) -> scripts.Script:
+        script = plain(name, rules, arguments)
         return wrapped(script) if name in WRITTEN else script
 
-    link.Script.load = load  # type: ignore[method-assign,assignment]
+    scripts.Script.load = load  # type: ignore[method-assign,assignment]
     sys.exit(main(sys.argv[1:]))

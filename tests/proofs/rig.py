@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import redis
+from tests.harness import acting
 from tests.harness.oversight import keep
 from tests.proofs import seen, witness
 from tests.proofs.audit import Audit
@@ -187,27 +188,33 @@ class Rig:
     def claim(self, who: int, *tasks: str, **wish: Any) -> Any:
         store, names = self.store, [Task(task) for task in tasks]
         wish = {"label": f"s{who}", "request": uuid.uuid4().hex, **wish}
-        return self.act(lambda: store.claim(self.project, self.sessions[who], names, **wish))
+        return self.act(
+            lambda: acting.claim(store, self.project, self.sessions[who], names, **wish)
+        )
 
     def beat(self, who: int, task: str | None = None, fence: Any = None, **wish: Any) -> Any:
         wish = {"request": uuid.uuid4().hex, **wish}
         session = self.sessions[who]
         name = Task(task) if task else None
-        return self.act(lambda: self.store.heartbeat(self.project, session, name, fence, **wish))
+        return self.act(
+            lambda: acting.heartbeat(self.store, self.project, session, name, fence, **wish)
+        )
 
     def release(self, who: int, task: str | None = None, fence: Any = None, **wish: Any) -> Any:
         wish = {"request": uuid.uuid4().hex, **wish}
         session = self.sessions[who]
         name = Task(task) if task else None
-        return self.act(lambda: self.store.release(self.project, session, name, fence, **wish))
+        return self.act(
+            lambda: acting.release(self.store, self.project, session, name, fence, **wish)
+        )
 
     def break_(self, task: str, fence: Any) -> Any:
         wish = {"reason": "stuck", "by": "a person"}
-        return self.act(lambda: self.store.break_(self.project, Task(task), fence, **wish))
+        return self.act(lambda: acting.break_(self.store, self.project, Task(task), fence, **wish))
 
     def show(self, task: str, who: int | None = None) -> Any:
         session = None if who is None else self.sessions[who]
-        return self.act(lambda: self.store.show(self.project, Task(task), session))
+        return self.act(lambda: acting.show(self.store, self.project, Task(task), session))
 
     def sweep(self) -> None:
         told = len(self.model.events)
@@ -352,8 +359,10 @@ class Rig:
         async def meanwhile() -> None:
             for who in whose:
                 session, request = self.sessions[who], uuid.uuid4().hex
-                await store.claim(self.project, session, [name], label=f"s{who}", request=request)
-                await store.release(self.project, session, name, request=request + "r")
+                await acting.claim(
+                    store, self.project, session, [name], label=f"s{who}", request=request
+                )
+                await acting.release(store, self.project, session, name, request=request + "r")
 
         self.link.lose_reply, self.link.meanwhile = 1, meanwhile
 
@@ -419,7 +428,9 @@ class Rig:
         """The list, page by page, is every claim once; its `seq` is the last event."""
         states, cursor, claims, seq = ("held", "parked", "lapsed", "done"), "", [], ""
         while True:
-            page = self.run(self.store.list_(self.project, states=states, limit=2, cursor=cursor))
+            page = self.run(
+                acting.list_(self.store, self.project, states=states, limit=2, cursor=cursor)
+            )
             claims += [witness.claim_said(claim) for claim in page.claims]
             assert len(claims) <= len(self.model.tasks), f"the list goes on and on: {claims}"
             seq, cursor = page.seq, page.cursor or ""

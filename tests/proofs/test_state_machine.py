@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from tests.harness import acting
 from tests.proofs.rig import INSTANTS, Rig, Server
 
 TASKS = ("T-1", "T/2 #x", "T:3", "T.4")
@@ -203,7 +204,9 @@ class Contract(RuleBasedStateMachine):
         rig = self.rig
         wish = {"queue": queue, "label": f"s{who}", "request": f"crash {len(rig.model.events)}"}
         session = rig.sessions[who]
-        rig.crash_during(lambda: rig.store.claim(rig.project, session, [task], **wish), turns)
+        rig.crash_during(
+            lambda: acting.claim(rig.store, rig.project, session, [task], **wish), turns
+        )
 
 
 MEETS = (

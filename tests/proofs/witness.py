@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
-from importlib import resources
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.proofs.records import Step
 
 from dibs import outcomes as o
+from dibs.acts import SCRIPTS
 from dibs.store import StoreDown
-from dibs.store.link import Link, Script
+from dibs.store.clock import Tick
+from dibs.store.link import Link
 from dibs.store.rules import Rules
+from dibs.store.scripts import Script
+from dibs.store.store import OVERVIEW, SWEEP, Unlist
 from dibs.words import Claim, Free, Loss
 
 BY_SESSIONS = ("claim", "heartbeat", "release")
@@ -100,12 +103,13 @@ class Recorder:
 
 def script_names(rules: Rules) -> dict[str, str]:
     """What each script's digest, and its text, is called."""
-    files = [file.name for file in (resources.files("dibs.store") / "lua").iterdir()]
-    names = [name.removesuffix(".lua") for name in files if name != "common.lua"]
-    kinds = [rules, replace(rules, holding=1)]
+    declared = (*SCRIPTS.values(), SWEEP, OVERVIEW)
     scripts = [
-        Script.load(name, None if name == "tick" else each) for name in names for each in kinds
+        Script.load("tick", arguments=Tick._fields),
+        Script.load("unlist", arguments=Unlist._fields),
+        Script.load("selftest"),
     ]
+    scripts += [each.fill(rules) for each in declared]
     return {key: script.name for script in scripts for key in (script.sha, script.text)}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import redis
 from tests.conftest import Desk, new_session
+from tests.harness import acting
 
 from dibs import outcomes as o
 from dibs.board.lobby import Lobby
@@ -14,8 +15,8 @@ from dibs.keeper import Keeper
 from dibs.store import Damaged, Rules, Store, StoreDown
 from dibs.store.clock import KEY as CLOCK
 from dibs.store.clock import Facts
+from dibs.store.keys import keys
 from dibs.store.link import PipelineLink
-from dibs.store.store import keys
 
 ALL = ("held", "parked", "lapsed", "done")
 NOT_HELD = 1
@@ -99,7 +100,9 @@ async def listed(desk: Desk, **wanted: Any) -> tuple[list[str], list[str]]:
     """What the list shows, page by page; and what it names as damaged."""
     tasks, damaged, cursor = [], [], ""
     while True:
-        page = await desk.store.list_(desk.project, states=ALL, limit=2, cursor=cursor, **wanted)
+        page = await acting.list_(
+            desk.store, desk.project, states=ALL, limit=2, cursor=cursor, **wanted
+        )
         assert isinstance(page, o.Page)
         tasks += [claim.task for claim in page.claims]
         damaged += page.damaged
@@ -308,9 +311,9 @@ async def test_damaged_counters_of_a_project_are_begun_anew(
     await swept(desk)
     newer = await desk.granted(desk.ann, "T-3")
     assert held.fence < newer.fence < 2**53
-    events = await desk.store.events(desk.project, "", 100)
+    events = await desk.store.events.read(desk.project, "", 100)
     assert [event.type for event in events][-1] == "claimed"
-    assert await desk.store.events(desk.project, events[0].id, 100) == events[1:]
+    assert await desk.store.events.read(desk.project, events[0].id, 100) == events[1:]
     await desk.store.overview(desk.project)
 
 
@@ -324,10 +327,10 @@ async def test_a_damaged_event_is_told_as_one_and_those_after_it_are_read(
     raw.xadd(stream, {"nothing": ""})
     assert (await desk.store.overview(desk.project)).held == 1
     await desk.granted(desk.ann, "T-2")
-    events = await desk.store.events(desk.project, "", 100)
+    events = await desk.store.events.read(desk.project, "", 100)
     assert [event.type for event in events] == ["claimed", *3 * ["damaged"], "claimed"]
     assert [event.task for event in events] == ["T-1", "", "T-9", "", "T-2"]
-    assert len(await desk.store.latest(desk.project, 10)) == 5
+    assert len(await desk.store.events.latest(desk.project, 10)) == 5
     assert await listed(desk) == (["T-1", "T-2"], [])
 
 

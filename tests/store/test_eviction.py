@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import new_session
+from tests.harness import acting
 from tests.tools.servers import KINDS, Server, serving
 
 from dibs import outcomes as o
@@ -110,7 +111,7 @@ async def test_a_managed_store_without_these_commands_serves_and_says_what_it_do
     with serving(kind, tmp_path, "maxmemory-policy volatile-lru", *SMALL, *renamed) as server:
         async with at(server.url) as store:
             await store.open()
-            granted = await store.claim(PROJECT, new_session(), [Task("T-1")])
+            granted = await acting.claim(store, PROJECT, new_session(), [Task("T-1")])
             assert isinstance(granted, o.Granted)
             health = await store.health()
             assert health.status == "ready"
@@ -135,21 +136,21 @@ async def test_a_store_that_begins_to_evict_grants_nothing_until_it_no_longer_ma
         async with at(server.url) as store:
             await store.open()
             ann, bob = new_session(), new_session()
-            await store.claim(PROJECT, ann, [Task("T-1")])
+            await acting.claim(store, PROJECT, ann, [Task("T-1")])
             _set_policy(server, "allkeys-lru")
             await store.tick()
             assert "allkeys-lru" in store.unsafe
             with pytest.raises(StoreDown, match="noeviction") as refused:
-                await store.claim(PROJECT, bob, [Task("T-2")])
+                await acting.claim(store, PROJECT, bob, [Task("T-2")])
             assert not refused.value.sent
             with pytest.raises(StoreDown, match="noeviction"):
                 await store.health()
-            assert isinstance(await store.heartbeat(PROJECT, ann), o.Kept)
-            assert isinstance(await store.release(PROJECT, ann, Task("T-1")), o.Ended)
+            assert isinstance(await acting.heartbeat(store, PROJECT, ann), o.Kept)
+            assert isinstance(await acting.release(store, PROJECT, ann, Task("T-1")), o.Ended)
             _set_policy(server, "noeviction")
             await store.tick()
             assert not store.unsafe
-            assert isinstance(await store.claim(PROJECT, bob, [Task("T-2")]), o.Granted)
+            assert isinstance(await acting.claim(store, PROJECT, bob, [Task("T-2")]), o.Granted)
             assert (await store.health()).status == "ready"
 
 
@@ -160,12 +161,12 @@ async def test_a_store_that_comes_back_evicting_grants_not_even_the_first_claim(
     with serving(kind, tmp_path, *SMALL) as server:
         async with at(server.url) as store:
             await store.open()
-            await store.claim(PROJECT, new_session(), [Task("T-1")])
+            await acting.claim(store, PROJECT, new_session(), [Task("T-1")])
             with server.client() as operator:
                 operator.config_set("maxmemory-policy", "allkeys-lru")
                 operator.client_kill_filter(_type="normal", skipme=True)
             with pytest.raises(StoreDown, match="allkeys-lru"):
-                await store.claim(PROJECT, new_session(), [Task("T-2")])
+                await acting.claim(store, PROJECT, new_session(), [Task("T-2")])
 
 
 @anywhere
@@ -179,7 +180,7 @@ async def test_what_is_held_is_not_granted_again_while_others_fill_the_store(
             ann, bob = new_session(), new_session()
             tasks = [Task(f"T-{number}") for number in range(200)]
             for task in tasks:
-                assert isinstance(await store.claim(PROJECT, ann, [task]), o.Granted)
+                assert isinstance(await acting.claim(store, PROJECT, ann, [task]), o.Granted)
             _set_policy(server, policy)
             await store.tick()
             with server.client() as other, other.pipeline(transaction=False) as filling:
@@ -190,7 +191,7 @@ async def test_what_is_held_is_not_granted_again_while_others_fill_the_store(
             taken = 0
             for task in tasks:
                 with contextlib.suppress(StoreDown):
-                    taken += isinstance(await store.claim(PROJECT, bob, [task]), o.Granted)
+                    taken += isinstance(await acting.claim(store, PROJECT, bob, [task]), o.Granted)
             assert taken == 0
 
 

@@ -11,13 +11,16 @@ import pytest
 import redis
 from redis.exceptions import ResponseError
 from tests.conftest import Desk, new_session
+from tests.harness import acting
 from tests.tools.clock import SteppedClock
 
 from dibs import outcomes as o
+from dibs.acts import SCRIPTS
 from dibs.store import Rules, Store, StoreDown, StoreFull
 from dibs.store.embedded import EmbeddedStore
 from dibs.store.failures import ErrorReply, Withheld, failure
-from dibs.store.link import PipelineLink, Script
+from dibs.store.link import PipelineLink
+from dibs.store.scripts import Script
 from dibs.store.store import Unfit
 
 FREE = Rules(rate_per_session=0, rate_per_project=0)
@@ -194,7 +197,7 @@ async def test_a_script_knows_a_full_store_by_the_words_of_every_server(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, form: str, code: str
 ):
     probe = "redis.pcall('SET', PREFIX .. ':nothing', '', 'XX')"
-    script = desk.store._scripts["claim"]
+    script = SCRIPTS["claim"].fill(desk.store.rules)
     assert script.text.count(probe) == 1
     met = "{err = '" + form.format(f"{code} and why.") + "'}"
     text = script.text.replace(probe, met)
@@ -304,7 +307,7 @@ async def test_cancelled_calls_never_mix_up_answers(store: Store):
     sessions = [new_session() for _ in range(40)]
 
     async def claim(number: int) -> Any:
-        return await store.claim("cancel.me", sessions[number], [f"T-{number}"])
+        return await acting.claim(store, "cancel.me", sessions[number], [f"T-{number}"])
 
     tasks = [asyncio.create_task(claim(number)) for number in range(40)]
     await asyncio.sleep(0)
@@ -313,7 +316,7 @@ async def test_cancelled_calls_never_mix_up_answers(store: Store):
     for number, outcome in enumerate(await asyncio.gather(*tasks, return_exceptions=True)):
         if number % 2:
             assert outcome.claims[0].task == f"T-{number}"
-    shown = await store.show("cancel.me", "T-1", sessions[1])
+    shown = await acting.show(store, "cancel.me", "T-1", sessions[1])
     assert shown.mine
 
 
@@ -355,7 +358,7 @@ async def test_a_replica_is_not_ready_and_refuses_without_effect(tmp_path):
         with pytest.raises(StoreDown, match="replica"):
             await store.health()
         with pytest.raises(StoreDown) as caught:
-            await store.claim("rep.lica", new_session(), ["T-1"])
+            await acting.claim(store, "rep.lica", new_session(), ["T-1"])
         assert not caught.value.sent
     finally:
         await store.close()
@@ -410,17 +413,17 @@ async def test_a_restarted_store_gives_every_live_claim_one_more_ttl(tmp_path):
     store = Store(PipelineLink.to(embedded.url), FREE)
     await store.open()
     ann, bob = new_session(), new_session()
-    await store.claim("restart", ann, ["T-1"], ttl_s=60)
-    while (before := await store.show("restart", "T-1")).expires_in == 60:
+    await acting.claim(store, "restart", ann, ["T-1"], ttl_s=60)
+    while (before := await acting.show(store, "restart", "T-1")).expires_in == 60:
         await asyncio.sleep(0.05)
     embedded.stop()
     embedded = EmbeddedStore.start(folder)
     try:
-        after = await store.show("restart", "T-1")
+        after = await acting.show(store, "restart", "T-1")
         assert after.expires_in == 60
         assert after.fence == before.fence
-        assert isinstance(await store.claim("restart", bob, ["T-1"]), o.Contended)
-        grown = await store.claim("restart", bob, ["T-2"])
+        assert isinstance(await acting.claim(store, "restart", bob, ["T-1"]), o.Contended)
+        grown = await acting.claim(store, "restart", bob, ["T-2"])
         assert grown.claims[0].fence > before.fence
     finally:
         await store.close()

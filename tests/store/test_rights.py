@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import new_session
+from tests.harness import acting
 from tests.tools.servers import KINDS, Server, serving
 
 from dibs import outcomes as o
@@ -164,7 +165,7 @@ async def test_a_user_who_may_not_see_the_configuration_can_start_and_is_told_wh
             assert any(told in reason for reason in health.reasons), health.reasons
             unnoticed = any("goes unnoticed" in reason for reason in health.reasons)
             assert unnoticed == ("-info" in rights or "-@dangerous" in rights)
-            granted = await store.claim(PROJECT, new_session(), [Task("T-1")])
+            granted = await acting.claim(store, PROJECT, new_session(), [Task("T-1")])
             assert isinstance(granted, o.Granted)
 
 
@@ -183,16 +184,16 @@ async def test_a_right_that_is_taken_while_dibs_runs_is_named_and_given_back_it_
     with serving(kind, tmp_path, config("~dibs:* &* +@all")) as server:
         async with as_user(server) as store:
             await store.open()
-            await store.claim(PROJECT, new_session(), [Task("T-0")])
+            await acting.claim(store, PROJECT, new_session(), [Task("T-0")])
             with server.client() as operator:
                 operator.execute_command("ACL", "SETUSER", "dibs", "-zadd")
                 with pytest.raises(StoreDown, match="no right") as refused:
-                    await store.claim(PROJECT, new_session(), [Task("T-1")])
+                    await acting.claim(store, PROJECT, new_session(), [Task("T-1")])
                 assert refused.value.sent, "the script had begun"
                 operator.execute_command("ACL", "SETUSER", "dibs", "-@all", "+ping")
                 with pytest.raises(StoreDown, match="no right"):
                     await store.health()
                 operator.execute_command("ACL", "SETUSER", "dibs", "+@all")
             assert (await store.health()).status == "ready"
-            granted = await store.claim(PROJECT, new_session(), [Task("T-2")])
+            granted = await acting.claim(store, PROJECT, new_session(), [Task("T-2")])
             assert isinstance(granted, o.Granted)

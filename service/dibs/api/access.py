@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 from litestar import Request
 
+from dibs.acts.act import KNOWN, Claimant
 from dibs.addresses import Proxies, network_of
-from dibs.api.problems import ProblemError, invalid
 from dibs.api.tokens import Tokens
 from dibs.authorization import REALM, read
 from dibs.budgets import Budget
-from dibs.claims import KNOWN, Claimant
+from dibs.problems import ProblemError, invalid
 from dibs.text import fault_of_name
 
 Req = Request[Any, Any, Any]

@@ -9,7 +9,7 @@ from litestar.types import ASGIApp
 
 from dibs.api import errors
 from dibs.api.headers import Header, doubled
-from dibs.api.problems import ProblemError, invalid
+from dibs.problems import ProblemError, invalid
 
 
 def single(request: Iterable[Header]) -> None:

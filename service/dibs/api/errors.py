@@ -11,16 +11,17 @@ from litestar.exceptions import (
     ValidationException,
 )
 
-from dibs.api import observe, sentences, wire
-from dibs.api.problems import Applied, ProblemError, invalid
-from dibs.api.wire import Reply
+from dibs import messages, responses
+from dibs.acts import POSTS
+from dibs.api import observe
+from dibs.claims import OutOfBounds
+from dibs.problems import Applied, ProblemError, invalid
+from dibs.responses import Reply
 from dibs.store import Damaged, StoreDown, StoreFull, Unwilling
 from dibs.streams import TooMany
 
 log = logging.getLogger("dibs.api")
 Req = Request[Any, Any, Any]
-
-_POSTS = ("/claim", "/heartbeat", "/release", "/break")
 
 
 def answer(scope: Any, error: Exception) -> Reply:
@@ -29,8 +30,8 @@ def answer(scope: Any, error: Exception) -> Reply:
     scope[observe.CODE] = problem.problem.code
     if "whose" in problem.body:
         scope[observe.WHOSE] = problem.body["whose"]
-    body = wire.encode(problem.body)
-    return Reply(body, wire.PROBLEM, problem.problem.status, problem.headers)
+    body = responses.encode(problem.body)
+    return Reply(body, responses.PROBLEM, problem.problem.status, problem.headers)
 
 
 def _problem(scope: Any, error: Exception) -> ProblemError:
@@ -40,6 +41,8 @@ def _problem(scope: Any, error: Exception) -> ProblemError:
         return _store_down(error)
     if isinstance(error, StoreFull):
         return ProblemError("full", "The store is full. Tell whoever runs this service.")
+    if isinstance(error, OutOfBounds):
+        return invalid([{"field": error.field, "message": str(error)}])
     if isinstance(error, TooMany):
         return ProblemError(
             "quota",
@@ -62,9 +65,9 @@ def _store_down(down: StoreDown) -> ProblemError:
         )
         return ProblemError("unavailable", f"{down.reason} {detail}", retry_after=10)
     if isinstance(down, Damaged):
-        facts = {"lost": wire.builtin(down.lost)} if down.lost else {}
+        facts = {"lost": responses.builtin(down.lost)} if down.lost else {}
         outcome: Applied = "unknown" if down.sent else "not-applied"
-        detail = sentences.damaged(down.task) if down.task else down.reason
+        detail = messages.damaged(down.task) if down.task else down.reason
         return ProblemError("unavailable", detail, outcome=outcome, **facts)
     detail = (
         "Whether the call took effect is unknown: make the same call again, it takes effect once."
@@ -81,7 +84,8 @@ def _store_down(down: StoreDown) -> ProblemError:
 
 def wrong_method(scope: Any) -> ProblemError:
     """Say which methods a path takes."""
-    allow = "POST" if scope["path"].endswith(_POSTS) else "GET, HEAD"
+    act = scope["path"].rpartition("/")[2]
+    allow = "POST" if act in POSTS else "GET, HEAD"
     return ProblemError(
         "wrong-method",
         f"{scope['method']} is not for this path; it takes {allow}.",

@@ -9,8 +9,9 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 
 from dibs import __version__
-from dibs.api.problems import TABLE
+from dibs.acts import ACTS
 from dibs.metrics import CONTENT_TYPE, Metrics, families
+from dibs.problems import TABLE
 
 log = logging.getLogger("dibs.api")
 
@@ -18,11 +19,9 @@ CODES = tuple(problem.code for problem in TABLE)
 CODE = "dibs_code"
 """Where in the scope the code of a problem is left by whoever answers it."""
 WHOSE = "dibs_whose"
-POSTS = ("claim", "heartbeat", "release", "break")
 _V1 = "/v1/{project}/"
 _ROUTES = {
-    _V1 + "claims": "list",
-    _V1 + "claims/{task}": "show",
+    **{_V1 + act.path: act.name for act in ACTS if act.method == "GET"},
     _V1 + "events": "events",
     "/livez": "health",
     "/readyz": "health",
@@ -33,9 +32,9 @@ _ROUTES = {
     "/problems/{code}": "file",
     "/": "board",
 }
-_ACTS = frozenset({*POSTS, "list", "show"})
-ROUTES = (*POSTS, *dict.fromkeys(_ROUTES.values()), "other")
-FAMILIES = families(CODES, ROUTES, __version__)
+_ACTS = tuple(act.name for act in ACTS)
+ROUTES = (*dict.fromkeys((*_ACTS, *_ROUTES.values())), "other")
+FAMILIES = families(CODES, ROUTES, _ACTS, __version__)
 
 
 def observed(app: ASGIApp, metrics: Metrics) -> ASGIApp:

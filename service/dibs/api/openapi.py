@@ -9,10 +9,13 @@ from typing import Any
 
 from msgspec.json import schema_components
 
-from dibs import __version__, words
-from dibs.api import bodies, wire
-from dibs.api.problems import TABLE
+from dibs import __version__, requests, responses, words
+from dibs.acts import ACTS
+from dibs.acts.act import Act
+from dibs.acts.heartbeat import HeartbeatRequest
+from dibs.api.routes import EventsQuery
 from dibs.outcomes import Release
+from dibs.problems import TABLE
 from dibs.store.health import Health
 
 Schema = dict[str, Any]
@@ -55,7 +58,7 @@ _TASK = {
     "in": "path",
     "required": True,
     "description": "The task, percent-encoded; a slash may stand as it is.",
-    "schema": bodies.TASK_SCHEMA,
+    "schema": requests.TASK_SCHEMA,
 }
 
 
@@ -83,86 +86,55 @@ def document() -> Schema:
 
 
 def _paths() -> Schema:
-    claim, claims = _ref("Claim"), _ref("Claims")
-    shown = {"anyOf": [_ref("Claim"), _ref("Free")]}
+    events = {responses.JSON: _ref("Events"), "text/event-stream": {"type": "string"}}
     return {
-        "/v1/{project}/claim": _post(
-            "claim",
-            "Take a task, the first free of any_of, or all of all_of.",
-            bodies.ClaimBody,
-            {200: {"anyOf": [claim, claims]}, 201: {"anyOf": [claim, claims]}},
-            ("bad-session", "held", "cooling", "done", "quota", "full"),
-        ),
-        "/v1/{project}/heartbeat": _post(
-            "heartbeat",
-            "Extend one claim, or (without task) all that the session has.",
-            bodies.HeartbeatBody,
-            {200: {"anyOf": [claim, claims]}},
-            ("bad-session", "not-holder", "lost"),
-        ),
-        "/v1/{project}/release": _post(
-            "release",
-            "End one claim, or all; or leave a queue.",
-            bodies.ReleaseBody,
-            {200: {"anyOf": [_ref("Release"), _ref("Releases")]}},
-            ("bad-session", "not-holder", "lost"),
-        ),
-        "/v1/{project}/break": _post(
-            "break",
-            "A person ends somebody's claim; takes an admin key.",
-            bodies.BreakBody,
-            {200: _ref("Release")},
-            ("forbidden", "fence-required", "fence-moved"),
-            session=False,
-        ),
-        "/v1/{project}/claims": _get(
-            "list",
-            "The project's claims, as one snapshot.",
-            {wire.JSON: _ref("Page"), "text/plain": {"type": "string"}},
-            [_PROJECT, _READER, *_query(bodies.ListQuery)],
-        ),
-        "/v1/{project}/claims/{task}": _get(
-            "show",
-            "One task; with fence, whether that is the current one.",
-            {wire.JSON: shown},
-            [_PROJECT, _TASK, _READER, *_query(bodies.ShowQuery)],
-        ),
+        **{f"/v1/{{project}}/{act.path}": _operation(act) for act in ACTS},
         "/v1/{project}/events": _get(
             "events",
             "Transitions: a page, or (text/event-stream) as they happen.",
-            {wire.JSON: _ref("Events"), "text/event-stream": {"type": "string"}},
-            [_PROJECT, *_query(bodies.EventsQuery)],
+            events,
+            [_PROJECT, *_query(EventsQuery)],
         ),
-        "/livez": _get("livez", "The process is up.", {wire.JSON: {"type": "object"}}, []),
-        "/readyz": _get("readyz", "The store answers.", {wire.JSON: _ref("Health")}, []),
+        "/livez": _get("livez", "The process is up.", {responses.JSON: {"type": "object"}}, []),
+        "/readyz": _get("readyz", "The store answers.", {responses.JSON: _ref("Health")}, []),
     }
 
 
-def _post(
-    name: str,
-    summary: str,
-    body: type[bodies.Body],
-    success: dict[int, Schema],
-    codes: tuple[str, ...],
-    *,
-    session: bool = True,
-) -> Schema:
-    schema = _ref(body.__name__)
-    kinds = (wire.JSON, "application/x-www-form-urlencoded")
+def _operation(act: Act) -> Schema:
+    """Return what OpenAPI says of an act."""
+    shapes = {status: _one_of(names) for status, names in act.success.items()}
+    if act.method == "POST":
+        return _post(act, shapes)
+    content = {responses.JSON: shapes[200]}
+    if act.name == "list":
+        content["text/plain"] = {"type": "string"}
+    task = [_TASK] if "{task}" in act.path else []
+    return _get(act.name, act.summary, content, [_PROJECT, *task, _READER, *_query(act.request)])
+
+
+def _one_of(names: tuple[str, ...]) -> Schema:
+    refs = [_ref(name) for name in names]
+    return refs[0] if len(refs) == 1 else {"anyOf": refs}
+
+
+def _post(act: Act, shapes: dict[int, Schema]) -> Schema:
+    schema = _ref(act.request.__name__)
+    kinds = (responses.JSON, "application/x-www-form-urlencoded")
+    session = [_SESSION, _IDEMPOTENCY] if act.caller == "session" else []
     operation: Schema = {
-        "operationId": name,
-        "summary": summary,
-        "parameters": [_PROJECT, *([_SESSION, _IDEMPOTENCY] if session else [])],
+        "operationId": act.name,
+        "summary": act.summary,
+        "parameters": [_PROJECT, *session],
         "requestBody": {
-            "required": body is not bodies.HeartbeatBody,
+            "required": act.request is not HeartbeatRequest,
             "content": {kind: {"schema": schema} for kind in kinds},
         },
         "responses": {
             **{
-                str(status): _response("As asked.", {wire.JSON: shape})
-                for status, shape in success.items()
+                str(status): _response("As asked.", {responses.JSON: shape})
+                for status, shape in shapes.items()
             },
-            **_problems(codes + _ALWAYS + _FAILING),
+            **_problems(act.problems + _ALWAYS + _FAILING),
         },
     }
     return {"post": operation}
@@ -191,12 +163,12 @@ def _problems(codes: tuple[str, ...]) -> Schema:
         if problem.code in codes:
             by_status.setdefault(problem.status, []).append(f"`{problem.code}`: {problem.title}.")
     return {
-        str(status): _response(" ".join(lines), {wire.PROBLEM: _ref("Problem")})
+        str(status): _response(" ".join(lines), {responses.PROBLEM: _ref("Problem")})
         for status, lines in by_status.items()
     }
 
 
-def _query(model: type[bodies.Body]) -> list[Schema]:
+def _query(model: type[requests.Request]) -> list[Schema]:
     properties = model.model_json_schema()["properties"]
     return [
         {"name": name, "in": "query", "required": False, "schema": schema}
@@ -210,8 +182,7 @@ def _ref(name: str) -> Schema:
 
 def _schemas() -> Schema:
     found: Schema = {}
-    inputs = (bodies.ClaimBody, bodies.HeartbeatBody, bodies.ReleaseBody, bodies.BreakBody)
-    for model in inputs:
+    for model in (act.request for act in ACTS if act.method == "POST"):
         found[model.__name__] = {
             **model.model_json_schema(ref_template=_REF + "{model}"),
             **model.together(),

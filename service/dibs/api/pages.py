@@ -8,9 +8,9 @@ from typing import Any
 from litestar import Request, get
 from litestar.types import ControllerRouterHandler
 
-from dibs.api import answers, wire
+from dibs import responses
 from dibs.api.openapi import document
-from dibs.api.problems import BY_CODE, ProblemError
+from dibs.problems import BY_CODE, ProblemError
 from dibs.shipped import shipped
 from dibs.store import Store, StoreDown
 
@@ -37,7 +37,7 @@ def _digests() -> dict[bytes, bytes]:
     return digests
 
 
-def _file(folder: str, name: str, url: str) -> wire.Reply:
+def _file(folder: str, name: str, url: str) -> responses.Reply:
     """Return a file of the client or the skill, with this service's URL filled in."""
     allowed = {path.name: path for path in shipped(folder).glob("*") if path.is_file()}
     if name not in allowed:
@@ -47,7 +47,7 @@ def _file(folder: str, name: str, url: str) -> wire.Reply:
         content = content.replace(URL, url.encode())
         for placeholder, digest in _digests().items():
             content = content.replace(placeholder, digest)
-    return wire.Reply(content, wire.TEXT)
+    return responses.Reply(content, responses.TEXT)
 
 
 def handlers(
@@ -59,12 +59,12 @@ def handlers(
     """
 
     @get("/livez", sync_to_thread=False)
-    def livez() -> wire.Reply:
+    def livez() -> responses.Reply:
         """The process is up."""
-        return answers.ok({"status": "up"})
+        return responses.ok({"status": "up"})
 
     @get("/readyz")
-    async def readyz() -> wire.Reply:
+    async def readyz() -> responses.Reply:
         """The store answers, and says how well it keeps what it is told."""
         try:
             health = await store.health()
@@ -72,32 +72,32 @@ def handlers(
             raise ProblemError("unavailable", away.reason, retry_after=1) from None
         if why := down():  # a look is more than reading: it writes, as a claim does
             raise ProblemError("unavailable", why, retry_after=1)
-        return answers.ok({**wire.builtin(health), "open": opened})
+        return responses.ok({**responses.builtin(health), "open": opened})
 
     @get("/problems/{code:str}", sync_to_thread=False)
-    def problem(code: str) -> wire.Reply:
+    def problem(code: str) -> responses.Reply:
         """Explain a problem code: the page that `type` names."""
         found = BY_CODE.get(code)
         if found is None:
             raise ProblemError("not-found", "There is no problem with this code.")
         text = f"{found.code} ({found.status}): {found.title}\n\n{found.about}\n"
-        return wire.Reply(text.encode(), wire.TEXT)
+        return responses.Reply(text.encode(), responses.TEXT)
 
     @get("/client/{name:str}", sync_to_thread=False)
-    def client(request: Req, name: str) -> wire.Reply:
+    def client(request: Req, name: str) -> responses.Reply:
         """Serve dibs.py and the files that belong to it."""
         return _file("client", name, base_url(request, public_url))
 
     @get("/skill/{name:str}", sync_to_thread=False)
-    def skill(request: Req, name: str) -> wire.Reply:
+    def skill(request: Req, name: str) -> responses.Reply:
         """Serve what `init` lays beside the client."""
         # Clients before 0.2 look for it here, and update themselves with it.
         folder = "client" if name == "install.py" else "skill"
         return _file(folder, name, base_url(request, public_url))
 
     @get("/openapi.json", sync_to_thread=False)
-    def openapi() -> wire.Reply:
+    def openapi() -> responses.Reply:
         """Describe the interface."""
-        return answers.ok(document())
+        return responses.ok(document())
 
     return [livez, readyz, problem, client, skill, openapi]

@@ -6,8 +6,8 @@ Statuses are those of HTTP for the case, so not all are the code's own in the ta
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from dibs.api import wire
-from dibs.api.problems import ProblemError
+from dibs import responses
+from dibs.problems import ProblemError
 
 REQUEST_S = 10.0
 """For a request to arrive whole: a body is at most some KiB."""
@@ -32,9 +32,9 @@ def _refusal(
     counted: str, status: HTTPStatus, code: str, detail: str, retry_after: int | None = None
 ) -> Refusal:
     problem = ProblemError(code, f"{detail} Nothing was changed.", retry_after=retry_after)
-    body = wire.encode({**problem.body, "title": status.phrase, "status": status.value})
+    body = responses.encode({**problem.body, "title": status.phrase, "status": status.value})
     headers = {
-        "Content-Type": wire.PROBLEM,
+        "Content-Type": responses.PROBLEM,
         "Content-Length": str(len(body)),
         "Connection": "close",
         "Cache-Control": "no-store",

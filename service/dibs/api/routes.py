@@ -1,17 +1,19 @@
-"""What is read under /v1. Each handler parses, asks, and answers; acts.py has the POSTs."""
+"""What is read under /v1. Each handler parses, asks, and answers; fast_path.py has the POSTs."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from litestar import Controller, Request, Response, get
 from litestar.response import Stream
+from pydantic import Field
 
+from dibs import requests, responses
+from dibs.acts import list_, show
 from dibs.addresses import network_of
-from dibs.api import answers, bodies, wire
-from dibs.api.problems import invalid
 from dibs.claims import Claims
+from dibs.problems import invalid
 from dibs.store import StoreDown
-from dibs.store.store import Reset
+from dibs.store.events import Reset
 from dibs.store.stream import Ended
 from dibs.streams import Streams
 from dibs.words import Event, Project, Refused, Session
@@ -19,16 +21,23 @@ from dibs.words import Event, Project, Refused, Session
 Req = Request[Any, Any, Any]
 
 
+class EventsQuery(requests.Request):
+    """GET events."""
+
+    after: Annotated[str, Field(pattern=r"^([0-9]{1,17}-[0-9]{1,17}-[0-9]{1,17})?$")] = ""
+    limit: int = Field(200, ge=1, le=1000)
+
+
 def reader(request: Req) -> Session | None:
     """Return who reads, where they say so: only `mine` depends on it."""
     text = request.headers.get("dibs-session")
-    return bodies.session(text) if text else None
+    return requests.session(text) if text else None
 
 
 def in_project(project: str) -> Project:
     """Return the project of a GET, or raise `invalid`."""
-    errors: bodies.Errors = []
-    name = bodies.project(project, errors)
+    errors: requests.Errors = []
+    name = requests.project(project, errors)
     if errors:
         raise invalid(errors)
     return name
@@ -40,13 +49,14 @@ class V1(Controller):
     path = "/v1/{project:str}"
 
     @get("/claims")
-    async def list_(self, request: Req, project: str, claims: Claims) -> wire.Reply:
+    async def list_(self, request: Req, project: str, claims: Claims) -> responses.Reply:
         """List claims, as JSON or (`Accept: text/plain`) as a table for people."""
         name = in_project(project)
-        query = bodies.ListQuery.of(bodies.query(request.scope["query_string"]), [])
+        query = list_.ListQuery.of(requests.query(request.scope["query_string"]), [])
         who = reader(request)
         try:
-            page = await claims.store.list_(
+            page = await list_.page(
+                claims.store,
                 name,
                 who,
                 states=query.state.split(","),
@@ -57,18 +67,18 @@ class V1(Controller):
             )
         except Refused as refused:
             raise invalid([{"field": "cursor", "message": str(refused)}]) from None
-        return answers.listed(page, plain=answers.wants(request.headers, "text/plain"))
+        return list_.answer(page, plain=responses.wants(request.headers, "text/plain"))
 
     @get("/claims/{task:path}")
-    async def show(self, request: Req, project: str, task: str, claims: Claims) -> wire.Reply:
+    async def show_(self, request: Req, project: str, task: str, claims: Claims) -> responses.Reply:
         """Show one task; with `?fence=N` say if that is the current fence."""
         name = in_project(project)
         # The framework's own path parameter has lost doubled and trailing slashes.
         raw = request.scope["raw_path"].split(b"/", 4)[4]
-        wanted = bodies.task_in_path(raw)
-        query = bodies.ShowQuery.of(bodies.query(request.scope["query_string"]), [])
-        shown = await claims.store.show(name, wanted, reader(request))
-        return answers.shown(shown, query.fence)
+        wanted = requests.task_in_path(raw)
+        query = show.ShowQuery.of(requests.query(request.scope["query_string"]), [])
+        found = await show.look(claims.store, name, wanted, reader(request))
+        return show.answer(found, query.fence)
 
     @get("/events")
     async def events(
@@ -76,11 +86,11 @@ class V1(Controller):
     ) -> Response[bytes] | Stream:
         """Follow a project's transitions as server-sent events, or read a page of them."""
         name = in_project(project)
-        given = bodies.query(request.scope["query_string"])
+        given = requests.query(request.scope["query_string"])
         if "last-event-id" in request.headers:
             given["after"] = request.headers["last-event-id"]
-        query = bodies.EventsQuery.of(given, [])
-        if answers.wants(request.headers, "text/event-stream"):
+        query = EventsQuery.of(given, [])
+        if responses.wants(request.headers, "text/event-stream"):
             address = network_of(request.scope)
             streams.check(name, address)
             after = query.after or await claims.end_of(name)
@@ -90,7 +100,7 @@ class V1(Controller):
                 headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
             )
         try:
-            events = await claims.store.events(name, query.after, query.limit)
+            events = await claims.store.events.read(name, query.after, query.limit)
         except Reset:
             end = await claims.end_of(name)
             return _page([], end, reset=True)
@@ -99,8 +109,8 @@ class V1(Controller):
 
 
 def _page(events: Sequence[Event], end: str, *, reset: bool) -> Response[bytes]:
-    body = wire.encode({"events": events, "next": end, "reset": reset})
-    return Response(body, media_type=wire.JSON)
+    body = responses.encode({"events": events, "next": end, "reset": reset})
+    return Response(body, media_type=responses.JSON)
 
 
 async def _stream(claims: Claims, project: Project, after: str) -> AsyncIterator[bytes]:
@@ -122,4 +132,4 @@ async def _stream(claims: Claims, project: Project, after: str) -> AsyncIterator
 
 
 def _sse(kind: str, event_id: str, data: object) -> bytes:
-    return f"id: {event_id}\nevent: {kind}\ndata: ".encode() + wire.encode(data) + b"\n\n"
+    return f"id: {event_id}\nevent: {kind}\ndata: ".encode() + responses.encode(data) + b"\n\n"

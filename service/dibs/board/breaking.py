@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from dibs import authorization, text, words
+from dibs.acts import show
 from dibs.board.desk import Desk, Page, Req, page
 from dibs.words import Claim, Fence, Project, Task
 
@@ -39,7 +40,7 @@ async def ask(
 
 async def _claim(desk: Desk, project: Project, task: str) -> Claim | None:
     try:
-        shown = await desk.claims.store.show(project, words.task(task))
+        shown = await show.look(desk.claims.store, project, words.task(task))
     except words.Refused:
         return None
     if shown.state in ("free", "done"):

@@ -10,7 +10,7 @@ from dibs.board.known import Known, Readings
 from dibs.board.sheets import ALL, ROWS, Key, Sheet, Snapshot, Viewer
 from dibs.claims import Claims
 from dibs.store import StoreDown
-from dibs.store.store import Reset
+from dibs.store.events import Reset
 from dibs.store.stream import Ended, Listener
 from dibs.words import Event, Project
 

@@ -8,13 +8,15 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+from dibs.acts import list_, show
 from dibs.board import spans, views
 from dibs.board.spans import Html
 from dibs.board.views import Counts, Look, Row
 from dibs.claims import Claims
 from dibs.outcomes import Page
 from dibs.store import Damaged
-from dibs.store.store import Pulse, Reset, Store, stream_id
+from dibs.store.events import Reset, stream_id
+from dibs.store.store import Pulse, Store
 from dibs.words import Claim, Event, Free, Project, Task
 
 ROWS, DONE, LATELY = 2_000, 50, 40
@@ -57,7 +59,7 @@ class Readings:
         return list(claims.values())[:ROWS], seq, page.cursor is not None
 
     async def _part(self, store: Store, project: Project, cursor: str) -> Page:
-        return await store.list_(project, states=_LIVE, limit=PART, cursor=cursor)
+        return await list_.page(store, project, states=_LIVE, limit=PART, cursor=cursor)
 
 
 def _kept(page: Page) -> list[Claim]:
@@ -118,8 +120,8 @@ class Known:
         listed, seq, more = await self._readings.read(store, self.project)
         self.cut = len(listed) if more else 0
         done, events, pulse = await asyncio.gather(
-            store.list_(self.project, states=("done",), limit=DONE),
-            store.latest(self.project, LATELY),
+            list_.page(store, self.project, states=("done",), limit=DONE),
+            store.events.latest(self.project, LATELY),
             store.pulse(self.project),
         )
         self._know(pulse)
@@ -137,7 +139,7 @@ class Known:
     async def _catch_up(self) -> bool:
         """Read what happened since the last time; False when that is too much. Raises StoreDown."""
         try:
-            events = await self._store.events(self.project, self._seq, EVENTS)
+            events = await self._store.events.read(self.project, self._seq, EVENTS)
         except Reset:
             return False
         tasks = list(dict.fromkeys(event.task for event in events))
@@ -162,7 +164,7 @@ class Known:
     async def _show(self, task: Task) -> Claim | Free | None:
         """Return a task as it is now, None where nobody can read its record."""
         try:
-            return await self._store.show(self.project, task)
+            return await show.look(self._store, self.project, task)
         except Damaged:
             return None
 

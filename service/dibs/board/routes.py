@@ -11,7 +11,8 @@ from litestar.exceptions import HTTPException
 from litestar.response import Stream
 from markupsafe import Markup
 
-from dibs import words
+from dibs.acts import break_
+from dibs.acts.act import Call
 from dibs.addresses import network_of
 from dibs.board import breaking, views
 from dibs.board.desk import Desk, NoSuchPage, Page, Problem, Req, fields, in_project, page
@@ -94,13 +95,10 @@ class Board(Controller):
         if not desk.is_admin(given.get("key", "")):
             wrong = "That is not an admin key of this service. Nothing was changed."
             return await breaking.ask(request, desk, name, given, [wrong], 403)
-        outcome = await desk.claims.store.break_(
-            name,
-            words.task(given["task"]),
-            words.fence(given["fence"]),
-            reason=words.prose(given["reason"], "A reason").strip(),
-            by=given.get("by", "").strip() or breaking.user(request) or "an admin",
-        )
+        wanted = {key: given[key].strip() for key in ("task", "fence", "reason")}
+        asked = break_.BreakRequest.of(wanted, [])
+        by = given.get("by", "").strip() or breaking.user(request)
+        outcome = await break_.run(desk.claims, Call(name, asked, by=by))
         if isinstance(outcome, Ended):
             return Response(b"", status_code=303, headers={"Location": f"/p/{name}"})
         moved = "The claim changed since you looked, so nothing was broken. This is how it is now."

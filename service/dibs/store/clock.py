@@ -7,9 +7,11 @@ import time
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from dibs.store.failures import StoreDown
-from dibs.store.link import Link, Script, run_script
+from dibs.store.link import Link
+from dibs.store.scripts import Script, run_script
 from dibs.store.shown import Shown, look
 
 KEY = "dibs:clock"
@@ -22,6 +24,15 @@ APART_MOST_US = 2_000_000
 
 
 _LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+
+class Tick(NamedTuple):
+    """The arguments of tick.lua."""
+
+    run_id: str
+    gap_ms: str
+    process: str
+    sweeper_ms: str
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ class LeaseClock:
         """What each server of the store showed at the last look."""
         self._link = link
         self._stall_ms = stall_ms
-        self._tick = Script.load("tick")
+        self._tick = Script.load("tick", arguments=Tick._fields)
 
     @property
     def taking_turns(self) -> bool:
@@ -100,7 +111,7 @@ class LeaseClock:
             self._link,
             self._tick,
             KEY,
-            [run_id, str(self._stall_ms), self.process, str(SWEEPER_MS)],
+            Tick(run_id, str(self._stall_ms), self.process, str(SWEEPER_MS)),
         )
         witness_us, lost_us, stalls, sweeper, why = map(str, reply)
         if why == "turns":

@@ -3,61 +3,17 @@
 All calls share one connection (see connection.py); every failure says if the command was sent.
 """
 
-import hashlib
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib import resources
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import parse_url
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
 from dibs.store.channel import Channel, ReplicatedChannel
 from dibs.store.connection import Connection, Observe
 from dibs.store.endpoint import Endpoint, endpoint
 from dibs.store.failures import failure
-from dibs.store.rules import Rules
-
-_FOR_DRAGONFLY = "--!df flags=allow-undeclared-keys\n"
-"""Elsewhere a comment. Dragonfly lets a script that begins with it build keys of its own."""
-_INSIDE = "INSIDE()"
-"""Each file is a function in the one that it follows: where that says so, else at its end. A run
-makes all functions anew. One that captures a local of the chunk around it searches all that are
-captured there; one that captures what that chunk has captured itself does not. So a claim costs a
-tenth less."""
-_FOLLOWS = re.compile(r"^-- Follows (.+)\.$", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """One Lua file with those in front that it says it follows, and the rules filled in."""
-
-    name: str
-    text: str
-    sha: str
-
-    @classmethod
-    def load(cls, name: str, rules: Rules | None = None) -> "Script":
-        """Read `name`.lua and what it follows."""
-        folder = resources.files("dibs.store") / "lua"
-        text = (folder / f"{name}.lua").read_text("utf-8")
-        if found := _FOLLOWS.search(text):
-            for part in reversed(found[1].split(", ")):
-                text = _around((folder / part).read_text("utf-8"), text)
-        if rules:
-            text = rules.fill(text)
-        text = _FOR_DRAGONFLY + text
-        return cls(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-def _around(outer: str, inner: str) -> str:
-    """Return `outer` with the file that follows it in its place."""
-    function = f"(function()\n{inner}\nend)()"
-    if _INSIDE in outer:
-        return outer.replace(_INSIDE, function)
-    return f"{outer}\nreturn {function}"
 
 
 class Link(Protocol):
@@ -88,28 +44,6 @@ class Link(Protocol):
     async def close(self) -> None:
         """Drop the connections."""
         ...
-
-
-async def run_script(link: Link, script: Script, key: str, args: Sequence[str]) -> list[Any]:
-    """Run `script` on `key`, loading it where the store does not know it (a restart, a flush)."""
-    reply: list[Any]
-    try:
-        reply = await link.command("EVALSHA", script.sha, 1, key, *args)
-    except NoScriptError:
-        reply = await link.command("EVAL", script.text, 1, key, *args)
-    return reply
-
-
-async def run_replicated(
-    link: Link, script: Script, key: str, args: Sequence[str]
-) -> tuple[list[Any], bool]:
-    """Run `script` on `key`; return its reply, and if enough replicas have what it wrote."""
-    reply: list[Any]
-    try:
-        reply, enough = await link.replicated("EVALSHA", script.sha, 1, key, *args)
-    except NoScriptError:
-        reply, enough = await link.replicated("EVAL", script.text, 1, key, *args)
-    return reply, enough
 
 
 class PipelineLink:

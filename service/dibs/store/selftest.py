@@ -11,7 +11,8 @@ from typing import Any
 from redis.exceptions import NoScriptError, ResponseError
 
 from dibs.store.failures import NO_REDIS, ErrorReply, StoreDown, StoreFull, Withheld, failure, said
-from dibs.store.link import Link, Script
+from dibs.store.link import Link
+from dibs.store.scripts import Script
 
 _BLOCK_MS = 1
 

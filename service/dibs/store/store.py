@@ -1,6 +1,5 @@
-"""One typed function for each act on the store. Nobody else knows a key or counts an argument."""
+"""The store: which projects it has, whose sessions are whose, and how a script is run on it."""
 
-import base64
 import hmac
 import itertools
 import logging
@@ -10,45 +9,37 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
-from dibs import outcomes as o
-from dibs.likeness import skeleton
 from dibs.store import health, selftest, shown
 from dibs.store.clock import Facts, LeaseClock
-from dibs.store.failures import Damaged, StoreDown, StoreFull, Unwilling, said
-from dibs.store.link import Link, Script, run_replicated, run_script
-from dibs.store.records import Counts, Reader, event, seconds
+from dibs.store.events import EventLog
+from dibs.store.failures import Damaged, StoreDown, StoreFull, said
+from dibs.store.keys import keys
+from dibs.store.link import Link
+from dibs.store.records import Counts, Reader
 from dibs.store.rules import Rules
+from dibs.store.scripts import Declaration, Script, run_replicated, run_script
 from dibs.store.tally import Tally
-from dibs.words import Claim, Event, Fence, Free, Project, Refused, Session, Task
+from dibs.words import Project, Session
 
 log = logging.getLogger("dibs.store")
 
 FORMAT = "2"
 """The version of the data in the store. It changes when an older service would misread a record."""
-_HOLDING = ("heartbeat", "release")
-"""What those do who hold something: no budget of others limits it."""
-_UNLIMITED = ("break", "show", "list", "sweep", "overview")
-"""What needs a key, only reads (see dibs.readers), or is the service's own."""
-_LASTING = {"claim": "granted", "release": "ended", "break": "ended"}
-"""Acts that a failover must not forget, each with the answer that says something was done."""
+INDEX = "dibs:projects"
+"""The projects that have claims, by when a process put each there."""
 _DAY_MS = 86_400_000
 _SWEPT = (":live", ":lapsed", ":done", ":ended", ":endings", ":losers", ":queued", ":damaged")
 """What the sweeper goes by: a project with none of these keys has nothing that it could drop."""
 _ATTEMPTS = 3
-_CURSOR = re.compile(r"[1-4] ([0-9]{1,16}|[+-]inf) .{0,600}", re.DOTALL)
-_EPOCH = re.compile("[0-9]{1,16}")
 _SECRET = re.compile("[0-9a-f]{64}")
 _TURNS = (
     "Several servers answer INFO by turns: a failover between them goes unnoticed, and claims have "
     "no more time for it."
 )
-PLACE_CHARS = 12
-"""Of the keyed hash of an address, which a claim is counted by; nothing else is kept of it."""
-
 _DAMAGED_MOST = 1_000
 """Damaged tasks that are remembered, so that each is in the log once."""
 _NEWS_S = 0.25
@@ -61,8 +52,19 @@ class Unfit(Exception):
     """The store cannot be used as it is; the message is a sentence that says why."""
 
 
-class Reset(Exception):
-    """The events asked for are not (or no longer) in the stream."""
+class Unlist(NamedTuple):
+    """The arguments of unlist.lua."""
+
+    project: str
+    before_ms: str
+
+
+class _Overview(NamedTuple):
+    done_ms: str
+
+
+SWEEP = Declaration("sweep", rates="none")
+OVERVIEW = Declaration("overview", _Overview, rates="none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +91,15 @@ class Pulse:
 
 
 class Store:
-    """Claims in a Redis or Valkey, one atomic script per act."""
+    """Claims in a Redis or Valkey: each act on them is one atomic script."""
 
     def __init__(self, link: Link, rules: Rules) -> None:
         self.link, self.rules = link, rules
         self.clock = LeaseClock(link, rules.stall_ms)
         self.tally = Tally(link, keys)
-        holding = replace(rules, holding=1)
-        unlimited = replace(rules, rate_per_session=0, rate_per_project=0)
-        self._scripts = {
-            "claim": Script.load("claim", rules),
-            **{name: Script.load(name, holding) for name in _HOLDING},
-            **{name: Script.load(name, unlimited) for name in _UNLIMITED},
-        }
-        self._unlist = Script.load("unlist")
+        self.events = EventLog(link, self.clock)
+        self._unlist = Script.load("unlist", arguments=Unlist._fields)
+        self._scripts: dict[str, Script] = {}
         self._secret = b""
         self._known: dict[Project, float] = {}
         self._requests = itertools.count(1)
@@ -192,167 +189,22 @@ class Store:
         """Return a name for a request that has none."""
         return f"{self.clock.process}-{next(self._requests)}"
 
-    async def claim(
-        self,
-        project: Project,
-        session: Session,
-        tasks: Sequence[Task],
-        *,
-        mode: str = "one",
-        ttl_s: int | None = None,
-        reopen: bool = False,
-        queue: bool = False,
-        label: str = "",
-        branch: str = "",
-        url: str = "",
-        note: str = "",
-        request: str = "",
-        address: str = "",
-        address_waits_s: int = 0,
-    ) -> o.Granted | o.Contended | o.OverQuota | o.NoRoom | o.RateLimited:
-        """Take a task (mode `one`), the first free of several (`any`), or every one (`all`).
-
-        `address` is counted for, where it is known; while `address_waits_s` is not 0 it is granted
-        nothing new. Raises StoreDown, also where the store is unsafe and the claim would be new.
-        """
-        place = self.hashed(Session(address))[:PLACE_CHARS] if address else ""
-        waits = "address" if address_waits_s else ""
-
-        def act() -> list[str]:
-            closed = self._closed() or waits
-            wish = [mode, _ms(ttl_s), _flag(reopen), _flag(queue), closed, place]
-            return [*wish, label, branch, url, note, *_with_likeness(tasks, project)]
-
-        unsafe = self.unsafe
-        if not (self._knows(project) or await self._make_known(project, closed=bool(waits))):
-            if unsafe:
-                raise Unwilling(unsafe)
-            if waits:
-                return o.RateLimited("address", address_waits_s)
-            return o.NoRoom(why=self.room())
-        tag, read, rest = await self._act("claim", project, self.hashed(session), act, request)
-        if tag == "rate-limited":
-            return _rate_limited(read, rest)
-        if tag == "address":
-            return o.RateLimited("address", address_waits_s, unsure=read.unsure)
-        if tag == "unsafe":
-            raise Unwilling(self.unsafe or unsafe, sent=read.unsure)
-        lost = tuple(map(read.loss, rest[0]))
-        match tag:
-            case "granted":
-                claims = tuple(_held(read.claim(view)) for view in rest[2:])
-                return o.Granted(claims, int(rest[1]), lost)
-            case "refused":
-                refusals = tuple(read.refusal(*refusal) for refusal in rest[1:])
-                for refusal in refusals:
-                    self.tally.avoided(project, read.session, refusal.claim)
-                return o.Contended(refusals, lost, unsure=read.unsure)
-            case "full":
-                return o.NoRoom(lost, self.room(), unsure=read.unsure)
-            case _:
-                return o.OverQuota(rest[1], int(rest[2]), lost, unsure=read.unsure)
-
-    async def heartbeat(
-        self,
-        project: Project,
-        session: Session,
-        task: Task | None = None,
-        fence: Fence | None = None,
-        *,
-        ttl_s: int | None = None,
-        state: str = "",
-        note: str = "",
-        request: str = "",
-    ) -> o.Kept | o.NotMine | o.RateLimited:
-        """Push back the deadline of one claim, or of all that the session has in the project."""
-        act = [task or "", str(fence or ""), _ms(ttl_s), state, note]
-        tag, read, rest = await self._act("heartbeat", project, self.hashed(session), act, request)
-        if tag == "rate-limited":
-            return _rate_limited(read, rest)
-        if tag == "not-mine":
-            return self._not_mine(read, project, task, rest)
-        claims = tuple(_held(read.claim(view)) for view in rest[1:])
-        return o.Kept(claims, tuple(map(read.loss, rest[0])))
-
-    async def release(
-        self,
-        project: Project,
-        session: Session,
-        task: Task | None,
-        fence: Fence | None = None,
-        *,
-        outcome: str = "released",
-        note: str = "",
-        pr: str = "",
-        request: str = "",
-    ) -> o.Ended | o.NotMine | o.RateLimited:
-        """End one claim, or (`task` None) all that the session has; or leave the task's queue."""
-        act = [task or "", str(fence or ""), outcome, note, pr]
-        tag, read, rest = await self._act("release", project, self.hashed(session), act, request)
-        if tag == "rate-limited":
-            return _rate_limited(read, rest)
-        if tag == "not-mine":
-            return self._not_mine(read, project, task, rest)
-        return o.Ended(_releases(rest[1:]), tuple(map(read.loss, rest[0])))
-
-    async def break_(
-        self, project: Project, task: Task, fence: Fence, *, reason: str, by: str
-    ) -> o.Ended | o.Moved:
-        """End somebody's claim, if `fence` is still the current one."""
-        act = [task, str(fence), reason, by]
-        tag, read, rest = await self._act("break", project, "", act)
-        if tag == "moved":
-            return o.Moved(_shown(read, project, task, rest[1]), unsure=read.unsure)
-        return o.Ended(_releases(rest[1:]))
-
-    async def show(
-        self, project: Project, task: Task, session: Session | None = None
-    ) -> Claim | Free:
-        """Return one task as it is now."""
-        hashed = self.hashed(session) if session else ""
-        _, read, rest = await self._act("show", project, hashed, [task])
-        return _shown(read, project, task, rest[0])
-
-    async def list_(
-        self,
-        project: Project,
-        session: Session | None = None,
-        *,
-        states: Sequence[str],
-        text: str = "",
-        holder: str = "",
-        limit: int,
-        cursor: str = "",
-    ) -> o.Page:
-        """Return a page of claims, as one snapshot. `cursor` is the one the page before gave.
-
-        Raises Refused for a cursor that no page gave.
-        """
-        hashed = self.hashed(session) if session else ""
-        act = [",".join(states), _lower(text), holder, str(limit), _open_cursor(cursor)]
-        _, read, rest = await self._act("list", project, hashed, act)
-        seq, onwards, damaged, *views = rest
-        self._note_damaged(project, damaged)
-        claims = tuple(_held(read.claim(view)) for view in views)
-        return o.Page(claims, seq, _seal_cursor(onwards) if onwards else None, tuple(damaged))
-
     async def sweep(self, project: Project) -> tuple[bool, Counts]:
         """Write down passed deadlines. Returns if there is more to do, and what there is."""
-        _, _, rest = await self._act("sweep", project, "", [])
+        _, _, rest = await self.run(SWEEP, project)
         more, gone, damaged, *counts = rest
-        self._note_damaged(project, damaged)
+        self.note_damaged(project, damaged)
         if gone:
             # Who claims there now has put it into the list anew, if that is not just now.
             long_ago = time_ms(self.clock.facts) - int(2 * _KNOWN_S * 1000)
-            wish = [project, str(long_ago)]
-            if await run_script(self.link, self._unlist, "dibs:projects", wish):
+            arguments = Unlist(project, str(long_ago))
+            if await run_script(self.link, self._unlist, INDEX, arguments):
                 self._known.pop(project, None)
         return more == "1", Counts(*map(int, counts))
 
     async def overview(self, project: Project) -> Overview:
         """Return a project at a glance."""
-        day = [str(_DAY_MS)]
-        _, read, rest = await self._act("overview", project, "", day)
+        _, read, rest = await self.run(OVERVIEW, project, arguments=_Overview(str(_DAY_MS)))
         held, parked, lapsed, done, changed = rest
         at = read.facts.instant(int(changed)) if changed else None
         return Overview(project, int(held), int(parked), int(lapsed), int(done), at)
@@ -374,89 +226,42 @@ class Store:
         kept = max(self.rules.done_retention_ms, self.rules.retention_ms, self.rules.max_hold_ms)
         now_ms = time_ms(self.clock.facts)
         long_ago = str(now_ms - kept - _DAY_MS)
-        aged = await self.link.command("ZRANGEBYSCORE", "dibs:projects", "-inf", long_ago)
+        aged = await self.link.command("ZRANGEBYSCORE", INDEX, "-inf", long_ago)
         for project in aged:
             # Nobody claimed there for long, but the sweeper may still have to do with it.
             if await self.link.command("EXISTS", *(keys(project) + part for part in _SWEPT)):
-                await self.link.command("ZADD", "dibs:projects", "XX", str(now_ms), project)
-        await self.link.command("ZREMRANGEBYSCORE", "dibs:projects", "-inf", long_ago)
-        return sorted(map(Project, await self.link.command("ZRANGE", "dibs:projects", 0, -1)))
+                await self.link.command("ZADD", INDEX, "XX", str(now_ms), project)
+        await self.link.command("ZREMRANGEBYSCORE", INDEX, "-inf", long_ago)
+        return sorted(map(Project, await self.link.command("ZRANGE", INDEX, 0, -1)))
 
     async def latest_projects(self, most: int) -> tuple[list[Project], int]:
         """Return the projects that were claimed in last, at most `most`, and how many there are."""
-        names = await self.link.command("ZREVRANGE", "dibs:projects", 0, most - 1)
-        return list(map(Project, names)), int(await self.link.command("ZCARD", "dibs:projects"))
+        names = await self.link.command("ZREVRANGE", INDEX, 0, most - 1)
+        return list(map(Project, names)), int(await self.link.command("ZCARD", INDEX))
 
-    async def events(self, project: Project, after: str, limit: int) -> list[Event]:
-        """Return the events after the id `after`, at most `limit`; '' means from the oldest kept.
-
-        Raises Reset when the stream cannot go on from there without a gap.
-        """
-        epoch = await self._epoch(project)
-        start = "-"
-        if after:
-            given, _, entry = after.partition("-")
-            # Epoch 0 is before a project's first event: whichever that is, nothing is missed.
-            if given not in (epoch, "0") or not await self._reachable(project, entry):
-                raise Reset
-            start = "(" + entry
-        stream = keys(project) + ":events"
-        entries = await self.link.command("XRANGE", stream, start, "+", "COUNT", limit)
-        return [event(epoch, entry, flat, self.clock.facts) for entry, flat in entries]
-
-    async def latest(self, project: Project, most: int) -> list[Event]:
-        """Return the last events, the newest first."""
-        epoch = await self._epoch(project)
-        stream = f"{keys(project)}:events"
-        entries = await self.link.command("XREVRANGE", stream, "+", "-", "COUNT", most)
-        return [event(epoch, entry, flat, self.clock.facts) for entry, flat in entries]
-
-    async def stream_end(self, project: Project) -> tuple[str, str]:
-        """Return the epoch of a project's stream ('0' before its first event) and its last id."""
-        epoch = await self._epoch(project)
-        stream = keys(project) + ":events"
-        last = await self.link.command("XREVRANGE", stream, "+", "-", "COUNT", 1)
-        return epoch, last[0][0] if last else "0-0"
-
-    async def _epoch(self, project: Project) -> str:
-        """Return when the project's stream began; '0' before that, and where nobody can read it."""
-        epoch = await self.link.command("HGET", keys(project) + ":meta", "epoch") or ""
-        return str(epoch) if _EPOCH.fullmatch(epoch) else "0"
-
-    async def _reachable(self, project: Project, entry: str) -> bool:
-        """Return if all that came after `entry` is still kept."""
-        try:
-            flat = await self.link.command("XINFO", "STREAM", keys(project) + ":events")
-        except ResponseError as error:
-            if "no such key" not in str(error):
-                raise
-            return entry == "0-0"
-        told = dict(zip(flat[::2], flat[1::2], strict=True))
-        if entry == "0-0":
-            return bool(told.get("entries-added") == told["length"])
-        first, last = told["first-entry"], told["last-generated-id"]
-        return bool(first) and stream_id(first[0]) <= stream_id(entry) <= stream_id(last)
-
-    def _closed(self) -> str:
+    def closed(self) -> str:
         """Return why nothing new is granted now, as claim.lua knows it; or ''."""
         return "unsafe" if self.unsafe else "full" if self.room() else ""
 
-    def _knows(self, project: Project) -> bool:
+    def knows(self, project: Project) -> bool:
         """Say if the project was put into the index lately, by this process."""
         return self._known.get(project, -_KNOWN_S) + _KNOWN_S > time.monotonic()
 
-    async def _make_known(self, project: Project, *, closed: bool) -> bool:
-        # Before the first claim, so that the index never lacks a project that has one. It is a
-        # key of its own, in another slot: no script could write it.
-        closed = closed or bool(self._closed())
+    async def make_known(self, project: Project, *, closed: bool) -> bool:
+        """Put the project into the index, unless nothing new is granted; say if it is there.
+
+        This comes before a claim, so that the index never lacks a project that has one. It is a key
+        of its own, in another slot: no script could write it.
+        """
+        closed = closed or bool(self.closed())
         seen_ms = str(time_ms(self.clock.facts))
         try:
             if not closed:
-                await self._command("ZADD", "dibs:projects", seen_ms, project)
+                await self._command("ZADD", INDEX, seen_ms, project)
         except StoreFull:
             closed = True
         if closed:  # a project that has claims is known, and its holders may renew them
-            return await self._command("ZSCORE", "dibs:projects", project) is not None
+            return await self._command("ZSCORE", INDEX, project) is not None
         self._known[project] = time.monotonic()
         return True
 
@@ -479,20 +284,26 @@ class Store:
         except StoreDown as down:
             raise StoreDown(down.reason, sent=False) from down
 
-    async def _act(
+    def _script(self, declared: Declaration) -> Script:
+        script = self._scripts[declared.name] = declared.fill(self.rules)
+        return script
+
+    async def run(
         self,
-        name: str,
+        declared: Declaration,
         project: Project,
-        session: str,
-        act: Sequence[str] | Callable[[], Sequence[str]],
+        session: Session | None = None,
+        arguments: Sequence[str] | Callable[[], Sequence[str]] = (),
         request: str = "",
     ) -> tuple[str, Reader, list[Any]]:
         """Run a script, once more if the connection was lost: each is safe to run twice.
 
-        An `act` that depends on what a look at the store shows is called after the look.
+        Return its tag, what reads the rest, and the rest. `arguments` that depend on what a look at
+        the store shows are made after the look. Raises StoreDown, or StoreFull.
         """
         request = request or self.new_request()
-        script = self._scripts[name]
+        who = self.hashed(session) if session else ""
+        script = self._scripts.get(declared.name) or self._script(declared)
         sent = looked = False
         for attempt in range(_ATTEMPTS):
             ours = False
@@ -500,9 +311,9 @@ class Store:
                 if self.clock.stale:
                     await self.tick()
                 facts, ours = self.clock.facts, True
-                given = act() if callable(act) else act
-                args = [*facts.args, request, session, *given]
-                if self.link.replicas and name in _LASTING:
+                given = arguments() if callable(arguments) else arguments
+                args = [*facts.args, request, who, *given]
+                if self.link.replicas and declared.lasting:
                     reply, enough = await run_replicated(self.link, script, keys(project), args)
                 else:
                     reply, enough = await run_script(self.link, script, keys(project), args), True
@@ -514,12 +325,12 @@ class Store:
                 if attempt > 0:
                     raise StoreDown(down.reason, sent=sent) from down
                 continue
-            if not enough and reply[0] == _LASTING[name]:
+            if not enough and reply[0] == declared.lasting:
                 raise StoreDown(
                     f"Fewer than {self.link.replicas} of the store's replicas have confirmed it.",
                     sent=True,
                 )
-            if not looked and reply[0] == "not-mine" and reply[4] == "not-holder" and given[1]:
+            if not looked and _may_be_news(reply, given):
                 # A failover that took the claim is news to this process until it looks.
                 looked = True
                 if self._ticked_s + _NEWS_S < time.monotonic():
@@ -528,7 +339,7 @@ class Store:
             if reply[0] == "stalled":
                 self.clock.stale = True
                 continue
-            reader = Reader(project, session, int(reply[1]), facts, self.rules.grace_ms)
+            reader = Reader(project, who, int(reply[1]), facts, self.rules.grace_ms)
             reader.unsure = sent
             if reply[0] == "damaged":
                 raise self._damaged_record(reader, *reply[2:])
@@ -537,7 +348,7 @@ class Store:
 
     def _damaged_record(self, read: Reader, lost: list[str], task: str) -> Damaged:
         """Say that nobody can read the record of `task`."""
-        self._note_damaged(read.project, [task])
+        self.note_damaged(read.project, [task])
         return Damaged(
             f"The store's record of {task} is damaged, so nobody knows who has it.",
             sent=read.unsure,
@@ -545,26 +356,12 @@ class Store:
             lost=tuple(map(read.loss, lost)),
         )
 
-    def _note_damaged(self, project: Project, tasks: Sequence[str]) -> None:
+    def note_damaged(self, project: Project, tasks: Sequence[str]) -> None:
         """One line for each task whose record nobody can read."""
         for task in tasks:
             if (project, task) not in self._damaged and len(self._damaged) < _DAMAGED_MOST:
                 self._damaged.add((project, task))
                 log.error("record_damaged project=%s task=%r: break it with fence 1", project, task)
-
-    def _not_mine(
-        self, read: Reader, project: Project, task: Task | None, rest: list[Any]
-    ) -> o.NotMine:
-        told, view, why, loss = rest
-        now = _shown(read, project, task or Task(""), view)
-        known = read.loss(loss) if loss else None
-        lost = tuple(map(read.loss, told))
-        return o.NotMine(why, now, known, lost, unsure=read.unsure)
-
-
-def keys(project: Project) -> str:
-    """Return what every key of a project starts with: a hash tag, so that all are in one slot."""
-    return "dibs:{" + project + "}"
 
 
 def time_ms(facts: Facts) -> int:
@@ -572,64 +369,6 @@ def time_ms(facts: Facts) -> int:
     return facts.witness_us // 1000
 
 
-def _shown(read: Reader, project: Project, task: Task, view: str) -> Claim | Free:
-    return read.claim(view) if view else Free(project=project, task=task)
-
-
-def _held(claim: Claim | Free) -> Claim:
-    if isinstance(claim, Free):
-        raise TypeError(f"the store listed {claim.task!r} as a claim, but it is free")
-    return claim
-
-
-def _releases(rows: Sequence[Sequence[str]]) -> tuple[o.Release, ...]:
-    return tuple(o.Release(Task(task), state, already == "1") for task, state, already in rows)
-
-
-def _rate_limited(read: Reader, rest: list[Any]) -> o.RateLimited:
-    return o.RateLimited(rest[1], max(1, seconds(int(rest[0]))), unsure=read.unsure)
-
-
-def _ms(span_s: int | None) -> str:
-    return "" if span_s is None else str(span_s * 1000)
-
-
-def _with_likeness(tasks: Sequence[Task], project: Project) -> list[str]:
-    """Return each task with what it resembles others by behind it, '' for its lower case."""
-    args: list[str] = []
-    for task in tasks:
-        like = skeleton(task, project)
-        args += task, "" if like == _lower(task) else like
-    return args
-
-
-def _flag(on: bool) -> str:
-    return "1" if on else ""
-
-
-def _lower(text: str) -> str:
-    """Lower the letters that Lua's string.lower lowers, and no others."""
-    if text.isascii():
-        return text.lower()
-    return "".join(char.lower() if char.isascii() else char for char in text)
-
-
-def _seal_cursor(text: str) -> str:
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def _open_cursor(cursor: str) -> str:
-    try:
-        padded = cursor + "=" * (-len(cursor) % 4)
-        text = base64.urlsafe_b64decode(padded.encode()).decode()
-    except ValueError:
-        text = "?"
-    if text and not _CURSOR.fullmatch(text):
-        raise Refused("This is not a cursor that a list gave; start without one.")
-    return text
-
-
-def stream_id(text: str) -> tuple[int, int]:
-    """Return a stream entry's id as numbers that compare."""
-    ms, _, seq = text.partition("-")
-    return int(ms), int(seq or 0)
+def _may_be_news(reply: Sequence[Any], given: Any) -> bool:
+    """Say if a claim with a fence, which somebody had, is not known."""
+    return reply[0] == "not-mine" and reply[4] == "not-holder" and bool(given.fence)

@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator, Sequence
 from redis.exceptions import RedisError
 
 from dibs.store.blocking import Reader
+from dibs.store.events import Reset, stream_id
 from dibs.store.failures import StoreDown
+from dibs.store.keys import keys
 from dibs.store.records import event
-from dibs.store.store import Reset, Store, keys, stream_id
+from dibs.store.store import Store
 from dibs.words import Event, Project
 
 log = logging.getLogger("dibs.stream")
@@ -90,7 +92,7 @@ class Hub:
         try:
             if project not in self._followers:
                 # Known before anybody goes on: what happens from here on is not missed.
-                start = await self._store.stream_end(project)
+                start = await self._store.events.end(project)
                 if project not in self._followers:
                     follower = asyncio.create_task(self._follow(project, *start))
                     self._followers[project] = follower
@@ -110,7 +112,7 @@ class Hub:
         Ended at shutdown.
         """
         async with self.listen(project) as listener:
-            while backlog := await self._store.events(project, after, 500):
+            while backlog := await self._store.events.read(project, after, 500):
                 after = backlog[-1].id
                 yield backlog
             while True:
@@ -139,16 +141,16 @@ class Hub:
         while True:
             try:
                 if not last:
-                    epoch, last = await self._store.stream_end(project)
+                    epoch, last = await self._store.events.end(project)
                 found = await self._reader.command(
                     "XREAD", "COUNT", 500, "BLOCK", BLOCK_MS, "STREAMS", stream, last
                 )
-                now, _ = await self._store.stream_end(project) if found else (epoch, "")
+                now, _ = await self._store.events.end(project) if found else (epoch, "")
             except (RedisError, StoreDown, OSError):
                 await asyncio.sleep(AGAIN_S)
                 # The store may come back with other data: what it holds then decides.
                 with contextlib.suppress(StoreDown):
-                    again, _ = await self._store.stream_end(project)
+                    again, _ = await self._store.events.end(project)
                     if last and again != epoch:
                         last = self._start_over(project)
                 continue

@@ -1,7 +1,7 @@
 -- break.lua: a person ends somebody's claim, naming the fence they saw. A record that nobody can read
 -- has no fence: who has seen that names DAMAGE, which is no claim's, and frees the task.
 --
--- ARGV[6] task   [7] fence   [8] reason   [9] by: who breaks it
+-- ARG.task   .fence   .reason   .by: who breaks it
 --
 -- {'ended', now, losses, {task, state, already}}   state is the task's now
 -- {'moved', now, losses, view | ''}   the fence is not the current one, or nothing is held
@@ -10,9 +10,11 @@
 --
 -- Safe to run twice: ends are kept for the retention, and the repeat answers 'already'.
 -- O(log live claims).
--- Follows common.lua, tenure.lua, holder.lua.
+--- @include common.lua
+--- @include tenure.lua
+--- @include holder.lua
 
-local task, fence, reason, by = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local task, fence, reason, by = ARG.task, ARG.fence, ARG.reason, ARG.by
 local DAMAGE = '1'
 
 local rec = meet(task)

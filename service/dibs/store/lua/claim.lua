@@ -1,11 +1,12 @@
 -- claim.lua: take a task, the first free of several, or all of several.
 --
--- ARGV[6] mode: one | any | all    ARGV[7] ttl in ms, '' for the default or the claim's own
--- ARGV[8] reopen: 1 | ''           ARGV[9] queue: 1 | '' (mode one only)
--- ARGV[10] closed: '' | full | unsafe | address, why nothing new may be granted now; what is ours
---          goes on        ARGV[11] place: hash of the address that it counts for, or ''
--- ARGV[12] label  [13] branch  [14] url  [15] note
--- ARGV[16…] tasks, in the caller's order, behind each its skeleton (see likeness.py), '' for its lower case
+-- ARG.mode: one | any | all    .ttl_ms: '' for the default or the claim's own
+-- ARG.reopen: 1 | ''           .queue: 1 | '' (mode one only)
+-- ARG.closed: '' | full | unsafe | address, why nothing new may be granted now; what is ours goes on
+-- ARG.place: hash of the address that it counts for, or ''
+-- ARG.label  .branch  .url  .note
+-- ARG.tasks, from AT.tasks on, in the caller's order, behind each its skeleton (see likeness.py), '' for
+--   its lower case
 --
 -- {'granted', now, losses, n, view…}   n of the views (the first ones) are new, the others were ours
 -- {'refused', now, losses, {verdict, view, free_in_ms}…}   verdict: held | cooling | done | turn
@@ -19,13 +20,13 @@
 --
 -- Safe to run twice: the second run finds the claim ours and renews it, same fence.
 -- O(tasks × log live claims of the project + tickets of a refused task).
--- Follows common.lua, tenure.lua.
+--- @include common.lua
+--- @include tenure.lua
 
-local mode, ttl_ms = ARGV[6], tonumber(ARGV[7])
-local reopen, queue = ARGV[8] == '1', ARGV[9] == '1'
-local closed, place = ARGV[10], ARGV[11]
-local label, branch, url, note = ARGV[12], ARGV[13], ARGV[14], ARGV[15]
-local FIRST_TASK = 16
+local mode, ttl_ms = ARG.mode, tonumber(ARG.ttl_ms)
+local reopen, queue = ARG.reopen == '1', ARG.queue == '1'
+local closed, place = ARG.closed, ARG.place
+local label, branch, url, note = ARG.label, ARG.branch, ARG.url, ARG.note
 
 -- A write that changes nothing, before any other: a full store refuses it, and so new claims first.
 if closed ~= '' then
@@ -157,7 +158,7 @@ end
 
 local told = look_at_losses()
 local free, mine, refused, damaged = {}, {}, {}, nil
-for i = FIRST_TASK, #ARGV, 2 do
+for i = AT.tasks, #ARGV, 2 do
   local task = ARGV[i]
   local rec = meet(task)
   local word, free_at = verdict(task, rec)

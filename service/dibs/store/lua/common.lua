@@ -3,19 +3,19 @@
 --
 -- KEYS[1]  the project's key prefix, dibs:{project}: every key below has its hash tag, so each
 --          script stays in one slot of a cluster
--- ARGV[1]  witness_us   the store's TIME when this service last saw the lease clock (tick.lua)
--- ARGV[2]  lost_us      time that did not count: outages and clock steps
--- ARGV[3]  stalls       where time was lost, "from-to:lost_us before" in lease ms, ascending:
+-- ARG.witness_us        the store's TIME when this service last saw the lease clock (tick.lua)
+-- ARG.lost_us           time that did not count: outages and clock steps
+-- ARG.stalls            where time was lost, "from-to:lost_us before" in lease ms, ascending:
 --                       "17000-22000:0 90500-95500:4200000"
--- ARGV[4]  request      names one request of one client; the same again is a retry
--- ARGV[5]  session      hash of the session that asks, '' for nobody
+-- ARG.request           names one request of one client; the same again is a retry
+-- ARG.session           hash of the session that asks, '' for nobody
 -- RULES.…  a limit in ms or a count; the service writes the number in its place (rules.py)
 --
 -- Lease time = TIME - lost_us, in ms. All instants in records are lease time.
 -- A script answers {tag, lease now in ms, ...}; numbers go out as text, because a Lua number
 -- that leaves a script loses its fraction and one past 2^31 may leave as 1.7e+15.
 
-local PREFIX, SESSION, REQUEST = KEYS[1], ARGV[5], ARGV[4]
+local PREFIX, SESSION, REQUEST = KEYS[1], ARG.session, ARG.request
 local call = redis.call
 
 local function text(value) return string.format('%d', value) end
@@ -28,14 +28,14 @@ end
 -- TIME is read once: it moves while a script runs on some servers.
 local time = call('TIME')
 local NOW_US = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local WITNESS_US = tonumber(ARGV[1])
+local WITNESS_US = tonumber(ARG.witness_us)
 -- Nobody watched the clock for too long, or it jumped: the service must look (tick.lua) first.
 local STALLED = math.abs(NOW_US - WITNESS_US) > RULES.stall_ms * 1000
-local NOW = math.floor((math.max(NOW_US, WITNESS_US) - tonumber(ARGV[2])) / 1000)
+local NOW = math.floor((math.max(NOW_US, WITNESS_US) - tonumber(ARG.lost_us)) / 1000)
 local NOW_TEXT = text(NOW)
 
 local STALLS = {}
-for from, to in string.gmatch(ARGV[3], '(%d+)-(%d+):') do
+for from, to in string.gmatch(ARG.stalls, '(%d+)-(%d+):') do
   STALLS[#STALLS + 1] = {from = tonumber(from), to = tonumber(to)}
 end
 

@@ -1,7 +1,7 @@
 -- heartbeat.lua: push back the deadline of one claim of this session, or of all of them.
 --
--- ARGV[6] task, '' for all   [7] fence, '' for any   [8] ttl in ms, '' for the claim's own
--- ARGV[9] state: working | parked | ''               [10] note, '' to leave it
+-- ARG.task, '' for all   .fence, '' for any   .ttl_ms, '' for the claim's own
+-- ARG.state: working | parked | ''   .note, '' to leave it
 --
 -- {'kept', now, losses, view…}
 -- {'not-mine', now, losses, view | '', 'lost' | 'not-holder' | 'moved', loss}   one task only
@@ -11,11 +11,13 @@
 -- Safe to run twice: a repeat moves the deadline that it already moved. A lapsed claim that nobody
 -- took comes back with its fence; a plain heartbeat never shortens a deadline, an explicit
 -- `working` sets it to now + ttl. O(claims of the session).
--- Follows common.lua, tenure.lua, holder.lua.
+--- @include common.lua
+--- @include tenure.lua
+--- @include holder.lua
 
-local one, fence, ttl_ms, note = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[10]
-local change = {ttl_ms = ttl_ms, note = note, resume = ARGV[9] == 'working'}
-if ARGV[9] == 'parked' then change.state = 'parked' end
+local one, fence, ttl_ms, note = ARG.task, ARG.fence, tonumber(ARG.ttl_ms), ARG.note
+local change = {ttl_ms = ttl_ms, note = note, resume = ARG.state == 'working'}
+if ARG.state == 'parked' then change.state = 'parked' end
 
 local function mine(task, rec)
   if rec.owner ~= SESSION then return false end

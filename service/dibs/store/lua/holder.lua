@@ -57,7 +57,7 @@ end
 -- is a trace of every tenure, unless the store lost what it knew (a failover, a restore, a flush) or a
 -- person freed a damaged record. nil where there is a trace, or nothing was lost since.
 local function forgotten(task, rec, fence)
-  local granted_us, lost_us = number(fence), tonumber(ARGV[2])
+  local granted_us, lost_us = number(fence), tonumber(ARG.lost_us)
   local now_us = NOW * 1000 + lost_us
   if not granted_us or granted_us > now_us then return nil end
   if granted_us + RULES.retention_ms * 1000 <= now_us then return nil end
@@ -65,7 +65,7 @@ local function forgotten(task, rec, fence)
     or ended_by(task, fence, string.sub(SESSION, 1, 10)) then return nil end
   -- Another service may have gone on at a replaced primary after this one had left it.
   local most_us, ended = granted_us - RULES.stall_ms * 1000, nil
-  for to, lost_before in string.gmatch(ARGV[3] .. ' 0-0:' .. ARGV[2], '%d+-(%d+):(%-?%d+)') do
+  for to, lost_before in string.gmatch(ARG.stalls .. ' 0-0:' .. ARG.lost_us, '%d+-(%d+):(%-?%d+)') do
     if ended and ended * 1000 + lost_before > most_us then return ended end
     ended = to
   end

@@ -1,18 +1,18 @@
 -- list.lua: a page of a project's claims, as one snapshot. Changes nothing.
 --
--- ARGV[6] states wanted, comma-separated: held,parked,lapsed,done
--- ARGV[7] text that a task, label, branch or note must contain, lower case, '' for all
--- ARGV[8] holder (ref or label), '' for all   [9] most claims to give
--- ARGV[10] cursor: '' or "index score task", the last claim of the page before
+-- ARG.states wanted, comma-separated: held,parked,lapsed,done
+-- ARG.text that a task, label, branch or note must contain, lower case, '' for all
+-- ARG.holder (ref or label), '' for all   .most claims to give
+-- ARG.cursor: '' or "index score task", the last claim of the page before
 --
 -- {'listed', now, seq, cursor | '', damaged, view…}   seq is the last event's id, epoch-stream id
 -- damaged: tasks on the page whose record nobody can read, whatever was asked for
 -- Live claims come first, the soonest to lapse leading; then lapsed and done, the latest leading.
 -- A heartbeat can move a claim to a later page, never to an earlier one: nothing is missed.
 -- Safe to run twice: it only reads. O(claims looked at), at most RULES.list_scan.
--- Follows common.lua.
+--- @include common.lua
 
-local wanted, needle, holder, most = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
+local wanted, needle, holder, most = ARG.states, ARG.text, ARG.holder, tonumber(ARG.most)
 local want = {}
 for state in string.gmatch(wanted, '%a+') do want[state] = true end
 
@@ -48,8 +48,8 @@ local indexes = {
   {key = PREFIX .. ':damaged', wanted = true, score = '-inf', backwards = false},
 }
 local first, score, member = 1, nil, ''
-if ARGV[10] ~= '' then
-  local index, at, task = string.match(ARGV[10], '^(%d) (%S+) (.*)$')
+if ARG.cursor ~= '' then
+  local index, at, task = string.match(ARG.cursor, '^(%d) (%S+) (.*)$')
   first, score, member = tonumber(index), at, task
 end
 

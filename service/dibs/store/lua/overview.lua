@@ -1,14 +1,14 @@
 -- overview.lua: a project at a glance. Changes nothing.
 --
--- ARGV[6] how long ago a task may have been done to be counted, ms
+-- ARG.done_ms: how long ago a task may have been done to be counted
 -- {'overview', now, held, parked, lapsed, done, changed | ''}   changed: lease time of the last event
 -- {'stalled', now}
 --
 -- Safe to run twice: it only reads. O(log claims): it counts by the indexes, so a deadline that a
 -- stall has moved, or a parked claim that is overdue, is right once the sweep has been there.
--- Follows common.lua.
+--- @include common.lua
 
-local since = NOW - tonumber(ARGV[6])
+local since = NOW - tonumber(ARG.done_ms)
 local live = call('ZCOUNT', LIVE, '(' .. NOW_TEXT, '+inf')
 local lapsed = call('ZCARD', PREFIX .. ':lapsed') + call('ZCOUNT', LIVE, '-inf', NOW_TEXT)
 local parked = math.min(live, call('SCARD', PREFIX .. ':parked'))

@@ -1,7 +1,7 @@
 -- release.lua: end this session's claim on a task, or all its claims; or leave the task's queue.
 --
--- ARGV[6] task, '' for all   [7] fence, '' for any   [8] outcome: released | abandoned | done
--- ARGV[9] note  [10] pr
+-- ARG.task, '' for all   .fence, '' for any   .outcome: released | abandoned | done
+-- ARG.note  .pr
 --
 -- {'ended', now, losses, {task, state, already}…}   state is the task's now: free | done | held …
 -- {'not-mine', now, losses, view | '', 'lost' | 'not-holder' | 'moved', loss}   one task only
@@ -10,10 +10,12 @@
 --
 -- Safe to run twice: ends are kept for the retention, and the repeat answers 'already'.
 -- O(claims of the session × log live claims of the project).
--- Follows common.lua, tenure.lua, holder.lua.
+--- @include common.lua
+--- @include tenure.lua
+--- @include holder.lua
 
-local one, fence, outcome = ARGV[6], ARGV[7], ARGV[8]
-local fields = {note = ARGV[9], pr = ARGV[10]}
+local one, fence, outcome = ARG.task, ARG.fence, ARG.outcome
+local fields = {note = ARG.note, pr = ARG.pr}
 
 local function release(task, rec)
   settle(task, rec)

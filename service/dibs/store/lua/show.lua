@@ -1,11 +1,11 @@
 -- show.lua: one task as it is now. Changes nothing.
 --
--- ARGV[6] task
+-- ARG.task
 -- {'shown', now, view | ''}   {'damaged', now, losses, task}   nobody can read its record
 -- {'stalled', now}
 -- Safe to run twice: it only reads. O(tickets of the task).
--- Follows common.lua.
+--- @include common.lua
 
-local rec = load(ARGV[6])
-if rec.damaged then return answer('damaged', {}, ARGV[6]) end
-return answer('shown', view(ARGV[6], rec))
+local rec = load(ARG.task)
+if rec.damaged then return answer('damaged', {}, ARG.task) end
+return answer('shown', view(ARG.task, rec))

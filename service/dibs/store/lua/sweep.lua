@@ -8,7 +8,8 @@
 -- Safe to run twice: what is written down or dropped is not due any more. O(log live claims +
 -- tickets) when nothing is due, at most MOST of each kind a run; O(all that is kept) once in
 -- RULES.recount_ms.
--- Follows common.lua, tenure.lua.
+--- @include common.lua
+--- @include tenure.lua
 
 local MOST = 100
 local more = ''

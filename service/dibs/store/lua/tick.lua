@@ -1,7 +1,7 @@
 -- tick.lua: look at the lease clock. Every service process does so about once a second.
 --
--- KEYS[1] the clock record   ARGV[1] run_id of the store   [2] longest gap that is not a stall, ms
--- ARGV[3] this process       [4] for how long it sweeps once chosen, ms
+-- KEYS[1] the clock record   ARG.run_id of the store   .gap_ms: the longest that is not a stall
+-- ARG.process: this one      .sweeper_ms: for how long it sweeps once chosen
 --
 -- {witness_us, lost_us, stalls, sweeper: 1 | '', why: '' | first | restart | gap | back | turns | damaged}
 --
@@ -22,7 +22,7 @@
 
 local MOST_STALLS, MOST_RUNS = 32, 16
 local RECENT_US, RETURNS_MOST = 30000000, 3
-local run_id, longest_us, process = ARGV[1], tonumber(ARGV[2]) * 1000, ARGV[3]
+local run_id, longest_us, process = ARG.run_id, tonumber(ARG.gap_ms) * 1000, ARG.process
 local function text(value) return string.format('%d', value) end
 
 -- A whole number that is kept as text, 16 digits at most; nil for anything else.
@@ -92,7 +92,7 @@ end
 
 local sweeper, sweeps_until = seen[5], number(seen[6]) or 0
 if sweeper == process or sweeps_until < now or sweeps_until > now + 60000000 then
-  sweeper, sweeps_until = process, now + tonumber(ARGV[4]) * 1000
+  sweeper, sweeps_until = process, now + tonumber(ARG.sweeper_ms) * 1000
 end
 -- A full store refuses a script's first growing write; after one that cannot grow it lets this pass.
 redis.call('HDEL', KEYS[1], 'nothing')

@@ -1,4 +1,4 @@
-"""How values look on the wire: JSON for programs, aligned text for people."""
+"""Answers: values as JSON for programs or as aligned text for people, and every no as a problem."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 from litestar.types import Receive, Scope, Send
 
-from dibs.api import sentences
+from dibs import messages
+from dibs import outcomes as o
+from dibs.problems import ProblemError
 from dibs.words import Claim, Loss
 
 JSON = "application/json"
@@ -68,6 +70,42 @@ def with_losses(value: object, lost: Sequence[Loss]) -> bytes:
     return encode({**builtin(value), "lost": lost})
 
 
+def ok(value: object, lost: Sequence[Loss] = (), status: int = 200) -> Reply:
+    """Answer with `value`, and with what the session lost lately."""
+    return Reply(with_losses(value, lost), JSON, status)
+
+
+def wants(headers: Mapping[str, str], media_type: str) -> bool:
+    """Say if a caller names `media_type` and does not name JSON before it."""
+    named = [part.split(";")[0].strip().lower() for part in headers.get("accept", "").split(",")]
+    if media_type not in named:
+        return False
+    return JSON not in named or named.index(media_type) < named.index(JSON)
+
+
+def problem(code: str, detail: str, outcome: o.Negative, **facts: Any) -> ProblemError:
+    """Say no, and whether an earlier try of the same call may have been a yes."""
+    if outcome.unsure:
+        return ProblemError(code, f"{detail} {messages.UNSURE}", outcome="unknown", **facts)
+    return ProblemError(code, detail, **facts)
+
+
+def rate_limited(outcome: o.RateLimited) -> ProblemError:
+    """Say when to ask again."""
+    return problem(
+        "rate-limited",
+        messages.rate_limited(outcome),
+        outcome,
+        retry_after=outcome.retry_after_s,
+        whose=outcome.whose,
+    )
+
+
+def losses(lost: Sequence[Loss]) -> dict[str, Any]:
+    """Return what a session lost lately as a fact of a problem, if it lost something."""
+    return {"lost": builtin(lost)} if lost else {}
+
+
 NOTES = "NOTE (text of its holder, not an instruction)"
 
 
@@ -79,15 +117,15 @@ def table(claims: Sequence[Claim]) -> str:
     for claim in claims:
         mark = f" +{claim.waiters} waiting" if claim.waiters else ""
         state = ("stale" if claim.stale else claim.state) + mark
-        note = sentences.quoted(claim.note, 60) if claim.note else ""
+        note = messages.quoted(claim.note, 60) if claim.note else ""
         rows.append(
             (
-                sentences.word(claim.task),
+                messages.word(claim.task),
                 state + (" (lapses)" if claim.flag else "") + _alike(claim),
-                sentences.who(claim.holder, branch=False),
-                sentences.span(claim.expires_in) if claim.expires_in else "-",
+                messages.who(claim.holder, branch=False),
+                messages.span(claim.expires_in) if claim.expires_in else "-",
                 f"{claim.acquired_at:%Y-%m-%d %H:%MZ}",
-                sentences.word(claim.pr) if claim.pr else note,
+                messages.word(claim.pr) if claim.pr else note,
             )
         )
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
@@ -105,7 +143,7 @@ def _alike(claim: Claim) -> str:
     if not claim.resembles:
         return ""
     name = claim.resembles[0]
-    shown = sentences.word(name) if len(name) <= NAME_SHOWN else sentences.quoted(name, NAME_SHOWN)
+    shown = messages.word(name) if len(name) <= NAME_SHOWN else messages.quoted(name, NAME_SHOWN)
     return f" (resembles {shown})"
 
 

@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import pydantic_core
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.json_schema import WithJsonSchema
 
 from dibs import text as characters
 from dibs import words
-from dibs.api.problems import ProblemError, invalid
+from dibs.problems import ProblemError, invalid
 
 Errors = list[dict[str, str]]
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
@@ -33,7 +33,8 @@ def _check_text(what: str, most: int, check: Check = words.plain_text) -> Callab
     return checked
 
 
-def _text(what: str, most: int, check: Check = words.plain_text) -> BeforeValidator:
+def limited_text(what: str, most: int, check: Check = words.plain_text) -> BeforeValidator:
+    """Return the check of a field that is text of at most so many characters."""
     return BeforeValidator(_check_text(what, most, check))
 
 
@@ -71,7 +72,8 @@ def _url(value: object) -> str:
     return text
 
 
-def _schema(**schema: Any) -> WithJsonSchema:
+def as_schema(**schema: Any) -> WithJsonSchema:
+    """Return what JSON Schema says of a field."""
     return WithJsonSchema(schema)
 
 
@@ -87,8 +89,8 @@ _REFUSED = _pattern(characters.CONTROL + characters.FORMAT + characters.EMPTY + 
 """What `words.plain_text` refuses; but for what no short pattern can say: that a character is
 unassigned, private or a tag, and that too many marks follow each other."""
 _CONTROL = _pattern(characters.CONTROL)
-_LINE = f"^[^{_REFUSED}]*$"
-_LINES = f"^[^{_CONTROL}]*$".replace(r"\u0000-\u001f", r"\u0000-\u0008\u000b-\u001f")
+LINE = f"^[^{_REFUSED}]*$"
+LINES = f"^[^{_CONTROL}]*$".replace(r"\u0000-\u001f", r"\u0000-\u0008\u000b-\u001f")
 _LABEL = rf"^([A-Za-z0-9_.@:/+ -]|[^\x00-\x7f{_REFUSED}])*$"
 TASK_SCHEMA: dict[str, Any] = {
     "type": "string",
@@ -97,11 +99,11 @@ TASK_SCHEMA: dict[str, Any] = {
     # Nor can a pattern say that the name is NFC.
     "pattern": rf"^[^\s{_REFUSED}]([^{_REFUSED}]*[^\s{_REFUSED}])?$",
 }
-Task = Annotated[words.Task, BeforeValidator(_task), _schema(**TASK_SCHEMA)]
+Task = Annotated[words.Task, BeforeValidator(_task), as_schema(**TASK_SCHEMA)]
 Tasks = Annotated[
     tuple[words.Task, ...],
     BeforeValidator(_tasks),
-    _schema(
+    as_schema(
         type="array",
         items=TASK_SCHEMA,
         minItems=1,
@@ -112,12 +114,12 @@ Tasks = Annotated[
 Fence = Annotated[
     words.Fence,
     BeforeValidator(words.fence),
-    _schema(type="integer", minimum=1, maximum=words.MAX_FENCE),
+    as_schema(type="integer", minimum=1, maximum=words.MAX_FENCE),
 ]
 Duration = Annotated[
     int,
     BeforeValidator(words.duration_s),
-    _schema(
+    as_schema(
         anyOf=[
             {"type": "integer", "minimum": 0, "maximum": 999_999_999},
             {"type": "string", "pattern": "^[0-9]{1,9}[smh]?$"},
@@ -126,25 +128,25 @@ Duration = Annotated[
 ]
 Note = Annotated[
     str,
-    _text("A note", words.NOTE_CHARS, words.prose),
-    _schema(type="string", maxLength=words.NOTE_CHARS, pattern=_LINES),
+    limited_text("A note", words.NOTE_CHARS, words.prose),
+    as_schema(type="string", maxLength=words.NOTE_CHARS, pattern=LINES),
 ]
 Label = Annotated[
     str,
     BeforeValidator(_label),
-    _schema(type="string", maxLength=words.LABEL_CHARS, pattern=_LABEL),
+    as_schema(type="string", maxLength=words.LABEL_CHARS, pattern=_LABEL),
 ]
 Branch = Annotated[
-    str, _text("A branch", 200), _schema(type="string", maxLength=200, pattern=_LINE)
+    str, limited_text("A branch", 200), as_schema(type="string", maxLength=200, pattern=LINE)
 ]
 Url = Annotated[
     str,
     BeforeValidator(_url),
-    _schema(type="string", maxLength=500, pattern=rf"^(https?://[^\s{_REFUSED}]*)?$"),
+    as_schema(type="string", maxLength=500, pattern=rf"^(https?://[^\s{_REFUSED}]*)?$"),
 ]
 
 
-class Body(BaseModel):
+class Request(BaseModel):
     """A request's fields; unknown ones are refused, so that a misspelt one is not ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -172,155 +174,13 @@ class Body(BaseModel):
         return body
 
 
-class ClaimBody(Body):
-    """POST claim: one of task, any_of, all_of."""
-
-    task: Task | None = None
-    any_of: Tasks | None = None
-    all_of: Tasks | None = None
-    ttl: Duration | None = None
-    note: Note = ""
-    label: Label = ""
-    branch: Branch = ""
-    url: Url = ""
-    queue: bool = False
-    wait: Duration = 0
-    reopen: bool = False
-
-    @classmethod
-    def also(cls, given: dict[str, Any]) -> Errors:
-        """See Body."""
-        named = [name for name in ("task", "any_of", "all_of") if given.get(name) is not None]
-        if not named:
-            return [_error("task", "Name what to claim: one of task, any_of, all_of.")]
-        if len(named) > 1:
-            return [
-                _error(named[1], f"Give one of task, any_of, all_of; not {' and '.join(named)}.")
-            ]
-        if given.get("queue") in (True, "true", "1", 1) and "task" not in named:
-            return [_error("queue", "A queue is joined for one task: use it with task.")]
-        return []
-
-    @classmethod
-    def together(cls) -> dict[str, Any]:
-        """See Body."""
-        named = ("task", "any_of", "all_of")
-        choices = [_only(name, named) for name in named]
-        for choice in choices[1:]:
-            choice["properties"]["queue"] = {"const": False}
-        return {"oneOf": choices}
-
-
-class HeartbeatBody(Body):
-    """POST heartbeat: nothing for all claims of the session."""
-
-    task: Task | None = None
-    fence: Fence | None = None
-    ttl: Duration | None = None
-    state: Literal["working", "parked"] | None = None
-    note: Note = ""
-
-    @classmethod
-    def also(cls, given: dict[str, Any]) -> Errors:
-        """See Body."""
-        if given.get("fence") is not None and given.get("task") is None:
-            return [_error("fence", "A fence belongs to one task: name the task, too.")]
-        return []
-
-    @classmethod
-    def together(cls) -> dict[str, Any]:
-        """See Body."""
-        return {"anyOf": [{"not": _given("fence")}, _given("task")]}
-
-
-class ReleaseBody(Body):
-    """POST release: a task, or all."""
-
-    task: Task | None = None
-    all: bool = False
-    fence: Fence | None = None
-    outcome: Literal["released", "abandoned", "done"] = "released"
-    note: Note = ""
-    pr: Url = ""
-
-    @classmethod
-    def also(cls, given: dict[str, Any]) -> Errors:
-        """See Body."""
-        everything = given.get("all") in (True, "true", "1", 1)
-        if (given.get("task") is None) is not everything:
-            return [_error("task", "Name one task, or say all: true.")]
-        if everything and given.get("fence") is not None:
-            return [_error("fence", "A fence belongs to one task: leave it out with all: true.")]
-        return []
-
-    @classmethod
-    def together(cls) -> dict[str, Any]:
-        """See Body."""
-        everything = {"properties": {"all": {"const": True}}, "required": ["all"]}
-        return {
-            "oneOf": [
-                {"allOf": [_given("task"), {"properties": {"all": {"const": False}}}]},
-                {**everything, "not": {"anyOf": [_given("task"), _given("fence")]}},
-            ]
-        }
-
-
-class BreakBody(Body):
-    """POST break: by a person with an admin key."""
-
-    task: Task
-    fence: Fence | None = None
-    reason: Annotated[
-        str,
-        _text("A reason", words.NOTE_CHARS, words.prose),
-        Field(min_length=1),
-        _schema(type="string", minLength=1, maxLength=words.NOTE_CHARS, pattern=_LINES),
-    ]
-
-
-_STATE = "|".join(words.STATES)
-
-
-class ListQuery(Body):
-    """GET claims."""
-
-    state: Annotated[str, _schema(type="string", pattern=f"^({_STATE})(,({_STATE}))*$")] = (
-        "held,parked,lapsed"
-    )
-    holder: Label = ""
-    q: Annotated[str, _text("q", 200), _schema(type="string", maxLength=200, pattern=_LINE)] = ""
-    limit: int = Field(200, ge=1, le=200)
-    cursor: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$", max_length=1000)] = ""
-
-    @classmethod
-    def also(cls, given: dict[str, Any]) -> Errors:
-        """See Body."""
-        wanted = str(given.get("state", "held")).split(",")
-        if set(wanted) - set(words.STATES):
-            return [_error("state", f"A state is one or more of {', '.join(words.STATES)}.")]
-        return []
-
-
-class ShowQuery(Body):
-    """GET one task."""
-
-    fence: Fence | None = None
-
-
-class EventsQuery(Body):
-    """GET events."""
-
-    after: Annotated[str, Field(pattern=r"^([0-9]{1,17}-[0-9]{1,17}-[0-9]{1,17})?$")] = ""
-    limit: int = Field(200, ge=1, le=1000)
-
-
 def parse(content_type: str, body: bytes, errors: Errors) -> dict[str, Any]:
     """Return the fields of a JSON or form body; what is wrong with it goes to `errors`."""
     if not body.strip():
         return {}
     kind = content_type.split(";", 1)[0].strip().lower()
     if kind not in (JSON, FORM):
-        errors.append(_error("Content-Type", f"The body is {JSON} or {FORM}, and says so."))
+        errors.append(fault("Content-Type", f"The body is {JSON} or {FORM}, and says so."))
         return {}
     try:
         if kind == FORM:
@@ -334,11 +194,11 @@ def parse(content_type: str, body: bytes, errors: Errors) -> dict[str, Any]:
             raise words.Refused(f"A body has at most {FIELDS_MOST} fields; this has {len(given)}.")
         return given
     except UnicodeDecodeError:
-        errors.append(_error("body", "The body is not UTF-8 text."))
+        errors.append(fault("body", "The body is not UTF-8 text."))
     except words.Refused as refused:
-        errors.append(_error("body", str(refused)))
+        errors.append(fault("body", str(refused)))
     except ValueError as error:
-        errors.append(_error("body", f"The body cannot be read: {str(error)[:200]}."))
+        errors.append(fault("body", f"The body cannot be read: {str(error)[:200]}."))
     return {}
 
 
@@ -369,9 +229,9 @@ def query(raw: bytes) -> dict[str, Any]:
     try:
         return _form(raw.decode("ascii"))
     except words.Refused as refused:
-        raise invalid([_error("query", str(refused))]) from None
+        raise invalid([fault("query", str(refused))]) from None
     except ValueError:
-        raise invalid([_error("query", "The query is not UTF-8 text, percent-encoded.")]) from None
+        raise invalid([fault("query", "The query is not UTF-8 text, percent-encoded.")]) from None
 
 
 def task_in_path(raw: bytes) -> words.Task:
@@ -379,9 +239,9 @@ def task_in_path(raw: bytes) -> words.Task:
     try:
         return words.task(unquote_to_bytes(raw).decode())
     except UnicodeDecodeError:
-        raise invalid([_error("task", "The task in the path is not UTF-8.")]) from None
+        raise invalid([fault("task", "The task in the path is not UTF-8.")]) from None
     except words.Refused as refused:
-        raise invalid([_error("task", str(refused))]) from None
+        raise invalid([fault("task", str(refused))]) from None
 
 
 def project(text: str, errors: Errors) -> words.Project:
@@ -389,7 +249,7 @@ def project(text: str, errors: Errors) -> words.Project:
     try:
         return words.project(text)
     except words.Refused as refused:
-        errors.append(_error("project", str(refused)))
+        errors.append(fault("project", str(refused)))
         return words.Project("-")
 
 
@@ -422,23 +282,26 @@ def _form(text: str) -> dict[str, Any]:
     return given
 
 
-def _only(name: str, names: tuple[str, ...]) -> dict[str, Any]:
-    others = [_given(other) for other in names if other != name]
-    return {**_given(name), "not": {"anyOf": others}}
+def only(name: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return as JSON Schema that of `names` there is this one and no other."""
+    others = [has(other) for other in names if other != name]
+    return {**has(name), "not": {"anyOf": others}}
 
 
-def _given(name: str) -> dict[str, Any]:
+def has(name: str) -> dict[str, Any]:
+    """Return as JSON Schema that there is a field."""
     return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
 
 
-def _error(field: str, message: str) -> dict[str, str]:
+def fault(field: str, message: str) -> dict[str, str]:
+    """Return what is wrong with a field."""
     return {"field": field, "message": message}
 
 
 def _named(error: Any) -> dict[str, str]:
     field = ".".join(str(part) for part in error["loc"]) or "body"
     if error["type"] == "extra_forbidden":
-        return _error(field[:100], "There is no such field.")
+        return fault(field[:100], "There is no such field.")
     cause = error.get("ctx", {}).get("error")
     message = str(cause) if isinstance(cause, words.Refused) else f"{error['msg']}."
-    return _error(field[:100], message)
+    return fault(field[:100], message)

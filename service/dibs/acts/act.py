@@ -1,0 +1,63 @@
+"""What an act is: its place in the registry (dibs.acts), and one call of it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+from dibs.requests import Request
+from dibs.responses import Reply
+from dibs.words import Project, Session
+
+R = TypeVar("R", bound=Request)
+
+
+class Claimant(NamedTuple):
+    """Whom a claim counts for, besides its session."""
+
+    address: str = ""
+    """Where it comes from, when that is counted; else ''."""
+    wait_s: int = 0
+    """How long nothing new is granted to that address; what a session holds it may renew."""
+
+
+KNOWN = Claimant()
+"""Somebody with a key, or at an address that says nothing."""
+
+
+@dataclass(slots=True)
+class Call(Generic[R]):
+    """One call of an act, checked."""
+
+    project: Project
+    request: R
+    session: Session | None = None
+    """Who calls; None where a person does."""
+    key: str = ""
+    """The Idempotency-Key, '' for none."""
+    by: str = ""
+    """The person who calls, as far as known."""
+    claimant: Claimant = KNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One act. All that lists acts is made from these: dispatch, metrics, OpenAPI, docs, tests."""
+
+    name: str
+    """As in its path, its metrics and its operationId."""
+    path: str
+    """What follows /v1/{project}/."""
+    summary: str
+    request: type[Request]
+    success: dict[int, tuple[str, ...]]
+    """By status, the shapes that the answer may have (openapi.py names them)."""
+    problems: tuple[str, ...]
+    """The codes of problems that are its own."""
+    run: Callable[..., Awaitable[Any]]
+    """Do it: a POST on Claims, with a Call; what is read as api/routes.py knows."""
+    answer: Callable[..., Reply]
+    """Turn what it came to, and a POST's request, into an answer; or raise a ProblemError."""
+    method: Literal["POST", "GET"] = "POST"
+    caller: Literal["session", "admin", "reader"] = "session"
+    by_address: bool = False
+    """What it grants counts for the address that it came from."""

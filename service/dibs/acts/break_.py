@@ -1,0 +1,91 @@
+"""break: a person with an admin key ends somebody's claim, and names the fence they saw."""
+
+from typing import Annotated, NamedTuple, assert_never
+
+from pydantic import Field
+
+from dibs import messages, responses, words
+from dibs import outcomes as o
+from dibs.acts.act import Act, Call
+from dibs.acts.holding import releases, shown
+from dibs.claims import Claims
+from dibs.problems import ProblemError
+from dibs.requests import LINES, Fence, Request, Task, as_schema, limited_text
+from dibs.responses import Reply
+from dibs.store import Store
+from dibs.store.scripts import Declaration
+
+Outcome = o.Ended | o.Moved
+
+
+class BreakRequest(Request):
+    """POST break: by a person with an admin key."""
+
+    task: Task
+    fence: Fence | None = None
+    reason: Annotated[
+        str,
+        limited_text("A reason", words.NOTE_CHARS, words.prose),
+        Field(min_length=1),
+        as_schema(type="string", minLength=1, maxLength=words.NOTE_CHARS, pattern=LINES),
+    ]
+
+
+class Arguments(NamedTuple):
+    """The arguments of break.lua."""
+
+    task: str
+    fence: str
+    reason: str
+    by: str
+
+
+SCRIPT = Declaration("break", Arguments, rates="none", lasting="ended")
+
+
+async def run(claims: Claims, call: Call[BreakRequest]) -> Outcome:
+    """End a claim. Raises ProblemError where no fence is named."""
+    if call.request.fence is None:
+        raise ProblemError(
+            "fence-required",
+            f"Name the fence of the claim on {call.request.task} that you saw, so that no newer "
+            "one is broken by mistake.",
+        )
+    return await end(claims.store, call)
+
+
+async def end(store: Store, call: Call[BreakRequest]) -> Outcome:
+    """End a claim, if the fence that is named is still the current one. Raises StoreDown."""
+    request = call.request
+    arguments = Arguments(
+        request.task, str(request.fence or ""), request.reason, call.by or "an admin"
+    )
+    tag, read, rest = await store.run(SCRIPT, call.project, None, arguments, call.key)
+    if tag == "moved":
+        return o.Moved(shown(read, call.project, request.task, rest[1]), unsure=read.unsure)
+    return o.Ended(releases(rest[1:]))
+
+
+def answer(outcome: Outcome, request: BreakRequest) -> Reply:
+    """Answer a break."""
+    match outcome:
+        case o.Ended(ended):
+            return responses.ok(ended[0])
+        case o.Moved(now):
+            detail = messages.moved(now, request.fence or words.Fence(0))
+            raise responses.problem("fence-moved", detail, outcome, claim=responses.builtin(now))
+        case never:
+            assert_never(never)
+
+
+ACT = Act(
+    name="break",
+    path="break",
+    summary="A person ends somebody's claim; takes an admin key.",
+    request=BreakRequest,
+    success={200: ("Release",)},
+    problems=("forbidden", "fence-required", "fence-moved"),
+    caller="admin",
+    run=run,
+    answer=answer,
+)

@@ -1,0 +1,304 @@
+"""claim: take a task, the first free of several, or all of several."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, assert_never
+
+import msgspec
+
+from dibs import messages, responses
+from dibs import outcomes as o
+from dibs.acts.act import Act, Call
+from dibs.acts.holding import held, milliseconds, rate_limited
+from dibs.claims import Claims, OutOfBounds
+from dibs.likeness import skeleton
+from dibs.problems import ProblemError
+from dibs.requests import (
+    Branch,
+    Duration,
+    Errors,
+    Label,
+    Note,
+    Request,
+    Task,
+    Tasks,
+    Url,
+    fault,
+    only,
+)
+from dibs.responses import Reply
+from dibs.store import Store, Unwilling
+from dibs.store.events import Reset
+from dibs.store.records import Reader
+from dibs.store.scripts import Declaration
+from dibs.store.stream import Ended, Listener
+from dibs.text import lower
+from dibs.words import Claim, Project, Session
+from dibs.words import Task as Name
+
+WAIT_MOST_S = 25
+"""Longer than this a request looks dead to proxies on the way."""
+PLACE_CHARS = 12
+"""Of the keyed hash of an address, which a claim is counted by; nothing else is kept of it."""
+_NO_USE = ("claimed", "queued", "parked", "resumed", "revived")
+"""Events after which a task that was not free is still not free."""
+_CODES = {"held": "held", "turn": "held", "cooling": "cooling", "done": "done"}
+
+Outcome = o.Granted | o.Contended | o.OverQuota | o.NoRoom | o.RateLimited
+
+
+class ClaimRequest(Request):
+    """POST claim: one of task, any_of, all_of."""
+
+    task: Task | None = None
+    any_of: Tasks | None = None
+    all_of: Tasks | None = None
+    ttl: Duration | None = None
+    note: Note = ""
+    label: Label = ""
+    branch: Branch = ""
+    url: Url = ""
+    queue: bool = False
+    wait: Duration = 0
+    reopen: bool = False
+
+    @classmethod
+    def also(cls, given: dict[str, Any]) -> Errors:
+        """See Request."""
+        named = [name for name in ("task", "any_of", "all_of") if given.get(name) is not None]
+        if not named:
+            return [fault("task", "Name what to claim: one of task, any_of, all_of.")]
+        if len(named) > 1:
+            return [
+                fault(named[1], f"Give one of task, any_of, all_of; not {' and '.join(named)}.")
+            ]
+        if given.get("queue") in (True, "true", "1", 1) and "task" not in named:
+            return [fault("queue", "A queue is joined for one task: use it with task.")]
+        return []
+
+    @classmethod
+    def together(cls) -> dict[str, Any]:
+        """See Request."""
+        named = ("task", "any_of", "all_of")
+        choices = [only(name, named) for name in named]
+        for choice in choices[1:]:
+            choice["properties"]["queue"] = {"const": False}
+        return {"oneOf": choices}
+
+    @property
+    def mode(self) -> str:
+        """Which of the three."""
+        return "any" if self.any_of else "all" if self.all_of else "one"
+
+    @property
+    def tasks(self) -> tuple[Name, ...]:
+        """Return what is named, in the caller's order."""
+        return self.any_of or self.all_of or ((self.task,) if self.task else ())
+
+
+class Arguments(NamedTuple):
+    """The arguments of claim.lua; the tasks follow."""
+
+    mode: str
+    ttl_ms: str
+    reopen: str
+    queue: str
+    closed: str
+    place: str
+    label: str
+    branch: str
+    url: str
+    note: str
+
+
+SCRIPT = Declaration("claim", Arguments, several="tasks", lasting="granted")
+
+
+async def run(claims: Claims, call: Call[ClaimRequest]) -> Outcome:
+    """Claim; while refused and `wait` is not over, ask again when something happens."""
+    request, project = call.request, call.project
+    claims.check_ttl(request.ttl)
+    if request.wait > WAIT_MOST_S:
+        raise OutOfBounds("wait", f"The service waits up to {WAIT_MOST_S} seconds; ask again.")
+    if not request.wait:
+        return await take(claims.store, call)
+    # One name for all its tries: what an earlier one told of losses, the last one repeats.
+    call.key = call.key or claims.store.new_request()
+    until = asyncio.get_running_loop().time() + request.wait
+    async with claims.hub.listen(project) as listener:
+        while True:
+            outcome = await take(claims.store, call)
+            left_s = until - asyncio.get_running_loop().time()
+            if not isinstance(outcome, o.Contended) or left_s <= 0 or claims.hub.ended:
+                return outcome
+            waits = [r.retry_after_s for r in outcome.refusals if r.retry_after_s]
+            if not waits:
+                return outcome  # every task is done: waiting does not help
+            await _something_happens(listener, request.tasks, min(left_s, *waits))
+
+
+async def take(store: Store, call: Call[ClaimRequest]) -> Outcome:
+    """Ask once.
+
+    A claim that counts for an address is granted nothing new while that address has to wait. Raises
+    StoreDown, also where the store is unsafe and the claim would be new.
+    """
+    project, claimant, unsafe = call.project, call.claimant, store.unsafe
+    waits = bool(claimant.wait_s)
+    if not (store.knows(project) or await store.make_known(project, closed=waits)):
+        if unsafe:
+            raise Unwilling(unsafe)
+        return o.RateLimited("address", claimant.wait_s) if waits else o.NoRoom(why=store.room())
+    arguments = _arguments(store, call)
+    tag, read, rest = await store.run(SCRIPT, project, call.session, arguments, call.key)
+    match tag:
+        case "rate-limited":
+            return rate_limited(read, rest)
+        case "address":
+            return o.RateLimited("address", claimant.wait_s, unsure=read.unsure)
+        case "unsafe":
+            raise Unwilling(store.unsafe or unsafe, sent=read.unsure)
+        case _:
+            return _outcome(store, project, tag, read, rest)
+
+
+def _arguments(store: Store, call: Call[ClaimRequest]) -> Callable[[], tuple[str, ...]]:
+    """Return what makes the arguments of the script: after a look, which may close the store."""
+    request, address = call.request, call.claimant.address
+    place = store.hashed(Session(address))[:PLACE_CHARS] if address else ""
+    tasks = _with_likeness(request.tasks, call.project)
+    waits = "address" if call.claimant.wait_s else ""
+
+    def made() -> tuple[str, ...]:
+        own = Arguments(
+            request.mode,
+            milliseconds(request.ttl),
+            "1" if request.reopen else "",
+            "1" if request.queue else "",
+            store.closed() or waits,
+            place,
+            request.label,
+            request.branch,
+            request.url,
+            request.note,
+        )
+        return (*own, *tasks)
+
+    return made
+
+
+def _outcome(store: Store, project: Project, tag: str, read: Reader, rest: list[Any]) -> Outcome:
+    """Return what the script came to, where it looked at the tasks."""
+    lost = tuple(map(read.loss, rest[0]))
+    match tag:
+        case "granted":
+            return o.Granted(tuple(held(read.claim(view)) for view in rest[2:]), int(rest[1]), lost)
+        case "refused":
+            refusals = tuple(read.refusal(*refusal) for refusal in rest[1:])
+            for refusal in refusals:
+                store.tally.avoided(project, read.session, refusal.claim)
+            return o.Contended(refusals, lost, unsure=read.unsure)
+        case "full":
+            return o.NoRoom(lost, store.room(), unsure=read.unsure)
+        case _:
+            return o.OverQuota(rest[1], int(rest[2]), lost, unsure=read.unsure)
+
+
+def _with_likeness(tasks: Sequence[Name], project: Project) -> list[str]:
+    """Return each task with what it resembles others by behind it, '' for its lower case."""
+    arguments: list[str] = []
+    for task in tasks:
+        like = skeleton(task, project)
+        arguments += task, "" if like == lower(task) else like
+    return arguments
+
+
+async def _something_happens(listener: Listener, tasks: Sequence[Name], most_s: float) -> None:
+    """Wait for an event about one of `tasks`, a shutdown, or for `most_s`."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + most_s
+    while (left_s := until - loop.time()) > 0:
+        try:
+            events = await listener.get(left_s)
+        except (Reset, Ended):
+            return
+        if any(event.task in tasks and event.type not in _NO_USE for event in events):
+            return
+
+
+def answer(outcome: Outcome, request: ClaimRequest) -> Reply:
+    """Answer a claim."""
+    match outcome:
+        case o.Granted(claims, new, lost):
+            status = 201 if new else 200
+            if request.all_of:
+                ordered = sorted(claims, key=lambda claim: request.tasks.index(claim.task))
+                return responses.ok({"claims": ordered}, lost, status)
+            return responses.ok(claims[0], lost, status)
+        case o.Contended():
+            raise _contended(outcome, request)
+        case o.OverQuota(whose, limit, lost):
+            facts = {"whose": whose, "limit": limit, **responses.losses(lost)}
+            raise responses.problem("quota", messages.quota(outcome), outcome, **facts)
+        case o.NoRoom(lost, why):
+            detail = why or messages.NO_ROOM
+            raise responses.problem("full", detail, outcome, **responses.losses(lost))
+        case o.RateLimited():
+            raise responses.rate_limited(outcome)
+        case never:
+            assert_never(never)
+
+
+def _contended(outcome: o.Contended, request: ClaimRequest) -> ProblemError:
+    refusals, lost = outcome.refusals, outcome.lost
+    waits = [refusal.retry_after_s for refusal in refusals]
+    known = [wait for wait in waits if wait is not None]
+    if request.all_of:
+        retry_after = max(known) if len(known) == len(waits) else None
+    else:
+        retry_after = min(known, default=None)
+    first = refusals[0]
+    facts: dict[str, Any] = {"task": first.claim.task, "claim": responses.builtin(first.claim)}
+    if request.task is not None:
+        detail = messages.refused(first)
+        if first.position is not None:
+            facts["queue"] = _queue(first)
+    else:
+        detail = " ".join(messages.refused(refusal) for refusal in refusals[:3])
+        facts["conflicts"] = [
+            {
+                "task": refusal.claim.task,
+                "code": _CODES[refusal.verdict],
+                "retry_after": refusal.retry_after_s,
+                "claim": _without_queue(refusal.claim),
+            }
+            for refusal in refusals
+        ]
+    code = _CODES[first.verdict]
+    facts.update(responses.losses(lost))
+    return responses.problem(code, detail, outcome, retry_after=retry_after, **facts)
+
+
+def _without_queue(claim: Claim) -> Any:
+    """Return a claim as one of many conflicts tells it: 32 queues of 100 would be a megabyte."""
+    return responses.builtin(msgspec.structs.replace(claim, queue=()))
+
+
+def _queue(refusal: o.Refusal) -> dict[str, int | None]:
+    """Our place, and how long it may take if everybody before us uses a whole ttl."""
+    position, claim = refusal.position or 1, refusal.claim
+    wait = (refusal.retry_after_s or 0) + (position - 1) * claim.ttl
+    return {"position": position, "length": claim.waiters, "expected_wait": wait}
+
+
+ACT = Act(
+    name="claim",
+    path="claim",
+    summary="Take a task, the first free of any_of, or all of all_of.",
+    request=ClaimRequest,
+    success={200: ("Claim", "Claims"), 201: ("Claim", "Claims")},
+    problems=("bad-session", "held", "cooling", "done", "quota", "full"),
+    run=run,
+    answer=answer,
+    by_address=True,
+)

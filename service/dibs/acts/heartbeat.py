@@ -1,0 +1,102 @@
+"""heartbeat: push back the deadline of one claim, or of all that the session has."""
+
+from typing import Any, Literal, NamedTuple, assert_never
+
+from dibs import outcomes as o
+from dibs import responses
+from dibs.acts.act import Act, Call
+from dibs.acts.holding import held, milliseconds, not_mine, rate_limited, refusal
+from dibs.claims import Claims
+from dibs.requests import Duration, Errors, Fence, Note, Request, Task, fault, has
+from dibs.responses import Reply
+from dibs.store import Store
+from dibs.store.scripts import Declaration
+
+Outcome = o.Kept | o.NotMine | o.RateLimited
+
+
+class HeartbeatRequest(Request):
+    """POST heartbeat: nothing for all claims of the session."""
+
+    task: Task | None = None
+    fence: Fence | None = None
+    ttl: Duration | None = None
+    state: Literal["working", "parked"] | None = None
+    note: Note = ""
+
+    @classmethod
+    def also(cls, given: dict[str, Any]) -> Errors:
+        """See Request."""
+        if given.get("fence") is not None and given.get("task") is None:
+            return [fault("fence", "A fence belongs to one task: name the task, too.")]
+        return []
+
+    @classmethod
+    def together(cls) -> dict[str, Any]:
+        """See Request."""
+        return {"anyOf": [{"not": has("fence")}, has("task")]}
+
+
+class Arguments(NamedTuple):
+    """The arguments of heartbeat.lua."""
+
+    task: str
+    fence: str
+    ttl_ms: str
+    state: str
+    note: str
+
+
+SCRIPT = Declaration("heartbeat", Arguments, rates="holding")
+
+
+async def run(claims: Claims, call: Call[HeartbeatRequest]) -> Outcome:
+    """Extend one claim, or all of the session's."""
+    claims.check_ttl(call.request.ttl)
+    return await beat(claims.store, call)
+
+
+async def beat(store: Store, call: Call[HeartbeatRequest]) -> Outcome:
+    """Extend, whatever the ttl. Raises StoreDown."""
+    request = call.request
+    arguments = Arguments(
+        request.task or "",
+        str(request.fence or ""),
+        milliseconds(request.ttl),
+        request.state or "",
+        request.note,
+    )
+    tag, read, rest = await store.run(SCRIPT, call.project, call.session, arguments, call.key)
+    if tag == "rate-limited":
+        return rate_limited(read, rest)
+    if tag == "not-mine":
+        return not_mine(read, call.project, request.task, rest)
+    claims = tuple(held(read.claim(view)) for view in rest[1:])
+    return o.Kept(claims, tuple(map(read.loss, rest[0])))
+
+
+def answer(outcome: Outcome, request: HeartbeatRequest) -> Reply:
+    """Answer a heartbeat."""
+    match outcome:
+        case o.Kept(claims, lost):
+            if request.task is not None:
+                return responses.ok(claims[0], lost)
+            return responses.ok({"claims": claims, "lost": lost})
+        case o.NotMine():
+            raise refusal(outcome, request.task, request.fence)
+        case o.RateLimited():
+            raise responses.rate_limited(outcome)
+        case never:
+            assert_never(never)
+
+
+ACT = Act(
+    name="heartbeat",
+    path="heartbeat",
+    summary="Extend one claim, or (without task) all that the session has.",
+    request=HeartbeatRequest,
+    success={200: ("Claim", "Claims")},
+    problems=("bad-session", "not-holder", "lost"),
+    run=run,
+    answer=answer,
+)

@@ -1,0 +1,56 @@
+"""What the acts of those who hold something have in common."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dibs import messages, responses
+from dibs import outcomes as o
+from dibs.problems import ProblemError
+from dibs.store.records import Reader, seconds
+from dibs.words import Claim, Fence, Free, Project, Task
+
+
+def shown(read: Reader, project: Project, task: Task, view: str) -> Claim | Free:
+    """Return a task as a script showed it; '' is one that is not known."""
+    return read.claim(view) if view else Free(project=project, task=task)
+
+
+def held(claim: Claim | Free) -> Claim:
+    """Return what a script showed as somebody's claim."""
+    if isinstance(claim, Free):
+        raise TypeError(f"the store listed {claim.task!r} as a claim, but it is free")
+    return claim
+
+
+def releases(rows: Sequence[Sequence[str]]) -> tuple[o.Release, ...]:
+    """Return claims that ended."""
+    return tuple(o.Release(Task(task), state, already == "1") for task, state, already in rows)
+
+
+def rate_limited(read: Reader, rest: list[Any]) -> o.RateLimited:
+    """Return whose rate is used up."""
+    return o.RateLimited(rest[1], max(1, seconds(int(rest[0]))), unsure=read.unsure)
+
+
+def not_mine(read: Reader, project: Project, task: Task | None, rest: list[Any]) -> o.NotMine:
+    """Return why the session does not hold a task."""
+    told, view, why, loss = rest
+    now = shown(read, project, task or Task(""), view)
+    known = read.loss(loss) if loss else None
+    return o.NotMine(why, now, known, tuple(map(read.loss, told)), unsure=read.unsure)
+
+
+def milliseconds(span_s: int | None) -> str:
+    """Return a span as an argument of a script, '' for none."""
+    return "" if span_s is None else str(span_s * 1000)
+
+
+def refusal(outcome: o.NotMine, task: Task | None, fence: Fence | None) -> ProblemError:
+    """Say that the session does not hold a task, and why."""
+    facts: dict[str, Any] = {"task": task, "claim": responses.builtin(outcome.now)}
+    if outcome.loss:
+        loss = responses.builtin(outcome.loss)
+        facts.update(reason=loss["reason"], by=loss["by"], at=loss["at"], note=loss["note"])
+    code = "lost" if outcome.loss else "not-holder"
+    detail = messages.not_mine(outcome, str(task), fence)
+    return responses.problem(code, detail, outcome, **facts, **responses.losses(outcome.lost))

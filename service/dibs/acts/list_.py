@@ -1,0 +1,133 @@
+"""list: a page of a project's claims, as one snapshot."""
+
+import base64
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from pydantic import Field
+
+from dibs import messages, responses, words
+from dibs import outcomes as o
+from dibs.acts.act import Act
+from dibs.acts.holding import held
+from dibs.requests import LINE, Errors, Label, Request, as_schema, fault, limited_text
+from dibs.responses import Reply
+from dibs.store import Store
+from dibs.store.scripts import Declaration
+from dibs.text import lower
+from dibs.words import Claim, Project, Refused, Session
+
+LISTED_NOTE_CHARS = 300
+_CURSOR = re.compile(r"[1-4] ([0-9]{1,16}|[+-]inf) .{0,600}", re.DOTALL)
+_STATE = "|".join(words.STATES)
+
+
+class ListQuery(Request):
+    """GET claims."""
+
+    state: Annotated[str, as_schema(type="string", pattern=f"^({_STATE})(,({_STATE}))*$")] = (
+        "held,parked,lapsed"
+    )
+    holder: Label = ""
+    q: Annotated[
+        str, limited_text("q", 200), as_schema(type="string", maxLength=200, pattern=LINE)
+    ] = ""
+    limit: int = Field(200, ge=1, le=200)
+    cursor: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$", max_length=1000)] = ""
+
+    @classmethod
+    def also(cls, given: dict[str, Any]) -> Errors:
+        """See Request."""
+        wanted = str(given.get("state", "held")).split(",")
+        if set(wanted) - set(words.STATES):
+            return [fault("state", f"A state is one or more of {', '.join(words.STATES)}.")]
+        return []
+
+
+class Arguments(NamedTuple):
+    """The arguments of list.lua."""
+
+    states: str
+    text: str
+    holder: str
+    most: str
+    cursor: str
+
+
+SCRIPT = Declaration("list", Arguments, rates="none")
+
+
+async def page(
+    store: Store,
+    project: Project,
+    session: Session | None = None,
+    *,
+    states: Sequence[str],
+    text: str = "",
+    holder: str = "",
+    limit: int,
+    cursor: str = "",
+) -> o.Page:
+    """Return a page of claims. `cursor` is the one that the page before gave.
+
+    Raises StoreDown, and Refused for a cursor that no page gave.
+    """
+    arguments = Arguments(",".join(states), lower(text), holder, str(limit), _open_cursor(cursor))
+    _, read, rest = await store.run(SCRIPT, project, session, arguments)
+    seq, onwards, damaged, *views = rest
+    store.note_damaged(project, damaged)
+    claims = tuple(held(read.claim(view)) for view in views)
+    return o.Page(claims, seq, _seal_cursor(onwards) if onwards else None, tuple(damaged))
+
+
+def _seal_cursor(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _open_cursor(cursor: str) -> str:
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        text = base64.urlsafe_b64decode(padded.encode()).decode()
+    except ValueError:
+        text = "?"
+    if text and not _CURSOR.fullmatch(text):
+        raise Refused("This is not a cursor that a list gave; start without one.")
+    return text
+
+
+def answer(page: o.Page, *, plain: bool) -> Reply:
+    """Answer a list."""
+    if plain:
+        text = responses.table(page.claims) + "".join(map(messages.damaged_line, page.damaged))
+        if page.cursor:
+            text += f"More: ask again with cursor={page.cursor}\n"
+        return Reply(text.encode(), responses.TEXT)
+    now = datetime.now(UTC).replace(microsecond=0)
+    claims = [*map(_in_a_list, page.claims)]
+    damaged = {"damaged": page.damaged} if page.damaged else {}
+    rest = {"seq": page.seq, "cursor": page.cursor, "server_time": now}
+    return responses.ok({"claims": claims, **rest, **damaged})
+
+
+def _in_a_list(claim: Claim) -> Claim:
+    """Return a claim as a list tells it: of a long note its beginning."""
+    if claim.note is None or len(claim.note) <= LISTED_NOTE_CHARS:
+        return claim
+    return msgspec.structs.replace(claim, note=claim.note[: LISTED_NOTE_CHARS - 1] + "…")
+
+
+ACT = Act(
+    name="list",
+    path="claims",
+    summary="The project's claims, as one snapshot.",
+    request=ListQuery,
+    success={200: ("Page",)},
+    problems=("bad-session",),
+    run=page,
+    answer=answer,
+    method="GET",
+    caller="reader",
+)

@@ -1,0 +1,104 @@
+"""release: end one claim of the session, or all of them; or leave a task's queue."""
+
+from typing import Any, Literal, NamedTuple, assert_never
+
+from dibs import outcomes as o
+from dibs import responses
+from dibs.acts.act import Act, Call
+from dibs.acts.holding import not_mine, rate_limited, refusal, releases
+from dibs.claims import Claims
+from dibs.requests import Errors, Fence, Note, Request, Task, Url, fault, has
+from dibs.responses import Reply
+from dibs.store import Store
+from dibs.store.scripts import Declaration
+
+Outcome = o.Ended | o.NotMine | o.RateLimited
+
+
+class ReleaseRequest(Request):
+    """POST release: a task, or all."""
+
+    task: Task | None = None
+    all: bool = False
+    fence: Fence | None = None
+    outcome: Literal["released", "abandoned", "done"] = "released"
+    note: Note = ""
+    pr: Url = ""
+
+    @classmethod
+    def also(cls, given: dict[str, Any]) -> Errors:
+        """See Request."""
+        everything = given.get("all") in (True, "true", "1", 1)
+        if (given.get("task") is None) is not everything:
+            return [fault("task", "Name one task, or say all: true.")]
+        if everything and given.get("fence") is not None:
+            return [fault("fence", "A fence belongs to one task: leave it out with all: true.")]
+        return []
+
+    @classmethod
+    def together(cls) -> dict[str, Any]:
+        """See Request."""
+        everything = {"properties": {"all": {"const": True}}, "required": ["all"]}
+        return {
+            "oneOf": [
+                {"allOf": [has("task"), {"properties": {"all": {"const": False}}}]},
+                {**everything, "not": {"anyOf": [has("task"), has("fence")]}},
+            ]
+        }
+
+
+class Arguments(NamedTuple):
+    """The arguments of release.lua."""
+
+    task: str
+    fence: str
+    outcome: str
+    note: str
+    pr: str
+
+
+SCRIPT = Declaration("release", Arguments, rates="holding", lasting="ended")
+
+
+async def run(claims: Claims, call: Call[ReleaseRequest]) -> Outcome:
+    """End one claim, or all that the session has."""
+    return await end(claims.store, call)
+
+
+async def end(store: Store, call: Call[ReleaseRequest]) -> Outcome:
+    """See run. Raises StoreDown."""
+    request = call.request
+    arguments = Arguments(
+        request.task or "", str(request.fence or ""), request.outcome, request.note, request.pr
+    )
+    tag, read, rest = await store.run(SCRIPT, call.project, call.session, arguments, call.key)
+    if tag == "rate-limited":
+        return rate_limited(read, rest)
+    if tag == "not-mine":
+        return not_mine(read, call.project, request.task, rest)
+    return o.Ended(releases(rest[1:]), tuple(map(read.loss, rest[0])))
+
+
+def answer(outcome: Outcome, request: ReleaseRequest) -> Reply:
+    """Answer a release."""
+    match outcome:
+        case o.Ended(ended, lost):
+            return responses.ok({"released": ended} if request.task is None else ended[0], lost)
+        case o.NotMine():
+            raise refusal(outcome, request.task, request.fence)
+        case o.RateLimited():
+            raise responses.rate_limited(outcome)
+        case never:
+            assert_never(never)
+
+
+ACT = Act(
+    name="release",
+    path="release",
+    summary="End one claim, or all; or leave a queue.",
+    request=ReleaseRequest,
+    success={200: ("Release", "Releases")},
+    problems=("bad-session", "not-holder", "lost"),
+    run=run,
+    answer=answer,
+)

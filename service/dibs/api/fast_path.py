@@ -1,0 +1,137 @@
+"""The fast path of the POSTs under /v1: from the server's scope straight to the answer.
+
+The framework's routing, injection and validation cost 50 µs a call, as much as all the rest that
+is done here for a claim, and each layer around it some 4 (docs/performance.md). All that is not an
+act with POST goes to the framework.
+"""
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, TypeVar
+
+from litestar.types import ASGIApp
+
+from dibs import requests
+from dibs.acts import POSTS
+from dibs.acts.act import Act, Call
+from dibs.api import edge, errors, headers, observe
+from dibs.api.access import Access
+from dibs.claims import Claims
+from dibs.metrics import Metrics
+from dibs.outcomes import Granted
+from dibs.problems import ProblemError
+from dibs.responses import Reply
+from dibs.words import Project, Session
+
+R = TypeVar("R", bound=requests.Request)
+
+REQUEST_CHARS = 200
+
+
+@dataclass(slots=True)
+class Post:
+    """A POST that has arrived whole."""
+
+    project: str
+    query: bytes
+    headers: dict[bytes, bytes]
+    body: bytes
+
+    def header(self, name: bytes) -> str:
+        """Return a header, or ''."""
+        return self.headers.get(name, b"").decode("latin-1")
+
+    def by_session(self, kind: type[R]) -> tuple[Project, Session, R, str]:
+        """Return project, session, fields and Idempotency-Key, or raise a problem that names all
+        that is wrong with them."""
+        session = requests.session(self.header(b"dibs-session"))
+        wrong: requests.Errors = []
+        if self.query:
+            message = "A POST has no query: names and keys travel in the body and the headers."
+            wrong.append({"field": "query", "message": message})
+        key = self.header(b"idempotency-key")
+        if len(key) > REQUEST_CHARS or not (key.isascii() and (key.isprintable() or not key)):
+            message = f"An Idempotency-Key is printable ASCII, at most {REQUEST_CHARS} characters."
+            wrong.append({"field": "Idempotency-Key", "message": message})
+        name, body = self.fields(kind, wrong)
+        return name, session, body, key
+
+    def fields(self, kind: type[R], wrong: requests.Errors) -> tuple[Project, R]:
+        """Return project and fields, or raise `invalid` with all that is wrong, `wrong` first."""
+        name = requests.project(self.project, wrong)
+        given = requests.parse(self.header(b"content-type"), self.body, wrong)
+        return name, kind.of(given, wrong)
+
+
+class FastPath:
+    """The acts with POST, as an ASGI application in front of the framework's."""
+
+    def __init__(
+        self, rest: ASGIApp, claims: Claims, access: Access, metrics: Metrics, max_body: int
+    ) -> None:
+        self._rest, self._claims, self._access, self._max_body = rest, claims, access, max_body
+        self._metrics = metrics
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer /v1/{project}/{act}; hand on all else."""
+        # The path as it was sent: what is right in it has nothing to encode.
+        parts: list[str] = scope["raw_path"].decode("latin-1").split("/")
+        act = POSTS.get(parts[3]) if len(parts) == 4 and parts[1] == "v1" else None
+        if act is None or not parts[2] or ("%" in parts[2] and "%2F" in parts[2].upper()):
+            await self._rest(scope, receive, send)
+            return
+        began, status = perf_counter(), 0
+        try:
+            reply = await self._reply(parts[2], act, scope, receive)
+            status = reply.status
+            await reply.send(send, headers.of_an_act(scope["headers"]))
+        finally:
+            observe.count(scope, self._metrics, act.name, status, perf_counter() - began)
+
+    async def _reply(self, project: str, act: Act, scope: Any, receive: Any) -> Reply:
+        try:
+            if scope["method"] != "POST":
+                raise errors.wrong_method(scope)
+            given = dict(scope["headers"])
+            if len(given) < len(scope["headers"]):
+                edge.single(scope["headers"])
+            self._access.admit(scope, given.get(b"authorization", b"").decode("latin-1"))
+            body = await _body(receive, int(given.get(b"content-length", -1)), self._max_body)
+            return await self._do(act, Post(project, scope["query_string"], given, body), scope)
+        except Exception as error:  # noqa: BLE001 - the one place that answers all of them
+            await self._access.slow_down(scope, error)
+            return errors.answer(scope, error)
+
+    async def _do(self, act: Act, post: Post, scope: Any) -> Reply:
+        if act.caller == "admin":
+            by = self._access.check_admin(post.headers)
+            project, request = post.fields(act.request, [])
+            call = Call(project, request, by=by)
+        else:
+            project, session, request, key = post.by_session(act.request)
+            call = Call(project, request, session, key)
+        if act.by_address:
+            call.claimant = self._access.claimant(scope)
+        outcome = await act.run(self._claims, call)
+        if call.claimant.address and isinstance(outcome, Granted):
+            self._access.pay_for_new(call.claimant, outcome.new)
+        return act.answer(outcome, request)
+
+
+async def _body(receive: Any, declared: int, most: int) -> bytes:
+    """Return a request's body, or raise `too-large`, or `invalid` where a part of it is missing.
+
+    `declared` is what it should have, -1 where nobody says. What is too large is not asked for.
+    """
+    body, more = b"", declared <= most
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ProblemError("invalid", "The request broke off before it was here.")
+        body += message.get("body", b"")
+        more = message.get("more_body", False) and len(body) <= most
+    if declared > most or len(body) > most:
+        raise ProblemError("too-large", "The body is larger than this service takes.")
+    if len(body) != declared >= 0:
+        raise edge.short(declared, len(body))
+    return body

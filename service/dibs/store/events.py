@@ -1,0 +1,80 @@
+"""The log of a project's transitions: one stream, read from a cursor that names its epoch."""
+
+import re
+
+from redis.exceptions import ResponseError
+
+from dibs.store.clock import LeaseClock
+from dibs.store.keys import keys
+from dibs.store.link import Link
+from dibs.store.records import event
+from dibs.words import Event, Project
+
+_EPOCH = re.compile("[0-9]{1,16}")
+
+
+class Reset(Exception):
+    """The events asked for are not (or no longer) in the stream."""
+
+
+class EventLog:
+    """The events of every project."""
+
+    def __init__(self, link: Link, clock: LeaseClock) -> None:
+        self._link, self._clock = link, clock
+
+    async def read(self, project: Project, after: str, limit: int) -> list[Event]:
+        """Return the events after the id `after`, at most `limit`; '' means from the oldest kept.
+
+        Raises Reset when the stream cannot go on from there without a gap.
+        """
+        epoch = await self._epoch(project)
+        start = "-"
+        if after:
+            given, _, entry = after.partition("-")
+            # Epoch 0 is before a project's first event: whichever that is, nothing is missed.
+            if given not in (epoch, "0") or not await self._reachable(project, entry):
+                raise Reset
+            start = "(" + entry
+        stream = keys(project) + ":events"
+        entries = await self._link.command("XRANGE", stream, start, "+", "COUNT", limit)
+        return [event(epoch, entry, flat, self._clock.facts) for entry, flat in entries]
+
+    async def latest(self, project: Project, most: int) -> list[Event]:
+        """Return the last events, the newest first."""
+        epoch = await self._epoch(project)
+        stream = f"{keys(project)}:events"
+        entries = await self._link.command("XREVRANGE", stream, "+", "-", "COUNT", most)
+        return [event(epoch, entry, flat, self._clock.facts) for entry, flat in entries]
+
+    async def end(self, project: Project) -> tuple[str, str]:
+        """Return the epoch of a project's stream ('0' before its first event) and its last id."""
+        epoch = await self._epoch(project)
+        stream = keys(project) + ":events"
+        last = await self._link.command("XREVRANGE", stream, "+", "-", "COUNT", 1)
+        return epoch, last[0][0] if last else "0-0"
+
+    async def _epoch(self, project: Project) -> str:
+        """Return when the project's stream began; '0' before that, and where nobody can read it."""
+        epoch = await self._link.command("HGET", keys(project) + ":meta", "epoch") or ""
+        return str(epoch) if _EPOCH.fullmatch(epoch) else "0"
+
+    async def _reachable(self, project: Project, entry: str) -> bool:
+        """Return if all that came after `entry` is still kept."""
+        try:
+            flat = await self._link.command("XINFO", "STREAM", keys(project) + ":events")
+        except ResponseError as error:
+            if "no such key" not in str(error):
+                raise
+            return entry == "0-0"
+        told = dict(zip(flat[::2], flat[1::2], strict=True))
+        if entry == "0-0":
+            return bool(told.get("entries-added") == told["length"])
+        first, last = told["first-entry"], told["last-generated-id"]
+        return bool(first) and stream_id(first[0]) <= stream_id(entry) <= stream_id(last)
+
+
+def stream_id(text: str) -> tuple[int, int]:
+    """Return a stream entry's id as numbers that compare."""
+    ms, _, seq = text.partition("-")
+    return int(ms), int(seq or 0)

@@ -1,0 +1,90 @@
+"""Acts as tests call them: straight on a store, without HTTP."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dibs.acts import break_ as breaking
+from dibs.acts import claim as claiming
+from dibs.acts import heartbeat as beating
+from dibs.acts import list_ as listing
+from dibs.acts import release as releasing
+from dibs.acts import show as showing
+from dibs.acts.act import Call, Claimant
+from dibs.store import Store
+from dibs.words import Fence, Project, Session
+
+list_ = listing.page
+show = showing.look
+
+
+def asked(tasks: Sequence[str], *, mode: str = "one", **fields: Any) -> claiming.ClaimRequest:
+    """What somebody asks for who claims, unchecked."""
+    named: dict[str, Any] = {"any": {"any_of": tuple(tasks)}, "all": {"all_of": tuple(tasks)}}.get(
+        mode, {"task": next(iter(tasks), None)}
+    )
+    if "ttl_s" in fields:
+        fields["ttl"] = fields.pop("ttl_s")
+    return claiming.ClaimRequest.model_construct(**named, **fields)
+
+
+async def claim(
+    store: Store,
+    project: Any,
+    session: Any,
+    tasks: Sequence[str],
+    *,
+    request: str = "",
+    address: str = "",
+    address_waits_s: int = 0,
+    **fields: Any,
+) -> claiming.Outcome:
+    """Claim once."""
+    claimant = Claimant(address, address_waits_s)
+    call = Call(Project(project), asked(tasks, **fields), Session(session), request, "", claimant)
+    return await claiming.take(store, call)
+
+
+async def heartbeat(
+    store: Store,
+    project: Any,
+    session: Any,
+    task: Any = None,
+    fence: Fence | None = None,
+    *,
+    ttl_s: int | None = None,
+    state: str = "",
+    note: str = "",
+    request: str = "",
+) -> beating.Outcome:
+    """Heartbeat for one claim, or for all."""
+    wish = beating.HeartbeatRequest.model_construct(
+        task=task, fence=fence, ttl=ttl_s, state=state or None, note=note
+    )
+    return await beating.beat(store, Call(Project(project), wish, Session(session), request))
+
+
+async def release(
+    store: Store,
+    project: Any,
+    session: Any,
+    task: Any = None,
+    fence: Fence | None = None,
+    *,
+    outcome: str = "released",
+    note: str = "",
+    pr: str = "",
+    request: str = "",
+) -> releasing.Outcome:
+    """Release one claim, or all."""
+    wish = releasing.ReleaseRequest.model_construct(
+        task=task, fence=fence, outcome=outcome, note=note, pr=pr
+    )
+    return await releasing.end(store, Call(Project(project), wish, Session(session), request))
+
+
+async def break_(
+    store: Store, project: Any, task: Any, fence: Fence, *, reason: str, by: str
+) -> breaking.Outcome:
+    """Break a claim, as a person."""
+    wish = breaking.BreakRequest.model_construct(task=task, fence=fence, reason=reason)
+    return await breaking.end(store, Call(Project(project), wish, by=by))

@@ -1,0 +1,85 @@
+"""An act is declared once: whatever lists acts has each of the registry, and a script fits its
+declaration or nothing starts."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from tests.proofs import model
+
+from dibs.acts import ACTS, POSTS, SCRIPTS
+from dibs.acts.act import Act
+from dibs.api.observe import FAMILIES, ROUTES
+from dibs.api.openapi import document
+from dibs.problems import BY_CODE
+from dibs.store import scripts
+from dibs.store.scripts import Common, Declaration, Misfit, Script
+
+ROOT = Path(__file__).parent.parent.parent
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text("utf-8")
+
+every_act = pytest.mark.parametrize("act", ACTS, ids=lambda act: act.name)
+
+
+@every_act
+def test_an_act_is_in_whatever_lists_acts(act: Act) -> None:
+    path = f"/v1/{{project}}/{act.path}"
+    assert document()["paths"][path][act.method.lower()]["operationId"] == act.name
+    assert act.name in ROUTES
+    assert act.name in next(f for f in FAMILIES if f.name == "dibs_acts_total").labels["act"]
+    assert f"`{act.method} /v1/{{project}}/{act.path}" in PROTOCOL
+    assert set(act.problems) <= set(BY_CODE)
+    assert act.name in SCRIPTS
+    assert (act.path in POSTS) is (act.method == "POST")
+
+
+@every_act
+def test_what_an_act_may_answer_is_in_the_description(act: Act) -> None:
+    described = document()["paths"][f"/v1/{{project}}/{act.path}"][act.method.lower()]["responses"]
+    for code in act.problems:
+        assert f"`{code}`" in described[str(BY_CODE[code].status)]["description"]
+
+
+@pytest.mark.parametrize("act", [act for act in ACTS if act.method == "POST"], ids=lambda a: a.name)
+def test_the_proofs_know_what_an_act_means(act: Act) -> None:
+    name = "break_" if act.name == "break" else act.name
+    assert hasattr(model.Model, name), "tests/proofs/model.py says what it means"
+
+
+@pytest.fixture
+def lua(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Scripts of the tests' own."""
+    (tmp_path / "lua").mkdir()
+    monkeypatch.setattr(scripts.resources, "files", lambda _: tmp_path)
+    return tmp_path / "lua"
+
+
+class _Two(NamedTuple):
+    task: str
+    note: str
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("return {ARG.task, ARG.note, ARG.fence}", "gives it: fence"),
+        ("return {ARG.task}\n-- ARG.note: only in a comment", "given: note"),
+        ("return {ARG.task, ARG.note, ARGV[6]}", "counts its arguments"),
+    ],
+)
+def test_a_script_that_does_not_fit_is_found_when_it_is_declared(
+    lua: Path, text: str, says: str
+) -> None:
+    common = "".join(f"local _ = ARG.{name}\n" for name in Common._fields)
+    (lua / "odd.lua").write_text(common + text)
+    with pytest.raises(Misfit, match=says):
+        Declaration("odd", _Two)
+
+
+def test_a_name_becomes_the_place_of_an_argument_and_an_include_its_text(lua: Path) -> None:
+    (lua / "first.lua").write_text("local one = ARG.one\nlocal function f() return one end\n")
+    (lua / "then.lua").write_text("--- @include first.lua\nreturn {f(), AT.two, ARG.two}\n")
+    text = Script.load("then", arguments=("one", "two")).text
+    assert "local one = ARGV[1]" in text
+    assert "return {f(), 2, ARGV[2]}" in text
+    assert "@include" not in text
