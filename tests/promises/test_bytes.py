@@ -109,6 +109,22 @@ async def test_what_is_past_its_retention_makes_room(desk: Desk):
 
 
 @short
+async def test_what_goes_takes_its_weight_along_whoever_meets_it(desk: Desk):
+    for task in ("T-1", "T-2", "T-3"):
+        await desk.granted(desk.ann, task, note=NOTE)
+        await desk.release(desk.ann, task)
+    await desk.store.sweep(desk.project)  # which counts anew, and then for long no more
+    await desk.pass_time(SHORT.retention_ms / 1000 - 9)
+    await desk.granted(desk.bob, "T-4")
+    await desk.granted(desk.bob, "T-3")
+    await desk.pass_time(10)
+    await desk.granted(desk.cat, "T-1")
+    assert await sums(desk) == await weighed(desk)
+    await desk.store.sweep(desk.project)
+    assert await sums(desk) == await weighed(desk)
+
+
+@short
 async def test_one_project_of_full_weight_is_no_matter_to_another(desk: Desk):
     await fill(desk)
     other = Desk(desk.store, desk.clock)
