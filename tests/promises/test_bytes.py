@@ -6,10 +6,11 @@ import pytest
 from tests.conftest import Desk, new_session
 from tests.harness import acting
 
+from dibs import messages
 from dibs import outcomes as o
-from dibs.api import sentences
 from dibs.store import Rules
-from dibs.store.store import Reset, keys
+from dibs.store.events import Reset
+from dibs.store.keys import keys
 
 SHORT = Rules(
     ttl_ms=20_000,
@@ -34,7 +35,7 @@ async def fill(desk: Desk) -> list[str]:
     ):
         got.append(outcome.claims[0].task)
     assert (outcome.whose, outcome.limit) == ("bytes", desk.store.rules.record_bytes)
-    assert "DIBS_RECORD_BYTES" in sentences.quota(outcome)
+    assert "DIBS_RECORD_BYTES" in messages.quota(outcome)
     return got
 
 
@@ -184,17 +185,17 @@ async def test_what_another_hand_changed_is_in_the_sums_after_a_while(desk: Desk
 @short
 async def test_events_weigh_no_more_than_they_may_and_the_latest_are_kept(desk: Desk):
     await desk.granted(desk.ann, "T-0")
-    first = (await desk.store.latest(desk.project, 1))[0].id
+    first = (await desk.store.events.latest(desk.project, 1))[0].id
     for n in range(80):
         await desk.granted(desk.ann, "T-1")
         await desk.release(desk.ann, "T-1", note=f"{n} {NOTE}")
         said, weigh = (await sums(desk))[1], (await weighed(desk))[1]
         assert said == weigh <= SHORT.event_bytes
-    kept = await desk.store.latest(desk.project, 1_000)
+    kept = await desk.store.events.latest(desk.project, 1_000)
     assert len(kept) > 60
     assert [event.note.split()[0] for event in kept if event.note][:3] == ["79", "78", "77"]
     with pytest.raises(Reset):
-        await desk.store.events(desk.project, first, 10)
+        await desk.store.events.read(desk.project, first, 10)
 
 
 @pytest.mark.parametrize("rules", [replace(SHORT, record_bytes=1 << 20, events_kept=50)])
@@ -202,15 +203,15 @@ async def test_there_are_never_more_events_than_are_kept(desk: Desk):
     for n in range(70):
         await desk.granted(desk.ann, f"T-{n}")
         await desk.release(desk.ann, f"T-{n}")
-        assert len(await desk.store.latest(desk.project, 1_000)) <= 50
-    assert len(await desk.store.latest(desk.project, 1_000)) >= 45
+        assert len(await desk.store.events.latest(desk.project, 1_000)) <= 50
+    assert len(await desk.store.events.latest(desk.project, 1_000)) >= 45
     assert await sums(desk) == await weighed(desk)
 
 
 @short
 async def test_a_project_goes_as_a_whole_and_its_fences_go_on(desk: Desk):
     held = await desk.granted(desk.ann, "T-1")
-    last = (await desk.store.latest(desk.project, 1))[0].id
+    last = (await desk.store.events.latest(desk.project, 1))[0].id
     await desk.refused(desk.bob, "T-1", queue=True)
     await desk.release(desk.ann, "T-1", held.fence, outcome="done")
     await desk.store.sweep(desk.project)
@@ -220,13 +221,15 @@ async def test_a_project_goes_as_a_whole_and_its_fences_go_on(desk: Desk):
     assert (page.claims, page.seq) == ((), "0-0-0")
     assert await desk.events() == []
     with pytest.raises(Reset):
-        await desk.store.events(desk.project, last, 10)
+        await desk.store.events.read(desk.project, last, 10)
 
     newer = await desk.granted(desk.bob, "T-1")
     assert newer.fence > held.fence
     assert newer.previous is None
     assert await desk.events() == ["claimed T-1"]
-    assert [event.task for event in await desk.store.events(desk.project, page.seq, 9)] == ["T-1"]
+    assert [event.task for event in await desk.store.events.read(desk.project, page.seq, 9)] == [
+        "T-1"
+    ]
     assert isinstance(await desk.release(desk.ann, "T-1", held.fence), o.NotMine)
     assert (await desk.show("T-1", desk.bob)).fence == newer.fence
     assert await sums(desk) == await weighed(desk)
