@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from dibs import __version__, logs
 from dibs.settings import BACKLOG, Settings
 from dibs.store import disk, mark, memory
-from dibs.store.embedded import EmbeddedStore, StoreUnavailable
+from dibs.store.embedded import EmbeddedStore, StoreKilled, StoreUnavailable
 from dibs.store.failures import Moved, StoreDown, StoreFull, said
 from dibs.store.store import Unfit
 from dibs.store.target import parse
@@ -102,8 +102,9 @@ class TheStore:
             except mark.Gone:
                 raise
             except StoreUnavailable as down:
-                # For want of room a start fails in more ways than one, and room may come.
-                if not (isinstance(down, disk.DiskFull) or disk_of()):
+                # For want of room a start fails in more ways than one, and room may come. Whoever
+                # ended the server as it started ended it as they end one that serves.
+                if not (isinstance(down, disk.DiskFull | StoreKilled) or disk_of()):
                     raise
                 continue
             break

@@ -1450,6 +1450,14 @@ MUTANTS = [
         FORGOTTEN,
     ),
     Mutant(
+        "a read that is logged looks like damage",
+        "store/aof.py",
+        "dibs repair cuts a log at its damage, and nowhere else",
+        "pfadd pfcount pfmerge",
+        "pfadd pfmerge",
+        ("tests/store/test_repair.py::test_a_log_that_a_service_wrote_looks_whole",),
+    ),
+    Mutant(
         "a rewrite is lent all of the reserve",
         "store/disk.py",
         "dibs starts again on a full disk (rule 15)",

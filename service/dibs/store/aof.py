@@ -31,7 +31,7 @@ ANOTHER = re.compile(rb"\r\n\*[1-9]\d{0,8}\r\n\$")
 # here is a damaged one: a server would not load it.
 _BY_FEWEST = {
     1: "exec flushall flushdb multi",
-    2: "bitfield decr del function getdel getex incr lpop persist pfadd pfmerge rpop "
+    2: "bitfield decr del function getdel getex incr lpop persist pfadd pfcount pfmerge rpop "
     "select sort spop unlink xgroup zpopmax zpopmin",
     3: "append blpop brpop bzpopmax bzpopmin copy decrby delifeq expire expireat getset "
     "hdel incrby incrbyfloat lpush lpushx move mset msetnx pexpire pexpireat pfdebug "

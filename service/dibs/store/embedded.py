@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -35,6 +36,7 @@ _LOG_MAX = 1 << 20  # bytes, kept twice: the log and the one before
 _REWRITE_S = 300.0  # for writing the log anew while nobody else writes; then without it
 _TEND_S = (0.2, 1.0)  # between looks at the disk, when it is nearly full and otherwise
 _FAILED_S = 30.0  # from a rewrite that failed to the next, at most
+_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PATIENCE_S = 20.0  # without a sign of progress while starting
 
 _CONFIG = {
@@ -204,11 +206,16 @@ def _refuse_to_start_empty(directory: Path, version: str) -> None:
         )
 
 
+class StoreKilled(StoreUnavailable):
+    """Somebody ended the server while it started, or the kernel did: its log is not to blame."""
+
+
 class _NotStarted(StoreUnavailable):
     """The server did not come to serve."""
 
-    def __init__(self, what: str, log: Path, said: list[str], *, ended: bool) -> None:
-        self.ended, self.last_words = ended, "\n".join(said[-4:])
+    def __init__(self, what: str, log: Path, said: list[str], *, code: int | None) -> None:
+        """`code`: with what it ended, below 0 by a signal; None while it runs."""
+        self.code, self.last_words = code, "\n".join(said[-4:])
         self.log_ends = f"Its log, {log}, ends:\n{self.last_words}"
         super().__init__(f"{what} {self.log_ends}")
 
@@ -268,8 +275,8 @@ class _Server:
             except mark.Gone:
                 raise
             except StoreUnavailable as error:
-                ended, said = process.poll() is not None, _said(log, said_before)
-                raise _NotStarted(str(error), log, said, ended=ended) from None
+                code, said = process.poll(), _said(log, said_before)
+                raise _NotStarted(str(error), log, said, code=code) from None
             held.enter_context(trying.pop_all())
             return process
 
@@ -412,8 +419,10 @@ def _said(log: Path, start: int) -> list[str]:
 
 def _mend(directory: Path, failed: _NotStarted) -> log_repair.Cut:
     """Cut off what a crash left at the end of the log; raise `failed` where that is not it."""
-    if not failed.ended:
+    if failed.code is None:
         raise failed
+    if -failed.code in _BY_OTHERS:
+        raise StoreKilled(str(failed)) from None
     fault = None
     with suppress(StoreUnavailable):
         fault, _ = log_repair.find_fault(directory)
