@@ -19,7 +19,7 @@ QUICK  := tests/promises tests/http/test_calls.py tests/http/test_bad_input.py \
           tests/docs/test_protocol.py tests/proofs/test_guarantees.py tests/harness/test_house.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick check prove mutants clean audit sbom soak bench bench-plain test-claude
+.PHONY: help run test quick check prove mutants abuse clean audit sbom soak bench bench-plain test-claude
 
 help:                    ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -51,6 +51,9 @@ test-claude: $(VENV)/.dev  ## the real Claude Code against a scripted model; nee
 
 mutants: $(VENV)/.dev    ## put bugs in, and see which test notices each
 	$(BIN)/python -m tests.proofs.mutants $(ARGS)
+
+abuse: $(VENV)/.dev      ## strangers attack a service for 20 seconds each way, beside a team that must feel nothing
+	DIBS_ABUSE_SECONDS=20 $(BIN)/pytest tests/abuse -o timeout=400 $(ARGS)
 
 clean:                   ## remove what make has made
 	rm -rf $(VENV) build dist

@@ -17,6 +17,7 @@ from dibs.api.fast_path import FastPath
 from dibs.api.headers import with_headers
 from dibs.api.routes import V1
 from dibs.api.smaller import smaller
+from dibs.api.turns import in_turn, lately, paced
 from dibs.board import routes as board
 from dibs.board.desk import Desk
 from dibs.board.feed import Feeds
@@ -103,7 +104,8 @@ def build(settings: Settings, url: str | None) -> Service:
     if private := disk.watch_of(url, disk.Limits.of(settings)):
         store.room = private
     hub = Hub(store, blocking)
-    claims = Claims(store, hub, Bounds(settings.min_ttl, settings.max_ttl))
+    streams = Streams(settings.max_connections)
+    claims = Claims(store, hub, Bounds(settings.min_ttl, settings.max_ttl), streams)
     proxies = Proxies(settings.trusted_proxies, settings.address_header)
     access = Access(
         [key.get_secret_value() for key in settings.team_key],
@@ -122,8 +124,6 @@ def build(settings: Settings, url: str | None) -> Service:
 
     def provide_claims() -> Claims:
         return claims
-
-    streams = Streams(settings.max_connections)
 
     def provide_streams() -> Streams:
         return streams
@@ -156,7 +156,7 @@ def build(settings: Settings, url: str | None) -> Service:
         request_max_body_size=settings.max_body,
         logging_config=None,
     )
-    rest = with_headers(observe.observed(edge.exact(smaller(app)), metrics))
+    rest = in_turn(with_headers(observe.observed(edge.exact(smaller(lately(app))), metrics)))
     fast_path = FastPath(rest, claims, access, metrics, settings.max_body)
     metrics.set("dibs_build_info", __version__, to=1)
-    return Service(proxies.naming(fast_path), store, hub, keeper, metrics)
+    return Service(paced(proxies.naming(fast_path)), store, hub, keeper, metrics)

@@ -1,9 +1,10 @@
 """What every act needs: the store, its events as they happen, and what a caller may ask for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dibs.store import Store
 from dibs.store.stream import Hub
+from dibs.streams import Streams
 from dibs.words import Project
 
 
@@ -30,6 +31,8 @@ class Claims:
     store: Store
     hub: Hub
     bounds: Bounds
+    streams: Streams = field(default_factory=lambda: Streams(1_000))
+    """Who waits is counted together with who listens."""
 
     def check_ttl(self, ttl_s: int | None) -> None:
         """Raise OutOfBounds for a ttl that is not granted."""

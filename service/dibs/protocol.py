@@ -21,6 +21,7 @@ from dibs.api.headers import DECIDING, is_host
 from dibs.api.refusals import HEAD_BYTES, REFUSALS, REQUEST_S
 from dibs.joined import Joined
 from dibs.metrics import Metrics
+from dibs.seats import QUIET_S, Seats, is_kept_for
 
 log = logging.getLogger("dibs.protocol")
 
@@ -28,9 +29,6 @@ FRAMING_BYTES = 65_536
 """For what a chunked body has beside the body: sizes, extensions, trailers."""
 HELD_BYTES = 32_768
 """For what a caller sends behind a request that is being answered."""
-QUIET_S = 1.0
-"""With as many connections as there may be, one that nothing was asked on for so long makes room
-for a new one, the longest first: a stranger who only holds connections keeps nobody out."""
 UNREAD_S = 20.0
 """An answer of which nobody takes a byte for so long ends its connection."""
 LINGER_S, LINGER_BYTES = 2.0, 4 << 20
@@ -44,8 +42,8 @@ _OFFERS = (b"upgrade", b"http2-settings")
 class Limits:
     """What one connection may cost."""
 
-    connections: int
-    """To this process."""
+    seats: Seats
+    """Of all connections to this process."""
     body: int
     """Bytes."""
 
@@ -56,8 +54,8 @@ class Connection(HttpToolsProtocol):
     # Slots, because beyond 30 attributes a dict makes each look at one slower.
     __slots__ = (
         *("_answering", "_body_room", "_deaf", "_dropped", "_held", "_host", "_hung_up_at"),
-        *("_in_body", "_keep_alive", "_left", "_limits", "_metrics", "_offered", "_room", "_tail"),
-        *("_quiet_at", "_taken", "_taken_at", "began"),
+        *("_in_body", "_keep_alive", "_left", "_metrics", "_offered", "_room", "_tail"),
+        *("_seats", "_taken", "_taken_at", "began"),
     )
     transport: Any  # a Joined
 
@@ -71,7 +69,7 @@ class Connection(HttpToolsProtocol):
         _loop: AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._limits, self._metrics = limits, metrics
+        self._seats, self._metrics = limits.seats, metrics
         self._body_room = limits.body + FRAMING_BYTES
         self.began = 0.0
         """When the request that is not here yet began to arrive; 0 between requests."""
@@ -94,8 +92,6 @@ class Connection(HttpToolsProtocol):
         """The head that was read offers an upgrade: it is read again, without."""
         self._deaf = False
         """What arrives is dropped."""
-        self._quiet_at = 0.0
-        """Since when nothing was asked here."""
         self._hung_up_at, self._dropped = 0.0, 0
         self._taken, self._taken_at = 0, 0.0
         """How many bytes the caller has taken, and since when no more."""
@@ -105,29 +101,21 @@ class Connection(HttpToolsProtocol):
         joined: Any = Joined(transport, self._hang_up)
         super().connection_made(joined)
         self.began = self.loop.time()
-        self._quiet_at = self.began
-        if len(self.connections) > self._limits.connections and not self._make_room():
+        if not self._seats.enter(self, self.began):
             self._count("many")
             self.transport.write(REFUSALS["many"].answer)
             self._deaf = True
             transport.close()
 
-    def _make_room(self) -> bool:
-        """Close the connection that was quiet for longest, if there is one; say if there was."""
-        others: Any = self.connections
-        quiet = [one for one in others if one._is_quiet(self.began)]
-        if not quiet:
-            return False
-        least = min(quiet, key=lambda one: one._quiet_at)
-        least._count("quiet")
-        least.transport.abort()
-        return True
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Leave."""
+        self._seats.leave(self)
+        super().connection_lost(exc)
 
-    def _is_quiet(self, now: float) -> bool:
-        """Say if nothing is being answered here, and no request came for a while."""
-        return (
-            not (self._answering or self.transport.is_closing()) and now - self._quiet_at > QUIET_S
-        )
+    def make_room(self) -> None:
+        """Go, without a word: a new connection needs the place."""
+        self._count("quiet")
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Read on; what comes behind a request that is being answered waits."""
@@ -248,7 +236,13 @@ class Connection(HttpToolsProtocol):
                 self.refuse("host")
                 return
             self._host = host
+        scarce = self._seats.scarce
+        if scarce and not is_kept_for(self.parser.get_method(), self.url):
+            self.refuse("many")
+            return
         super().on_headers_complete()
+        if scarce:
+            self.cycle.keep_alive = False
         length = given.get(b"content-length")
         if length is not None:
             self._left = int(length)
@@ -271,13 +265,14 @@ class Connection(HttpToolsProtocol):
         self._keep_alive = False
         self._room, self._in_body, self._left, self.began = HEAD_BYTES, False, None, 0.0
         self._answering = True
+        self._seats.busy(self)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Send what there is of the answer, and go on with what waits."""
         self.transport.flush()
         self._answering = False
-        self._quiet_at = self.loop.time()
+        self._seats.quiet(self, self.loop.time())
         super().on_response_complete()
         if self._held and not self._deaf:
             self._read(self._held)
@@ -324,16 +319,23 @@ class Connection(HttpToolsProtocol):
         unread = self.transport.get_write_buffer_size()
         taken = self.transport.written - unread
         if not unread or taken != self._taken:
+            if self._taken_at and self._answering:
+                self._seats.busy(self)  # it takes something again
             self._taken, self._taken_at = taken, now
         elif now - self._taken_at > UNREAD_S:
             self._count("unread")
             self.transport.abort()
+        elif now - self._taken_at > QUIET_S:
+            self._seats.quiet(self, now)
 
 
-def protocol(limits: Limits, metrics: Metrics) -> Callable[..., Connection]:
-    """Return what makes a connection, as uvicorn calls it."""
+def protocol(
+    limits: Limits, metrics: Metrics, came: Callable[[], None] = lambda: None
+) -> Callable[..., Connection]:
+    """Return what makes a connection, as uvicorn calls it; `came` hears of each."""
 
     def make(**given: Any) -> Connection:
+        came()
         return Connection(limits, metrics, **given)
 
     return make

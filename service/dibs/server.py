@@ -12,7 +12,9 @@ import uvicorn
 
 from dibs import signals
 from dibs.app import Service
+from dibs.door import Door
 from dibs.protocol import Limits, protocol
+from dibs.seats import Seats
 from dibs.settings import BACKLOG, Settings
 
 DRAIN_S = 1.5
@@ -26,6 +28,14 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._metrics = service.metrics
+
+    def connection(self) -> asyncio.Protocol:
+        """Make a connection, as uvicorn does for those that it accepts itself."""
+        make: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
     async def on_tick(self, counter: int) -> bool:
         """Close what arrives, or is taken, too slowly; about once a second."""
@@ -53,10 +63,10 @@ class Server(uvicorn.Server):
                 signal.signal(each, handler)
 
 
-def config(settings: Settings, service: Service) -> uvicorn.Config:
-    """Return how uvicorn serves `service`."""
+def config(settings: Settings, service: Service, seats: Seats, door: Door) -> uvicorn.Config:
+    """Return how uvicorn serves `service` to those who come through `door` and have a seat."""
     drain: Any = DRAIN_S  # uvicorn only ever hands it to wait_for, which takes a fraction
-    connection: Any = protocol(Limits(settings.max_connections, settings.max_body), service.metrics)
+    connection: Any = protocol(Limits(seats, settings.max_body), service.metrics, door.came)
     return uvicorn.Config(
         service.asgi,
         http=connection,
@@ -81,8 +91,11 @@ async def serve(
 ) -> None:
     """Serve until a signal. `ready` hears the server once all is there to answer. Raises
     StoreDown or Unfit."""
-    server = Server(config(settings, service), service)
-    with server.capture_signals():
+    seats = Seats(settings.max_connections)
+    door = Door(listener, seats)
+    server = Server(config(settings, service, seats, door), service)
+    door.protocol = server.connection
+    with server.capture_signals(), contextlib.closing(door):
         async with service.running():
             await ready(server)
             await server.serve([listener])

@@ -120,10 +120,11 @@ class Settings(BaseSettings):
         Path("dibs-data"), description="where the private store keeps its files, when it is used"
     )
     store_memory: Share = Field(
-        "40%",
+        "25%",
         description="memory that the private store may use: a part of what the container or the "
-        "host gives, so that the service and a rewrite of the log have room beside it, or a size "
-        "like 512mb; at it new claims are refused and holders go on; 0: no limit",
+        "host gives, so that the service, a rewrite of the log, and what lapses and holders write "
+        "beyond it have room beside it, or a size like 512mb; at it new claims are refused and "
+        "holders go on; 0: no limit",
     )
     disk_free_percent: int = Field(
         15,
@@ -263,7 +264,10 @@ class Settings(BaseSettings):
     )
     max_body: int = Field(16_384, ge=1_024, description="bytes of a request body")
     max_connections: int = Field(
-        1_000, ge=10, description="connections to one process; more are answered 503"
+        1_000,
+        ge=10,
+        description="connections to one process, the last tenth of them for what sessions do and "
+        "for health; a new one takes the place of the one that was quiet longest",
     )
     keep_alive: Duration = Field(
         75,

@@ -1,4 +1,4 @@
-"""How many event streams there may be: they hold connections that callers need."""
+"""How many event streams and waiting claims there may be: they hold connections others need."""
 
 import contextlib
 from collections import Counter
@@ -33,16 +33,25 @@ class Streams:
         if self._addresses[address] >= self._share:
             raise TooMany("address", self._share)
 
+    def has_room(self, project: str, address: str) -> bool:
+        """Say if there is room for one more."""
+        try:
+            self.check(project, address)
+        except TooMany:
+            return False
+        return True
+
     async def counted(
         self, project: str, address: str, stream: AsyncIterator[bytes]
     ) -> AsyncIterator[bytes]:
         """Yield what `stream` yields, and count it for as long as that takes."""
-        with self._one(project, address):
+        with self.one(project, address):
             async for chunk in stream:
                 yield chunk
 
     @contextlib.contextmanager
-    def _one(self, project: str, address: str) -> Iterator[None]:
+    def one(self, project: str, address: str) -> Iterator[None]:
+        """Count one more, for the length of a block."""
         self._all += 1
         self._projects[project] += 1
         self._addresses[address] += 1

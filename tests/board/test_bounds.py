@@ -75,6 +75,16 @@ def test_pages_that_nobody_reads_cost_little_memory(crowded: Team) -> None:
         assert status == 201
 
 
+def test_pages_that_are_asked_for_again_and_again_leave_no_memory_behind(crowded: Team) -> None:
+    pages = [f"/p/{crowded.project}{query}" for query in ("", "?page=2")]
+    for page in pages:
+        crowded.service.ask("GET", page)
+    before = memory(crowded.service.pid)
+    for page in pages * 30:
+        assert crowded.service.ask("GET", page)[0] == 200
+    assert memory(crowded.service.pid) - before <= 15 * MB
+
+
 def test_a_glance_at_all_projects_costs_as_much_whatever_they_hold(tmp_path: Path) -> None:
     with Running("--data-dir", str(tmp_path / "d")) as running:
         path = str(tmp_path / "d" / "valkey.sock")

@@ -1,11 +1,17 @@
 """A person ends somebody's claim: with a reason and a key, and knowing what it does."""
 
+import base64
+import contextlib
+import json
+import threading
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from html import escape
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 from tests.board.conftest import ADMIN_KEY, Team, row, settles, tasks
 
 Open = Callable[..., Page]
@@ -119,6 +125,67 @@ def test_only_a_page_of_this_service_may_send_the_form(
     status, text, _ = post(team, form, **headers)
     assert status == (303 if lets else 404), text
     assert (team.call("heartbeat", "ann", "T-12")[0] == 200) is not lets
+
+
+LURE = """<!doctype html><form method="post" action="{action}" enctype="{kind}">
+<input name="{name}" value='{value}'></form><script>document.forms[0].submit()</script>
+"""
+
+
+@contextlib.contextmanager
+def elsewhere(html: str) -> Iterator[str]:
+    """Serve a page of another site, and give its address."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(html.encode())
+
+        def log_message(self, *_said: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://localhost:{server.server_port}/"
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize("kind", [FORM, "text/plain"])
+def test_a_page_of_another_site_breaks_nothing_with_a_login_that_the_browser_sends(
+    team: Team, browser: Browser, kind: str
+) -> None:
+    fence = team.claim("ann", "T-12")["fence"]
+    login = base64.b64encode(f"lea:{ADMIN_KEY}".encode()).decode()
+    wish = {"task": "T-12", "fence": fence, "reason": "a lure"}
+    path = f"/v1/{team.project}/break"
+    # As text a form is JSON, but for one `=`, which goes into a string.
+    name, value = json.dumps(wish)[:-1] + ', "by": "', '"}'
+    if kind == FORM:
+        name, value = "task", "T-12"
+    lure = LURE.format(action=team.service.url + path, kind=kind, name=escape(name), value=value)
+    context = browser.new_context(extra_http_headers={"Authorization": f"Basic {login}"})
+    try:
+        page = context.new_page()
+        with elsewhere(lure) as address:
+            with page.expect_response(lambda reply: reply.url.endswith(path)) as answered:
+                page.goto(address)
+            assert answered.value.status == 403
+            assert "another site" in answered.value.text()
+        assert team.call("heartbeat", "ann", "T-12")[0] == 200
+        # The login itself is good, and the service's own page may use it.
+        page.goto(f"{team.service.url}/p/{team.project}")
+        status = page.evaluate(
+            """async ([path, wish]) => (await fetch(path, {method: "POST", body: wish,
+                headers: {"Content-Type": "application/json"}})).status""",
+            [path, json.dumps(wish)],
+        )
+        assert status == 200
+        assert team.call("heartbeat", "ann", "T-12")[1]["code"] == "lost"
+    finally:
+        context.close()
 
 
 def test_a_form_with_the_services_own_origin_passes_where_the_browser_says_no_more(

@@ -97,18 +97,18 @@ def test_streams_leave_connections_for_callers(tmp_path: Path, path: str) -> Non
 
 def test_the_shares_of_streams_are_by_project_by_address_and_in_all() -> None:
     streams = Streams(8)
-    held = [streams._one("a", "1"), streams._one("a", "2")]
+    held = [streams.one("a", "1"), streams.one("a", "2")]
     for one in held:
         one.__enter__()
     with pytest.raises(TooMany) as many:
         streams.check("a", "3")
     assert (many.value.whose, many.value.limit) == ("project", 2)
-    held.append(streams._one("b", "1"))
+    held.append(streams.one("b", "1"))
     held[-1].__enter__()
     with pytest.raises(TooMany) as many:
         streams.check("c", "1")
     assert many.value.whose == "address"
-    held.append(streams._one("c", "4"))
+    held.append(streams.one("c", "4"))
     held[-1].__enter__()
     with pytest.raises(TooMany) as many:
         streams.check("d", "5")

@@ -19,12 +19,12 @@ from dibs.server import Server
 
 ROOT = Path(__file__).parents[2]
 OVERRIDDEN = {
-    *("connection_made", "data_received", "on_header", "on_headers_complete"),
+    *("connection_made", "connection_lost", "data_received", "on_header", "on_headers_complete"),
     *("on_message_complete", "on_response_complete", "shutdown"),
 }
 CALLED_BY_THE_PARSER = {"on_message_begin", "on_url", "on_body"}
 USED = {
-    *("_unset_keepalive_if_required", "client", "connections", "cycle", "expect_100_continue"),
+    *("_unset_keepalive_if_required", "client", "cycle", "expect_100_continue"),
     *("flow", "headers", "loop", "parser", "transport", "url"),
 }
 OF_A_CYCLE = {"disconnected", "keep_alive", "message_event", "response_started"}
@@ -58,7 +58,7 @@ def test_it_has_no_way_of_its_own_round_what_is_overridden() -> None:
 def test_nothing_else_of_its_inside_is_used() -> None:
     source = inspect.getsource(Connection)
     told = set(re.findall(r"self\.(\w+)", source)) - set(vars(Connection))
-    assert told - {"_limits", "_metrics"} == USED
+    assert told - {"_seats", "_metrics"} == USED
     assert set(re.findall(r"self\.cycle\.(\w+)", source)) == OF_A_CYCLE
 
 
@@ -66,7 +66,14 @@ def test_the_server_has_all_that_is_built_on() -> None:
     assert {"on_tick", "handle_exit", "capture_signals", "serve"} <= set(dir(uvicorn.Server))
     assert "connections" in vars(ServerState())
     ours = set(vars(Server)) - {"__module__", "__doc__", "__init__", "__firstlineno__"}
-    assert ours - {"__static_attributes__"} == {"on_tick", "handle_exit", "capture_signals"}
+    assert ours - {"__static_attributes__"} == {
+        *("connection", "on_tick", "handle_exit", "capture_signals")
+    }
+    # What a connection is made with, as uvicorn does it itself.
+    source = inspect.getsource(uvicorn.Server)
+    for part in ("config=config", "server_state=self.server_state", "self.lifespan.state"):
+        assert part in source
+    assert "disconnected" in OF_A_CYCLE, "turns.py asks a request for it"
 
 
 def test_its_minor_version_is_pinned() -> None:

@@ -145,3 +145,18 @@ async def test_a_waiting_claim_is_answered_at_once_when_the_service_stops(
 def test_the_bounds_of_claims_are_those_of_the_wire():
     assert Bounds().min_ttl_s == 10
     assert Bounds().max_ttl_s == 86_400
+
+
+async def test_a_refusal_of_several_tasks_counts_who_waits_for_each_and_tells_the_own_place(
+    desk: Desk,
+) -> None:
+    await desk.granted(desk.ann, "T-1")
+    await desk.granted(desk.ann, "T-2")
+    for who in (desk.bob, desk.cat):
+        assert isinstance(await desk.claim(who, "T-1", queue=True), o.Contended)
+    for who, places in ((desk.bob, [1, None]), (desk.cat, [2, None])):
+        for mode in ("any", "all"):
+            refused = await desk.claim(who, "T-1", "T-2", mode=mode)
+            assert isinstance(refused, o.Contended)
+            assert [one.position for one in refused.refusals] == places
+            assert [one.claim.waiters for one in refused.refusals] == [2, 0]

@@ -16,6 +16,7 @@ TRUST = "tests/client/test_trust.py::test_"
 PARTS = "tests/client/test_parts.py::test_"
 CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
 SMALLER = "tests/http/test_smaller.py::test_"
+TURNS = "tests/ops/test_turns.py::test_"
 BYTES = ("tests/promises/test_bytes.py",)
 LIKENESS = "tests/promises/test_likeness.py"
 BOARD_BOUNDS = "tests/board/test_bounds.py::test_"
@@ -1555,5 +1556,88 @@ MUTANTS = [
         'and (found[1] is None or found[1].strip(b"0.") != b"")',
         "",
         (SMALLER + "who_does_not_ask_for_gzip_gets_none",),
+    ),
+    Mutant(
+        "newcomers wait for who only holds a connection",
+        "seats.py",
+        "a stranger who holds connections keeps nobody out (rule 18)",
+        "self._make_room(now - FRESH_S)",
+        "False",
+        (TURNS + "nobody_goes_who_has_just_come_while_there_is_room",),
+    ),
+    Mutant(
+        "who is being answered makes room",
+        "protocol.py",
+        "a connection goes only when nothing is under way on it",
+        "        self._seats.busy(self)\n        super().on_message_complete()",
+        "        super().on_message_complete()",
+        (TURNS + "who_is_being_answered_stays_however_many_come",),
+    ),
+    Mutant(
+        "the last connections are for anybody",
+        "protocol.py",
+        "the last connections are kept for acts and health (rule 18)",
+        "if scarce and not is_kept_for(self.parser.get_method(), self.url):",
+        "if False:",
+        (HARDENING + "the_last_connections_are_for_acts_and_health_one_request_each",),
+    ),
+    Mutant(
+        "one newcomer in each round",
+        "door.py",
+        "newcomers are heard at once, however busy the process is",
+        "for _ in range(AT_ONCE):",
+        "for _ in range(1):",
+        (TURNS + "all_who_wait_outside_are_let_in_at_once",),
+    ),
+    Mutant(
+        "holders wait in the crowd",
+        "api/turns.py",
+        "acts of holders go first (rule 18)",
+        "await pace.wait(first=holders.has(session))",
+        "await pace.wait(first=False)",
+        (TURNS + "an_act_of_a_session_that_holds_something_passes_a_crowd",),
+    ),
+    Mutant(
+        "reads take no turns",
+        "api/turns.py",
+        "readers keep no holder waiting (rule 18)",
+        "READS_AT_ONCE = 4",
+        "READS_AT_ONCE = 400",
+        (TURNS + "reads_begin_a_few_at_a_time_and_health_does_not_wait_for_them",),
+    ),
+    Mutant(
+        "claims wait without a limit",
+        "acts/claim.py",
+        "who waits holds a part of the connections at most",
+        " or not claims.streams.has_room(project, counted)",
+        "",
+        (TURNS + "claims_that_wait_take_a_part_of_the_connections_and_others_hear_at_once",),
+    ),
+    Mutant(
+        "a break for a page of another site",
+        "api/access.py",
+        "a page of another site breaks nothing",
+        "        if _from_elsewhere(headers):",
+        "        if False:",
+        (
+            "tests/board/test_break.py::"
+            "test_a_page_of_another_site_breaks_nothing_with_a_login_that_the_browser_sends",
+        ),
+    ),
+    Mutant(
+        "a page stays in memory",
+        "board/desk.py",
+        "reading pages costs no memory",
+        "    gc.collect(1)\n",
+        "",
+        (BOARD_BOUNDS + "pages_that_are_asked_for_again_and_again_leave_no_memory_behind",),
+    ),
+    Mutant(
+        "a place in an uncounted queue",
+        "store/lua/common.lua",
+        "who waits hears its place, however it asks",
+        "if own and order < own then place = place + 1 end",
+        "if own then place = place + 1 end",
+        ("tests/promises/test_queue.py",),
     ),
 ]

@@ -115,13 +115,23 @@ SCRIPT = Declaration("claim", Arguments, several="tasks", lasting="granted")
 
 
 async def run(claims: Claims, call: Call[ClaimRequest]) -> Outcome:
-    """Claim; while refused and `wait` is not over, ask again when something happens."""
+    """Claim; while refused and `wait` is not over, ask again when something happens.
+
+    Where as many wait as may, nobody waits: the answer is that of a claim without `wait`.
+    """
     request, project = call.request, call.project
     claims.check_ttl(request.ttl)
     if request.wait > WAIT_MOST_S:
         raise OutOfBounds("wait", f"The service waits up to {WAIT_MOST_S} seconds; ask again.")
-    if not request.wait:
+    counted = call.claimant.address or str(call.session)
+    if not request.wait or not claims.streams.has_room(project, counted):
         return await take(claims.store, call)
+    with claims.streams.one(project, counted):
+        return await _wait(claims, call)
+
+
+async def _wait(claims: Claims, call: Call[ClaimRequest]) -> Outcome:
+    request, project = call.request, call.project
     # One name for all its tries: what an earlier one told of losses, the last one repeats.
     call.key = call.key or claims.store.new_request()
     until = asyncio.get_running_loop().time() + request.wait

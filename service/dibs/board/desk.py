@@ -1,5 +1,6 @@
 """What every page of the board is made with, and what the pages know of the service."""
 
+import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -60,6 +61,9 @@ class NoSuchPage(Exception):
 def page(template: str, status: int = 200, headers: dict[str, str] | None = None, **v: Any) -> Page:
     """Answer with a page."""
     html = ENV.get_template(template).render({"attention": None, "status": status, **v})
+    # A template's context holds itself, and all that was on the page: it would stay until Python
+    # looks at everything, which it seldom does.
+    gc.collect(1)
     return Response(
         html.encode(),
         media_type=_HTML,

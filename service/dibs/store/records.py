@@ -69,6 +69,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     ended: int = 0
     queue: str = ""
     """A line for each ticket: session, since when, label."""
+    waiting: int = 0
+    """How many tickets there are, where they are not shown."""
+    position: int | None = None
+    """And the place of who asks among them."""
     resembles: str = ""
     """A line for each name that looked like this one when it was new."""
     last_outcome: str | None = None
@@ -105,7 +109,7 @@ class Reader:
                 task=rec.task,
                 grants=rec.grants,
                 lapses=rec.lapses,
-                waiters=len(self._queue(rec)),
+                waiters=len(self._queue(rec)) or rec.waiting,
                 previous=self._ended(rec),
             )
         return self._claim(rec, state)
@@ -139,7 +143,7 @@ class Reader:
             note=rec.note,
             pr=rec.pr,
             ended_at=at(ended) if ended else None,
-            waiters=len(queue),
+            waiters=len(queue) or rec.waiting,
             queue=queue,
             grants=rec.grants,
             lapses=lapses,
@@ -195,7 +199,7 @@ class Reader:
         rec = _records.decode(view)
         # `free` here: freed, and in somebody else's hand-over window.
         claim = self._claim(rec, self._state(rec))
-        position = None
+        position = rec.position
         for place, line in enumerate(rec.queue.splitlines(), 1):
             if line.startswith(self.session + " "):
                 position = place

@@ -240,12 +240,33 @@ local function tickets(task, all)
   return found
 end
 
+-- How many tickets of a task's queue were renewed in time, and the place of SESSION's, nil without.
+local function count_tickets(task)
+  local flat, orders, own = redis.pcall('HGETALL', PREFIX .. ':queue:' .. task), {}, nil
+  for i = 1, #flat, 2 do
+    local order, joined, renewed = string.match(flat[i + 1], '^(%d+) (%d+) (%d+) [^\n]*$')
+    if order and math.max(order, joined, renewed) < 1e16
+      and after_stalls(tonumber(renewed), RULES.ticket_ms, 0) > NOW then
+      orders[#orders + 1] = tonumber(order)
+      if flat[i] == SESSION then own = tonumber(order) end
+    end
+  end
+  local place = own and 1
+  for _, order in ipairs(orders) do
+    if own and order < own then place = place + 1 end
+  end
+  return #orders, place
+end
+
 -- A record as JSON, '' for a task never claimed, with what only the store can tell: the deadline
--- after stalls, the queue. Comes last: it writes them into the record.
-local function view(task, rec)
+-- after stalls, the queue; `counted`: only how long that is. Comes last: it writes them into the record.
+local function view(task, rec, counted)
   if not rec.state then return '' end
   rec.task, rec.due, rec.due_at = task, text(rec.due_at), nil
-  if rec.queued then
+  if rec.queued and counted then
+    local waiting, place = count_tickets(task)
+    rec.waiting, rec.position = text(waiting), place and text(place)
+  elseif rec.queued then
     local waiting = {}
     for _, ticket in ipairs(tickets(task)) do
       waiting[#waiting + 1] = ticket.session .. ' ' .. text(ticket.joined) .. ' ' .. ticket.label

@@ -1,0 +1,207 @@
+"""Requests take turns, so that no number of them keeps a holder waiting for long.
+
+A process has one thread: a heartbeat that comes in waits for what all requests that are under way
+do next. So acts begin a few at a time, those of sessions that are known to hold something first,
+and what comes in meanwhile is heard in between. Reads cost more: a few of them are under way at a
+time, and so many wait. Health is asked of the store a few times a second for everybody, and the
+totals are added up once for all who ask at the same time.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from typing import Any
+
+from litestar.types import ASGIApp
+
+from dibs.api import errors, headers
+from dibs.problems import ProblemError
+
+BEGUN_MOST = 32
+"""So many acts begin before the process looks at what has come in meanwhile."""
+HOLDERS_KNOWN = 20_000
+"""Sessions that held something when they asked last; no more is remembered of them than a hash."""
+READS_AT_ONCE = 4
+READS_WAITING = 256
+"""A read that would have to wait behind more is refused."""
+HEALTH_KEPT_S = 0.2
+_HEALTH = ("/livez", "/readyz")
+_TOTALS = "/metrics"
+
+
+class Pace:
+    """So many begin in one round of the event loop, in two queues."""
+
+    def __init__(self, a_round: int) -> None:
+        self._a_round, self._begun = a_round, 0
+        self._first: deque[asyncio.Future[None]] = deque()
+        self._others: deque[asyncio.Future[None]] = deque()
+
+    def count(self) -> bool:
+        """Count one more; say if it may begin in this round."""
+        self._begun += 1
+        if self._begun == 1:
+            asyncio.get_running_loop().call_soon(self._next_round)
+        return self._begun <= self._a_round
+
+    async def wait(self, *, first: bool) -> None:
+        """Wait for a later round; `first`: before all who are not."""
+        turn = asyncio.get_running_loop().create_future()
+        (self._first if first else self._others).append(turn)
+        await turn
+
+    def _next_round(self) -> None:
+        self._begun = 0
+        while self._begun < self._a_round and (queue := self._first or self._others):
+            self._begun += 1
+            turn = queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+        if self._begun:
+            asyncio.get_running_loop().call_soon(self._next_round)
+
+
+class Holders:
+    """Sessions that were granted, or kept, something when they asked last."""
+
+    def __init__(self, most: int = HOLDERS_KNOWN) -> None:
+        self._most = most
+        self._known: OrderedDict[int, None] = OrderedDict()
+
+    def has(self, session: bytes) -> bool:
+        """Say if it is one of them."""
+        return hash(session) in self._known
+
+    def heard(self, session: bytes, status: int) -> None:
+        """Learn from an answer. Who asks too often is none of them, until it asks less."""
+        one = hash(session)
+        if status in (200, 201):
+            self._known[one] = None
+            self._known.move_to_end(one)
+            if len(self._known) > self._most:
+                self._known.popitem(last=False)
+        elif status == 429:
+            self._known.pop(one, None)
+
+
+def paced(app: ASGIApp) -> ASGIApp:
+    """Wrap `app`: acts of sessions begin a few at a time, those of holders first."""
+    pace, holders = Pace(BEGUN_MOST), Holders()
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] != "POST":
+            await app(scope, receive, send)
+            return
+        session = next((value for name, value in scope["headers"] if name == b"dibs-session"), b"")
+
+        async def answer(message: Any) -> None:
+            if message["type"] == "http.response.start" and session:
+                holders.heard(session, message["status"])
+            await send(message)
+
+        if not pace.count():
+            await pace.wait(first=holders.has(session))
+        await app(scope, receive, answer)
+
+    return wrapped
+
+
+class Turns:
+    """So many at once, in the order of asking; a bounded number waits."""
+
+    def __init__(self, at_once: int, waiting: int) -> None:
+        self._free = asyncio.Semaphore(at_once)
+        self._left = waiting
+
+    async def take(self) -> None:
+        """Wait for a turn. Raises a problem where too many do."""
+        if not self._left:
+            raise ProblemError(
+                "unavailable",
+                "Too many read from this service at the moment; what holds and claims goes on. "
+                "Ask again. Nothing was changed.",
+                retry_after=1,
+            )
+        self._left -= 1
+        try:
+            await self._free.acquire()
+        finally:
+            self._left += 1
+
+    def give(self) -> None:
+        """Let the next one begin."""
+        self._free.release()
+
+
+def in_turn(app: ASGIApp) -> ASGIApp:
+    """Wrap `app`: a request begins when it is its turn, which is over when its answer begins."""
+    turns = Turns(READS_AT_ONCE, READS_WAITING)
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] in (*_HEALTH, _TOTALS):  # which many share: see `lately`
+            await app(scope, receive, send)
+            return
+        try:
+            await turns.take()
+        except ProblemError as problem:
+            reply = errors.answer(scope, problem)
+            await reply.send(send, headers.of_an_act(scope["headers"]))
+            return
+        begun = False
+
+        async def answer(message: Any) -> None:
+            nonlocal begun
+            if not begun:
+                begun = True
+                turns.give()
+            await send(message)
+
+        try:
+            if not _is_gone(receive):
+                await app(scope, receive, answer)
+        finally:
+            if not begun:
+                turns.give()
+
+    return wrapped
+
+
+def _is_gone(receive: Any) -> bool:
+    """Say if who asked has hung up: uvicorn's request knows, whose method `receive` is."""
+    return bool(getattr(getattr(receive, "__self__", None), "disconnected", False))
+
+
+def lately(app: ASGIApp) -> ASGIApp:
+    """Wrap `app`: who asks for health shares one answer with all who asked a moment ago, and who
+    asks for the totals with all who ask now."""
+    kept: dict[str, tuple[float, asyncio.Future[list[Any]]]] = {}
+
+    async def totals(scope: Any, receive: Any) -> list[Any]:
+        await asyncio.sleep(0)
+        del kept[_TOTALS]  # who asks from here on gets newer ones
+        return await _messages(app, scope, receive)
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        path, loop = scope["path"], asyncio.get_running_loop()
+        shared = path in (*_HEALTH, _TOTALS) and scope["method"] == "GET"
+        if not shared or scope["query_string"]:
+            await app(scope, receive, send)
+            return
+        asked, answer = kept.get(path, (0.0, None))
+        if answer is None or (path in _HEALTH and loop.time() - asked > HEALTH_KEPT_S):
+            how = totals(scope, receive) if path == _TOTALS else _messages(app, scope, receive)
+            answer = asyncio.ensure_future(how)
+            kept[path] = loop.time(), answer
+        for message in await asyncio.shield(answer):
+            await send(message)
+
+    return wrapped
+
+
+async def _messages(app: ASGIApp, scope: Any, receive: Any) -> list[Any]:
+    messages: list[Any] = []
+
+    async def keep(message: Any) -> None:
+        messages.append(message)
+
+    await app(scope, receive, keep)
+    return messages

@@ -1,0 +1,368 @@
+"""Who comes in, who makes room, and who goes first."""
+
+import asyncio
+import http.client
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.ops.running import Running, new_session, until
+
+from dibs.api.turns import Holders, Pace, Turns, in_turn, lately, paced
+from dibs.door import Door
+from dibs.seats import FRESH_S, QUIET_S, STANDING, Seats, is_kept_for
+
+
+class Guest:
+    """A connection, as far as seats go."""
+
+    gone = False
+
+    def make_room(self) -> None:
+        self.gone = True
+
+
+def seated(seats: Seats, many: int, at: float) -> list[Guest]:
+    guests = [Guest() for _ in range(many)]
+    assert all(seats.enter(guest, at) for guest in guests)
+    return guests
+
+
+def test_a_newcomer_takes_the_place_of_who_was_quiet_longest() -> None:
+    seats = Seats(20)
+    old = seated(seats, 18, at=0)
+    seats.busy(old[0])
+    assert not seats.scarce
+    assert seats.enter(Guest(), QUIET_S + 0.1)
+    assert [guest.gone for guest in old[:3]] == [False, True, False]
+    seats.quiet(old[0], 1)  # of those that are left it is the last
+    seated(seats, 17, at=QUIET_S + 0.1)
+    assert [guest.gone for guest in old] == [False] + [True] * 17
+
+
+def test_nobody_goes_who_has_just_come_while_there_is_room() -> None:
+    seats = Seats(20)
+    first = seated(seats, 20, at=0)
+    assert seats.scarce
+    assert not any(guest.gone for guest in first)
+    assert not seats.has_room(FRESH_S / 2)
+    standing = seated(seats, STANDING, at=FRESH_S / 2)
+    assert not seats.enter(Guest(), FRESH_S / 2)
+    assert not any(guest.gone for guest in (*first, *standing))
+    assert not seats.has_room(FRESH_S * 1.1), "as many still stand"
+    assert all(guest.gone for guest in first)
+    assert not any(guest.gone for guest in standing)
+    assert seats.has_room(FRESH_S * 2)
+    assert [guest.gone for guest in standing] == [True] * 31 + [False] * 19
+
+
+def test_who_is_being_answered_stays() -> None:
+    seats = Seats(10)
+    for guest in seated(seats, 10, at=0):
+        seats.busy(guest)
+    assert not seats.has_room(100)
+    stranger = Guest()
+    seats.quiet(stranger, 0)  # it has no seat
+    assert not seats.has_room(100)
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "kept"),
+    [
+        ("GET", "/livez", True),
+        ("GET", "/readyz", True),
+        ("POST", "/v1/p/heartbeat", True),
+        ("POST", "/p/p/break", False),
+        ("GET", "/v1/p/claims", False),
+        ("GET", "/readyz/", False),
+    ],
+)
+def test_seats_are_kept_for_acts_and_health(method: str, url: str, *, kept: bool) -> None:
+    assert is_kept_for(method.encode(), url.encode()) is kept
+
+
+async def test_all_who_wait_outside_are_let_in_at_once() -> None:
+    loop = asyncio.get_running_loop()
+    met: list[Any] = []
+
+    class Meets(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            met.append(transport)
+
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as listener:
+        listener.setblocking(False)
+        door = Door(listener, Seats(100))
+        door.protocol = Meets
+        outside = [socket.create_connection(listener.getsockname()) for _ in range(50)]
+        rounds = 0
+        door.came()
+        while len(met) < 50 and rounds < 20:
+            rounds += 1
+            await asyncio.sleep(0)
+        assert len(met) == 50
+        door.close()
+        door.came()
+        await asyncio.sleep(0)
+    for transport in met:
+        transport.abort()
+    for one in outside:
+        one.close()
+    assert loop.is_running()
+
+
+async def test_who_finds_no_seat_waits_outside_until_there_is_one() -> None:
+    met: list[Any] = []
+
+    class Meets(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            met.append(transport)
+
+    seats = Seats(10)
+    inside = seated(seats, 10, at=asyncio.get_running_loop().time() + 100)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        door = Door(listener, seats)
+        door.protocol = Meets
+        outside = socket.create_connection(listener.getsockname())
+        door.came()
+        await asyncio.sleep(0.05)
+        assert met == []
+        seats.leave(inside[0])
+        seats.leave(inside[1])
+        async with asyncio.timeout(5):
+            while not met:
+                await asyncio.sleep(0.01)
+        door.close()
+    met[0].abort()
+    outside.close()
+
+
+async def test_holders_begin_before_others_a_few_in_each_round() -> None:
+    pace, order = Pace(2), []
+
+    async def asks(name: str, *, first: bool) -> None:
+        if not pace.count():
+            await pace.wait(first=first)
+        order.append(name)
+
+    others = [asyncio.create_task(asks(f"other {n}", first=False)) for n in range(6)]
+    holders = [asyncio.create_task(asks(f"holder {n}", first=True)) for n in range(2)]
+    await asyncio.gather(*others, *holders)
+    assert order[:4] == ["other 0", "other 1", "holder 0", "holder 1"]
+    assert order[4:] == [f"other {n}" for n in range(2, 6)]
+
+
+def test_a_holder_is_known_by_its_answers_and_forgotten_when_it_asks_too_often() -> None:
+    holders = Holders(most=2)
+    holders.heard(b"ann", 201)
+    holders.heard(b"bob", 409)
+    assert (holders.has(b"ann"), holders.has(b"bob")) == (True, False)
+    holders.heard(b"ann", 409)
+    assert holders.has(b"ann"), "it was refused something, and holds what it held"
+    holders.heard(b"ann", 429)
+    assert not holders.has(b"ann")
+    for who in (b"ann", b"bob", b"cat"):
+        holders.heard(who, 200)
+    assert [holders.has(who) for who in (b"ann", b"bob", b"cat")] == [False, True, True]
+
+
+def scope(path: str, method: str = "GET", session: str = "") -> dict[str, Any]:
+    headers = [(b"dibs-session", session.encode())] if session else []
+    return {"type": "http", "method": method, "path": path, "headers": headers, "query_string": b""}
+
+
+async def test_reads_begin_a_few_at_a_time_and_health_does_not_wait_for_them() -> None:
+    begun, go_on = [], asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        begun.append(scope["path"])
+        await go_on.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    statuses: list[int] = []
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    wrapped: Any = in_turn(app)
+    reads = [asyncio.create_task(wrapped(scope(f"/p/{n}"), None, send)) for n in range(300)]
+    health = asyncio.create_task(wrapped(scope("/livez"), None, send))
+    await asyncio.sleep(0.01)
+    assert begun == ["/p/0", "/p/1", "/p/2", "/p/3", "/livez"]
+    assert statuses == [503] * 40, "so many more may wait, and no more"
+    go_on.set()
+    await asyncio.gather(*reads, health)
+    assert statuses.count(200) == 261
+
+
+async def test_a_stream_that_has_begun_keeps_no_turn_and_nor_does_one_that_failed() -> None:
+    async def streams(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.Event().wait()
+
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("a mistake")
+
+    async def send(message: Any) -> None:
+        begun.append(message)
+
+    for app, tries in ((streams, 20), (fails, 20)):
+        begun: list[Any] = []
+        wrapped: Any = in_turn(app)
+        tasks = [asyncio.create_task(wrapped(scope("/"), None, send)) for _ in range(tries)]
+        await asyncio.sleep(0.01)
+        assert len(begun) == (tries if app is streams else 0)
+        assert all(task.done() for task in tasks) is (app is fails)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Asked:
+    """A request, as uvicorn has it."""
+
+    def __init__(self, *, disconnected: bool) -> None:
+        self.disconnected = disconnected
+
+    async def receive(self) -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+
+async def test_a_read_of_who_has_hung_up_is_not_begun() -> None:
+    begun: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        begun.append(scope["path"])
+
+    wrapped: Any = in_turn(app)
+    for number in range(20):
+        asked = Asked(disconnected=number != 10)
+        await asyncio.wait_for(wrapped(scope(f"/p/{number}"), asked.receive, None), 5)
+    assert begun == ["/p/10"]
+
+
+async def test_an_act_of_a_session_that_holds_something_passes_a_crowd() -> None:
+    order: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        order.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message: Any) -> None: ...
+
+    wrapped: Any = paced(app)
+    await wrapped(scope("/first", "POST", "holder"), None, send)
+    crowd = [scope(f"/{n}", "POST", f"nobody {n}") for n in range(200)]
+    asked = [asyncio.create_task(wrapped(one, None, send)) for one in crowd]
+    asked.append(asyncio.create_task(wrapped(scope("/mine", "POST", "holder"), None, send)))
+    await asyncio.gather(*asked)
+    assert order.index("/mine") <= 65
+    assert len(order) == 202
+
+
+async def test_totals_are_added_up_once_for_all_who_ask_at_the_same_time_and_are_new() -> None:
+    made = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal made
+        made += 1
+        await send({"type": "http.response.start", "status": made, "headers": []})
+
+    wrapped: Any = lately(app)
+
+    async def asks() -> int:
+        told: list[int] = []
+
+        async def send(message: Any) -> None:
+            told.append(message["status"])
+
+        await wrapped(scope("/metrics"), None, send)
+        return told[0]
+
+    assert await asyncio.gather(*(asks() for _ in range(50))) == [1] * 50
+    assert [await asks(), await asks()] == [2, 3]
+
+
+async def test_turns_are_given_back_by_who_gives_up() -> None:
+    turns = Turns(1, waiting=1)
+    await turns.take()
+    waits = asyncio.create_task(turns.take())
+    await asyncio.sleep(0)
+    with pytest.raises(Exception, match="Too many read"):
+        await turns.take()
+    waits.cancel()
+    await asyncio.gather(waits, return_exceptions=True)
+    again = asyncio.create_task(turns.take())
+    await asyncio.sleep(0)
+    turns.give()
+    await asyncio.wait_for(again, 5)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Running]:
+    env = {"DIBS_MAX_CONNECTIONS": "40"}
+    with Running("--data-dir", str(tmp_path / "d"), env=env) as running:
+        yield running
+
+
+def test_claims_that_wait_take_a_part_of_the_connections_and_others_hear_at_once(
+    small: Running,
+) -> None:
+    assert small.claim("T-1")[0] == 201
+    waiting = [
+        threading.Thread(target=small.claim, args=("T-1",), kwargs={"wait": 8}) for _ in range(10)
+    ]
+    for one in waiting:
+        one.start()
+    until(lambda: small.metrics()["dibs_streams"] == 10, "ten wait")
+    status, told = small.claim("T-1", wait=25)  # a quarter of 40 waits already
+    assert (status, told["code"]) == (409, "held")
+    stream = http.client.HTTPConnection("127.0.0.1", small.port, timeout=10)
+    stream.request("GET", "/v1/p/events", headers={"Accept": "text/event-stream"})
+    assert stream.getresponse().status == 429
+    stream.close()
+    assert small.ask("POST", "/v1/p/heartbeat", {"task": "T-1"}, new_session())[0] == 409
+    for one in waiting:
+        one.join(30)
+
+
+def test_who_is_being_answered_stays_however_many_come(small: Running) -> None:
+    assert small.claim("T-1")[0] == 201
+    told: list[int] = []
+    waits = threading.Thread(target=lambda: told.append(small.claim("T-1", wait=4)[0]))
+    waits.start()
+    until(lambda: small.metrics()["dibs_streams"] == 1, "one waits")
+    crowd = [socket.create_connection(("127.0.0.1", small.port)) for _ in range(150)]
+    for one in crowd:
+        one.setblocking(False)
+    until(lambda: sum(map(is_closed, crowd)) >= 100, "others made room")
+    waits.join(30)
+    for one in crowd:
+        one.close()
+    assert told == [409]
+
+
+def is_closed(one: socket.socket) -> bool:
+    """The service has closed it."""
+    try:
+        return one.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def test_health_is_asked_of_the_store_a_few_times_a_second_for_everybody(small: Running) -> None:
+    import redis
+
+    path = small.flags[1] + "/valkey.sock"
+    with redis.Redis(unix_socket_path=path) as store:
+        before = int(store.info("stats")["total_commands_processed"])
+        for _ in range(150):
+            assert small.ask("GET", "/readyz")[0] == 200
+        asked = int(store.info("stats")["total_commands_processed"]) - before
+    assert asked < 150
