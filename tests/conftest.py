@@ -35,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 LONG = (
+    "abuse/test_abuse.py",
     *("ops/test_failover.py", "proofs/test_state_machine.py", "board/test_access.py"),
     *("board/test_finding.py", "ops/test_soak.py", "board/test_live.py"),
     *("proofs/test_generated_calls.py", "races/test_races.py", "ops/test_hardening.py"),

@@ -79,13 +79,13 @@ def test_a_machine_that_tells_nothing_gives_what_the_host_has(tmp_path: Path) ->
     assert memory.given(tmp_path) == HOST
 
 
-def test_by_default_the_store_may_use_four_tenths_of_what_there_is(tmp_path: Path) -> None:
+def test_by_default_the_store_may_use_a_quarter_of_what_there_is(tmp_path: Path) -> None:
     with Running("--data-dir", str(tmp_path / "d")) as service:
         limit = until(
             lambda: service.metrics().get('dibs_store_memory_bytes{what="limit"}'),
             "the sweeper has shown the store's limit",
         )
-    assert limit == memory.given() * 40 // 100
+    assert limit == memory.given() * 25 // 100
 
 
 def test_at_its_budget_the_store_refuses_new_claims_while_holders_go_on_and_restarts_work(
