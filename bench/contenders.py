@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.harness.processes import end, family, start, until
 from tests.harness.services import DIBS, Service, clean_environ
 
-from dibs.store.embedded import MALLOC, _find_server
+from dibs.store.local.embedded import MALLOC, _find_server
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

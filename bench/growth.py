@@ -20,7 +20,7 @@ from bench.contenders import Contender, Missing
 from bench.wires import FACTS, PROJECT
 from dibs.acts import SCRIPTS, claim, heartbeat
 from dibs.store import Rules, Store
-from dibs.store.link import PipelineLink
+from dibs.store.redis.link import PipelineLink
 from dibs.words import Project
 
 SIZES = (("1,000 in 1 project", 1_000, 1), ("100,000 in 1 project", 100_000, 1))

@@ -15,9 +15,9 @@ from tests.tools.clock import SteppedClock
 from dibs import outcomes as o
 from dibs.claims import Bounds, Claims
 from dibs.store import Rules, Store
-from dibs.store.blocking import BlockingLink
-from dibs.store.embedded import EmbeddedStore
-from dibs.store.link import ClientLink, PipelineLink
+from dibs.store.local.embedded import EmbeddedStore
+from dibs.store.redis.blocking import BlockingLink
+from dibs.store.redis.link import ClientLink, PipelineLink
 from dibs.store.stream import Hub
 from dibs.words import Claim, Fence, Free, Project, Session, Task
 

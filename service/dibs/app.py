@@ -27,9 +27,11 @@ from dibs.keeper import Keeper, keeping
 from dibs.metrics import Metrics
 from dibs.problems import ProblemError
 from dibs.settings import Settings
-from dibs.store import Rules, Store, disk, target
-from dibs.store.blocking import Reader
-from dibs.store.link import ClientLink, Link
+from dibs.store import Rules, Store
+from dibs.store.local import disk
+from dibs.store.redis import target
+from dibs.store.redis.blocking import Reader
+from dibs.store.redis.link import ClientLink, Link
 from dibs.store.stream import Hub
 from dibs.streams import Streams
 

@@ -57,10 +57,9 @@ def tend(act: str, arguments: Sequence[str]) -> int:
     """Run `dibs backup FILE`, `dibs restore FILE` or `dibs repair`."""
     from pathlib import Path
 
-    from dibs import backup
     from dibs.settings import Settings
-    from dibs.store import log_repair
-    from dibs.store.embedded import StoreUnavailable
+    from dibs.store.local import backup, log_repair
+    from dibs.store.local.embedded import StoreUnavailable
 
     what = {
         "backup": "Copy the claims of a private store to FILE, whether it runs or not.",
@@ -97,7 +96,7 @@ def administer(act: str, arguments: Sequence[str]) -> int:
     from dibs import words
     from dibs.api import tokens
     from dibs.purge import purge
-    from dibs.store.embedded import StoreUnavailable
+    from dibs.store.local.embedded import StoreUnavailable
 
     what = {
         "purge": "Delete a project: its claims, events and counts. There is no way back.",
@@ -146,7 +145,7 @@ def _settings(prog: str, given: Mapping[str, Any]) -> "Settings | None":
     from pydantic import ValidationError
 
     from dibs.settings import blank_variables, load, unknown_variables
-    from dibs.store.target import parse
+    from dibs.store.redis.target import parse
 
     blank = [name for name in blank_variables() if name.removeprefix("DIBS_").lower() not in given]
     wrong = [f"{name} is set, but to nothing: give it a value, or unset it" for name in blank]

@@ -7,10 +7,12 @@ from urllib.parse import quote
 
 import redis
 
-from dibs.store import StoreDown, datadir, target
-from dibs.store.embedded import EmbeddedStore, StoreUnavailable
+from dibs.store import StoreDown
 from dibs.store.keys import keys
-from dibs.store.link import Link
+from dibs.store.local import datadir
+from dibs.store.local.embedded import EmbeddedStore, StoreUnavailable
+from dibs.store.redis import target
+from dibs.store.redis.link import Link
 from dibs.words import Project
 
 SCANNED = 1_000

@@ -18,11 +18,11 @@ from redis.exceptions import RedisError
 
 from dibs import __version__, logs
 from dibs.settings import BACKLOG, Settings
-from dibs.store import disk, mark, memory
-from dibs.store.embedded import EmbeddedStore, StoreKilled, StoreUnavailable
-from dibs.store.failures import Moved, StoreDown, StoreFull, said
+from dibs.store.local import disk, mark, memory
+from dibs.store.local.embedded import EmbeddedStore, StoreKilled, StoreUnavailable
+from dibs.store.redis.failures import Moved, StoreDown, StoreFull, said
+from dibs.store.redis.target import parse
 from dibs.store.store import Unfit
-from dibs.store.target import parse
 
 log = logging.getLogger("dibs.serve")
 

@@ -21,7 +21,7 @@ from dibs.board.sheets import ALL, Key
 from dibs.claims import Bounds, Claims
 from dibs.outcomes import Granted
 from dibs.store import Rules, Store
-from dibs.store.embedded import EmbeddedStore
+from dibs.store.local.embedded import EmbeddedStore
 from dibs.store.stream import Hub
 from dibs.words import Project, Task
 

@@ -12,7 +12,7 @@ from tests.client.test_hooks import LOCAL, edit
 from tests.client.test_words_of_others import claim, holder
 from tests.tools.running import running
 
-from dibs.store.embedded import EmbeddedStore
+from dibs.store.local.embedded import EmbeddedStore
 
 AT = "2026-01-01T12:31:00Z"
 

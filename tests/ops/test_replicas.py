@@ -14,8 +14,8 @@ from tests.ops.running import Running, new_session, until
 from dibs.outcomes import Granted
 from dibs.store import Rules, Store
 from dibs.store.clock import Facts
-from dibs.store.embedded import EmbeddedStore
-from dibs.store.link import PipelineLink
+from dibs.store.local.embedded import EmbeddedStore
+from dibs.store.redis.link import PipelineLink
 from dibs.words import Project, Session, Task
 
 PROJECTS = [f"team.repo{number}" for number in range(9)]

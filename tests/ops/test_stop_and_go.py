@@ -13,7 +13,7 @@ from tests.harness import processes
 from tests.ops.load import Load
 from tests.ops.running import DIBS, Running, clean_environ, new_session, until
 
-from dibs.store.embedded import EmbeddedStore
+from dibs.store.local.embedded import EmbeddedStore
 
 NO_RATES = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
 

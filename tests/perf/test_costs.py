@@ -22,8 +22,8 @@ from dibs import outcomes as o
 from dibs.app import build
 from dibs.settings import Settings
 from dibs.store import Rules, Store
-from dibs.store.embedded import EmbeddedStore
-from dibs.store.link import PipelineLink
+from dibs.store.local.embedded import EmbeddedStore
+from dibs.store.redis.link import PipelineLink
 from dibs.words import Project, Session, Task
 
 FACTS = {

@@ -9,8 +9,8 @@ from tests.harness import acting
 
 from dibs import outcomes as o
 from dibs.store import Rules, StoreDown
-from dibs.store.embedded import EmbeddedStore
-from dibs.store.link import PipelineLink
+from dibs.store.local.embedded import EmbeddedStore
+from dibs.store.redis.link import PipelineLink
 from dibs.store.store import Store
 from dibs.words import Project, Session
 

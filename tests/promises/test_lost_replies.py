@@ -11,7 +11,7 @@ from dibs import outcomes as o
 from dibs.acts import claim, heartbeat
 from dibs.problems import ProblemError
 from dibs.store import Rules, Store, StoreDown
-from dibs.store.link import Link, PipelineLink
+from dibs.store.redis.link import Link, PipelineLink
 
 
 class Forgetful:

@@ -15,7 +15,7 @@ from tests.tools.servers import KINDS, serving
 
 from dibs import outcomes as o
 from dibs.store import Rules, Store
-from dibs.store.link import PipelineLink
+from dibs.store.redis.link import PipelineLink
 
 SHORT = Rules(
     ttl_ms=20_000,

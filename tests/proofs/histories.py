@@ -27,7 +27,7 @@ from tests.proofs.recorded import WITNESS
 from tests.tools.faultproxy import FAULTS, FaultProxy
 from tests.tools.running import Service
 
-from dibs.store.embedded import EmbeddedStore
+from dibs.store.local.embedded import EmbeddedStore
 
 CLIENTS = 16
 TASKS = [f"hot {n}" for n in range(6)] + [f"cold/{n}" for n in range(10)]

@@ -976,7 +976,7 @@ MUTANTS = [
     ),
     Mutant(
         "the log is synced now and then",
-        "store/embedded.py",
+        "store/local/embedded.py",
         "an acknowledged grant survives (rule 14)",
         '"appendfsync": "always"',
         '"appendfsync": "everysec"',
@@ -984,7 +984,7 @@ MUTANTS = [
     ),
     Mutant(
         "zeros at the end of the log are damage",
-        "store/aof.py",
+        "store/local/aof.py",
         "what a power loss leaves is cut at the next start",
         "        end = _end_of_text(log, size)\n",
         "        end = size\n",
@@ -992,7 +992,7 @@ MUTANTS = [
     ),
     Mutant(
         "a wrong length is taken for a short end",
-        "store/log_repair.py",
+        "store/local/log_repair.py",
         "nothing acknowledged is cut unasked (rule 14)",
         "not self.later and not self.followed",
         "not self.later",
@@ -1000,7 +1000,7 @@ MUTANTS = [
     ),
     Mutant(
         "half a transaction is kept",
-        "store/aof.py",
+        "store/local/aof.py",
         "an act took effect whole or not at all",
         "            if not transaction:\n                before",
         "            if True:\n                before",
@@ -1008,7 +1008,7 @@ MUTANTS = [
     ),
     Mutant(
         "an emptied log is a new beginning",
-        "store/mark.py",
+        "store/local/mark.py",
         "an acknowledged grant survives (rule 14)",
         "if part.path.name == mark.grown and not part.size:",
         "if False:",
@@ -1016,7 +1016,7 @@ MUTANTS = [
     ),
     Mutant(
         "a replaced primary is kept",
-        "store/sentinel.py",
+        "store/redis/sentinel.py",
         "left within a second of the Sentinels' word",
         "            self.drop()\n",
         "",
@@ -1024,7 +1024,7 @@ MUTANTS = [
     ),
     Mutant(
         "blocking reads stay with a replaced primary",
-        "store/blocking.py",
+        "store/redis/blocking.py",
         "left on every connection",
         "link.leave.append(self._left)",
         "pass",
@@ -1032,7 +1032,7 @@ MUTANTS = [
     ),
     Mutant(
         "a grant waits for no replica",
-        "store/channel.py",
+        "store/redis/channel.py",
         "DIBS_REPLICAS is what an answer waits for",
         "reached >= self._replicas",
         "reached >= 0",
@@ -1040,7 +1040,7 @@ MUTANTS = [
     ),
     Mutant(
         "a defect while connecting is told nobody",
-        "store/channel.py",
+        "store/redis/channel.py",
         "every await on the store has a bound",
         "connection = await self._connect()\n            except Exception as error:",
         "connection = await self._connect()\n            except OSError as error:",
@@ -1048,7 +1048,7 @@ MUTANTS = [
     ),
     Mutant(
         "a silent store is waited for",
-        "store/connection.py",
+        "store/redis/connection.py",
         "every await on the store has a bound",
         "                self.end(TimeoutError())",
         "                pass",
@@ -1107,7 +1107,7 @@ MUTANTS = [
     ),
     Mutant(
         "the reserve is never let go of",
-        "store/disk.py",
+        "store/local/disk.py",
         "a service starts again on a full disk (rule 15)",
         "_resize(directory, volume.reserve, max(0, pool - for_holders))",
         "pass",
@@ -1452,7 +1452,7 @@ MUTANTS = [
     ),
     Mutant(
         "a read that is logged looks like damage",
-        "store/aof.py",
+        "store/local/aof.py",
         "dibs repair cuts a log at its damage, and nowhere else",
         "pfadd pfcount pfmerge",
         "pfadd pfmerge",
@@ -1460,7 +1460,7 @@ MUTANTS = [
     ),
     Mutant(
         "a rewrite is lent all of the reserve",
-        "store/disk.py",
+        "store/local/disk.py",
         "dibs starts again on a full disk (rule 15)",
         "return max(0, self.reserve - self.for_holders)",
         "return self.reserve",

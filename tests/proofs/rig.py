@@ -24,9 +24,10 @@ from tests.proofs.model import Model
 from tests.tools.clock import SteppedClock
 
 from dibs import outcomes as o
-from dibs.store import Rules, Store, StoreDown, mark
-from dibs.store.embedded import EmbeddedStore
-from dibs.store.link import PipelineLink
+from dibs.store import Rules, Store, StoreDown
+from dibs.store.local import mark
+from dibs.store.local.embedded import EmbeddedStore
+from dibs.store.redis.link import PipelineLink
 from dibs.words import Project, Session, Task
 
 RULES = Rules(

@@ -11,7 +11,7 @@ from dibs import outcomes as o
 from dibs.acts import SCRIPTS
 from dibs.store import StoreDown
 from dibs.store.clock import Tick
-from dibs.store.link import Link
+from dibs.store.redis.link import Link
 from dibs.store.rules import Rules
 from dibs.store.scripts import Script
 from dibs.store.store import OVERVIEW, SWEEP, Unlist

@@ -16,7 +16,7 @@ from dibs.store import Damaged, Rules, Store, StoreDown
 from dibs.store.clock import KEY as CLOCK
 from dibs.store.clock import Facts
 from dibs.store.keys import keys
-from dibs.store.link import PipelineLink
+from dibs.store.redis.link import PipelineLink
 
 ALL = ("held", "parked", "lapsed", "done")
 NOT_HELD = 1

@@ -19,8 +19,8 @@ from tests.harness.processes import until
 from tests.harness.services import Service, new_session
 from tests.tools.volumes import MB, fill, free, volume
 
-from dibs.store.disk import RESERVE, Limits, Volume, Watch, human, lend, make_room
-from dibs.store.embedded import EmbeddedStore, StoreUnavailable
+from dibs.store.local.disk import RESERVE, Limits, Volume, Watch, human, lend, make_room
+from dibs.store.local.embedded import EmbeddedStore, StoreUnavailable
 
 ROUNDS = int(os.environ.get("DIBS_DISK_ROUNDS", "3"))
 UNLIMITED = ("--rate-per-project", "0", "--rate-per-session", "0")

@@ -18,13 +18,13 @@ import redis
 from tests.harness import processes
 from tests.harness.processes import is_gone, until
 
-from dibs.store import datadir, embedded, mark
-from dibs.store.embedded import EmbeddedStore, StoreUnavailable
+from dibs.store.local import datadir, embedded, mark
+from dibs.store.local.embedded import EmbeddedStore, StoreUnavailable
 
 KEEPER = """
 import signal, sys
 from pathlib import Path
-from dibs.store import embedded
+from dibs.store.local import embedded
 if "untied" in sys.argv:
     embedded._SHIM = "import os, sys; os.execv(sys.argv[4], sys.argv[4:])"
 if "watched" in sys.argv:

@@ -11,7 +11,7 @@ from tests.tools.servers import KINDS, Server, serving
 
 from dibs import outcomes as o
 from dibs.store import Rules, Store, StoreDown
-from dibs.store.link import PipelineLink
+from dibs.store.redis.link import PipelineLink
 from dibs.store.shown import may_evict_claims
 from dibs.store.store import Unfit
 from dibs.words import Project, Task

@@ -17,9 +17,9 @@ from tests.tools.clock import SteppedClock
 from dibs import outcomes as o
 from dibs.acts import SCRIPTS
 from dibs.store import Rules, Store, StoreDown, StoreFull
-from dibs.store.embedded import EmbeddedStore
-from dibs.store.failures import ErrorReply, Withheld, failure
-from dibs.store.link import PipelineLink
+from dibs.store.local.embedded import EmbeddedStore
+from dibs.store.redis.failures import ErrorReply, Withheld, failure
+from dibs.store.redis.link import PipelineLink
 from dibs.store.scripts import Script
 from dibs.store.store import Unfit
 

@@ -13,12 +13,13 @@ import pytest
 import trustme
 from tests.store.test_failures import server
 
-from dibs.store import StoreDown, blocking
-from dibs.store.connection import Connection
-from dibs.store.embedded import EmbeddedStore
-from dibs.store.endpoint import Endpoint
-from dibs.store.link import PipelineLink
-from dibs.store.target import link_to, parse, reader_to
+from dibs.store import StoreDown
+from dibs.store.local.embedded import EmbeddedStore
+from dibs.store.redis import blocking
+from dibs.store.redis.connection import Connection
+from dibs.store.redis.endpoint import Endpoint
+from dibs.store.redis.link import PipelineLink
+from dibs.store.redis.target import link_to, parse, reader_to
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ import pytest
 import redis
 from tests.harness import processes
 
-from dibs import backup
-from dibs.store import aof, mark
-from dibs.store.embedded import EmbeddedStore, StoreUnavailable
+from dibs.store.local import aof, backup, mark
+from dibs.store.local.embedded import EmbeddedStore, StoreUnavailable
 
 
 @contextmanager

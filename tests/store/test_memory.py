@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.ops.running import Running, new_session, until
 
-from dibs.store import memory
+from dibs.store.local import memory
 
 MB = 1 << 20
 HOST = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

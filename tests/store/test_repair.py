@@ -16,8 +16,8 @@ from tests.harness import processes
 from tests.harness.processes import until
 from tests.harness.services import Service, new_session
 
-from dibs.store import aof, embedded, log_repair, mark
-from dibs.store.embedded import EmbeddedStore, StoreKilled, StoreUnavailable
+from dibs.store.local import aof, embedded, log_repair, mark
+from dibs.store.local.embedded import EmbeddedStore, StoreKilled, StoreUnavailable
 
 WRITES = 200
 ADMIN = "a key of the admins for tests"
@@ -251,7 +251,7 @@ def test_a_server_that_was_killed_while_it_started_is_no_damage(
 
     def killed(process: "subprocess.Popen[bytes]", path: str) -> None:
         process.kill()
-        process.wait()
+        process.wait(10)
         real(process, path)
 
     with monkeypatch.context() as patched:

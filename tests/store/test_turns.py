@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import Desk
 
 from dibs.store import Rules, Store
-from dibs.store.link import Link, PipelineLink
+from dibs.store.redis.link import Link, PipelineLink
 
 
 class Turning:

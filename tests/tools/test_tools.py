@@ -14,8 +14,8 @@ import redis
 from tests.tools.clock import SteppedClock
 from tests.tools.faultproxy import FAULTS, FaultProxy
 
-from dibs.store import embedded
-from dibs.store.embedded import EmbeddedStore
+from dibs.store.local import embedded
+from dibs.store.local.embedded import EmbeddedStore
 
 # The clock
 

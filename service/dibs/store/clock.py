@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from dibs.store.failures import StoreDown
-from dibs.store.link import Link
+from dibs.store.redis.failures import StoreDown
+from dibs.store.redis.link import Link
 from dibs.store.scripts import Script, run_script
 from dibs.store.shown import Shown, look
 

@@ -6,8 +6,8 @@ from redis.exceptions import ResponseError
 
 from dibs.store.clock import LeaseClock
 from dibs.store.keys import keys
-from dibs.store.link import Link
 from dibs.store.records import event
+from dibs.store.redis.link import Link
 from dibs.words import Event, Project
 
 _EPOCH = re.compile("[0-9]{1,16}")

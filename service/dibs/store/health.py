@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dibs.store.failures import Moved, Moving, StoreDown, Unwilling
-from dibs.store.link import ClientLink, Link
+from dibs.store.redis.failures import Moved, Moving, StoreDown, Unwilling
+from dibs.store.redis.link import ClientLink, Link
 from dibs.store.shown import Shown, config_of, info_of, look, number, unsafe
 
 Durability = Literal["strict", "replicated", "relaxed", "unknown"]

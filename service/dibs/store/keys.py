@@ -1,6 +1,9 @@
-"""How the keys of a project begin."""
+"""How the keys of a project begin, and which format of data lies there."""
 
 from dibs.words import Project
+
+FORMAT = "2"
+"""The version of the data in the store. It changes when an older service would misread a record."""
 
 
 def keys(project: Project) -> str:

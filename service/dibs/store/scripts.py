@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from redis.exceptions import NoScriptError
 
-from dibs.store.link import Link
+from dibs.store.redis.link import Link
 from dibs.store.rules import Rules
 
 _FOR_DRAGONFLY = "--!df flags=allow-undeclared-keys\n"

@@ -10,8 +10,16 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from dibs.store.failures import NO_REDIS, ErrorReply, StoreDown, StoreFull, Withheld, failure, said
-from dibs.store.link import Link
+from dibs.store.redis.failures import (
+    NO_REDIS,
+    ErrorReply,
+    StoreDown,
+    StoreFull,
+    Withheld,
+    failure,
+    said,
+)
+from dibs.store.redis.link import Link
 from dibs.store.scripts import Script
 
 _BLOCK_MS = 1

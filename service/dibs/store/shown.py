@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from redis.exceptions import ResponseError
 
-from dibs.store.failures import Withheld
-from dibs.store.link import Link
+from dibs.store.redis.failures import Withheld
+from dibs.store.redis.link import Link
 
 _SPARES_CLAIMS = re.compile(r"noeviction|volatile-.+")
 """Policies under which no key without a TTL is thrown away; a claim that is held has none. What

@@ -16,10 +16,10 @@ from redis.exceptions import ResponseError
 from dibs.store import health, selftest, shown
 from dibs.store.clock import Facts, LeaseClock
 from dibs.store.events import EventLog
-from dibs.store.failures import Damaged, StoreDown, StoreFull, said
-from dibs.store.keys import keys
-from dibs.store.link import Link
+from dibs.store.keys import FORMAT, keys
 from dibs.store.records import Counts, Reader
+from dibs.store.redis.failures import Damaged, StoreDown, StoreFull, said
+from dibs.store.redis.link import Link
 from dibs.store.rules import Rules
 from dibs.store.scripts import Declaration, Script, run_replicated, run_script
 from dibs.store.tally import Tally
@@ -27,8 +27,6 @@ from dibs.words import Project, Session
 
 log = logging.getLogger("dibs.store")
 
-FORMAT = "2"
-"""The version of the data in the store. It changes when an older service would misread a record."""
 INDEX = "dibs:projects"
 """The projects that have claims, by when a process put each there."""
 _DAY_MS = 86_400_000

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 
 from redis.exceptions import RedisError
 
-from dibs.store.blocking import Reader
 from dibs.store.events import Reset, stream_id
-from dibs.store.failures import StoreDown
 from dibs.store.keys import keys
 from dibs.store.records import event
+from dibs.store.redis.blocking import Reader
+from dibs.store.redis.failures import StoreDown
 from dibs.store.store import Store
 from dibs.words import Event, Project
 

@@ -10,8 +10,8 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 
-from dibs.store.failures import Damaged, StoreFull
-from dibs.store.link import Link
+from dibs.store.redis.failures import Damaged, StoreFull
+from dibs.store.redis.link import Link
 from dibs.words import Claim, Project
 
 HOUR_MS = 3_600_000

@@ -13,11 +13,11 @@ from typing import Any
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
-from dibs.store.blocking import key_of
-from dibs.store.connection import Observe
-from dibs.store.endpoint import Endpoint
-from dibs.store.failures import Moved, StoreDown
-from dibs.store.link import Link, PipelineLink
+from dibs.store.redis.blocking import key_of
+from dibs.store.redis.connection import Observe
+from dibs.store.redis.endpoint import Endpoint
+from dibs.store.redis.failures import Moved, StoreDown
+from dibs.store.redis.link import Link, PipelineLink
 
 log = logging.getLogger("dibs.store")
 

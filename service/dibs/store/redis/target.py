@@ -15,11 +15,11 @@ from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio.connection import parse_url
 
-from dibs.store.blocking import BlockingLink
-from dibs.store.cluster import ClusterLink
-from dibs.store.endpoint import Endpoint, endpoint, host_and_port
-from dibs.store.link import PipelineLink
-from dibs.store.sentinel import SentinelLink, Sentinels
+from dibs.store.redis.blocking import BlockingLink
+from dibs.store.redis.cluster import ClusterLink
+from dibs.store.redis.endpoint import Endpoint, endpoint, host_and_port
+from dibs.store.redis.link import PipelineLink
+from dibs.store.redis.sentinel import SentinelLink, Sentinels
 
 _FORMS = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
 

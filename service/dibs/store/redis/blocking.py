@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from dibs.store.connection import Connection
-from dibs.store.endpoint import Endpoint
+from dibs.store.redis.connection import Connection
+from dibs.store.redis.endpoint import Endpoint
 
 READER_S = 20.0
 """For a blocking read: longer than it waits, and an end to it when the server's host is gone."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from dibs.store.connection import Connection, packed
-from dibs.store.failures import StoreDown, failure
+from dibs.store.redis.connection import Connection, packed
+from dibs.store.redis.failures import StoreDown, failure
 
 WAIT_MS = 900
 """How long replicas are waited for: less than the patience of a connection (TIMEOUT_S)."""

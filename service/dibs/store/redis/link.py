@@ -10,10 +10,10 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
-from dibs.store.channel import Channel, ReplicatedChannel
-from dibs.store.connection import Connection, Observe
-from dibs.store.endpoint import Endpoint, endpoint
-from dibs.store.failures import failure
+from dibs.store.redis.channel import Channel, ReplicatedChannel
+from dibs.store.redis.connection import Connection, Observe
+from dibs.store.redis.endpoint import Endpoint, endpoint
+from dibs.store.redis.failures import failure
 
 
 class Link(Protocol):

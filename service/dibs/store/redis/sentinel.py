@@ -7,11 +7,11 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from dibs.store.channel import Channel
-from dibs.store.connection import Connection
-from dibs.store.endpoint import Endpoint
-from dibs.store.failures import StoreDown, Withheld
-from dibs.store.link import PipelineLink
+from dibs.store.redis.channel import Channel
+from dibs.store.redis.connection import Connection
+from dibs.store.redis.endpoint import Endpoint
+from dibs.store.redis.failures import StoreDown, Withheld
+from dibs.store.redis.link import PipelineLink
 
 log = logging.getLogger("dibs.store")
 

@@ -12,10 +12,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from dibs.store import datadir, mark
-from dibs.store.aof import LOGS, MANIFEST
-from dibs.store.embedded import EmbeddedStore, StoreUnavailable
-from dibs.store.store import FORMAT
+from dibs.store.keys import FORMAT
+from dibs.store.local import datadir, mark
+from dibs.store.local.aof import LOGS, MANIFEST
+from dibs.store.local.embedded import EmbeddedStore, StoreUnavailable
 
 _PARTS = re.compile(r"appendonly\.aof\.(manifest|\d+\.(base|incr)\.(aof|rdb))")
 _TRIES = 20

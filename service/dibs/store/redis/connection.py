@@ -11,8 +11,8 @@ from hiredis import Reader, pack_command
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse
 
-from dibs.store.endpoint import Endpoint
-from dibs.store.failures import ErrorReply, StoreDown, failure
+from dibs.store.redis.endpoint import Endpoint
+from dibs.store.redis.failures import ErrorReply, StoreDown, failure
 
 TIMEOUT_S = 1.0
 """For connecting with its login, and for each answer. A caller hears within a few seconds what is

@@ -13,8 +13,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dibs.store import aof, datadir, mark
-from dibs.store.datadir import StoreUnavailable
+from dibs.store.local import aof, datadir, mark
+from dibs.store.local.datadir import StoreUnavailable
 
 _BLOCK = 1 << 20
 

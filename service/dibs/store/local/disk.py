@@ -23,8 +23,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from dibs.settings import Settings
-from dibs.store import aof, datadir
-from dibs.store.datadir import StoreUnavailable
+from dibs.store.local import aof, datadir
+from dibs.store.local.datadir import StoreUnavailable
 
 RESERVE = "dibs.reserve"
 REWRITE = "temp-rewriteaof"

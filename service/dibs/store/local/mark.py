@@ -15,8 +15,8 @@ from pathlib import Path
 
 import redis
 
-from dibs.store import aof, datadir
-from dibs.store.datadir import StoreUnavailable
+from dibs.store.local import aof, datadir
+from dibs.store.local.datadir import StoreUnavailable
 
 FILE = "dibs.mark"
 KEY = "dibs:began"

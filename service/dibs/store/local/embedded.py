@@ -24,8 +24,8 @@ from urllib.parse import quote
 
 import redis
 
-from dibs.store import aof, datadir, disk, log_repair, mark
-from dibs.store.datadir import SOCKET, STARTING, StoreUnavailable
+from dibs.store.local import aof, datadir, disk, log_repair, mark
+from dibs.store.local.datadir import SOCKET, STARTING, StoreUnavailable
 
 __all__ = ["EmbeddedStore", "StoreUnavailable"]
 

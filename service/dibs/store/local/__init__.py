@@ -1,0 +1,1 @@
+"""The private store: its server, its directory, its log, its disk."""

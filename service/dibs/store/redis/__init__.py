@@ -1,0 +1,1 @@
+"""Bytes and failures: connections to one server, to Sentinels' primary, to a cluster. No claims."""
