@@ -1591,10 +1591,10 @@ MUTANTS = [
     ),
     Mutant(
         "holders wait in the crowd",
-        "api/turns.py",
+        "api/fast_path.py",
         "acts of holders go first (rule 18)",
-        "await pace.wait(first=holders.has(session))",
-        "await pace.wait(first=False)",
+        "await self._pace.wait(first=self._holders.has(session))",
+        "await self._pace.wait(first=False)",
         (TURNS + "an_act_of_a_session_that_holds_something_passes_a_crowd",),
     ),
     Mutant(

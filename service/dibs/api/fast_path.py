@@ -2,7 +2,7 @@
 
 The framework's routing, injection and validation cost 50 µs a call, as much as all the rest that
 is done here for a claim, and each layer around it some 4 (docs/performance.md). All that is not an
-act with POST goes to the framework.
+act with POST goes to the framework. Acts begin a few at a time, those of holders first (turns.py).
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from dibs.acts import POSTS
 from dibs.acts.act import Act, Call
 from dibs.api import edge, errors, headers, observe
 from dibs.api.access import Access
+from dibs.api.turns import BEGUN_MOST, Holders, Pace
 from dibs.claims import Claims
 from dibs.metrics import Metrics
 from dibs.outcomes import Granted
@@ -71,6 +72,7 @@ class FastPath:
     ) -> None:
         self._rest, self._claims, self._access, self._max_body = rest, claims, access, max_body
         self._metrics = metrics
+        self._pace, self._holders = Pace(BEGUN_MOST), Holders()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer /v1/{project}/{act}; hand on all else."""
@@ -81,18 +83,25 @@ class FastPath:
             await self._rest(scope, receive, send)
             return
         began, status = perf_counter(), 0
+        given = dict(scope["headers"])
+        session = given.get(b"dibs-session", b"")
+        if not self._pace.count():
+            await self._pace.wait(first=self._holders.has(session))
         try:
-            reply = await self._reply(parts[2], act, scope, receive)
+            reply = await self._reply(parts[2], act, given, scope, receive)
             status = reply.status
+            if session:
+                self._holders.heard(session, status)
             await reply.send(send, headers.of_an_act(scope["headers"]))
         finally:
             observe.count(scope, self._metrics, act.name, status, perf_counter() - began)
 
-    async def _reply(self, project: str, act: Act, scope: Any, receive: Any) -> Reply:
+    async def _reply(
+        self, project: str, act: Act, given: dict[bytes, bytes], scope: Any, receive: Any
+    ) -> Reply:
         try:
             if scope["method"] != "POST":
                 raise errors.wrong_method(scope)
-            given = dict(scope["headers"])
             if len(given) < len(scope["headers"]):
                 edge.single(scope["headers"])
             self._access.admit(scope, given.get(b"authorization", b"").decode("latin-1"))

@@ -83,28 +83,6 @@ class Holders:
             self._known.pop(one, None)
 
 
-def paced(app: ASGIApp) -> ASGIApp:
-    """Wrap `app`: acts of sessions begin a few at a time, those of holders first."""
-    pace, holders = Pace(BEGUN_MOST), Holders()
-
-    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
-        if scope["method"] != "POST":
-            await app(scope, receive, send)
-            return
-        session = next((value for name, value in scope["headers"] if name == b"dibs-session"), b"")
-
-        async def answer(message: Any) -> None:
-            if message["type"] == "http.response.start" and session:
-                holders.heard(session, message["status"])
-            await send(message)
-
-        if not pace.count():
-            await pace.wait(first=holders.has(session))
-        await app(scope, receive, answer)
-
-    return wrapped
-
-
 class Turns:
     """So many at once, in the order of asking; a bounded number waits."""
 
