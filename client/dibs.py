@@ -249,7 +249,7 @@ class Setup:
         name = self.project.encode("utf-8", "replace")
         if project and (name[:1] in b"._-" or len(name) > 100 or not {*name} <= {*SAFE}):
             text = "the project's name is not like owner.repo: letters, digits, . _ -, 100 at most"
-            raise Failure(USAGE, text + "; set DIBS_PROJECT, or mend dibs.conf")
+            raise Failure(USAGE, text + "; set DIBS_PROJECT, or correct dibs.conf")
 
     def bearer(self):
         """The team key, or ''."""
@@ -329,7 +329,7 @@ def check_state(data):
 
 class Session:
     """This session in one project: who it is, and what it remembers between calls: its claims,
-    with their deadlines by both clocks, and the losses that nobody has heard of."""
+    with their deadlines by both clocks, and the losses that nobody has been told yet."""
 
     def __init__(self, setup):
         self.setup = setup
@@ -430,7 +430,7 @@ class Session:
         return found
 
     def derived(self, *message):
-        """A secret that whoever has the team key and knows the message could make as well."""
+        """A secret that anybody with the team key who knows the message could make as well."""
         import hmac
 
         key = self.setup.bearer().encode("utf-8", "replace")
@@ -559,7 +559,7 @@ class Session:
         return self.data["claims"].get(task, {}).get("fence")
 
     def take_losses(self):
-        """What was lost and nobody has heard of yet. A hook carries no words of others: `show`
+        """What was lost and nobody has been told yet. A hook carries no words of others: `show`
         tells them to who asks."""
         lost, self.data["lost"] = self.data["lost"], []
         if self.event:
@@ -567,7 +567,7 @@ class Session:
         return [about_loss(loss, is_brief=bool(self.event)) for loss in lost]
 
     def is_throttled(self, must_hold):
-        """Went a beat out lately (or, if it `must_hold`, is something surely ours)?"""
+        """Was a beat sent recently (or, if it `must_hold`, is something surely ours)?"""
         try:
             fd = open_own(self.base + ".stamp", os.O_RDONLY)
             next_beat, *until = map(float, os.read(fd, 200).split())
@@ -1377,7 +1377,7 @@ def main(argv=None):
         return failure.code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has left
+    except BrokenPipeError:  # the reader of our output has left
         sys.stdout = None
         return YES
     except OSError as error:
@@ -1397,7 +1397,7 @@ def leave(code):
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
-        except BrokenPipeError:  # whoever read our output has left
+        except BrokenPipeError:  # the reader of our output has left
             pass
         except OSError as error:
             code = code or report_os_error(error)

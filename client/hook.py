@@ -102,7 +102,7 @@ def on_tool(session, payload):
     cwd = payload.get("cwd") or session.setup.root or "."
     why = reason_to_ask(command) if "dibs" in command else ""
     if why:
-        why = f"dibs: {why}, and whoever reads the board reads it"
+        why = f"dibs: {why}, and everybody who reads the board would read it"
         return {"permissionDecision": "ask", "permissionDecisionReason": why}
     if is_plain(command, cwd):
         return {"permissionDecision": "allow", "permissionDecisionReason": "a dibs command"}

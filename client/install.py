@@ -125,7 +125,7 @@ def put_in(setup, after, spots):
     undo = {SETTINGS: {"is_new": after[SETTINGS] is None, "pieces": pieces}}
     after[SETTINGS] = graft(text, wanted, pieces)
     if not holds(parse(text), {}) or not holds(parse(after[SETTINGS]), wanted):
-        raise usage(f"{SETTINGS} is not JSON as Claude Code reads it: mend it first")
+        raise usage(f"{SETTINGS} is not JSON as Claude Code reads it: fix it first")
     block = fetch(setup, "skill/CLAUDE.md")
     for path in memory_files(after):
         text = after[path] or ""

@@ -1,4 +1,4 @@
-"""Where a request comes from: the peer, or whom a proxy that is trusted names."""
+"""The address of a caller: the peer's, or the one that a trusted proxy passes."""
 
 from collections.abc import Sequence
 from functools import lru_cache

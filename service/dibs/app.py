@@ -17,7 +17,7 @@ from dibs.api.fast_path import FastPath
 from dibs.api.headers import with_headers
 from dibs.api.routes import V1
 from dibs.api.smaller import smaller
-from dibs.api.turns import in_turn, lately
+from dibs.api.turns import in_turn, shared
 from dibs.board import routes as board
 from dibs.board.desk import Desk
 from dibs.board.feed import Feeds
@@ -158,7 +158,7 @@ def build(settings: Settings, url: str | None) -> Service:
         request_max_body_size=settings.max_body,
         logging_config=None,
     )
-    rest = in_turn(with_headers(observe.observed(edge.exact(smaller(lately(app))), metrics)))
+    rest = in_turn(with_headers(observe.observed(edge.exact(smaller(shared(app))), metrics)))
     fast_path = FastPath(rest, claims, access, metrics, settings.max_body)
     metrics.set("dibs_build_info", __version__, to=1)
     return Service(proxies.naming(fast_path), store, hub, keeper, metrics)

@@ -1,4 +1,4 @@
-"""What an Authorization header carries."""
+"""Parses an Authorization header."""
 
 import base64
 import binascii

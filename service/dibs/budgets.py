@@ -1,10 +1,10 @@
-"""Rates that a process keeps by itself, by name: of what changes nothing in the store, or may be
-forgotten with the process. Each process has its own, so N of them let N times as much through."""
+"""Rate limits that one process keeps in memory: for calls that write nothing to the store, or whose
+count may be lost with the process. Each process has its own, so N processes allow N times as much."""
 
 from collections import OrderedDict
 
 NAMES_MOST = 10_000
-"""Names that are remembered; then the one that asked longest ago is forgotten, and begins anew."""
+"""Names that are remembered; then the one that asked longest ago is forgotten, and starts again."""
 
 
 class Budget:

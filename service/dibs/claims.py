@@ -1,4 +1,4 @@
-"""What every act needs: the store, its events as they happen, and what a caller may ask for."""
+"""What every act needs: the store, its live events, and the bounds on a request."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""The command `dibs`: serving and what its operator does; all else is the client's."""
+"""The command `dibs`: serve, backup, restore, repair, purge and token; the client has the rest."""
 
 import argparse
 import importlib.util
@@ -62,10 +62,10 @@ def tend(act: str, arguments: Sequence[str]) -> int:
     from dibs.store.local.embedded import StoreUnavailable
 
     what = {
-        "backup": "Copy the claims of a private store to FILE, whether it runs or not.",
-        "restore": "Put the claims in FILE into a data directory that has none.",
-        "repair": "Cut the damaged log of a private store to its last whole command. What is cut "
-        "is kept in files beside the log. A log that is whole is left as it is.",
+        "backup": "Copy the claims of a private store to FILE. The store may be running.",
+        "restore": "Restore the claims from FILE into a data directory that has none.",
+        "repair": "Cut the damaged log of a private store after its last complete command. The "
+        "part cut off is kept in files beside the log. An undamaged log is left as it is.",
     }
     parser = argparse.ArgumentParser(prog=f"dibs {act}", description=what[act])
     if act != "repair":
@@ -99,13 +99,13 @@ def administer(act: str, arguments: Sequence[str]) -> int:
     from dibs.store.local.embedded import StoreUnavailable
 
     what = {
-        "purge": "Delete a project: its claims, events and counts. There is no way back.",
+        "purge": "Delete a project: its claims, events and counts. This cannot be undone.",
         "token": "Make a token that opens one project, with the admin key in DIBS_ADMIN_KEY.",
     }
     parser = argparse.ArgumentParser(prog=f"dibs {act}", description=what[act])
     parser.add_argument("project", metavar="PROJECT")
     if act == "token":
-        about = "how long it opens the project: 12h, 90d (default: 90d)"
+        about = "how long the token is valid: 12h, 90d (default: 90d)"
         parser.add_argument("--for", dest="lasts", metavar="SPAN", default="90d", help=about)
     given = parser.parse_args(arguments)
     settings = _settings(parser.prog, {})
@@ -148,7 +148,7 @@ def _settings(prog: str, given: Mapping[str, Any]) -> "Settings | None":
     from dibs.store.redis.target import parse
 
     blank = [name for name in blank_variables() if name.removeprefix("DIBS_").lower() not in given]
-    wrong = [f"{name} is set, but to nothing: give it a value, or unset it" for name in blank]
+    wrong = [f"{name} is set but empty: give it a value, or unset it" for name in blank]
     settings = None
     try:
         settings = load(**given)
@@ -178,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dibs serve",
         description="Serve claims over HTTP. Every flag is also an environment variable: "
-        "--default-ttl is DIBS_DEFAULT_TTL. Durations are seconds, or like 90s, 30m, 2h.",
+        "--default-ttl is DIBS_DEFAULT_TTL. A duration is seconds, or text like 90s, 30m, 2h.",
         epilog="Only as environment variables:\n" + "\n".join(secret),
         formatter_class=_Formatter,
         allow_abbrev=False,

@@ -1,8 +1,8 @@
-"""All who want in are let in at once.
+"""Accepts all waiting connections at once.
 
-uvloop accepts one connection each time that it looks at its sockets. Where many connections have
-something to say it looks seldom, and newcomers, holders among them, would wait for seconds. So
-whenever it has accepted one, the others that wait are accepted here.
+uvloop accepts one connection per turn of its loop. With many busy connections a turn takes long,
+and new connections, holders' among them, would wait for seconds. So each time it has accepted one,
+the others that wait are accepted here.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Head and body of an answer in one write."""
+"""Sends the head and body of an answer in one write."""
 
 from asyncio import Transport
 from collections.abc import Callable

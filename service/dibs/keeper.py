@@ -1,4 +1,4 @@
-"""What goes on while nobody asks: looking at the lease clock, and writing down what has passed."""
+"""Background maintenance: ticks the lease clock once a second and records lapsed claims."""
 
 import asyncio
 import contextlib

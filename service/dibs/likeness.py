@@ -1,13 +1,13 @@
-"""Names that people take for one another: what they have in common is their skeleton.
+"""Finds names that look alike: they have the same skeleton (`resembles`).
 
-Two names are different tasks whatever they look like. But who claims one that looks like another
-that is in use probably means that one, and is told (`resembles`). The idea is that of Unicode
+Names that look alike are still different tasks. But a session that claims a name that looks like
+another in use probably means that one, and is told. The idea is that of Unicode
 Technical Standard 39, section 4: map each name to a skeleton, and compare those. Its table covers
 all scripts and is far too eager for names of tasks ("rn" is "m" there), so this one is our own:
 letters of Greek and Cyrillic that stand for a Latin one in capitals or small, dashes and quotes.
 
-Skeletons are kept in the store, beside records. When one changes, names of before are not found by
-it until they are claimed anew: so a skeleton may change, at no worse cost than a missing hint.
+Skeletons are kept in the store, beside records. When the function changes, older names are not
+found until they are claimed again: so it may change, and the only cost is a missing hint.
 """
 
 import re

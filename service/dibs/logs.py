@@ -1,6 +1,6 @@
-"""How a log line is written: `when level event key=value …`, or the same as one JSON object.
+"""The format of log lines: `when level event key=value …`, or the same as one JSON object.
 
-Whoever logs writes an event in the past tense and its fields: log.info("store_ended pid=%d", 2).
+A log line is an event in the past tense and its fields: log.info("store_ended pid=%d", 2).
 No line ever has a session or a key in it.
 """
 

@@ -1,7 +1,7 @@
-"""What an answer says in words: who, until when, and what to do next.
+"""The sentences of answers: who, until when, and what to do next.
 
-An agent reads them, and what another party wrote must not read as an order: a note stands in a
-frame, a name that is not one plain word stands in quotes. The client does the same.
+Agents act on them, so text that another party wrote must not read as an instruction: a note is
+framed, and a name that is not one plain word is quoted. The client does the same.
 """
 
 import json
@@ -13,13 +13,13 @@ from dibs.text import HIDDEN
 from dibs.words import Claim, Free, Holder, Loss
 
 QUOTED_MOST = 200
-"""Characters of a text that another party wrote."""
+"""At most so many characters of a text that another party wrote."""
 _HIDDEN = re.compile(f"[{HIDDEN}]")
 _WORD = re.compile(r"[A-Za-z0-9_.@:/#+-]{1,40}")
-UNSURE = "An earlier try of this call was left unanswered, and may have taken effect before."
+UNSURE = "The store left an earlier try of this call unanswered; that try may have taken effect."
 NO_ROOM = (
-    "The store is full, so no new claim can be granted; those that are held go on. "
-    "Tell the person who runs this service."
+    "The store is full, so no new claim can be granted. Heartbeats and releases still work. "
+    "Tell the operator of this service."
 )
 
 
@@ -77,7 +77,7 @@ def refused(refusal: o.Refusal) -> str:
     task, note = word(claim.task), _note(claim.note, claim.holder)
     wait = span(refusal.retry_after_s or 0)
     place = (
-        f" You are number {refusal.position} in its queue: ask again to keep the place."
+        f" You are number {refusal.position} in its queue: ask again to keep your place."
         if refusal.position
         else " Work on another task, or claim it with queue: true to be next."
     )
@@ -85,24 +85,24 @@ def refused(refusal: o.Refusal) -> str:
         case "held":
             state = "parked by" if claim.state == "parked" else "held by"
             left = f"for {span(claim.expires_in)} more, until {clock(claim.expires_at)}"
-            stale = " It has not been heard of for a while." if claim.stale else ""
+            stale = " It has sent no heartbeat for a while." if claim.stale else ""
             rest = f"{stale}{note}{place}"
             return f"{task} is {state} {who(claim.holder)} {left}.{rest}"
         case "cooling":
             return (
                 f"The claim of {who(claim.holder)} on {task} lapsed at "
-                f"{clock(claim.expires_at)}; only they may take it back for {wait} more."
+                f"{clock(claim.expires_at)}; for {wait} more only that session may take it back."
                 f"{note}{place}"
             )
         case "turn":
-            kept = f"kept for the head of its queue for {wait} more"
+            kept = f"reserved for the head of its queue for {wait} more"
             return f"{task} is free, but {kept}.{place}"
         case "done":
             pr = f" Pull request: {word(claim.pr)}." if claim.pr else ""
             at = f"{claim.ended_at:%Y-%m-%d %H:%MZ}" if claim.ended_at else "before"
             return (
                 f"{task} was done by {who(claim.holder)} at {at}.{pr}{note} "
-                "Work on another task; if it must be done again, claim with reopen: true."
+                "Work on another task; if it must be done again, claim it with reopen: true."
             )
 
 
@@ -113,12 +113,12 @@ def not_mine(outcome: o.NotMine, task: str, fence: int | None) -> str:
         current = now.fence if isinstance(now, Claim) else "none"
         return (
             f"Fence {fence} is not the current one of {task}; you hold it with fence {current}. "
-            "Use that one."
+            "Use the current fence."
         )
     if outcome.loss:
         return lost(outcome.loss)
     if isinstance(now, Free):
-        return f"You do not hold {task}; nobody does. Claim it before you work on it."
+        return f"You do not hold {task}; no session does. Claim it before you work on it."
     if now.state == "done":
         return f"You do not hold {task}: it was done by {who(now.holder)}. Work on another task."
     return (
@@ -137,17 +137,17 @@ def lost(loss: Loss) -> str:
         )
     if loss.reason == "forgotten":
         lost_it = (
-            f"The store no longer knows your claim on {task} with fence {loss.fence}: what it "
-            f"knew of it was lost by {at}, in a failover, a restore or a flush."
+            f"The store no longer has your claim on {task} with fence {loss.fence}: the record was "
+            f"lost by {at}, in a failover, a restore or a flush."
         )
         if loss.by:
             return (
                 f"{lost_it} {who(loss.by)} has the task now.{note} Stop working on "
-                "it, keep your branch, push nothing of it, and claim another task."
+                "it, keep your branch, do not push it, and claim another task."
             )
         return (
-            f"{lost_it} Nobody has the task now: claim it again before you go on, and verify the "
-            "new fence before you push."
+            f"{lost_it} No session has the task now: claim it again before you continue, and "
+            "verify the new fence before you push."
         )
     taken = f"{who(loss.by)} has it now" if loss.by else "it cannot be revived, so claim it again"
     return (
@@ -161,24 +161,27 @@ def quota(outcome: o.OverQuota) -> str:
     match outcome.whose:
         case "session":
             return (
-                f"This session holds {outcome.limit} claims, as many as it may. "
+                f"This session has reached its limit of {outcome.limit} claims. "
                 "Release or finish one first."
             )
         case "project":
-            return f"The project has {outcome.limit} live claims, as many as it may."
+            return (
+                f"The project has reached its limit of {outcome.limit} live claims. Release or "
+                "finish one, or ask again when others end."
+            )
         case "bytes":
             return (
-                f"The records of this project weigh {outcome.limit} bytes, as much as they may "
-                "(DIBS_RECORD_BYTES): nothing new is granted, what is held goes on. There is room "
-                "again when the retention of what ended is over."
+                f"The project's records have reached their limit of {outcome.limit} bytes "
+                "(DIBS_RECORD_BYTES). New claims are refused; heartbeats and releases work. Space "
+                "is freed as the retention of ended claims runs out."
             )
         case "address":
             return (
-                f"{outcome.limit} live claims of this project came from your address, as many as "
-                "may from one (DIBS_MAX_CLAIMS_PER_ADDRESS). Release or finish one first."
+                f"Your address has reached its limit of {outcome.limit} live claims in this "
+                "project (DIBS_MAX_CLAIMS_PER_ADDRESS). Release or finish one first."
             )
         case _:
-            return f"{outcome.limit} sessions wait for this task, as many as may. Work on another."
+            return f"The queue for this task is full ({outcome.limit} sessions). Pick another task."
 
 
 def rate_limited(outcome: o.RateLimited) -> str:
@@ -186,31 +189,31 @@ def rate_limited(outcome: o.RateLimited) -> str:
     again = f"Ask again in {outcome.retry_after_s} s."
     if outcome.whose == "address":
         return (
-            "Too many new claims came from your address (DIBS_NEW_PER_ADDRESS). What your session "
-            f"holds it can still renew and release. {again}"
+            "Too many new claims came from your address (DIBS_NEW_PER_ADDRESS). Your session can "
+            f"still renew and release the claims it holds. {again}"
         )
-    return f"Too many requests of this {outcome.whose}. {again}"
+    return f"Too many requests from this {outcome.whose}. {again}"
 
 
 def damaged(task: str) -> str:
     """Say that the record of a task cannot be read, and what a person can do."""
     return (
-        f"The store's record of {word(task)} is damaged, so nobody knows who has it. A person with "
-        "an admin key frees it, once they know that nobody works on it: break it with fence 1. "
-        "Work on another task."
+        f"The store's record of {word(task)} is damaged, so its holder is unknown. Work on another "
+        "task. A person with an admin key can free it, once they know that nobody works on it: "
+        "break it with fence 1."
     )
 
 
 def damaged_line(task: str) -> str:
     """Say that a task on a list cannot be read."""
-    return f"Damaged: {word(task)}. Nobody can read its record; a break with fence 1 frees it.\n"
+    return f"Damaged: {word(task)}. Its record cannot be read; a break with fence 1 frees it.\n"
 
 
 def moved(now: Claim | Free, fence: int) -> str:
     """Say that a break named a fence that is not current."""
     task = word(now.task)
     if isinstance(now, Free) or now.state == "done":
-        return f"Nobody holds {task} any more; there is nothing to break."
+        return f"No session holds {task} any more; there is nothing to break."
     return (
         f"Fence {fence} is not the current one of {task}: {who(now.holder)} holds it with "
         f"fence {now.fence}. Look again before you break it."

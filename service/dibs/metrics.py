@@ -1,4 +1,4 @@
-"""What is counted, by the library's own counters.
+"""The metrics, kept by prometheus-client's own counters.
 
 Every series is known when the service starts (closed label sets: never a task, a session or a
 project), so each is there from the start, at zero.
@@ -122,7 +122,13 @@ def families(
             (),
         ),
         ("dibs_queue_tickets", "gauge", "Sessions that wait in queues, as last swept", {}, ()),
-        ("dibs_projects", "gauge", "Projects that have, or lately had, claims", {}, ()),
+        (
+            "dibs_projects",
+            "gauge",
+            "Projects that have claims, or had some within the retention",
+            {},
+            (),
+        ),
         ("dibs_lapses_total", "counter", "Claims whose deadline passed", {}, ()),
         ("dibs_breaks_total", "counter", "Claims that a person ended", {}, ()),
         (

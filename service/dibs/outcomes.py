@@ -1,6 +1,6 @@
-"""What an act can come to. Losing a race is an everyday answer, so these are values.
+"""Outcomes: the results of an act. Losing a race is an everyday answer, so these are values.
 
-Exceptions are left for what no caller can plan for: see `StoreDown` and `StoreFull`.
+Exceptions are for failures that no caller can plan for: see `StoreDown` and `StoreFull`.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Contended(Negative):
 
 @dataclass(frozen=True, slots=True)
 class OverQuota(Negative):
-    """The session, the project or the task's queue has as many as it may."""
+    """A limit of the session, the project, the address or the task's queue is reached."""
 
     whose: str
     limit: int

@@ -27,57 +27,59 @@ TABLE = (
     Problem(
         "invalid",
         422,
-        "The request breaks a rule",
+        "Invalid request",
         "A field, header or query parameter is missing, unknown or out of bounds. `errors` names "
-        "every bad field (20 at most) with its rule. Nothing was changed. Correct the request; the "
-        "same again gives the same answer.",
+        "every bad field (20 at most) with its rule. Nothing was changed. Correct the request; "
+        "repeating it unchanged gives the same answer.",
     ),
     Problem(
         "bad-session",
         401,
         "Dibs-Session is missing or guessable",
         "Every POST carries `Dibs-Session: <uuid>`, version 4 (random) or 8 (HMAC). It is the "
-        "secret by which you hold claims: make one, keep it for the whole session, show it nobody.",
+        "secret by which you hold claims: make one, keep it for the whole session, show it to no "
+        "one.",
     ),
     Problem(
         "unauthorized",
         401,
-        "This service has a team key",
+        "The team key is missing or wrong",
         "Send `Authorization: Bearer <team key>`, or HTTP Basic with the key as the password.",
     ),
     Problem(
         "forbidden",
         403,
-        "That takes an admin key",
-        "Only a person with an admin key may break a claim. The team key is not enough, and a "
-        "service that was started without an admin key lets nobody.",
+        "An admin key is required",
+        "Only a person with an admin key may break a claim. The team key is not enough. If the "
+        "service was started without an admin key, nobody can break a claim.",
     ),
     Problem(
         "not-found",
         404,
-        "There is nothing at this path",
-        "The path is not one of this service's. `/openapi.json` lists them all.",
+        "Path not found",
+        "The service has no such path. `/openapi.json` lists all of them.",
     ),
     Problem(
         "wrong-method",
         405,
-        "This path does not take that method",
-        "The header `Allow` names the methods that the path takes.",
+        "Method not allowed",
+        "The header `Allow` lists the methods that this path accepts.",
     ),
     Problem(
         "held",
         409,
         "Another session holds this task",
-        "Somebody is working on it; `claim` says who and for how long. Work on another task, or "
-        "claim with `queue: true` to be next. After `retry_after` seconds it may be free. Also "
-        "answered while a freed task is kept for the head of its queue.",
+        "Another session is working on it; `claim` says who and for how long. Work on another "
+        "task, or claim with `queue: true` to be next. The task may be free after `retry_after` "
+        "seconds. You also get this answer while a free task is reserved for the head of its "
+        "queue.",
     ),
     Problem(
         "cooling",
         409,
-        "The task's last holder may still come back",
-        "The claim lapsed a moment ago and only its last holder may take it back for now. It is "
-        "free for others after `retry_after` seconds if they do not.",
+        "The task is reserved for its last holder",
+        "The claim lapsed a moment ago, and for now only its last holder may take it back. Others "
+        "may claim it after `retry_after` seconds, unless the last holder returns.",
     ),
     Problem(
         "done",
@@ -106,8 +108,8 @@ TABLE = (
     Problem(
         "fence-required",
         428,
-        "A break names the fence it saw",
-        "Send `fence`, as the board or the list shows it, so that only that tenure can end.",
+        "A fence is required",
+        "Send `fence` as the board or the list shows it, so that you end only the claim you saw.",
     ),
     Problem(
         "fence-moved",
@@ -124,42 +126,44 @@ TABLE = (
     Problem(
         "quota",
         429,
-        "There are as many as there may be",
-        "The session holds as many claims as it may, the project has as many, as many of them came "
-        "from your address, its records weigh as many bytes as they may, or the task's queue is "
-        "full; `whose` says which and `limit` how many. Release or finish one first.",
+        "Limit reached",
+        "A limit on claims, records, waiters or event streams is reached. `whose` says whose "
+        "limit: the session's, the project's, your address's, the bytes of the project's records, "
+        "the task's queue, or streams. `limit` is the limit. Release or finish a claim first, or "
+        "pick another task.",
     ),
     Problem(
         "rate-limited",
         429,
         "Too many requests",
-        "`whose` rate was exceeded, the session's, the project's or, without a key, your "
-        "address's. Claims and reads have each their own, and what a session holds it can renew "
-        "and release whatever others do. Ask again after `retry_after` seconds.",
+        "A rate limit was exceeded. `whose` says which: the session's, the project's or, without a "
+        "key, your address's. Claims and reads have separate limits. A session can always renew "
+        "and release the claims it holds. Ask again after `retry_after` seconds.",
     ),
     Problem(
         "internal",
         500,
-        "The service made a mistake",
-        "A defect of the service. `outcome` is unknown: ask again, every call is safe to repeat.",
+        "Internal error",
+        "The service has a bug. `outcome` is `unknown`: repeat the call; every call is safe to "
+        "repeat.",
     ),
     Problem(
         "unavailable",
         503,
         "The store cannot answer",
         "Claims are safe: no deadline passes during an outage. Ask again after `retry_after` "
-        "seconds; where `outcome` is unknown, the same call finds out, and takes effect once. "
-        "Where `detail` says that the store may throw claims away, nothing new is granted until "
-        "the person who runs the service has changed that; heartbeats and releases work. Where it "
-        "says that the record of a task is damaged, that task alone is refused: work on another. A "
-        "person with an admin key frees it by a break with fence 1.",
+        "seconds. If `outcome` is `unknown`, repeat the same call; it takes effect once. If "
+        "`detail` says that the store may evict claims, new claims are refused until the operator "
+        "of the service has changed that; heartbeats and releases work. If it says that the record "
+        "of a task is damaged, only that task is refused: work on another. A person with an admin "
+        "key frees it by breaking it with fence 1.",
     ),
     Problem(
         "full",
         507,
         "The store is full",
-        "New claims are refused; heartbeats and releases work. The person who runs the service has "
-        "to give the store more memory, or tasks have to end.",
+        "New claims are refused; heartbeats and releases work. The operator of the service has to "
+        "give the store more memory, or claims have to end.",
     ),
 )
 BY_CODE = {problem.code: problem for problem in TABLE}

@@ -1,9 +1,9 @@
-"""One connection: uvicorn's protocol, with a bound on all that a caller can make it keep.
+"""One connection: uvicorn's HTTP protocol, with bounds on everything a caller can make it keep.
 
-uvicorn has none on heads, trailers, requests that arrive slowly, requests behind one another, or
-answers that nobody reads, and its parser loses the body of a request that offers an upgrade. So the
-bytes are cut here at the end of each head and body, and each part may take so many of them. What
-comes behind a request that is being answered waits unread.
+uvicorn does not limit heads, trailers, slow requests, pipelined requests or unread answers, and its
+parser loses the body of a request that offers an upgrade. So the bytes are split here at the end of
+each head and body, and each part has a limit. A request that follows one that is being answered
+waits unread.
 """
 
 import logging
@@ -332,7 +332,7 @@ class Connection(HttpToolsProtocol):
 def protocol(
     limits: Limits, metrics: Metrics, came: Callable[[], None] = lambda: None
 ) -> Callable[..., Connection]:
-    """Return what makes a connection, as uvicorn calls it; `came` hears of each."""
+    """Return what makes a connection, as uvicorn calls it; `came` is called with each."""
 
     def make(**given: Any) -> Connection:
         came()

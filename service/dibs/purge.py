@@ -1,4 +1,4 @@
-"""`dibs purge PROJECT`: take a project out of the store, all of it."""
+"""`dibs purge PROJECT`: delete a project and all its data from the store."""
 
 import asyncio
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""What a request may say. Every bad field is named at once, with its rule."""
+"""Validates requests. All bad fields are named at once, each with its rule."""
 
 import json
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def _tasks(value: object) -> tuple[words.Task, ...]:
         raise words.Refused(f"This is a list of 1 to {words.TASKS_PER_CLAIM} tasks.")
     tasks = tuple(_task(item) for item in items)
     if len(set(tasks)) < len(tasks):
-        raise words.Refused("A task stands in the list twice.")
+        raise words.Refused("The list has a task twice.")
     return tasks
 
 
@@ -68,7 +68,7 @@ def _url(value: object) -> str:
     if text and not text.startswith(("https://", "http://")):
         raise words.Refused("A url starts with https:// or http://.")
     if text and text.split() != [text]:
-        raise words.Refused("A url holds no blanks.")
+        raise words.Refused("A url has no blanks.")
     return text
 
 
@@ -215,12 +215,12 @@ def _has_each_once(body: bytes, given: dict[str, Any]) -> bool:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the fields of a JSON object, or raise Refused where one stands there twice."""
+    """Return the fields of a JSON object, or raise Refused where one is there twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         name = next(name for name in names if names.count(name) > 1)
-        raise words.Refused(f"The field {name[:100]} stands in the body twice.")
+        raise words.Refused(f"The field {name[:100]} is in the body twice.")
     return found
 
 
@@ -271,12 +271,12 @@ def _form(text: str) -> dict[str, Any]:
     given: dict[str, Any] = {}
     count = text.count("&") + 1
     if count > FIELDS_MOST:
-        raise words.Refused(f"There are at most {FIELDS_MOST} fields; here are {count}.")
+        raise words.Refused(f"A request has at most {FIELDS_MOST} fields; this has {count}.")
     for name, value in parse_qsl(text, keep_blank_values=True, errors="strict"):
         if name in ("any_of", "all_of"):
             given.setdefault(name, []).append(value)
         elif name in given:
-            raise words.Refused(f"The field {name[:100]} stands there twice.")
+            raise words.Refused(f"The field {name[:100]} is there twice.")
         else:
             given[name] = value
     return given
@@ -301,7 +301,7 @@ def fault(field: str, message: str) -> dict[str, str]:
 def _named(error: Any) -> dict[str, str]:
     field = ".".join(str(part) for part in error["loc"]) or "body"
     if error["type"] == "extra_forbidden":
-        return fault(field[:100], "There is no such field.")
+        return fault(field[:100], "This field does not exist.")
     cause = error.get("ctx", {}).get("error")
     message = str(cause) if isinstance(cause, words.Refused) else f"{error['msg']}."
     return fault(field[:100], message)

@@ -1,4 +1,4 @@
-"""Answers: values as JSON for programs or as aligned text for people, and every no as a problem."""
+"""Answers: values as JSON or as an aligned text table, and every refusal as a problem."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -64,14 +64,14 @@ def builtin(value: object) -> Any:
 
 
 def with_losses(value: object, lost: Sequence[Loss]) -> bytes:
-    """Encode an answer, and what the session lost lately if it did."""
+    """Encode an answer, with the losses that the session has not been told of yet."""
     if not lost:
         return encode(value)
     return encode({**builtin(value), "lost": lost})
 
 
 def ok(value: object, lost: Sequence[Loss] = (), status: int = 200) -> Reply:
-    """Answer with `value`, and with what the session lost lately."""
+    """Answer with `value`, and with the losses of the session."""
     return Reply(with_losses(value, lost), JSON, status)
 
 
@@ -84,7 +84,7 @@ def wants(headers: Mapping[str, str], media_type: str) -> bool:
 
 
 def problem(code: str, detail: str, outcome: o.Negative, **facts: Any) -> ProblemError:
-    """Say no, and whether an earlier try of the same call may have been a yes."""
+    """Return a refusal that says if an earlier try of the same call may have succeeded."""
     if outcome.unsure:
         return ProblemError(code, f"{detail} {messages.UNSURE}", outcome="unknown", **facts)
     return ProblemError(code, detail, **facts)
@@ -102,7 +102,7 @@ def rate_limited(outcome: o.RateLimited) -> ProblemError:
 
 
 def losses(lost: Sequence[Loss]) -> dict[str, Any]:
-    """Return what a session lost lately as a fact of a problem, if it lost something."""
+    """Return the losses of a session, if any, as a fact of a problem."""
     return {"lost": builtin(lost)} if lost else {}
 
 

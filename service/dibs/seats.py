@@ -1,8 +1,8 @@
-"""Who has a connection to this process, and who makes room for whom.
+"""The connections of this process, and which one is closed to make room for another.
 
-A new connection is always let in where an old one can go: the one on which nothing was asked for
-longest. The last tenth is kept for sessions' acts and for health: while less than that is free,
-nothing else is answered, and each connection ends with its answer.
+A new connection replaces the one that was idle longest. The last tenth is reserved for sessions'
+acts and for health checks: while less than that is free, nothing else is answered, and each
+connection is closed after its answer.
 """
 
 from collections import OrderedDict

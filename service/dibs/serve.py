@@ -1,4 +1,4 @@
-"""Run the service: find or start its store, say what it is, and serve until told to stop."""
+"""`dibs serve`: find or start the store, print where the service is, and serve until a signal."""
 
 import asyncio
 import contextlib
@@ -102,14 +102,14 @@ class TheStore:
             except mark.Gone:
                 raise
             except StoreUnavailable as down:
-                # For want of room a start fails in more ways than one, and room may come. Whoever
-                # ended the server as it started ended it as they end one that serves.
+                # Without room a start fails in several ways, and room may come. A server that was
+                # killed while it started is treated like one that was killed while it served.
                 if not (isinstance(down, disk.DiskFull | StoreKilled) or disk_of()):
                     raise
                 continue
             break
         if self.private.url != self.url:
-            raise StoreUnavailable("The store came back at another place.")
+            raise StoreUnavailable("The store restarted at another address.")
         if not quiet:
             log.warning("store_started_again pid=%d", self.private.pid)
 
@@ -132,7 +132,7 @@ def the_store(settings: Settings) -> Iterator[TheStore]:
                 "--memory needs the package fakeredis: pip install 'dibs[memory]'. Without "
                 "--memory dibs starts a store of its own."
             ) from None
-        name = "memory: NOTHING IS KEPT, every claim is gone when this process ends"
+        name = "memory: NOTHING IS KEPT, all claims are lost when this process ends"
         yield TheStore(None, name)
     elif settings.redis_url:
         url = settings.redis_url.get_secret_value()
@@ -159,7 +159,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         why = error.strerror or str(error)
         raise CannotListen(
-            f"cannot listen on {host} port {port}: {why}. Name another with DIBS_HOST or DIBS_PORT."
+            f"cannot listen on {host} port {port}: {why}. Set another with DIBS_HOST or DIBS_PORT."
         ) from None
 
 
@@ -204,7 +204,7 @@ def why_not(refusal: Exception, store: str) -> str:
         case Moved():
             why = "The store is a cluster: its URL begins with redis+cluster://."
         case StoreFull():
-            why = "The store is full, and has no room for the first keys of dibs."
+            why = "The store is full and has no room for the first keys of dibs."
         case RedisError():
             why = f"The store answers with an error: {said(refusal)}."
         case _:
@@ -305,5 +305,5 @@ def _hello(
     if settings.open and not settings.trusted_proxies:
         print("DIBS_OPEN without DIBS_TRUSTED_PROXIES: behind a proxy no limit by address counts")
     if settings.open and not settings.projects:
-        print("DIBS_OPEN without DIBS_PROJECTS: anyone can make projects here; name yours")
+        print("DIBS_OPEN without DIBS_PROJECTS: anyone can create projects here; list yours")
     sys.stdout.flush()

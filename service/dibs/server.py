@@ -1,4 +1,4 @@
-"""uvicorn, told to let open streams go when it stops and to look after its connections."""
+"""uvicorn, configured to close open streams when it stops and to limit its connections."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Every knob, with its unit, its default and its reason. Nothing else reads the environment.
+"""Every setting, with its unit, its default and its reason. Nothing else reads the environment.
 
 `dibs serve --help` and the table in docs/operations.md are made from this class.
 """
@@ -53,7 +53,7 @@ def _share(value: object) -> str:
     try:
         return str(size_bytes(value))
     except ValueError:
-        raise ValueError("It is 1% to 99%, or a size like 512mb, 2gb; 0 is no limit.") from None
+        raise ValueError("Use 1% to 99%, or a size like 512mb, 2gb; 0 means no limit.") from None
 
 
 Share = Annotated[str, BeforeValidator(_share)]
@@ -65,7 +65,7 @@ def _keys(value: object) -> object:
         return value
     keys = tuple(SecretStr(key.strip()) for key in value.split(",") if key.strip())
     if not keys:
-        raise ValueError("is set, but holds no key: give it one, or unset it")
+        raise ValueError("is set but has no key: give it one, or unset it")
     return keys
 
 
@@ -74,12 +74,12 @@ def _projects(value: object) -> object:
         return value
     names = tuple(name.strip() for name in value.split(",") if name.strip())
     if not names:
-        raise ValueError("is set, but names no project: give it names, or unset it")
+        raise ValueError("is set but names no project: give it names, or unset it")
     for name in names:
         if not _PROJECTS.fullmatch(name):
             raise ValueError(
-                f"{name[:100]!r} is no project: exact names like acme.web, or acme.* for all that "
-                "begin with acme."
+                f"{name[:100]!r} is not a project: exact names like acme.web, or acme.* for all "
+                "that begin with acme."
             )
     return names
 
@@ -92,14 +92,14 @@ def _networks(value: object) -> object:
         return value
     texts = [text.strip() for text in value.split(",") if text.strip()]
     if not texts:
-        raise ValueError("is set, but names no network: give it one, or unset it")
+        raise ValueError("is set but names no network: give it one, or unset it")
     networks = []
     for text in texts:
         try:
             networks.append(str(ipaddress.ip_network(text)))
         except ValueError:
             raise ValueError(
-                f"{text[:100]!r} is no address and no network like 10.0.0.0/8 or fd00::/8"
+                f"{text[:100]!r} is not an address or a network like 10.0.0.0/8 or fd00::/8"
             ) from None
     return tuple(networks)
 
@@ -121,23 +121,23 @@ class Settings(BaseSettings):
     )
     store_memory: Share = Field(
         "25%",
-        description="memory that the private store may use: a part of what the container or the "
-        "host gives, so that the service, a rewrite of the log, and what lapses and holders write "
-        "beyond it have room beside it, or a size like 512mb; at it new claims are refused and "
-        "holders go on; 0: no limit",
+        description="memory that the private store may use: a part of the memory of the container "
+        "or the host, so that the service, a rewrite of the log and the writes of holders have "
+        "room beside it, or a size like 512mb. At the limit new claims are refused, and heartbeats "
+        "and releases work; 0: no limit",
     )
     disk_free_percent: int = Field(
         15,
         ge=0,
         le=90,
         description="new claims stop when the private store's volume has less free than this part "
-        "of it, or less than DIBS_DISK_FREE_BYTES, whichever is less, so that holders can go on; "
-        "0: never",
+        "of it, or less than DIBS_DISK_FREE_BYTES, whichever is less, so that heartbeats and "
+        "releases still work; 0: never",
     )
     disk_free_bytes: Size = Field(
         100 << 20,
-        description="on a volume of which DIBS_DISK_FREE_PERCENT would be more, this much free is "
-        "enough; 0: new claims never stop for want of disk",
+        description="enough free space on a large volume, where DIBS_DISK_FREE_PERCENT would "
+        "demand more; 0: new claims never stop for lack of disk",
     )
     redis_url: SecretStr | None = Field(
         None,
@@ -149,12 +149,12 @@ class Settings(BaseSettings):
         0,
         ge=0,
         description="replicas of the store that must have a grant, release or break before it is "
-        "answered, so that a failover forgets nothing that was; 0: the primary alone",
+        "answered, so that a failover loses no answered call; 0: only the primary",
     )
     memory: bool = Field(
         False,
-        description="keep claims in this process only: for a look around, nothing is kept; "
-        "needs the extra dibs[memory]",
+        description="keep claims in this process only, to try dibs out: they are gone when it "
+        "ends; needs the extra dibs[memory]",
     )
     team_key: Keys = Field(
         (),
@@ -163,21 +163,21 @@ class Settings(BaseSettings):
     )
     open: bool = Field(
         False,
-        description="let everybody in who reaches the URL: needed to listen beyond loopback "
+        description="let in everybody who can reach the URL: required to listen beyond loopback "
         "without a team key",
     )
     read: Literal["key", "open"] = Field(
         "key",
-        description="who may read claims, events and the board where there is a team key: `key`, "
-        "its holders; `open`, everybody",
+        description="who may read claims, events and the board when there is a team key: `key`, "
+        "those who have it; `open`, everybody",
     )
     projects: Projects = Field(
         (),
-        description="the projects there may be, comma-separated: exact names, or acme.* for all "
-        "of acme; none: any",
+        description="the projects that the service accepts, comma-separated: exact names, or "
+        "acme.* for all of acme; none: any",
     )
     admin_key: Keys = Field(
-        (), description="keys that may break somebody's claim, comma-separated; none: nobody may"
+        (), description="keys that may break a claim, comma-separated; none: no claim can be broken"
     )
     default_ttl: Duration = Field(
         1800, description="ttl of a claim that names none: longer than any single build step"
@@ -186,15 +186,17 @@ class Settings(BaseSettings):
     max_ttl: Duration = Field(DAY_S, description="longest ttl")
     park_ttl: Duration = Field(4 * 3600, description="how long a parked claim waits for its person")
     grace: Duration = Field(
-        30, description="after a lapse only the ex-holder may take the task back for so long"
+        30, description="how long after a lapse only the last holder may take the task back"
     )
     handover: Duration = Field(
-        60, description="how long a freed task is kept for the head of its queue"
+        60, description="how long a free task is reserved for the head of its queue"
     )
     ticket: Duration = Field(
-        300, description="how long a place in a queue is kept after its session asked last"
+        300, description="how long a place in a queue is kept after its session last asked"
     )
-    max_hold: Duration = Field(DAY_S, description="past it heartbeats no longer extend a claim")
+    max_hold: Duration = Field(
+        DAY_S, description="longest tenure: past it heartbeats no longer extend a claim"
+    )
     retention: Duration = Field(DAY_S, description="how long the record of an ended claim is kept")
     done_retention: Duration = Field(14 * DAY_S, description="how long a done task stays done")
     max_claims_per_session: int = Field(50, ge=1, description="live claims of one session")
@@ -202,85 +204,85 @@ class Settings(BaseSettings):
     max_claims_per_address: int = Field(
         500,
         ge=0,
-        description="live claims in one project that came from one address (of IPv6 a /64) without "
-        "a key: a quarter of what a project may have, so that one address never locks a team out; "
-        "0: no limit",
+        description="live claims in one project from one address (in IPv6 a /64) without a key: a "
+        "quarter of the project's limit, so that one address never locks a team out; 0: no limit",
     )
     record_bytes: Size = Field(
         18 << 20,
         ge=64 << 10,
-        description="what the records of one project may weigh, claims and what ended alike: at it "
-        "nothing new is granted there, while what is held goes on, until the retention of what "
-        "ended makes room",
+        description="size limit of one project's records, live and ended claims alike: at the "
+        "limit new claims are refused there, and heartbeats and releases work, until ended claims "
+        "pass their retention",
     )
     event_bytes: Size = Field(
         6 << 20,
         ge=64 << 10,
-        description="what the events of one project may weigh; the oldest go, and there are never "
-        "more than 10,000",
+        description="size limit of one project's events; the oldest are dropped, and there are "
+        "never more than 10,000",
     )
     rate_per_session: int = Field(
         20,
         ge=0,
-        description="claims a second of one session, and beside them as many heartbeats and "
+        description="claims a second of one session, and separately as many heartbeats and "
         "releases; 0: no limit",
     )
     rate_per_project: int = Field(
         500,
         ge=0,
-        description="claims a second in one project; renewals of what a session holds, heartbeats "
-        "and releases of holders are never refused for it; 0: no limit",
+        description="claims a second in one project; renewals, heartbeats and releases of holders "
+        "are never refused for it; 0: no limit",
     )
     reads_per_project: int = Field(
         500,
         ge=0,
-        description="reads a second in one project, lists, tasks, events and boards, which each "
-        "process counts by itself; nothing that holds or claims waits for them; 0: no limit",
+        description="reads a second in one project (lists, tasks, events and boards), counted in "
+        "each process; claims and heartbeats do not wait for them; 0: no limit",
     )
     new_per_address: int = Field(
         5,
         ge=0,
-        description="new claims a second of one address without a key, a minute of which may be "
-        "saved up: a team behind one address starts all at once; each process counts by itself; "
-        "0: no limit",
+        description="new claims a second from one address without a key, with a burst of a "
+        "minute's worth, because a team behind one address starts all at once; counted in each "
+        "process; 0: no limit",
     )
     reads_per_address: int = Field(
         50,
         ge=0,
-        description="reads a second of one address without a key, ten seconds of which may be "
-        "saved up; each process counts by itself; 0: no limit",
+        description="reads a second from one address without a key, with a burst of ten seconds' "
+        "worth; counted in each process; 0: no limit",
     )
     trusted_proxies: Networks = Field(
         (),
-        description="addresses and networks, comma-separated, of the proxies in front, which name "
-        "who asked in DIBS_ADDRESS_HEADER; none: nobody is believed, and private peers are not "
-        "counted by address, because they may be a proxy with everybody behind it",
+        description="addresses and networks, comma-separated, of the proxies in front, which pass "
+        "the caller's address in DIBS_ADDRESS_HEADER; none: the header is ignored, and private "
+        "peers are not counted by address, because they may be a proxy with everybody behind it",
     )
     address_header: str = Field(
         "X-Forwarded-For",
         pattern=r"^[A-Za-z0-9-]+$",
-        description="header in which those proxies name who asked; the last address in it that is "
-        "no trusted proxy counts. On Fly: Fly-Client-IP",
+        description="header in which those proxies pass the caller's address; the last address in "
+        "it that is not a trusted proxy counts. On Fly: Fly-Client-IP",
     )
     max_body: int = Field(16_384, ge=1_024, description="bytes of a request body")
     max_connections: int = Field(
         1_000,
         ge=10,
-        description="connections to one process, the last tenth of them for what sessions do and "
-        "for health; a new one takes the place of the one that was quiet longest",
+        description="connections to one process, the last tenth of them reserved for sessions' "
+        "calls and health checks; a new one replaces the one that was idle longest",
     )
     keep_alive: Duration = Field(
         75,
         ge=1,
         le=3600,
-        description="how long a connection is kept between requests: longer than the proxy in "
-        "front keeps its own, mostly 60s; some platforms ask for 620s",
+        description="how long an idle connection is kept between requests: longer than the proxy "
+        "in front keeps its own (usually 60s; some platforms ask for 620s)",
     )
     public_url: str | None = Field(
-        None, description="the URL that people and sessions use, where it is not the request's own"
+        None, description="the URL that people and sessions use, if it differs from the request's"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="what to log; a refused claim is debug, an outage is error"
+        "info",
+        description="lowest level that is logged; a refused claim is debug, an outage is error",
     )
     log_format: Literal["text", "json"] = Field("text", description="how a log line is written")
 
@@ -316,18 +318,18 @@ class Settings(BaseSettings):
                 if len(key) < KEY_CHARS:
                     problems.append(f"every key in {name} needs {KEY_CHARS} characters or more")
                 elif not (key.isascii() and key.isprintable()):
-                    problems.append(f"a key in {name} has letters beyond ASCII")
+                    problems.append(f"a key in {name} has characters beyond ASCII")
                 elif len(set(key)) < KEY_VARIETY:
                     problems.append(
                         f"a key in {name} is too easy to guess: make one with python3 -c "
                         "'import secrets; print(secrets.token_urlsafe(32))'"
                     )
         if set(self.team_key) & set(self.admin_key):
-            problems.append("a key stands in both DIBS_TEAM_KEY and DIBS_ADMIN_KEY")
+            problems.append("DIBS_TEAM_KEY and DIBS_ADMIN_KEY have a key in common")
         if self.open and self.team_key:
-            problems.append("DIBS_OPEN lets everybody in, and DIBS_TEAM_KEY does not: choose one")
+            problems.append("DIBS_OPEN lets everybody in and DIBS_TEAM_KEY does not: choose one")
         if self.read == "open" and not self.team_key:
-            problems.append("DIBS_READ=open goes with a DIBS_TEAM_KEY; without one all is open")
+            problems.append("DIBS_READ=open needs a DIBS_TEAM_KEY; without one everything is open")
         if not (self.team_key or self.open) and not self._on_loopback():
             problems.append(
                 "others can reach this service, and there is no DIBS_TEAM_KEY: set one "

@@ -1,4 +1,4 @@
-"""What comes with the service and is no part of it: the client and the skill."""
+"""Finds the files that ship with the service: the client and the skill."""
 
 from importlib import resources
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which signals end a service."""
+"""The signals that stop a service."""
 
 import signal
 

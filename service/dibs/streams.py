@@ -1,4 +1,4 @@
-"""How many event streams and waiting claims there may be: they hold connections others need."""
+"""Limits on event streams and waiting claims, which hold connections that others need."""
 
 import contextlib
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 
 class TooMany(Exception):
-    """There are as many streams as there may be: of a project, of an address, or in all."""
+    """The limit of streams is reached: of a project, of an address, or in total."""
 
     def __init__(self, whose: str, limit: int) -> None:
         super().__init__(whose)

@@ -1,8 +1,8 @@
-"""What the characters of a name or a note may be.
+"""The characters that a name or a note may have.
 
-Two names that people cannot tell apart must not be two tasks, and nobody may write what only a
-machine reads. So a name is refused when it holds a character that shows nothing; a note, which is
-prose and pasted from anywhere, loses such characters and is taken.
+Two names that people cannot tell apart must not be two tasks, and nobody may write text that only a
+machine sees. So a name with an invisible character is refused; a note, which is prose and may be
+pasted from anywhere, is accepted without such characters.
 """
 
 import re

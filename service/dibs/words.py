@@ -1,7 +1,7 @@
-"""The words of dibs: names that are checked once, and the values that the layers pass on.
+"""The domain values: names, checked once, and the records that the layers pass on.
 
-Nothing here knows HTTP, Redis or a clock. A name that is wrong is refused with a sentence,
-never repaired: two clients must not think of different tasks under one name.
+Nothing here knows HTTP, Redis or a clock. A wrong name is refused with a sentence, never repaired:
+two clients must not mean different tasks by one name.
 """
 
 import re
@@ -149,7 +149,7 @@ def label(text: str) -> str:
         if not is_letter and not _LABEL_ASCII.fullmatch(char):
             raise Refused(
                 f"A label is letters, ASCII digits, blanks and _ . @ : / + -; U+{ord(char):04X} is "
-                "none of these."
+                "not allowed."
             )
     return text
 

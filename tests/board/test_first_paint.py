@@ -37,7 +37,7 @@ def test_without_scripts_the_summary_and_what_happened_are_there(team: Team, boa
     }
     told = {name: counts[name] for name in ("held", "parked", "stale", "waiting", "done")}
     assert told == {"held": "2", "parked": "1", "stale": "0", "waiting": "1", "done": "1"}
-    assert "dan finished T-3" in page.locator("#lately").inner_text()
+    assert "dan finished T-3" in page.locator("#recent").inner_text()
     assert "Reload for news" in page.locator("#link").inner_text()
 
 
@@ -80,7 +80,7 @@ def test_without_scripts_a_claim_can_be_broken(team: Team, board: Open) -> None:
     page.click("button.danger")
     assert page.url.endswith(f"/p/{team.project}")
     assert tasks(page) == []
-    assert "lea broke T-12 & more/#1, which ann held" in page.locator("#lately").inner_text()
+    assert "lea broke T-12 & more/#1, which ann held" in page.locator("#recent").inner_text()
 
 
 def test_the_first_page_lists_projects_with_counts(team: Team, open_page: Open) -> None:

@@ -41,7 +41,7 @@ def test_a_claim_by_the_client_in_another_process_appears_by_itself(
     client(team, "done", "T-12", "--pr", "https://github.com/acme/shop/pull/7")
     settles(lambda: tasks(page, "done") == ["T-12"], "the task is among the finished ones")
     assert "acme/shop#7" in row(page, "T-12").inner_text()
-    assert "clara finished T-12" in page.locator("#lately").inner_text()
+    assert "clara finished T-12" in page.locator("#recent").inner_text()
 
 
 def test_a_row_stays_the_same_element_with_its_details_and_the_focus(
@@ -219,7 +219,7 @@ def test_after_a_restart_the_board_goes_on_without_a_gap(tmp_path: Path, open_pa
         team.claim("cat", "T-3")
         live(page)
         settles(lambda: tasks(page) == ["T-2", "T-3", "T-1"], "the board shows what it missed")
-        assert "cat claimed T-3" in page.locator("#lately").inner_text()
+        assert "cat claimed T-3" in page.locator("#recent").inner_text()
         team.claim("dan", "T-4")
         row(page, "T-4").wait_for(timeout=5_000)
         page.close()

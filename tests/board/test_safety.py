@@ -37,7 +37,7 @@ def test_markup_in_any_field_is_text_at_first_paint_and_live(team: Team, board: 
         shown = page.locator("tbody#parked .task").inner_text()
         assert EVIL in shown
         assert EVIL in page.locator("tbody#parked .note").inner_text()
-        assert EVIL in page.locator("#lately").inner_text()
+        assert EVIL in page.locator("#recent").inner_text()
     row_ = page.locator("tbody#parked tr[data-task]")
     row_.locator("summary").click()
     row_.locator("a.break").click()

@@ -1,4 +1,4 @@
-"""The numbered contract stands in the repository, and whoever cites it finds what they cite."""
+"""The numbered contract stands in the repository, and each citation leads to what it cites."""
 
 import re
 from collections.abc import Iterator

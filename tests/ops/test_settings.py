@@ -93,17 +93,17 @@ def test_a_bad_value_is_one_line_that_names_the_setting(
     [
         ({"DIBS_TEAM_KEY": "short"}, "DIBS_TEAM_KEY needs 20 characters"),
         ({"DIBS_TEAM_KEY": f"{SECRET},short"}, "DIBS_TEAM_KEY needs 20 characters"),
-        ({"DIBS_TEAM_KEY": SECRET, "DIBS_ADMIN_KEY": SECRET}, "stands in both"),
+        ({"DIBS_TEAM_KEY": SECRET, "DIBS_ADMIN_KEY": SECRET}, "have a key in common"),
         ({"DIBS_TEAM_KEY": "a" * 40}, "DIBS_TEAM_KEY is too easy to guess"),
         ({"DIBS_ADMIN_KEY": "abcabcabcabcabcabcabcabc"}, "DIBS_ADMIN_KEY is too easy to guess"),
-        ({"DIBS_TEAM_KEY": "schlüssel-für-das-ganze-team"}, "letters beyond ASCII"),
+        ({"DIBS_TEAM_KEY": "schlüssel-für-das-ganze-team"}, "characters beyond ASCII"),
         ({"DIBS_HOST": "0.0.0.0"}, "there is no DIBS_TEAM_KEY: set one"),
         ({"DIBS_HOST": "::"}, "or DIBS_OPEN=yes"),
         ({"DIBS_HOST": "0.0.0.0", "DIBS_ADMIN_KEY": SECRET}, "there is no DIBS_TEAM_KEY"),
         ({"DIBS_PUBLIC_URL": "https://dibs.example.com"}, "there is no DIBS_TEAM_KEY"),
         ({"DIBS_OPEN": "yes", "DIBS_TEAM_KEY": SECRET}, "choose one"),
-        ({"DIBS_READ": "open"}, "goes with a DIBS_TEAM_KEY"),
-        ({"DIBS_PROJECTS": "acme.web, *"}, "'*' is no project"),
+        ({"DIBS_READ": "open"}, "needs a DIBS_TEAM_KEY"),
+        ({"DIBS_PROJECTS": "acme.web, *"}, "'*' is not a project"),
         ({"DIBS_REPLICAS": "1"}, "name it with DIBS_REDIS_URL"),
         ({"DIBS_MEMORY": "1", "DIBS_REDIS_URL": "redis://h"}, "exclude each other"),
         ({"DIBS_DEFAULT_TTL": "5s"}, "between DIBS_MIN_TTL and DIBS_MAX_TTL"),
@@ -135,17 +135,17 @@ def test_a_setting_that_is_set_to_nothing_is_named_and_never_taken_for_unset(
     refused = serve(**{name: blank})
     assert refused.returncode == 2
     assert refused.stderr.count(name) == 1
-    assert f"{name} is set, but to nothing" in refused.stderr
+    assert f"{name} is set but empty" in refused.stderr
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("DIBS_TEAM_KEY", "holds no key"), ("DIBS_PROJECTS", "names no project")],
+    [("DIBS_TEAM_KEY", "has no key"), ("DIBS_PROJECTS", "names no project")],
 )
 def test_a_list_of_commas_is_an_empty_list_and_named(name: str, said: str) -> None:
     refused = serve(**{name: " , ,"})
     assert refused.returncode == 2
-    assert refused.stderr.startswith(f"dibs serve: {name}: is set, but {said}")
+    assert refused.stderr.startswith(f"dibs serve: {name}: is set but {said}")
 
 
 def test_an_open_service_says_so_when_it_starts_and_when_it_is_asked(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.ops.running import Running, new_session, until
 
 from dibs.api.fast_path import FastPath
 from dibs.api.observe import FAMILIES
-from dibs.api.turns import Holders, Pace, Turns, in_turn, lately
+from dibs.api.turns import Holders, Pace, Turns, in_turn, shared
 from dibs.door import Door
 from dibs.metrics import Metrics
 from dibs.responses import Reply
@@ -282,7 +282,7 @@ async def test_totals_are_added_up_once_for_all_who_ask_at_the_same_time_and_are
         made += 1
         await send({"type": "http.response.start", "status": made, "headers": []})
 
-    wrapped: Any = lately(app)
+    wrapped: Any = shared(app)
 
     async def asks() -> int:
         told: list[int] = []

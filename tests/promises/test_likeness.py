@@ -1,4 +1,4 @@
-"""Names that people take for one another are different tasks, and whoever claims is told."""
+"""Names that look alike are different tasks, and a session that claims one is told."""
 
 import pytest
 from tests.conftest import Desk

@@ -1,4 +1,4 @@
-"""What an act is: its place in the registry (dibs.acts), and one call of it."""
+"""The types of an act: its entry in the registry (dibs.acts), and one call of it."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""break: a person with an admin key ends somebody's claim, and names the fence they saw."""
+"""break: a person with an admin key ends another session's claim, naming the fence they saw."""
 
 from typing import Annotated, NamedTuple, assert_never
 
@@ -81,7 +81,7 @@ def answer(outcome: Outcome, request: BreakRequest) -> Reply:
 ACT = Act(
     name="break",
     path="break",
-    summary="A person ends somebody's claim; takes an admin key.",
+    summary="A person ends another session's claim; requires an admin key.",
     request=BreakRequest,
     success={200: ("Release",)},
     problems=("forbidden", "fence-required", "fence-moved"),

@@ -73,7 +73,9 @@ class ClaimRequest(Request):
                 fault(named[1], f"Give one of task, any_of, all_of; not {' and '.join(named)}.")
             ]
         if given.get("queue") in (True, "true", "1", 1) and "task" not in named:
-            return [fault("queue", "A queue is joined for one task: use it with task.")]
+            return [
+                fault("queue", "A queue belongs to one task: use queue with task, not with a list.")
+            ]
         return []
 
     @classmethod

@@ -1,4 +1,4 @@
-"""heartbeat: push back the deadline of one claim, or of all that the session has."""
+"""heartbeat: extend the deadline of one claim, or of all claims of the session."""
 
 from typing import Any, Literal, NamedTuple, assert_never
 
@@ -28,7 +28,7 @@ class HeartbeatRequest(Request):
     def also(cls, given: dict[str, Any]) -> Errors:
         """See Request."""
         if given.get("fence") is not None and given.get("task") is None:
-            return [fault("fence", "A fence belongs to one task: name the task, too.")]
+            return [fault("fence", "A fence belongs to one task: name the task as well.")]
         return []
 
     @classmethod
@@ -93,7 +93,7 @@ def answer(outcome: Outcome, request: HeartbeatRequest) -> Reply:
 ACT = Act(
     name="heartbeat",
     path="heartbeat",
-    summary="Extend one claim, or (without task) all that the session has.",
+    summary="Extend one claim, or (without task) all claims of the session.",
     request=HeartbeatRequest,
     success={200: ("Claim", "Claims")},
     problems=("bad-session", "not-holder", "lost"),

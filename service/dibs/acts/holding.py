@@ -1,4 +1,4 @@
-"""What the acts of those who hold something have in common."""
+"""Shared by the acts of holders: heartbeat and release."""
 
 from collections.abc import Sequence
 from typing import Any

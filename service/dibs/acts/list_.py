@@ -94,7 +94,7 @@ def _open_cursor(cursor: str) -> str:
     except ValueError:
         text = "?"
     if text and not _CURSOR.fullmatch(text):
-        raise Refused("This is not a cursor that a list gave; start without one.")
+        raise Refused("This cursor did not come from a list; start without one.")
     return text
 
 

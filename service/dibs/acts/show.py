@@ -1,4 +1,4 @@
-"""show: one task as it is now, and whether a fence is still its current one."""
+"""show: the state of one task, and whether a fence is its current one."""
 
 from typing import NamedTuple
 

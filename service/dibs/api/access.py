@@ -1,4 +1,4 @@
-"""Who may do what: the one place that decides it, before anything else is read or written."""
+"""Authorization and rate limits: decided here alone, before anything else is read or written."""
 
 import asyncio
 import hmac
@@ -133,8 +133,8 @@ class Access:
         if project and not self._serves(project):
             raise ProblemError(
                 "not-found",
-                f"This service has no project {project[:100]!r}: the person who runs it has named "
-                "its projects (DIBS_PROJECTS). Nothing was written.",
+                f"This service does not accept project {project[:100]!r}: its operator has listed "
+                "the accepted projects (DIBS_PROJECTS). Nothing was written.",
             )
         return project
 
@@ -187,8 +187,9 @@ class Access:
                 if not page:
                     return
                 raise _unauthorized(
-                    "The admin key is no login for pages, because a browser would send it "
-                    "unasked. Log in with the team key; an act on the board asks for the admin key."
+                    "The admin key is not a login for pages, because a browser would send it with "
+                    "every request. Log in with the team key; the board asks for the admin key to "
+                    "break a claim."
                 )
             refusal = self._tokens.refusal(given, project)
             if refusal == "":
@@ -215,11 +216,11 @@ class Access:
         if given is None or not _among(given, self._admin):
             raise ProblemError(
                 "forbidden",
-                "Breaking a claim takes an admin key. "
+                "Breaking a claim requires an admin key. "
                 + (
                     "Send it as `Authorization: Bearer <admin key>`."
                     if self._admin
-                    else "This service has none: the person who runs it can set DIBS_ADMIN_KEY."
+                    else "This service has none: its operator can set DIBS_ADMIN_KEY."
                 ),
             )
         return "" if fault_of_name(user) else user[:NAME_CHARS]
@@ -250,7 +251,7 @@ def too_often(whose: str, wait_s: float) -> ProblemError:
     retry_after = ceil(wait_s)
     return ProblemError(
         "rate-limited",
-        f"Too many requests of this {whose}. Ask again in {retry_after} s.",
+        f"Too many requests from this {whose}. Ask again in {retry_after} s.",
         retry_after=retry_after,
         whose=whose,
     )
@@ -279,8 +280,8 @@ def _refuse_secrets(query: bytes) -> None:
             [
                 {
                     "field": name.decode(),
-                    "message": "A URL carries no key and no session, because URLs are written "
-                    "down on the way: use the headers, and take this one for known to others.",
+                    "message": "Keys and sessions do not belong in a URL, because proxies log "
+                    "URLs. Send them in headers, and replace this one, which others may have seen.",
                 }
                 for name in sorted(found)
             ]

@@ -1,5 +1,5 @@
-"""What is ambiguous in a request is refused before anything is done: no reader may take it for
-something that another one, a proxy in front, does not see."""
+"""Refuses ambiguous requests before anything is done: dibs and a proxy in front must not read the
+same request in different ways."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +16,7 @@ def single(request: Iterable[Header]) -> None:
     """Refuse a header that decides and stands there twice: one reader would take the first, another
     the last."""
     if found := doubled(request):
-        message = "The header stands in the request twice. Send it once."
+        message = "The request has this header twice. Send it once."
         raise invalid([{"field": name, "message": message} for name in found])
 
 

@@ -1,4 +1,4 @@
-"""From whatever went wrong to a problem, in one place for every route."""
+"""Turns every exception into a problem, in one place for all routes."""
 
 import logging
 from typing import Any
@@ -40,14 +40,14 @@ def _problem(scope: Any, error: Exception) -> ProblemError:
     if isinstance(error, StoreDown):
         return _store_down(error)
     if isinstance(error, StoreFull):
-        return ProblemError("full", "The store is full. Tell whoever runs this service.")
+        return ProblemError("full", "The store is full. Tell the operator of this service.")
     if isinstance(error, OutOfBounds):
         return invalid([{"field": error.field, "message": str(error)}])
     if isinstance(error, TooMany):
         return ProblemError(
             "quota",
-            f"The {error.whose} has {error.limit} event streams, the most there may be. Read "
-            "pages of events (without Accept: text/event-stream), or try again later.",
+            f"The {error.whose} has reached its limit of {error.limit} event streams. Read pages "
+            "of events (without Accept: text/event-stream), or try again later.",
             retry_after=30,
             whose="streams",
             limit=error.limit,
@@ -60,8 +60,8 @@ def _problem(scope: Any, error: Exception) -> ProblemError:
 def _store_down(down: StoreDown) -> ProblemError:
     if isinstance(down, Unwilling):
         detail = (
-            "Until then nothing new is granted; heartbeats and releases go on. Nothing was "
-            "changed. Tell whoever runs this service."
+            "Until then new claims are refused; heartbeats and releases work. Nothing was changed. "
+            "Tell the operator of this service."
         )
         return ProblemError("unavailable", f"{down.reason} {detail}", retry_after=10)
     if isinstance(down, Damaged):
@@ -70,7 +70,7 @@ def _store_down(down: StoreDown) -> ProblemError:
         detail = messages.damaged(down.task) if down.task else down.reason
         return ProblemError("unavailable", detail, outcome=outcome, **facts)
     detail = (
-        "Whether the call took effect is unknown: make the same call again, it takes effect once."
+        "Whether the call took effect is unknown: repeat the same call; it takes effect once."
         if down.sent
         else "Nothing was changed, and no deadline passes meanwhile. Ask again in a second."
     )
@@ -95,11 +95,11 @@ def wrong_method(scope: Any) -> ProblemError:
 
 def _http(scope: Any, error: HTTPException) -> ProblemError:
     if isinstance(error, NotFoundException):
-        return ProblemError("not-found", "There is nothing at this path; /openapi.json lists them.")
+        return ProblemError("not-found", "This path does not exist; /openapi.json lists all paths.")
     if isinstance(error, MethodNotAllowedException):
         return wrong_method(scope)
     if error.status_code == 413:
-        return ProblemError("too-large", "The body is larger than this service takes.")
+        return ProblemError("too-large", "The body is larger than this service accepts.")
     if isinstance(error, ValidationException) or 400 <= error.status_code < 500:
         return invalid([{"field": "request", "message": f"{error.detail}."}])
     return _internal(scope, error)
@@ -109,8 +109,7 @@ def _internal(scope: Any, error: Exception) -> ProblemError:
     log.error("request_failed method=%s path=%s", scope["method"], scope["path"], exc_info=error)
     return ProblemError(
         "internal",
-        "The service made a mistake, and has written down which. Ask again: every call is "
-        "safe to repeat.",
+        "The service failed and logged the cause. Ask again: every call is safe to repeat.",
         outcome="unknown",
     )
 

@@ -1,8 +1,8 @@
 """The fast path of the POSTs under /v1: from the server's scope straight to the answer.
 
-The framework's routing, injection and validation cost 50 µs a call, as much as all the rest that
-is done here for a claim, and each layer around it some 4 (docs/performance.md). All that is not an
-act with POST goes to the framework. Acts begin a few at a time, those of holders first (turns.py).
+The framework's routing, injection and validation cost 50 µs a call, as much as the rest of a claim,
+and each layer around it some 4 (docs/performance.md). Everything but the acts with POST goes to the
+framework. Acts begin a few at a time, those of holders first (turns.py).
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Post:
         session = requests.session(self.header(b"dibs-session"))
         wrong: requests.Errors = []
         if self.query:
-            message = "A POST has no query: names and keys travel in the body and the headers."
+            message = "A POST takes no query: send fields in the body and keys in headers."
             wrong.append({"field": "query", "message": message})
         key = self.header(b"idempotency-key")
         if len(key) > REQUEST_CHARS or not (key.isascii() and (key.isprintable() or not key)):
@@ -136,11 +136,11 @@ async def _body(receive: Any, declared: int, most: int) -> bytes:
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ProblemError("invalid", "The request broke off before it was here.")
+            raise ProblemError("invalid", "The request ended before its body was complete.")
         body += message.get("body", b"")
         more = message.get("more_body", False) and len(body) <= most
     if declared > most or len(body) > most:
-        raise ProblemError("too-large", "The body is larger than this service takes.")
+        raise ProblemError("too-large", "The body is larger than this service accepts.")
     if len(body) != declared >= 0:
         raise edge.short(declared, len(body))
     return body

@@ -1,4 +1,4 @@
-"""Headers that answers carry beside their own: all of them, and those of acts."""
+"""Headers that every answer carries, and those that answers to acts carry."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""What is seen of each request from outside: its count, its time, a line when it was refused."""
+"""Telemetry of requests: a count, a duration, and a log line when one was refused."""
 
 import logging
 from time import perf_counter
@@ -17,7 +17,7 @@ log = logging.getLogger("dibs.api")
 
 CODES = tuple(problem.code for problem in TABLE)
 CODE = "dibs_code"
-"""Where in the scope the code of a problem is left by whoever answers it."""
+"""The key in the scope under which an answer leaves the code of its problem."""
 WHOSE = "dibs_whose"
 _V1 = "/v1/{project}/"
 _ROUTES = {

@@ -1,7 +1,7 @@
 """The description of the HTTP interface, made from the models and the table of problems.
 
-Made here and not by the framework, because every POST takes two kinds of body, and every answer
-that is no success is a problem.
+It is made here and not by the framework, because every POST takes two kinds of body, and every
+answer that is not a success is a problem.
 """
 
 from functools import cache

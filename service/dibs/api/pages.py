@@ -1,4 +1,4 @@
-"""What the service says of itself: health, problems, its own client and skill."""
+"""Pages about the service itself: health, problems, its client and skill."""
 
 from collections.abc import Callable
 from functools import cache
@@ -41,7 +41,7 @@ def _file(folder: str, name: str, url: str) -> responses.Reply:
     """Return a file of the client or the skill, with this service's URL filled in."""
     allowed = {path.name: path for path in shipped(folder).glob("*") if path.is_file()}
     if name not in allowed:
-        raise ProblemError("not-found", "There is no such file here.")
+        raise ProblemError("not-found", "This file does not exist.")
     content = allowed[name].read_bytes()
     if name not in PARTS:
         content = content.replace(URL, url.encode())
@@ -79,7 +79,7 @@ def handlers(
         """Explain a problem code: the page that `type` names."""
         found = BY_CODE.get(code)
         if found is None:
-            raise ProblemError("not-found", "There is no problem with this code.")
+            raise ProblemError("not-found", "No problem has this code.")
         text = f"{found.code} ({found.status}): {found.title}\n\n{found.about}\n"
         return responses.Reply(text.encode(), responses.TEXT)
 

@@ -1,6 +1,6 @@
-"""What is answered where no request is: the problems of a connection, made once.
+"""Answers to connections that sent no valid request: problems, built once.
 
-Statuses are those of HTTP for the case, so not all are the code's own in the table of problems.
+The statuses are HTTP's for the case, so some differ from the one in the table of problems.
 """
 
 from dataclasses import dataclass
@@ -51,14 +51,14 @@ REFUSALS = {
         "many",
         HTTPStatus.SERVICE_UNAVAILABLE,
         "unavailable",
-        "The service has as many connections as it takes (DIBS_MAX_CONNECTIONS). Ask again.",
+        "The service has reached its limit of connections (DIBS_MAX_CONNECTIONS). Ask again.",
         retry_after=1,
     ),
     "slow": _refusal(
         "slow",
         HTTPStatus.REQUEST_TIMEOUT,
         "invalid",
-        f"The request did not arrive whole within {REQUEST_S:.0f} s. Send it again.",
+        f"The request did not arrive completely within {REQUEST_S:.0f} s. Send it again.",
     ),
     "large": _refusal(
         "large",
@@ -70,26 +70,26 @@ REFUSALS = {
         "large",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "too-large",
-        "The body, or what a chunked body has beside it, is larger than this service takes.",
+        "The body, or the framing of a chunked body, is larger than this service accepts.",
     ),
     "malformed": _refusal(
         "malformed",
         HTTPStatus.BAD_REQUEST,
         "invalid",
-        "This is no request that HTTP/1.1 knows (RFC 9112).",
+        "This is not a valid HTTP/1.1 request (RFC 9112).",
     ),
     "host": _refusal(
         "malformed",
         HTTPStatus.BAD_REQUEST,
         "invalid",
-        "A request is HTTP/1.1 or HTTP/1.0, and HTTP/1.1 has one Host: a name or an address, and "
-        "a port up to 65535 if there is one.",
+        "A request is HTTP/1.1 or HTTP/1.0, and HTTP/1.1 has exactly one Host: a name or an "
+        "address, and optionally a port up to 65535.",
     ),
     "trailer": _refusal(
         "malformed",
         HTTPStatus.BAD_REQUEST,
         "invalid",
-        "A header that decides stands behind the body, as a trailer. Send it before the body.",
+        "A header that decides was sent after the body, as a trailer. Send it before the body.",
     ),
     "pipelined": Refusal("pipelined"),
     "quiet": Refusal("quiet"),

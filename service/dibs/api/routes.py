@@ -1,4 +1,4 @@
-"""What is read under /v1. Each handler parses, asks, and answers; fast_path.py has the POSTs."""
+"""The reads under /v1. Each handler parses, asks, and answers; fast_path.py has the POSTs."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any

@@ -1,15 +1,15 @@
-"""Answers made smaller with gzip, for those who say that they read it.
+"""Compresses answers with gzip, for callers that accept it.
 
-How well something is compressed tells of what is in it. Whoever can have a text of their choice put
-beside a secret, again and again, and sees how long the answers are, learns the secret though they
-are encrypted (BREACH, CVE-2013-3587). So these go out as they are:
+The size of compressed data depends on its content. A caller who can repeatedly put a text of their
+choice beside a secret, and sees the size of the answers, learns the secret although the answers are
+encrypted (BREACH, CVE-2013-3587). So these are sent uncompressed:
 
 - answers to POST, which never come here: they alone belong to a session;
 - pages that repeat what their URL says (a search, a holder, the task of a break);
 - what a browser asks for on behalf of another site's page, which could ask again and again.
 
-What is left holds no key and no session, and nothing that the one who asked chose. Streams go out
-as they are, too, so that nothing waits in a compressor.
+The remaining answers contain no key, no session and nothing that the caller chose. Streams are sent
+uncompressed as well, so that nothing waits in a compressor.
 """
 
 import asyncio

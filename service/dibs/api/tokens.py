@@ -1,7 +1,7 @@
-"""Project tokens: like a team key, for one project and until a day, and kept nowhere.
+"""Project tokens: a team key for one project, with an expiry, stored nowhere.
 
 A token is `dibs1.PROJECT.EXPIRY.MAC`: the project, seconds since 1970, and an HMAC-SHA256 of both
-under a key that is derived from an admin key. So whoever has an admin key makes them without
+under a key that is derived from an admin key. So a person with an admin key makes them without
 asking the service (`dibs token acme.web --for 90d`), and taking that key out ends them.
 """
 
@@ -38,10 +38,12 @@ class Tokens:
         if not any(hmac.compare_digest(mac.encode(), each.encode()) for each in macs):
             return None
         if expiry < time.time():
-            return f"The token for {named} has expired; a person with an admin key makes another."
+            return (
+                f"The token for {named} has expired; a person with an admin key can make another."
+            )
         if named != project:
             where = f"project {project}" if project else "this path"
-            return f"The token is for project {named} alone, not for {where}."
+            return f"The token is for project {named} only, not for {where}."
         return ""
 
 

@@ -1,10 +1,10 @@
-"""Requests take turns, so that no number of them keeps a holder waiting for long.
+"""Admission control: no number of requests keeps a holder waiting for long.
 
-A process has one thread: a heartbeat that comes in waits for what all requests that are under way
-do next. So acts begin a few at a time, those of sessions that are known to hold something first,
-and what comes in meanwhile is heard in between. Reads cost more: a few of them are under way at a
-time, and so many wait. Health is asked of the store a few times a second for everybody, and the
-totals are added up once for all who ask at the same time.
+A process has one thread, so a heartbeat waits for the next step of every request in progress.
+Therefore only a few acts start at a time, those of known holders first, and new requests are read
+in between. Reads cost more: only a few are in progress at a time, and a bounded number waits. The
+store is asked for its health a few times a second for everybody, and the totals are added up once
+for all callers at the same time.
 """
 
 import asyncio
@@ -95,8 +95,8 @@ class Turns:
         if not self._left:
             raise ProblemError(
                 "unavailable",
-                "Too many read from this service at the moment; what holds and claims goes on. "
-                "Ask again. Nothing was changed.",
+                "Too many clients read from this service at the moment; claims and heartbeats are "
+                "not affected. Nothing was changed. Ask again.",
                 retry_after=1,
             )
         self._left -= 1
@@ -115,7 +115,7 @@ def in_turn(app: ASGIApp) -> ASGIApp:
     turns = Turns(READS_AT_ONCE, READS_WAITING)
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
-        if scope["path"] in (*_HEALTH, _TOTALS):  # which many share: see `lately`
+        if scope["path"] in (*_HEALTH, _TOTALS):  # which many share: see `shared`
             await app(scope, receive, send)
             return
         try:
@@ -148,7 +148,7 @@ def _is_gone(receive: Any) -> bool:
     return bool(getattr(getattr(receive, "__self__", None), "disconnected", False))
 
 
-def lately(app: ASGIApp) -> ASGIApp:
+def shared(app: ASGIApp) -> ASGIApp:
     """Wrap `app`: who asks for health shares one answer with all who asked a moment ago, and who
     asks for the totals with all who ask now."""
     kept: dict[str, tuple[float, asyncio.Future[list[Any]]]] = {}
@@ -160,8 +160,8 @@ def lately(app: ASGIApp) -> ASGIApp:
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
         path, loop = scope["path"], asyncio.get_running_loop()
-        shared = path in (*_HEALTH, _TOTALS) and scope["method"] == "GET"
-        if not shared or scope["query_string"]:
+        common = path in (*_HEALTH, _TOTALS) and scope["method"] == "GET"
+        if not common or scope["query_string"]:
             await app(scope, receive, send)
             return
         asked, answer = kept.get(path, (0.0, None))

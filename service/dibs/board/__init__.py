@@ -1,1 +1,1 @@
-"""The board: claims as people see them, at first paint and from then on as they change."""
+"""The board: pages that show claims to people and follow their changes."""

@@ -1,4 +1,4 @@
-"""Breaking a claim, by a person: the page that says what it does, and what it asks for."""
+"""The page on which a person breaks a claim: what will happen, and what it asks for."""
 
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit

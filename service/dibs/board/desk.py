@@ -1,4 +1,4 @@
-"""What every page of the board is made with, and what the pages know of the service."""
+"""What all pages of the board share: templates, and facts about the service."""
 
 import gc
 from collections.abc import Callable, Mapping

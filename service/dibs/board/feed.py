@@ -1,4 +1,4 @@
-"""The boards of a process: what is known of each project, its pages, and who looks at them."""
+"""The live boards of a process: the state of each project, its pages, and their viewers."""
 
 import asyncio
 import contextlib
@@ -186,7 +186,7 @@ class Feed:
 
 
 class Feeds:
-    """The feeds of all projects that somebody looks at, or lately did."""
+    """The feeds of all projects that somebody looks at or recently looked at."""
 
     def __init__(self, claims: Claims) -> None:
         self._claims = claims

@@ -1,7 +1,7 @@
-"""What a process knows of one project's claims, read so that it costs the store and others little.
+"""A process's view of one project's claims, read at little cost to the store and to other callers.
 
-A reading of the whole project is shared by all who look, and made of small parts, so that nobody's
-claim waits behind a long one. What happens in between is read as it happens, task by task.
+All viewers share one reading of the project, which is made in small parts, so that no claim waits
+behind a long one. Changes in between are read as they happen, task by task.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from dibs.store.events import Reset, stream_id
 from dibs.store.store import Pulse, Store
 from dibs.words import Claim, Event, Free, Project, Task
 
-ROWS, DONE, LATELY = 2_000, 50, 40
+ROWS, DONE, RECENT = 2_000, 50, 40
 """As many claims that are not done, claims that are, and events a board knows of."""
 PART = 200
 """Claims that are read at once, and so the longest that a board holds up another call."""
@@ -76,7 +76,7 @@ class Known:
         self.rows: dict[Task, Row] = {}
         self.pulse = Pulse(0, 0, 0)
         self.counts: Counts = views.count((), self.pulse)
-        self.lately: deque[tuple[Event, Html]] = deque(maxlen=_TOLD)
+        self.recent: deque[tuple[Event, Html]] = deque(maxlen=_TOLD)
         """The last events, the newest first."""
         self.cut = 0
         """How many claims are shown, when there are more; else 0."""
@@ -121,7 +121,7 @@ class Known:
         self.cut = len(listed) if more else 0
         done, events, pulse = await asyncio.gather(
             list_.page(store, self.project, states=("done",), limit=DONE),
-            store.events.latest(self.project, LATELY),
+            store.events.latest(self.project, RECENT),
             store.pulse(self.project),
         )
         self._know(pulse)
@@ -186,9 +186,9 @@ class Known:
 
     def _happened(self, events: Sequence[Event]) -> None:
         """Take note of the events (oldest first) that are not known yet."""
-        last = self.lately[0][0].id if self.lately else ""
+        last = self.recent[0][0].id if self.recent else ""
         fresh = [event for event in events if newer(event.id, last)]
-        self.lately.extendleft((event, views.happening(event)) for event in fresh)
+        self.recent.extendleft((event, views.happening(event)) for event in fresh)
 
     def _count(self) -> None:
         self._orders.clear()
@@ -210,16 +210,16 @@ class Known:
 
     def since(self, event_id: str) -> list[tuple[Event, Html]]:
         """Return the events after `event_id`, oldest first."""
-        return [one for one in reversed(self.lately) if newer(one[0].id, event_id)]
+        return [one for one in reversed(self.recent) if newer(one[0].id, event_id)]
 
     def last_event(self) -> str:
         """Return the id of the last event, '' when there is none."""
-        return self.lately[0][0].id if self.lately else ""
+        return self.recent[0][0].id if self.recent else ""
 
-    def paint_lately(self) -> list[str]:
+    def paint_recent(self) -> list[str]:
         """Return the last events as elements, the newest first."""
         now = self.now_ms
-        return [spans.fill(html, now) for _, html in list(self.lately)[:LATELY]]
+        return [spans.fill(html, now) for _, html in list(self.recent)[:RECENT]]
 
 
 def newer(one: str, than: str) -> bool:

@@ -1,4 +1,4 @@
-"""All projects at a glance: read once for everybody who asks at about the same time."""
+"""The overview of all projects, read once for callers that ask at about the same time."""
 
 import asyncio
 from time import monotonic

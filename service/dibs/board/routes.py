@@ -1,4 +1,4 @@
-"""The board's pages: parse, ask, show. Everything works without scripts except that it is live."""
+"""The board's pages: parse, ask, show. Without scripts everything works but live updates."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -60,7 +60,7 @@ class Board(Controller):
 
     @get("/p/{project:str}/stream")
     async def stream(self, request: Req, project: str, desk: NamedDependency[Desk]) -> Stream:
-        """Tell what changes from the page, or from the last change heard of, on."""
+        """Tell what changes from the page, or from the last change it has, on."""
         name = in_project(project)
         address = network_of(request.scope)
         desk.streams.check(name, address)
@@ -159,7 +159,7 @@ def _shown(project: Project, snapshot: Snapshot, look: Look) -> dict[str, Any]:
         "total": snapshot.total,
         "cut": snapshot.cut,
         "holders": sorted(holders - {""}, key=str.lower),
-        "lately": Markup("\n".join(snapshot.lately)),  # noqa: S704 - rendered by a template
+        "recent": Markup("\n".join(snapshot.recent)),  # noqa: S704 - rendered by a template
         "filters": FILTERS,
         "marks": MARKS,
         "sorts": SORTS,

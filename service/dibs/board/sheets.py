@@ -1,7 +1,7 @@
-"""One page of a board, as those who look at it have it: what changed on it, to all of them at once.
+"""One page of a board, and its changes, sent to all its viewers at once.
 
-A change is rendered once and written as one server-sent event; each viewer is handed the same
-bytes. So the work goes with what happens, not with how many look.
+A change is rendered once and written as one server-sent event; each viewer gets the same bytes. So
+the work depends on the number of changes, not on the number of viewers.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from dibs.board import spans, views
-from dibs.board.known import LATELY, Known
+from dibs.board.known import RECENT, Known
 from dibs.board.spans import Html
 from dibs.board.views import EVERYTHING, SECTIONS, Counts, Look, Row
 from dibs.words import Event, Project, Task
@@ -81,7 +81,7 @@ class Snapshot:
     total: int
     """Rows of the whole board."""
     counts: Counts
-    lately: tuple[str, ...]
+    recent: tuple[str, ...]
     cut: int
     """How many claims are shown, when there are more; else 0."""
     holders: frozenset[str]
@@ -197,7 +197,7 @@ class Sheet:
             extent=extent,
             total=len(known.rows),
             counts=known.counts,
-            lately=tuple(known.paint_lately()),
+            recent=tuple(known.paint_recent()),
             cut=known.cut,
             holders=known.holders(rows),
         )
@@ -240,7 +240,7 @@ class Sheet:
             ],
             "clocks": clocks,
             "gone": gone,
-            "lately": [spans.fill(html, now) for _, html in fresh[-LATELY:]],
+            "lately": [spans.fill(html, now) for _, html in fresh[-RECENT:]],
             "counts": asdict(self._known.counts),
             "numbers": extent.numbers,
             "pages": pager(self._known.project, self.key, extent),

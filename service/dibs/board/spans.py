@@ -1,4 +1,4 @@
-"""Times that go on: HTML whose clocks are filled in when it is sent, and ticked by the browser.
+"""Running clocks in HTML: filled in when a page is sent, then updated by the browser.
 
 A template writes a clock as a kind and an instant. The text around the clocks is rendered once per
 change of a claim; the clocks are filled in at each paint. `span` has a twin in board.js.

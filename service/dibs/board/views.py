@@ -27,7 +27,7 @@ SECTIONS: dict[str, tuple[str, tuple[Kind, ...]]] = {
     "stuck": ("Stuck", ("stale", "lapsed")),
     "parked": ("Waiting for a person", ("parked",)),
     "working": ("Working now", ("working",)),
-    "done": ("Finished lately", ("done",)),
+    "done": ("Recently finished", ("done",)),
 }
 _SECTION = {kind: name for name, (_, kinds) in SECTIONS.items() for kind in kinds}
 _PLACE = {name: place for place, name in enumerate(SECTIONS)}
@@ -190,7 +190,7 @@ def break_path(claim: Claim) -> str:
 
 
 def happening(event: Event) -> Html:
-    """Render an event for the list of what happened lately."""
+    """Render an event for the list of recent events."""
     return spans.cut(EVENT.render(event=event, words=said(event)))
 
 

@@ -93,7 +93,7 @@ class LeaseClock:
 
     @property
     def taking_turns(self) -> bool:
-        """Say if several servers answered by turns lately, so that a failover goes unnoticed."""
+        """Say if several servers recently answered in turn, so that a failover goes unnoticed."""
         return time.monotonic() - self.turns_s < TURNS_S
 
     async def look(self) -> None:

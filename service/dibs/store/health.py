@@ -1,4 +1,4 @@
-"""How well the store keeps what it is told: asked of the store itself, never assumed."""
+"""Checks the durability of the store: asked of the store itself, never assumed."""
 
 import asyncio
 import re
@@ -96,7 +96,7 @@ def _of_the_log(info: Mapping[str, str], log: str, synced: str) -> list[str]:
     elif synced not in ("", "always"):
         reasons.append(f"appendfsync is {synced}, not always: a crash loses the last seconds.")
     if info.get("aof_last_write_status", "ok") != "ok":
-        reasons.append("The store could not write its append-only file lately.")
+        reasons.append("The store's last write to its append-only file failed.")
     return reasons
 
 
@@ -132,7 +132,7 @@ def _not_shown(seen: Shown, log: str, synced: str) -> list[str]:
     if not seen.policy:
         reasons.append(
             "The store does not show whether it evicts: set maxmemory-policy to noeviction, or a "
-            "full store may throw live claims away."
+            "full store may evict live claims."
         )
     if not log or not synced:
         reasons.append("The store does not show its configuration (CONFIG GET appendfsync).")

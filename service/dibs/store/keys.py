@@ -1,4 +1,4 @@
-"""How the keys of a project begin, and which format of data lies there."""
+"""The prefix of a project's keys, and the version of the data format."""
 
 from dibs.words import Project
 

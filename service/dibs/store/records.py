@@ -1,4 +1,4 @@
-"""From what the scripts answer to the words of dibs. Field names are those of lua/common.lua."""
+"""Decodes the replies of the scripts. Field names are those of lua/common.lua."""
 
 import json
 from collections.abc import Sequence

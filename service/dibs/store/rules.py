@@ -1,4 +1,4 @@
-"""The limits that the scripts decide by, in the unit that they use."""
+"""The limits that the scripts use, in their units."""
 
 import re
 from dataclasses import asdict, dataclass

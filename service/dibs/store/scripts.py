@@ -1,4 +1,4 @@
-"""The Lua scripts: each file with those that it includes, its arguments and rules filled in."""
+"""Loads the Lua scripts: each file with its includes, arguments and rules filled in."""
 
 import hashlib
 import re

@@ -1,7 +1,7 @@
-"""Asked once at start: can this store do what dibs asks of it, and may its user?
+"""Checks at start that the store supports every command dibs uses, and that its user may run them.
 
-Engines that speak Redis' protocol differ in what else they have of it, and users in their rights.
-What is missing is named before anybody claims, all of it at once.
+Servers that speak the Redis protocol differ in the commands they have, and users in their rights.
+Everything that is missing is named at once, before anybody claims.
 """
 
 import uuid

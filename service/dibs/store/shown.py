@@ -1,7 +1,7 @@
-"""What a server of the store shows of itself.
+"""The settings and state that a server of the store reports.
 
 Managed stores hide CONFIG, and users with few rights may be refused INFO as well. So each fact is
-taken from whatever shows it, and what nothing shows is '' here: not known, and never guessed.
+taken from any source that has it; a fact without a source is '' here: unknown, and never guessed.
 """
 
 import re

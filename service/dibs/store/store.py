@@ -1,4 +1,4 @@
-"""The store: which projects it has, whose sessions are whose, and how a script is run on it."""
+"""The store: runs scripts, and keeps the projects and the public names of sessions."""
 
 import hmac
 import itertools
@@ -220,7 +220,7 @@ class Store:
         await self.tally.flush(time_ms(self.clock.facts))
 
     async def projects(self) -> list[Project]:
-        """Return the projects that have (or lately had) claims, sorted."""
+        """Return the projects that have claims, or recently had some, sorted."""
         kept = max(self.rules.done_retention_ms, self.rules.retention_ms, self.rules.max_hold_ms)
         now_ms = time_ms(self.clock.facts)
         long_ago = str(now_ms - kept - _DAY_MS)
@@ -242,7 +242,7 @@ class Store:
         return "unsafe" if self.unsafe else "full" if self.room() else ""
 
     def knows(self, project: Project) -> bool:
-        """Say if the project was put into the index lately, by this process."""
+        """Say if the project was recently put into the index by this process."""
         return self._known.get(project, -_KNOWN_S) + _KNOWN_S > time.monotonic()
 
     async def make_known(self, project: Project, *, closed: bool) -> bool:
@@ -264,7 +264,7 @@ class Store:
         return True
 
     async def _settled(self, key: str, first: str) -> str:
-        """Return what stands at `key`; whoever comes first puts `first` there."""
+        """Return what stands at `key`; the first caller puts `first` there."""
         found = await self.link.command("GET", key)
         if found is None:  # only then write: a full store must not keep a service from starting
             await self.link.command("SET", key, first, "NX")

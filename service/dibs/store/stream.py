@@ -1,4 +1,4 @@
-"""A project's events as they happen: one blocking read per project and process, many listeners."""
+"""Broadcasts a project's events: one blocking read per project and process, many subscriptions."""
 
 import asyncio
 import contextlib

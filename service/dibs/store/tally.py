@@ -1,9 +1,9 @@
-"""How much double work did not happen: claims that were refused, counted once each.
+"""Counts collisions that were avoided: claims that were refused, each once.
 
-A session that polls a task for an hour avoided one collision, not hundreds. So what is counted is
-the pair of session and tenure, in one HyperLogLog per project and hour (exact while numbers are
-small, within a percent after). Counting waits in memory until the keeper's next tick: a refused
-claim stays as cheap as it was, and what a crash loses is a statistic.
+A session that polls a task for an hour avoided one collision, not hundreds. So pairs of session and
+tenure are counted, in one HyperLogLog per project and hour (exact while numbers are small, within a
+percent after). Counts wait in memory until the next tick of maintenance: a refused claim costs
+nothing more, and a crash loses only a statistic.
 """
 
 import contextlib

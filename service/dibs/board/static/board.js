@@ -149,7 +149,7 @@ function keepingFocus(change) {
 }
 
 function happened(html) {
-  const [item, list] = [element(html), $("#lately")];
+  const [item, list] = [element(html), $("#recent")];
   if (!$(`[data-event="${item.dataset.event}"]`, list)) list.prepend(item);
   if (list.children.length > 40) list.lastElementChild.remove();
   list.parentNode.hidden = false;
@@ -200,7 +200,7 @@ async function resync() {
     now: $("main", page).dataset.now,
     gone: [...rows.keys()].filter((task) => !fresh.has(task)),
     rows: [...fresh].map(([task, row]) => [task, row.parentNode.id, row.outerHTML]),
-    lately: all("#lately li", page).map((item) => item.outerHTML).reverse(),
+    lately: all("#recent li", page).map((item) => item.outerHTML).reverse(),
     counts: Object.fromEntries(counts), clocks: [], say: "", alerts: [],
     pages: $("[data-pages]", page).innerHTML, numbers: Object.fromEntries(numbers),
   });

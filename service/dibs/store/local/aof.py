@@ -1,6 +1,6 @@
-"""The private store's append-only log as files: which there are, and what they are made of.
+"""The files of the private store's append-only log, and their format.
 
-A log is a manifest and the files that it names: a base, written anew at each rewrite, and one or
+A log is a manifest and the files that it names: a base, replaced by each rewrite, and one or
 more that grew since. All hold commands as text (RESP), one after the other:
 
     *3 CRLF $3 CRLF SET CRLF $3 CRLF key CRLF $5 CRLF value CRLF

@@ -1,7 +1,7 @@
-"""Copies of a private store: `dibs backup FILE` while it runs or not, `dibs restore FILE`.
+"""`dibs backup FILE` and `dibs restore FILE`: copies of a private store, which may be running.
 
-What is copied is the append-only log. Its files only ever grow at the end, and a manifest names
-them: whoever opens all files that one manifest names has every claim that was acknowledged before.
+The append-only log is copied. Its files only grow at the end, and a manifest names them: a process
+that opens all files of one manifest has every claim that was acknowledged before.
 """
 
 import os

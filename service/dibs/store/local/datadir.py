@@ -1,4 +1,4 @@
-"""The data directory of the private store: ours, closed to others, and locked by one at a time.
+"""The data directory of the private store: private to its user, and locked by one process.
 
 `dibs.lock` is held by the process that started the store (the keeper) and says "taken".
 `store.lock` is inherited by the server, so it stays locked for as long as anything could still
@@ -153,7 +153,7 @@ def take_store_lock(directory: Path, socket_path: str, held: ExitStack) -> TextI
     lock = _open_lock(directory / "store.lock", held)
     if _locked(lock):
         return lock
-    # dibs.lock is ours, so whoever has this one inherited it from a keeper that is gone.
+    # dibs.lock is ours, so the process that has this one inherited it from a keeper that is gone.
     pid = _read_pid(lock)
     for end in (_ask_to_end, _kill_orphan):
         end(socket_path, lock, pid)

@@ -1,17 +1,17 @@
-"""The volume of the private store: when new claims stop, and what is kept back for bad days.
+"""The volume of the private store: when new claims stop, and the reserve of disk space.
 
-A store whose disk is full ends, because `appendfsync always` cannot go on without a place to write.
-Three things keep that away, each for when the one before was not enough:
+A store whose disk is full exits, because `appendfsync always` needs room to write. Three measures
+prevent that, each for the case that the one before was not enough:
 
-1. New claims stop while there is still room for those who hold some (`Limits`).
-2. The log is written anew, without what no longer counts.
-3. A reserve, a file of nothing, is let go of when the volume is full all the same, by somebody
-   else perhaps. A small part is for holders. The rest is as large as the log, so that the log can
-   always be written anew, by a running store or by a start, and what that gains is the next part
-   for holders.
+1. New claims stop while there is still room for holders (`Limits`).
+2. The log is rewritten, without what no longer counts.
+3. A reserve, an empty file, is freed when the volume is full all the same, perhaps because of
+   another program. A small part is for holders. The rest is as large as the log, so that the log
+   can always be rewritten, by a running store or by a start, and the space that this frees is the
+   next part for holders.
 
-Everything is asked of the file system at the moment, nothing is remembered: each process of a
-service sees the same, and so does the next start.
+Nothing is remembered; the file system is asked each time. So every process of a service sees the
+same, and so does the next start.
 """
 
 import os
@@ -264,7 +264,7 @@ def make_room(directory: Path, rewrite: Callable[[], None]) -> None:
         rewrite()
         _remove_leftovers(directory)
         volume = Volume.of(directory)
-    # Whoever filled the disk may take what is let go of here, and there may be a next start.
+    # The process that filled the disk may take what is freed here, and there may be another start.
     pool = volume.free + volume.reserve
     for_holders = min(volume.for_holders, max(2 * volume.too_low, pool // 4))
     with suppress(OSError):

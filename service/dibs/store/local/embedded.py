@@ -1,6 +1,6 @@
-"""The private Valkey that `dibs serve` starts when nobody names a store.
+"""The private Valkey that `dibs serve` starts when no store is configured.
 
-Everything lies in one directory that only we can enter: the append-only log, the socket, the
+Everything is in one directory that only its user can enter: the append-only log, the socket, the
 server's own log. Synchronous on purpose: it runs before the event loop does.
 """
 

@@ -1,9 +1,9 @@
-"""Cutting a damaged log to its last whole command; what is cut off is kept in files beside it.
+"""Cuts a damaged log after its last complete command; the part cut off is kept in files beside it.
 
-Two occasions. At a start, the end of the log may be missing or be zeros after a crash or a power
-loss: what was being written then was never acknowledged, so it is cut and the start goes on.
-Anything else is damage: what follows it was acknowledged, and only a person, by `dibs repair`,
-decides to go on without it.
+There are two cases. At a start, the end of the log may be missing or zeros after a crash or a power
+loss: that write was never acknowledged, so it is cut and the start continues. Anything else is
+damage: commands after it were acknowledged, and only a person, by `dibs repair`, decides to
+continue without them.
 """
 
 import os

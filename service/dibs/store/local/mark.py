@@ -1,9 +1,9 @@
-"""The mark beside the log: this directory has had claims, and this is the log that they are in.
+"""The mark beside the log: it says that this directory has had claims, and in which log.
 
-A log that is gone or empty looks like that of a first start. A store that began anew there would
-grant every held task once more, so the mark lies outside the log, and a start compares the two: the
-log must be there, the file that last grew must not be empty, and the store must hold the same
-name as the mark.
+A missing or empty log looks like that of a first start. A store that started without it would grant
+every held task once more, so the mark is kept outside the log, and a start compares the two: the
+log must exist, the file that last grew must not be empty, and the store must have the same name as
+the mark.
 """
 
 import json

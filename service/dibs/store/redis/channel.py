@@ -1,4 +1,4 @@
-"""Commands over a connection that is made when it is first needed, and again when it is lost."""
+"""Sends commands over a connection that opens on first use and reopens when it is lost."""
 
 import asyncio
 from collections import deque

@@ -1,8 +1,8 @@
 """A cluster as one link: each command goes to the primary that serves its key.
 
-redis-py's own cluster client retries up to sixteen times and follows ASK redirections. Ours must
-not: during a move of a slot one half of a project's keys is on either side, and a script that is
-sent after them would find tasks free that are held.
+redis-py's own cluster client retries up to sixteen times and follows ASK redirections. This one
+must not: while a slot moves, a project's keys are split between two servers, and a script that
+followed a redirection would find held tasks free.
 """
 
 import asyncio

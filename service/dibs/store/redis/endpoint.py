@@ -1,4 +1,4 @@
-"""Where one server of the store listens, and how a connection to it begins."""
+"""The address of one server of the store, and how a connection to it is set up."""
 
 import dataclasses
 import ssl

@@ -1,4 +1,4 @@
-"""What a failed command means to its caller, and whether it may have taken effect."""
+"""Classifies failed commands, and says whether one may have taken effect."""
 
 import asyncio
 import os

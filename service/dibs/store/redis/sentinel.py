@@ -1,4 +1,4 @@
-"""A primary that Sentinels name. One that they have replaced is left, even if it still answers."""
+"""The primary that Sentinels name. One that they have replaced is dropped, even if it answers."""
 
 import asyncio
 import logging

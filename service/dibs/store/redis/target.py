@@ -1,4 +1,4 @@
-"""Which store a URL names, and the links to it.
+"""Parses the URL of a store, and opens links to it.
 
     redis://user:password@host:6379/0               one server; rediss:// with TLS
     unix:///path/to/socket?db=0                     one server on this machine
@@ -6,7 +6,7 @@
     redis+cluster://user:password@n1:6379,n2:6379   any few of the cluster's nodes
 
 `rediss+sentinel` and `rediss+cluster` talk TLS. Options after `?` have the names of redis-py's URLs
-(endpoint.OPTIONS). Nothing here says a password.
+(endpoint.OPTIONS). No message here contains a password.
 """
 
 from dataclasses import dataclass, field

@@ -1,0 +1,80 @@
+"""The glossary names the words of dibs; pages, messages and code keep to them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GLOSSARY = ROOT / "docs/glossary.md"
+ROW = re.compile(r"^\| ([a-z -]+) \| ([^|]+) \| ([^|]+) \| `([\w./]+)` \|$", re.MULTILINE)
+GIVEN_UP = re.compile(
+    r"\bwho(so)?ever\b|(?<![\".])\blately\b(?![\":])|\bhea(rs|rd) of\b|\bmended\b|\bthereby\b"
+    r"|\bas (many|much|few|little|large) as (it |they |there )?(may|might)\b|\bas may be\b"
+    r"|\bnought\b|\ball told\b|\btill\b",
+    re.IGNORECASE,
+)
+"""Words that read like a riddle, or like another century. `lately` stays the name of a field that
+open pages of an older version read."""
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md", "SECURITY.md")),
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "skill").glob("*.md"),
+    *(ROOT / "service/dibs/board/templates").glob("*.html"),
+]
+SPEAKING = [
+    *(ROOT / "service/dibs").rglob("*.py"),
+    *(ROOT / "service/dibs/board/static").glob("*.js"),
+    *(ROOT / "client").glob("*.py"),
+]
+"""Files whose string literals reach people and agents."""
+
+
+def rows() -> list[tuple[str, str, str, str]]:
+    """Word, meaning, the field's term, where."""
+    return ROW.findall(GLOSSARY.read_text("utf-8"))
+
+
+def test_each_word_has_one_row_with_a_meaning_and_the_fields_term() -> None:
+    text = GLOSSARY.read_text("utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("| ") and "| word |" not in line]
+    assert len(rows()) == len(lines) >= 30
+    words = [word for word, *_ in rows()]
+    assert len(words) == len(set(words))
+    meanings = [meaning for _, meaning, *_ in rows()]
+    assert len(meanings) == len(set(meanings))
+
+
+@pytest.mark.parametrize(("word", "where"), [(row[0], row[3]) for row in rows()])
+def test_each_word_is_used_where_the_glossary_says(word: str, where: str) -> None:
+    text = (ROOT / where).read_text("utf-8").lower()
+    stem = {"hand-over window": "hand", "lease time": "lease", "private store": "private"}
+    assert stem.get(word, word) in text, f"{where} does not say {word}"
+
+
+def test_the_words_of_the_contract_mean_the_same_in_the_glossary() -> None:
+    contract = (ROOT / "docs/contract.md").read_text("utf-8")
+    section = contract.split("## Words")[1].split("## States")[0]
+    words = dict(re.findall(r"^\| ([a-z -]+) \| ([^|]+) \|", section, re.MULTILINE))
+    meanings = {word: meaning for word, meaning, *_ in rows()}
+    del words["word"]
+    assert words.items() <= meanings.items()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_pages_are_written_in_plain_words(page: Path) -> None:
+    text = re.sub(r"\{[{%#].*?[}%#]\}|`[^`\n]*`|<[^>]*>", "", page.read_text("utf-8"))
+    found = [match[0] for match in GIVEN_UP.finditer(" ".join(text.split()))]
+    assert found == []
+
+
+@pytest.mark.parametrize("source", SPEAKING, ids=lambda path: path.name)
+def test_messages_docstrings_and_comments_are_written_in_plain_words(source: Path) -> None:
+    text = re.sub(r'"\s*\n\s*f?"|\n\s*(#|//)? ?', " ", source.read_text("utf-8"))
+    found = [match[0] for match in GIVEN_UP.finditer(text)]
+    assert found == []
+
+
+def test_a_word_that_was_given_up_is_found() -> None:
+    for text in ("Whoever reads", "happened lately", "as many as may be", "as much as they may"):
+        assert GIVEN_UP.search(text)
