@@ -1,5 +1,6 @@
 """Rate limits that one process keeps in memory: for calls that write nothing to the store, or whose
-count may be lost with the process. Each process has its own, so N processes allow N times as much."""
+count may be lost with the process. Each process has its own, so N processes allow N times as much.
+"""
 
 from collections import OrderedDict
 

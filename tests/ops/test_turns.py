@@ -302,7 +302,7 @@ async def test_turns_are_given_back_by_who_gives_up() -> None:
     await turns.take()
     waits = asyncio.create_task(turns.take())
     await asyncio.sleep(0)
-    with pytest.raises(Exception, match="Too many read"):
+    with pytest.raises(Exception, match="Too many clients read"):
         await turns.take()
     waits.cancel()
     await asyncio.gather(waits, return_exceptions=True)
