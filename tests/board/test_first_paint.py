@@ -38,7 +38,7 @@ def test_without_scripts_the_summary_and_what_happened_are_there(team: Team, boa
     told = {name: counts[name] for name in ("held", "parked", "stale", "waiting", "done")}
     assert told == {"held": "2", "parked": "1", "stale": "0", "waiting": "1", "done": "1"}
     assert "dan finished T-3" in page.locator("#recent").inner_text()
-    assert "Reload for news" in page.locator("#link").inner_text()
+    assert "Reload to update" in page.locator("#link").inner_text()
 
 
 def test_a_row_says_what_other_task_its_name_looks_like(team: Team, board: Open) -> None:

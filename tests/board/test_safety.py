@@ -171,7 +171,7 @@ def test_without_the_team_key_a_person_gets_a_page_and_its_style(service: Runnin
         status, text, headers = keyed.ask("GET", "/")
         assert status == 401
         assert headers["content-type"] == "text/html; charset=utf-8"
-        assert "This service has a team key" in text
+        assert "The team key is missing or wrong" in text
         style = text.split('rel="stylesheet" href="')[1].split('"')[0]
         assert keyed.ask("GET", style)[0] == 200
         assert keyed.ask("GET", "/p/a.b/stream")[0] == 401

@@ -142,7 +142,7 @@ def test_the_admin_key_is_no_login_for_pages(service: Running) -> None:
     for path in ("/", "/p/acme.web"):
         status, text, headers = service.ask("GET", path, **basic(ADMIN))
         assert status == 401
-        assert "no login for pages" in text
+        assert "not a login for pages" in text
         assert headers["www-authenticate"].startswith("Basic")
     assert service.ask("GET", "/v1/acme.web/claims", **bearer(ADMIN))[0] == 200
 
