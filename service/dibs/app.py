@@ -50,7 +50,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Service"]:
-        """Open the store and keep its clock. Raises StoreDown or Unfit."""
+        """Open the store and keep its clock. Raises StoreDown or UnsupportedStore."""
         await self.store.open()
         try:
             async with keeping(self.keeper):

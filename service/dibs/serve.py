@@ -22,7 +22,7 @@ from dibs.store.local import disk, mark, memory
 from dibs.store.local.embedded import EmbeddedStore, StoreKilled, StoreUnavailable
 from dibs.store.redis.failures import Moved, StoreDown, StoreFull, said
 from dibs.store.redis.target import parse
-from dibs.store.store import Unfit
+from dibs.store.store import UnsupportedStore
 
 log = logging.getLogger("dibs.serve")
 
@@ -192,7 +192,7 @@ def loops() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return None
 
 
-REFUSALS = (StoreDown, StoreFull, Unfit, StoreUnavailable, RedisError)
+REFUSALS = (StoreDown, StoreFull, UnsupportedStore, StoreUnavailable, RedisError)
 """Why the service cannot be, or not any more."""
 
 

@@ -90,7 +90,7 @@ async def serve(
     ready: Callable[[Server], Awaitable[None]],
 ) -> None:
     """Serve until a signal. `ready` hears the server once all is there to answer. Raises
-    StoreDown or Unfit."""
+    StoreDown or UnsupportedStore."""
     seats = Seats(settings.max_connections)
     door = Door(listener, seats)
     server = Server(config(settings, service, seats, door), service)

@@ -13,7 +13,7 @@ from dibs import outcomes as o
 from dibs.store import Rules, Store, StoreDown
 from dibs.store.redis.link import PipelineLink
 from dibs.store.shown import may_evict_claims
-from dibs.store.store import Unfit
+from dibs.store.store import UnsupportedStore
 from dibs.words import Project, Task
 
 FREE = Rules(rate_per_session=0, rate_per_project=0, claims_per_session=2_000)
@@ -44,7 +44,7 @@ async def test_a_store_that_evicts_any_key_is_refused_though_it_hides_its_config
 ):
     with serving(kind, tmp_path, *SMALL, f"maxmemory-policy {policy}", NO_CONFIG) as server:
         async with at(server.url) as store:
-            with pytest.raises(Unfit, match=f"{policy}.*noeviction"):
+            with pytest.raises(UnsupportedStore, match=f"{policy}.*noeviction"):
                 await store.open()
 
 
@@ -56,7 +56,7 @@ async def test_a_store_that_evicts_any_key_is_refused_whatever_its_user_may_see(
     user = f"user dibs on >password ~dibs:* &* +@all {rights}"
     with serving(kind, tmp_path, *SMALL, EVICTING, user) as server:
         async with at(server.url_of("dibs", "password")) as store:
-            with pytest.raises(Unfit, match="noeviction"):
+            with pytest.raises(UnsupportedStore, match="noeviction"):
                 await store.open()
 
 
@@ -64,7 +64,7 @@ async def test_a_store_that_evicts_any_key_is_refused_whatever_its_user_may_see(
 async def test_a_policy_is_refused_before_a_limit_makes_it_evict(kind: str, tmp_path: Path):
     with serving(kind, tmp_path, "maxmemory 0", EVICTING) as server:
         async with at(server.url) as store:
-            with pytest.raises(Unfit, match="noeviction"):
+            with pytest.raises(UnsupportedStore, match="noeviction"):
                 await store.open()
 
 

@@ -21,7 +21,7 @@ from dibs.store.local.embedded import EmbeddedStore
 from dibs.store.redis.failures import ErrorReply, Withheld, failure
 from dibs.store.redis.link import PipelineLink
 from dibs.store.scripts import Script
-from dibs.store.store import Unfit
+from dibs.store.store import UnsupportedStore
 
 FREE = Rules(rate_per_session=0, rate_per_project=0)
 ON_LINE_9 = "script: 88c923858e73954cede057e8a25f614a3552b177, on @user_script:9."
@@ -326,7 +326,7 @@ async def test_a_store_that_would_throw_claims_away_is_refused(tmp_path):
     try:
         await link.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         await link.command("CONFIG", "SET", "maxmemory", "100mb")
-        with pytest.raises(Unfit, match="noeviction"):
+        with pytest.raises(UnsupportedStore, match="noeviction"):
             await Store(link, FREE).open()
     finally:
         await link.close()
@@ -400,7 +400,7 @@ async def test_data_of_a_newer_dibs_is_refused_with_a_sentence(tmp_path):
     link = PipelineLink.to(embedded.url)
     try:
         await link.command("SET", "dibs:format", "99")
-        with pytest.raises(Unfit, match="format 99"):
+        with pytest.raises(UnsupportedStore, match="format 99"):
             await Store(link, FREE).open()
     finally:
         await link.close()

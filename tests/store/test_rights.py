@@ -14,7 +14,7 @@ from tests.tools.servers import KINDS, Server, serving
 from dibs import outcomes as o
 from dibs.store import Rules, Store, StoreDown
 from dibs.store.redis.link import PipelineLink
-from dibs.store.store import Unfit
+from dibs.store.store import UnsupportedStore
 from dibs.words import Project, Task
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +95,7 @@ async def test_a_right_that_is_missing_is_named_at_start_in_one_line(
     words.remove(f"+{command}")
     with serving(kind, tmp_path, config(" ".join(words))) as server:
         async with as_user(server) as store:
-            with pytest.raises((Unfit, StoreDown)) as refused:
+            with pytest.raises((UnsupportedStore, StoreDown)) as refused:
                 await store.open()
             line = str(refused.value)
             assert re.search(rf"\b{command.replace('|', ' ').upper()}\b", line), line
@@ -108,7 +108,7 @@ async def test_all_that_is_missing_is_named_together(kind: str, tmp_path: Path):
     words = [word for word in documented().split() if word not in ("+time", "+pfadd", "+xread")]
     with serving(kind, tmp_path, config(" ".join(words))) as server:
         async with as_user(server) as store:
-            with pytest.raises(Unfit, match="no right to TIME, PFADD, XREAD: docs"):
+            with pytest.raises(UnsupportedStore, match="no right to TIME, PFADD, XREAD: docs"):
                 await store.open()
 
 
@@ -173,7 +173,7 @@ async def test_a_user_who_may_not_see_the_configuration_can_start_and_is_told_wh
 async def test_keys_that_are_out_of_reach_are_named(kind: str, tmp_path: Path):
     with serving(kind, tmp_path, config("~others:* &* +@all")) as server:
         async with as_user(server) as store:
-            with pytest.raises((Unfit, StoreDown), match="keys that begin with dibs:"):
+            with pytest.raises((UnsupportedStore, StoreDown), match="keys that begin with dibs:"):
                 await store.open()
 
 

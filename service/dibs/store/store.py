@@ -46,7 +46,7 @@ _KNOWN_S = 600.0
 """How long a process trusts that the index of projects has one it claimed in."""
 
 
-class Unfit(Exception):
+class UnsupportedStore(Exception):
     """The store cannot be used as it is; the message is a sentence that says why."""
 
 
@@ -111,29 +111,29 @@ class Store:
     async def open(self) -> None:
         """Check the store and its data's format, fetch the secret for refs, look at the clock.
 
-        Raises StoreDown, or Unfit.
+        Raises StoreDown, or UnsupportedStore.
         """
         await self.clock.look()
         if refusal := shown.unfit(self.clock.shown) or await selftest.lacks(self.link):
-            raise Unfit(refusal)
+            raise UnsupportedStore(refusal)
         await self._identify()
         await self.tick()
 
     async def _identify(self) -> None:
         """Check that the data is of our format, and hash sessions as every service on it does.
 
-        Raises StoreDown, or Unfit.
+        Raises StoreDown, or UnsupportedStore.
         """
         found = await self._settled("dibs:format", FORMAT)
         if found != FORMAT:
-            raise Unfit(
+            raise UnsupportedStore(
                 f"The store holds data of format {found}; this dibs reads format {FORMAT}. "
                 "Run the version of dibs that wrote it, or give this one a store of its own."
             )
         ours = self._secret.hex() or secrets.token_hex(32)
         kept = await self._settled("dibs:secret", ours)
         if not _SECRET.fullmatch(kept):
-            raise Unfit(
+            raise UnsupportedStore(
                 "The store's dibs:secret is damaged, so that no session can be told from another. "
                 "Delete that key while a dibs runs, which puts its own back; or restore a backup."
             )
@@ -172,7 +172,7 @@ class Store:
         self._ticked_s = time.monotonic()
         try:
             await self._identify()  # it may be another store's data by now, or a newer version's
-        except Unfit as unfit:
+        except UnsupportedStore as unfit:
             self.clock.stale = True
             raise StoreDown(str(unfit), sent=False) from None
         if why:
