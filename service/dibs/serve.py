@@ -20,7 +20,7 @@ from dibs import __version__, logs
 from dibs.settings import BACKLOG, Settings
 from dibs.store.local import disk, mark, memory
 from dibs.store.local.embedded import EmbeddedStore, StoreKilled, StoreUnavailable
-from dibs.store.redis.failures import Moved, StoreDown, StoreFull, said
+from dibs.store.redis.failures import SlotMoved, StoreDown, StoreFull, said
 from dibs.store.redis.target import parse
 from dibs.store.store import UnsupportedStore
 
@@ -201,7 +201,7 @@ def why_not(refusal: Exception, store: str) -> str:
     match refusal:
         case StoreUnavailable():
             return str(refusal)
-        case Moved():
+        case SlotMoved():
             why = "The store is a cluster: its URL begins with redis+cluster://."
         case StoreFull():
             why = "The store is full and has no room for the first keys of dibs."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dibs.store.redis.failures import Moved, Moving, StoreDown, Unwilling
+from dibs.store.redis.failures import Moving, SlotMoved, StoreDown, Unwilling
 from dibs.store.redis.link import ClientLink, Link
 from dibs.store.shown import Shown, config_of, info_of, look, number, unsafe
 
@@ -160,7 +160,7 @@ async def _check_writes(server: Link) -> None:
     for tried in range(_KEYS_TRIED):
         try:
             await server.command("DEL", f"dibs:{{ready-{tried}}}:nothing")
-        except (Moved, Moving):
+        except (SlotMoved, Moving):
             continue
         return
 

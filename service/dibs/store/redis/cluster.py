@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 from dibs.store.redis.blocking import key_of
 from dibs.store.redis.connection import Observe
 from dibs.store.redis.endpoint import Endpoint
-from dibs.store.redis.failures import Moved, StoreDown
+from dibs.store.redis.failures import SlotMoved, StoreDown
 from dibs.store.redis.link import Link, PipelineLink
 
 log = logging.getLogger("dibs.store")
@@ -69,7 +69,7 @@ class ClusterLink:
                 return await run(link)
             except StoreDown as down:
                 self._stale = True
-                if last or not isinstance(down, Moved):
+                if last or not isinstance(down, SlotMoved):
                     raise
         raise AssertionError  # the second round returns or raises
 

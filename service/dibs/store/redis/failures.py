@@ -77,7 +77,7 @@ class StoreDown(Exception):
         self.sent = sent
 
 
-class Moved(StoreDown):
+class SlotMoved(StoreDown):
     """Another node of the cluster serves this key now."""
 
 
@@ -148,7 +148,7 @@ def code_of(error: Exception) -> str:
 def failure(error: Exception, *, sent: bool) -> Exception:
     """Return what a failed command means to the caller.
 
-    StoreDown, StoreFull or Moved where the store is at fault, NoScriptError where it has to be
+    StoreDown, StoreFull or SlotMoved where the store is at fault, NoScriptError where it has to be
     given the script, else `error` itself: a defect of ours, or a refusal that the caller expects.
     """
     if isinstance(error, NoScriptError | StoreDown | StoreFull):
@@ -194,7 +194,7 @@ def _refused(error: RedisError) -> Exception:
     """Return what an error reply means; next to always, that nothing was changed."""
     code, text = code_of(error), str(error)
     if isinstance(error, MovedError) or code == "MOVED":
-        return Moved("The store serves this project elsewhere now.", sent=False)
+        return SlotMoved("The store serves this project elsewhere now.", sent=False)
     if isinstance(error, AskError) or code == "ASK":
         # Never followed: half of the project's keys are here and half there, so that a script
         # there would find tasks free that are held.
