@@ -106,14 +106,14 @@ class Desk:
     async def refused(self, who: Session, task: str, **wish: Any) -> o.Refusal:
         """Claim as `who`, who must not get it."""
         outcome = await self.claim(who, task, **wish)
-        assert isinstance(outcome, o.Contended), outcome
+        assert isinstance(outcome, o.Conflict), outcome
         return outcome.refusals[0]
 
     async def refused_or_full(self, who: Session, task: str) -> str:
         """Claim as `who`, who must not get it; say why."""
         outcome = await self.claim(who, task)
-        assert isinstance(outcome, o.Contended | o.NoRoom), outcome
-        return "refused" if isinstance(outcome, o.Contended) else "full"
+        assert isinstance(outcome, o.Conflict | o.NoRoom), outcome
+        return "refused" if isinstance(outcome, o.Conflict) else "full"
 
     async def beat(self, who: Session, task: str | None = None, fence: int | None = None, **k: Any):
         """Heartbeat as `who`."""

@@ -41,7 +41,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Contended(Negative):
+class Conflict(Negative):
     """Nothing was granted."""
 
     refusals: tuple[Refusal, ...]

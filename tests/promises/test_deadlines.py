@@ -41,7 +41,7 @@ async def test_a_heartbeat_revives_a_lapsed_claim_that_nobody_took(desk: Desk):
     [claim] = (await desk.beat(desk.ann)).claims
     assert (claim.state, claim.fence, claim.expires_in) == ("held", held.fence, 60)
     assert await desk.events() == ["claimed T-1", "lapsed T-1", "revived T-1"]
-    assert isinstance(await desk.claim(desk.bob, "T-1"), o.Contended)
+    assert isinstance(await desk.claim(desk.bob, "T-1"), o.Conflict)
 
 
 async def test_a_heartbeat_never_shortens_a_deadline(desk: Desk):

@@ -185,7 +185,7 @@ async def test_a_service_that_has_no_room_grants_nothing_new_while_holders_go_on
     refused = await desk.claim(desk.bob, "T-2")
     assert (type(refused), refused.why) == (o.NoRoom, "The disk is nearly full.")
     assert isinstance(await desk.claim(desk.bob, "T-1", queue=True), o.NoRoom)
-    assert isinstance(await desk.claim(desk.bob, "T-1"), o.Contended), "nothing grows by it"
+    assert isinstance(await desk.claim(desk.bob, "T-1"), o.Conflict), "nothing grows by it"
     assert (await desk.granted(desk.ann, "T-1")).fence == held.fence
     assert isinstance(await desk.claim(desk.ann, "T-1", "T-2", mode="all"), o.NoRoom)
     assert isinstance(await desk.claim(desk.ann, "T-2", "T-1", mode="any"), o.Granted)
@@ -235,7 +235,7 @@ async def test_a_full_store_refuses_new_claims_while_holders_go_on(cramped: Desk
     await cramped.store.link.command("CONFIG", "SET", "maxmemory", "1")
     assert isinstance(await cramped.claim(cramped.bob, "T-9"), o.NoRoom)
     refused = await cramped.claim(cramped.bob, "T-1")
-    assert isinstance(refused, o.Contended), "who holds it can still be told"
+    assert isinstance(refused, o.Conflict), "who holds it can still be told"
     assert isinstance(await cramped.claim(cramped.bob, "T-1", queue=True), o.NoRoom)
     assert isinstance(await cramped.claim(cramped.ann, "T-1"), o.Granted)
     outcome = await cramped.beat(cramped.ann, "T-1", held.fence, state="parked", note="x" * 900)

@@ -154,7 +154,7 @@ async def test_a_no_after_an_unanswered_try_says_that_it_may_have_been_a_yes(cou
 
     counter.meanwhile()
     refused = await desk.claim(desk.ann, "taken")
-    assert (type(refused), refused.unsure) == (o.Contended, True)
+    assert (type(refused), refused.unsure) == (o.Conflict, True)
     counter.meanwhile()
     moved = await desk.break_("taken", held.fence)
     assert (type(moved), moved.unsure) == (o.Moved, True)

@@ -13,7 +13,7 @@ async def test_one_of_fifty_racing_sessions_gets_the_task(desk: Desk):
     winners = [one for one in outcomes if isinstance(one, o.Granted)]
     assert len(winners) == 1
     fence = winners[0].claims[0].fence
-    for loser in (one for one in outcomes if isinstance(one, o.Contended)):
+    for loser in (one for one in outcomes if isinstance(one, o.Conflict)):
         [refusal] = loser.refusals
         assert (refusal.verdict, refusal.claim.fence) == ("held", fence)
         assert refusal.claim.holder.label == "racer"
@@ -71,4 +71,4 @@ async def test_two_callers_of_all_of_never_share_the_tasks(desk: Desk):
         outcomes = await asyncio.gather(
             desk.claim(ann, *tasks[0], mode="all"), desk.claim(bob, *tasks[1], mode="all")
         )
-        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Contended", "Granted"]
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Conflict", "Granted"]

@@ -22,7 +22,7 @@ async def test_a_freed_task_is_kept_for_the_head_of_its_queue(desk: Desk):
     refusal = await desk.refused(desk.cat, "T-1", queue=True)
     assert (refusal.verdict, refusal.claim.state) == ("turn", "free")
     assert 1 <= refusal.retry_after_s <= 60
-    assert isinstance(await desk.claim(desk.ann, "T-1"), o.Contended)
+    assert isinstance(await desk.claim(desk.ann, "T-1"), o.Conflict)
     await desk.granted(desk.bob, "T-1", queue=True)
     assert (await desk.refused(desk.cat, "T-1", queue=True)).position == 1
 
@@ -56,7 +56,7 @@ async def test_who_lets_the_window_pass_makes_room_for_the_next_and_nobody_starv
     await desk.refused(desk.cat, "T-1", queue=True)
     await desk.release(desk.ann, "T-1")
     await desk.pass_time(61)
-    assert isinstance(await desk.claim(desk.ann, "T-1"), o.Contended)
+    assert isinstance(await desk.claim(desk.ann, "T-1"), o.Conflict)
     assert (await desk.granted(desk.cat, "T-1", queue=True)).holder.label == "cat"
 
 
@@ -126,7 +126,7 @@ async def test_a_waiting_claim_is_answered_when_its_time_is_over(claims: Claims,
     ann, bob = new_session(), new_session()
     await acting.claim(store, "times.out", ann, ["T-1"])
     outcome = await claim.run(claims, Call("times.out", acting.asked(["T-1"], wait=1), bob))
-    assert isinstance(outcome, o.Contended)
+    assert isinstance(outcome, o.Conflict)
 
 
 async def test_a_waiting_claim_is_answered_at_once_when_the_service_stops(
@@ -139,7 +139,7 @@ async def test_a_waiting_claim_is_answered_at_once_when_the_service_stops(
     while not (await acting.show(store, "stops", "T-1")).waiters:
         await asyncio.sleep(0.01)
     claims.hub.end()
-    assert isinstance(await asyncio.wait_for(waiting, 2), o.Contended)
+    assert isinstance(await asyncio.wait_for(waiting, 2), o.Conflict)
 
 
 def test_the_bounds_of_claims_are_those_of_the_wire():
@@ -153,10 +153,10 @@ async def test_a_refusal_of_several_tasks_counts_who_waits_for_each_and_tells_th
     await desk.granted(desk.ann, "T-1")
     await desk.granted(desk.ann, "T-2")
     for who in (desk.bob, desk.cat):
-        assert isinstance(await desk.claim(who, "T-1", queue=True), o.Contended)
+        assert isinstance(await desk.claim(who, "T-1", queue=True), o.Conflict)
     for who, places in ((desk.bob, [1, None]), (desk.cat, [2, None])):
         for mode in ("any", "all"):
             refused = await desk.claim(who, "T-1", "T-2", mode=mode)
-            assert isinstance(refused, o.Contended)
+            assert isinstance(refused, o.Conflict)
             assert [one.position for one in refused.refusals] == places
             assert [one.claim.waiters for one in refused.refusals] == [2, 0]

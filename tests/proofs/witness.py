@@ -230,7 +230,7 @@ def said(outcome: object) -> tuple[str, Any, list[Any]]:
     match outcome:
         case o.Granted(claims, new):
             return "granted", (new, _all(claims)), lost
-        case o.Contended(refusals):
+        case o.Conflict(refusals):
             return "refused", [_refusal(refusal) for refusal in refusals], lost
         case o.OverQuota(whose):
             return "quota", whose, lost

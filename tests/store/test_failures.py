@@ -422,7 +422,7 @@ async def test_a_restarted_store_gives_every_live_claim_one_more_ttl(tmp_path):
         after = await acting.show(store, "restart", "T-1")
         assert after.expires_in == 60
         assert after.fence == before.fence
-        assert isinstance(await acting.claim(store, "restart", bob, ["T-1"]), o.Contended)
+        assert isinstance(await acting.claim(store, "restart", bob, ["T-1"]), o.Conflict)
         grown = await acting.claim(store, "restart", bob, ["T-2"])
         assert grown.claims[0].fence > before.fence
     finally:

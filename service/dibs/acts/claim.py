@@ -44,7 +44,7 @@ _NO_USE = ("claimed", "queued", "parked", "resumed", "revived")
 """Events after which a task that was not free is still not free."""
 _CODES = {"held": "held", "turn": "held", "cooling": "cooling", "done": "done"}
 
-Outcome = o.Granted | o.Contended | o.OverQuota | o.NoRoom | o.RateLimited
+Outcome = o.Granted | o.Conflict | o.OverQuota | o.NoRoom | o.RateLimited
 
 
 class ClaimRequest(Request):
@@ -141,7 +141,7 @@ async def _wait(claims: Claims, call: Call[ClaimRequest]) -> Outcome:
         while True:
             outcome = await take(claims.store, call)
             left_s = until - asyncio.get_running_loop().time()
-            if not isinstance(outcome, o.Contended) or left_s <= 0 or claims.hub.ended:
+            if not isinstance(outcome, o.Conflict) or left_s <= 0 or claims.hub.ended:
                 return outcome
             waits = [r.retry_after_s for r in outcome.refusals if r.retry_after_s]
             if not waits:
@@ -209,7 +209,7 @@ def _outcome(store: Store, project: Project, tag: str, read: Reader, rest: list[
             refusals = tuple(read.refusal(*refusal) for refusal in rest[1:])
             for refusal in refusals:
                 store.tally.avoided(project, read.session, refusal.claim)
-            return o.Contended(refusals, lost, unsure=read.unsure)
+            return o.Conflict(refusals, lost, unsure=read.unsure)
         case "full":
             return o.NoRoom(lost, store.room(), unsure=read.unsure)
         case _:
@@ -247,7 +247,7 @@ def answer(outcome: Outcome, request: ClaimRequest) -> Reply:
                 ordered = sorted(claims, key=lambda claim: request.tasks.index(claim.task))
                 return responses.ok({"claims": ordered}, lost, status)
             return responses.ok(claims[0], lost, status)
-        case o.Contended():
+        case o.Conflict():
             raise _contended(outcome, request)
         case o.OverQuota(whose, limit, lost):
             facts = {"whose": whose, "limit": limit, **responses.losses(lost)}
@@ -261,7 +261,7 @@ def answer(outcome: Outcome, request: ClaimRequest) -> Reply:
             assert_never(never)
 
 
-def _contended(outcome: o.Contended, request: ClaimRequest) -> ProblemError:
+def _contended(outcome: o.Conflict, request: ClaimRequest) -> ProblemError:
     refusals, lost = outcome.refusals, outcome.lost
     waits = [refusal.retry_after_s for refusal in refusals]
     known = [wait for wait in waits if wait is not None]
