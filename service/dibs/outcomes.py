@@ -75,7 +75,7 @@ class RateLimited(Negative):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Renewed:
     """The claims live on."""
 
     claims: tuple[Claim, ...]

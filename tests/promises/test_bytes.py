@@ -89,9 +89,9 @@ async def test_a_project_that_weighs_what_it_may_gets_nothing_new_while_holders_
     assert (await desk.granted(desk.ann, "T-1", note=NOTE)).fence == held.fence
     assert isinstance(await desk.claim(desk.ann, "T-9", "T-1", mode="any"), o.Granted)
     assert isinstance(
-        await desk.beat(desk.ann, "T-1", held.fence, state="parked", note=NOTE), o.Kept
+        await desk.beat(desk.ann, "T-1", held.fence, state="parked", note=NOTE), o.Renewed
     )
-    assert isinstance(await desk.beat(desk.ann), o.Kept)
+    assert isinstance(await desk.beat(desk.ann), o.Renewed)
     assert isinstance(await desk.break_("T-2", other.fence, reason=NOTE), o.Ended)
     await desk.pass_time(22)
     assert isinstance(await desk.release(desk.ann, "T-1", held.fence, outcome="done"), o.Ended)

@@ -116,7 +116,9 @@ async def test_one_address_has_a_share_of_the_project_and_gets_it_back_however_c
     await desk.pass_time(61)
     assert await claim(desk.bob, "T-5") is o.Granted
     assert await claim(desk.cat, "T-6") is o.Granted
-    assert isinstance(await desk.beat(desk.ann, "T-2"), o.Kept), "a holder comes back, share or not"
+    assert isinstance(await desk.beat(desk.ann, "T-2"), o.Renewed), (
+        "a holder comes back, share or not"
+    )
     await desk.release(desk.bob, None)
     assert await claim(desk.bob, "T-5") == "address"
     await desk.release(desk.ann, None)
@@ -140,8 +142,8 @@ async def test_no_rate_of_others_keeps_a_holder_from_its_claim(desk: Desk):
     held = await desk.granted(desk.ann, "T-1", ttl_s=60)
     await use_up(desk)
     for _ in range(20):
-        assert isinstance(await desk.beat(desk.ann, "T-1", held.fence), o.Kept)
-        assert isinstance(await desk.beat(desk.ann), o.Kept)
+        assert isinstance(await desk.beat(desk.ann, "T-1", held.fence), o.Renewed)
+        assert isinstance(await desk.beat(desk.ann), o.Renewed)
         assert (await desk.granted(desk.ann, "T-1", ttl_s=60)).fence == held.fence
     for tasks, mode in ((("T-2", "T-1"), "any"), (("T-1",), "all")):
         claims = (await desk.claim(desk.ann, *tasks, mode=mode, ttl_s=60)).claims
@@ -167,7 +169,7 @@ async def test_a_session_that_claims_too_often_can_still_keep_what_it_has(desk: 
     held = await desk.granted(desk.ann, "T-1")
     while not isinstance(await desk.claim(desk.ann, "T-2"), o.RateLimited):
         pass
-    assert isinstance(await desk.beat(desk.ann, "T-1", held.fence), o.Kept)
+    assert isinstance(await desk.beat(desk.ann, "T-1", held.fence), o.Renewed)
     assert isinstance(await desk.release(desk.ann, "T-1", held.fence), o.Ended)
 
 
@@ -189,7 +191,7 @@ async def test_a_service_that_has_no_room_grants_nothing_new_while_holders_go_on
     assert (await desk.granted(desk.ann, "T-1")).fence == held.fence
     assert isinstance(await desk.claim(desk.ann, "T-1", "T-2", mode="all"), o.NoRoom)
     assert isinstance(await desk.claim(desk.ann, "T-2", "T-1", mode="any"), o.Granted)
-    assert isinstance(await desk.beat(desk.ann), o.Kept)
+    assert isinstance(await desk.beat(desk.ann), o.Renewed)
     assert isinstance(await desk.release(desk.ann, "T-1", held.fence), o.Ended)
     desk.store.room = lambda: ""
     await desk.granted(desk.bob, "T-2")
@@ -213,7 +215,7 @@ async def test_a_store_that_may_lose_claims_is_given_no_new_ones(desk: Desk):
         assert not down.value.sent
     assert (await desk.show("T-3")).state == "free"
     assert (await desk.granted(desk.ann, "T-1")).fence == held.fence
-    assert isinstance(await desk.beat(desk.ann), o.Kept)
+    assert isinstance(await desk.beat(desk.ann), o.Renewed)
     assert [loss.task for loss in (await desk.beat(desk.bob)).lost] == ["T-2"], "not told before"
 
 
@@ -240,7 +242,7 @@ async def test_a_full_store_refuses_new_claims_while_holders_go_on(cramped: Desk
     assert isinstance(await cramped.claim(cramped.ann, "T-1"), o.Granted)
     outcome = await cramped.beat(cramped.ann, "T-1", held.fence, state="parked", note="x" * 900)
     assert outcome.claims[0].state == "parked"
-    assert isinstance(await cramped.beat(cramped.ann), o.Kept)
+    assert isinstance(await cramped.beat(cramped.ann), o.Renewed)
     await cramped.release(cramped.ann, "T-1", held.fence, outcome="done", note="y" * 900)
     await cramped.break_("T-2", other.fence)
     assert (await cramped.show("T-9")).state == "free"

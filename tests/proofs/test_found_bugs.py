@@ -22,7 +22,7 @@ def test_a_full_store_does_not_stop_the_lease_clock(rig: Rig) -> None:
     rig.claim(ANN, "T")
     rig.fill(on=True)
     rig.pass_time(12_000)
-    assert isinstance(rig.beat(ANN), o.Kept)
+    assert isinstance(rig.beat(ANN), o.Renewed)
     rig.pass_time(12_000)
     rig.sweep()
     assert isinstance(rig.release(ANN, "T"), o.Ended)

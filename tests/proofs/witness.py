@@ -236,7 +236,7 @@ def said(outcome: object) -> tuple[str, Any, list[Any]]:
             return "quota", whose, lost
         case o.NoRoom():
             return "full", None, lost
-        case o.Kept(claims):
+        case o.Renewed(claims):
             return "kept", _all(claims), lost
         case o.NotMine(why, now, loss):
             return "not-mine", (why, claim_said(now), loss and loss_said(loss)), lost

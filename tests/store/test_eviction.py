@@ -145,7 +145,7 @@ async def test_a_store_that_begins_to_evict_grants_nothing_until_it_no_longer_ma
             assert not refused.value.sent
             with pytest.raises(StoreDown, match="noeviction"):
                 await store.health()
-            assert isinstance(await acting.heartbeat(store, PROJECT, ann), o.Kept)
+            assert isinstance(await acting.heartbeat(store, PROJECT, ann), o.Renewed)
             assert isinstance(await acting.release(store, PROJECT, ann, Task("T-1")), o.Ended)
             _set_policy(server, "noeviction")
             await store.tick()

@@ -300,7 +300,7 @@ async def test_a_claim_of_unknown_outcome_asked_again_has_the_same_fence(droppin
 async def test_a_store_that_forgot_its_scripts_is_given_them_again(desk: Desk):
     await desk.granted(desk.ann, "T-1")
     await desk.store.link.command("SCRIPT", "FLUSH")
-    assert isinstance(await desk.beat(desk.ann), o.Kept)
+    assert isinstance(await desk.beat(desk.ann), o.Renewed)
 
 
 async def test_cancelled_calls_never_mix_up_answers(store: Store):

@@ -12,7 +12,7 @@ from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
 
-Outcome = o.Kept | o.NotMine | o.RateLimited
+Outcome = o.Renewed | o.NotMine | o.RateLimited
 
 
 class HeartbeatRequest(Request):
@@ -72,13 +72,13 @@ async def beat(store: Store, call: Call[HeartbeatRequest]) -> Outcome:
     if tag == "not-mine":
         return not_mine(read, call.project, request.task, rest)
     claims = tuple(held(read.claim(view)) for view in rest[1:])
-    return o.Kept(claims, tuple(map(read.loss, rest[0])))
+    return o.Renewed(claims, tuple(map(read.loss, rest[0])))
 
 
 def answer(outcome: Outcome, request: HeartbeatRequest) -> Reply:
     """Answer a heartbeat."""
     match outcome:
-        case o.Kept(claims, lost):
+        case o.Renewed(claims, lost):
             if request.task is not None:
                 return responses.ok(claims[0], lost)
             return responses.ok({"claims": claims, "lost": lost})
