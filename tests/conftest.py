@@ -18,7 +18,7 @@ from dibs.store import Rules, Store
 from dibs.store.local.embedded import EmbeddedStore
 from dibs.store.redis.blocking import BlockingLink
 from dibs.store.redis.link import ClientLink, PipelineLink
-from dibs.store.stream import Hub
+from dibs.store.stream import EventBroadcaster
 from dibs.words import Claim, Fence, Free, Project, Session, Task
 
 _numbers = itertools.count(1)
@@ -196,6 +196,6 @@ async def store(rules: Rules, stepped: tuple[EmbeddedStore, Any]) -> AsyncIterat
 @pytest.fixture
 async def claims(store: Store, stepped: tuple[EmbeddedStore, Any]) -> AsyncIterator[Claims]:
     """The service's rules around a real store."""
-    hub = Hub(store, BlockingLink(PipelineLink.to(stepped[0].url)))
-    yield Claims(store, hub, Bounds())
-    await hub.close()
+    broadcaster = EventBroadcaster(store, BlockingLink(PipelineLink.to(stepped[0].url)))
+    yield Claims(store, broadcaster, Bounds())
+    await broadcaster.close()

@@ -32,7 +32,7 @@ from dibs.store.local import disk
 from dibs.store.redis import target
 from dibs.store.redis.blocking import Reader
 from dibs.store.redis.link import ClientLink, Link
-from dibs.store.stream import Hub
+from dibs.store.stream import EventBroadcaster
 from dibs.streams import Streams
 
 log = logging.getLogger("dibs")
@@ -44,7 +44,7 @@ class Service:
 
     asgi: ASGIApp
     store: Store
-    hub: Hub
+    broadcaster: EventBroadcaster
     keeper: Keeper
     metrics: Metrics
 
@@ -56,8 +56,8 @@ class Service:
             async with keeping(self.keeper):
                 yield self
         finally:
-            self.hub.end()
-            await self.hub.close()
+            self.broadcaster.end()
+            await self.broadcaster.close()
             await self.store.close()
 
 
@@ -105,9 +105,9 @@ def build(settings: Settings, url: str | None) -> Service:
     store = Store(link, rules(settings))
     if private := disk.watch_of(url, disk.Limits.of(settings)):
         store.room = private
-    hub = Hub(store, blocking)
+    broadcaster = EventBroadcaster(store, blocking)
     streams = Streams(settings.max_connections)
-    claims = Claims(store, hub, Bounds(settings.min_ttl, settings.max_ttl), streams)
+    claims = Claims(store, broadcaster, Bounds(settings.min_ttl, settings.max_ttl), streams)
     proxies = Proxies(settings.trusted_proxies, settings.address_header)
     access = Access(
         [key.get_secret_value() for key in settings.team_key],
@@ -122,7 +122,7 @@ def build(settings: Settings, url: str | None) -> Service:
         proxies=proxies,
     )
     feeds = Feeds(claims)
-    keeper = Keeper(store, metrics, lambda: hub.streams + feeds.viewers)
+    keeper = Keeper(store, metrics, lambda: broadcaster.streams + feeds.viewers)
 
     def provide_claims() -> Claims:
         return claims
@@ -161,4 +161,4 @@ def build(settings: Settings, url: str | None) -> Service:
     rest = in_turn(with_headers(observe.observed(edge.exact(smaller(shared(app))), metrics)))
     fast_path = FastPath(rest, claims, access, metrics, settings.max_body)
     metrics.set("dibs_build_info", __version__, to=1)
-    return Service(proxies.naming(fast_path), store, hub, keeper, metrics)
+    return Service(proxies.naming(fast_path), store, broadcaster, keeper, metrics)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from dibs.store import Store
-from dibs.store.stream import Hub
+from dibs.store.stream import EventBroadcaster
 from dibs.streams import Streams
 from dibs.words import Project
 
@@ -29,7 +29,7 @@ class Claims:
     """See above."""
 
     store: Store
-    hub: Hub
+    broadcaster: EventBroadcaster
     bounds: Bounds
     streams: Streams = field(default_factory=lambda: Streams(1_000))
     """Who waits is counted together with who listens."""

@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Let listeners go, then stop as uvicorn does."""
-        self._service.hub.end()
+        self._service.broadcaster.end()
         super().handle_exit(sig, frame)
 
     @contextlib.contextmanager

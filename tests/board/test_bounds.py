@@ -139,7 +139,7 @@ async def fill(store: Store, project: Project, number: int) -> None:
 async def large(service: Service) -> Feeds:
     """The feeds of a service whose one project has 1,000 claims."""
     await fill(service.store, service.project, 1000)
-    return Feeds(Claims(service.store, service.hub, Bounds()))
+    return Feeds(Claims(service.store, service.broadcaster, Bounds()))
 
 
 async def test_a_large_board_is_read_in_parts_that_hold_nobody_up(
@@ -203,7 +203,7 @@ async def test_only_so_many_rows_are_kept_and_followed(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feeds, "ROWS_KEPT", 480)
-    all_feeds = Feeds(Claims(service.store, service.hub, Bounds()))
+    all_feeds = Feeds(Claims(service.store, service.broadcaster, Bounds()))
     names = [Project(f"{service.project}.{number}") for number in range(6)]
     for name in names:
         await fill(service.store, name, 50)

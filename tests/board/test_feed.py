@@ -22,7 +22,7 @@ from dibs.claims import Bounds, Claims
 from dibs.outcomes import Granted
 from dibs.store import Rules, Store
 from dibs.store.local.embedded import EmbeddedStore
-from dibs.store.stream import Hub
+from dibs.store.stream import EventBroadcaster
 from dibs.words import Project, Task
 
 _numbers = itertools.count(1)
@@ -34,27 +34,27 @@ class Service:
     """What of a service a feed needs."""
 
     store: Store
-    hub: Hub
+    broadcaster: EventBroadcaster
     project: Project
 
 
 @pytest.fixture
 async def service(stepped: tuple[EmbeddedStore, Any], rules: Rules) -> AsyncIterator[Service]:
-    """A service's store and hub, on a real server."""
+    """A service's store and broadcaster, on a real server."""
     link, reader = links(stepped[0].url)
     store = Store(link, rules)
     await store.open()
-    hub = Hub(store, reader)
-    yield Service(store, hub, Project(f"feed.{next(_numbers)}"))
-    hub.end()
-    await hub.close()
+    broadcaster = EventBroadcaster(store, reader)
+    yield Service(store, broadcaster, Project(f"feed.{next(_numbers)}"))
+    broadcaster.end()
+    await broadcaster.close()
     await store.close()
 
 
 @pytest.fixture
 def all_feeds(service: Service) -> Feeds:
     """The feeds of the service."""
-    return Feeds(Claims(service.store, service.hub, Bounds()))
+    return Feeds(Claims(service.store, service.broadcaster, Bounds()))
 
 
 @pytest.fixture
@@ -215,10 +215,10 @@ async def test_nobody_is_followed_for_nobody(service: Service, feed: Feed) -> No
     viewer = Viewer(feed, (await feed.snapshot()).id)
     await claim(service, "T-1")
     await viewer.hears("T-1")
-    assert (service.hub.streams, feed.viewers) == (1, 1)
+    assert (service.broadcaster.streams, feed.viewers) == (1, 1)
     await viewer.leave()
     async with asyncio.timeout(5):
-        while service.hub.streams:
+        while service.broadcaster.streams:
             await asyncio.sleep(0.01)
     assert not feed.viewers
 
@@ -230,7 +230,7 @@ async def test_the_end_of_the_service_ends_every_stream_at_once(
     async with asyncio.timeout(5):
         while not all(viewer.told for viewer in viewers):
             await asyncio.sleep(0.01)
-    service.hub.end()
+    service.broadcaster.end()
     async with asyncio.timeout(1):
         await asyncio.gather(*(viewer.task for viewer in viewers))
     assert [chunk async for chunk in feed.follow("")] == []

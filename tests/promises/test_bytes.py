@@ -9,7 +9,7 @@ from tests.harness import acting
 from dibs import messages
 from dibs import outcomes as o
 from dibs.store import Rules
-from dibs.store.events import Reset
+from dibs.store.events import CursorExpired
 from dibs.store.keys import keys
 
 SHORT = Rules(
@@ -194,7 +194,7 @@ async def test_events_weigh_no_more_than_they_may_and_the_latest_are_kept(desk: 
     kept = await desk.store.events.latest(desk.project, 1_000)
     assert len(kept) > 60
     assert [event.note.split()[0] for event in kept if event.note][:3] == ["79", "78", "77"]
-    with pytest.raises(Reset):
+    with pytest.raises(CursorExpired):
         await desk.store.events.read(desk.project, first, 10)
 
 
@@ -220,7 +220,7 @@ async def test_a_project_goes_as_a_whole_and_its_fences_go_on(desk: Desk):
     page = await acting.list_(desk.store, desk.project, states=["done"], limit=9)
     assert (page.claims, page.seq) == ((), "0-0-0")
     assert await desk.events() == []
-    with pytest.raises(Reset):
+    with pytest.raises(CursorExpired):
         await desk.store.events.read(desk.project, last, 10)
 
     newer = await desk.granted(desk.bob, "T-1")

@@ -138,7 +138,7 @@ async def test_a_waiting_claim_is_answered_at_once_when_the_service_stops(
     waiting = asyncio.create_task(claim.run(claims, Call("stops", wish, bob)))
     while not (await acting.show(store, "stops", "T-1")).waiters:
         await asyncio.sleep(0.01)
-    claims.hub.end()
+    claims.broadcaster.end()
     assert isinstance(await asyncio.wait_for(waiting, 2), o.Conflict)
 
 

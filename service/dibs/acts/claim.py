@@ -28,10 +28,10 @@ from dibs.requests import (
 )
 from dibs.responses import Reply
 from dibs.store import Store, Unwilling
-from dibs.store.events import Reset
+from dibs.store.events import CursorExpired
 from dibs.store.records import Reader
 from dibs.store.scripts import Declaration
-from dibs.store.stream import Ended, Listener
+from dibs.store.stream import ShuttingDown, Subscription
 from dibs.text import lower
 from dibs.words import Claim, Project, Session
 from dibs.words import Task as Name
@@ -137,16 +137,16 @@ async def _wait(claims: Claims, call: Call[ClaimRequest]) -> Outcome:
     # One name for all its tries: what an earlier one told of losses, the last one repeats.
     call.key = call.key or claims.store.new_request()
     until = asyncio.get_running_loop().time() + request.wait
-    async with claims.hub.listen(project) as listener:
+    async with claims.broadcaster.listen(project) as subscription:
         while True:
             outcome = await take(claims.store, call)
             left_s = until - asyncio.get_running_loop().time()
-            if not isinstance(outcome, o.Conflict) or left_s <= 0 or claims.hub.ended:
+            if not isinstance(outcome, o.Conflict) or left_s <= 0 or claims.broadcaster.ended:
                 return outcome
             waits = [r.retry_after_s for r in outcome.refusals if r.retry_after_s]
             if not waits:
                 return outcome  # every task is done: waiting does not help
-            await _something_happens(listener, request.tasks, min(left_s, *waits))
+            await _something_happens(subscription, request.tasks, min(left_s, *waits))
 
 
 async def take(store: Store, call: Call[ClaimRequest]) -> Outcome:
@@ -225,14 +225,16 @@ def _with_likeness(tasks: Sequence[Name], project: Project) -> list[str]:
     return arguments
 
 
-async def _something_happens(listener: Listener, tasks: Sequence[Name], most_s: float) -> None:
+async def _something_happens(
+    subscription: Subscription, tasks: Sequence[Name], most_s: float
+) -> None:
     """Wait for an event about one of `tasks`, a shutdown, or for `most_s`."""
     loop = asyncio.get_running_loop()
     until = loop.time() + most_s
     while (left_s := until - loop.time()) > 0:
         try:
-            events = await listener.get(left_s)
-        except (Reset, Ended):
+            events = await subscription.get(left_s)
+        except (CursorExpired, ShuttingDown):
             return
         if any(event.task in tasks and event.type not in _NO_USE for event in events):
             return

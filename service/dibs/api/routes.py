@@ -13,8 +13,8 @@ from dibs.addresses import network_of
 from dibs.claims import Claims
 from dibs.problems import invalid
 from dibs.store import StoreDown
-from dibs.store.events import Reset
-from dibs.store.stream import Ended
+from dibs.store.events import CursorExpired
+from dibs.store.stream import ShuttingDown
 from dibs.streams import Streams
 from dibs.words import Event, Project, Refused, Session
 
@@ -101,7 +101,7 @@ class V1(Controller):
             )
         try:
             events = await claims.store.events.read(name, query.after, query.limit)
-        except Reset:
+        except CursorExpired:
             end = await claims.end_of(name)
             return _page([], end, reset=True)
         end = events[-1].id if events else query.after or await claims.end_of(name)
@@ -118,16 +118,16 @@ async def _stream(claims: Claims, project: Project, after: str) -> AsyncIterator
     yield b"retry: 2000\n" + _sse("open", after, {"seq": after})
     while True:
         try:
-            async for events in claims.hub.since(project, after):
+            async for events in claims.broadcaster.since(project, after):
                 for event in events:
                     after = event.id
                     yield _sse(event.type, event.id, event)
                 if not events:
                     yield b": quiet\n\n"
-        except Reset:
+        except CursorExpired:
             after = await claims.end_of(project)
             yield _sse("reset", after, {"seq": after})
-        except (Ended, StoreDown):
+        except (ShuttingDown, StoreDown):
             return
 
 

@@ -10,8 +10,8 @@ from dibs.board.known import Known, Readings
 from dibs.board.sheets import ALL, ROWS, Key, Sheet, Snapshot, Viewer
 from dibs.claims import Claims
 from dibs.store import StoreDown
-from dibs.store.events import Reset
-from dibs.store.stream import Ended, Listener
+from dibs.store.events import CursorExpired
+from dibs.store.stream import ShuttingDown, Subscription
 from dibs.words import Event, Project
 
 log = logging.getLogger("dibs.board")
@@ -99,7 +99,7 @@ class Feed:
 
         `after` is the id of a change, or "" for who has to read the page first. Raises Crowded.
         """
-        if self._claims.hub.ended:
+        if self._claims.broadcaster.ended:
             return
         # No await between what was missed and what comes: so nothing falls between.
         sheet, viewer = self._sheet(key), Viewer()
@@ -119,10 +119,10 @@ class Feed:
         """Follow the project's events while somebody looks."""
         while True:
             try:
-                async with self._claims.hub.listen(self.project) as listener:
+                async with self._claims.broadcaster.listen(self.project) as subscription:
                     await self.refresh()
-                    await self._attend(listener)
-            except Ended:
+                    await self._attend(subscription)
+            except ShuttingDown:
                 for sheet in self._sheets.values():
                     for viewer in sheet.viewers:
                         viewer.end()
@@ -134,17 +134,17 @@ class Feed:
                 self._say_trouble()
             await asyncio.sleep(AGAIN_S)
 
-    async def _attend(self, listener: Listener) -> None:
+    async def _attend(self, subscription: Subscription) -> None:
         loop = asyncio.get_running_loop()
         due_s = loop.time() + REFRESH_S
         while True:
             events: list[Event] = []
             try:
-                events = await listener.get(max(0.0, due_s - loop.time()))
+                events = await subscription.get(max(0.0, due_s - loop.time()))
                 if events:
                     await asyncio.sleep(GATHER_S)
-                    events += await listener.get(0)
-            except Reset:
+                    events += await subscription.get(0)
+            except CursorExpired:
                 due_s = 0
             if loop.time() >= due_s:
                 await self.refresh(whole=True)

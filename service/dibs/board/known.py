@@ -15,7 +15,7 @@ from dibs.board.views import Counts, Look, Row
 from dibs.claims import Claims
 from dibs.outcomes import Page
 from dibs.store import Damaged
-from dibs.store.events import Reset, stream_id
+from dibs.store.events import CursorExpired, stream_id
 from dibs.store.store import Pulse, Store
 from dibs.words import Claim, Event, Free, Project, Task
 
@@ -140,7 +140,7 @@ class Known:
         """Read what happened since the last time; False when that is too much. Raises StoreDown."""
         try:
             events = await self._store.events.read(self.project, self._seq, EVENTS)
-        except Reset:
+        except CursorExpired:
             return False
         tasks = list(dict.fromkeys(event.task for event in events))
         if len(events) == EVENTS or len(tasks) > TOUCHED:

@@ -13,7 +13,7 @@ from dibs.words import Event, Project
 _EPOCH = re.compile("[0-9]{1,16}")
 
 
-class Reset(Exception):
+class CursorExpired(Exception):
     """The events asked for are not (or no longer) in the stream."""
 
 
@@ -26,7 +26,7 @@ class EventLog:
     async def read(self, project: Project, after: str, limit: int) -> list[Event]:
         """Return the events after the id `after`, at most `limit`; '' means from the oldest kept.
 
-        Raises Reset when the stream cannot go on from there without a gap.
+        Raises CursorExpired when the stream cannot go on from there without a gap.
         """
         epoch = await self._epoch(project)
         start = "-"
@@ -34,7 +34,7 @@ class EventLog:
             given, _, entry = after.partition("-")
             # Epoch 0 is before a project's first event: whichever that is, nothing is missed.
             if given not in (epoch, "0") or not await self._reachable(project, entry):
-                raise Reset
+                raise CursorExpired
             start = "(" + entry
         stream = keys(project) + ":events"
         entries = await self._link.command("XRANGE", stream, start, "+", "COUNT", limit)

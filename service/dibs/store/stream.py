@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from redis.exceptions import RedisError
 
-from dibs.store.events import Reset, stream_id
+from dibs.store.events import CursorExpired, stream_id
 from dibs.store.keys import keys
 from dibs.store.records import event
 from dibs.store.redis.blocking import Reader
@@ -22,15 +22,15 @@ AGAIN_S = 0.5
 QUIET_S = 15.0
 """After so long without an event a stream says that it is still there."""
 BACKLOG = 1_000
-"""Events that a slow listener may be behind before it is told to start over."""
+"""Events that a slow subscription may be behind before it is told to start over."""
 
 
-class Ended(Exception):
+class ShuttingDown(Exception):
     """The service is shutting down; there will be no more events from this process."""
 
 
-class Listener:
-    """What one listener has not read yet."""
+class Subscription:
+    """The events that one reader has not read yet."""
 
     def __init__(self, *, ended: bool) -> None:
         self._waiting: list[Event] = []
@@ -39,55 +39,58 @@ class Listener:
         self._ended = ended
 
     def put(self, events: Sequence[Event]) -> None:
-        """Add events; too many unread ones are dropped, and the listener told so."""
+        """Add events; too many unread ones are dropped, and the subscription told so."""
         self._waiting.extend(events)
         if len(self._waiting) > BACKLOG:
             self.reset()
         self._changed.set()
 
     def reset(self) -> None:
-        """Tell the listener that events are missing from here on."""
+        """Tell the subscription that events are missing from here on."""
         self._waiting.clear()
         self._reset = True
         self._changed.set()
 
     def end(self) -> None:
-        """Let the listener go, at once."""
+        """Let the subscription go, at once."""
         self._ended = True
         self._changed.set()
 
     async def get(self, timeout_s: float) -> list[Event]:
-        """Return the events since the last call, [] after `timeout_s`. Raises Reset or Ended."""
+        """Return the events since the last call, [] after `timeout_s`.
+
+        Raises CursorExpired or ShuttingDown.
+        """
         if not self._ended:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), timeout_s)
         self._changed.clear()
         if self._ended:
-            raise Ended
+            raise ShuttingDown
         if self._reset:
             self._reset = False
-            raise Reset
+            raise CursorExpired
         events, self._waiting = self._waiting, []
         return events
 
 
-class Hub:
+class EventBroadcaster:
     """Follows the projects that somebody listens to."""
 
     def __init__(self, store: Store, reader: Reader) -> None:
         self._store, self._reader = store, reader
-        self._listeners: dict[Project, set[Listener]] = {}
+        self._subscriptions: dict[Project, set[Subscription]] = {}
         self._followers: dict[Project, asyncio.Task[None]] = {}
         self.streams = 0
         """How many listen now."""
         self.ended = False
 
     @contextlib.asynccontextmanager
-    async def listen(self, project: Project) -> AsyncIterator[Listener]:
+    async def listen(self, project: Project) -> AsyncIterator[Subscription]:
         """Hear what happens in `project` from now on. Raises StoreDown."""
-        listener = Listener(ended=self.ended)
-        listeners = self._listeners.setdefault(project, set())
-        listeners.add(listener)
+        subscription = Subscription(ended=self.ended)
+        subscriptions = self._subscriptions.setdefault(project, set())
+        subscriptions.add(subscription)
         self.streams += 1
         try:
             if project not in self._followers:
@@ -96,37 +99,37 @@ class Hub:
                 if project not in self._followers:
                     follower = asyncio.create_task(self._follow(project, *start))
                     self._followers[project] = follower
-            yield listener
+            yield subscription
         finally:
             self.streams -= 1
-            listeners.discard(listener)
-            if not listeners and self._listeners.get(project) is listeners:
-                del self._listeners[project]
+            subscriptions.discard(subscription)
+            if not subscriptions and self._subscriptions.get(project) is subscriptions:
+                del self._subscriptions[project]
                 if project in self._followers:
                     self._followers.pop(project).cancel()
 
     async def since(self, project: Project, after: str) -> AsyncIterator[list[Event]]:
         """Yield the events after the id `after`, then what happens; [] when all is quiet.
 
-        Without gap or duplicate, or raises Reset. Raises StoreDown while the backlog is read, and
-        Ended at shutdown.
+        There is no gap and no duplicate. Raises CursorExpired where there would be a gap, StoreDown
+        while the backlog is read, and ShuttingDown.
         """
-        async with self.listen(project) as listener:
+        async with self.listen(project) as subscription:
             while backlog := await self._store.events.read(project, after, 500):
                 after = backlog[-1].id
                 yield backlog
             while True:
-                events = [one for one in await listener.get(QUIET_S) if _later(one.id, after)]
+                events = [one for one in await subscription.get(QUIET_S) if _later(one.id, after)]
                 if events:
                     after = events[-1].id
                 yield events
 
     def end(self) -> None:
-        """Let every listener go: the service is about to stop."""
+        """Let every subscription go: the service is about to stop."""
         self.ended = True
-        for listeners in self._listeners.values():
-            for listener in listeners:
-                listener.end()
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.end()
 
     async def close(self) -> None:
         """Stop following."""
@@ -154,7 +157,7 @@ class Hub:
                     if last and again != epoch:
                         last = self._start_over(project)
                 continue
-            except Exception:  # a defect of ours must not leave listeners waiting in silence
+            except Exception:  # a defect of ours must not leave subscriptions waiting in silence
                 log.exception("follower_failed project=%s", project)
                 last = self._start_over(project)
                 await asyncio.sleep(AGAIN_S)
@@ -169,12 +172,12 @@ class Hub:
             last = entries[-1][0]
             facts = self._store.clock.facts
             events = [event(epoch, entry, flat, facts) for entry, flat in entries]
-            for listener in self._listeners.get(project, ()):
-                listener.put(events)
+            for subscription in self._subscriptions.get(project, ()):
+                subscription.put(events)
 
     def _start_over(self, project: Project) -> str:
-        for listener in self._listeners.get(project, ()):
-            listener.reset()
+        for subscription in self._subscriptions.get(project, ()):
+            subscription.reset()
         return ""
 
 
