@@ -23,7 +23,7 @@ from dibs.board.desk import Desk
 from dibs.board.feed import Feeds
 from dibs.board.lobby import Lobby
 from dibs.claims import Bounds, Claims
-from dibs.keeper import Keeper, keeping
+from dibs.maintenance import Maintenance, maintained
 from dibs.metrics import Metrics
 from dibs.problems import ProblemError
 from dibs.settings import Settings
@@ -45,7 +45,7 @@ class Service:
     asgi: ASGIApp
     store: Store
     broadcaster: EventBroadcaster
-    keeper: Keeper
+    maintenance: Maintenance
     metrics: Metrics
 
     @contextlib.asynccontextmanager
@@ -53,7 +53,7 @@ class Service:
         """Open the store and keep its clock. Raises StoreDown or UnsupportedStore."""
         await self.store.open()
         try:
-            async with keeping(self.keeper):
+            async with maintained(self.maintenance):
                 yield self
         finally:
             self.broadcaster.end()
@@ -122,7 +122,7 @@ def build(settings: Settings, url: str | None) -> Service:
         proxies=proxies,
     )
     feeds = Feeds(claims)
-    keeper = Keeper(store, metrics, lambda: broadcaster.streams + feeds.viewers)
+    maintenance = Maintenance(store, metrics, lambda: broadcaster.streams + feeds.viewers)
 
     def provide_claims() -> Claims:
         return claims
@@ -142,7 +142,7 @@ def build(settings: Settings, url: str | None) -> Service:
     )
     handlers: list[ControllerRouterHandler] = [
         V1,
-        *pages.handlers(store, lambda: keeper.down, settings.public_url, opened=access.open),
+        *pages.handlers(store, lambda: maintenance.down, settings.public_url, opened=access.open),
         observe.handler(metrics),
         board.router(desk, ProblemError),
     ]
@@ -161,4 +161,4 @@ def build(settings: Settings, url: str | None) -> Service:
     rest = in_turn(with_headers(observe.observed(edge.exact(smaller(shared(app))), metrics)))
     fast_path = FastPath(rest, claims, access, metrics, settings.max_body)
     metrics.set("dibs_build_info", __version__, to=1)
-    return Service(proxies.naming(fast_path), store, broadcaster, keeper, metrics)
+    return Service(proxies.naming(fast_path), store, broadcaster, maintenance, metrics)

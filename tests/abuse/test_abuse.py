@@ -96,7 +96,7 @@ def test_one_stranger_takes_no_team_its_room(tmp_path: Path) -> None:
 def at_rest(deployed: Deployed) -> dict[bytes, bytes] | None:
     """What the store keeps, if the service itself changes nothing of it."""
     before = deployed.written()
-    time.sleep(2)  # of the keeper's rounds, each of a second
+    time.sleep(2)  # of the maintenance's rounds, each of a second
     return before if deployed.written() == before else None
 
 

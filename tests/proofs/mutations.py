@@ -1396,7 +1396,7 @@ MUTANTS = [
     ),
     Mutant(
         "a project of another kind stops the sweep of all",
-        "keeper.py",
+        "maintenance.py",
         "one broken project costs only itself",
         "except Damaged as damaged:",
         "except ZeroDivisionError as damaged:",

@@ -11,7 +11,7 @@ from tests.harness import acting
 
 from dibs import outcomes as o
 from dibs.board.lobby import Lobby
-from dibs.keeper import Keeper
+from dibs.maintenance import Maintenance
 from dibs.store import Damaged, Rules, Store, StoreDown
 from dibs.store.clock import KEY as CLOCK
 from dibs.store.clock import Facts
@@ -419,11 +419,11 @@ async def test_a_project_whose_keys_are_not_ours_is_refused_and_costs_no_other_p
 
     with pytest.raises(StoreDown, match="purge"):
         await work()
-    keeper = Keeper(desk.store, Quiet())
-    keeper._turn = [desk.project, other.project]
-    await keeper._sweep()
-    await keeper._sweep()
-    assert keeper._counts[other.project].held == 1
+    maintenance = Maintenance(desk.store, Quiet())
+    maintenance._turn = [desk.project, other.project]
+    await maintenance._sweep()
+    await maintenance._sweep()
+    assert maintenance._counts[other.project].held == 1
     said = [line for line in caplog.messages if f"_damaged project={desk.project} " in line]
     assert len(said) == (key != "events"), "it is said once, where the sweep meets it"
     overviews, _ = await Lobby(desk.store).look()

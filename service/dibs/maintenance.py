@@ -9,7 +9,7 @@ from dibs.metrics import Metrics
 from dibs.store import Counts, Damaged, Store, StoreDown
 from dibs.words import Project
 
-log = logging.getLogger("dibs.keeper")
+log = logging.getLogger("dibs.maintenance")
 
 TICK_S = 1.0
 SWEEPS_PER_TICK = 250
@@ -19,7 +19,7 @@ MEMORY_TICKS = 10
 _STATES = ("held", "parked", "lapsed", "done")
 
 
-class Keeper:
+class Maintenance:
     """Ticks once a second, and sweeps where this process is the one chosen to."""
 
     def __init__(
@@ -150,9 +150,9 @@ class Keeper:
 
 
 @contextlib.asynccontextmanager
-async def keeping(keeper: Keeper) -> AsyncIterator[None]:
-    """Run `keeper` while the block runs."""
-    task = asyncio.create_task(keeper.run())
+async def maintained(maintenance: Maintenance) -> AsyncIterator[None]:
+    """Run `maintenance` while the block runs."""
+    task = asyncio.create_task(maintenance.run())
     try:
         yield
     finally:
