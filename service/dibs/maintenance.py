@@ -51,7 +51,7 @@ class Maintenance:
                     await self._sweep()
                 elif self._swept_before:
                     self._hand_over()
-                await self._store.write_tally()
+                await self._store.write_collisions()
             except StoreDown as down:
                 self._note_down(down.reason)
             except Exception as error:  # a defect, or an answer that no store gives

@@ -8,7 +8,7 @@ async def test_a_session_that_polls_avoids_one_collision_not_many(desk: Desk) ->
     for _ in range(5):
         await desk.refused(desk.bob, "T-1")
     await desk.refused(desk.cat, "T-1")
-    await desk.store.write_tally()
+    await desk.store.write_collisions()
     assert (await desk.store.pulse(desk.project)).avoided == 2
 
 
@@ -16,8 +16,8 @@ async def test_the_same_collision_seen_by_two_services_counts_once(desk: Desk) -
     await desk.granted(desk.ann, "T-1")
     for _ in range(2):
         await desk.refused(desk.bob, "T-1")
-        await desk.store.write_tally()
-        desk.store.tally._known.clear()  # as another process, which has not seen it
+        await desk.store.write_collisions()
+        desk.store.collisions._known.clear()  # as another process, which has not seen it
     assert (await desk.store.pulse(desk.project)).avoided == 1
 
 
@@ -26,7 +26,7 @@ async def test_the_next_tenure_is_another_collision(desk: Desk) -> None:
         await desk.granted(holder, "T-1")
         await desk.refused(desk.bob, "T-1")
         await desk.release(holder, "T-1")
-    await desk.store.write_tally()
+    await desk.store.write_collisions()
     assert (await desk.store.pulse(desk.project)).avoided == 2
 
 
@@ -34,10 +34,10 @@ async def test_after_a_day_they_are_forgotten(desk: Desk) -> None:
     await desk.granted(desk.ann, "T-1")
     await desk.refused(desk.bob, "T-1")
     await desk.release(desk.ann, "T-1", outcome="done")
-    await desk.store.write_tally()
+    await desk.store.write_collisions()
     pulse = await desk.store.pulse(desk.project)
     assert (pulse.done, pulse.avoided) == (1, 1)
-    day_later = desk.store.tally.count(desk.project, pulse.now_ms + 25 * 3_600_000)
+    day_later = desk.store.collisions.count(desk.project, pulse.now_ms + 25 * 3_600_000)
     assert await day_later == 0
 
 

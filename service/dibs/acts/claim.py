@@ -208,7 +208,7 @@ def _outcome(store: Store, project: Project, tag: str, read: Reader, rest: list[
         case "refused":
             refusals = tuple(read.refusal(*refusal) for refusal in rest[1:])
             for refusal in refusals:
-                store.tally.avoided(project, read.session, refusal.claim)
+                store.collisions.avoided(project, read.session, refusal.claim)
             return o.Conflict(refusals, lost, unsure=read.unsure)
         case "full":
             return o.NoRoom(lost, store.room(), unsure=read.unsure)

@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 
 from dibs.store import health, selftest, shown
 from dibs.store.clock import Facts, LeaseClock
+from dibs.store.collisions import CollisionCounter
 from dibs.store.events import EventLog
 from dibs.store.keys import FORMAT, keys
 from dibs.store.records import Counts, Reader
@@ -22,7 +23,6 @@ from dibs.store.redis.failures import Damaged, StoreDown, StoreFull, said
 from dibs.store.redis.link import Link
 from dibs.store.rules import Rules
 from dibs.store.scripts import Declaration, Script, run_replicated, run_script
-from dibs.store.tally import Tally
 from dibs.words import Project, Session
 
 log = logging.getLogger("dibs.store")
@@ -85,7 +85,7 @@ class Pulse:
     now_ms: int
     done: int
     avoided: int
-    """Claims refused because somebody else had the task, or had done it; see Tally."""
+    """Claims refused because somebody else had the task, or had done it; see CollisionCounter."""
 
 
 class Store:
@@ -94,7 +94,7 @@ class Store:
     def __init__(self, link: Link, rules: Rules) -> None:
         self.link, self.rules = link, rules
         self.clock = LeaseClock(link, rules.stall_ms)
-        self.tally = Tally(link, keys)
+        self.collisions = CollisionCounter(link, keys)
         self.events = EventLog(link, self.clock)
         self._unlist = Script.load("unlist", arguments=Unlist._fields)
         self._scripts: dict[str, Script] = {}
@@ -213,11 +213,11 @@ class Store:
         seconds_, micros = await self.link.command("TIME")
         done = await self.link.command("ZCOUNT", f"{keys(project)}:done", day_ago, "+inf")
         now_ms = int(seconds_) * 1000 + int(micros) // 1000
-        return Pulse(now_ms, int(done), await self.tally.count(project, now_ms))
+        return Pulse(now_ms, int(done), await self.collisions.count(project, now_ms))
 
-    async def write_tally(self) -> None:
+    async def write_collisions(self) -> None:
         """Write down what this process counted since the last time."""
-        await self.tally.flush(time_ms(self.clock.facts))
+        await self.collisions.flush(time_ms(self.clock.facts))
 
     async def projects(self) -> list[Project]:
         """Return the projects that have claims, or recently had some, sorted."""

@@ -22,7 +22,7 @@ _WAITING_MOST = 2_000
 _KNOWN_MOST = 20_000
 
 
-class Tally:
+class CollisionCounter:
     """Collisions avoided, per project, in the last 24 hours."""
 
     def __init__(self, link: Link, keys: Callable[[Project], str]) -> None:
