@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 
 from dibs.api.headers import DECIDING, is_host
 from dibs.api.refusals import HEAD_BYTES, REFUSALS, REQUEST_S
-from dibs.joined import Joined
+from dibs.coalescing import CoalescingTransport
 from dibs.metrics import Metrics
 from dibs.seats import QUIET_S, Seats, is_kept_for
 
@@ -57,7 +57,7 @@ class Connection(HttpToolsProtocol):
         *("_in_body", "_keep_alive", "_left", "_metrics", "_offered", "_room", "_tail"),
         *("_seats", "_taken", "_taken_at", "began"),
     )
-    transport: Any  # a Joined
+    transport: Any  # a CoalescingTransport
 
     def __init__(
         self,
@@ -98,8 +98,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Take the connection, or say that there are too many."""
-        joined: Any = Joined(transport, self._hang_up)
-        super().connection_made(joined)
+        coalescing: Any = CoalescingTransport(transport, self._hang_up)
+        super().connection_made(coalescing)
         self.began = self.loop.time()
         if not self._seats.enter(self, self.began):
             self._count("many")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Joined:
+class CoalescingTransport:
     """A transport that sends the head of an answer together with its body.
 
     uvicorn writes each by itself, and each is a call into the kernel and a wake-up over there:
