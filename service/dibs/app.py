@@ -19,7 +19,7 @@ from dibs.api.routes import V1
 from dibs.api.smaller import smaller
 from dibs.api.turns import in_turn, shared
 from dibs.board import routes as board
-from dibs.board.desk import Desk
+from dibs.board.context import BoardContext
 from dibs.board.feed import Feeds
 from dibs.board.lobby import Lobby
 from dibs.claims import Bounds, Claims
@@ -130,7 +130,7 @@ def build(settings: Settings, url: str | None) -> Service:
     def provide_streams() -> Streams:
         return streams
 
-    desk = Desk(
+    context = BoardContext(
         streams=streams,
         feeds=feeds,
         lobby=Lobby(store),
@@ -144,7 +144,7 @@ def build(settings: Settings, url: str | None) -> Service:
         V1,
         *pages.handlers(store, lambda: maintenance.down, settings.public_url, opened=access.open),
         observe.handler(metrics),
-        board.router(desk, ProblemError),
+        board.router(context, ProblemError),
     ]
     app = Litestar(
         handlers,

@@ -1626,7 +1626,7 @@ MUTANTS = [
     ),
     Mutant(
         "a page stays in memory",
-        "board/desk.py",
+        "board/context.py",
         "reading pages costs no memory",
         "    gc.collect(1)\n",
         "",

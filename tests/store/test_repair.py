@@ -285,7 +285,7 @@ def test_a_log_that_a_service_wrote_looks_whole(tmp_path: Path) -> None:
         assert service.ask("POST", "/v1/p/break", wish, Authorization=f"Bearer {ADMIN}")[0] == 200
         for page in ("/", "/p/p", "/v1/p/claims", "/v1/p/events", "/readyz"):
             assert service.ask("GET", page)[0] == 200
-        until(lambda: "tally" in whole(tmp_path / "data"), "what was avoided is written down")
+        until(lambda: "avoided" in whole(tmp_path / "data"), "what was avoided is written down")
         assert service.ask("GET", "/p/p")[0] == 200
         ask("release", bob, all=True)
         service.kill()

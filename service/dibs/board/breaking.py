@@ -5,20 +5,20 @@ from urllib.parse import urlsplit
 
 from dibs import authorization, text, words
 from dibs.acts import show
-from dibs.board.desk import Desk, Page, Req, page
+from dibs.board.context import BoardContext, Page, Req, page
 from dibs.words import Claim, Fence, Project, Task
 
 
 async def ask(
     request: Req,
-    desk: Desk,
+    context: BoardContext,
     project: Project,
     given: Mapping[str, str],
     errors: list[str] | None = None,
     status: int = 200,
 ) -> Page:
     """Show the claim as it is now, what breaking it does, and the form."""
-    claim = await _claim(desk, project, given.get("task", ""))
+    claim = await _claim(context, project, given.get("task", ""))
     told = list(errors or [])
     if claim is None:
         told.append(f"Nobody holds {given.get('task') or 'that task'} any more.")
@@ -33,14 +33,14 @@ async def ask(
         errors=told,
         reason=given.get("reason", ""),
         by=given.get("by") or user(request),
-        breakable=desk.breakable,
-        now=desk.claims.store.clock.facts.witness_us // 1000,
+        breakable=context.breakable,
+        now=context.claims.store.clock.facts.witness_us // 1000,
     )
 
 
-async def _claim(desk: Desk, project: Project, task: str) -> Claim | None:
+async def _claim(context: BoardContext, project: Project, task: str) -> Claim | None:
     try:
-        shown = await show.look(desk.claims.store, project, words.task(task))
+        shown = await show.look(context.claims.store, project, words.task(task))
     except words.Refused:
         return None
     if shown.state in ("free", "done"):
@@ -70,13 +70,13 @@ def wrong(given: Mapping[str, str]) -> list[str]:
     return wrong
 
 
-def from_here(request: Req, desk: Desk) -> bool:
+def from_here(request: Req, context: BoardContext) -> bool:
     """Say if a form was sent from a page of this service, as the browser says it."""
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
     origin = urlsplit(request.headers.get("origin", "")).netloc
-    ours = {request.headers.get("host", ""), urlsplit(desk.base(request)).netloc}
+    ours = {request.headers.get("host", ""), urlsplit(context.base(request)).netloc}
     return origin in ours - {""}
 
 

@@ -15,7 +15,16 @@ from dibs.acts import break_
 from dibs.acts.act import Call
 from dibs.addresses import network_of
 from dibs.board import breaking, views
-from dibs.board.desk import Desk, NoSuchPage, Page, Problem, Req, fields, in_project, page
+from dibs.board.context import (
+    BoardContext,
+    NoSuchPage,
+    Page,
+    Problem,
+    Req,
+    fields,
+    in_project,
+    page,
+)
 from dibs.board.feed import Crowded
 from dibs.board.sheets import ALL, CHANGE_ID, Key, Snapshot, pager
 from dibs.board.views import EVERYTHING, FILTERS, MARKS, SECTIONS, SORTS, Look
@@ -31,78 +40,86 @@ class Board(Controller):
     path = "/"
 
     @get("/")
-    async def projects(self, request: Req, desk: NamedDependency[Desk]) -> Page:
+    async def projects(self, request: Req, context: NamedDependency[BoardContext]) -> Page:
         """List the projects."""
-        shown, total = await desk.lobby.look()
+        shown, total = await context.lobby.look()
         return page(
             "projects.html",
             projects=shown,
             more=total - len(shown),
             attention=sum(one.parked + one.lapsed for one in shown),
-            now=desk.claims.store.clock.facts.witness_us // 1000,
-            **_first_steps(request, desk),
+            now=context.claims.store.clock.facts.witness_us // 1000,
+            **_first_steps(request, context),
         )
 
     @get("/p/{project:str}")
-    async def project(self, request: Req, project: str, desk: NamedDependency[Desk]) -> Page:
+    async def project(
+        self, request: Req, project: str, context: NamedDependency[BoardContext]
+    ) -> Page:
         """Show a page of a project as it is now."""
         name = in_project(project)
         query = fields(request.scope["query_string"])
         look = Look.of(query)
-        snapshot = await desk.feeds.of(name).snapshot(Key(look, _number(query)))
+        snapshot = await context.feeds.of(name).snapshot(Key(look, _number(query)))
         return page(
             "project.html",
             project=name,
             look=look,
             **_shown(name, snapshot, look),
-            **_first_steps(request, desk),
+            **_first_steps(request, context),
         )
 
     @get("/p/{project:str}/stream")
-    async def stream(self, request: Req, project: str, desk: NamedDependency[Desk]) -> Stream:
+    async def stream(
+        self, request: Req, project: str, context: NamedDependency[BoardContext]
+    ) -> Stream:
         """Tell what changes from the page, or from the last change it has, on."""
         name = in_project(project)
         address = network_of(request.scope)
-        desk.streams.check(name, address)
+        context.streams.check(name, address)
         query = fields(request.scope["query_string"])
         after = request.headers.get("last-event-id") or query.get("after", "")
         if after and not CHANGE_ID.fullmatch(after):
             raise HTTPException("No change of a board is called that", status_code=422)
         key = Key(Look.of(query), _number(query))
-        feed = await desk.feeds.to_follow(name, key)
+        feed = await context.feeds.to_follow(name, key)
         return Stream(
-            desk.streams.counted(name, address, feed.follow(after, key)),
+            context.streams.counted(name, address, feed.follow(after, key)),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
     @get("/p/{project:str}/break")
-    async def ask_to_break(self, request: Req, project: str, desk: NamedDependency[Desk]) -> Page:
+    async def ask_to_break(
+        self, request: Req, project: str, context: NamedDependency[BoardContext]
+    ) -> Page:
         """Say what breaking a claim does, and ask for the reason and the key."""
         name = in_project(project)
         given = fields(request.scope["query_string"])
-        return await breaking.ask(request, desk, name, given)
+        return await breaking.ask(request, context, name, given)
 
     @post("/p/{project:str}/break")
-    async def break_(self, request: Req, project: str, desk: NamedDependency[Desk]) -> Page:
+    async def break_(
+        self, request: Req, project: str, context: NamedDependency[BoardContext]
+    ) -> Page:
         """Break a claim, for a person who typed an admin key into a page of ours."""
         name = in_project(project)
         given = fields(await request.body())
-        if not breaking.from_here(request, desk):
+        if not breaking.from_here(request, context):
             raise NoSuchPage("A claim is broken from this service's own page only.")
         if errors := breaking.wrong(given):
-            return await breaking.ask(request, desk, name, given, errors, 422)
-        if not desk.is_admin(given.get("key", "")):
+            return await breaking.ask(request, context, name, given, errors, 422)
+        if not context.is_admin(given.get("key", "")):
             wrong = "That is not an admin key of this service. Nothing was changed."
-            return await breaking.ask(request, desk, name, given, [wrong], 403)
+            return await breaking.ask(request, context, name, given, [wrong], 403)
         wanted = {key: given[key].strip() for key in ("task", "fence", "reason")}
         asked = break_.BreakRequest.of(wanted, [])
         by = given.get("by", "").strip() or breaking.user(request)
-        outcome = await break_.run(desk.claims, Call(name, asked, by=by))
+        outcome = await break_.run(context.claims, Call(name, asked, by=by))
         if isinstance(outcome, Ended):
             return Response(b"", status_code=303, headers={"Location": f"/p/{name}"})
         moved = "The claim changed since you looked, so nothing was broken. This is how it is now."
-        return await breaking.ask(request, desk, name, given, [moved], 409)
+        return await breaking.ask(request, context, name, given, [moved], 409)
 
     @get("/board/{name:str}", sync_to_thread=False)
     def asset(self, name: str) -> Page:
@@ -116,10 +133,10 @@ class Board(Controller):
         )
 
 
-def _first_steps(request: Req, desk: Desk) -> dict[str, Any]:
-    base = desk.base(request)
+def _first_steps(request: Req, context: BoardContext) -> dict[str, Any]:
+    base = context.base(request)
     place = urlsplit(base)
-    return {"base": base, "host": place.hostname, "place": place.netloc, "keyed": desk.keyed}
+    return {"base": base, "host": place.hostname, "place": place.netloc, "keyed": context.keyed}
 
 
 def _number(query: Mapping[str, str]) -> int:
@@ -224,16 +241,16 @@ def _crowded(_: Req, crowded: Crowded) -> Page:
     )
 
 
-def router(desk: Desk, problem: type[Exception]) -> Router:
+def router(context: BoardContext, problem: type[Exception]) -> Router:
     """Return the board's routes. `problem` is what the API raises when it refuses."""
 
-    def provide_desk() -> Desk:
-        return desk
+    def provide_context() -> BoardContext:
+        return context
 
     return Router(
         "/",
         route_handlers=[Board],
-        dependencies={"desk": Provide(provide_desk, sync_to_thread=False)},
+        dependencies={"context": Provide(provide_context, sync_to_thread=False)},
         exception_handlers={
             problem: _refused,
             NoSuchPage: _no_page,

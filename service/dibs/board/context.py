@@ -35,7 +35,7 @@ class Problem(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class BoardContext:
     """What the pages need to know of the service."""
 
     feeds: Feeds
