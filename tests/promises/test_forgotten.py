@@ -66,7 +66,7 @@ async def test_a_claim_that_a_failover_took_is_lost_and_not_denied(desk: Desk, r
     taken = await desk.granted(desk.bob, "T-1", note="from the start")
     told = await lost(desk, "T-1", held.fence)
     assert (told.loss.by.label, told.loss.note) == ("bob", "from the start")
-    assert "push nothing" in messages.lost(told.loss)
+    assert "do not push" in messages.lost(told.loss)
     with pytest.raises(ProblemError) as said:
         raise holding.refusal(told, told.loss.task, held.fence)
     assert said.value.body["code"] == "lost"
