@@ -14,7 +14,8 @@ from pathlib import Path
 from tests.harness.processes import end, family, start, until
 from tests.harness.services import DIBS, Service, clean_environ
 
-from dibs.store.local.embedded import MALLOC, _find_server
+from dibs.store.local.process import MALLOC
+from dibs.store.local.programs import find_server
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -63,7 +64,7 @@ def free_port() -> int:
 
 def server() -> str:
     """Return the path of the store that `dibs serve` would start."""
-    return _find_server()[0]
+    return find_server()[0]
 
 
 @contextlib.contextmanager

