@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+import dibs
+
 ROOT = Path(__file__).parents[2]
+SERVICE = Path(dibs.__file__).parent
 GLOSSARY = ROOT / "docs/glossary.md"
 ROW = re.compile(r"^\| ([a-z -]+) \| ([^|]+) \| ([^|]+) \| `([\w./]+)` \|$", re.MULTILINE)
 GIVEN_UP = re.compile(
@@ -20,11 +23,11 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md", "SECURITY.md")),
     *(ROOT / "docs").glob("*.md"),
     *(ROOT / "skill").glob("*.md"),
-    *(ROOT / "service/dibs/board/templates").glob("*.html"),
+    *(SERVICE / "board/templates").glob("*.html"),
 ]
 SPEAKING = [
-    *(ROOT / "service/dibs").rglob("*.py"),
-    *(ROOT / "service/dibs/board/static").glob("*.js"),
+    *SERVICE.rglob("*.py"),
+    *(SERVICE / "board/static").glob("*.js"),
     *(ROOT / "client").glob("*.py"),
 ]
 """Files whose string literals reach people and agents."""

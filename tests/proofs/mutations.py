@@ -1640,4 +1640,12 @@ MUTANTS = [
         "if own then place = place + 1 end",
         ("tests/promises/test_queue.py",),
     ),
+    Mutant(
+        "a riddle for a full queue",
+        "messages.py",
+        "errors are said in plain words",
+        'The queue for this task is full ({outcome.limit} sessions). Pick another task."',
+        '{outcome.limit} sessions wait for this task, as many as may. Work on another."',
+        ("tests/docs/test_glossary.py",),
+    ),
 ]
