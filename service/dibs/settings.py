@@ -3,19 +3,26 @@
 `dibs serve --help` and the table in docs/operations.md are made from this class.
 """
 
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, PlainSerializer, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from dibs.words import duration_s
+from dibs.setting_values import (
+    Duration,
+    Keys,
+    Networks,
+    Projects,
+    Share,
+    Size,
+    is_loopback,
+)
 
 DAY_S = 86_400
 KEY_CHARS = 20
@@ -23,90 +30,6 @@ KEY_VARIETY = 8
 """Different characters in a key at least: fewer are typed, or repeated, and can be guessed."""
 BACKLOG = 2_048
 """Connections that wait to be accepted, during a restart above all; no knob, it costs nothing."""
-
-Duration = Annotated[
-    int, BeforeValidator(lambda value: duration_s(value)), PlainSerializer(lambda s: span(s))
-]
-"""Whole seconds, or text like 90s, 30m, 2h."""
-
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)(k|m|g|)b?")
-_UNIT = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-
-
-def size_bytes(value: object) -> int:
-    """Return whole bytes for 104857600, "100mb" or "1.5g". Raises ValueError."""
-    if isinstance(value, str) and (found := _SIZE.fullmatch(value.strip().lower())):
-        return int(float(found[1]) * _UNIT[found[2]])
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    raise ValueError("A size is whole bytes or text like 512kb, 100mb, 2gb.")
-
-
-Size = Annotated[int, BeforeValidator(size_bytes), PlainSerializer(lambda n: size(n))]
-"""Whole bytes, or text like 512kb, 100mb, 2gb."""
-
-
-def _share(value: object) -> str:
-    if isinstance(value, str) and re.fullmatch(r"[1-9]\d?%", value.strip()):
-        return value.strip()
-    try:
-        return str(size_bytes(value))
-    except ValueError:
-        raise ValueError("Use 1% to 99%, or a size like 512mb, 2gb; 0 means no limit.") from None
-
-
-Share = Annotated[str, BeforeValidator(_share)]
-"""A part of something, like 40%, or bytes as digits."""
-
-
-def _keys(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    keys = tuple(SecretStr(key.strip()) for key in value.split(",") if key.strip())
-    if not keys:
-        raise ValueError("is set but has no key: give it one, or unset it")
-    return keys
-
-
-def _projects(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    names = tuple(name.strip() for name in value.split(",") if name.strip())
-    if not names:
-        raise ValueError("is set but names no project: give it names, or unset it")
-    for name in names:
-        if not _PROJECTS.fullmatch(name):
-            raise ValueError(
-                f"{name[:100]!r} is not a project: exact names like acme.web, or acme.* for all "
-                "that begin with acme."
-            )
-    return names
-
-
-_PROJECTS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}|[A-Za-z0-9][A-Za-z0-9._-]{0,97}\.\*")
-
-
-def _networks(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    texts = [text.strip() for text in value.split(",") if text.strip()]
-    if not texts:
-        raise ValueError("is set but names no network: give it one, or unset it")
-    networks = []
-    for text in texts:
-        try:
-            networks.append(str(ipaddress.ip_network(text)))
-        except ValueError:
-            raise ValueError(
-                f"{text[:100]!r} is not an address or a network like 10.0.0.0/8 or fd00::/8"
-            ) from None
-    return tuple(networks)
-
-
-Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
-Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)]
-Projects = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_projects)]
 
 
 class Settings(BaseSettings):
@@ -341,7 +264,7 @@ class Settings(BaseSettings):
     def _on_loopback(self) -> bool:
         """Say if only this machine reaches the service, as far as its settings tell."""
         public = urlsplit(self.public_url or "").hostname or "localhost"
-        return all(map(_is_loopback, (self.host, public)))
+        return all(map(is_loopback, (self.host, public)))
 
     def _store_problems(self) -> list[str]:
         problems = []
@@ -400,29 +323,6 @@ def table() -> str:
         flag = f"`{knob.flag}`" if knob.flag else "none: a secret"
         rows.append(f"| `{knob.variable}` | {flag} | {knob.default} | {knob.about} |")
     return "\n".join(rows) + "\n"
-
-
-def span(seconds: int) -> str:
-    """Return a duration as people write it: 30m, 2h, 90s."""
-    for unit, letter in ((3600, "h"), (60, "m")):
-        if seconds and seconds % unit == 0:
-            return f"{seconds // unit}{letter}"
-    return f"{seconds}s"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, 6.3
-
-
-def size(count: int) -> str:
-    """Return bytes as people write them: 100mb, 512kb."""
-    for unit, letter in ((1 << 30, "gb"), (1 << 20, "mb"), (1 << 10, "kb")):
-        if count and count % unit == 0:
-            return f"{count // unit}{letter}"
-    return str(count)
 
 
 def load(**flags: Any) -> Settings:

@@ -11,7 +11,8 @@ import pytest
 from tests.harness import processes
 from tests.ops.running import DIBS, Running, clean_environ, new_session, until
 
-from dibs.settings import Settings, knobs, load, size, size_bytes, span, table, unknown_variables
+from dibs.setting_values import size, size_bytes, span
+from dibs.settings import Settings, knobs, load, table, unknown_variables
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hunter2-hunter2-hunter2"

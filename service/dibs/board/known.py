@@ -9,14 +9,15 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from dibs.acts import list_, show
-from dibs.board import spans, views
+from dibs.board import spans, telling, views
 from dibs.board.spans import Html
 from dibs.board.views import Counts, Look, Row
 from dibs.claims import Claims
 from dibs.outcomes import Page
 from dibs.store import Damaged
 from dibs.store.events import CursorExpired, stream_id
-from dibs.store.store import Pulse, Store
+from dibs.store.records import Pulse
+from dibs.store.store import Store
 from dibs.words import Claim, Event, Free, Project, Task
 
 ROWS, DONE, RECENT = 2_000, 50, 40
@@ -206,7 +207,7 @@ class Known:
     def holders(self, page: Sequence[Row]) -> frozenset[str]:
         """Return whom one can ask for: all who have or had a claim, of many those on the page."""
         rows = self.rows.values() if len(self.rows) <= PART else page
-        return frozenset(views.name(row.claim.holder) for row in rows)
+        return frozenset(telling.name(row.claim.holder) for row in rows)
 
     def since(self, event_id: str) -> list[tuple[Event, Html]]:
         """Return the events after `event_id`, oldest first."""

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from dibs.acts import break_
 from dibs.acts.act import Call
 from dibs.addresses import network_of
-from dibs.board import breaking, views
+from dibs.board import assets, breaking, views
 from dibs.board.context import (
     BoardContext,
     NoSuchPage,
@@ -124,11 +124,11 @@ class Board(Controller):
     @get("/board/{name:str}", sync_to_thread=False)
     def asset(self, name: str) -> Page:
         """Serve a script, a style or a picture of the board. Its URL changes when it does."""
-        if name not in views.ASSETS:
+        if name not in assets.ASSETS:
             raise NoSuchPage("There is no such file here.")
         return Response(
-            views.ASSETS[name],
-            media_type=views.media_type(name),
+            assets.ASSETS[name],
+            media_type=assets.media_type(name),
             headers={"Cache-Control": "public, max-age=31536000, immutable"},
         )
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from dibs.board import spans, views
+from dibs.board import spans, telling, views
 from dibs.board.known import RECENT, Known
 from dibs.board.spans import Html
 from dibs.board.views import EVERYTHING, SECTIONS, Counts, Look, Row
@@ -297,7 +297,7 @@ class Sheet:
                 row = self._known.rows.get(event.task)
                 waiting = row.claim.waiters if row else 0
                 text = event.reason or event.note or ""
-                told = {"title": views.sentence(event), "text": text, "task": event.task}
+                told = {"title": telling.sentence(event), "text": text, "task": event.task}
                 alerts[event.type, event.task] = {"type": event.type, "waiting": waiting, **told}
         return list(alerts.values())[-20:]
 
@@ -315,5 +315,5 @@ def pager(project: Project, key: Key, extent: Extent) -> str:
 def _saying(events: Sequence[Event]) -> str:
     """Return what a screen reader is told: a few sentences, or how much happened."""
     if len(events) > 3:
-        return f"{len(events)} changes, the last: {views.sentence(events[-1])}."
-    return " ".join(views.sentence(event) + "." for event in events)
+        return f"{len(events)} changes, the last: {telling.sentence(events[-1])}."
+    return " ".join(telling.sentence(event) + "." for event in events)

@@ -1,6 +1,5 @@
 """What the board shows of claims and events: sections, counts, sentences, filters, HTML."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,9 +16,11 @@ from markupsafe import Markup, escape
 from msgspec.structs import replace
 
 from dibs.board import spans
+from dibs.board.assets import asset
 from dibs.board.spans import Html, span
-from dibs.store.store import Pulse
-from dibs.words import LAPSES_FLAGGED, Claim, Event, Holder, Project
+from dibs.board.telling import name, said
+from dibs.store.records import Pulse
+from dibs.words import LAPSES_FLAGGED, Claim, Event, Project
 
 Kind = Literal["working", "stale", "parked", "lapsed", "done"]
 """A claim's state as people ask for it: `held` is `working`, or `stale` when nothing is heard."""
@@ -49,21 +50,6 @@ NOTE_SHOWN = 300
 QUEUE_SHOWN = 10
 """Sessions of a queue that are named; all are counted."""
 
-_STATIC = Path(str(resources.files("dibs.board"))) / "static"
-_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-ASSETS = {path.name: path.read_bytes() for path in _STATIC.iterdir() if path.suffix in _TYPES}
-_VERSION = hashlib.sha256(b"".join(ASSETS[name] for name in sorted(ASSETS))).hexdigest()[:12]
-
-
-def media_type(asset: str) -> str:
-    """Return the media type of an asset."""
-    return _TYPES["." + asset.rpartition(".")[2]]
-
-
-def asset(name: str) -> str:
-    """Return an asset's path; it changes with the assets, so that browsers may keep them."""
-    return f"/board/{name}?{_VERSION}"
-
 
 def ms(at: datetime) -> int:
     """Return an instant as the browser counts it."""
@@ -90,13 +76,6 @@ def short(url: str) -> str:
     if len(parts) == 5 and parts[3] in ("pull", "pulls") and parts[4].isdigit():
         return f"{parts[1]}/{parts[2]}#{parts[4]}"
     return rest if len(rest) <= 40 else rest[:39] + "…"
-
-
-def name(holder: Holder | None) -> str:
-    """Return what to call a holder."""
-    if holder is None:
-        return "somebody"
-    return holder.label or holder.ref or "somebody"
 
 
 def kind(claim: Claim) -> Kind:
@@ -192,38 +171,6 @@ def break_path(claim: Claim) -> str:
 def happening(event: Event) -> Html:
     """Render an event for the list of recent events."""
     return spans.cut(EVENT.render(event=event, words=said(event)))
-
-
-def said(event: Event) -> tuple[str, str]:
-    """Return an event in words: before and after the task's name."""
-    who = name(event.holder)
-    match event.type:
-        case "lapsed":
-            return "", f" lapsed: {who} was not heard from"
-        case "broken":
-            return f"{event.by or 'somebody'} broke ", f", which {who} held"
-        case "queued":
-            return f"{who} waits for ", ""
-        case "unqueued":
-            return f"{who} no longer waits for ", ""
-        case "done":
-            return f"{who} finished ", ""
-        case "revived":
-            return f"{who} came back to ", ""
-        case "resumed":
-            return f"{who} went on with ", ""
-        case "abandoned":
-            return f"{who} gave up ", ""
-        case "damaged":
-            return "Something happened that nobody can read ", ""
-        case other:
-            return f"{who} {other} ", ""
-
-
-def sentence(event: Event) -> str:
-    """Return an event as plain text, for screen readers and notifications."""
-    before, after = said(event)
-    return f"{before}{event.task}{after}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

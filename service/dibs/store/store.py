@@ -7,8 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
@@ -18,7 +17,7 @@ from dibs.store.clock import Facts, LeaseClock
 from dibs.store.collisions import CollisionCounter
 from dibs.store.events import EventLog
 from dibs.store.keys import FORMAT, keys
-from dibs.store.records import Counts, Reader
+from dibs.store.records import Counts, Overview, Pulse, Reader
 from dibs.store.redis.failures import Damaged, StoreDown, StoreFull, said
 from dibs.store.redis.link import Link
 from dibs.store.rules import Rules
@@ -63,29 +62,6 @@ class _Overview(NamedTuple):
 
 SWEEP = Declaration("sweep", rates="none")
 OVERVIEW = Declaration("overview", _Overview, rates="none")
-
-
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """A project at a glance: how many claims are in each state now."""
-
-    project: Project
-    held: int
-    parked: int
-    lapsed: int
-    done: int
-    """In the last 24 hours, unlike the others."""
-    changed_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Pulse:
-    """What happened in a project in the last 24 hours, and the store's time."""
-
-    now_ms: int
-    done: int
-    avoided: int
-    """Claims refused because somebody else had the task, or had done it; see CollisionCounter."""
 
 
 class Store:
