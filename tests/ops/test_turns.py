@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from tests.ops.running import Running, new_session, until
 
+from dibs.api.access import Access
 from dibs.api.fast_path import FastPath
 from dibs.api.observe import FAMILIES
 from dibs.api.turns import Holders, Pace, Turns, in_turn, shared
@@ -272,6 +274,31 @@ async def test_an_act_of_a_session_that_holds_something_passes_a_crowd() -> None
     await asyncio.gather(*asked)
     assert order.index("mine") <= 65
     assert len(order) == 202
+
+
+async def test_an_act_that_the_end_of_the_service_cuts_off_is_told_as_unknown() -> None:
+    class Hanging(FastPath):
+        async def _do(self, *_: Any) -> Reply:
+            begun.set()
+            await asyncio.sleep(3600)
+            raise AssertionError
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"{}"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    begun, sent, nothing = asyncio.Event(), [], None
+    acts = Hanging(nothing, nothing, Access(), Metrics(FAMILIES), 1_000)  # type: ignore[arg-type]
+    scope = {"raw_path": b"/v1/p/claim", "path": "/v1/p/claim", "method": "POST"}
+    more = {"headers": [(b"dibs-session", b"s")], "query_string": b""}
+    asked = asyncio.create_task(acts(scope | more, receive, send))
+    await begun.wait()
+    asked.cancel()
+    await asked
+    assert sent[0]["status"] == 503
+    assert json.loads(sent[1]["body"])["outcome"] == "unknown"
 
 
 async def test_totals_are_added_up_once_for_all_who_ask_at_the_same_time_and_are_new() -> None:

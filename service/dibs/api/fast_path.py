@@ -5,6 +5,7 @@ and each layer around it some 4 (docs/performance.md). Everything but the acts w
 framework. Acts begin a few at a time, those of holders first (turns.py).
 """
 
+import asyncio
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from dibs.metrics import Metrics
 from dibs.outcomes import Granted
 from dibs.problems import ProblemError
 from dibs.responses import Reply
+from dibs.store import StoreDown
 from dibs.words import Project, Session
 
 R = TypeVar("R", bound=requests.Request)
@@ -107,6 +109,9 @@ class FastPath:
             self._access.admit(scope, given.get(b"authorization", b"").decode("latin-1"))
             body = await _body(receive, int(given.get(b"content-length", -1)), self._max_body)
             return await self._do(act, Post(project, scope["query_string"], given, body), scope)
+        except asyncio.CancelledError:
+            # The service ends and could not wait for this act; uvicorn would say it was a mistake.
+            return errors.answer(scope, StoreDown("The service is stopping.", sent=True))
         except Exception as error:  # noqa: BLE001 - the one place that answers all of them
             await self._access.slow_down(scope, error)
             return errors.answer(scope, error)
