@@ -41,5 +41,4 @@ finish(task, rec, 'broken', {reason = reason, by = by})
 count('breaks', '1')
 note_loss(rec.owner, task, rec.fence, 'broken', NOW + RULES.retention_ms, {
   by_label = by, note = reason})
-tell('broken', task, rec, 'reason', reason, 'by', by)
 return answer('ended', {}, {task, 'free', ''})

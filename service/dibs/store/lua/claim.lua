@@ -35,39 +35,32 @@ elseif ROOM == nil then
   look_for_room(redis.pcall('SET', PREFIX .. ':nothing', '', 'XX'))
 end
 
--- When anybody may take a task that nobody holds any more.
-local function free_from(rec)
-  if lapsed(rec) then return rec.due_at + RULES.grace_ms end
-  return tonumber(rec.ended or '0')
-end
-
--- What stands between SESSION and `task`: nil (free), 'mine', 'damaged', or a refusal and when it ends.
+-- What stands between SESSION and `task`, which is settled: nil (free), 'mine', 'damaged', or a refusal and
+-- when it ends. Then the tickets whose window passed, if any, and when the next one's begins.
 local function verdict(task, rec)
   if rec.state == nil then return nil end
   if rec.damaged then return 'damaged' end
-  settle(task, rec)
   if rec.owner == SESSION and (live(rec) or revivable(rec)) then return 'mine' end
   if live(rec) then return 'held', rec.due_at + RULES.grace_ms end
   if rec.state == 'done' and not reopen then return 'done', nil end
-  if NOW < free_from(rec) then return 'cooling', free_from(rec) end
+  -- When anybody may take a task that nobody holds any more.
+  local free_from = tonumber(rec.ended)
+  if rec.state == 'lapsed' then free_from = rec.due_at + RULES.grace_ms end
+  if NOW < free_from then return 'cooling', free_from end
   if not rec.queued then return nil end
   -- Whose hand-over window is it? Windows follow one another from the moment the task became free,
   -- each ticket having one, also one that lapsed since; who lets theirs pass leaves the queue.
-  local start = math.max(free_from(rec), tonumber(rec.turns_from or '0'))
+  local start, passed = math.max(free_from, tonumber(rec.turns_from or '0')), nil
   for _, ticket in ipairs(tickets(task, 'all')) do
     local ends = math.min(math.max(start, ticket.joined) + RULES.handover_ms, ticket.until_ms)
     if NOW < ends then
-      if ticket.session ~= SESSION then return 'turn', ends end
-      return nil
+      if ticket.session ~= SESSION then return 'turn', ends, passed, start end
+      return nil, nil, passed, start
     end
-    start = math.max(start, ends)
-    rec.turns_from = text(start)
-    let_holder_write()
-    call('HDEL', PREFIX .. ':queue:' .. task, ticket.session)
-    save_again(task, rec)
-    tell('unqueued', task, {owner = ticket.session, label = ticket.label, fence = rec.fence})
+    start, passed = math.max(start, ends), passed or {}
+    passed[#passed + 1] = ticket
   end
-  return nil
+  return nil, nil, passed, start
 end
 
 -- The last fence given; and the names that look alike, by their field of META.
@@ -92,23 +85,16 @@ local function grant(task, rec, like, alike)
   ALIKE[alike] = kept
   -- The last fence may be gone with a primary that was lost; what this service saw of time is not.
   FENCE = math.max(FENCE + 1, NOW_US, WITNESS_US)
+  local ttl = ttl_ms or RULES.ttl_ms
   local fresh = {
-    state = 'held', owner = SESSION, fence = text(FENCE), ttl = text(ttl_ms or RULES.ttl_ms),
-    since = NOW_TEXT, beat = NOW_TEXT,
+    owner = SESSION, fence = text(FENCE), ttl = text(ttl), since = NOW_TEXT, beat = NOW_TEXT,
+    due_at = NOW + math.min(ttl, RULES.max_hold_ms),
+    label = label ~= '' and label or nil, branch = branch ~= '' and branch or nil,
+    url = url ~= '' and url or nil, note = note ~= '' and note or nil,
+    like = like ~= '' and like or nil, place = place ~= '' and place or nil,
+    resembles = listed ~= '' and not rec.state and listed or nil,
     grants = rec.state and text(tonumber(rec.grants or '1') + 1), lapses = rec.lapses, queued = rec.queued,
   }
-  fresh.due_at = NOW + math.min(tonumber(fresh.ttl), RULES.max_hold_ms)
-  fresh.due = text(fresh.due_at)
-  if label ~= '' then fresh.label = label end
-  if branch ~= '' then fresh.branch = branch end
-  if url ~= '' then fresh.url = url end
-  if note ~= '' then fresh.note = note end
-  if like ~= '' then fresh.like = like end
-  if listed ~= '' and not rec.state then fresh.resembles = listed end
-  if place ~= '' then
-    fresh.place = place
-    come_to(place)
-  end
   if rec.owner then
     fresh.last_owner, fresh.last_fence, fresh.last_outcome = rec.owner, rec.fence, rec.state
     fresh.last_label, fresh.last_note, fresh.last_ended = rec.label, rec.note, rec.ended
@@ -118,23 +104,44 @@ local function grant(task, rec, like, alike)
       note_loss(rec.owner, task, rec.fence, 'lapsed', NOW + RULES.retention_ms, {
         at = rec.ended, by_ref = string.sub(SESSION, 1, 10), by_label = label, note = note})
     end
-    local index = rec.state == 'lapsed' and ':lapsed' or rec.state == 'done' and ':done' or ':ended'
-    call('ZREM', PREFIX .. index, task)
   end
   if fresh.queued then
     redis.pcall('HDEL', PREFIX .. ':queue:' .. task, SESSION)
-    if drop_lapsed_tickets(task, fresh) == 0 then fresh.queued = nil end
+    if drop_tickets(task, fresh) == 0 then fresh.queued = nil end
   end
-  save(task, fresh)
-  call('ZADD', LIVE, fresh.due, task)
-  call('SADD', HELD .. SESSION, task)
-  tell('claimed', task, fresh)
+  transition(task, fresh, 'held', rec)
   return fresh
+end
+
+-- Put SESSION into the queue of `task`, or renew its ticket there; false where the queue is full.
+local function enqueue(task, rec)
+  local key, waiting = PREFIX .. ':queue:' .. task, tickets(task)
+  local mine, order, joined
+  for _, ticket in ipairs(waiting) do
+    if ticket.session == SESSION then
+      mine, order, joined = true, text(ticket.order), text(ticket.joined)
+    end
+  end
+  if not mine then
+    if #waiting >= RULES.tickets_per_task then return false end
+    order, joined = text(count('tickets', NOW_TEXT)), NOW_TEXT
+  end
+  call('HSET', key, SESSION, order .. ' ' .. joined .. ' ' .. text(NOW + RULES.ticket_ms) .. ' ' .. label)
+  call('PERSIST', key)  -- 0.1.0 let it end by itself
+  if not rec.queued then
+    rec.queued = '1'
+    save_again(task, rec)
+  end
+  if not mine then
+    call('SADD', PREFIX .. ':queued', task)
+    tell('queued', task, {owner = SESSION, label = label, fence = rec.fence})
+  end
+  return true
 end
 
 local function over_share(wanted)
   local limit = RULES.claims_per_address
-  return place ~= '' and limit > 0 and held_at(place) + wanted > limit
+  return place ~= '' and limit > 0 and (number(call('HGET', PREFIX .. ':places', place)) or 0) + wanted > limit
 end
 
 local function over_quota(wanted)
@@ -161,7 +168,13 @@ local free, mine, refused, damaged = {}, {}, {}, nil
 for i = AT.tasks, #ARGV, 2 do
   local task = ARGV[i]
   local rec = meet(task)
-  local word, free_at = verdict(task, rec)
+  settle(task, rec)
+  local word, free_at, passed, turns_from = verdict(task, rec)
+  if passed then
+    drop_tickets(task, rec, passed)
+    rec.turns_from = text(turns_from)
+    save_again(task, rec)
+  end
   local choice = {task, rec, ARGV[i + 1]}
   if word == nil then
     free[#free + 1] = choice
@@ -191,31 +204,6 @@ if damaged and (mode ~= 'any' or #free + #mine + #refused == 0) then return answ
 if grows and not ROOM then return answer('full', told) end
 
 if refusing then
-  local function enqueue(task, rec)
-    local key, waiting = PREFIX .. ':queue:' .. task, tickets(task)
-    local mine, order, joined
-    for _, ticket in ipairs(waiting) do
-      if ticket.session == SESSION then
-        mine, order, joined = true, text(ticket.order), text(ticket.joined)
-      end
-    end
-    if not mine then
-      if #waiting >= RULES.tickets_per_task then return false end
-      order, joined = text(count('tickets', NOW_TEXT)), NOW_TEXT
-    end
-    call('HSET', key, SESSION, order .. ' ' .. joined .. ' ' .. text(NOW + RULES.ticket_ms) .. ' ' .. label)
-    call('PERSIST', key)  -- 0.1.0 let it end by itself
-    if not rec.queued then
-      rec.queued = '1'
-      save_again(task, rec)
-    end
-    if not mine then
-      call('SADD', PREFIX .. ':queued', task)
-      tell('queued', task, {owner = SESSION, label = label, fence = rec.fence})
-    end
-    return true
-  end
-
   local reply = {'refused', NOW_TEXT, told}
   for _, refusal in ipairs(refused) do
     local word, task, rec, free_at = unpack(refusal)

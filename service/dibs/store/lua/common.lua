@@ -92,11 +92,8 @@ end
 -- seen that it asks only for what it holds. A holder is never refused for what others do (rule 18).
 local OVER
 
-local function has_something()
-  return call('SCARD', HELD .. SESSION) > 0 or call('EXISTS', LOST .. SESSION) == 1
-end
-
--- Returns nil, or how long to wait in ms and for whose limit. Counts the request only when it passes.
+-- Returns how long to wait in ms and for whose limit; or nil, nil, and what counts the request: the key,
+-- what is paid then by the project and by the session, and whether the key is there.
 -- What is paid lies in a hash for each span of RATES_MS, by session, the project's at '': nothing
 -- matters after the span that follows, so a hash goes as a whole.
 local function over_rate()
@@ -119,15 +116,14 @@ local function over_rate()
   if all > 0 then
     wait_ms, all_next = admit(all_paid, all)
     if wait_ms > 0 then
-      if SESSION == '' or not has_something() then return wait_ms, 'project' end
+      local has_something = SESSION ~= ''
+        and (call('SCARD', HELD .. SESSION) > 0 or call('EXISTS', LOST .. SESSION) == 1)
+      if not has_something then return wait_ms, 'project' end
       if not HOLDS then OVER = {'rate-limited', NOW_TEXT, text(wait_ms), 'project'} end
       all_next = all_paid
     end
   end
-  -- pcall: on a full store the limit is the first thing to go, not the request.
-  look_for_room(
-    redis.pcall('HSET', key, '', all_next, own_next and SESSION or '', own_next or all_next))
-  if ROOM and not begun then call('PEXPIRE', key, text(3 * RATES_MS)) end
+  return nil, nil, key, all_next, own_next, begun
 end
 
 -- A claim that was live when time was lost has at least one ttl from then on (rule 13). `written`
@@ -141,7 +137,14 @@ local function after_stalls(instant, span, written)
   return instant
 end
 
-local function live(rec) return rec.state == 'held' or rec.state == 'parked' end
+-- The states of a task that somebody has or had, and the index that has the task in each: ':live' by its
+-- deadline, the others by its end. transition() in tenure.lua is what moves a task between them.
+local INDEX = {
+  held = ':live', parked = ':live', lapsed = ':lapsed', done = ':done',
+  released = ':ended', abandoned = ':ended', broken = ':ended',
+}
+
+local function live(rec) return INDEX[rec.state] == ':live' end
 local function overdue(rec) return live(rec) and rec.due_at <= NOW end
 local function lapsed(rec) return rec.state == 'lapsed' or overdue(rec) end
 
@@ -164,10 +167,7 @@ end
 
 -- Whether all of a record is there that is counted with, and no number is past counting.
 local function whole(rec)
-  local state = rec.state
-  local ends = state == 'lapsed' or state == 'done' or state == 'released' or state == 'abandoned'
-    or state == 'broken'
-  if not rec.owner or not (state == 'held' or state == 'parked' or ends and rec.ended) then return false end
+  if not rec.owner or not (live(rec) or INDEX[rec.state] and rec.ended) then return false end
   local fence, ttl, since, beat, due = rec.fence or '', rec.ttl or '', rec.since or '', rec.beat or '', rec.due or ''
   local ended, grants, lapses = rec.ended or '0', rec.grants or '0', rec.lapses or '0'
   local turns_from, last_ended = rec.turns_from or '0', rec.last_ended or '0'
@@ -259,10 +259,11 @@ local function count_tickets(task)
 end
 
 -- A record as JSON, '' for a task never claimed, with what only the store can tell: the deadline
--- after stalls, the queue; `counted`: only how long that is. Comes last: it writes them into the record.
+-- after stalls, the queue; `counted`: only how long that is.
 local function view(task, rec, counted)
   if not rec.state then return '' end
-  rec.task, rec.due, rec.due_at = task, text(rec.due_at), nil
+  local due, due_at = rec.due, rec.due_at
+  rec.task, rec.due, rec.due_at = task, text(due_at), nil
   if rec.queued and counted then
     local waiting, place = count_tickets(task)
     rec.waiting, rec.position = text(waiting), place and text(place)
@@ -273,7 +274,10 @@ local function view(task, rec, counted)
     end
     rec.queue = table.concat(waiting, '\n')
   end
-  return cjson.encode(rec)
+  local shown = cjson.encode(rec)
+  rec.task, rec.due, rec.due_at = nil, due, due_at
+  if rec.queued then rec.queue, rec.waiting, rec.position = nil, nil, nil end
+  return shown
 end
 
 -- One entry in the project's stream; only transitions are told, never a plain heartbeat. It weighs what
@@ -290,6 +294,12 @@ end
 
 if STALLED then return answer('stalled') end
 do
-  local wait_ms, whose = over_rate()
+  local wait_ms, whose, key, all_next, own_next, begun = over_rate()
   if wait_ms then return answer('rate-limited', text(wait_ms), whose) end
+  if key then
+    -- pcall: on a full store the limit is the first thing to go, not the request.
+    look_for_room(
+      redis.pcall('HSET', key, '', all_next, own_next and SESSION or '', own_next or all_next))
+    if ROOM and not begun then call('PEXPIRE', key, text(3 * RATES_MS)) end
+  end
 end

@@ -1,5 +1,11 @@
 -- holder.lua: what a session has, and how a tenure ends.
 
+local function losses()
+  local told = look_at_losses()
+  mark_told()
+  return told
+end
+
 local function ending(task, fence, who) return fence .. ' ' .. who .. ' ' .. task end
 
 -- `who` ended the tenure of `task` with this fence.
@@ -20,23 +26,12 @@ end
 
 -- End the tenure `rec`; the record stays for the retention so that a repeat can be answered.
 local function finish(task, rec, outcome, fields)
-  local was = rec.state
-  let_holder_write()
-  if was == 'parked' then call('SREM', PREFIX .. ':parked', task) end
-  rec.state, rec.ended = outcome, NOW_TEXT
+  local lapsed_before = rec.state == 'lapsed'
   for field, value in pairs(fields) do
     if value ~= '' then rec[field] = value end
   end
-  save(task, rec)
-  if was == 'lapsed' then
-    call('ZREM', PREFIX .. ':lapsed', task)
-  else
-    call('ZREM', LIVE, task)
-    call('SREM', HELD .. rec.owner, task)
-    leave(rec.place)
-  end
-  if was == 'lapsed' or KNOWN == nil or KNOWN[task] ~= nil then call('HDEL', LOST .. rec.owner, task) end
-  call('ZADD', PREFIX .. (outcome == 'done' and ':done' or ':ended'), rec.ended, task)
+  transition(task, rec, outcome)
+  if lapsed_before or KNOWN == nil or KNOWN[task] ~= nil then call('HDEL', LOST .. rec.owner, task) end
   local who = outcome == 'broken' and outcome or string.sub(SESSION, 1, 10)
   call('ZADD', PREFIX .. ':endings', rec.ended, ending(task, rec.fence, who))
 end

@@ -20,7 +20,6 @@ local fields = {note = ARG.note, pr = ARG.pr}
 local function release(task, rec)
   settle(task, rec)
   finish(task, rec, outcome, fields)
-  tell(outcome, task, rec, 'note', rec.note or '', 'pr', rec.pr or '')
   return {task, state_now(rec), ''}
 end
 
@@ -42,11 +41,9 @@ local function leave_queue(task, rec)
   local waiting = rec.queued and tickets(task) or {}
   for place, ticket in ipairs(waiting) do
     if ticket.session == SESSION then
-      let_holder_write()
-      call('HDEL', PREFIX .. ':queue:' .. task, SESSION)
-      tell('unqueued', task, {owner = SESSION, fence = rec.fence})
+      drop_tickets(task, rec, {{session = SESSION}})
       if #waiting == 1 then
-        drop_lapsed_tickets(task, rec)
+        drop_tickets(task, rec)
         rec.queued = nil
       end
       -- The next one's window starts now, not when this one's did.

@@ -95,7 +95,7 @@ for _, task in ipairs(call('SMEMBERS', PREFIX .. ':queued')) do
   end
   if kept < #found then
     local rec = meet(task)
-    if kept == 0 or live(rec) then drop_lapsed_tickets(task, rec) end
+    if kept == 0 or live(rec) then drop_tickets(task, rec) end
   end
   waiting = waiting + kept
   if kept == 0 then

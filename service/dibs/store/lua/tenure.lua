@@ -1,17 +1,55 @@
--- tenure.lua: how a claim lapses, goes on, and is lost; and when it is forgotten.
+-- tenure.lua: how a task moves from state to state: a claim is granted, lapses, goes on, ends, is lost; and
+-- when it is forgotten.
 
--- States of which :ended has the tasks.
-local IN_ENDED = {released = true, abandoned = true, broken = true}
-
-local function held_at(place) return number(call('HGET', PREFIX .. ':places', place)) or 0 end
-local function come_to(place)
-  local come = redis.pcall('HINCRBY', PREFIX .. ':places', place, 1)
-  if type(come) == 'table' then call('HSET', PREFIX .. ':places', place, '1') end
-end
 local function leave(place)
   if not place then return end
   local left = redis.pcall('HINCRBY', PREFIX .. ':places', place, -1)
   if type(left) == 'table' or left <= 0 then call('HDEL', PREFIX .. ':places', place) end
+end
+
+-- Move `task` to the state `to`, and write `rec`. `old` is the record of the tenure before, where `rec`
+-- begins a new one. Nothing else writes a state, and all that follows from it is kept here: when the task
+-- was due or ended, the index, the set of a live state other than 'held', what its holder and its address
+-- have, and the event. A heartbeat comes here too, with the state that the task has.
+local function transition(task, rec, to, old)
+  local from = (old or rec).state
+  local left, entered = INDEX[from], INDEX[to]
+  if not old then let_holder_write() end
+  rec.state = to
+  if entered == ':live' or to == 'lapsed' then rec.due = text(rec.due_at) end
+  if entered ~= ':live' then
+    rec.ended = to == 'lapsed' and rec.due or NOW_TEXT
+  elseif rec.ended then
+    rec.ended = nil
+  end
+  save(task, rec)
+  call('ZADD', PREFIX .. entered, rec.ended or rec.due, task)
+  if from == to then return end
+  if left ~= entered then
+    if left then call('ZREM', PREFIX .. left, task) end
+    if entered == ':live' then
+      call('SADD', HELD .. rec.owner, task)
+      local come = rec.place and redis.pcall('HINCRBY', PREFIX .. ':places', rec.place, 1)
+      if type(come) == 'table' then call('HSET', PREFIX .. ':places', rec.place, '1') end
+    elseif left == ':live' then
+      redis.pcall('SREM', HELD .. rec.owner, task)
+      leave(rec.place)
+    end
+  end
+  if old then return tell('claimed', task, rec) end
+  if left == ':live' and from ~= 'held' then call('SREM', PREFIX .. ':' .. from, task) end
+  if entered == ':live' and to ~= 'held' then call('SADD', PREFIX .. ':' .. to, task) end
+  local back = entered == ':live' and ({parked = 'resumed', lapsed = 'revived'})[from]
+  if back then tell(back, task, rec) end
+  -- The event of a state is called like it, and has these fields of the record.
+  local fields, shown = {}, ({
+    lapsed = 'note', parked = 'note', done = 'note pr', released = 'note pr', abandoned = 'note pr',
+    broken = 'reason by',
+  })[to]
+  for field in string.gmatch(shown or '', '%a+') do
+    fields[#fields + 1], fields[#fields + 2] = field, rec[field] or ''
+  end
+  if shown then tell(to, task, rec, unpack(fields)) end
 end
 
 -- Losses that this run noted, "session task".
@@ -53,25 +91,16 @@ end
 -- The passing of a deadline, written down once by whichever act meets it first.
 local function settle(task, rec)
   if not overdue(rec) then return end
-  let_holder_write()
-  if rec.state == 'parked' then call('SREM', PREFIX .. ':parked', task) end
-  count('lapses', '1')
-  rec.state, rec.ended = 'lapsed', text(rec.due_at)
-  rec.due = rec.ended
   rec.lapses = text(tonumber(rec.lapses or '0') + 1)
-  save(task, rec)
-  call('ZREM', LIVE, task)
-  call('ZADD', PREFIX .. ':lapsed', rec.ended, task)
-  redis.pcall('SREM', HELD .. rec.owner, task)
-  leave(rec.place)
+  transition(task, rec, 'lapsed')
+  count('lapses', '1')
   note_loss(rec.owner, task, rec.fence, 'lapsed', rec.due_at + RULES.retention_ms, {open = '1'})
-  tell('lapsed', task, rec, 'note', rec.note or '')
 end
 
 -- Write a record again whose state stays. 0.1.0 kept what had ended in no index.
 local function save_again(task, rec)
   save(task, rec)
-  if IN_ENDED[rec.state] then call('ZADD', PREFIX .. ':ended', rec.ended, task) end
+  if INDEX[rec.state] == ':ended' then call('ZADD', PREFIX .. ':ended', rec.ended, task) end
 end
 
 -- Drop all that is kept of a tenure that is over.
@@ -110,12 +139,12 @@ local function meet(task)
   return {}
 end
 
--- Take out of a queue whoever has not asked again in time; return how many still wait. Not while
--- the task is free: there each ticket that lapsed has had a window, and they come in order.
-local function drop_lapsed_tickets(task, rec)
+-- Take `these` tickets out of a queue; else those that nobody renewed in time, and return how many still
+-- wait. The latter not while the task is free: there each ticket has a window, and they come in order.
+local function drop_tickets(task, rec, these)
   local waiting = 0
-  for _, ticket in ipairs(tickets(task, 'all')) do
-    if ticket.until_ms > NOW then
+  for _, ticket in ipairs(these or tickets(task, 'all')) do
+    if not these and ticket.until_ms > NOW then
       waiting = waiting + 1
     else
       let_holder_write()
@@ -135,33 +164,20 @@ end
 -- {ttl_ms, state = 'held'|'parked', resume = bool, note, label, branch, url}, each or nil.
 local function keep(task, rec, change)
   settle(task, rec)
-  let_holder_write()
-  local was, revived = rec.state, rec.state == 'lapsed'
-  rec.state = change.state or 'held'
-  if change.ttl_ms and rec.state == 'held' then rec.ttl = text(change.ttl_ms) end
+  local revived, to = rec.state == 'lapsed', change.state or 'held'
+  if change.ttl_ms and to == 'held' then rec.ttl = text(change.ttl_ms) end
   local span = tonumber(rec.ttl)
-  if rec.state == 'parked' then span = change.ttl_ms or RULES.park_ms end
+  if to == 'parked' then span = change.ttl_ms or RULES.park_ms end
   if change.resume then rec.due_at = math.min(rec.due_at, NOW + span) end
   -- Never earlier than the deadline that the holder already has, and never past max_hold.
   local limit = tonumber(rec.since) + RULES.max_hold_ms
   rec.due_at = math.max(rec.due_at, math.min(NOW + span, limit))
-  rec.due, rec.beat = text(rec.due_at), NOW_TEXT
+  rec.beat = NOW_TEXT
   for _, field in ipairs({'note', 'label', 'branch', 'url'}) do
     if change[field] and change[field] ~= '' then rec[field] = change[field] end
   end
-  if revived then rec.ended = nil end
-  save(task, rec)
-  call('ZADD', LIVE, rec.due, task)
-  if revived then
-    call('ZREM', PREFIX .. ':lapsed', task)
-    call('SADD', HELD .. SESSION, task)
-    call('HDEL', LOST .. SESSION, task)
-    if rec.place then come_to(rec.place) end
-    tell('revived', task, rec)
-  end
-  if rec.state ~= was then call(rec.state == 'parked' and 'SADD' or 'SREM', PREFIX .. ':parked', task) end
-  if rec.state == 'parked' and was ~= 'parked' then tell('parked', task, rec, 'note', rec.note or '') end
-  if rec.state == 'held' and was == 'parked' then tell('resumed', task, rec) end
+  transition(task, rec, to)
+  if revived then call('HDEL', LOST .. SESSION, task) end
 end
 
 -- What SESSION had lost when look_at_losses() looked, by task: the entry, or false when that is past.
@@ -196,12 +212,6 @@ local function mark_told()
       call('HSET', LOST .. SESSION, task, cjson.encode(entry))
     end
   end
-end
-
-local function losses()
-  local told = look_at_losses()
-  mark_told()
-  return told
 end
 
 -- What META says that records and events weigh, and since when; nil where nobody can read it. Then the

@@ -1,0 +1,26 @@
+"""What keeps the Lua scripts readable: one function moves a task, and none is made in a branch."""
+
+import re
+from pathlib import Path
+
+SCRIPTS = sorted((Path(__file__).parents[2] / "service/dibs/store/lua").glob("*.lua"))
+
+
+def found(pattern: str) -> list[str]:
+    """Where the pattern is in the scripts: file, and what is there."""
+    there = re.compile(pattern, re.MULTILINE)
+    return [
+        f"{file.name}: {hit[0]}" for file in SCRIPTS for hit in there.finditer(file.read_text())
+    ]
+
+
+def test_one_function_alone_writes_the_state_of_a_record() -> None:
+    assert found(r"\b(rec|fresh|record)\.state =[^=].*") == ["tenure.lua: rec.state = to"]
+    assert found(r"'[ZS]ADD', (LIVE|HELD|PREFIX \.\. ':(lapsed|done|parked)).*") == [
+        "sweep.lua: 'ZADD', LIVE, text(rec.due_at), task)  -- a stall moved the deadline",
+        "tenure.lua: 'SADD', HELD .. rec.owner, task)",
+    ]
+
+
+def test_no_named_function_is_made_inside_another_or_in_a_branch() -> None:
+    assert found(r"^[ \t]+local function .*") == []
