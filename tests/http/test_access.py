@@ -81,7 +81,7 @@ def test_a_token_opens_its_project_and_no_other(service: Running) -> None:
         assert service.ask("GET", "/p/acme.web", **headers)[0] == 200
     status, body = claim(service, "zoo.lion", **bearer(token))
     assert status == 401
-    assert "for project acme.web alone" in body["detail"]
+    assert "for project acme.web only" in body["detail"]
     assert service.ask("GET", "/", **bearer(token))[0] == 401, "the list of projects is the team's"
     body = {"task": "T-1", "fence": 1, "reason": "x"}
     assert service.ask("POST", "/v1/acme.web/break", body, **bearer(token))[0] == 403

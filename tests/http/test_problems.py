@@ -267,10 +267,15 @@ def a_claim_while_the_store_stands_still(desk: Desk) -> httpx.Response:
 
 @answers("unavailable")
 def asking_whether_it_is_ready_while_the_store_stands_still(desk: Desk) -> httpx.Response:
-    with stopped_store(desk):
-        answer = desk.caller().http.get("/readyz")
+    http = desk.caller().http
+    with stopped_store(desk):  # the first answer may be shared, from a moment ago
+        answer = until(lambda: unready(http.get("/readyz")), "the service says it is not ready")
     assert answer.headers["retry-after"] == "1"
     return answer
+
+
+def unready(answer: httpx.Response) -> httpx.Response | None:
+    return answer if answer.status_code == 503 else None
 
 
 @contextlib.contextmanager
