@@ -217,7 +217,6 @@ MEETS = (
     *("claimed", "parked", "resumed", "released", "abandoned", "done", "lapsed", "revived"),
     *("broken", "queued", "unqueued", "told of a loss", "a crash", "a crash after an act"),
     "a claim under way met an outage",
-    "a project is gone",
 )
 
 

@@ -52,8 +52,8 @@ class Post:
         if self.query:
             message = "A POST takes no query: send fields in the body and keys in headers."
             wrong.append({"field": "query", "message": message})
-        key = self.header(b"idempotency-key")
-        if len(key) > REQUEST_CHARS or not (key.isascii() and (key.isprintable() or not key)):
+        key = self.header(b"idempotency-key") if b"idempotency-key" in self.headers else ""
+        if key and (len(key) > REQUEST_CHARS or not (key.isascii() and key.isprintable())):
             message = f"An Idempotency-Key is printable ASCII, at most {REQUEST_CHARS} characters."
             wrong.append({"field": "Idempotency-Key", "message": message})
         name, body = self.fields(kind, wrong)

@@ -32,14 +32,16 @@ class Pace:
     """So many begin in one round of the event loop, in two queues."""
 
     def __init__(self, a_round: int) -> None:
-        self._a_round, self._begun = a_round, 0
+        self._a_round, self._begun, self._counted = a_round, 0, False
         self._first: deque[asyncio.Future[None]] = deque()
         self._others: deque[asyncio.Future[None]] = deque()
 
     def count(self) -> bool:
         """Count one more; say if it may begin in this round."""
         self._begun += 1
-        if self._begun == 1:
+        # Until half have begun nobody has to know where a round ends.
+        if not self._counted and self._begun > self._a_round // 2:
+            self._counted = True
             asyncio.get_running_loop().call_soon(self._next_round)
         return self._begun <= self._a_round
 
@@ -56,7 +58,8 @@ class Pace:
             turn = queue.popleft()
             if not turn.done():
                 turn.set_result(None)
-        if self._begun:
+        self._counted = self._begun > 0
+        if self._counted:
             asyncio.get_running_loop().call_soon(self._next_round)
 
 
