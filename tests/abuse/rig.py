@@ -26,8 +26,8 @@ MACHINE = 256_000_000
 SESSIONS = 20
 BEAT_S = 0.5
 LATE_S = 1.0 if "DIBS_ABUSE_SECONDS" in os.environ else 5.0
-"""When a call of the team is late. In the short form other tests take the processor, too: that shows
-who is refused or kept out, and `make abuse`, by itself on a machine, who has to wait."""
+"""When a call of the team is late. In the short form other tests take the processor, too: that
+shows who is refused or kept out, and `make abuse`, by itself on a machine, who has to wait."""
 LOOK_S = 0.2
 KEPT_S = max(2, round(SECONDS))
 """How long what a stranger writes lives, and how long what is over is remembered: in a service as
