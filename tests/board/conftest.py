@@ -28,6 +28,7 @@ def browser() -> Iterator[Browser]:
         pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        chromium.new_page().close()  # all its processes are there then, and are the fixture's
         yield chromium
         chromium.close()
 

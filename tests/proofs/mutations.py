@@ -1491,7 +1491,7 @@ MUTANTS = [
         "a rewrite is lent all of the reserve",
         "store/local/disk.py",
         "dibs starts again on a full disk (rule 15)",
-        "return max(0, self.reserve - self.for_holders)",
+        "return max(0, self.reserve - kept)",
         "return self.reserve",
         (
             "tests/store/test_disk.py::"

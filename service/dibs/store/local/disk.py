@@ -114,14 +114,13 @@ class Volume:
         most = self.log if self.roomy else min(self.log, self.base * 9 // 8 or self.log)
         return most + self.for_holders
 
-    @property
-    def may_lend(self) -> int:
+    def lendable(self, kept: int) -> int:
         """The part of the reserve that a rewrite may have.
 
-        What is let go of is anybody's: a part stays, so that the next starts can go on although
+        What is let go of is anybody's: `kept` stays, so that the next starts can go on although
         somebody takes all the rest.
         """
-        return max(0, self.reserve - self.for_holders)
+        return max(0, self.reserve - kept)
 
     @property
     def roomy(self) -> bool:
@@ -161,7 +160,7 @@ class Volume:
     @property
     def rewrite_due(self) -> bool:
         """Whether the log should be written anew, and can be if the reserve is lent for it."""
-        if self.free + self.may_lend < self.for_a_rewrite or self.half:
+        if self.free + self.reserve < self.for_a_rewrite or self.half:
             return False
         enough = max(self.base, min(16 * _MB, self.total // 16))
         if self.tight:
@@ -225,7 +224,7 @@ def human(count: int) -> str:
 def lend(directory: Path) -> None:
     """Let go of as much of the reserve as writing the log anew needs. Raises OSError."""
     volume = Volume.of(directory)
-    lent = min(volume.may_lend, max(0, volume.for_a_rewrite - volume.free))
+    lent = min(volume.lendable(volume.low), max(0, volume.for_a_rewrite - volume.free))
     _resize(directory, volume.reserve, volume.reserve - lent)
 
 
@@ -257,7 +256,7 @@ def make_room(directory: Path, rewrite: Callable[[], None]) -> None:
     volume = Volume.of(directory)
     if volume.free >= volume.low:
         return
-    lent = min(volume.for_a_rewrite, volume.may_lend)
+    lent = min(volume.for_a_rewrite, volume.lendable(volume.for_holders))
     needed = volume.for_a_rewrite - volume.for_holders  # nobody writes meanwhile
     if volume.gain >= volume.for_holders // 2 and volume.free + lent >= needed:
         _resize(directory, volume.reserve, volume.reserve - lent)
