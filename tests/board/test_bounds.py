@@ -13,7 +13,8 @@ from tests.board.conftest import Team
 from tests.board.test_feed import Service, Viewer, service
 from tests.conftest import new_session
 from tests.harness import acting
-from tests.ops.running import Running, until
+from tests.harness.processes import until
+from tests.harness.services import Running
 
 from dibs import outcomes as o
 from dibs.acts import list_

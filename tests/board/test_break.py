@@ -218,7 +218,7 @@ def test_a_form_that_breaks_a_rule_breaks_no_claim(team: Team, bad: dict[str, st
 
 
 def test_a_service_without_an_admin_key_says_that_nobody_can_break(open_page: Open) -> None:
-    from tests.ops.running import Running
+    from tests.harness.services import Running
 
     with Running("--memory") as service:
         team = Team(service)

@@ -10,7 +10,8 @@ import pytest
 from playwright.sync_api import Page
 from tests.board.conftest import ADMIN_KEY, Team, live, row, settles, tasks
 from tests.harness import processes
-from tests.ops.running import Running, until
+from tests.harness.processes import until
+from tests.harness.services import Running
 
 from dibs.board.spans import span
 

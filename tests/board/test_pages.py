@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page
 from tests.board.conftest import Team, live, row, settles, tasks
-from tests.ops.running import Running
+from tests.harness.services import Running
 
 Open = Callable[..., Page]
 STILL = {"java_script_enabled": False}

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 from playwright.sync_api import Page
 from tests.board.conftest import Team, live, row, settles, tasks
-from tests.ops.running import Running, until
+from tests.harness.processes import until
+from tests.harness.services import Running
 
 from dibs.board import views
 from dibs.words import Claim, Event, Fence, Holder, Previous, Project, Task, Waiter

@@ -15,9 +15,9 @@ from tests.claude.scriptedmodel import ScriptedModel, Step, scripted_model, use
 from tests.client.conftest import CLIENT, Sandbox
 from tests.conftest import new_session
 from tests.harness import processes
+from tests.harness.services import Service, running
 from tests.http.conftest import Caller
 from tests.tools.injected import NOTE_FRAME, ORDER, TEXTS
-from tests.tools.running import Service, running
 
 CLAUDE = os.environ.get("DIBS_CLAUDE", "")
 pytestmark = pytest.mark.skipif(not CLAUDE, reason="opt-in: make test-claude")

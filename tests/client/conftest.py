@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.harness.processes import end, run, start
-from tests.tools.running import Service, running
+from tests.harness.services import Service, running
 
 # The mutants name a copy of it that has a bug.
 CLIENT = Path(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from tests.client.conftest import KEY, Make, Sandbox
 from tests.harness import processes
-from tests.tools.running import Service
+from tests.harness.services import Service
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from hashlib import sha256
 import pytest
 from tests.client.conftest import CLIENT, KEY, Make, Sandbox
 from tests.client.test_trust import conf, serving
-from tests.tools.running import Service
+from tests.harness.services import Service
 
 CLOUD = {"CLAUDE_CODE_REMOTE": "true", "CLAUDE_CODE_REMOTE_SESSION_ID": "cse_01AbCd"}
 ROOT = CLIENT.parents[1]

@@ -10,7 +10,7 @@ from tests.client.conftest import Make, Sandbox
 from tests.client.test_bad_input import answering, http
 from tests.client.test_hooks import LOCAL, edit
 from tests.client.test_words_of_others import claim, holder
-from tests.tools.running import running
+from tests.harness.services import running
 
 from dibs.store.local.embedded import EmbeddedStore
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.client.conftest import KEY, Make, Sandbox
 from tests.harness import processes
-from tests.tools.running import Service
+from tests.harness.services import Service
 
 PAYLOADS = Path(__file__).with_name("payloads.json")
 CLOUD = {"CLAUDE_CODE_REMOTE": "true", "CLAUDE_CODE_REMOTE_SESSION_ID": "cse_01Ab"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.client.conftest import KEY, Make
-from tests.tools.running import Service
+from tests.harness.services import Service
 
 REMOTE = "cse_01AbCdEfGhJkLmNpQrStUv"
 CLOUD = {"CLAUDE_CODE_REMOTE": "true", "CLAUDE_CODE_REMOTE_SESSION_ID": REMOTE}

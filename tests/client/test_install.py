@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.client.conftest import Answer, Make, Sandbox
 from tests.harness import processes
-from tests.tools.running import Service
+from tests.harness.services import Service
 
 SETTINGS = ".claude/settings.json"
 

@@ -9,7 +9,7 @@ import pytest
 from tests.client.conftest import CLIENT, Make, Sandbox
 from tests.client.test_install import contents, fresh, init, installed
 from tests.harness import processes
-from tests.tools.running import Service
+from tests.harness.services import Service
 
 __all__ = ["fresh"]
 PARTS = ("dibs.py", "hook.py", "install.py")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.client.conftest import KEY, Make, Sandbox
 from tests.client.sandboxproxy import SandboxProxy, sandbox_proxy
-from tests.tools.running import Service
+from tests.harness.services import Service
 
 URL = "https://dibs.test"
 

@@ -11,7 +11,7 @@ from tests.client.conftest import Make, Sandbox
 from tests.client.sandboxproxy import sandbox_proxy
 from tests.harness import processes
 from tests.harness.processes import is_gone, until
-from tests.tools.running import Service
+from tests.harness.services import Service
 
 
 def children(run: "subprocess.Popen[str]") -> list[int]:

@@ -16,7 +16,7 @@ import pytest
 from tests.client.conftest import CLIENT, Make, Sandbox
 from tests.client.test_install import contents, init, installed
 from tests.harness import processes
-from tests.tools.running import Service
+from tests.harness.services import Service
 
 ROOT = CLIENT.parents[1]
 # Says that it ran, wherever it runs: as a module, by exec, as a script.

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from tests.harness import processes
-from tests.tools.running import running
+from tests.harness.services import running
 
 from dibs.acts import ACTS
 from dibs.api.routes import EventsQuery

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.conftest import new_session
-from tests.tools.running import Service, running
+from tests.harness.services import Service, running
 
 ADMIN = "admin-key-for-these-tests"
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 from tests.harness import processes
-from tests.ops.running import Running, clean_environ, new_session
+from tests.harness.services import Running, clean_environ, new_session
 
 from dibs.api import tokens
 from dibs.api.access import WRONG_MOST, WRONG_WAIT_S, network_of

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.ops.running import Running, new_session
+from tests.harness.services import Running, new_session
 
 from dibs.addresses import UNKNOWN, Proxies, network_of
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import redis
-from tests.ops.running import Running, new_session, until
+from tests.harness.processes import until
+from tests.harness.services import Running, new_session
 
 from dibs.budgets import NAMES_MOST, Budget
 from dibs.streams import Streams, TooMany

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.harness.services import Service
 from tests.http.conftest import ADMIN, Caller
 from tests.http.raw import Answer, Wire, ask, chunked, request
 from tests.http.test_bad_input import nothing_changes  # noqa: F401 - it is used by every test
-from tests.tools.running import Service
 
 from dibs.app import build
 from dibs.settings import Settings

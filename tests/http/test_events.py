@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import redis
+from tests.harness.services import Service
 from tests.http.conftest import Caller
-from tests.tools.running import Service
 
 OPEN = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
 CALLS = {"DIBS_MAX_CLAIMS_PER_SESSION": "5000"}

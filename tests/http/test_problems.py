@@ -10,8 +10,8 @@ import httpx
 import pytest
 import redis
 from tests.harness.processes import until
+from tests.harness.services import Service, running
 from tests.http.conftest import ADMIN, Caller
-from tests.tools.running import Service, running
 
 from dibs.problems import TABLE
 

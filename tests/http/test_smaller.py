@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.ops.running import Running, new_session
+from tests.harness.services import Running, new_session
 
 from dibs.api.smaller import reads_gzip
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from tests.harness import processes
+from tests.harness.services import Service
 from tests.http.conftest import Caller
 from tests.http.raw import Wire, ask, chunked, request
-from tests.tools.running import Service
 
 OFFERS = {
     "h2c": {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMA"},

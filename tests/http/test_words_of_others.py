@@ -7,9 +7,9 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from tests.harness.services import Service
 from tests.http.conftest import ADMIN, Caller
 from tests.tools.injected import NOTE_FRAME, ORDER, TEXTS, faults
-from tests.tools.running import Service
 
 from dibs import messages, responses
 from dibs import outcomes as o

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 from tests.harness import processes
-from tests.ops.running import until
+from tests.harness.processes import until
 
 PASSWORD = "a password of this test"
 

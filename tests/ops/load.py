@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tests.ops.running import new_session
+from tests.harness.services import new_session
 
 
 @dataclass(frozen=True)

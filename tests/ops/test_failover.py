@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import redis
+from tests.harness.processes import until
+from tests.harness.services import Running, new_session
 from tests.ops.farm import Node, cluster, free_ports, sentinels
 from tests.ops.load import Load
-from tests.ops.running import Running, new_session, until
 from tests.ops.test_replicas import NO_RATES, PROJECTS, lost_of, lost_ones, over, report
 from tests.ops.test_replicas import serving as node_of
 from tests.tools.servers import KINDS, serving

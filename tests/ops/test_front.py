@@ -17,8 +17,9 @@ import pytest
 import trustme
 import yaml
 from tests.harness import processes
+from tests.harness.processes import until
+from tests.harness.services import Running, clean_environ, new_session
 from tests.http.test_upgrade import java_walks
-from tests.ops.running import Running, clean_environ, new_session, until
 
 OPS = Path(__file__).parents[2] / "docs/ops"
 NGINX = """

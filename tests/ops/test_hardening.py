@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.ops.running import Running, new_session, until
+from tests.harness.processes import until
+from tests.harness.services import Running, new_session
 
 KEY = "a-team-key-of-this-test"
 

@@ -23,7 +23,8 @@ from pathlib import Path
 
 import pytest
 from tests.harness import processes
-from tests.ops.running import clean_environ, new_session, until
+from tests.harness.processes import until
+from tests.harness.services import clean_environ, new_session
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,8 @@ import pytest
 import redis
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from tests.ops.running import Running, new_session, until
+from tests.harness.processes import until
+from tests.harness.services import Running, new_session
 
 from dibs.api.observe import FAMILIES
 from dibs.logs import Json, Text

@@ -7,9 +7,10 @@ from urllib.parse import quote
 
 from redis.crc import key_slot
 from tests.harness import acting
+from tests.harness.processes import until
+from tests.harness.services import Running, new_session
 from tests.ops.farm import PASSWORD, Node, cluster, sentinels
 from tests.ops.load import Grant, Load
-from tests.ops.running import Running, new_session, until
 
 from dibs.outcomes import Granted
 from dibs.store import Rules, Store

@@ -13,15 +13,8 @@ from pathlib import Path
 
 import pytest
 from tests.harness import processes
-from tests.harness.services import Service
-from tests.ops.running import (
-    DIBS,
-    Running,
-    clean_environ,
-    is_gone,
-    new_session,
-    until,
-)
+from tests.harness.processes import is_gone, until
+from tests.harness.services import DIBS, Running, Service, clean_environ, new_session
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests.harness import processes
-from tests.ops.running import DIBS, Running, clean_environ, new_session, until
+from tests.harness.processes import until
+from tests.harness.services import DIBS, Running, clean_environ, new_session
 
 from dibs.setting_values import size, size_bytes, span
 from dibs.settings import Settings, knobs, load, table, unknown_variables

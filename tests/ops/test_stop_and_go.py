@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import redis
 from tests.harness import processes
+from tests.harness.processes import until
+from tests.harness.services import DIBS, Running, clean_environ, new_session
 from tests.ops.load import Load
-from tests.ops.running import DIBS, Running, clean_environ, new_session, until
 
 from dibs.store.local.embedded import EmbeddedStore
 

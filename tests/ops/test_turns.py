@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.ops.running import Running, new_session, until
+from tests.harness.processes import until
+from tests.harness.services import Running, new_session
 
 from dibs.api.access import Access
 from dibs.api.fast_path import FastPath

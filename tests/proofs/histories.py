@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from tests.harness.services import Service
 from tests.proofs import witness
 from tests.proofs.recorded import WITNESS
 from tests.tools.faultproxy import FAULTS, FaultProxy
-from tests.tools.running import Service
 
 from dibs.store.local.embedded import EmbeddedStore
 

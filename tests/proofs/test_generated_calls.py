@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.harness import processes
-from tests.tools.running import running
+from tests.harness.services import running
 
 EXAMPLES = int(os.environ.get("DIBS_PROOF_EXAMPLES", "30"))
 """For each call, in each of schemathesis's phases that make random ones."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from tests.tools.running import Service, running
+from tests.harness.services import Service, running
 
 ADMIN, TEAM = "an-admin-key-of-this-test", "the-team-key-of-this-test"
 PROJECT = "secret.repo"

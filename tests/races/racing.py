@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.harness import processes
-from tests.tools.running import Service, running
+from tests.harness.services import Service, running
 
 CLIENT = Path(__file__).parents[2] / "client" / "dibs.py"
 NO_LIMITS = {

@@ -6,8 +6,8 @@ from pathlib import Path
 import httpx
 from tests.conftest import new_session
 from tests.harness import processes
+from tests.harness.services import Service, running
 from tests.races.racing import NO_LIMITS, race_for_one, share_out
-from tests.tools.running import Service, running
 
 REPOSITORY = Path(__file__).parents[2]
 

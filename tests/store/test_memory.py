@@ -5,7 +5,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from tests.ops.running import Running, new_session, until
+from tests.harness.processes import until
+from tests.harness.services import Running, new_session
 
 from dibs.store.local import memory
 
