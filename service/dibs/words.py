@@ -7,7 +7,6 @@ two clients must not mean different tasks by one name.
 import re
 import unicodedata
 from datetime import datetime
-from functools import lru_cache
 from typing import Annotated, Literal, NewType
 
 import msgspec
@@ -50,6 +49,10 @@ _RANDOM = 30
 _ONES = int("1" * _RANDOM, _HEX)
 _RUN = re.compile(r"(.)\1{7}")
 _DIGITS_LEAST, _STEPS_MOST = 6, 12
+_JUDGED: set[int] = set()
+"""Sessions that follow no pattern, and call again and again: their hashes, because no secret is
+kept longer than the request that carries it."""
+_JUDGED_MOST = 4_096
 
 
 class _Alike:
@@ -168,9 +171,8 @@ def prose(text: str, what: str) -> str:
     return characters.shown(text)
 
 
-@lru_cache(4_096)
 def session(text: str) -> Session:
-    """Return `text` as a session, or raise Refused with the reason. Sessions call again and again.
+    """Return `text` as a session, or raise Refused with the reason.
 
     Versions 4 (random) and 8 (the client's HMAC) cannot be guessed; the others can (RFC 9562), and
     so can examples and patterns.
@@ -188,11 +190,16 @@ def session(text: str) -> Session:
             f"Dibs-Session is a secret: UUID version 4 (random) or 8 (HMAC). A {kind} UUID can be "
             "guessed; make one with `uuidgen` or Python's uuid.uuid4()."
         )
-    if is_guessable(found.group()):
-        raise Refused(
-            "Dibs-Session is a secret, and this UUID is an example or a pattern, so it can be "
-            "guessed; make one with `uuidgen` or Python's uuid.uuid4()."
-        )
+    known = hash(found.group())
+    if known not in _JUDGED:
+        if is_guessable(found.group()):
+            raise Refused(
+                "Dibs-Session is a secret, and this UUID is an example or a pattern, so it can be "
+                "guessed; make one with `uuidgen` or Python's uuid.uuid4()."
+            )
+        if len(_JUDGED) >= _JUDGED_MOST:
+            _JUDGED.clear()
+        _JUDGED.add(known)
     return Session(found.group())
 
 

@@ -1,6 +1,7 @@
 """What people cannot tell apart is not two tasks, and nobody writes what only a machine reads."""
 
 import random
+import sys
 import unicodedata
 import uuid
 
@@ -173,6 +174,16 @@ def test_a_session_that_others_would_think_of_too_is_refused(ann: Caller, sessio
     assert "an example or a pattern" in problem["detail"]
     assert "uuidgen" in problem["detail"]
     assert session not in answer.text
+
+
+def test_a_session_that_was_judged_is_kept_nowhere():
+    text = str(uuid.uuid4())
+    held = sys.getrefcount(text)
+    for _ in range(3):
+        assert words.session(text) == text
+    assert sys.getrefcount(text) == held
+    containers = [one for one in vars(words).values() if isinstance(one, dict | list | set)]
+    assert [one for one in containers if text in one] == []
 
 
 def test_no_random_session_is_taken_for_a_pattern():
