@@ -63,6 +63,17 @@ def test_each_act_is_counted_by_what_came_of_it(service: Running) -> None:
     until(lambda: counted() == expected, f"the counts are {expected}")
 
 
+def test_a_shared_answer_about_health_counts_for_each_who_asked(service: Running) -> None:
+    def asked(route: str) -> float:
+        return service.metrics()[f'dibs_request_seconds_count{{route="{route}"}}']
+
+    before, others = asked("health"), asked("other")
+    for _ in range(5):
+        service.ask("GET", "/livez")
+    until(lambda: asked("health") >= before + 5, "each is counted as health")
+    assert asked("other") == others
+
+
 def test_what_is_held_parked_lapsed_done_and_queued_is_shown_once(service: Running) -> None:
     used = 'dibs_store_memory_bytes{what="used"}'
     until(lambda: service.metrics()[used], "it sweeps: what was before is counted by whoever swept")

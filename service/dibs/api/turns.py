@@ -167,6 +167,7 @@ def shared(app: ASGIApp) -> ASGIApp:
         if not common or scope["query_string"]:
             await app(scope, receive, send)
             return
+        scope["path_template"] = path  # as the framework would note, for who counts requests
         asked, answer = kept.get(path, (0.0, None))
         if answer is None or (path in _HEALTH and loop.time() - asked > HEALTH_KEPT_S):
             how = totals(scope, receive) if path == _TOTALS else _messages(app, scope, receive)
