@@ -23,7 +23,8 @@ reached), 4 lost (it was yours). `run` passes its command's own code on.
 Settings, from the environment; dibs.conf beside this file carries url, project and gate:
   DIBS_URL      the service: https, or http on loopback. A key or session goes only there, or to
                 the host behind its own @: KEY@host[:port]; not where a checkout's dibs.conf says
-  DIBS_PROJECT  else from dibs.conf, else owner.repo from the git remote, in lower case
+  DIBS_PROJECT  else from dibs.conf, else from the git remote: owner.repo of github.com, elsewhere
+                with the host, as gitlab--com.group.repo; all in lower case
   DIBS_KEY      the team key, where the service has one
   DIBS_SESSION  a secret UUID (v4) for this session, where the rule below does not do
   DIBS_LABEL    the name that others see          DIBS_TTL   how long claims last, as 30m
@@ -196,22 +197,157 @@ def git_file(root, name):
     return read_text(os.path.join(own if name == "HEAD" else shared, name))
 
 
-def git_remote(root):
-    """The URL of the remote `origin`, else of the first remote, else ''."""
+def git_remotes(root):
+    """{name: URL} of the remotes of a checkout, as git would use them."""
     import re
 
-    section = r'\[remote "(.+?)"\][^\[]*?\burl *= *"?([^\n"]+)'
-    urls = re.findall(section, git_file(root, "config"))
-    return dict(urls).get("origin") or (urls[0][1] if urls else "")
+    config = git_file(root, "config")
+    urls = re.findall(r'\[remote "(.+?)"\][^\[]*?\burl *= *"?([^\n"]+)', config)
+    homes = map(os.path.expanduser, ("~/.gitconfig", "~/.config/git/config"))
+    shorts = re.findall(
+        r'\[url "(.+?)"\][^\[]*?\binsteadOf *= *"?([^\n"]+)',
+        "\n".join((config, *map(read_text, homes))),
+        re.I,
+    )
+    return {name: git_long(url.strip(), shorts, root) for name, url in urls}
+
+
+def git_long(url, shorts, root):
+    """A remote's URL without the short forms of this machine: url.….insteadOf, relative paths."""
+    for base, short in sorted(shorts, key=lambda pair: -len(pair[1])):
+        if url.startswith(short):
+            return base + url[len(short) :]
+    is_relative = url.replace("\\", "/").split("/")[0] in (".", "..")
+    return os.path.normpath(os.path.join(root, url)) if is_relative else url
+
+
+def git_remote(root):
+    """The URL of the remote `origin`, else of the first remote, else ''."""
+    urls = git_remotes(root)
+    return urls.get("origin") or next(iter(urls.values()), "")
+
+
+# One host under several names, and the segments that some hosts put into a path.
+SAME_HOST = {"www.github.com": "github.com", "ssh.github.com": "github.com"}
+SAME_HOST.update({"altssh.gitlab.com": "gitlab.com", "altssh.bitbucket.org": "bitbucket.org"})
+AZURE = ("dev.azure.com", "ssh.dev.azure.com", "vs-ssh.visualstudio.com")
+GIT_STEPS = ("_git", "_ssh", "_full", "_optimized")
 
 
 def project_of(remote):
-    r"""git@host:Owner/Repo.git, https://host/owner/repo, C:\owner\repo -> owner.repo"""
-    path = remote.lower().replace("\\", "/")
-    path = path.partition("://")[2].partition("/")[2] if "://" in path else path.split(":")[-1]
-    name = ".".join([part for part in path.split("/") if part.strip("~.")][-2:])
-    name = name[:-4] if name.endswith(".git") else name
-    return "".join(c if c.isascii() and ord(c) in SAFE else "-" for c in name).lstrip("._-")[:100]
+    """The project of a repository, by the URL of a remote: owner.repo on github.com; elsewhere
+    the host with -- for its dots, and all of the path: gitlab--com.group.sub.repo. All URLs of a
+    repository give one name, and two repositories two: a name that could be another's as well
+    (a dot within a step, a letter that has no place, too long) ends with a digest."""
+    host, steps = place_of(remote)
+    if not steps:
+        return ""
+    whole, is_exact = "/".join([host, *steps]), "--" not in host
+    if not host:
+        name, is_exact = ".".join(["file--", *steps[-2:]]), False
+    elif host == "github.com" and len(steps) == 2 and "." not in steps[0]:
+        name = ".".join(steps)  # no other name is like it: a login there has no "--" in it
+        is_exact = "--" not in steps[0]
+    else:
+        name = ".".join([host.replace(".", "--") if "." in host else host + "--", *steps])
+        is_exact = is_exact and "." not in "".join(steps)
+    safe = "".join(c if c.isascii() and ord(c) in SAFE else "-" for c in name.lower())
+    if is_exact and safe == name and safe[0] not in "._-" and len(safe) <= 100:
+        return safe
+    import hashlib
+
+    digest = hashlib.sha256(whole.encode("utf-8", "replace")).hexdigest()[:8]
+    return f"{safe.lstrip('._-')[:91] or 'x'}-{digest}"
+
+
+def place_of(remote):
+    """(host, steps of the path) of a repository, the same for all its URLs; no host for a path."""
+    scheme, user, host, path = remote_parts(remote.strip())
+    steps = [step for step in path.replace("\\", "/").split("/") if step not in ("", ".", "~")]
+    if steps and steps[-1].lower().endswith(".git"):
+        steps[-1:] = [steps[-1][:-4]] if len(steps[-1]) > 4 else []
+    if not host:
+        return "", steps
+    host, steps = host.lower().rstrip("."), [step.lower() for step in steps]
+    if scheme == "ssh":
+        host = ssh_name(host)
+    host = SAME_HOST.get(host, host)
+    if host in LOOPBACK and user == "local_proxy" and len(steps) == 3 and steps[0] == "git":
+        return "github.com", steps[1:]  # the way to GitHub of a cloud session
+    if host in AZURE or host.endswith(".visualstudio.com"):
+        return AZURE[0], azure_steps(host, steps)
+    if "_git" in steps[:-1]:  # Azure DevOps Server: collection, project, repository
+        before = steps[: steps.index("_git")]
+        has_project = len(before) - (before[:1] == ["tfs"]) > 1
+        return host, before + steps[-1:] * (1 if has_project else 2)
+    if scheme == "http" and steps[-3:-2] == ["scm"] and host not in ("gitlab.com", "github.com"):
+        steps = steps[-2:]  # Bitbucket Server
+    return host, steps
+
+
+def azure_steps(host, steps):
+    """organization, project, repository, whose name may be the project's and is left out then."""
+    if "ssh" in host and steps[:1] and steps[0] in ("v1", "v2", "v3"):
+        steps = steps[1:]
+    elif host.endswith(".visualstudio.com") and "vs-ssh" not in host:
+        steps = [host.partition(".")[0], *steps]
+    steps = [step for step in steps if step not in (*GIT_STEPS, "defaultcollection")]
+    return steps + steps[1:] if len(steps) == 2 else steps
+
+
+def remote_parts(text):
+    """(http or ssh or what it is, user, host, path) of a remote in each form that git takes."""
+    scheme, is_url, rest = text.partition("://")
+    scheme = scheme.lower().replace("git+", "").replace("+git", "").replace("https", "http")
+    if is_url and scheme.partition(":")[0] == "codecommit":  # codecommit::region://profile@name
+        region = scheme.rpartition(":")[2]
+        host = f"git-codecommit.{region}.amazonaws.com" if ":" in scheme else "codecommit"
+        return "http", "", host, "v1/repos/" + rest.rpartition("@")[2]
+    if scheme == "file":
+        place, _, path = rest.partition("/")
+        drive = path[:2] if path[1:2] == ":" else ""
+        place = "" if drive or place.lower() == "localhost" else place
+        return (
+            "file",
+            "",
+            "",
+            unquoted(drive.lower() + path[len(drive) :] if drive else f"{place}/{path}"),
+        )
+    if is_url:
+        place, _, path = rest.partition("/")
+        user, _, place = place.rpartition("@")
+        host = place.partition("]")[0].lstrip("[") if "[" in place else place.partition(":")[0]
+        return scheme, user.partition(":")[0], unquoted(host), unquoted(path)
+    if text[1:2] == ":" and text[:1].isalpha():  # C:\repo, C:repo
+        return "file", "", "", text[:2].lower() + text[2:]
+    place, colon, path = text.partition("]:" if "[" in text.partition("/")[0] else ":")
+    if not colon or "/" in place or "\\" in place:
+        return "file", "", "", text
+    _, bracket, inner = place.partition("[")  # git@[::1]:path, [git@host:22]:path
+    user, _, host = (inner if "@" in inner else place.replace("[", "")).rpartition("@")
+    host = host.partition(":")[0] if "@" in inner or not bracket else host
+    return "ssh", user, host, unquoted(path)
+
+
+def unquoted(text):
+    """Text of a URL without its %20."""
+    first, *rest = text.split("%")
+    try:
+        coded = ((bytes([int(part[:2], 16)]), part[2:]) for part in rest)
+        return (first.encode() + b"".join(b + t.encode() for b, t in coded)).decode()
+    except ValueError:
+        return text
+
+
+def ssh_name(alias):
+    """The host that an alias stands for in ~/.ssh/config, else the alias."""
+    names = []
+    for line in read_text(os.path.expanduser("~/.ssh/config")).splitlines():
+        key, *words = line.replace("=", " ").split() or [""]
+        names = words if key.lower() == "host" else [] if key.lower() == "match" else names
+        if key.lower() == "hostname" and words and alias in map(str.lower, names):
+            return words[0].lower().replace("%h", alias)
+    return alias
 
 
 class Setup:

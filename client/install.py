@@ -59,7 +59,7 @@ def change(args, setup):
     after, spots = taken_out(before)
     if not args.remove:
         setup.url, setup.key = source_of(args, setup), ""  # what it asks for, everybody may read
-        setup.project = args.project or setup.project or client.project_of("x/" + setup.root)
+        setup.project = args.project or setup.project or folder_project(setup.root)
         setup.check()
         put_in(setup, after, spots)
     changed = [path for path in after if after[path] != before[path]]
@@ -68,6 +68,12 @@ def change(args, setup):
     for path in changed:
         write(path, after[path])
     return changed
+
+
+def folder_project(root):
+    """The project of a checkout without a remote, by its folder and the one above."""
+    steps = [step for step in root.lower().replace("\\", "/").split("/") if step][-2:]
+    return client.percent_encoded(".".join(steps)).replace("%", "-").lstrip("._-")[:100]
 
 
 def source_of(args, setup):
@@ -334,6 +340,7 @@ def do_doctor(args, session):
         line(str(failure), failure.code)
         return failure.code
     line(f"service {setup.url}, project {client.word(setup.project)}")
+    remotes(setup, line)
     identity(session, line)
     line("proxy: %s" % ("%s:%d" % proxy[:2] if proxy else f"none, straight to {host}"))
     line("extra CA files: %s" % (", ".join(dict.fromkeys(client.ca_files())) or "none"))
@@ -354,6 +361,18 @@ def do_doctor(args, session):
         line(str(failure).rstrip(".") + "." + remedy, failure.code)
     hooks(session, line)
     return max(codes)
+
+
+def remotes(setup, line):
+    """Which of the projects that the remotes name is meant: a fork has two."""
+    named = client.git_remotes(setup.root) if setup.root else {}
+    others = {client.project_of(url): name for name, url in named.items()}
+    others.pop(setup.project, None)
+    for project, name in sorted(others.items()):
+        line(
+            f"the remote {client.word(name)} is another project, {client.word(project)}: if its "
+            "sessions do the same tasks, share one, by DIBS_PROJECT or `init --project`"
+        )
 
 
 def identity(session, line):

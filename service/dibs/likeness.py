@@ -96,7 +96,9 @@ def skeleton(task: Task, project: Project) -> str:
 
 
 def _is_of(repository: str, project: Project) -> bool:
-    """Say if a repository is the project's: the client names a project owner.repo. One of another
-    kind of name has one tracker, as far as anybody can tell."""
-    name = project.lower()
-    return "." not in name or name == repository.replace("/", ".")
+    """Say if a repository is the project's: the client names a project owner.repo, or beyond
+    github.com host--of--it.owner.repo. One of another kind of name has one tracker, as far as
+    anybody can tell."""
+    name, path = project.lower(), repository.replace("/", ".")
+    host, _, rest = name.partition(".")
+    return not rest or name == path or ("--" in host and rest == path)

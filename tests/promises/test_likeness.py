@@ -111,6 +111,13 @@ def test_a_project_without_an_owner_has_one_tracker() -> None:
     assert skeleton(url, Project("web")) == skeleton(Task("#12"), Project("web"))
 
 
+def test_a_project_that_names_its_host_has_the_issues_of_its_repository() -> None:
+    project, path = Project("gitlab--com.acme.mobile.app"), "gitlab.com/acme/mobile/app"
+    twelve = skeleton(Task("#12"), project)
+    assert skeleton(Task(f"https://{path}/-/issues/12"), project) == twelve
+    assert skeleton(Task("https://gitlab.com/acme/app/-/issues/12"), project) != twelve
+
+
 @pytest.mark.parametrize(("one", "other"), ALIKE[:4] + ALIKE[10:11] + ALIKE[19:21])
 async def test_a_new_name_that_resembles_one_in_use_says_so(
     desk: Desk, one: str, other: str

@@ -1677,4 +1677,20 @@ MUTANTS = [
         '{outcome.limit} sessions wait for this task, as many as may. Work on another."',
         ("tests/docs/test_glossary.py",),
     ),
+    Mutant(
+        "a path of which only the end counts",
+        "client/dibs.py",
+        "two repositories are two projects",
+        'else host + "--", *steps])',
+        'else host + "--", *steps[-2:]])',
+        ("tests/client/test_projects.py::test_two_repositories_are_two_projects",),
+    ),
+    Mutant(
+        "no digest for a dot in a path",
+        "client/dibs.py",
+        "two repositories are two projects",
+        '        is_exact = is_exact and "." not in "".join(steps)\n',
+        "",
+        ("tests/client/test_projects.py::test_two_repositories_are_two_projects",),
+    ),
 ]
