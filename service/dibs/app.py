@@ -13,6 +13,7 @@ from dibs import __version__
 from dibs.addresses import Proxies
 from dibs.api import edge, errors, observe, pages
 from dibs.api.access import Access, Limits
+from dibs.api.ending import answered_at_the_end
 from dibs.api.fast_path import FastPath
 from dibs.api.headers import with_headers
 from dibs.api.routes import V1
@@ -158,7 +159,8 @@ def build(settings: Settings, url: str | None) -> Service:
         request_max_body_size=settings.max_body,
         logging_config=None,
     )
-    rest = in_turn(with_headers(observe.observed(edge.exact(smaller(shared(app))), metrics)))
+    framed = with_headers(observe.observed(edge.exact(smaller(shared(app))), metrics))
+    rest = answered_at_the_end(in_turn(framed, metrics))
     fast_path = FastPath(rest, claims, access, metrics, settings.max_body)
     metrics.set("dibs_build_info", __version__, to=1)
     return Service(proxies.naming(fast_path), store, broadcaster, maintenance, metrics)

@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 
-from dibs.metrics import Metrics
+from dibs.metrics import TIME_LOST, Metrics
 from dibs.store import Counts, Damaged, Store, StoreDown
 from dibs.words import Project
 
@@ -65,7 +65,7 @@ class Maintenance:
             log.warning("store_back")
             self.down = ""
             self._metrics.set("dibs_store_up", to=1)
-        if why in ("gap", "restart", "back", "damaged"):
+        if why in TIME_LOST:
             self._metrics.add("dibs_time_lost_total", why)
             log.warning("time_lost why=%s", why)
         if self._turns != self._store.clock.taking_turns:

@@ -20,6 +20,8 @@ from prometheus_client import (
 )
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
+TIME_LOST = ("gap", "restart", "back", "damaged")
+"""Why the lease clock did not count."""
 _FAST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 _WAITS_S = (*_FAST_S, 2.5, 10.0, 30.0)
 
@@ -104,7 +106,7 @@ def families(
             "dibs_time_lost_total",
             "counter",
             "Times that the lease clock was found not to have counted, and why",
-            {"why": ("gap", "restart", "back")},
+            {"why": TIME_LOST},
             (),
         ),
         (
@@ -136,6 +138,13 @@ def families(
             "counter",
             "Requests over the rate of their session or project",
             {"whose": ("session", "project", "address")},
+            (),
+        ),
+        (
+            "dibs_reads_refused_total",
+            "counter",
+            "Reads refused because too many others waited",
+            {},
             (),
         ),
         ("dibs_streams", "gauge", "Event streams and waiting claims that are open", {}, ()),

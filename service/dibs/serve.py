@@ -30,6 +30,8 @@ WATCH_S = 0.25
 STEADY_S = 10.0
 """A store that lived so long was well: it is started at once when it ends."""
 PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0)
+STOP_S = 5.0
+"""A server that was asked to stop has ended by then; it answers what is in progress before."""
 GARBAGE = 20_000
 """Objects that may be made, and not be freed, before garbage is searched for: some 2 MB."""
 FILES_BESIDE = 1_000
@@ -254,13 +256,23 @@ async def _serve(settings: Settings, store: TheStore, listener: socket.socket) -
 
     service = app.build(settings, store.url)
 
-    async def ready(running: server.Server) -> None:
+    running: list[server.Server] = []
+
+    async def ready(started: server.Server) -> None:
+        running.append(started)
         _look_for_garbage_less()
         health = await service.store.health()
         _hello(settings, base_url(listener), store, health.durability, health.reasons)
 
     serving = asyncio.create_task(server.serve(settings, service, listener, ready))
-    return await _until(serving, store, settings)
+
+    def stop() -> None:
+        if running:
+            running[0].stop()
+        else:
+            serving.cancel()
+
+    return await _until(serving, stop, store, settings)
 
 
 def _look_for_garbage_less() -> None:
@@ -275,8 +287,10 @@ def _look_for_garbage_less() -> None:
     gc.set_threshold(GARBAGE, 10, 10)
 
 
-async def _until(serving: "asyncio.Task[Any]", store: TheStore, settings: Settings) -> int:
-    """Wait for the end of `serving`, or of the store."""
+async def _until(
+    serving: "asyncio.Task[Any]", stop: Callable[[], None], store: TheStore, settings: Settings
+) -> int:
+    """Wait for the end of `serving`, or of the store: then `stop` asks `serving` to end."""
     watching = asyncio.create_task(store.watch(settings))
     try:
         if store.private is None:
@@ -287,6 +301,8 @@ async def _until(serving: "asyncio.Task[Any]", store: TheStore, settings: Settin
         watching.result()  # raises why the store cannot be had any more
         return 1
     finally:
+        stop()
+        await asyncio.wait((serving,), timeout=STOP_S)
         for task in (serving, watching):
             task.cancel()
         await asyncio.gather(serving, watching, return_exceptions=True)

@@ -47,10 +47,15 @@ class Server(uvicorn.Server):
             self._metrics.set("dibs_connections", to=len(connections))
         return await super().on_tick(counter)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Let listeners go, then stop as uvicorn does."""
+    def stop(self) -> None:
+        """Let listeners go, answer what is in progress, and end."""
         self._service.broadcaster.end()
+        self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop at a signal."""
         super().handle_exit(sig, frame)
+        self.stop()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -139,6 +139,17 @@ def test_an_outage_is_one_line_and_one_count(tmp_path: Path) -> None:
             assert any("does not answer" in line.get("reason", "") for line in lines)
 
 
+def test_a_damaged_clock_is_counted_once_and_is_no_outage(tmp_path: Path) -> None:
+    with Running("--data-dir", str(tmp_path / "d")) as service:
+        with redis.Redis(unix_socket_path=str(tmp_path / "d/valkey.sock")) as store:
+            store.hset("dibs:clock", "lost", "a word")
+        counted = 'dibs_time_lost_total{why="damaged"}'
+        until(lambda: service.metrics()[counted] == 1, "it is counted")
+        assert any("time_lost why=damaged" in line for line in service.logged)
+        assert not any("keeper_failed" in line for line in service.logged)
+        assert service.metrics()["dibs_store_outages_total"] == 0
+
+
 def test_the_rate_that_refused_is_counted(tmp_path: Path) -> None:
     env = {"DIBS_RATE_PER_SESSION": "1", "DIBS_RATE_PER_PROJECT": "0"}
     with Running("--data-dir", str(tmp_path / "d"), env=env) as service:

@@ -1,7 +1,9 @@
 """`dibs serve` starts, serves from several processes, stops in time, and mends itself."""
 
+import contextlib
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -112,6 +114,41 @@ def test_it_stops_within_two_seconds_with_streams_and_long_polls_open(
         reply.read()
         stream.close()
     idle.close()
+
+
+def test_a_service_that_ends_itself_answers_what_is_in_progress(tmp_path: Path) -> None:
+    """Its store cannot be started again: the log is gone."""
+    with Running("--data-dir", str(tmp_path / "d")) as service:
+        assert service.claim("T-1")[0] == 201
+        read: list[int] = []
+        waited: list[tuple[int, str]] = []
+
+        def reads() -> None:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                while True:  # until nobody listens
+                    read.append(service.ask("GET", "/v1/p/claims")[0])
+
+        def waits() -> None:
+            status, body = service.claim("T-1", wait=25)
+            waited.append((status, body["detail"]))
+
+        asking = [threading.Thread(target=each) for each in (reads, waits) for _ in range(6)]
+        for thread in asking:
+            thread.start()
+        until(lambda: service.metrics()["dibs_streams"] == 6, "six wait")
+        store = service.store()
+        os.kill(store, signal.SIGSTOP)
+        shutil.rmtree(tmp_path / "d/appendonlydir")
+        os.kill(store, signal.SIGKILL)
+        assert service.process.wait(20) == 1
+        for thread in asking:
+            thread.join(20)
+        assert set(read) == {200, 503}
+        assert len(waited) == 6, "a claim that waits is answered, not cut off"
+        assert {status for status, _ in waited} <= {409, 503}
+        assert not [detail for _, detail in waited if "is stopping" in detail], "it had its time"
+        assert "has had claims, but its log" in service.logged[-1]
+        assert not any("Traceback" in line for line in service.logged)
 
 
 def test_an_answer_comes_in_one_piece_whether_it_has_a_body_or_not(service: Running) -> None:

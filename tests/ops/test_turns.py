@@ -14,6 +14,7 @@ from tests.harness.processes import until
 from tests.harness.services import Running, new_session
 
 from dibs.api.access import Access
+from dibs.api.ending import answered_at_the_end
 from dibs.api.fast_path import FastPath
 from dibs.api.observe import FAMILIES
 from dibs.api.turns import Holders, Pace, Turns, in_turn, shared
@@ -195,12 +196,14 @@ async def test_reads_begin_a_few_at_a_time_and_health_does_not_wait_for_them() -
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
 
-    wrapped: Any = in_turn(app)
+    metrics = Metrics(FAMILIES)
+    wrapped: Any = in_turn(app, metrics)
     reads = [asyncio.create_task(wrapped(scope(f"/p/{n}"), None, send)) for n in range(300)]
     health = asyncio.create_task(wrapped(scope("/livez"), None, send))
     await asyncio.sleep(0.01)
     assert begun == ["/p/0", "/p/1", "/p/2", "/p/3", "/livez"]
     assert statuses == [503] * 40, "so many more may wait, and no more"
+    assert b"\ndibs_reads_refused_total 40.0\n" in metrics.text()
     go_on.set()
     await asyncio.gather(*reads, health)
     assert statuses.count(200) == 261
@@ -219,7 +222,7 @@ async def test_a_stream_that_has_begun_keeps_no_turn_and_nor_does_one_that_faile
 
     for app, tries in ((streams, 20), (fails, 20)):
         begun: list[Any] = []
-        wrapped: Any = in_turn(app)
+        wrapped: Any = in_turn(app, Metrics(FAMILIES))
         tasks = [asyncio.create_task(wrapped(scope("/"), None, send)) for _ in range(tries)]
         await asyncio.sleep(0.01)
         assert len(begun) == (tries if app is streams else 0)
@@ -245,7 +248,7 @@ async def test_a_read_of_who_has_hung_up_is_not_begun() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         begun.append(scope["path"])
 
-    wrapped: Any = in_turn(app)
+    wrapped: Any = in_turn(app, Metrics(FAMILIES))
     for number in range(20):
         asked = Asked(disconnected=number != 10)
         await asyncio.wait_for(wrapped(scope(f"/p/{number}"), asked.receive, None), 5)
@@ -300,6 +303,30 @@ async def test_an_act_that_the_end_of_the_service_cuts_off_is_told_as_unknown() 
     await asked
     assert sent[0]["status"] == 503
     assert json.loads(sent[1]["body"])["outcome"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("method", "outcome"), [("GET", "not-applied"), ("HEAD", "not-applied"), ("POST", "unknown")]
+)
+async def test_a_page_that_the_end_of_the_service_cuts_off_is_answered(
+    method: str, outcome: str
+) -> None:
+    begun, sent = asyncio.Event(), []
+
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        begun.set()
+        await asyncio.sleep(3600)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    wrapped: Any = answered_at_the_end(app)
+    asked = asyncio.create_task(wrapped(scope("/p/p/break") | {"method": method}, None, send))
+    await begun.wait()
+    asked.cancel()
+    await asked
+    assert sent[0]["status"] == 503
+    assert json.loads(sent[1]["body"])["outcome"] == outcome
 
 
 async def test_totals_are_added_up_once_for_all_who_ask_at_the_same_time_and_are_new() -> None:

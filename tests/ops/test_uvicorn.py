@@ -65,9 +65,10 @@ def test_nothing_else_of_its_inside_is_used() -> None:
 def test_the_server_has_all_that_is_built_on() -> None:
     assert {"on_tick", "handle_exit", "capture_signals", "serve"} <= set(dir(uvicorn.Server))
     assert "connections" in vars(ServerState())
+    assert "should_exit" in assigned(uvicorn.Server.__init__)
     ours = set(vars(Server)) - {"__module__", "__doc__", "__init__", "__firstlineno__"}
     assert ours - {"__static_attributes__"} == {
-        *("connection", "on_tick", "handle_exit", "capture_signals")
+        *("connection", "on_tick", "stop", "handle_exit", "capture_signals")
     }
     # What a connection is made with, as uvicorn does it itself.
     source = inspect.getsource(uvicorn.Server)

@@ -20,7 +20,7 @@ TURNS = "tests/ops/test_turns.py::test_"
 BYTES = ("tests/promises/test_bytes.py",)
 LIKENESS = "tests/promises/test_likeness.py"
 BOARD_BOUNDS = "tests/board/test_bounds.py::test_"
-FORGOTTEN = ("tests/client/test_forgotten.py",)
+CLIENT_FORGOTTEN = ("tests/client/test_forgotten.py",)
 DETAILS = ("tests/http/test_words_of_others.py",)
 WORDS_OF_OTHERS = ("tests/client/test_words_of_others.py",)
 
@@ -147,7 +147,7 @@ MUTANTS = [
         "a loser is told, also after a failover (rule 10)",
         '                if act == "heartbeat" and not body.get("task"):\n',
         "                if False:\n",
-        FORGOTTEN,
+        CLIENT_FORGOTTEN,
     ),
     Mutant(
         "an outage ends a claim that was asked for",
@@ -155,7 +155,7 @@ MUTANTS = [
         "not reached is no loss",
         '                    self.data["claims"][task] = before[task]\n',
         "",
-        FORGOTTEN,
+        CLIENT_FORGOTTEN,
     ),
     Mutant(
         "what was released is a loss",
@@ -163,7 +163,7 @@ MUTANTS = [
         "only what another ended is told as lost",
         'claim.get("state") not in ("held", "parked"):\n        return None\n',
         "not claim:\n        return None\n",
-        FORGOTTEN,
+        CLIENT_FORGOTTEN,
     ),
     Mutant(
         "a hook says what others wrote",
@@ -1692,5 +1692,37 @@ MUTANTS = [
         '        is_exact = is_exact and "." not in "".join(steps)\n',
         "",
         ("tests/client/test_projects.py::test_two_repositories_are_two_projects",),
+    ),
+    Mutant(
+        "a service that ends itself cuts off what it answers",
+        "serve.py",
+        "a service that ends itself answers what is in progress",
+        "        stop()\n        await asyncio.wait((serving,), timeout=STOP_S)\n",
+        "",
+        ("tests/ops/test_serving.py",),
+    ),
+    Mutant(
+        "a page that the end cuts off is a mistake of the service",
+        "api/ending.py",
+        "who is cut off by the end hears 503, and if anything may have changed",
+        "            if begun:\n                raise\n",
+        "            raise\n",
+        (TURNS + "a_page_that_the_end_of_the_service_cuts_off_is_answered",),
+    ),
+    Mutant(
+        "nobody counts the reads that are refused",
+        "api/turns.py",
+        "a read that is refused is counted",
+        '            metrics.add("dibs_reads_refused_total")\n',
+        "",
+        (TURNS + "reads_begin_a_few_at_a_time_and_health_does_not_wait_for_them",),
+    ),
+    Mutant(
+        "a damaged clock is no known loss of time",
+        "metrics.py",
+        "time that was lost is counted, and why",
+        '"back", "damaged")',
+        '"back")',
+        ("tests/ops/test_observe.py",),
     ),
 ]

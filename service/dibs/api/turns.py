@@ -14,6 +14,7 @@ from typing import Any
 from litestar.types import ASGIApp
 
 from dibs.api import errors, headers
+from dibs.metrics import Metrics
 from dibs.problems import ProblemError
 
 BEGUN_MOST = 32
@@ -113,7 +114,7 @@ class Turns:
         self._free.release()
 
 
-def in_turn(app: ASGIApp) -> ASGIApp:
+def in_turn(app: ASGIApp, metrics: Metrics) -> ASGIApp:
     """Wrap `app`: a request begins when it is its turn, which is over when its answer begins."""
     turns = Turns(READS_AT_ONCE, READS_WAITING)
 
@@ -124,6 +125,7 @@ def in_turn(app: ASGIApp) -> ASGIApp:
         try:
             await turns.take()
         except ProblemError as problem:
+            metrics.add("dibs_reads_refused_total")
             reply = errors.answer(scope, problem)
             await reply.send(send, headers.of_an_act(scope["headers"]))
             return
