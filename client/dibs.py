@@ -55,6 +55,9 @@ TIMEOUT_S, HOOK_TIMEOUT_S, BEAT_EVERY_S = 5.0, 4.0, 75
 YES, REFUSED, USAGE, UNKNOWN, LOST = range(5)
 LOSSES = ("lapsed", "broken", "forgotten")
 BEATS = ("PostToolUse", "PostToolUseFailure", "UserPromptSubmit", "SubagentStop", "PreCompact")
+BEATS += ("Keep",)  # of our own, while a tool runs
+TURN_ENDS = ("UserPromptSubmit", "Stop", "StopFailure", "SessionStart", "SessionEnd")
+TOOL_MOST_S = 7200  # a call whose end nobody tells, as an interrupted one, is over by then
 EXITS = {"held": 1, "cooling": 1, "done": 1, "not-holder": 1, "quota": 1, "lost": LOST}
 NOT_RETRIED = ("refused-by-policy", "no-trust", "too-large")  # asking again gives the same
 MOST_BYTES = 8 << 20  # of an answer, its head included
@@ -714,6 +717,56 @@ class Session:
         except (ValueError, OSError):
             return False
 
+    def note_tool(self, event, payload):
+        """Remember by a file each which calls of tools are under way; none for a session that
+        holds nothing. After their turn none is."""
+        found = payload.partition(b'"tool_use_id"')[2].split(b'"', 2)[1:2] or [b"tool"]
+        name = "call-" + percent_encoded(found[0].decode("utf-8", "replace"))[:100]
+        try:
+            if event == "PreToolUse" and self.is_throttled(must_hold=True):
+                self.mark_tool(name)
+            elif event in ("PostToolUse", "PostToolUseFailure"):
+                os.unlink(os.path.join(self.base + ".tools", name))
+            elif event in TURN_ENDS:
+                for entry in os.scandir(self.base + ".tools"):
+                    os.unlink(entry.path)
+        except OSError:
+            pass
+
+    def mark_tool(self, name):
+        """Remember that this call is under way, from now on."""
+        folder = self.base + ".tools"
+        own_folder(folder)
+        path = os.path.join(folder, name)
+        os.close(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+        os.utime(path)
+
+    def has_tool(self):
+        """Is a call of a tool under way?"""
+        try:
+            calls = [entry.stat().st_mtime for entry in os.scandir(self.base + ".tools")]
+        except OSError:
+            return False
+        return any(0 <= time.time() - begun < TOOL_MOST_S for begun in calls)
+
+    def needs_keeper(self):
+        """Does this session hold something, and does no keeper run?"""
+        if not self.is_throttled(must_hold=True):
+            return False
+        try:
+            import fcntl
+
+            fd = open_own(self.base + ".keeper", os.O_WRONLY | os.O_CREAT)
+        except (ImportError, OSError):  # Windows, or no place for files: do without
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
 
 def quoted(text):
     """Text that another party wrote, as data: one line of JSON, cut, without what shows nothing."""
@@ -1305,29 +1358,44 @@ def do_setup(args, session):
     return {"init": install.do_init, "doctor": install.do_doctor}[args.command](args, session)
 
 
-def run_hook():
-    """Claude Code calls this at every event: most of them end here, by a look at the stamp, and
-    hook.py sees to the rest. Whatever happens, the session's work goes on."""
-    sys.stderr, event = None, ""
+def run_hook(mode="", agent=""):
+    """Claude Code calls this at every event. Whatever happens, the session's work goes on."""
+    sys.stderr = None
     try:
-        payload = sys.stdin.buffer.read()
-        event = payload.partition(b'"hook_event_name"')[2].split(b'"', 2)[1].decode()
-        session = Session(Setup(os.environ.get("CLAUDE_PROJECT_DIR")))
-        session.setup.check()
-        if not has_nothing_to_do(session, event, payload):
-            part("hook").run(session, payload)
-    except MissingPart as missing:
-        if event == "SessionStart":  # the agent reads it; without hooks it has to beat by itself
-            print(one_line(f"dibs: {missing}"))
+        if mode == "keep":  # a process that a hook has started
+            part("hook").keep(session_of_hook(), agent)
+        else:
+            see_to_event(sys.stdin.buffer.read())
     except (Exception, SystemExit, KeyboardInterrupt):
         pass
     return YES
 
 
+def session_of_hook():
+    session = Session(Setup(os.environ.get("CLAUDE_PROJECT_DIR")))
+    session.setup.check()
+    return session
+
+
+def see_to_event(payload):
+    """Most events end here, by a look at the stamp, and hook.py sees to the rest."""
+    event = payload.partition(b'"hook_event_name"')[2].split(b'"', 2)[1].decode()
+    session = session_of_hook()
+    session.note_tool(event, payload)
+    if has_nothing_to_do(session, event, payload):
+        return
+    try:
+        part("hook").run(session, payload)
+    except MissingPart as missing:
+        if event == "SessionStart":  # the agent reads it; without hooks it has to beat by itself
+            print(one_line(f"dibs: {missing}"))
+
+
 def has_nothing_to_do(session, event, payload):
     """A beat that follows another, or an edit by who surely holds something."""
     if event == "PreToolUse":
-        return b"dibs/dibs" not in payload and session.is_throttled(must_hold=True)
+        is_quiet = b"dibs/dibs" not in payload and session.is_throttled(must_hold=True)
+        return is_quiet and not session.needs_keeper()
     return event in BEATS and session.is_throttled(must_hold=False)
 
 
@@ -1493,7 +1561,7 @@ def main(argv=None):
     """Run one command; return its exit code. No expected failure ends in a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["hook"]:
-        return run_hook()
+        return run_hook(*argv[1:])
     for stream in filter(None, (sys.stdout, sys.stderr)):
         getattr(stream, "reconfigure", dict)(errors="backslashreplace")
     if {"-h", "--help", "help"} & {*argv[:2]}:

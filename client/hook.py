@@ -8,10 +8,14 @@ import json
 import os
 import re
 import shlex
+import sys
 import time
 
 import dibs_client as client
 
+KEEPER_LOOKS_S = 1.0  # how long it sleeps between two looks
+# What starts programs and is none of them: the agent is what has started these.
+SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "busybox", "env", "timeout", "nice")
 VERBS = ("claim", "beat", "park", "release", "done", "list", "show", "verify", "doctor")
 
 
@@ -20,6 +24,8 @@ def run(session, payload):
     payload = json.loads(payload)
     session.event = payload["hook_event_name"]
     session.load()
+    if session.event == "PreToolUse" and session.needs_keeper():
+        start_keeper(session)
     if session.event == "SessionStart":
         on_start(session, payload)
     elif session.event == "PreToolUse":
@@ -35,6 +41,8 @@ def run(session, payload):
         )
     elif session.event in ("Stop", "StopFailure", "SessionEnd"):
         state = "working" if payload.get("background_tasks") else "parked"
+        if state == "working":
+            session.mark_tool("background")  # until the next turn
         session.post("heartbeat", {"state": state}, 3, 1, client.HOOK_TIMEOUT_S)
     elif session.event in client.BEATS:
         session.post("heartbeat", {"state": "working"}, 1, 1, client.HOOK_TIMEOUT_S)
@@ -149,3 +157,92 @@ def gate_decision(session, payload, is_work):
     if is_blocked:
         return {"permissionDecision": "deny", "permissionDecisionReason": text.strip()}
     return {"additionalContext": text.strip()}
+
+
+def agent_process():
+    """The process whose hook this is, as "number start": what has started us, shells left out. ''
+    where that cannot be known. The start tells it from a later process of the same number."""
+    number = os.getppid()
+    while number > 1:
+        parent, name, text = process(number)
+        if name not in SHELLS:
+            return text
+        number = parent
+    return ""
+
+
+def process(number):
+    """(number of its parent, name, "number start") of a process; (0, "", "") where there is none
+    that runs: a dead one whose parent has not asked yet how it ended is none, and neither is one
+    that somebody has stopped."""
+    stat = client.read_text(f"/proc/{number}/stat")
+    if stat:
+        _, _, rest = stat.rpartition(")")
+        name, fields = stat[stat.find("(") + 1 : -len(rest) - 1], rest.split()
+        state, parent, start = fields[0], fields[1], fields[19]
+    elif os.path.isdir("/proc/self"):
+        return 0, "", ""
+    else:
+        state, parent, name, start = process_by_ps(number)
+    return (
+        (0, "", "") if state[:1] in "ZXTt" else (int(parent), name.lstrip("-"), f"{number} {start}")
+    )
+
+
+def process_by_ps(number):
+    """The same from `ps`, where there is no /proc (macOS)."""
+    import subprocess
+
+    columns = ["ps", "-o", "state=,ppid=,lstart=,comm=", "-p", str(number)]
+    try:
+        done = subprocess.run(columns, capture_output=True, text=True, timeout=2, check=True)
+        state, parent, *start, name = done.stdout.split(None, 7)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return "Z", "0", "", ""
+    return state, parent, os.path.basename(name.strip()), "-".join(start)
+
+
+def start_keeper(session):
+    """Start the process that beats while one tool runs for long, and that ends with the agent."""
+    import subprocess
+
+    agent = agent_process()
+    if not agent:
+        return
+    command = [sys.executable, "-IS", os.path.realpath(client.__file__), "hook", "keep", agent]
+    subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        close_fds=True,
+    )
+
+
+def keep(session, agent):
+    """Beat while a tool runs, for no other event comes meanwhile; as long as the agent lives. A
+    call that was interrupted ends with the turn, and counts for two hours at most."""
+    import fcntl
+
+    session.event = "Keep"
+    lock = os.fdopen(client.open_own(session.base + ".keeper", os.O_WRONLY | os.O_CREAT), "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return  # there is one
+    while process(int(agent.split()[0]))[2] == agent:
+        is_running = session.has_tool()
+        if is_running and not session.is_throttled(must_hold=False):
+            beat_quietly(session)
+        if not is_running and not session.is_throttled(must_hold=True):
+            return  # nothing to keep
+        time.sleep(KEEPER_LOOKS_S)
+
+
+def beat_quietly(session):
+    try:
+        session.begun = time.time()
+        session.load().post("heartbeat", {"state": "working"}, 1, 1, client.HOOK_TIMEOUT_S)
+    except client.Failure:  # the next look tries again
+        pass

@@ -1,9 +1,11 @@
 """A sandbox: a repository, a home, and the client run in a process of its own, as agents do."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness.processes import end, run, start
+from tests.harness.processes import end, run, start, until
 from tests.harness.services import Service, running
 
 # The mutants name a copy of it that has a bug.
@@ -91,9 +93,22 @@ class Sandbox:
         return process
 
     def stop(self) -> None:
-        """End what a test has left running, and the commands that it runs."""
+        """End what a test has left running, the commands that it runs, and keepers of claims."""
         for process in self.started:
             end(process)
+        for number in self.keepers():
+            os.kill(number, signal.SIGKILL)
+        until(lambda: not self.keepers(), "the keepers have ended")
+
+    def keepers(self) -> list[int]:
+        """The processes that keep this machine's claims while a tool runs for long."""
+        found, home = [], f"HOME={self.home}\0".encode()
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # it has just ended
+                is_one = b"\0hook\0keep\0" in path.read_bytes()
+                if is_one and home in path.with_name("environ").read_bytes():
+                    found.append(int(path.parent.name))
+        return found
 
     def hook(
         self, event: str, env: Mapping[str, str | None] | None = None, **fields: Any

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.client.conftest import KEY, Make, Sandbox
 from tests.harness import processes
+from tests.harness.processes import until
 from tests.harness.services import Service
 
 PAYLOADS = Path(__file__).with_name("payloads.json")
@@ -118,6 +119,8 @@ def test_a_throttled_hook_imports_nothing_that_talks(sandbox: Make, event: str) 
     ann.dibs("claim", "T-1").said(0)
     payload = json.dumps({"hook_event_name": event, "tool_name": "Edit", "tool_input": {}})
     command = [sys.executable, "-IS", "-X", "importtime", str(ann.script), "hook"]
+    ann.hook("PreToolUse", tool_name="Edit")  # the first one starts the keeper
+    until(ann.keepers, "a keeper runs")
     done = processes.run(
         command,
         cwd=ann.repo,

@@ -1,0 +1,156 @@
+"""One tool may run for longer than a claim lasts, and no event comes meanwhile: a keeper beats.
+
+It beats only while a call is under way and the agent lives: a dead session's claim ends as ever.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+from tests.client.conftest import Make, Sandbox
+from tests.harness import processes
+from tests.harness.processes import until
+
+pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="processes are read there")
+ME = {"CLAUDE_CODE_SESSION_ID": "5f0e"}
+
+# Runs a hook for each line that it reads, as an agent does: by a shell.
+AGENT = """
+import json, subprocess, sys
+for line in sys.stdin:
+    command, payload = json.loads(line)
+    shell = ["sh", "-c", command + " 2>/dev/null || true"]
+    subprocess.run(shell, input=json.dumps(payload), text=True)
+    print("ran", flush=True)
+"""
+
+
+class Agent:
+    """A stand-in for the agent: a process whose hooks are its children."""
+
+    def __init__(self, box: Sandbox) -> None:
+        self.box = box
+        self.process = processes.start(
+            [sys.executable, "-c", AGENT],
+            cwd=box.repo,
+            env=box.environ({"CLAUDE_PROJECT_DIR": str(box.repo)}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def event(self, name: str, **fields: object) -> None:
+        """Let an event happen; its hook has run when this returns."""
+        assert self.process.stdin
+        assert self.process.stdout
+        payload = {"hook_event_name": name, "session_id": "5f0e", **fields}
+        line = json.dumps([" ".join(self.box.command("hook")), payload])
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline().endswith("ran\n")
+
+    def begins(self, call: str = "toolu_1", tool: str = "Bash") -> None:
+        """A call of a tool begins."""
+        self.event("PreToolUse", tool_name=tool, tool_use_id=call, tool_input={"command": "make"})
+
+    def ends(self, call: str = "toolu_1") -> None:
+        """A call of a tool ends."""
+        self.event("PostToolUse", tool_name="Bash", tool_use_id=call)
+
+
+@pytest.fixture
+def agent(sandbox: Make) -> Iterator[Agent]:
+    """An agent whose session holds T-1 for 4 seconds."""
+    box = sandbox(**ME)
+    box.dibs("claim", "T-1", "--ttl", "4s").said(0)
+    agent = Agent(box)
+    yield agent
+    processes.end(agent.process)
+    until(lambda: not box.keepers(), "the keeper has ended")
+
+
+def seen(box: Sandbox, task: str = "T-1") -> dict[str, object]:
+    """What the service says of a task."""
+    return dict(box.dibs("show", task, "--json").said(0).json)
+
+
+def outlives_its_ttl(box: Sandbox) -> None:
+    """Assert that T-1 is held, with the same fence, two of its ttls from now."""
+    fence, end = seen(box)["fence"], time.monotonic() + 8
+    while time.monotonic() < end:
+        now = seen(box)
+        assert (now["state"], now["fence"]) == ("held", fence)
+        time.sleep(0.3)
+
+
+def lapses(box: Sandbox) -> None:
+    """Assert that T-1 ends by itself."""
+    until(lambda: seen(box)["state"] == "lapsed", "the claim lapses")
+
+
+def test_a_claim_outlives_a_tool_that_runs_for_longer_than_it_lasts(agent: Agent) -> None:
+    agent.begins()
+    outlives_its_ttl(agent.box)
+    agent.ends()
+    lapses(agent.box)
+
+
+def test_a_claim_dies_with_its_agent_in_the_middle_of_a_tool(agent: Agent) -> None:
+    agent.begins()
+    until(lambda: len(agent.box.keepers()) == 1, "a keeper runs")
+    agent.process.kill()
+    agent.process.wait(10)
+    until(lambda: not agent.box.keepers(), "the keeper has ended")
+    lapses(agent.box)
+
+
+def test_of_two_calls_at_once_the_longer_one_counts(agent: Agent) -> None:
+    agent.begins("toolu_1")
+    agent.begins("toolu_2")
+    agent.ends("toolu_1")
+    outlives_its_ttl(agent.box)
+    assert len(agent.box.keepers()) == 1
+
+
+@pytest.mark.parametrize("event", ["UserPromptSubmit", "StopFailure"])
+def test_a_call_that_was_interrupted_ends_with_its_turn(agent: Agent, event: str) -> None:
+    agent.begins()
+    agent.event(event)
+    assert not list((agent.box.home / ".local/state/dibs").rglob("*.tools/*"))
+
+
+def test_a_call_whose_end_nobody_told_counts_for_two_hours(agent: Agent) -> None:
+    agent.begins()
+    long_ago = time.time() - 7201
+    for path in (agent.box.home / ".local/state/dibs").rglob("*.tools/*"):
+        os.utime(path, (long_ago, long_ago))
+    lapses(agent.box)
+    until(lambda: not agent.box.keepers(), "the keeper has ended")
+
+
+def test_work_in_the_background_keeps_a_claim_after_the_turn(agent: Agent) -> None:
+    agent.begins()
+    agent.ends()
+    agent.event("Stop", background_tasks=[{"id": "b1"}])
+    outlives_its_ttl(agent.box)
+    agent.event("Stop", background_tasks=[])
+    assert seen(agent.box)["state"] == "parked"
+
+
+def test_who_holds_nothing_has_no_keeper(sandbox: Make) -> None:
+    box = sandbox(**ME)
+    agent = Agent(box)
+    agent.begins()
+    assert not box.keepers()
+    processes.end(agent.process)
+
+
+@pytest.mark.parametrize("call", ["../../escape", "", "x" * 10_000, "\u00e9\\n", "."])
+def test_an_odd_id_of_a_call_is_as_good_as_any(agent: Agent, call: str) -> None:
+    agent.begins(call)
+    outlives_its_ttl(agent.box)
+    agent.ends(call)
+    assert not list((agent.box.home / ".local/state/dibs").rglob("*.tools/*"))
