@@ -18,6 +18,9 @@ from tests.harness import processes
 from tests.harness.processes import is_gone, until
 from tests.harness.services import DIBS, Running, Service, clean_environ, new_session
 
+from dibs import app
+from dibs.settings import load
+
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Running]:
@@ -149,6 +152,10 @@ def test_a_service_that_ends_itself_answers_what_is_in_progress(tmp_path: Path) 
         assert not [detail for _, detail in waited if "is stopping" in detail], "it had its time"
         assert "has had claims, but its log" in service.logged[-1]
         assert not any("Traceback" in line for line in service.logged)
+
+
+def test_the_service_uses_nothing_that_its_framework_gives_up() -> None:
+    app.build(load(), "redis://127.0.0.1:1")  # a warning is an error here (pyproject.toml)
 
 
 def test_an_answer_comes_in_one_piece_whether_it_has_a_body_or_not(service: Running) -> None:

@@ -6,9 +6,11 @@ Rule 19: closed unless opened.
 import re
 import subprocess
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from tests.harness import processes
+from tests.harness.commands import said_by
 from tests.harness.processes import until
 from tests.harness.services import DIBS, Running, clean_environ, new_session
 
@@ -20,7 +22,9 @@ SECRET = "hunter2-hunter2-hunter2"
 
 
 def serve(*flags: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    return processes.run([*DIBS, "serve", *flags], env=clean_environ(env), timeout=30)
+    """What `dibs serve` says of settings that it does not take."""
+    with mock.patch("dibs.serve.run", side_effect=AssertionError("it would start")):
+        return said_by("serve", *flags, env=env)
 
 
 def test_the_table_in_the_documentation_is_the_class() -> None:
@@ -28,6 +32,12 @@ def test_the_table_in_the_documentation_is_the_class() -> None:
     found = re.search(r"<!-- settings:[^\n]*-->\n(.*)<!-- /settings -->", page, re.S)
     assert found
     assert found[1] == table(), "make it again with the command that stands above it"
+
+
+def test_a_process_that_does_not_start_says_the_same() -> None:
+    ran = processes.run([*DIBS, "serve"], env=clean_environ({"DIBS_PORT": "http"}), timeout=30)
+    here = serve(DIBS_PORT="http")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (2, here.stdout, here.stderr)
 
 
 def test_help_has_every_setting_with_its_default_and_reason() -> None:

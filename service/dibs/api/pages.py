@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 from litestar import Request, get
+from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
 
 from dibs import responses
@@ -75,7 +76,7 @@ def handlers(
         return responses.ok({**responses.builtin(health), "open": opened})
 
     @get("/problems/{code:str}", sync_to_thread=False)
-    def problem(code: str) -> responses.Reply:
+    def problem(code: FromPath[str]) -> responses.Reply:
         """Explain a problem code: the page that `type` names."""
         found = BY_CODE.get(code)
         if found is None:
@@ -84,12 +85,12 @@ def handlers(
         return responses.Reply(text.encode(), responses.TEXT)
 
     @get("/client/{name:str}", sync_to_thread=False)
-    def client(request: Req, name: str) -> responses.Reply:
+    def client(request: Req, name: FromPath[str]) -> responses.Reply:
         """Serve dibs.py and the files that belong to it."""
         return _file("client", name, base_url(request, public_url))
 
     @get("/skill/{name:str}", sync_to_thread=False)
-    def skill(request: Req, name: str) -> responses.Reply:
+    def skill(request: Req, name: FromPath[str]) -> responses.Reply:
         """Serve what `init` lays beside the client."""
         # Clients before 0.2 look for it here, and update themselves with it.
         folder = "client" if name == "install.py" else "skill"

@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 from litestar import Controller, Request, Response, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.response import Stream
 from pydantic import Field
 
@@ -19,6 +21,8 @@ from dibs.streams import Streams
 from dibs.words import Event, Project, Refused, Session
 
 Req = Request[Any, Any, Any]
+TheClaims = NamedDependency[Claims]
+TheStreams = NamedDependency[Streams]
 
 
 class EventsQuery(requests.Request):
@@ -49,7 +53,9 @@ class V1(Controller):
     path = "/v1/{project:str}"
 
     @get("/claims")
-    async def list_(self, request: Req, project: str, claims: Claims) -> responses.Reply:
+    async def list_(
+        self, request: Req, project: FromPath[str], claims: TheClaims
+    ) -> responses.Reply:
         """List claims, as JSON or (`Accept: text/plain`) as a table for people."""
         name = in_project(project)
         query = list_.ListQuery.of(requests.query(request.scope["query_string"]), [])
@@ -70,7 +76,9 @@ class V1(Controller):
         return list_.answer(page, plain=responses.wants(request.headers, "text/plain"))
 
     @get("/claims/{task:path}")
-    async def show_(self, request: Req, project: str, task: str, claims: Claims) -> responses.Reply:
+    async def show_(
+        self, request: Req, project: FromPath[str], task: FromPath[str], claims: TheClaims
+    ) -> responses.Reply:
         """Show one task; with `?fence=N` say if that is the current fence."""
         name = in_project(project)
         # The framework's own path parameter has lost doubled and trailing slashes.
@@ -82,7 +90,7 @@ class V1(Controller):
 
     @get("/events")
     async def events(
-        self, request: Req, project: str, claims: Claims, streams: Streams
+        self, request: Req, project: FromPath[str], claims: TheClaims, streams: TheStreams
     ) -> Response[bytes] | Stream:
         """Follow a project's transitions as server-sent events, or read a page of them."""
         name = in_project(project)

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from litestar import Controller, Response, Router, get, post
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
+from litestar.params import FromPath
 from litestar.response import Stream
 from markupsafe import Markup
 
@@ -54,7 +55,7 @@ class Board(Controller):
 
     @get("/p/{project:str}")
     async def project(
-        self, request: Req, project: str, context: NamedDependency[BoardContext]
+        self, request: Req, project: FromPath[str], context: NamedDependency[BoardContext]
     ) -> Page:
         """Show a page of a project as it is now."""
         name = in_project(project)
@@ -71,7 +72,7 @@ class Board(Controller):
 
     @get("/p/{project:str}/stream")
     async def stream(
-        self, request: Req, project: str, context: NamedDependency[BoardContext]
+        self, request: Req, project: FromPath[str], context: NamedDependency[BoardContext]
     ) -> Stream:
         """Tell what changes from the page, or from the last change it has, on."""
         name = in_project(project)
@@ -91,7 +92,7 @@ class Board(Controller):
 
     @get("/p/{project:str}/break")
     async def ask_to_break(
-        self, request: Req, project: str, context: NamedDependency[BoardContext]
+        self, request: Req, project: FromPath[str], context: NamedDependency[BoardContext]
     ) -> Page:
         """Say what breaking a claim does, and ask for the reason and the key."""
         name = in_project(project)
@@ -100,7 +101,7 @@ class Board(Controller):
 
     @post("/p/{project:str}/break")
     async def break_(
-        self, request: Req, project: str, context: NamedDependency[BoardContext]
+        self, request: Req, project: FromPath[str], context: NamedDependency[BoardContext]
     ) -> Page:
         """Break a claim, for a person who typed an admin key into a page of ours."""
         name = in_project(project)
@@ -122,7 +123,7 @@ class Board(Controller):
         return await breaking.ask(request, context, name, given, [moved], 409)
 
     @get("/board/{name:str}", sync_to_thread=False)
-    def asset(self, name: str) -> Page:
+    def asset(self, name: FromPath[str]) -> Page:
         """Serve a script, a style or a picture of the board. Its URL changes when it does."""
         if name not in assets.ASSETS:
             raise NoSuchPage("There is no such file here.")
