@@ -4,6 +4,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from fnmatch import fnmatch
 
 import pytest
 from tests.client.conftest import KEY, Make, Sandbox
@@ -221,12 +222,12 @@ def test_a_working_directory_that_is_gone_is_fine_with_a_project(sandbox: Make) 
         ("ssh://git@github.com:22/acme/shop", "acme.shop"),
         ("https://user:token@github.com/acme/shop.git/", "acme.shop"),
         ("http://local_proxy@127.0.0.1:41234/git/acme/shop", "acme.shop"),
-        ("https://gitlab.example.org/group/sub/shop.git", "sub.shop"),
-        ("/srv/git/shop.git", "git.shop"),
-        ("../shop", "shop"),
-        (r"C:\work\acme\shop", "acme.shop"),
-        ("file:///srv/acme/sh%C3%B6p", "acme.sh-c3-b6p"),
-        ("https://example.org/~ann/my shop.git", "-ann.my-shop"),
+        ("https://gitlab.example.org/group/sub/shop.git", "gitlab--example--org.group.sub.shop"),
+        ("/srv/git/shop.git", "file--.git.shop-"),
+        ("../shop", "file--.*.shop-"),
+        (r"C:\work\acme\shop", "file--.acme.shop-"),
+        ("file:///srv/acme/sh%C3%B6p", "file--.acme.sh-p-"),
+        ("https://example.org/~ann/my shop.git", "example--org.-ann.my-shop-"),
     ],
 )
 def test_odd_remotes_give_a_project_that_the_service_takes(
@@ -235,7 +236,7 @@ def test_odd_remotes_give_a_project_that_the_service_takes(
     ann = sandbox(DIBS_PROJECT="")
     ann.git("remote", "set-url", "origin", remote)
     claim = ann.dibs("claim", ann.folder.name, "--json").said(0).json
-    assert claim["project"] == project.lstrip("-")
+    assert fnmatch(claim["project"], f"{project}*" if project[-1] == "-" else project)
     ann.dibs("release", claim["task"]).said(0)
 
 
