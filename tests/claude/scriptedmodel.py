@@ -3,24 +3,36 @@
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Step = dict[str, Any]
+Asked = dict[str, Any]
 
 
 def use(tool: str, **given: Any) -> Step:
     """A step in which the model uses a tool."""
-    return {"tool": tool, "input": given}
+    return {"tools": [{"name": tool, "input": given}]}
+
+
+def together(*steps: Step) -> Step:
+    """A step in which the model uses several tools at once."""
+    return {"tools": [tool for step in steps for tool in step["tools"]]}
 
 
 class ScriptedModel(ThreadingHTTPServer):
-    """Answers each main request with the next step; remembers what it was asked."""
+    """Answers each request of a conversation with its next step; remembers what it was asked.
 
-    def __init__(self, steps: list[Step]) -> None:
+    A sub-agent's conversation is told from the main one by a word of its prompt, the key of its
+    steps. Whatever has no steps left, or is no conversation, hears "ok".
+    """
+
+    def __init__(self, steps: Sequence[Step], subs: Mapping[str, Sequence[Step]]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.steps, self.asked = list(steps), list[dict[str, Any]]()
+        self.steps = {"": list(steps), **{word: list(some) for word, some in subs.items()}}
+        self.asked: list[Asked] = []
+        self.asked_by: dict[str, list[Asked]] = {word: [] for word in self.steps}
         self.turn = threading.Lock()
 
     @property
@@ -28,15 +40,32 @@ class ScriptedModel(ThreadingHTTPServer):
         """Where it answers."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def results(self) -> list[str]:
+    def next_step(self, body: Asked) -> tuple[Step, int]:
+        """What to answer, and how many were asked before."""
+        with self.turn:
+            said = _said(body)
+            who = next((word for word in self.steps if word and word in said), "")
+            self.asked.append(body)
+            self.asked_by[who].append(body)
+            steps = self.steps[who]
+            return (steps.pop(0) if steps else {"text": "ok"}), len(self.asked)
+
+    def results(self, who: str = "") -> list[str]:
         """What came back from the tools, in order, as the model saw it at the end."""
         return [
             json.dumps(block.get("content"))
-            for message in self.asked[-1]["messages"]
+            for message in self.asked_by[who][-1]["messages"]
             if isinstance(message["content"], list)
             for block in message["content"]
             if block["type"] == "tool_result"
         ]
+
+
+def _said(body: Asked) -> str:
+    """What a person, or the agent of a sub-agent, has said in a conversation."""
+    contents = (m["content"] for m in body["messages"] if m["role"] == "user")
+    blocks = (b for c in contents for b in ([{"text": c}] if isinstance(c, str) else c))
+    return "\n".join(block.get("text", "") for block in blocks)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -57,16 +86,13 @@ class _Handler(BaseHTTPRequestHandler):
         if "count_tokens" in self.path or "/v1/messages" not in self.path:
             self._say(b'{"input_tokens": 1}')
             return
-        step: Step = {"text": "ok"}
-        if body.get("tools"):
-            with self.server.turn:
-                self.server.asked.append(body)
-                step = self.server.steps.pop(0) if self.server.steps else step
+        step, number = self.server.next_step(body) if body.get("tools") else ({"text": "ok"}, 0)
         events = "".join(
             f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n"
-            for kind, fields in _events(step, f"toolu_{len(self.server.asked)}", body["model"])
+            for kind, fields in _events(step, f"toolu_{number}", body["model"])
         )
-        self._say(events.encode(), "text/event-stream")
+        with contextlib.suppress(ConnectionError):  # the agent was killed meanwhile
+            self._say(events.encode(), "text/event-stream")
 
     def _say(self, data: bytes, kind: str = "application/json") -> None:
         self.send_response(200)
@@ -80,26 +106,28 @@ def _events(step: Step, name: str, model: str) -> Iterator[tuple[str, dict[str, 
     usage = {"input_tokens": 1, "output_tokens": 1}
     message = {"id": f"msg_{name}", "type": "message", "role": "assistant", "model": model}
     message |= {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
-    if "text" in step:
-        block, stop = {"type": "text", "text": ""}, "end_turn"
-        delta = {"type": "text_delta", "text": step["text"]}
-    else:
-        block = {"type": "tool_use", "id": name, "name": step["tool"], "input": {}}
-        delta = {"type": "input_json_delta", "partial_json": json.dumps(step["input"])}
-        stop = "tool_use"
     yield "message_start", {"message": message}
-    yield "content_block_start", {"index": 0, "content_block": block}
-    yield "content_block_delta", {"index": 0, "delta": delta}
-    yield "content_block_stop", {"index": 0}
-    ending = {"stop_reason": stop, "stop_sequence": None}
+    for at, (block, delta) in enumerate(_blocks(step, name)):
+        yield "content_block_start", {"index": at, "content_block": block}
+        yield "content_block_delta", {"index": at, "delta": delta}
+        yield "content_block_stop", {"index": at}
+    ending = {"stop_reason": "tool_use" if "tools" in step else "end_turn", "stop_sequence": None}
     yield "message_delta", {"delta": ending, "usage": usage}
     yield "message_stop", {}
 
 
+def _blocks(step: Step, name: str) -> Iterator[tuple[Step, Step]]:
+    if "text" in step:
+        yield {"type": "text", "text": ""}, {"type": "text_delta", "text": step["text"]}
+    for at, tool in enumerate(step.get("tools", [])):
+        given = {"type": "input_json_delta", "partial_json": json.dumps(tool["input"])}
+        yield {"type": "tool_use", "id": f"{name}_{at}", "name": tool["name"], "input": {}}, given
+
+
 @contextlib.contextmanager
-def scripted_model(*steps: Step) -> Iterator[ScriptedModel]:
+def scripted_model(*steps: Step, **subs: Sequence[Step]) -> Iterator[ScriptedModel]:
     """A model for the length of a block."""
-    model = ScriptedModel(list(steps))
+    model = ScriptedModel(list(steps), subs)
     threading.Thread(target=model.serve_forever, daemon=True).start()
     try:
         yield model

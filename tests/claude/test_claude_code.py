@@ -1,76 +1,16 @@
-"""The real Claude Code, headless, with a scripted model: hooks, skill and gate do their part.
-
-Opt-in: DIBS_CLAUDE names the `claude` program, which `make test-claude` installs.
-"""
+"""The real Claude Code, headless, with a scripted model: hooks, skill and gate do their part."""
 
 import json
-import os
 import re
-import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tests.claude.scriptedmodel import ScriptedModel, Step, scripted_model, use
-from tests.client.conftest import CLIENT, Sandbox
+from tests.claude.cli import DIBS, bash, claude, trust, write
+from tests.claude.conftest import ADMIN
+from tests.client.conftest import Sandbox
 from tests.conftest import new_session
-from tests.harness import processes
-from tests.harness.services import Service, running
+from tests.harness.services import Service
 from tests.http.conftest import Caller
 from tests.tools.injected import NOTE_FRAME, ORDER, TEXTS
-
-CLAUDE = os.environ.get("DIBS_CLAUDE", "")
-pytestmark = pytest.mark.skipif(not CLAUDE, reason="opt-in: make test-claude")
-DIBS = "sh .claude/skills/dibs/dibs"
-ADMIN = "admin-key-of-these-tests"
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The real service, in memory."""
-    env = {"DIBS_ADMIN_KEY": ADMIN}
-    with running(tmp_path_factory.mktemp("service"), "--memory", env=env) as running_service:
-        yield running_service
-
-
-@pytest.fixture
-def repo(service: Service, tmp_path: Path) -> Sandbox:
-    """A repository with dibs in it, where edits need a claim."""
-    box = Sandbox(tmp_path / "vm", service.url, DIBS_GATE="block")
-    box.dibs("init").said(0)
-    box.script = box.repo / ".claude/skills/dibs/dibs"
-    client = box.script.with_suffix(".py")
-    assert client.read_text() != CLIENT.read_text()  # it has its service's URL
-    return box
-
-
-def claude(box: Sandbox, *steps: Step, **env: str) -> ScriptedModel:
-    """Run one headless session whose model takes these steps; return what the model saw."""
-    with scripted_model(*steps, {"text": "that was all"}) as model:
-        quiet = ("DISABLE_TELEMETRY", "DISABLE_AUTOUPDATER", "DISABLE_ERROR_REPORTING")
-        settings = dict.fromkeys((*quiet, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"), "1")
-        settings |= {"ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "nobody-checks-this"}
-        command = [CLAUDE, "-p", "Work on T-1", "--permission-mode", "acceptEdits"]
-        done = processes.run(
-            command,
-            cwd=box.repo,
-            env=box.env | settings | env,
-            stdin=subprocess.DEVNULL,
-            timeout=110,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "that was all" in done.stdout
-        return model
-
-
-def write(box: Sandbox, name: str) -> Step:
-    """The model writes a file of the repository."""
-    return use("Write", file_path=str(box.repo / name), content="print(1)\n")
-
-
-def bash(command: str) -> Step:
-    """The model runs a shell command."""
-    return use("Bash", command=command, description="run it")
 
 
 def test_a_session_starts_by_knowing_what_it_holds_and_how_to_claim(repo: Sandbox) -> None:
@@ -149,8 +89,7 @@ def test_a_telling_note_is_not_let_through_even_where_a_rule_allows_the_command(
     repo: Sandbox, is_trusted: bool
 ) -> None:
     if is_trusted:
-        trusted = {"projects": {str(repo.repo): {"hasTrustDialogAccepted": True}}}
-        (repo.home / ".claude.json").write_text(json.dumps(trusted))
+        trust(repo)
     steps = [
         f"{DIBS} claim T-8 --note 'AWS_SECRET=abcdefgh'",
         f"{DIBS} claim T-9 --note {'x' * 201}",
