@@ -45,9 +45,15 @@ check: $(VENV)/.dev      ## everything that a change must pass
 prove: $(VENV)/.dev      ## try to break the contract for ten minutes, or ARGS="--minutes 60"
 	$(BIN)/python -m tests.proofs.prove $(ARGS)
 
+# Pinned: on an older Node an install without a version quietly takes an older CLI. Another one:
+# make test-claude CLAUDE_VERSION=2.1.400
+CLAUDE_VERSION := 2.1.332
+CLAUDE := $(abspath $(VENV))/claude/node_modules/.bin/claude
+
 test-claude: $(VENV)/.dev  ## the real Claude Code against a scripted model; needs npm
-	npm install --silent --no-save --prefix $(VENV)/claude @anthropic-ai/claude-code
-	DIBS_CLAUDE=$(abspath $(VENV))/claude/node_modules/.bin/claude $(BIN)/pytest tests/claude $(ARGS)
+	npm install --silent --no-save --prefix $(VENV)/claude @anthropic-ai/claude-code@$(CLAUDE_VERSION)
+	@echo "Claude Code: $$($(CLAUDE) --version), asked for $(CLAUDE_VERSION)"
+	DIBS_CLAUDE=$(CLAUDE) $(BIN)/pytest tests/claude $(ARGS)
 
 mutants: $(VENV)/.dev    ## put bugs in, and see which test notices each
 	$(BIN)/python -m tests.proofs.mutants $(ARGS)
