@@ -1,5 +1,6 @@
 """Loads the Lua scripts: each file with its includes, arguments and rules filled in."""
 
+import functools
 import hashlib
 import re
 from dataclasses import dataclass, replace
@@ -50,6 +51,7 @@ class Script:
     sha: str
 
     @classmethod
+    @functools.lru_cache(128)
     def load(
         cls, name: str, rules: Rules | None = None, arguments: tuple[str, ...] = ()
     ) -> "Script":
