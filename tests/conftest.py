@@ -34,25 +34,67 @@ def pytest_configure(config: pytest.Config) -> None:
     oversight.begin(config)
 
 
-LONG = (
-    "abuse/test_abuse.py",
-    *("ops/test_failover.py", "proofs/test_state_machine.py", "board/test_access.py"),
-    *("board/test_finding.py", "ops/test_soak.py", "board/test_live.py"),
-    *("proofs/test_generated_calls.py", "races/test_races.py", "ops/test_hardening.py"),
-    *("ops/test_replicas.py", "store/test_embedded.py", "http/test_access.py"),
-    *("harness/test_oversight.py", "store/test_repair.py", "http/test_events.py"),
-    *("ops/test_stop_and_go.py", "ops/test_image.py", "ops/test_serving.py"),
-    *("client/test_install.py", "board/test_first_paint.py", "client/test_run.py"),
-    *("client/test_fence.py", "client/test_proxy.py", "store/test_mark.py"),
+FIRST = (
+    *("proofs/test_boundaries.py", "client/test_bounds.py", "ops/test_failover.py"),
+    *("abuse/test_abuse.py", "ops/test_start.py", "board/test_live.py", "board/test_access.py"),
+    *("proofs/test_state_machine.py", "client/test_hooks.py", "ops/test_image.py"),
+    *("client/test_words_of_others.py", "store/test_disk.py", "board/test_finding.py"),
+    *(
+        "ops/test_replicas.py",
+        "ops/test_hardening.py",
+        "ops/test_observe.py",
+        "races/test_races.py",
+    ),
+    *("client/test_parts.py", "perf/test_costs.py", "ops/test_front.py", "board/test_bounds.py"),
+    *(
+        "client/test_install.py",
+        "ops/test_turns.py",
+        "client/test_run.py",
+        "ops/test_stop_and_go.py",
+    ),
+    *(
+        "board/test_first_paint.py",
+        "board/test_break.py",
+        "ops/test_serving.py",
+        "http/test_edge.py",
+    ),
+    *(
+        "client/test_trust.py",
+        "client/test_bad_input.py",
+        "board/test_pages.py",
+        "http/test_access.py",
+    ),
+    *("store/test_embedded.py", "store/test_repair.py", "proofs/test_generated_calls.py"),
 )
 """The files that take longest, longest first (`make test ARGS=--durations=0`). They begin first, so
 that no worker is left with one of them when the others are through."""
+LONG = (
+    "abuse/test_abuse.py::test_a_team_feels_nothing_of_an_attack",
+    "abuse/test_abuse.py::test_what_strangers_wrote_goes_by_itself",
+    "client/test_fence.py::",
+    "harness/test_oversight.py::",
+    "ops/test_failover.py::test_a_host_that_is_gone_takes_nothing_that_a_replica_had_to_have",
+    "ops/test_image.py::test_the_steps_of_the_image_make_a_service_that_is_well",
+    "ops/test_image.py::test_nothing_is_written_outside_the_volume",
+    "ops/test_image.py::test_the_image_has_no_tool_to_install_more",
+    "ops/test_image.py::test_the_same_sources_make_the_same_wheel",
+    "ops/test_image.py::test_the_bill_of_materials_names_every_package_of_the_image_with_its_hashes",
+    "ops/test_soak.py::",
+    "store/test_disk.py::test_a_disk_full_under_load_with_kills_in_between_loses_nothing",
+    "tools/",
+)
+"""Proofs that `make check` runs and `make test` leaves out (`-m "not long"`): what strangers,
+crashes and full disks do under load, the image's build, and the tests of the tests' own tools. What
+they promise is shown in a shorter way by others (tests/proofs/test_guarantees.py)."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long; a file's tests stay together and in their order."""
-    rank = {file: number for number, file in enumerate(LONG)}
-    items.sort(key=lambda item: rank.get("/".join(item.path.parts[-2:]), len(LONG)))
+    """Mark what is long, and begin with the longest files; a file's tests stay in their order."""
+    rank = {file: number for number, file in enumerate(FIRST)}
+    items.sort(key=lambda item: rank.get("/".join(item.path.parts[-2:]), len(FIRST)))
+    for item in items:
+        if item.nodeid.partition("tests/")[2].startswith(LONG):
+            item.add_marker("long")
 
 
 def new_session() -> Session:

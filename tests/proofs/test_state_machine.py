@@ -23,6 +23,8 @@ from tests.proofs.rig import INSTANTS, Rig, Server
 TASKS = ("T-1", "T/2 #x", "T:3", "T.4")
 CASES = int(os.environ.get("DIBS_PROOF_CASES", "0"))
 """How many random ones; by default the same few hundred each time."""
+IS_SHORT = os.environ.get("DIBS_PROOF_FORM") == "short"
+"""As in `make test`: the same few, which do not have to meet all there is."""
 PHASES = [Phase.generate] if os.environ.get("DIBS_PROOF_SHRINK") == "0" else list(Phase)
 STEPS = int(os.environ.get("DIBS_PROOF_STEPS", "50"))
 
@@ -227,7 +229,7 @@ def test_no_history_makes_the_store_differ_from_the_contract(server: Server) -> 
     run_state_machine_as_test(
         Contract,
         settings=settings(
-            max_examples=CASES or 200,
+            max_examples=CASES or (50 if IS_SHORT else 200),
             derandomize=not CASES,
             stateful_step_count=STEPS,
             deadline=None,
@@ -238,4 +240,4 @@ def test_no_history_makes_the_store_differ_from_the_contract(server: Server) -> 
     )
     print(f"cases of up to {STEPS} steps came to: {dict(Rig.met.most_common())}")
     unmet = [kind for kind in MEETS if not Rig.met[kind]]
-    assert not unmet, f"no case ever met {unmet}"
+    assert IS_SHORT or not unmet, f"no case ever met {unmet}"
