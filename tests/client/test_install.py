@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import stat
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -315,18 +317,72 @@ def test_the_client_of_a_checkout_has_no_service(sandbox: Make) -> None:
     assert "no service is set" in ann.dibs("doctor").said(2).stdout
 
 
-def test_the_curl_lines_of_the_skill_work_as_they_stand(service: Service, fresh: Sandbox) -> None:
-    url = f"{service.url}/skill/SKILL.md"
-    with urllib.request.urlopen(url) as served:
-        skill = served.read().decode()
-    lines = [
-        line[4:] for line in skill.split("## Without Python")[1].splitlines() if line[:4] == "    "
-    ]
-    script = "set -e\n" + "\n".join(line.replace("PROJECT", "acme.curl") for line in lines)
-    script = script.replace("curl -sS", "curl -sS --fail -w '\\n'").replace(
-        "pr=URL", "pr=https://e.org"
-    )
-    done = processes.run(["sh", "-c", script], env=fresh.env)
-    assert done.returncode == 0, done.stderr
-    claim, beat, release = [json.loads(line) for line in done.stdout.splitlines()[:3]]
+# An agent that runs each line in a shell of its own, as they do.
+SHELLS = """
+import json, subprocess, sys
+for line in json.load(sys.stdin):
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+    print(json.dumps([done.returncode, done.stdout, done.stderr]))
+"""
+
+
+@pytest.fixture
+def recipe(service: Service) -> tuple[str, list[str]]:
+    """What SKILL.md has for agents without Python: how each call begins, and the calls."""
+    with urllib.request.urlopen(f"{service.url}/skill/SKILL.md") as served:
+        text = served.read().decode().split("## Without Python")[1]
+    text = text.replace("PROJECT", "acme.curl").replace("pr=URL", "pr=https://e.org")
+    lines = [line[4:] for line in text.splitlines() if line[:4] == "    "]
+    lines = [line.replace("curl -sS", "curl -sS --fail") for line in lines]
+    return "\n".join(lines[:3]) + "\n", lines[3:]
+
+
+def in_shells(box: Sandbox, *calls: str, **env: str | None) -> list[str]:
+    """What an agent hears of these calls, each of which has succeeded in a shell of its own."""
+    command, given = [sys.executable, "-c", SHELLS], json.dumps(calls)
+    done = processes.run(command, cwd=box.repo, env=box.environ(env), input=given, check=True)
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert all((code, error) == (0, "") for code, _, error in told), told
+    return [said for _, said, _ in told]
+
+
+def test_the_curl_lines_of_the_skill_work_in_shells_that_do_not_last(
+    recipe: tuple[str, list[str]], fresh: Sandbox
+) -> None:
+    begin, calls = recipe
+    told = in_shells(fresh, *(begin + call for call in calls))
+    claim, beat, release = map(json.loads, told[:3])
     assert (claim["state"], beat["claims"][0]["task"], release["state"]) == ("held", "T-12", "done")
+    assert told[3] == "No claims.\n"
+    [file] = (fresh.home / ".dibs-curl").iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+
+
+def test_the_curl_lines_make_no_two_sessions_one_and_no_session_two(
+    recipe: tuple[str, list[str]], fresh: Sandbox
+) -> None:
+    begin, (claim, *_) = recipe
+    claim = claim.replace("T-12", "T-13").replace("--fail ", "")
+    me, other = {"CLAUDE_CODE_SESSION_ID": "me"}, {"CLAUDE_CODE_SESSION_ID": "other"}
+    first, again = map(json.loads, in_shells(fresh, *[begin + claim] * 2, **me))
+    assert (first["mine"], again["fence"]) == (True, first["fence"])
+    [refused] = map(json.loads, in_shells(fresh, begin + claim, **other))
+    assert refused["code"] == "held"
+    [refused] = map(json.loads, in_shells(fresh, begin + claim))  # known by its process alone
+    assert refused["code"] == "held"
+
+
+def test_the_curl_lines_put_the_secret_into_no_command_line_and_no_checkout(
+    recipe: tuple[str, list[str]], fresh: Sandbox
+) -> None:
+    begin, (claim, *_) = recipe
+    call, me = claim.replace("T-12", "T-14"), {"CLAUDE_CODE_SESSION_ID": "me"}
+    in_shells(fresh, begin + call, **me)
+    [file] = (fresh.home / ".dibs-curl").iterdir()
+    secret = file.read_text().split()[1]
+    [seen] = in_shells(fresh, f"exec 2>&1\nset -x\n{begin}{call}", **me)
+    assert "+ curl" in seen
+    assert secret not in seen
+    for path in fresh.repo.rglob("*"):
+        assert not path.is_file() or secret not in path.read_text("utf-8", "replace")
