@@ -100,3 +100,20 @@ def test_a_telling_note_is_not_let_through_even_where_a_rule_allows_the_command(
         # Of a session that is slow to end, the claim is held still.
         was_claimed = claim["state"] != "free" or claim.get("previous") is not None
         assert was_claimed == is_let_through, claim
+
+
+def test_dibs_costs_no_token_while_a_session_works(repo: Sandbox) -> None:
+    model = claude(repo, bash(f"{DIBS} claim T-1"), *(write(repo, f"{n}.py") for n in range(6)))
+    before, after = (json.loads(json.dumps(model.asked[turn]["messages"])) for turn in (0, -1))
+    told = [
+        block["text"]
+        for message in after[len(before) :]
+        if message["role"] == "user" and isinstance(message["content"], list)
+        for block in message["content"]
+        if block["type"] == "text"
+    ]
+    assert not [text for text in told if "dibs" in text or "T-1" in text]
+    claimed, *written = model.results()
+    assert "T-1: held by you" in claimed
+    assert len(written) == 6
+    assert not [result for result in written if "dibs" in result.replace(str(repo.repo), "")]
