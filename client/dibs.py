@@ -28,7 +28,8 @@ Settings, from the environment; dibs.conf beside this file carries url, project 
   DIBS_KEY      the team key, where the service has one
   DIBS_SESSION  a secret UUID (v4) for this session, where the rule below does not do
   DIBS_LABEL    the name that others see          DIBS_TTL   how long claims last, as 30m
-  DIBS_GATE     what the hook does about edits without a claim: off, warn or block
+  DIBS_GATE     what the hook does about work without a claim: off, warn or block
+  DIBS_TASK     the task that this session works on: no other will do for the gate
 
 Who am I? The label is public: DIBS_LABEL, else the agent's own session id. The secret is never
 made from public things alone: it is DIBS_SESSION, else in the state file (mode 600, below
@@ -50,7 +51,15 @@ import time
 # The service fills these in when it serves this file: its URL, and by what SHA-256 this file knows
 # the others that belong to it.
 SERVED_FROM = "__DIBS_URL__"
-PARTS = {"hook": "__DIBS_HOOK_SHA256__", "install": "__DIBS_INSTALL_SHA256__"}
+PARTS = {
+    "hook": "__DIBS_HOOK_SHA256__",
+    "gate": "__DIBS_GATE_SHA256__",
+    "passing": "__DIBS_PASSING_SHA256__",
+    "shell": "__DIBS_SHELL_SHA256__",
+    "work": "__DIBS_WORK_SHA256__",
+    "install": "__DIBS_INSTALL_SHA256__",
+}
+LOADED = {}
 TIMEOUT_S, HOOK_TIMEOUT_S, BEAT_EVERY_S = 5.0, 4.0, 75
 YES, REFUSED, USAGE, UNKNOWN, LOST = range(5)
 LOSSES = ("lapsed", "broken", "forgotten")
@@ -80,7 +89,7 @@ class Failure(Exception):
 
 
 class MissingPart(Failure):
-    """hook.py or install.py is not here, or is that of another dibs.py."""
+    """A file that belongs to this one is not here, or is that of another dibs.py."""
 
     def __init__(self, text):
         super().__init__(USAGE, text)
@@ -191,13 +200,18 @@ def git_root(start):
     return here
 
 
-def git_file(root, name):
-    """A file of the git directory, also in a worktree, where .git is a pointer."""
+def git_folder(root, is_shared):
+    """The git directory, also of a worktree, where .git is a pointer; or the one that all
+    worktrees share."""
     own = os.path.join(root, ".git")
     if os.path.isfile(own):
         own = os.path.join(root, read_text(own).partition("gitdir:")[2].strip())
-    shared = os.path.join(own, read_text(os.path.join(own, "commondir")).strip())
-    return read_text(os.path.join(own if name == "HEAD" else shared, name))
+    return os.path.join(own, read_text(os.path.join(own, "commondir")).strip() if is_shared else "")
+
+
+def git_file(root, name):
+    """A file of the git directory."""
+    return read_text(os.path.join(git_folder(root, is_shared=name != "HEAD"), name))
 
 
 def git_remotes(root):
@@ -1215,8 +1229,8 @@ def do_claim(args, session):
         time.sleep(min(wait_s, 8, max(1, problem.get("retry_after") or 2)))  # the place is kept
     if args.command == "claim":
         report(args, reply)
-        if is_installed() and not os.path.isfile(os.path.join(here(), "hook.py")):
-            talk(where_to_get("hook"))  # nothing else tells: hooks are silent
+        if missing_part():
+            talk(where_to_get(missing_part()))  # nothing else tells: hooks are silent
     for claim in reply.get("claims", [reply]):
         if claim.get("resembles"):
             talk(about_likes(claim))
@@ -1386,6 +1400,8 @@ def see_to_event(payload):
         return
     try:
         part("hook").run(session, payload)
+        if event == "SessionStart" and missing_part():
+            raise MissingPart(where_to_get(missing_part()))
     except MissingPart as missing:
         if event == "SessionStart":  # the agent reads it; without hooks it has to beat by itself
             print(one_line(f"dibs: {missing}"))
@@ -1394,24 +1410,37 @@ def see_to_event(payload):
 def has_nothing_to_do(session, event, payload):
     """A beat that follows another, or an edit by who surely holds something."""
     if event == "PreToolUse":
-        is_quiet = b"dibs/dibs" not in payload and session.is_throttled(must_hold=True)
-        return is_quiet and not session.needs_keeper()
+        is_named = os.environ.get("DIBS_TASK") and not os.environ.get("DIBS_FENCE")
+        is_plain = b"dibs" not in payload and not is_named
+        return is_plain and session.is_throttled(must_hold=True) and not session.needs_keeper()
     return event in BEATS and session.is_throttled(must_hold=False)
 
 
 def part(name, setup=None):
-    """Import a file that belongs to this one: "hook", or "install", which may be fetched from where
-    this file came from. No other of that name is run, wherever it lies: `dibs init` may be started
-    in any folder, beside anything."""
+    """Import a file that belongs to this one: one that hooks need, or "install", which may be
+    fetched from where this file came from. No other of that name is run, wherever it lies: `dibs
+    init` may be started in any folder, beside anything."""
+    if name in LOADED:
+        return LOADED[name]
     sys.modules["dibs_client"] = this_module()  # as they know us: `dibs` may be the service
-    if name == "hook" and __name__ == "dibs":  # our command has started us: they lie together
-        sys.path.append(here())
+    if name != "install" and __name__ == "dibs":  # our command has started us: they lie together
         try:
-            import hook
+            found = beside(name)
         except ImportError:
             raise MissingPart(where_to_get(name)) from None
-        return hook
-    return imported(name, own_text(name) or fetched_text(name, setup))
+    else:
+        found = imported(name, own_text(name) or fetched_text(name, setup))
+    LOADED[name] = found
+    return found
+
+
+def beside(name):
+    """Import what lies beside this file, and nothing else from there."""
+    sys.path.append(here())
+    try:
+        return __import__(name)
+    finally:
+        sys.path.remove(here())
 
 
 def this_module():
@@ -1448,14 +1477,14 @@ def here():
 
 
 def own_text(name):
-    """The text of the hook.py or install.py that lies beside this file and belongs to it, else ''.
+    """The text of a part that lies beside this file and belongs to it, else ''.
     The service that serves this file writes their digests into it. Otherwise it is from its
     sources or the package, and so are they, or from anywhere, and they may be anybody's."""
     path = os.path.join(here(), name + ".py")
     text = read_text(path) if here() else ""
     if is_served():
         return text if is_known(name, text) else ""
-    is_ours = os.path.basename(here()) == "client" and "import dibs_client" in text
+    is_ours = os.path.basename(here()) == "client" and text.startswith('"""dibs, for ')
     return text if is_ours and same_owner(path, __file__) else ""
 
 
@@ -1497,16 +1526,32 @@ def where_to_get(name):
         text = f"{SKILL_DIR} lacks the {name}.py of its dibs.py"
         return f"{text}: run `{COMMAND} init` and commit what it adds"
     if is_served():
-        return f"{name}.py of this dibs.py is not beside it: " + curl(name, here())
+        text = f"{name}.py of this dibs.py is not beside it: "
+        return text + (curl(name, here()) if name == "install" else curl_all(here()))
     text = f"this dibs.py is a copy without its {name}.py: copy that as well, or fetch dibs.py into"
     return f"{text} a new folder: {curl('dibs')}"
 
 
 def curl(name, folder=""):
     """The command line that fetches a file of ours: into the working directory, or a folder."""
+    return f"curl -fsSL {client_url(name)} -o {os.path.join(folder, name + '.py')}"
+
+
+def curl_all(folder):
+    """The command line that fetches what hooks need."""
+    names = ",".join(name for name in PARTS if name != "install")
+    return f"curl -fsSL '{client_url('{' + names + '}')}' -o '{folder}/#1.py'"
+
+
+def client_url(name):
     named = os.environ.get("DIBS_URL", "").strip().rstrip("/") or "https://YOUR-SERVICE"
-    url = f"{SERVED_FROM if is_served() else named}/client/{name}.py"
-    return f"curl -fsSL {url} -o {os.path.join(folder, name + '.py')}"
+    return f"{SERVED_FROM if is_served() else named}/client/{name}.py"
+
+
+def missing_part():
+    """The first part that is not where `init` puts it, or None."""
+    names = (name for name in PARTS if not os.path.isfile(os.path.join(here(), name + ".py")))
+    return next(names, None) if is_installed() else None
 
 
 def is_installed():

@@ -25,9 +25,9 @@ except ImportError:  # a dibs.py from before 0.2 has fetched this file, or someb
 
 SETTINGS = ".claude/settings.json"
 SHARED = (SETTINGS, "AGENTS.md", "CLAUDE.md")
+CODE = ("dibs.py", *(name + ".py" for name in client.PARTS))
 OURS = tuple(
-    client.SKILL_DIR + "/" + name
-    for name in ("SKILL.md", "dibs", "dibs.py", "hook.py", "install.py", "dibs.conf", "undo.json")
+    client.SKILL_DIR + "/" + name for name in ("SKILL.md", "dibs", *CODE, "dibs.conf", "undo.json")
 )
 # A comment, a string, a bracket, or a bare word.
 JSON_WORD = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:[^"\\]|\\.)*"|[{}\[\]]|[^\s{}\[\],:"]+', re.DOTALL)
@@ -118,13 +118,7 @@ def taken_out(before):
 
 def put_in(setup, after, spots):
     """Put dibs' files and pieces into `after`, and with them the record of the pieces."""
-    names = (
-        "skill/SKILL.md",
-        "skill/dibs",
-        "client/dibs.py",
-        "client/hook.py",
-        "client/install.py",
-    )
+    names = ("skill/SKILL.md", "skill/dibs", *("client/" + name for name in CODE))
     ours = [fetch(setup, name) for name in names]
     text, pieces = after[SETTINGS] or "{}\n", []
     wanted = json.loads(fetch(setup, "skill/settings.json"))
@@ -394,8 +388,10 @@ def identity(session, line):
 
 def hooks(session, line):
     """Do they run?"""
-    if client.is_installed() and not client.own_text("hook"):
-        line(client.where_to_get("hook"), client.USAGE)
+    parts = [name for name in client.PARTS if name != "install" and client.is_installed()]
+    lacks = [name for name in parts if not client.own_text(name)]
+    if lacks:
+        line(client.where_to_get(lacks[0]), client.USAGE)
         return
     seen = sorted(session.data.get("hooks", {}))
     if seen:

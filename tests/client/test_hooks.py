@@ -237,15 +237,6 @@ def test_the_gate_opens_when_the_service_cannot_be_reached(sandbox: Make) -> Non
     assert "permissionDecision" not in edit(ann)
 
 
-def test_the_gate_closes_by_our_own_clock_when_the_claim_is_over(sandbox: Make) -> None:
-    ann = sandbox(DIBS_GATE="block", **LOCAL)
-    ann.dibs("claim", "T-1", "--ttl", "2s").said(0)
-    deadline = time.monotonic() + 10
-    while not edit(ann):
-        assert time.monotonic() < deadline, "the gate never closed"
-    assert edit(ann)["permissionDecision"] == "deny"
-
-
 def test_a_loss_is_told_before_the_next_edit_and_once(sandbox: Make) -> None:
     ann, bob = sandbox(**LOCAL), sandbox(DIBS_LABEL="bob")
     ann.dibs("claim", "T-1", "--ttl", "1s").said(0)

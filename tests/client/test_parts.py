@@ -12,7 +12,7 @@ from tests.harness import processes
 from tests.harness.services import Service
 
 __all__ = ["fresh"]
-PARTS = ("dibs.py", "hook.py", "install.py")
+PARTS = tuple(sorted(path.name for path in CLIENT.parent.glob("*.py")))
 START = json.dumps({"hook_event_name": "SessionStart", "source": "startup"})
 OURS = ".claude/skills/dibs"
 PACKAGE = "import sys; from dibs.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -113,7 +113,7 @@ def test_without_hook_py_one_line_says_what_to_fetch_and_that_helps(
 ) -> None:
     dibs = lies(fresh, service, "alone")
     said = dibs("hook", stdin=START)
-    assert said.startswith("dibs: hook.py of this dibs.py is not beside it: curl -fsSL http")
+    assert said.startswith("dibs: hook.py of this dibs.py is not beside it: curl -fsSL 'http")
     assert said.count("\n") == 1
     assert dibs("hook", stdin='{"hook_event_name": "Stop"}') == ""  # once a session is enough
     processes.run(["sh", "-euc", said.split("beside it: ")[1]], env=fresh.env, check=True)

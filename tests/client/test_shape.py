@@ -1,7 +1,6 @@
 """What the files that go into a sandbox are: few, short, old enough for its Python, and checked."""
 
 import ast
-import json
 import os
 import re
 import shutil
@@ -13,7 +12,7 @@ from tests.client.conftest import CLIENT, Make
 from tests.harness import processes
 
 SKILL = CLIENT.parents[1] / "skill"
-SCRIPTS = [CLIENT, CLIENT.with_name("hook.py"), CLIENT.with_name("install.py")]
+SCRIPTS = sorted(CLIENT.parent.glob("*.py"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -38,7 +37,7 @@ def test_it_is_python_3_8_and_the_standard_library(script: Path) -> None:
         )
         if name
     }
-    assert imported - {"dibs_client", "hook"} <= sys.stdlib_module_names
+    assert imported - {"dibs_client"} <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("version", ["3.8", "3.9", "3.10", "3.12", "3.13", "3.14"])
@@ -77,17 +76,12 @@ def frontmatter() -> dict[str, str]:
 
 
 def test_the_skill_stays_inside_what_every_reader_of_skills_takes() -> None:
-    portable = {"name", "description", "license", "compatibility", "metadata", "allowed-tools"}
-    assert set(frontmatter()) <= portable
+    # Not allowed-tools: with it, Claude Code asks a person before it loads the skill.
+    assert set(frontmatter()) <= {"name", "description", "license", "compatibility", "metadata"}
     assert frontmatter()["name"] == "dibs"
     assert len(frontmatter()["description"].split()) <= 40
     body = (SKILL / "SKILL.md").read_text().split("---\n", 2)[2]
     assert len(body.strip().splitlines()) <= 60
-
-
-def test_skill_and_settings_allow_the_same_commands() -> None:
-    rules = json.loads((SKILL / "settings.json").read_text())["permissions"]["allow"]
-    assert re.findall(r"Bash\(.*?\)", frontmatter()["allowed-tools"]) == rules
 
 
 def test_nothing_teaches_to_steal_a_claim() -> None:

@@ -19,6 +19,7 @@ from tests.harness import processes
 from tests.harness.services import Service
 
 ROOT = CLIENT.parents[1]
+PARTS = sorted(path.name for path in CLIENT.parent.glob("*.py"))
 # Says that it ran, wherever it runs: as a module, by exec, as a script.
 START = '{"hook_event_name": "SessionStart", "source": "startup"}'
 PLANTED = "import pathlib\npathlib.Path({mark!r}).touch()\nraise SystemExit(99)\n"
@@ -230,7 +231,7 @@ def test_an_install_py_or_hook_py_of_another_user_is_not_run(
     for name in ("install.py", "hook.py"):
         path = ann.script.with_name(name)
         planted(mark, path)
-        path.write_text(path.read_text() + "import dibs_client\n")
+        path.write_text('"""dibs, for nobody."""\n' + path.read_text())
         os.chown(path, 12345, 12345)
     shutil.copy(CLIENT, ann.script)
     ann.dibs("doctor", DIBS_URL=service.url).said(2)
@@ -277,8 +278,7 @@ OUTSIDE = "# mine\n"
 WRITTEN = [
     "CLAUDE.md", "AGENTS.md", ".claude/settings.json",
     *(f".claude/skills/dibs/{name}"
-      for name in ("SKILL.md", "dibs", "dibs.py", "hook.py", "install.py", "dibs.conf",
-                   "undo.json")),
+      for name in ("SKILL.md", "dibs", *PARTS, "dibs.conf", "undo.json")),
 ]  # fmt: skip
 FOLDERS = [".claude", ".claude/skills", ".claude/skills/dibs"]
 

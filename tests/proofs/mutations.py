@@ -14,6 +14,9 @@ FORGOTTEN = ("tests/promises/test_forgotten.py",)
 DAMAGE = ("tests/store/test_damage.py",)
 TRUST = "tests/client/test_trust.py::test_"
 PARTS = "tests/client/test_parts.py::test_"
+PASSING = "tests/client/test_passing.py::test_"
+WORK = "tests/client/test_work.py::test_"
+GATE = "tests/client/test_gate.py::test_"
 CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
 SMALLER = "tests/http/test_smaller.py::test_"
 TURNS = "tests/ops/test_turns.py::test_"
@@ -271,10 +274,10 @@ MUTANTS = [
     ),
     Mutant(
         "any dibs command passes",
-        "client/hook.py",
+        "client/gate.py",
         "a person sees a telling note first",
-        '    why = reason_to_ask(command) if "dibs" in command else ""\n',
-        '    why = ""\n',
+        "        why = reason_to_ask(command)\n",
+        '        why = ""\n',
         ("tests/client/test_hooks.py",),
     ),
     Mutant(
@@ -1234,8 +1237,8 @@ MUTANTS = [
         "a claim without hooks says nothing",
         "client/dibs.py",
         "a missing part is told in one line",
-        "        if is_installed() and not os.path.isfile",
-        "        if False and not os.path.isfile",
+        "        if missing_part():\n            talk(",
+        "        if False:\n            talk(",
         (PARTS + "an_init_of_the_version_before_says_that_it_has_to_run_again",),
     ),
     Mutant(
@@ -1724,5 +1727,61 @@ MUTANTS = [
         '"back", "damaged")',
         '"back")',
         ("tests/ops/test_observe.py",),
+    ),
+    Mutant(
+        "a line goes on as it was written",
+        "client/passing.py",
+        "what runs without a question is what was looked at",
+        "    text = writer.line(read(line), place.cwd)\n",
+        "    text = writer.line(read(line), place.cwd) and line\n",
+        (PASSING + "it_passes_from_any_folder_and_runs_by_its_whole_path",),
+    ),
+    Mutant(
+        "any copy of the client is ours",
+        "client/passing.py",
+        "what passes without a question is this client",
+        "            os.path.isfile(found) and all(same(folder, own, name) for name in names)\n",
+        "            os.path.isfile(found)\n",
+        (PASSING + "a_copy_that_is_the_same_to_the_byte_passes_and_runs_as_ours",),
+    ),
+    Mutant(
+        "a filter reads files",
+        "client/passing.py",
+        "what passes without a question reads no files",
+        "    if len(others) > most or",
+        "    if",
+        (PASSING + "nothing_else_passes",),
+    ),
+    Mutant(
+        "a command in quotes is none",
+        "client/work.py",
+        "work is seen in any spelling",
+        "                return any(self.below(word.text) for word in lines if not word.unknown)\n",
+        "                return False\n",
+        (WORK + "work_is_seen_in_any_spelling_that_a_shell_allows",),
+    ),
+    Mutant(
+        "what git ignores is work",
+        "client/work.py",
+        "what git would not see is no work",
+        "        return done.returncode == 0\n",
+        "        return False\n",
+        (WORK + "what_is_no_work_or_cannot_be_known_is_none",),
+    ),
+    Mutant(
+        "over by our own clock is lost",
+        "client/gate.py",
+        "the gate tells what lapsed by its own clock from what is lost",
+        "    unconfirmed = confirmed_now(session) if is_unclaimed else []\n",
+        "    unconfirmed = []\n",
+        (GATE + "what_is_over_by_our_own_clock_is_asked_about_before_an_edit",),
+    ),
+    Mutant(
+        "any task does for the one that is worked on",
+        "client/gate.py",
+        "the gate goes by the task that the session names",
+        "    return task in live if task else bool(live)\n",
+        "    return bool(live)\n",
+        (GATE + "where_a_session_says_what_it_works_on_another_task_does_not_do",),
     ),
 ]

@@ -1,0 +1,149 @@
+"""dibs, for what an agent wants to do next: does it pass, is it work, and is a task held for it?
+
+hook.py asks this file before a tool is used. It says what it knows from the session's own files,
+and asks the service only where a claim is over by our own clock. What it cannot know (a script, a
+variable, `python -c`) it does not stop.
+"""
+
+import os
+import re
+import time
+
+import dibs_client as client
+
+shell, passing, work = (client.part(name) for name in ("shell", "passing", "work"))
+
+CONFIRM_S, DOWN_S, QUIET_S = 2.0, 600, 600
+# What a dibs command never needs, and what an agent that was talked into it would write down where
+# others read: keys by their beginnings, a session's UUID, `password=…`, a login in a URL, and long
+# words that look random.
+SECRETS = (
+    r"AKIA[0-9A-Z]{16}|\bgh[opsur]_\w{20}|github_pat_\w|\bxox[a-z]-|\bsk-[\w-]{16}|glpat-"
+    r"|AIza[\w-]{30}|eyJ[\w-]{10,}\.|-----BEGIN|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    r"|(?i:secret|token|passw(or)?d|passphrase|api[_-]?key|credential)s?\w*[\"']?\s*"
+    r"(=\s*\S{4}|:\s*(?=\S*\d)\S{6})|(?i:authorization|bearer)\W+\S{8}|://[^/\s:@]+:[^/\s@]+@"
+    r"|(?=\w*[a-z])(?=\w*[A-Z])(?=\w*[0-9])\b\w{32,}|\b[0-9a-f]{64,}\b"
+)
+PRIVATE_NAMES = r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|DIBS_SESSION"  # of variables
+
+
+def decision(session, payload, before=(), after=()):
+    """What a hook says before a tool is used, as Claude Code reads it; None is nothing. A dibs
+    command that passes is given the words `before` and `after`."""
+    given = payload.get("tool_input")
+    given = given if isinstance(given, dict) else {}
+    command = str(given.get("command", "")) if payload.get("tool_name") == "Bash" else ""
+    cwd = str(payload.get("cwd") or session.setup.root or ".")
+    if "dibs" in command:
+        why = reason_to_ask(command)
+        if why:
+            why = f"dibs: {why}, and everybody who reads the board would read it"
+            return {"permissionDecision": "ask", "permissionDecisionReason": why}
+        place = passing.Place(session.setup.root, cwd, before, after)
+        line = passing.rewritten(command, place, shell.read)
+        if line is not None:
+            passes = {"permissionDecision": "allow", "permissionDecisionReason": "a dibs command"}
+            return (
+                passes if line == command else dict(passes, updatedInput=dict(given, command=line))
+            )
+    return about_work(session, payload, work.is_work(session.setup.root, payload, command, cwd))
+
+
+def reason_to_ask(command):
+    """Why a person should see a dibs command first, or '': what it writes, many may read."""
+    try:
+        words = words_of_dibs(shell.read(command))
+    except shell.Unreadable:  # a quote without its end
+        words = [command]
+    text, values = " ".join(words), os.environ.items()
+    private = (value for name, value in values if re.search(PRIVATE_NAMES, name))
+    if re.search(SECRETS, text) or any(len(v) >= 8 and v in text for v in private):
+        return "it may write a secret"
+    return "it writes a long text" if max(map(len, words), default=0) > client.QUOTED_MOST else ""
+
+
+def words_of_dibs(parts):
+    """The words of dibs commands, and of lines that another command is given to run."""
+    found = []
+    for command in (part for part in parts if not isinstance(part, str)):
+        texts = [word.text for word in command.words]
+        at = [number for number, text in enumerate(texts) if is_dibs(text)]
+        found += texts[at[0] :] if at else []
+        found += [text for text in texts if " " in text and "dibs " in text]
+        for line in command.lines():
+            found += words_of_dibs(line)
+    return found
+
+
+def is_dibs(text):
+    return os.path.basename(text) in ("dibs", "dibs.py")
+
+
+def about_work(session, payload, is_work):
+    """What the hook says about work on the repository; None is nothing."""
+    gate, text, now = session.setup.gate, "", time.time()
+    is_unclaimed = is_work and payload.get("permission_mode") != "plan" and not holds(session)
+    is_unclaimed = is_unclaimed and gate != "off"
+    unconfirmed = confirmed_now(session) if is_unclaimed else []
+    is_unclaimed = is_unclaimed and not holds(session) and not unconfirmed
+    lost = session.take_losses()
+    if gate == "off" or not (lost or is_unclaimed or unconfirmed):
+        return None
+    text = " ".join(loss + "." for loss in lost) + " ".join(unconfirmed)
+    if is_unclaimed:
+        text += advice()
+    is_down = now - session.data.get("unreachable_at", 0) < DOWN_S
+    is_blocked = gate == "block" and is_unclaimed and not is_down
+    if not is_blocked and not lost and now - session.data.get("warned_at", 0) < QUIET_S:
+        return None
+    session.data["warned_at"] = now
+    session.save()
+    if is_blocked:
+        return {"permissionDecision": "deny", "permissionDecisionReason": text.strip()}
+    return {"additionalContext": text.strip()}
+
+
+def holds(session):
+    """Is what this session works on surely its own? `dibs run` says what it is, and so may others
+    with DIBS_TASK; else any task will do."""
+    task, live = os.environ.get("DIBS_TASK"), session.live()
+    if task and os.environ.get("DIBS_FENCE"):
+        return True  # `dibs run` holds it, and ends us with it
+    return task in live if task else bool(live)
+
+
+def advice():
+    task, name = os.environ.get("DIBS_TASK"), "TASK"
+    what = "holds no task"
+    if task and client.is_word(task):
+        name, what = task, f"works on {task} (DIBS_TASK) and does not hold it"
+    return f" This session {what}; `{command_line()} claim {name}` takes {'it' if task else 'one'}."
+
+
+def command_line():
+    """How to call dibs from any folder."""
+    path = os.path.join(client.here(), "dibs")
+    return "sh " + passing.quoted(path) if os.path.isfile(path) else client.COMMAND
+
+
+def confirmed_now(session):
+    """Ask once about claims that are over by our own clock and that nobody said are lost: a long
+    call of a tool outruns the beats. What could not be asked is told, and does not stop work."""
+    over = {task: c for task, c in session.data["claims"].items() if task not in session.live()}
+    named = os.environ.get("DIBS_TASK")
+    over = {task: c for task, c in over.items() if not named or task == named}
+    if not over:
+        return []
+    if time.time() - session.data.get("unreachable_at", 0) >= DOWN_S:
+        try:
+            session.post("heartbeat", {"state": "working"}, 1, 1, CONFIRM_S)
+            return []
+        except client.Failure as failure:
+            if failure.code != client.UNKNOWN:
+                return []
+    since = {task: c["until"][0] - c["ttl"] * 0.95 for task, c in over.items()}
+    return [
+        f" {client.word(task)} could not be confirmed since "
+        + time.strftime("%H:%MZ.", time.gmtime(when))
+        for task, when in sorted(since.items())[:3]
+    ]

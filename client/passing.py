@@ -1,0 +1,277 @@
+"""dibs, for what an agent wants to run: which lines are dibs commands and nothing else.
+
+gate.py lets these pass without a question. A line is read (shell.py), each word of it looked at,
+and written anew from what was read, with every word in quotes that needs them and this client by
+its whole path. So what runs is what was looked at, whatever a shell would have made of the rest.
+"""
+
+import os
+import re
+
+import dibs_client as client
+
+VERBS = ("claim", "beat", "park", "release", "done", "list", "show", "verify", "doctor")
+HELP = ("help", "-h", "--help")
+SHELLS = ("sh", "bash", "dash", "zsh", "ksh")
+PYTHONS = ("python3", "python")
+STRUCTURE = ("\n", ";", "&&", "||", "|", "(", ")", "{", "}", "!")
+STRUCTURE += ("if", "then", "elif", "else", "fi")
+AS_IT_IS = re.compile(r"[\w./:=@%+,-]+", re.ASCII)
+STRANGE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+TIME = re.compile(r"\d{1,6}(\.\d+)?[smh]?", re.ASCII)
+EXITS = re.compile(r"(\$\?|\d{1,3}) (=|==|!=|-eq|-ne|-gt|-lt|-ge|-le) (\$\?|\d{1,3})", re.ASCII)
+# Filters of what dibs prints: their flags, those that a value follows, and how many words they take
+# that are no files.
+NUMBER = re.compile(r"[+-]?\d+", re.ASCII)
+ANY = re.compile(r".*", re.DOTALL)
+LINES = (re.compile(r"-\d+|-[nc][+-]?\d+", re.ASCII), {"-n": NUMBER, "-c": NUMBER}, 0)
+GREP = re.compile(r"-[ivEFconqwx]+|-[ABCm]\d+|--color=never", re.ASCII)
+FILTERS = {
+    "head": LINES,
+    "tail": LINES,
+    "wc": (re.compile(r"-[lwcm]+"), {}, 0),
+    "cat": (re.compile(r"-[nA]"), {}, 0),
+    "cut": (re.compile(r"-d.|-[fc][\d,-]+", re.ASCII), dict.fromkeys(("-d", "-f", "-c"), ANY), 0),
+    "grep": (GREP, dict.fromkeys(("-m", "-A", "-B", "-C"), NUMBER), 1),
+    "jq": (re.compile(r"-[rcesSM]+|--raw-output|--exit-status"), {}, 1),
+}
+# jq reads variables of the environment and files, too.
+JQ_MORE = re.compile(r"env|import|include|input|\$", re.IGNORECASE)
+MOST_LINES = 3  # in one another: sh -c 'sh -c …'
+
+
+class Other(Exception):
+    """Something stands in the line that dibs does not let pass."""
+
+
+class Place:
+    """Where a line runs: from which folder, and what is ours there."""
+
+    def __init__(self, root, cwd, before=(), after=()):
+        self.roots = [os.path.realpath(path) for path in (root, client.git_root(cwd)) if path]
+        self.cwd = os.path.realpath(cwd)
+        self.before, self.after = list(before), list(after)  # what a dibs command is given
+        here = client.here()
+        self.ours = os.path.join(here, "dibs")
+        self.command = ["sh", self.ours]
+        if not os.path.isfile(self.ours):
+            self.command = ["python3", self.ours + ".py"]
+
+    def is_ours(self, path, cwd):
+        """Is it this client, or one that is the same to the byte, as in a worktree?"""
+        found = os.path.realpath(os.path.join(cwd, path))
+        if os.path.basename(found) not in ("dibs", "dibs.py"):
+            return False
+        folder, own = os.path.dirname(found), os.path.dirname(self.ours)
+        names = [name for name in ("dibs", *files()) if os.path.isfile(os.path.join(own, name))]
+        return folder == own or (
+            os.path.isfile(found) and all(same(folder, own, name) for name in names)
+        )
+
+    def has(self, path):
+        return any(path == root or path.startswith(os.path.join(root, "")) for root in self.roots)
+
+
+def files():
+    """The files of this client's code."""
+    return ["dibs.py", *(name + ".py" for name in client.PARTS)]
+
+
+def same(one, other, name):
+    try:
+        with open(os.path.join(one, name), "rb") as file:
+            text = file.read()
+        with open(os.path.join(other, name), "rb") as file:
+            return file.read() == text
+    except OSError:
+        return False
+
+
+def rewritten(line, place, read):
+    """The line as it may run without a question, or None. `read` is shell.read."""
+    writer = Writer(place, read)
+    try:
+        text = writer.line(read(line), place.cwd)
+    except (Other, ValueError):
+        return None
+    if not writer.has_dibs:
+        return None
+    return line if writer.is_as_documented and not (place.before or place.after) else text
+
+
+class Writer:
+    """Writes a line anew; raises Other where it does not pass."""
+
+    def __init__(self, place, read):
+        self.place, self.read, self.has_dibs, self.depth = place, read, False, 0
+        self.is_as_documented = False  # one command, as SKILL.md has it
+
+    def line(self, parts, cwd):
+        pieces, cwds = [], [cwd]
+        for part in parts:
+            if isinstance(part, str):
+                if part not in STRUCTURE:
+                    raise Other
+                pieces.append(part)
+                cwds = [*cwds, cwds[-1]] if part == "(" else cwds
+                cwds = cwds[:-1] if part == ")" and cwds[1:] else cwds
+            else:
+                text, cwds[-1] = self.command(part, cwds[-1])
+                pieces.append(text)
+                self.is_as_documented = self.is_as_documented and len(parts) == 1
+        if len(cwds) > 1:
+            raise Other
+        return " ".join(pieces)
+
+    def command(self, command, cwd):
+        if command.is_naming or command.lines() or command.fed:
+            raise Other
+        goes = [redirect(*each) for each in command.redirects]
+        if not command.words:
+            return " ".join(goes), cwd
+        text, cwd = self.words(command.words, cwd)
+        self.is_as_documented = self.is_as_documented and not goes
+        return " ".join([text, *goes]), cwd
+
+    def words(self, words, cwd):
+        name = words[0].text if words[0].is_plain else ""
+        rest = [word.text for word in words[1:]]
+        if name == "cd" and len(rest) == 1 and words[1].is_known() and rest[0][:1] not in ("-", ""):
+            return self.moved(os.path.realpath(os.path.join(cwd, rest[0])))
+        if name == "timeout" and len(rest) > 1 and TIME.fullmatch(rest[0]):
+            text = self.dibs(words[2:], cwd)
+            self.is_as_documented = False
+            return f"timeout {rest[0]} {text}", cwd
+        if name in SHELLS and is_script(words):
+            return self.script(words[-1], cwd), cwd
+        return glue(name, words[1:]) or self.dibs(words, cwd), cwd
+
+    def moved(self, folder):
+        if not os.path.isdir(folder) or not self.place.has(folder):
+            raise Other
+        return "cd " + quoted(folder), folder
+
+    def script(self, word, cwd):
+        """sh -c '…'"""
+        self.depth += 1
+        if self.depth > MOST_LINES or not word.is_known():
+            raise Other
+        text = self.line(self.read(word.text), cwd)
+        self.is_as_documented = False
+        return f"( {text}\n)"
+
+    def dibs(self, words, cwd):
+        """One dibs command, by the path of this client."""
+        runner = words[0].text if words[0].is_plain else ""
+        runs = SHELLS if words[1:] and not words[1].text.endswith(".py") else PYTHONS
+        script, rest = words[0], words[1:]
+        if runner in runs and rest:
+            script, rest = rest[0], rest[1:]
+        if not self.names_us(script, cwd) or not all(map(is_clear, rest)):
+            raise Other
+        texts = [word.text for word in rest]
+        if texts and texts[0] not in (*VERBS, *HELP):
+            raise Other
+        if any(STRANGE.search(text) for text in texts):
+            raise Other
+        self.has_dibs = True
+        self.is_as_documented = (
+            (runner, script.text) == ("sh", f"{client.SKILL_DIR}/dibs")
+            and all(word.is_known() for word in rest)
+            and os.path.isfile(os.path.join(cwd, script.text))
+        )
+        call = [*self.place.command, *texts[:1], *(self.place.after if texts else []), *texts[1:]]
+        return " ".join([*self.place.before, *map(quoted, call)])
+
+    def names_us(self, word, cwd):
+        if word.unknown in (["CLAUDE_PROJECT_DIR"], ["$CLAUDE_PROJECT_DIR"]):
+            tail = word.text.replace("$CLAUDE_PROJECT_DIR", "", 1)
+            return word.literal == 0 and tail == f"/{client.SKILL_DIR}/dibs"
+        if not word.is_known():
+            return False
+        is_there = os.path.isfile(os.path.join(cwd, word.text))
+        if word.text == "dibs" or (word.text == f"{client.SKILL_DIR}/dibs" and not is_there):
+            return True  # as SKILL.md calls it, from wherever
+        return "/" in word.text and self.place.is_ours(word.text, cwd)
+
+
+def is_clear(word):
+    """Is it known, but for a ?, which hardly ever means a file's name?"""
+    return not word.unknown and set(word.pattern) <= {"?"}
+
+
+def is_script(words):
+    """sh -c '…', bash -lc '…'"""
+    flags = [word.text for word in words[1:-1]]
+    return flags in (["-c"], ["-lc"], ["-l", "-c"], ["-ec"], ["-cl"])
+
+
+def redirect(number, operator, word):
+    """Nothing is written but to other output of ours, or nowhere."""
+    if not word.is_known():
+        raise Other
+    if operator == ">&" and word.text in ("1", "2") and number in ("", "1", "2"):
+        return f"{number}>&{word.text}"
+    if operator in (">", ">>") and word.text == "/dev/null" and number in ("", "1", "2"):
+        return f"{number}{operator}/dev/null"
+    if operator in ("&>", "&>>") and word.text == "/dev/null":
+        return ">/dev/null 2>&1"
+    if (operator, number, word.text) == ("<", "", "/dev/null"):
+        return "</dev/null"
+    raise Other
+
+
+def glue(name, words):
+    """What stands between dibs commands and runs nothing else, written anew; or None."""
+    texts = [word.text for word in words]
+    if any(STRANGE.search(text) for text in texts):
+        raise Other
+    if name == "echo":
+        return " ".join(["echo", *map(shown, words)])
+    if name in ("[", "test") and EXITS.fullmatch(" ".join(texts[: 3 if name == "[" else None])):
+        is_whole = texts[3:] == (["]"] if name == "[" else [])
+        return " ".join(["[", *texts[:3], "]"]) if is_whole else None
+    if name in ("true", "false", ":", "pwd") and not texts:
+        return name
+    if name == "exit" and texts in ([], ["$?"], ["0"], ["1"]):
+        return " ".join([name, *texts])
+    if name == "sleep" and len(texts) == 1 and TIME.fullmatch(texts[0]):
+        return f"sleep {texts[0]}"
+    return filtered(name, words, texts) if name in FILTERS else None
+
+
+def shown(word):
+    """A word that is printed: known but for $?"""
+    if set(word.unknown) - {"?"}:
+        raise Other
+    if not word.unknown:
+        return quoted(word.text)
+    return '"' + re.sub(r'[\\"`]|\$(?!\?)', r"\\\g<0>", word.text) + '"'
+
+
+def filtered(name, words, texts):
+    """A filter of what it is given, not of files."""
+    flags, valued, most = FILTERS[name]
+    if any(word.unknown for word in words):
+        raise Other
+    others, waiting = [], list(texts)
+    while waiting:
+        text = waiting.pop(0)
+        if name == "grep" and text == "-e" and waiting:
+            others.append("pattern")
+            waiting.pop(0)
+        elif waiting and text in valued and valued[text].fullmatch(waiting[0]):
+            waiting.pop(0)
+        elif not flags.fullmatch(text):
+            others.append(text)
+    reads_more = name == "jq" and any(map(JQ_MORE.search, others))
+    if len(others) > most or any(other[:1] == "-" for other in others) or reads_more:
+        raise Other
+    return " ".join([name, *map(quoted, texts)])
+
+
+def quoted(text):
+    """A word for a shell, which makes nothing of it."""
+    if AS_IT_IS.fullmatch(text) and text[:1] not in ("=", "~"):
+        return text
+    return "'" + text.replace("'", "'\\''") + "'"

@@ -1,0 +1,319 @@
+"""dibs, for what an agent wants to run: a shell line as sh, bash and zsh read it.
+
+gate.py and passing.py go by it. Nothing is run here and nothing expanded: what a variable, a
+pattern or the output of a command would become is not known, and the word says so.
+"""
+
+import re
+
+MOST_CHARACTERS, MOST_DEPTH = 64 << 10, 12
+# What may stand before a command without being one.
+RESERVED = ("if", "then", "elif", "else", "fi", "while", "until", "do", "done", "!", "{", "}")
+# What is followed by words that are no command.
+NAMING = ("for", "case", "select", "function", "coproc")
+BLANKS = re.compile(r"(?:[ \t]|\\\n)+")
+COMMENT = re.compile(r"#[^\n]*")
+OPERATOR = re.compile(r"\n|;;&|;;|;&|;|&&|\|\||\|&|\||&(?!>)|\(|\)")
+REDIRECT = re.compile(r"(\d*|\{\w+\})(<<<|<<-|<<|<>|<&|<(?!\()|>>|>\||>&|>(?!\())|()(&>>?)")
+PLAIN = re.compile(r"[^ \t\n;&|()<>'\"\\$`*?\[{~]+")
+QUOTED = re.compile(r'[^"\\$`]+')
+BRACES = re.compile(r"\{[^{}\s]*(?:,|\.\.)")
+VARIABLE = re.compile(r"[A-Za-z_]\w*|[0-9@*#?$!-]")
+ANSI = re.compile(r"\$'((?:[^'\\]|\\.)*)'", re.DOTALL)
+ARITHMETIC = re.compile(r"\$?\(\([^()`;\n]*(?:\([^()`;\n]*\)[^()`;\n]*)*\)\)")
+BACKTICKS = re.compile(r"`((?:[^`\\]|\\.)*)`", re.DOTALL)
+
+
+class Unreadable(ValueError):
+    """A line without its end, or one that is larger than what is looked at."""
+
+
+class Word:
+    """What becomes one word of a command, or several."""
+
+    def __init__(self):
+        self.text = ""  # what is known of it
+        self.unknown = []  # what it has of names of variables, `$(` and the like
+        self.inner = []  # the lines whose output is put into it
+        self.is_plain = True  # no quotes in it
+        self.pattern = ""  # the marks for which names of files, or several words, may stand
+        self.literal = None  # how much of the text stands before a pattern or what is not known
+
+    def is_known(self):
+        return not self.unknown and not self.pattern
+
+    def stop(self, what=None):
+        """From here on it is not known what the word says."""
+        if self.literal is None:
+            self.literal = len(self.text)
+        if what:
+            self.unknown.append(what)
+
+    def known_part(self):
+        return self.text if self.literal is None else self.text[: self.literal]
+
+
+class Command:
+    """Words, where its output goes, what stands in its lines below (<<EOF)."""
+
+    def __init__(self):
+        self.words, self.redirects, self.fed, self.inner = [], [], [], []
+        self.is_naming = False  # the words name something: `for x in …`
+
+    def __bool__(self):
+        return bool(self.words or self.redirects)
+
+    def lines(self):
+        """The lines that run before it does, for what they print."""
+        words = [*self.words, *(word for _, _, word in self.redirects)]
+        return [*self.inner, *(line for word in words for line in word.inner)]
+
+
+def read(text, depth=0):
+    """A line as a list: commands, and between them operators and reserved words as text."""
+    return Reader(text, depth).line()
+
+
+class Reader:
+    def __init__(self, text, depth=0):
+        if len(text) > MOST_CHARACTERS or "\0" in text:
+            raise Unreadable
+        self.text, self.at, self.depth, self.waiting = text, 0, depth, []
+
+    def line(self, end=""):
+        """All up to the end of the text, or to the ) that ends it."""
+        self.deeper()
+        found, command, opened = [], Command(), 0
+        while self.skip_blanks():
+            is_sum = not command and self.text.startswith("((", self.at) and self.take(ARITHMETIC)
+            operator = "((" if is_sum else self.take(OPERATOR)
+            if not operator:
+                command = self.add(found, command)
+                continue
+            found += [command] if command else []
+            command = Command()
+            if operator == "(":
+                opened += 1
+            elif operator == ")" and opened:
+                opened -= 1
+            elif operator == end and found.count("case") <= found.count("esac"):
+                end = None
+                break
+            elif operator == "\n":
+                self.read_bodies()
+            found.append(operator)
+        if end:
+            raise Unreadable
+        self.depth -= 1
+        return found + ([command] if command else [])
+
+    def deeper(self):
+        self.depth += 1
+        if self.depth > MOST_DEPTH:
+            raise Unreadable
+
+    def skip_blanks(self):
+        """Go to what comes next; False at the end."""
+        self.take(BLANKS)
+        self.take(COMMENT)
+        return self.at < len(self.text)
+
+    def take(self, pattern):
+        """The text that matches here, if it does, and go past it; else ''."""
+        match = pattern.match(self.text, self.at)
+        self.at = match.end() if match else self.at
+        return match[0] if match else ""
+
+    def add(self, found, command):
+        """Take a word, or where something goes; return the command that it belongs to."""
+        is_test = [word.text for word in command.words[:1]] == ["[["]  # there > compares
+        redirect = None if is_test else REDIRECT.match(self.text, self.at)
+        if redirect:
+            self.at = redirect.end()
+            self.redirect(command, redirect[1] or "", redirect[2] or redirect[4])
+            return command
+        if self.text[self.at] in "<>" and not self.text.startswith(("<(", ">("), self.at):
+            self.at += 1
+            return command
+        word = self.word()
+        if word.is_plain and not command and word.text in (*RESERVED, *NAMING, "esac", "in"):
+            found.append(word.text)
+            command.is_naming = command.is_naming or word.text in NAMING
+        else:
+            command.words.append(word)
+        return command
+
+    def redirect(self, command, number, operator):
+        self.take(BLANKS)
+        word = self.word()
+        command.redirects.append((number, operator, word))
+        if operator in ("<<", "<<-"):
+            self.waiting.append((command, word, operator == "<<-"))
+
+    def read_bodies(self):
+        """The texts that commands of the line before are given (<<EOF)."""
+        for command, end, may_indent in self.waiting:
+            body = []
+            while self.at < len(self.text):
+                stop = self.text.find("\n", self.at)
+                stop = len(self.text) if stop < 0 else stop
+                line, self.at = self.text[self.at : stop], stop + 1
+                line = line.lstrip("\t") if may_indent else line
+                if line == end.text:
+                    break
+                body.append(line)
+            text = "\n".join(body)
+            command.fed.append(text)
+            if end.is_plain:  # what is in $( ) there runs
+                command.inner += inner_of(text, self.depth)
+        self.waiting = []
+        self.at = min(self.at, len(self.text))
+
+    def word(self):
+        word = Word()
+        while self.at < len(self.text):
+            begun, char = self.at, self.text[self.at]
+            if self.text.startswith(("<(", ">("), self.at):
+                self.at += 2
+                self.nest(word)
+            elif char == "(" and word.text.endswith("=") and word.is_plain:
+                self.at += 1
+                self.nest(word)  # an array
+            elif char in " \t\n;&|()<>":
+                break
+            else:
+                QUOTES.get(char, Reader.plain)(self, word)
+            if self.at == begun:
+                raise Unreadable
+        return word
+
+    def plain(self, word):
+        char = self.text[self.at]
+        is_home = char == "~" and word.text[-1:] in ("", "=", ":")
+        if char in "*?[" or is_home or (char == "{" and BRACES.match(self.text, self.at)):
+            word.pattern += char
+            word.stop()
+        text = self.take(PLAIN)
+        self.at += 0 if text else 1
+        word.text += text or char
+
+    def escaped(self, word):
+        """A backslash outside quotes."""
+        after = self.text[self.at + 1 : self.at + 2]
+        self.at += 2
+        if after != "\n":
+            word.is_plain = False
+            word.text += after or "\\"
+        self.at = min(self.at, len(self.text))
+
+    def single(self, word):
+        end = self.text.find("'", self.at + 1)
+        if end < 0:
+            raise Unreadable
+        word.text += self.text[self.at + 1 : end]
+        word.is_plain, self.at = False, end + 1
+
+    def double(self, word):
+        word.is_plain = False
+        self.at += 1
+        while True:
+            word.text += self.take(QUOTED)
+            char = self.text[self.at : self.at + 1]
+            if char == '"':
+                self.at += 1
+                return
+            if char == "\\":
+                after = self.text[self.at + 1 : self.at + 2]
+                self.at += 2
+                word.text += after if after in '$`"\\' else "" if after == "\n" else "\\" + after
+            elif char == "$":
+                self.dollar(word, in_quotes=True)
+            elif char == "`":
+                self.backtick(word)
+            else:
+                raise Unreadable
+
+    def dollar(self, word, in_quotes=False):
+        after = self.text[self.at + 1 : self.at + 2]
+        sum_ = ARITHMETIC.match(self.text, self.at)
+        quoted = None if in_quotes else ANSI.match(self.text, self.at)
+        if sum_ and "$(" not in sum_[0][1:]:
+            word.stop("$((")
+            self.at = sum_.end()
+        elif after == "(":
+            self.at += 2
+            self.nest(word)
+        elif after == "{":
+            self.parameter(word)
+        elif quoted:
+            self.at, word.is_plain = quoted.end(), False
+            if "\\" in quoted[1]:
+                word.stop("$'")
+            word.text += quoted[1]
+        else:
+            self.variable(word, after == '"' and not in_quotes)
+
+    def variable(self, word, is_translated):
+        self.at += 1
+        name = "" if is_translated else self.take(VARIABLE)
+        if name:
+            word.stop(name)
+        word.text += "" if is_translated else "$" + name
+
+    def parameter(self, word):
+        """${name…}, of which the rest may hold quotes and commands."""
+        self.deeper()
+        self.at += 2
+        word.stop("$" + (self.take(VARIABLE) or "{"))
+        while True:
+            char = self.text[self.at : self.at + 1]
+            if char == "}":
+                self.at += 1
+                self.depth -= 1
+                return
+            if not char:
+                raise Unreadable
+            handler = QUOTES.get(char)
+            if handler:
+                handler(self, word)
+            else:
+                self.at += 1
+
+    def backtick(self, word):
+        found = BACKTICKS.match(self.text, self.at)
+        if not found:
+            raise Unreadable
+        self.at, word.is_plain = found.end(), False
+        word.stop("$(")
+        word.inner.append(read(re.sub(r"\\([`\\$])", r"\1", found[1]), self.depth))
+
+    def nest(self, word):
+        """The rest of $( ), up to its end."""
+        word.is_plain = False
+        word.stop("$(")
+        waiting, self.waiting = self.waiting, []
+        word.inner.append(self.line(")"))
+        self.waiting = waiting
+
+
+QUOTES = {
+    "'": Reader.single,
+    '"': Reader.double,
+    "\\": Reader.escaped,
+    "$": Reader.dollar,
+    "`": Reader.backtick,
+}
+
+
+def inner_of(text, depth):
+    """The lines in a text in which $( ) and `…` run, and quotes mean nothing."""
+    word, reader = Word(), Reader(text, depth)
+    while reader.at < len(text):
+        char = text[reader.at]
+        if char == "$":
+            reader.dollar(word, in_quotes=True)
+        elif char == "`":
+            reader.backtick(word)
+        else:
+            reader.at += 2 if char == "\\" else 1
+    return word.inner

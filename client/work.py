@@ -1,0 +1,355 @@
+"""dibs, for what an agent wants to do next: is it work on this repository?
+
+gate.py asks this file. Work is an edit of a file that git would see, a commit and what else makes
+one, a push, a pull request. Reading never is. Where a line does not say what it does, or where
+(a script, a variable, `python -c`), nobody knows, and that is no work.
+"""
+
+import os
+import re
+
+import dibs_client as client
+
+shell, passing = client.part("shell"), client.part("passing")
+
+FORGE_TOOL = re.compile(
+    r"mcp__.+__(\w*_)?((create|update|merge|accept|edit|close|reopen)_?(\w+_)?(pull|merge)_request"
+    r"|(pull|merge)_request_(write|create|update|merge)|push_files?|create_or_update_files?"
+    r"|(create|update|delete|write|commit|push)_(files?|commit)|create_commit|merge_branch)",
+    re.IGNORECASE,
+)
+PATCHED = re.compile(r"^\*\*\* (?:(?:Add|Update|Delete) File|Move to): (.+)$", re.MULTILINE)
+GIT = ("commit", "push", "merge", "rebase", "cherry-pick", "am", "revert", "apply", "rm", "mv")
+GIT_TRIES = ("--abort", "--quit", "--dry-run", "--help", "--check", "--stat", "--numstat")
+GIT_VALUES = ("-C", "-c", "--git-dir", "--work-tree", "--namespace", "--exec-path")
+FORGES = {
+    "gh": ("pr", ("create", "new", "merge", "edit", "ready", "close", "reopen", "revert")),
+    "glab": ("mr", ("create", "new", "for", "merge", "accept", "update", "close", "reopen")),
+    "tea": ("pulls", ("create", "merge", "close", "reopen")),
+    "hub": ("pull-request", ()),
+    "az": ("repos", ("pr",)),
+}
+FORGE_PATH = re.compile(r"/(pulls|merges|merge|contents|git/(refs|commits|trees)|merge_requests)\b")
+WRITES = (">", ">>", ">|", "&>", "&>>", "<>")
+# What runs the command behind it: its flags that a word follows, and how many words come first.
+WRAPPERS = {
+    "env": ("uCS", 0), "sudo": ("ugpChRrtTD", 0), "doas": ("uC", 0), "timeout": ("ks", 1),
+    "nice": ("n", 0), "ionice": ("cnp", 0), "stdbuf": ("ioe", 0), "setsid": ("", 0),
+    "nohup": ("", 0), "time": ("fo", 0), "command": ("", 0), "builtin": ("", 0), "exec": ("a", 0),
+    "xargs": ("nILPsdaE", 0), "caffeinate": ("tw", 0), "unbuffer": ("", 0),
+}  # fmt: skip
+# What writes to files that it names: which of its words, and its flags that a word follows.
+WRITERS = {
+    "tee": (slice(None), ""), "rm": (slice(None), ""), "touch": (slice(None), "drt"),
+    "truncate": (slice(None), "sr"), "unlink": (slice(None), ""), "mv": (slice(None), "tS"),
+    "cp": (slice(-1, None), "tS"), "ln": (slice(-1, None), "tS"),
+    "install": (slice(-1, None), "tmogS"), "rsync": (slice(-1, None), "ef"),
+    "chmod": (slice(1, None), ""),
+}  # fmt: skip
+MOST_TARGETS = 20  # of one command; git is asked about each
+ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
+
+
+def is_work(root, payload, command, cwd):
+    """Does this use of a tool change the repository?"""
+    repository, tool = Repository(root, cwd), str(payload.get("tool_name", ""))
+    given = payload.get("tool_input")
+    given = given if isinstance(given, dict) else {}
+    if command:
+        try:
+            return Walk(repository, cwd).line(shell.read(command))
+        except shell.Unreadable:
+            return False
+    if tool.startswith("mcp__"):
+        owner, name = given.get("owner"), given.get("repo")
+        is_named = isinstance(owner, str) and isinstance(name, str)
+        is_ours = not is_named or repository.is_ours_at_forge(f"{owner}/{name}")
+        return is_ours and bool(FORGE_TOOL.fullmatch(tool))
+    paths = [given.get("file_path") or given.get("notebook_path")]
+    if tool == "apply_patch":
+        paths = PATCHED.findall(str(given.get("command") or given.get("input") or ""))
+    return any(repository.has(os.path.join(cwd, str(path))) for path in paths if path)
+
+
+class Repository:
+    """What belongs to the repository of the session: its files, in whichever worktree."""
+
+    def __init__(self, root, cwd):
+        self.root = os.path.realpath(root or cwd)
+
+    def has(self, path):
+        """Is it a file that git sees, or would, or the folder of such?"""
+        path = os.path.realpath(path)
+        if not self.is_inside(path) and not self.is_worktree(client.git_root(path)):
+            return False
+        top = self.root if self.is_inside(path) else client.git_root(path)
+        return ".git" not in path.split(os.sep) and not is_ignored(top, path)
+
+    def has_checkout(self, folder):
+        """Does git, called in this folder, work on this repository, or on one within?"""
+        top = client.git_root(os.path.realpath(folder))
+        if not top:
+            return self.is_inside(folder)
+        return self.is_worktree(top) or (self.is_inside(top) and self.has(top))
+
+    def is_inside(self, path):
+        return path == self.root or path.startswith(os.path.join(self.root, ""))
+
+    def is_worktree(self, top):
+        """Is a checkout one of this repository's?"""
+        if not top:
+            return False
+        folders = [client.git_folder(each, is_shared=True) for each in (top, self.root)]
+        return os.path.realpath(folders[0]) == os.path.realpath(folders[1])
+
+    def is_ours_at_forge(self, name):
+        """Is owner/repository at a forge this one, as far as its remote says?"""
+        ours = client.place_of(client.git_remote(self.root))[1][-2:]
+        named = name.lower().rstrip("/").split("/")[-2:]
+        return len(ours) < 2 or (named[-1].replace(".git", "") == ours[-1] and named[0] == ours[0])
+
+
+def is_ignored(top, path):
+    """Does git leave this file alone? Only asked about what is to be written."""
+    import subprocess
+
+    command = ["git", "-C", top, "check-ignore", "-q", "--", path]
+    try:
+        nothing = subprocess.DEVNULL
+        done = subprocess.run(command, stdin=nothing, stdout=nothing, stderr=nothing, timeout=1)
+        return done.returncode == 0
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return False
+
+
+class Walk:
+    """Goes through a line as a shell would, from folder to folder, and looks for work."""
+
+    def __init__(self, repository, cwd, depth=0):
+        self.repository, self.cwd, self.depth = repository, cwd, depth
+
+    def line(self, parts):
+        cwds = []
+        for part in parts:
+            if part == "(":
+                cwds.append(self.cwd)
+            elif part == ")" and cwds:
+                self.cwd = cwds.pop()
+            elif not isinstance(part, str) and self.command(part):
+                return True
+        return False
+
+    def below(self, text):
+        """A line within this one: what it changes of the folder stays there."""
+        walk = Walk(self.repository, self.cwd, self.depth + 1)
+        return walk.line(shell.read(text, self.depth + 1))
+
+    def command(self, command):
+        for line in command.lines():
+            if Walk(self.repository, self.cwd, self.depth).line(line):
+                return True
+        if command.is_naming:
+            return False
+        if any(op in WRITES and self.touches(word) for _, op, word in command.redirects):
+            return True
+        return self.words(command.words, command.fed)
+
+    def touches(self, word):
+        """Is it known to be a file of the repository?"""
+        if word.unknown or not word.text:
+            return False
+        path = word.known_part()
+        if word.pattern:  # whatever it stands for lies below this
+            path = path.rpartition("/")[0] or ("/" if path[:1] == "/" else ".")
+            path = os.path.join(path, "x") if word.pattern[:1] != "~" else ""
+        return bool(path) and self.has(path)
+
+    def has(self, path):
+        if self.cwd is None and not os.path.isabs(path):
+            return False
+        return self.repository.has(os.path.join(self.cwd or "/", path))
+
+    def words(self, words, fed=()):
+        while words and ASSIGNMENT.match(words[0].text):
+            words = words[1:]
+        name = os.path.basename(words[0].text) if words and not words[0].unknown else ""
+        rest = words[1:]
+        if name in WRAPPERS:
+            return self.wrapped(name, rest)
+        if name in passing.SHELLS:
+            return self.shell(rest, fed)
+        if name in WRITERS:
+            return self.writer(name, rest)
+        known = KNOWN.get(name) or (Walk.forge if name in FORGES else None)
+        return bool(known) and bool(known(self, name, rest))
+
+    def wrapped(self, name, words):
+        takes, first = WRAPPERS[name]
+        if name == "command" and any(word.text in ("-v", "-V") for word in words[:1]):
+            return False
+        while words and (words[0].text[:1] == "-" or ASSIGNMENT.match(words[0].text)):
+            is_valued = words[0].text[:2] != "--" and words[0].text[-1:] in takes
+            words = words[2 if is_valued and words[0].text[:1] == "-" else 1 :]
+        return self.words(words[first:])
+
+    def shell(self, words, fed):
+        """sh -c 'a line', or lines that follow (<<EOF). A script's file is not looked into."""
+        while words and words[0].text[:1] in ("-", "+"):
+            if "c" in words[0].text[1:] and words[0].text[:2] != "--":
+                lines = [word for word in words[1:] if word.text[:1] != "-"][:1]
+                return any(self.below(word.text) for word in lines if not word.unknown)
+            words = words[1:]
+        return not words and any(self.below(text) for text in fed)
+
+    def eval(self, name, words):
+        return not any(word.unknown for word in words) and self.below(
+            " ".join(word.text for word in words)
+        )
+
+    def moved(self, name, words):
+        """cd: where it goes, or nobody knows."""
+        words = [word for word in words if word.text not in ("-P", "-L", "--")]
+        self.cwd = self.folder(words[0]) if words else os.path.expanduser("~")
+
+    def folder(self, word):
+        is_known = word.is_known() and word.text != "-"
+        if not is_known or (self.cwd is None and not os.path.isabs(word.text)):
+            return None
+        return os.path.realpath(os.path.join(self.cwd or "/", word.text))
+
+    def git(self, name, words):
+        here = self.cwd
+        while words and words[0].text[:1] == "-":
+            flag, _, value = words[0].text.partition("=")
+            size = 2 if flag in GIT_VALUES and not value else 1
+            if flag in ("-C", "--work-tree") and len(words) > 1:
+                where = shell.Word()
+                where.text = value
+                here = Walk(self.repository, here).folder(where if value else words[1])
+            words = words[size:]
+        texts = [word.text for word in words]
+        is_one = bool(words) and words[0].is_known() and words[0].text in GIT
+        is_ours = is_one and here is not None and self.repository.has_checkout(here)
+        return is_ours and not any(text in GIT_TRIES for text in texts)
+
+    def forge(self, name, words):
+        texts, (kind, acts) = [word.text for word in words], FORGES[name]
+        if name == "hub":
+            return texts[:1] == [kind] or self.git(name, words)
+        if texts[:1] == ["api"]:
+            return self.forge_api(texts[1:])
+        if texts[:1] == [kind] and not self.is_elsewhere(texts):
+            return any(text in acts for text in texts[1:2]) and (
+                name != "az" or texts[2:3] in (["create"], ["update"])
+            )
+        return False
+
+    def is_elsewhere(self, texts):
+        """Is another repository named?"""
+        named = after(texts, ("-R", "--repo", "--repository"))
+        named += [text.partition("=")[2] for text in texts if text.startswith("--repo")]
+        return any(name and not self.repository.is_ours_at_forge(name) for name in named)
+
+    def forge_api(self, texts):
+        """gh api -X POST repos/o/r/pulls"""
+        verbs = after(texts, ("-X", "--method"))
+        fields = [t for t in texts if t in ("-f", "-F", "--field", "--raw-field", "--input")]
+        writes = verbs[0].upper() != "GET" if verbs else bool(fields)
+        return writes and any(FORGE_PATH.search(text) for text in texts)
+
+    def writer(self, name, words):
+        which, takes = WRITERS[name]
+        letters, plain, values = options(words, takes)
+        targets = values.get("t") if "t" in takes and "t" in letters else plain[which]
+        if name == "rsync" and "n" in letters:
+            return False
+        return any(self.touches(word) for word in (targets or [])[:MOST_TARGETS])
+
+    def sed(self, name, words):
+        letters, plain, _ = options(words, "efl", "i")
+        in_place = "i" in letters or any(word.text[:10] == "--in-place" for word in words)
+        plain = [word for word in plain if word.text]
+        files = plain if letters & {"e", "f"} else plain[1:]
+        return in_place and any(self.touches(word) for word in files)
+
+    def perl(self, name, words):
+        letters, plain, _ = options(words, "eE", "iIMm0lFCD")
+        files = plain if letters & {"e", "E"} else plain[1:]
+        return "i" in letters and any(self.touches(word) for word in files)
+
+    def awk(self, name, words):
+        in_place = any(word.text in ("inplace", "-iinplace") for word in words)
+        _, plain, _ = options(words, "ifv")
+        return in_place and any(self.touches(word) for word in plain[1:])
+
+    def dd(self, name, words):
+        for word in words:
+            if word.text.startswith("of=") and not word.unknown and self.has(word.text[3:]):
+                return True
+        return False
+
+    def patch(self, name, words):
+        _, plain, values = options(words, "diopBDFgVYz")
+        if any(word.text == "--dry-run" for word in words):
+            return False
+        folders = values.get("d") or []
+        here = self.folder(folders[0]) if folders else self.cwd
+        named = plain[:1]
+        if named:
+            return Walk(self.repository, here).touches(named[0])
+        return here is not None and self.repository.has(here)
+
+    def find(self, name, words):
+        """find … -exec command {} +, where {} is below the first folder."""
+        texts = [word.text for word in words]
+        starts = [word for word in words[:1] if word.text[:1] not in ("-", "(", "!")]
+        for number, text in enumerate(texts):
+            if text in ("-exec", "-execdir", "-ok", "-okdir"):
+                ends = [n for n in range(number, len(texts)) if texts[n] in (";", "+")]
+                run = words[number + 1 : ends[0] if ends else None]
+                if self.words([self.found(word, starts) for word in run]):
+                    return True
+        return "-delete" in texts and bool(starts) and self.touches(starts[0])
+
+    def found(self, word, starts):
+        if word.text != "{}":
+            return word
+        stands = shell.Word()
+        stands.text = os.path.join(starts[0].text if starts else ".", "x")
+        stands.unknown = list(starts[0].unknown) if starts else []
+        return stands
+
+
+KNOWN = {
+    "git": Walk.git, "cd": Walk.moved, "pushd": Walk.moved, "eval": Walk.eval, "sed": Walk.sed,
+    "gsed": Walk.sed, "perl": Walk.perl, "ruby": Walk.perl, "awk": Walk.awk, "gawk": Walk.awk,
+    "dd": Walk.dd, "patch": Walk.patch, "find": Walk.find,
+}  # fmt: skip
+
+
+def after(texts, flags):
+    """The words that follow any of these."""
+    return [text for number, text in enumerate(texts[1:]) if texts[number] in flags]
+
+
+def options(words, takes="", attached=""):
+    """The letters of flags, the words that are none, and what follows flags that take a word. What
+    is `attached` takes the rest of its own word, if anything."""
+    letters, plain, values, words = set(), [], {}, list(words)
+    while words:
+        word = words.pop(0)
+        text = word.text
+        if text == "--":
+            return letters, plain + words, values
+        if text[:1] != "-" or len(text) < 2 or text[:2] == "--":
+            plain += [] if text[:2] == "--" else [word]
+            continue
+        for number, letter in enumerate(text[1:], 2):
+            letters.add(letter)
+            if letter in attached:
+                break
+            if letter in takes:
+                if not text[number:] and words:
+                    values.setdefault(letter, []).append(words.pop(0))
+                break
+    return letters, plain, values

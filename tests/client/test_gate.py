@@ -1,0 +1,107 @@
+"""What is held when work begins: by our own clock, by the service's, by name, by nobody at all."""
+
+import contextlib
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+from tests.client.conftest import Make, Sandbox
+from tests.client.test_hooks import LOCAL, bash, edit
+from tests.harness.processes import until
+
+
+def over_by_its_own_clock(ann: Sandbox) -> None:
+    """Wait until the client counts T-1 as over."""
+    end = json.loads(ann.state_files()[0].read_text())["claims"]["T-1"]["until"][0]
+    until(lambda: time.time() > end, "the claim is over")
+
+
+@contextlib.contextmanager
+def hanging(ann: Sandbox) -> Iterator[dict[str, str]]:
+    """The environment in which the service takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        folder = ann.state_files()[0].parents[1]
+        folder.rename(folder.with_name(url.replace(":", "%3A").replace("/", "%2F")))
+        yield {"DIBS_URL": url}
+
+
+def test_what_is_over_by_our_own_clock_is_asked_about_before_an_edit(sandbox: Make) -> None:
+    """A tool that ran for longer than the ttl outran the beats; nobody has taken the task."""
+    ann = sandbox(DIBS_GATE="block", **LOCAL)
+    fence = ann.dibs("claim", "T-1", "--ttl", "2s", "--json").said(0).json["fence"]
+    over_by_its_own_clock(ann)
+    assert edit(ann) == {}
+    ann.dibs("verify", "T-1", "--fence", str(fence)).said(0)
+
+
+def test_the_gate_closes_when_the_claim_is_over_and_another_has_it(sandbox: Make) -> None:
+    ann, bob = sandbox(DIBS_GATE="block", **LOCAL), sandbox(DIBS_LABEL="bob")
+    ann.dibs("claim", "T-1", "--ttl", "2s").said(0)
+    bob.dibs("claim", "T-1", "--wait", "20s").said(0)
+    said = edit(ann)
+    assert said["permissionDecision"] == "deny"
+    assert "T-1 was lost: lapsed at " in said["permissionDecisionReason"]
+    assert "This session holds no task" in said["permissionDecisionReason"]
+
+
+def test_what_could_not_be_confirmed_stops_no_edit_and_is_told_once(sandbox: Make) -> None:
+    ann = sandbox(DIBS_GATE="block", **LOCAL)
+    ann.dibs("claim", "T-1", "--ttl", "2s").said(0)
+    over_by_its_own_clock(ann)
+    with hanging(ann) as env:
+        begun = time.monotonic()
+        said = edit(ann, env=env)
+        assert time.monotonic() - begun < 4
+        assert re.search(r"T-1 could not be confirmed since \d\d:\d\dZ", said["additionalContext"])
+        assert "holds no task" not in json.dumps(said)
+        begun = time.monotonic()
+        assert edit(ann, env=env) == {}
+        assert time.monotonic() - begun < 1, "a service that is known to hang is asked once"
+
+
+def test_where_a_session_says_what_it_works_on_another_task_does_not_do(sandbox: Make) -> None:
+    ann = sandbox(DIBS_GATE="block", DIBS_TASK="T-2", **LOCAL)
+    ann.dibs("claim", "T-1").said(0)
+    said = edit(ann)
+    assert said["permissionDecision"] == "deny"
+    assert "works on T-2 (DIBS_TASK) and does not hold it" in said["permissionDecisionReason"]
+    ann.dibs("claim", "T-2").said(0)
+    assert edit(ann) == {}
+
+
+def test_what_dibs_run_has_started_works_on_the_task_that_it_holds(sandbox: Make) -> None:
+    ann = sandbox(DIBS_GATE="block", **LOCAL)
+    assert edit(ann, env={"DIBS_TASK": "T-1", "DIBS_FENCE": "7"}) == {}
+
+
+def test_the_advice_works_from_any_folder(sandbox: Make) -> None:
+    ann = sandbox(DIBS_GATE="block", **LOCAL)
+    ann.dibs("init").said(0)
+    ann.script = ann.repo / ".claude/skills/dibs/dibs"
+    assert f"`sh {ann.script} claim TASK`" in edit(ann)["permissionDecisionReason"]
+
+
+@pytest.mark.parametrize("tool", ["create_pull_request", "push_files", "merge_pull_request"])
+def test_a_pull_request_by_a_forges_tool_is_work(sandbox: Make, tool: str) -> None:
+    ann = sandbox(DIBS_GATE="block", **LOCAL)
+
+    def called(tool: str, **given: str) -> str:
+        return ann.hook("PreToolUse", tool_name=tool, tool_input=given).stdout
+
+    owner, name = "Acme", ann.folder.parent.name
+    assert '"deny"' in called(f"mcp__github__{tool}", title="x")
+    assert '"deny"' in called(f"mcp__github__{tool}", owner=owner, repo=name)
+    assert called(f"mcp__github__{tool}", owner=owner, repo="another") == ""
+    assert called(f"mcp__github__{tool.replace('create', 'get').replace('push', 'list')}s") == ""
+    ann.dibs("claim", "T-1").said(0)
+    assert called(f"mcp__github__{tool}", title="x") == ""
+
+
+def test_plan_mode_stops_nothing(sandbox: Make) -> None:
+    ann = sandbox(DIBS_GATE="block", **LOCAL)
+    assert edit(ann, permission_mode="plan") == {}
+    assert bash(ann, "git push")["permissionDecision"] == "deny"
