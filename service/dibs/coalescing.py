@@ -28,6 +28,11 @@ class CoalescingTransport:
             self.written += len(data)
             self._transport.write(data)
 
+    def write_whole(self, data: bytes) -> None:
+        """Write a head with its body."""
+        self.written += len(data)
+        self._transport.write(data)
+
     def flush(self) -> None:
         """Write the head of an answer that has no body."""
         if self._head:

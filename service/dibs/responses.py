@@ -19,6 +19,9 @@ TEXT = "text/plain; charset=utf-8"
 
 NAME_SHOWN = 40
 """Characters of another task's name in the table."""
+WHOLE = "dibs.whole"
+"""The extension of a scope that sends a whole answer at once, where the server has it: called with
+status, headers and body, it says if it did."""
 NONE: Mapping[str, str] = MappingProxyType({})
 
 encode = msgspec.json.Encoder().encode
@@ -46,6 +49,13 @@ class Reply:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it, as the framework does."""
         await self.send(send, [])
+
+    async def answer(self, scope: Scope, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send it with more headers, at once where the server can."""
+        extensions: dict[str, Any] = scope.get("extensions") or {}
+        whole = extensions.get(WHOLE)
+        if whole is None or not whole(self.status, self.headers + headers, self.body):
+            await self.send(send, headers)
 
     async def send(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
         """Send it with more headers."""

@@ -4,16 +4,21 @@
 new one has to pass this test, and somebody has to read what changed in the methods named here.
 """
 
+import asyncio
 import inspect
+import logging
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import uvicorn
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
+from dibs import heads
 from dibs.protocol import Connection
 from dibs.server import Server
 
@@ -24,10 +29,12 @@ OVERRIDDEN = {
 }
 CALLED_BY_THE_PARSER = {"on_message_begin", "on_url", "on_body"}
 USED = {
-    *("_unset_keepalive_if_required", "client", "cycle", "expect_100_continue"),
-    *("flow", "headers", "loop", "parser", "transport", "url"),
+    *("client", "cycle", "expect_100_continue", "flow", "headers", "loop", "parser", "scope"),
+    *("server_state", "timeout_keep_alive", "transport", "url"),
 }
-OF_A_CYCLE = {"disconnected", "keep_alive", "message_event", "response_started"}
+OF_A_CYCLE = {
+    *("disconnected", "keep_alive", "message_event", "response_complete", "response_started"),
+}
 
 
 def assigned(method: object) -> set[str]:
@@ -42,6 +49,7 @@ def test_the_protocol_has_all_that_is_built_on() -> None:
     assert methods | assigned(protocol.__init__) | assigned(protocol.on_message_begin) >= USED
     assert assigned(httptools_impl.RequestResponseCycle.__init__) >= OF_A_CYCLE
     assert {"pause_reading", "resume_reading"} <= set(dir(FlowControl))
+    assert "write_paused" in assigned(FlowControl.__init__)
 
 
 def test_it_has_no_way_of_its_own_round_what_is_overridden() -> None:
@@ -60,6 +68,37 @@ def test_nothing_else_of_its_inside_is_used() -> None:
     told = set(re.findall(r"self\.(\w+)", source)) - set(vars(Connection))
     assert told - {"_seats", "_metrics"} == USED
     assert set(re.findall(r"self\.cycle\.(\w+)", source)) == OF_A_CYCLE
+
+
+@pytest.mark.parametrize("keep_alive", [True, False])
+async def test_an_answer_at_once_is_byte_for_byte_the_one_that_it_would_send(
+    keep_alive: bool,
+) -> None:
+    sent: list[bytes] = []
+    transport = SimpleNamespace(write=sent.append, close=lambda: None)
+    always, own = [(b"date", b"Mon")], [(b"content-type", b"text/x"), (b"content-length", b"2")]
+    cycle = httptools_impl.RequestResponseCycle(
+        scope={"method": "POST"},  # type: ignore[typeddict-item]
+        transport=transport,  # type: ignore[arg-type]
+        flow=SimpleNamespace(write_paused=False),  # type: ignore[arg-type]
+        logger=logging.getLogger(),
+        access_logger=logging.getLogger(),
+        access_log=False,
+        default_headers=always,
+        message_event=asyncio.Event(),
+        expect_100_continue=False,
+        keep_alive=keep_alive,
+        on_response=lambda: None,
+    )
+    await cycle.send({"type": "http.response.start", "status": 201, "headers": own})
+    await cycle.send({"type": "http.response.body", "body": b"{}", "more_body": False})
+    assert b"".join(sent) == heads.whole(201, always, own, keep_alive=keep_alive) + b"{}"
+
+
+def test_no_header_of_an_answer_can_become_two() -> None:
+    for text in (b"a\r\nset-cookie: b", b"a\nb", b"a\rb"):
+        with pytest.raises(ValueError, match="more than one line"):
+            heads.whole(200, [], [(b"x-request-id", text)], keep_alive=True)
 
 
 def test_the_server_has_all_that_is_built_on() -> None:

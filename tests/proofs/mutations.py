@@ -880,10 +880,10 @@ MUTANTS = [
     ),
     Mutant(
         "an offer to upgrade loses the body",
-        "protocol.py",
+        "heads.py",
         "a request does what was sent, or nothing",
-        "            if name not in _OFFERS:",
-        '            if name not in (*_OFFERS, b"content-length", b"transfer-encoding"):',
+        "        if name not in _OFFERS:",
+        '        if name not in (*_OFFERS, b"content-length", b"transfer-encoding"):',
         ("tests/http/test_upgrade.py::test_a_body_behind_an_offer_to_upgrade_is_not_lost",),
     ),
     Mutant(
@@ -965,6 +965,22 @@ MUTANTS = [
         "elif now - self._taken_at > UNREAD_S:",
         "elif now - self._taken_at > 1e9:",
         (HARDENING + "answers_that_nobody_reads_end_their_connections_and_cost_no_memory",),
+    ),
+    Mutant(
+        "a quiet connection stays",
+        "protocol.py",
+        "a connection costs bounded memory",
+        "now - self._quiet_at > self.timeout_keep_alive:",
+        "now - self._quiet_at > 1e9:",
+        (HARDENING + "a_connection_is_kept_between_requests_for_as_long_as_is_set",),
+    ),
+    Mutant(
+        "a header with two lines is sent",
+        "heads.py",
+        "a request does what was sent, or nothing",
+        'if not head.count(b"\\n") == head.count(b"\\r") == len(lines) - 1:',
+        "if False:",
+        ("tests/ops/test_uvicorn.py::test_no_header_of_an_answer_can_become_two",),
     ),
     Mutant(
         "a body that never comes is not answered",

@@ -94,7 +94,7 @@ class FastPath:
             status = reply.status
             if session:
                 self._holders.heard(session, status)
-            await reply.send(send, headers.of_an_act(scope["headers"]))
+            await reply.answer(scope, send, headers.of_an_act(scope["headers"]))
         finally:
             observe.count(scope, self._metrics, act.name, status, perf_counter() - began)
 

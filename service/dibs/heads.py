@@ -1,0 +1,55 @@
+"""Requests and answers as bytes: where a part ends, and what heads say."""
+
+from collections.abc import Iterable
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+END = b"\r\n\r\n"
+_OFFERS = (b"upgrade", b"http2-settings")
+
+Header = tuple[bytes, bytes]
+
+
+def end_of_part(data: bytes, at: int, left: int | None, tail: bytes) -> int:
+    """Return where the part of a request that goes on at `at` ends, if it does in `data`.
+
+    A head and a chunked body end with an empty line, which may have begun in `tail`, the part's
+    last bytes before; a body of declared length when the `left` bytes are there.
+    """
+    if left is not None:
+        return min(at + left, len(data))
+    if tail:
+        straddling = (tail + data[at : at + 3]).find(END)
+        if straddling >= 0:
+            return at + straddling + len(END) - len(tail)
+    found = data.find(END, at)
+    return len(data) if found < 0 else found + len(END)
+
+
+def without_offers(method: bytes, url: bytes, version: bytes, headers: Iterable[Header]) -> bytes:
+    """Return the head of a request without what asks for another protocol: a server may ignore
+    that (RFC 9110, 7.8)."""
+    lines = [b"%b %b HTTP/%b" % (method, url, version)]
+    for name, value in headers:
+        if name == b"connection":
+            words = [word.strip() for word in value.split(b",")]
+            value = b", ".join(word for word in words if word.lower() not in _OFFERS)
+        if name not in _OFFERS:
+            lines.append(name + b": " + value)
+    return b"\r\n".join(lines) + END
+
+
+def whole(
+    status: int, always: Iterable[Header], headers: Iterable[Header], *, keep_alive: bool
+) -> bytes:
+    """Return the head of an answer whose length is among its headers. Raises ValueError for one
+    that would be two lines."""
+    lines = [STATUS_LINE[status][:-2]]
+    lines += [name + b": " + value for name, value in always]
+    lines += [name + b": " + value for name, value in headers]
+    if not keep_alive:
+        lines.append(b"connection: close")
+    head = b"\r\n".join(lines)
+    if not head.count(b"\n") == head.count(b"\r") == len(lines) - 1:
+        raise ValueError("A header of an answer has more than one line.")
+    return head + END
