@@ -19,6 +19,10 @@ TIMEOUT_S = 1.0
 wrong; redis-py's defaults (5 s, ten retries) would hold it for the better part of a minute and run
 a script eleven times."""
 
+TOGETHER = 4
+"""So many commands leave together at most. All of a turn together would make store and service wait
+for one another: each would work while the other has nothing to do."""
+
 Observe = Callable[[float], None]
 """Hears how many seconds each batch took that was answered."""
 
@@ -26,16 +30,19 @@ Observe = Callable[[float], None]
 class Connection(asyncio.Protocol):
     """A connection that is logged in.
 
-    Commands leave when they are given. Concurrent callers share one connection, so what is asked
-    while the store is busy it finds waiting as one pipeline, and `appendfsync always` costs one
-    fsync for all of it.
+    Concurrent callers share one connection. Commands that are given in one turn of the event loop
+    leave a few together, in one call into the kernel: a tenth of the processor time of a claim,
+    here and in the store. What is asked while the store is busy it finds waiting as one pipeline,
+    and `appendfsync always` costs one fsync for all of it.
     """
 
     def __init__(self, observe: Observe, patience_s: float) -> None:
         """Use `open`. `patience_s`: the longest silence while an answer is due."""
         self.lost = False
         self._observe, self._patience_s = observe, patience_s
-        self._now = asyncio.get_running_loop().time
+        loop = asyncio.get_running_loop()
+        self._now, self._soon = loop.time, loop.call_soon
+        self._leaving: list[bytes] = []
         self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._heard_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -83,7 +90,7 @@ class Connection(asyncio.Protocol):
         return answer
 
     def send(self, command: bytes, answer: asyncio.Future[Any]) -> None:
-        """Send a packed command at once; its answer comes later."""
+        """Send a packed command; its answer comes later."""
         if self.lost or self._transport is None:
             answer.set_exception(failure(RedisConnectionError(), sent=False))
             return
@@ -91,8 +98,18 @@ class Connection(asyncio.Protocol):
         self._asked.append((answer, at_s))
         if self._timer is None:
             self._wait_until(at_s + self._patience_s)
+        self._leaving.append(command)
+        if len(self._leaving) == TOGETHER:
+            self._leave()
+        elif len(self._leaving) == 1:
+            self._soon(self._leave)
+
+    def _leave(self) -> None:
+        commands, self._leaving = self._leaving, []
+        if not commands or self.lost or self._transport is None:
+            return
         try:
-            self._transport.write(command)
+            self._transport.write(b"".join(commands))
         except Exception:  # noqa: BLE001 - closed, and nobody was told yet
             self.end(RedisConnectionError())
 
