@@ -1018,7 +1018,7 @@ MUTANTS = [
         "the session itself is stored",
         "store/store.py",
         "no UUID reaches the disk (I9)",
-        'return hmac.digest(self._secret, session.encode(), "sha256").hex()[:32]',
+        "return self._keyed.hex(session.encode())[:32]",
         'return f"{session}"',
         ("tests/proofs/test_secrets.py",),
     ),

@@ -1,6 +1,5 @@
 """The store: runs scripts, and keeps the projects and the public names of sessions."""
 
-import hmac
 import itertools
 import logging
 import re
@@ -16,6 +15,7 @@ from dibs.store import health, selftest, shown
 from dibs.store.clock import Facts, LeaseClock
 from dibs.store.collisions import CollisionCounter
 from dibs.store.events import EventLog
+from dibs.store.hashing import KeyedHash
 from dibs.store.keys import FORMAT, keys
 from dibs.store.records import Counts, Overview, Pulse, Reader
 from dibs.store.redis.failures import Damaged, StoreDown, StoreFull, said
@@ -75,6 +75,7 @@ class Store:
         self._unlist = Script.load("unlist", arguments=Unlist._fields)
         self._scripts: dict[str, Script] = {}
         self._secret = b""
+        self._keyed = KeyedHash(self._secret)
         self._known: dict[Project, float] = {}
         self._requests = itertools.count(1)
         self._damaged: set[tuple[Project, str]] = set()
@@ -114,6 +115,7 @@ class Store:
                 "Delete that key while a dibs runs, which puts its own back; or restore a backup."
             )
         self._secret = bytes.fromhex(kept)
+        self._keyed = KeyedHash(self._secret)
 
     async def memory(self) -> tuple[int, int]:
         """Return what the store's servers use, and may use (0: no limit), in bytes."""
@@ -157,7 +159,7 @@ class Store:
 
     def hashed(self, session: Session) -> str:
         """Return what the store knows of a session: a keyed hash. Its start is the holder's ref."""
-        return hmac.digest(self._secret, session.encode(), "sha256").hex()[:32]
+        return self._keyed.hex(session.encode())[:32]
 
     def new_request(self) -> str:
         """Return a name for a request that has none."""
@@ -304,14 +306,8 @@ class Store:
                     f"Fewer than {self.link.replicas} of the store's replicas have confirmed it.",
                     sent=True,
                 )
-            if not looked and _may_be_news(reply, given):
-                # A failover that took the claim is news to this process until it looks.
-                looked = True
-                if self._ticked_s + _NEWS_S < time.monotonic():
-                    self.clock.stale = True
-                    continue
-            if reply[0] == "stalled":
-                self.clock.stale = True
+            if reply[0] == "stalled" or (not looked and self._is_news(reply, given)):
+                self.clock.stale = looked = True
                 continue
             reader = Reader(project, who, int(reply[1]), facts, self.rules.grace_ms)
             reader.unsure = sent
@@ -319,6 +315,12 @@ class Store:
                 raise self._damaged_record(reader, *reply[2:])
             return reply[0], reader, reply[2:]
         raise StoreDown("The store's clock does not hold still.", sent=sent)
+
+    def _is_news(self, reply: Sequence[Any], given: Any) -> bool:
+        """Say if a claim with a fence, which somebody had, is not known: a failover that took it is
+        news to this process until it looks."""
+        lacks = reply[0] == "not-mine" and reply[4] == "not-holder" and bool(given.fence)
+        return lacks and self._ticked_s + _NEWS_S < time.monotonic()
 
     def _damaged_record(self, read: Reader, lost: list[str], task: str) -> Damaged:
         """Say that nobody can read the record of `task`."""
@@ -341,8 +343,3 @@ class Store:
 def time_ms(facts: Facts) -> int:
     """Return the store's wall clock at the last look, in ms."""
     return facts.witness_us // 1000
-
-
-def _may_be_news(reply: Sequence[Any], given: Any) -> bool:
-    """Say if a claim with a fence, which somebody had, is not known."""
-    return reply[0] == "not-mine" and reply[4] == "not-holder" and bool(given.fence)
