@@ -16,6 +16,7 @@ it. install.py has `init` and `doctor`, hook.py what a hook does beyond a look a
   dibs run TASK [--done] -- command ...       hold it while a command runs; both end together
   dibs init --url URL | --remove              put dibs into this repository | take it out
   dibs doctor | hook                          what works here | for Claude Code, JSON on stdin
+  … --as NAME                                 as a sub-agent of this session, with its own claims
 
 stdout is data, one line (with --json the service's own answer); stderr is talk. Exit codes:
 0 yes, 1 refused (another has it, done, cooling), 2 usage or settings, 3 unknown (service not
@@ -26,15 +27,18 @@ Settings, from the environment; dibs.conf beside this file carries url, project 
   DIBS_PROJECT  else from dibs.conf, else from the git remote: owner.repo of github.com, elsewhere
                 with the host, as gitlab--com.group.repo; all in lower case
   DIBS_KEY      the team key, where the service has one
-  DIBS_SESSION  a secret UUID (v4) for this session, where the rule below does not do
+  DIBS_IDENTITY_KEY  a key of your own that secrets are made with; it is sent nowhere
+  DIBS_SESSION  a secret UUID (v4), where the rule below does not do
   DIBS_LABEL    the name that others see          DIBS_TTL   how long claims last, as 30m
   DIBS_GATE     what the hook does about work without a claim: off, warn or block
   DIBS_TASK     the task that this session works on: no other will do for the gate
 
 Who am I? The label is public: DIBS_LABEL, else the agent's own session id. The secret is never
-made from public things alone: it is DIBS_SESSION, else in the state file (mode 600, below
-$XDG_STATE_HOME or ~/.local/state), else HMAC of host, project and label under DIBS_KEY, which
-survives a replaced machine, else random. Sub-agents share it; so could all who have the key.
+made from public things alone: it is in the state file (mode 600, below $XDG_STATE_HOME or
+~/.local/state), else HMAC of the agent's id under DIBS_SESSION, else of host, project and label
+under DIBS_IDENTITY_KEY or DIBS_KEY, which survives a replaced machine, else random. Who has the key
+can make it, too. `/clear` and resume change none of it; a fork is another session, and so is
+a sub-agent, if it says who it is (--as).
 A claim is a lease, not a lock. This client counts its deadline from when it *sent* the request,
 less a margin, and so is the first to believe that it lost; but a frozen session may wake up after
 its claim went to another. Where that matters, verify the fence where the work lands.
@@ -63,7 +67,8 @@ LOADED = {}
 TIMEOUT_S, HOOK_TIMEOUT_S, BEAT_EVERY_S = 5.0, 4.0, 75
 YES, REFUSED, USAGE, UNKNOWN, LOST = range(5)
 LOSSES = ("lapsed", "broken", "forgotten")
-BEATS = ("PostToolUse", "PostToolUseFailure", "UserPromptSubmit", "SubagentStop", "PreCompact")
+HOOK_NOTES = ("its turn ended", "at work again")  # fixed words, of which nothing is anybody's
+BEATS = ("PostToolUse", "PostToolUseFailure", "UserPromptSubmit", "PreCompact")
 BEATS += ("Keep",)  # of our own, while a tool runs
 TURN_ENDS = ("UserPromptSubmit", "Stop", "StopFailure", "SessionStart", "SessionEnd")
 TOOL_MOST_S = 7200  # a call whose end nobody tells, as an interrupted one, is over by then
@@ -77,6 +82,15 @@ COMMAND = f"sh {SKILL_DIR}/dibs"
 AGENT_IDS = ("CLAUDE_CODE_REMOTE_SESSION_ID", "CODEX_THREAD_ID", "CURSOR_CONVERSATION_ID")
 AGENT_IDS += ("COPILOT_AGENT_SESSION_ID", "CLAUDE_CODE_SESSION_ID")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+FAMILY_MOST = 100  # services, projects and sub-agents of a session that its hooks see to
+NAMESAKE = (
+    "A session of your own name has it. If that was you on a machine that is gone: the claim "
+    "ends by itself at the time above, or a person with the admin key ends it on the board."
+)
+NAMESAKE_NEXT_TIME = (
+    " A DIBS_KEY or DIBS_IDENTITY_KEY, set in the environment before, makes a session outlive its "
+    "machine."
+)
 SAFE = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
 
 
@@ -137,6 +151,16 @@ def percent_encoded(text):
     return "".join(chr(b) if b in SAFE else f"%{b:02X}" for b in text.encode("utf-8", "replace"))
 
 
+def file_part(text, most):
+    """A text as (a part of) the name of a file: cut with a digest where it is long."""
+    name = percent_encoded(text)
+    if len(name) <= most:
+        return name
+    import hashlib
+
+    return f"{name[: most - 34]}%~{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+
+
 def read_text(path):
     """The text of a small file, or '' where there is none to read."""
     try:
@@ -181,6 +205,15 @@ def own_folder(path):
         raise PermissionError(0, not_own(found, path), path)
     if found.st_mode & 0o077 and hasattr(os, "getuid"):
         os.chmod(path, 0o700)
+
+
+def read_own(path):
+    """The text of a file of ours, or '' where there is none, or it is another's."""
+    try:
+        with open(open_own(path, os.O_RDONLY), encoding="utf-8", errors="replace") as file:
+            return file.read(1 << 20)
+    except OSError:
+        return ""
 
 
 def read_conf(folder):
@@ -392,6 +425,13 @@ class Setup:
         self.conf_project = conf.get("project", "")
         self.key, self.key_for = from_environment("DIBS_KEY")
         self.key = "" if self.key == "proxy-injected" else self.key
+        self.identity_key, self.identity_key_for = from_environment("DIBS_IDENTITY_KEY")
+
+    def at(self, url, project):
+        """The same for another service or project, with what the environment has for that one."""
+        other = object.__new__(Setup)
+        other.__dict__.update(self.__dict__, url=url, project=project)
+        return other
 
     def check(self, project=True):
         if not self.url:
@@ -408,6 +448,13 @@ class Setup:
         """The team key, or ''."""
         return self.bound("DIBS_KEY", self.key, self.key_for)
 
+    def makes_secrets(self):
+        """What secrets are made with, from the environment: (its name, its value), or ('', '')."""
+        if self.identity_key:
+            name, place = "DIBS_IDENTITY_KEY", self.identity_key_for
+            return name, self.bound(name, self.identity_key, place)
+        return ("DIBS_KEY", self.bearer()) if self.key else ("", "")
+
     def bound(self, name, secret, place):
         """A secret of the environment, which goes where the environment says and nowhere else: to
         the host behind its @, else to that of DIBS_URL. A checkout's dibs.conf does not say."""
@@ -416,7 +463,7 @@ class Setup:
         self.check(project=False)
         here = host_port_of(self.url)
         usual = place + (":443" if self.url.startswith("https:") else ":80")
-        if here in (place, usual) if place else self.named:
+        if here in (place, usual) if place else self.named and here == host_port_of(self.named):
             return secret
         why = "is for another host than" if place else "may go to no host yet, and not to"
         text = f"{name} {why} {here}, which the environment does not name. If you trust that host "
@@ -484,26 +531,31 @@ class Session:
     """This session in one project: who it is, and what it remembers between calls: its claims,
     with their deadlines by both clocks, and the losses that nobody has been told yet."""
 
-    def __init__(self, setup):
-        self.setup = setup
-        agent, chosen = agent_id(), one_line(os.environ.get("DIBS_LABEL", ""))
+    def __init__(self, setup, agent="", sub=""):
+        """`agent`: the id from a hook's payload, for agents that tell their commands none.
+        `sub`: a sub-agent of this session, by its name or id, which is a session of its own."""
+        self.setup, self.place = setup, os.path.join(state_home(), "dibs")
+        chosen = one_line(os.environ.get("DIBS_LABEL", ""))
+        self.heard = agent_id() or one_line(agent) or agent_of_process(self.place)
+        self.agent = moved(self.place).get(self.heard, self.heard)
         # Both: a DIBS_LABEL for a whole cloud environment must not make its sessions one.
-        self.name = "+".join(filter(None, (chosen, agent)))
-        self.label = self.chosen = label_of(chosen or agent)
+        self.name = "+".join(filter(None, (chosen, self.agent)))
+        self.label = self.chosen = label_of(chosen or self.agent)
         self.given, self.given_for = from_environment("DIBS_SESSION")
         self.given = self.given.lower()
-        home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-        who = (percent_encoded(self.name) or "shell") + ("@" + self.given[:8] if self.given else "")
-        place = (
-            os.path.abspath(home),
-            "dibs",
-            percent_encoded(setup.url),
-            percent_encoded(setup.project),
-            who,
-        )
-        self.base = os.path.join(*place)
-        self.data, self.is_new = {"claims": {}, "lost": []}, True
-        self.event, self.begun = None, time.time()
+        self.who = file_part(self.name, 150) or "shell"
+        self.who += "@" + self.given[:8] if self.given else ""
+        self.family_base = os.path.join(self.place, "sessions", self.who)
+        self.event, self.begun, self.is_led, self.made_up = None, time.time(), False, ""
+        self.settle(one_line(sub))
+
+    def settle(self, sub):
+        """Where it keeps what it remembers of this project, or as this sub-agent."""
+        self.sub, setup = sub, self.setup
+        steps = (percent_encoded(text) or "-" for text in (setup.url, setup.project))
+        self.base = os.path.join(self.place, *steps, self.who)
+        self.base += "~" + file_part(sub, 60) if sub else ""
+        self.data, self.is_new, self.is_fresh = {"claims": {}, "lost": []}, True, True
 
     def load(self):
         """Read the state file. A damaged one counts as none."""
@@ -521,8 +573,16 @@ class Session:
             talk(f"the state file {self.base}.json is damaged; starting a new one")
         except OSError as error:
             raise Failure(USAGE, f"cannot read {self.base}.json: {error.strerror}") from None
+        self.is_fresh = not self.data.get("session")
+        self.label = self.chosen
         if not self.chosen:  # a shell without an agent: a name of its own, that lasts
-            self.label = self.data.setdefault("label", self.label or "shell-" + os.urandom(3).hex())
+            place = (self.setup.url, self.setup.project)
+            parent = self.relative(*place, "").load().data if self.sub else {}
+            name = parent.get("label") or self.made_up or "shell-" + os.urandom(3).hex()
+            self.label = self.made_up = self.data.setdefault("label", name)
+        if self.sub:
+            name = label_of(self.sub)[-30:].strip() or "sub"
+            self.label = f"{self.label[: 63 - len(name)].strip()}/{name}"
         return self
 
     def save(self):
@@ -535,17 +595,84 @@ class Session:
         live = [self.data["claims"][task] for task in self.live()]
         wait_s = min([BEAT_EVERY_S] + [0 if c["parked"] else c["ttl"] / 3 for c in live])
         until = max([claim["until"] for claim in live], default=[0, 0])
+        beat_at = time.time() + wait_s if self.data["claims"] else "inf"
         try:
             self.replace_file(".json", json.dumps(self.data, indent=1, sort_keys=True))
-            self.replace_file(".stamp", " ".join(map(str, (time.time() + wait_s, *until))))
+            self.replace_file(".stamp", " ".join(map(str, (beat_at, *until))))
+            if not self.is_led:
+                self.join_family()
+                self.stamp_family()
         except OSError as error:
             self.fault = f"{error.filename or self.base}: {error.strerror}"
             return False
         return True
 
-    def replace_file(self, suffix, text):
+    def join_family(self):
+        """Let the hooks of this session know of this service, project and sub-agent."""
+        words = (self.setup.url, self.setup.project, self.sub)
+        line = " ".join(percent_encoded(word) or "-" for word in words)
+        if line not in read_own(self.family_base + ".list").splitlines():
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            with open(open_own(self.family_base + ".list", flags), "w") as file:
+                file.write(line + "\n")
+
+    def family(self):
+        """This session in each service and project where it was, its sub-agents included; this one
+        first. Each has its own secret, and of the environment's only what is for its own host."""
+        yield self
+        for line in read_own(self.family_base + ".list").splitlines()[-FAMILY_MOST:]:
+            words = [unquoted(word) if word != "-" else "" for word in line.split(" ")]
+            if len(words) == 3:
+                one = self.relative(*words)
+                if one.base != self.base and os.path.exists(one.base + ".json"):
+                    yield one
+
+    def holding(self, task, is_read=False):
+        """Who of this session has a task, as far as is known here: a parent sees to what one of its
+        sub-agents has left, and a sub-agent may ask about what its parent has."""
+        if task and not self.load().fence(task):
+            for one in self.family():
+                is_here = (one.setup.url, one.setup.project) == (self.setup.url, self.setup.project)
+                is_ours = not self.sub or (is_read and not one.sub)
+                if is_here and is_ours and one.load().fence(task):
+                    one.is_led = False
+                    return one
+        return self
+
+    def live_here(self):
+        """The tasks of this project that are surely this session's, or a sub-agent's of it."""
+        live = self.live()
+        for one in self.family():
+            if (one.setup.url, one.setup.project) == (self.setup.url, self.setup.project):
+                live += one.load().live() if one is not self else []
+        return live
+
+    def relative(self, url, project, sub):
+        """A member of the family: this agent elsewhere, or a sub-agent of it."""
+        one = object.__new__(Session)
+        one.__dict__.update(self.__dict__, setup=self.setup.at(url, project), is_led=True)
+        one.settle(sub)
+        return one
+
+    def stamp_family(self):
+        """Write when the hooks of this session have to beat next, for whichever of its claims, and
+        the last deadline of all."""
+        stamps = [stamp for stamp in (stamp_of(one.base) for one in self.family()) if stamp[2:]]
+        first = min([time.time() + BEAT_EVERY_S, *(stamp[0] for stamp in stamps)])
+        last = max([stamp[1:] for stamp in stamps], default=[0, 0])
+        self.replace_file(".stamp", " ".join(map(str, (first, *last))), self.family_base)
+
+    def change(self, what, patience_s=1):
+        """Do something to what is remembered, in our turn, and write it down."""
+        with self.lock(patience_s):
+            done = what(self.load())
+            self.save()
+        return done
+
+    def replace_file(self, suffix, text, base=None):
         """Replace one of our files, in one step."""
-        new = f"{self.base}.{os.getpid()}.new"
+        base = base or self.base
+        new = f"{base}.{os.getpid()}.new"
         self.make_folders()
         try:
             os.unlink(new)  # of a process that had our number
@@ -553,7 +680,7 @@ class Session:
             pass
         with open(open_own(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
             file.write(text)
-        os.replace(new, self.base + suffix)
+        os.replace(new, base + suffix)
 
     def make_folders(self):
         """The folders of our files, of which each is ours alone, and none in the repository."""
@@ -563,18 +690,23 @@ class Session:
         service = os.path.dirname(project)
         ours = os.path.dirname(service)
         os.makedirs(os.path.dirname(ours), mode=0o700, exist_ok=True)
-        for folder in (ours, service, project):
+        for folder in (ours, os.path.join(ours, "sessions"), service, project):
             own_folder(folder)
 
     def secret(self, make=False):
         """The session's UUID; '' while it has none, unless it shall `make` one."""
-        found = self.setup.bound("DIBS_SESSION", self.given, self.given_for)
-        found = found or self.data.get("session", "")
-        if not found and self.setup.key and self.name:
-            place = (host_port_of(self.setup.url), self.setup.project)
-            found = self.data["session"] = self.derived(b"dibs-session-v2", *place, self.name)
+        given = self.setup.bound("DIBS_SESSION", self.given, self.given_for)
+        found = self.data.get("session", "")
+        if not found and given:
+            found = self.made_of(given)
+        elif not found and self.name:
+            source, key = self.setup.makes_secrets()
+            if key:
+                self.keep(derived(key, *self.own_words(b"dibs-session-v2")), source)
+                found = self.data["session"]
         if not found and make:
-            found = self.data["session"] = uuid_of(os.urandom(16).hex(), 4)
+            self.keep(uuid_of(os.urandom(16).hex(), 4), "random")
+            found = self.data["session"]
             if not self.save():
                 text = (
                     f"cannot keep a secret ({self.fault}): set XDG_STATE_HOME to a place outside "
@@ -582,21 +714,30 @@ class Session:
                 raise Failure(USAGE, text + "the repository, or DIBS_SESSION to a UUID")
         return found
 
-    def derived(self, *message):
-        """A secret that anybody with the team key who knows the message could make as well."""
-        import hmac
+    def own_words(self, kind):
+        """What this session's secret is derived from, beside a key: where it is, and who."""
+        place = (host_port_of(self.setup.url), self.setup.project)
+        return (kind, *place, self.name, *([self.sub] if self.sub else []))
 
-        key = self.setup.bearer().encode("utf-8", "replace")
-        parts = (m if isinstance(m, bytes) else m.encode("utf-8", "replace") for m in message)
-        return uuid_of(hmac.new(key, b"\0".join(parts), "sha256").hexdigest(), 8)
+    def keep(self, secret, source):
+        self.data.update({"session": secret, "from": source})
 
-    def lock(self, patience_s):
+    def made_of(self, given):
+        """The secret where DIBS_SESSION is set: an environment sets it for all its sessions, so the
+        agent's own id is mixed in, and the sub-agent's. A session that has claims under the plain
+        one, from a client before 0.2, keeps that until they end."""
+        if not (self.agent or self.sub) or (self.data["claims"] and not self.sub):
+            return given
+        self.keep(derived(given, b"dibs-session-v3", self.agent, self.sub), "DIBS_SESSION")
+        return self.data["session"]
+
+    def lock(self, patience_s, base=None):
         """Take this session's turn to write: an old beat must not overtake a park."""
         try:
             import fcntl
 
             self.make_folders()
-            file = os.fdopen(open_own(self.base + ".lock", os.O_WRONLY | os.O_CREAT), "w")
+            file = os.fdopen(open_own((base or self.base) + ".lock", os.O_WRONLY | os.O_CREAT), "w")
         except (ImportError, OSError):  # Windows, or no place for files: do without
             return open(os.devnull)
         give_up = time.monotonic() + patience_s
@@ -612,7 +753,9 @@ class Session:
     def post(self, act, body, patience_s=20, attempts=3, timeout_s=TIMEOUT_S):
         """One write, in its turn; what its reply says about our claims is remembered."""
         with self.lock(patience_s):
+            has_ended = self.event and self.data.get("ended")
             self.load().secret(make=True)
+            self.data["ended"] = bool(has_ended)
             if self.event in BEATS and self.data.get("parked_at", 0) > self.begun:
                 return {}  # this beat began before a park that went first
             until, before = time.monotonic() + timeout_s, dict(self.data["claims"])
@@ -643,25 +786,54 @@ class Session:
         except Failure as failure:
             holder = (failure.problem.get("claim") or {}).get("holder") or {}
             answer, is_strange = failure, holder.get("label") == self.label
-        if is_strange and self.is_new and self.was_before(until):
+        if is_strange and self.is_fresh and self.was_before(until):
             return call(self, "POST", act, body, attempts, until)
         if isinstance(answer, Failure):
-            raise answer
+            raise self.explained(answer)
         return answer
 
     def was_before(self, until):
-        """Has the session that clients before 0.2 derived from the same key and name any claim?
-        Then this is that session: an upgrade loses no claim, not even on a replaced machine."""
-        new = self.data.get("session")
-        if self.setup.key and self.name and not self.given:
-            self.data["session"] = self.derived(b"dibs-session-v1", self.name)
-            try:
-                if call(self, "POST", "heartbeat", {}, 1, until)[0].get("claims"):
-                    return True
-            except Failure:
-                pass
-            self.data["session"] = new
+        """Has a secret that a client before 0.2 used, of the same key and name, any claim of ours?
+        Then it is ours: an upgrade loses no claim, not even on a replaced machine."""
+        new, source = self.data.get("session"), self.data.get("from")
+        former = ""
+        if self.given and self.agent and not self.sub:
+            former = self.setup.bound("DIBS_SESSION", self.given, self.given_for)
+        elif source == "DIBS_KEY" and not self.sub:
+            former = derived(self.setup.bearer(), b"dibs-session-v1", self.name)
+        if not former or former == new:
+            return False
+        self.data["session"] = former
+        try:
+            claims = call(self, "POST", "heartbeat", {}, 1, until)[0].get("claims")
+            if claims and (not self.given or any(map(self.is_by_us, claims))):
+                return True
+        except Failure:
+            pass
+        self.data["session"] = new
         return False
+
+    def is_by_us(self, claim):
+        """Was a claim of a shared DIBS_SESSION made by this very agent?"""
+        holder = claim.get("holder") or {}
+        label = holder.get("label")
+        return label == self.label and (label != label_of(os.environ.get("DIBS_LABEL", "")))
+
+    def explained(self, failure):
+        """A refusal that names a holder of our own name says who that may be."""
+        holder = (failure.problem.get("claim") or {}).get("holder") or {}
+        label = holder.get("label")
+        if failure.problem.get("code") not in ("held", "cooling", "not-holder") or not label:
+            return failure
+        if self.sub and label == self.label.rpartition("/")[0]:
+            text = "That is the session that started you: what it has claimed, you may work on"
+        elif not self.sub and label.startswith(self.label + "/"):
+            text = "That is a sub-agent of this session, or was: you may park, release or finish it"
+        elif label == self.label:
+            text = NAMESAKE + ("" if self.setup.makes_secrets()[1] else NAMESAKE_NEXT_TIME)
+        else:
+            return failure
+        return Failure(failure.code, f"{failure} {text}", failure.problem)
 
     def learn(self, act, body, reply, sent):
         """`sent`: when the request left, by both clocks; None when it was refused."""
@@ -678,6 +850,8 @@ class Session:
                 left = claim["expires_in"] - max(1.0, 0.05 * claim["ttl"])
                 kept = {"until": [now + left for now in sent], "fence": claim["fence"]}
                 kept.update(ttl=claim["ttl"], parked=claim["state"] == "parked")
+                note = claim.get("note") or ""
+                kept["note"] = note if note in ("", *HOOK_NOTES) else "…"
                 claims[claim["task"]] = kept
         elif act != "claim" and reply.get("code") in ("lost", "not-holder"):
             claims.pop(task, None)
@@ -720,16 +894,16 @@ class Session:
         return [about_loss(loss, is_brief=bool(self.event)) for loss in lost]
 
     def is_throttled(self, must_hold):
-        """Was a beat sent recently (or, if it `must_hold`, is something surely ours)?"""
-        try:
-            fd = open_own(self.base + ".stamp", os.O_RDONLY)
-            next_beat, *until = map(float, os.read(fd, 200).split())
-            os.close(fd)
-            return (
-                remaining_s(until) > 0 if must_hold else 0 < next_beat - time.time() <= BEAT_EVERY_S
-            )
-        except (ValueError, OSError):
-            return False
+        """Was a beat sent recently (or, if it `must_hold`, is something surely ours here)?"""
+        next_beat, *until = stamp_of(self.base if must_hold else self.family_base) or [0]
+        if must_hold:
+            return len(until) == 2 and remaining_s(until) > 0
+        return 0 < next_beat - time.time() <= BEAT_EVERY_S
+
+    def has_any(self):
+        """Is something surely this session's, in any repository, or a sub-agent's of it?"""
+        _, *until = stamp_of(self.family_base) or [0]
+        return len(until) == 2 and remaining_s(until) > 0
 
     def note_tool(self, event, payload):
         """Remember by a file each which calls of tools are under way; none for a session that
@@ -737,19 +911,19 @@ class Session:
         found = payload.partition(b'"tool_use_id"')[2].split(b'"', 2)[1:2] or [b"tool"]
         name = "call-" + percent_encoded(found[0].decode("utf-8", "replace"))[:100]
         try:
-            if event == "PreToolUse" and self.is_throttled(must_hold=True):
+            if event == "PreToolUse" and self.has_any():
                 self.mark_tool(name)
             elif event in ("PostToolUse", "PostToolUseFailure"):
-                os.unlink(os.path.join(self.base + ".tools", name))
+                os.unlink(os.path.join(self.family_base + ".tools", name))
             elif event in TURN_ENDS:
-                for entry in os.scandir(self.base + ".tools"):
+                for entry in os.scandir(self.family_base + ".tools"):
                     os.unlink(entry.path)
         except OSError:
             pass
 
     def mark_tool(self, name):
         """Remember that this call is under way, from now on."""
-        folder = self.base + ".tools"
+        folder = self.family_base + ".tools"
         own_folder(folder)
         path = os.path.join(folder, name)
         os.close(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
@@ -758,19 +932,19 @@ class Session:
     def has_tool(self):
         """Is a call of a tool under way?"""
         try:
-            calls = [entry.stat().st_mtime for entry in os.scandir(self.base + ".tools")]
+            calls = [entry.stat().st_mtime for entry in os.scandir(self.family_base + ".tools")]
         except OSError:
             return False
         return any(0 <= time.time() - begun < TOOL_MOST_S for begun in calls)
 
     def needs_keeper(self):
         """Does this session hold something, and does no keeper run?"""
-        if not self.is_throttled(must_hold=True):
+        if not self.has_any():
             return False
         try:
             import fcntl
 
-            fd = open_own(self.base + ".keeper", os.O_WRONLY | os.O_CREAT)
+            fd = open_own(self.family_base + ".keeper", os.O_WRONLY | os.O_CREAT)
         except (ImportError, OSError):  # Windows, or no place for files: do without
             return False
         try:
@@ -780,6 +954,65 @@ class Session:
             return False
         finally:
             os.close(fd)
+
+
+def stamp_of(base):
+    """The numbers of a stamp: when to beat next, and our last deadline by both clocks; or []."""
+    try:
+        fd = open_own(base + ".stamp", os.O_RDONLY)
+        text = os.read(fd, 200)
+        os.close(fd)
+        return [*map(float, text.split())]
+    except (ValueError, OSError):
+        return []
+
+
+def state_home():
+    return os.path.abspath(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"))
+
+
+def derived(key, *message):
+    """A secret that anybody with the key who knows the message could make as well."""
+    import hmac
+
+    parts = (m if isinstance(m, bytes) else m.encode("utf-8", "replace") for m in message)
+    return uuid_of(
+        hmac.new(key.encode("utf-8", "replace"), b"\0".join(parts), "sha256").hexdigest(), 8
+    )
+
+
+def moved(place):
+    """{an agent's id: the id whose session it goes on with}, after `/clear`, which gives an agent
+    a new id in the midst of its work. Two ids change places there, so that no two are ever one."""
+    lines = (line.split() for line in read_own(os.path.join(place, "moved")).splitlines())
+    return {unquoted(words[0]): unquoted(words[1]) for words in lines if len(words) == 3}
+
+
+def ancestors():
+    """(number and start, name) of the processes that this one is run by, the nearest first; none
+    where the platform does not tell."""
+    pid = str(os.getppid())
+    for _ in range(30):
+        text = read_text(f"/proc/{pid}/stat")
+        name, _, rest = text.partition("(")[2].rpartition(")")
+        fields = rest.split()
+        if len(fields) < 20:
+            return
+        yield f"{pid}-{fields[19]}", name
+        pid = fields[1]
+
+
+def agent_of_process(place):
+    """The id that a hook has noted for the agent which runs this command, for agents that tell
+    their commands none; else ''."""
+    folder = os.path.join(place, "agents")
+    if not os.path.isdir(folder):
+        return ""
+    for process, _ in ancestors():
+        text = read_own(os.path.join(folder, process))
+        if text:
+            return "" if "\n" in text.strip() else unquoted(text.strip())
+    return ""
 
 
 def quoted(text):
@@ -840,6 +1073,7 @@ def about_loss(loss, is_brief=False):
     by, reason, task = loss.get("by") or {}, loss["reason"], word(loss["task"])
     text = f"{task} was lost: {reason if reason in LOSSES else 'ended'} at {loss['at'][11:16]}Z"
     if is_brief:
+        text += ", by a person" if reason == "broken" and not by.get("ref") else ""
         by = {"ref": by["ref"]} if by.get("ref") else {}
     if by:
         text += (", by " if reason == "broken" else ", now with ") + holder_name(by)
@@ -1196,25 +1430,20 @@ def report(args, reply, text=None):
     print(json.dumps(reply) if args.json else one_line(text))
 
 
+def about_grant(claim, before, any_of):
+    """What was granted, and whether that is new: nobody shall take an old grant for a new one."""
+    is_old = before.get(claim["task"]) == claim["fence"]
+    if not is_old and claim.get("heartbeat_at") == claim.get("acquired_at"):
+        return about_claim(claim)
+    since, until = (str(claim.get(name))[11:16] for name in ("acquired_at", "expires_at"))
+    text = f"{word(claim['task'])}: yours since {since}Z, by this session, until {until}Z"
+    text += ", and so no other was taken" if any_of else ""
+    return f"{text}, {duration_text(int(claim['expires_in']))} left, fence {int(claim['fence'])}"
+
+
 def do_claim(args, session):
-    several = "any_of" if args.any else "all_of" if args.all else None
-    if args.words and not several and args.command == "claim":
-        raise Failure(USAGE, "claim one TASK, or several with --any or --all")
-    tasks = [args.task, args.any or args.all, *args.words]
-    body = {several: tasks} if several else {"task": args.task}
-    remote = os.environ.get("CLAUDE_CODE_REMOTE_SESSION_ID") and agent_id()
-    root = session.load().setup.root
-    body.update(
-        ttl=args.ttl or os.environ.get("DIBS_TTL"),
-        note=args.note,
-        label=session.label,
-        branch=without_invisible(git_file(root, "HEAD").partition("refs/heads/")[2]) or None
-        if root
-        else None,
-        url="https://claude.ai/code/" + remote if remote else None,
-        reopen=args.reopen or None,
-        queue=True if (args.queue or args.wait) and not several else None,
-    )
+    body = claim_body(args, session.load())
+    before = {task: claim["fence"] for task, claim in session.data["claims"].items()}
     give_up = time.monotonic() + (args.wait or 0)
     while True:
         try:
@@ -1223,12 +1452,16 @@ def do_claim(args, session):
         except Failure as failure:
             problem, wait_s = failure.problem, give_up - time.monotonic()
             may_wait = problem.get("code") in ("held", "cooling") or failure.code == UNKNOWN
+            if not body.get("task"):  # several have no queue
+                text = str(failure).replace(", or claim it with --queue to be next", "")
+                failure = Failure(failure.code, text, problem)
             if wait_s <= 0 or not may_wait:
-                raise
+                raise failure from None
             talk(failure)
         time.sleep(min(wait_s, 8, max(1, problem.get("retry_after") or 2)))  # the place is kept
     if args.command == "claim":
-        report(args, reply)
+        words = (about_grant(claim, before, args.any) for claim in reply.get("claims", [reply]))
+        report(args, reply, "; ".join(words))
         if missing_part():
             talk(where_to_get(missing_part()))  # nothing else tells: hooks are silent
     for claim in reply.get("claims", [reply]):
@@ -1241,7 +1474,29 @@ def do_claim(args, session):
     return YES
 
 
+def claim_body(args, session):
+    """What is asked for; Failure where that makes no sense."""
+    several = "any_of" if args.any else "all_of" if args.all else None
+    if args.words and not several and args.command == "claim":
+        raise Failure(USAGE, "claim one TASK, or several with --any or --all")
+    if several and args.queue:
+        raise Failure(USAGE, "--queue keeps a place for one TASK: not with --any or --all")
+    root, remote = session.setup.root, os.environ.get("CLAUDE_CODE_REMOTE_SESSION_ID")
+    branch = git_file(root, "HEAD").partition("refs/heads/")[2] if root else ""
+    return {
+        several or "task": [args.task, args.any or args.all, *args.words] if several else args.task,
+        "ttl": args.ttl or os.environ.get("DIBS_TTL"),
+        "note": args.note,
+        "label": session.label,
+        "branch": without_invisible(branch) or None,
+        "url": "https://claude.ai/code/" + agent_id() if remote and agent_id() else None,
+        "reopen": args.reopen or None,
+        "queue": True if (args.queue or args.wait) and not several else None,
+    }
+
+
 def do_beat(args, session):
+    session = session.holding(args.task)
     body = {"note": args.note, "ttl": args.ttl, "task": args.task}
     body["fence"] = session.load().fence(args.task)
     body["state"] = "parked" if args.command == "park" else "working"
@@ -1253,6 +1508,7 @@ def do_beat(args, session):
 def do_release(args, session):
     if bool(args.task) == bool(args.all):
         raise Failure(USAGE, "release a TASK, or --all")
+    session = session.holding(args.task)
     body = {"note": args.note, "pr": args.pr, "task": args.task, "all": args.all}
     body["outcome"] = "done" if args.command == "done" else "released"
     body["fence"] = args.fence or session.load().fence(args.task)
@@ -1266,12 +1522,9 @@ def do_release(args, session):
 def do_list(args, session):
     """list and watch: the service's own table, or its JSON"""
     session.load().setup.check()
-    path = f"/v1/{percent_encoded(session.setup.project)}/claims?limit={args.limit or 50}"
-    path += "&holder=" + percent_encoded(session.label) if args.mine else ""
-    headers = {"Accept": "application/json" if args.json else "text/plain"}
     clear = "\033[H\033[2J" if args.command == "watch" and sys.stdout.isatty() else ""
     while True:
-        text = ask(session.setup, "GET", path, headers)[1].decode("utf-8", "replace")
+        text = listed_mine(args, session) if args.mine else listed(args, session)
         shown = "".join(c for c in text.rstrip() if c.isprintable() or c == "\n")
         print(clear + shown, flush=True)
         if args.command == "list":
@@ -1279,8 +1532,45 @@ def do_list(args, session):
         time.sleep(args.every or 2)
 
 
+def listed(args, session, more="", secret=""):
+    """What the service lists: as JSON one page, as a table all pages, unless one is asked for."""
+    is_one = args.json or args.limit or args.cursor or args.command == "watch"
+    limit, cursor, lines = args.limit or (50 if args.command == "watch" else 200), args.cursor, []
+    headers = {"Accept": "application/json" if args.json else "text/plain"}
+    if secret:
+        headers["Dibs-Session"] = secret
+    while True:
+        path = f"/v1/{percent_encoded(session.setup.project)}/claims?limit={limit}{more}"
+        path += "&cursor=" + percent_encoded(cursor) if cursor else ""
+        text = ask(session.setup, "GET", path, headers)[1].decode("utf-8", "replace")
+        body, mark, cursor = text.rstrip().rpartition("\nMore: ask again with cursor=")
+        if args.json or not mark:
+            return "\n".join([*lines, *text.splitlines()[1 if lines else 0 :]])
+        lines += body.splitlines()[1 if lines else 0 :]
+        if is_one:
+            return "\n".join([*lines, f"More: dibs list --cursor {cursor}"])
+
+
+def listed_mine(args, session):
+    """What this session holds here, its sub-agents included: by who it is, not by its name."""
+    import json
+
+    place = (session.setup.url, session.setup.project)
+    members = [one for one in session.family() if (one.setup.url, one.setup.project) == place]
+    secrets = dict.fromkeys(filter(None, (one.load().secret() for one in members)))
+    texts = [listed(args, session, "&mine=true", secret) for secret in secrets]
+    if not args.json:
+        held = [text for text in texts if "\n" in text]
+        lines = [line for text in held[1:] for line in text.splitlines()[1:]]
+        return "\n".join([*held[:1], *lines]) or "no claims"
+    replies = [json_of(text.encode()) for text in texts] or [{"claims": [], "cursor": None}]
+    replies[0]["claims"] = [claim for reply in replies for claim in reply["claims"]]
+    return json.dumps(replies[0])
+
+
 def do_verify(args, session):
     """show, and verify: does this fence (by default our own) still hold the task?"""
+    session = session.holding(args.task, is_read=True)
     fence = args.fence or session.load().fence(args.task)
     path = f"claims/{percent_encoded(args.task)}" + (f"?fence={fence}" if fence else "")
     try:
@@ -1372,12 +1662,12 @@ def do_setup(args, session):
     return {"init": install.do_init, "doctor": install.do_doctor}[args.command](args, session)
 
 
-def run_hook(mode="", agent=""):
+def run_hook(mode="", agent="", heard=""):
     """Claude Code calls this at every event. Whatever happens, the session's work goes on."""
     sys.stderr = None
     try:
         if mode == "keep":  # a process that a hook has started
-            part("hook").keep(session_of_hook(), agent)
+            part("hook").keep(session_of_hook(heard), agent)
         else:
             see_to_event(sys.stdin.buffer.read())
     except (Exception, SystemExit, KeyboardInterrupt):
@@ -1385,16 +1675,16 @@ def run_hook(mode="", agent=""):
     return YES
 
 
-def session_of_hook():
-    session = Session(Setup(os.environ.get("CLAUDE_PROJECT_DIR")))
+def session_of_hook(heard=""):
+    session = Session(Setup(os.environ.get("CLAUDE_PROJECT_DIR")), heard)
     session.setup.check()
     return session
 
 
 def see_to_event(payload):
     """Most events end here, by a look at the stamp, and hook.py sees to the rest."""
-    event = payload.partition(b'"hook_event_name"')[2].split(b'"', 2)[1].decode()
-    session = session_of_hook()
+    event = field_of(payload, "hook_event_name")
+    session = session_of_hook("" if agent_id() else field_of(payload, "session_id"))
     session.note_tool(event, payload)
     if has_nothing_to_do(session, event, payload):
         return
@@ -1405,6 +1695,13 @@ def see_to_event(payload):
     except MissingPart as missing:
         if event == "SessionStart":  # the agent reads it; without hooks it has to beat by itself
             print(one_line(f"dibs: {missing}"))
+
+
+def field_of(payload, name):
+    """A text in JSON, by a look that loads no parser; '' where there is none."""
+    after = payload.partition(b'"%s"' % name.encode())[2].split(b'"', 2)
+    found = after[1] if len(after) == 3 and after[0].strip() == b":" else b""
+    return "" if b"\\" in found else found.decode("utf-8", "replace")
 
 
 def has_nothing_to_do(session, event, payload):
@@ -1566,7 +1863,7 @@ COMMANDS = {
     "park": (do_beat, 0, 1, "ttl= note="),
     "done": (do_release, 1, 1, "pr= note= fence="),
     "release": (do_release, 0, 1, "all note= fence="),
-    "list": (do_list, 0, 0, "mine limit="),
+    "list": (do_list, 0, 0, "mine limit= cursor="),
     "watch": (do_list, 0, 0, "mine limit= every="),
     "show": (do_verify, 1, 1, ""),
     "verify": (do_verify, 1, 1, "fence="),
@@ -1588,7 +1885,8 @@ def parse(argv):
         raise Failure(USAGE, f"{name} is no command; see dibs --help")
     do, least, most, words = COMMANDS[name]
     every = " ".join(row[3] for row in COMMANDS.values()).replace("=", "").split()
-    args = types.SimpleNamespace(**dict.fromkeys([*every, "json"]), command=name, do=do)
+    args = types.SimpleNamespace(**dict.fromkeys([*every, "json", "as"]), command=name, do=do)
+    words += " as="
     kinds = {"fence": int, "limit": int, "every": float, "wait": seconds_of}
     try:
         flags, plain = getopt.gnu_getopt(argv[1:], "", ["json", *words.split()])
@@ -1596,6 +1894,8 @@ def parse(argv):
             setattr(args, flag, kinds.get(flag, str)(value) if flag + "=" in words else True)
     except (getopt.GetoptError, ValueError) as error:
         raise Failure(USAGE, f"{error}; see dibs --help") from None
+    if getattr(args, "as") is not None and not one_line(getattr(args, "as")):
+        raise Failure(USAGE, "--as wants a name")
     if not least <= len(plain) <= most:
         raise Failure(USAGE, f"{name} does not take {len(plain)} words; see dibs --help")
     args.task, args.words = plain[0] if plain else None, plain[1:]
@@ -1616,7 +1916,7 @@ def main(argv=None):
         args, setup = parse(argv), Setup()
         for text in setup.conflicts() if args.command != "init" else ():
             talk(text)
-        return args.do(args, Session(setup))
+        return args.do(args, Session(setup, sub=getattr(args, "as") or ""))
     except Failure as failure:
         talk(failure)
         if "--json" in argv and failure.problem:

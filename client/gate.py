@@ -106,7 +106,7 @@ def about_work(session, payload, is_work):
 def holds(session):
     """Is what this session works on surely its own? `dibs run` says what it is, and so may others
     with DIBS_TASK; else any task will do."""
-    task, live = os.environ.get("DIBS_TASK"), session.live()
+    task, live = os.environ.get("DIBS_TASK"), session.live_here()
     if task and os.environ.get("DIBS_FENCE"):
         return True  # `dibs run` holds it, and ends us with it
     return task in live if task else bool(live)

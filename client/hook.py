@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 
 import dibs_client as client
 
@@ -16,38 +17,166 @@ KEEPER_LOOKS_S = 1.0  # how long it sleeps between two looks
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "busybox", "env", "timeout", "nice")
 
 
+ENDED, AT_WORK = client.HOOK_NOTES
+
+
 def run(session, payload):
     """See to an event that dibs.py could not decide by a look at its stamp."""
     payload = json.loads(payload)
     session.event = payload["hook_event_name"]
     session.load()
+    if not client.agent_id():
+        note_process(session)
     if session.event == "PreToolUse" and session.needs_keeper():
         start_keeper(session)
     if session.event == "SessionStart":
         on_start(session, payload)
     elif session.event == "PreToolUse":
-        decision = client.part("gate").decision(session, payload)
+        sub = client.one_line(str(payload.get("agent_id") or ""))
+        after = ("--as", sub) if sub else ()  # a sub-agent is itself, also where it does not say so
+        decision = client.part("gate").decision(session, payload, after=after)
         if decision:
             decision["hookEventName"] = "PreToolUse"
             print(json.dumps({"hookSpecificOutput": decision}))
-    elif not session.data["claims"]:
+    elif session.event == "SubagentStart":
+        say(session, about_parent(session, payload))
+    elif session.event == "SessionEnd" and payload.get("reason") == "clear":
+        note_cleared(session)
         session.save()
-    elif session.event == "SessionEnd" and os.environ.get("CLAUDE_CODE_REMOTE") != "true":
-        session.post(
-            "release", {"all": True, "note": "its session ended"}, 2, 1, client.HOOK_TIMEOUT_S
-        )
-    elif session.event in ("Stop", "StopFailure", "SessionEnd"):
-        state = "working" if payload.get("background_tasks") else "parked"
-        if state == "working":
-            session.mark_tool("background")  # until the next turn
-        session.post("heartbeat", {"state": state}, 3, 1, client.HOOK_TIMEOUT_S)
-    elif session.event in client.BEATS:
-        session.post("heartbeat", {"state": "working"}, 1, 1, client.HOOK_TIMEOUT_S)
+    else:
+        before = see_to_all(session, payload)
+        if session.event in ("PostToolUse", "UserPromptSubmit"):
+            say(session, about_losses(session, payload, before))
+
+
+def say(session, text):
+    """Tell the agent, where its machinery hands that on at this event."""
+    if text:
+        told = {"hookEventName": session.event, "additionalContext": client.one_line(text)}
+        print(json.dumps({"hookSpecificOutput": told}))
+
+
+def is_remote():
+    return os.environ.get("CLAUDE_CODE_REMOTE") == "true"
+
+
+def see_to_all(session, payload):
+    """Beat, park or release for all of this session: every repository of it, every sub-agent.
+    Return what each had lost before, by where it is kept."""
+    members = [(one, act_of(one, payload)) for one in session.family()]
+    before = {one.base: [*one.data["lost"]] for one, _ in members}
+    if payload.get("background_tasks") and any(act for _, act in members):
+        session.mark_tool("background")  # until the next turn
+    post_all([(one, act) for one, act in members if act])
+    session.change(lambda _: None)
+    return before
+
+
+def post_all(due):
+    """Several writes at once, in the time of one."""
+    for one, _ in due:
+        one.is_led = True
+    if len(due) == 1:
+        post(*due[0])
+    elif due:
+        from threading import Thread
+
+        threads = [Thread(target=post, args=each, daemon=True) for each in due]
+        until = time.monotonic() + client.HOOK_TIMEOUT_S + 1
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0, until - time.monotonic()))
+    for one, _ in due:
+        one.is_led = False
+
+
+def post(one, act):
+    """One write of one member. What fails is tried again at the next event."""
+    with suppress(client.Failure):
+        one.post(*act, timeout_s=client.HOOK_TIMEOUT_S)
+
+
+def act_of(one, payload):
+    """What an event means for the claims of one of the family: (act, body, patience for the lock,
+    attempts), or None."""
+    event, claims = one.event, one.load().data["claims"]
+    is_its_own = one.sub and one.sub == client.one_line(str(payload.get("agent_id") or ""))
+    if not claims or (event == "SubagentStop" and not is_its_own):
+        return None
+    is_end = event == "SessionEnd" and not is_remote() and payload.get("reason") != "resume"
+    if is_end:
+        return "release", {"all": True, "note": "its session ended"}, 2, 1
+    is_parked = event in ("Stop", "StopFailure", "SessionEnd") and not payload.get(
+        "background_tasks"
+    )
+    if is_parked or event == "SubagentStop":
+        one.data["ended"] = event == "SubagentStop"
+        return "heartbeat", with_note(claims, "parked", ENDED), 3, 1
+    one.data["ended"] = one.data.get("ended") and not is_its_own
+    if one.data["ended"]:  # a sub-agent that is over: its claims wait
+        return None
+    return "heartbeat", with_note(claims, "working", AT_WORK), 1, 1
+
+
+def with_note(claims, state, note):
+    """A heartbeat of all: why they wait, where nobody has said anything else, and that they do no
+    longer."""
+    notes = {claim.get("note") or "" for claim in claims.values()}
+    is_said = notes <= {ENDED, AT_WORK} and ENDED in notes
+    is_due = notes <= {"", ENDED, AT_WORK} if state == "parked" else is_said
+    return {"state": state, "note": note} if is_due else {"state": state}
+
+
+def about_losses(session, payload, before):
+    """What was lost, for who is at work: a sub-agent hears its own, and once its parent's."""
+    sub, texts = client.one_line(str(payload.get("agent_id") or "")), []
+    for one in session.family():
+        where = "" if one.setup.project == session.setup.project else f" (in {one.setup.project})"
+        if one.sub == sub or (not sub and one.load().data.get("ended")):
+            if one.load().data["lost"]:
+                texts += [loss + where for loss in one.change(client.Session.take_losses)]
+        elif sub and not one.sub:
+            new = [loss for loss in one.load().data["lost"] if loss not in before.get(one.base, [])]
+            texts += [client.about_loss(loss, is_brief=True) + where for loss in new]
+    text = ". ".join(texts[:3])
+    return f"dibs: {text}. Stop work on it, and push nothing of it." if text else ""
+
+
+def held_by(session):
+    """What the family holds, in words, by our own clocks; first what is here."""
+    found = []
+    for one in session.family():
+        for task in one.load().live():
+            until = time.gmtime(one.data["claims"][task]["until"][0])
+            text = f"{client.word(task)} until {time.strftime('%H:%MZ', until)}"
+            if one.setup.project != session.setup.project:
+                text += f" in {one.setup.project}"
+            if one.setup.url != session.setup.url:
+                text += f" at {client.host_port_of(one.setup.url)}"
+            found.append(text + (f" (sub-agent {client.word(one.sub)})" if one.sub else ""))
+    more = [f"{len(found) - 3} more"] if len(found) > 3 else []
+    return ", ".join([*found[:3], *more])
+
+
+def about_parent(session, payload):
+    """What a sub-agent should know: what it works under, and who it is."""
+    name = str(payload.get("agent_id") or "")
+    name = name if client.is_word(name) and name[0] != "-" else "NAME"
+    held = held_by(session)
+    text = f"dibs: the session that started you holds {held or 'no task'}."
+    text += " What you do for that needs no claim of yours." if held else ""
+    return text + f" Another task you claim as yourself: {client.COMMAND} claim TASK --as {name}"
 
 
 def on_start(session, payload):
     """Facts for the agent, in at most 100 tokens."""
-    was_new, source, facts = session.is_new, payload.get("source"), []
+    source, facts = payload.get("source"), []
+    if source == "clear":
+        with suppress(OSError):
+            session, text = gone_on(session)
+            facts += [text] if text else []
+    was_new = session.is_new
     try:
         if session.secret():
             session.post("heartbeat", {"state": "working"}, 2, 1, client.HOOK_TIMEOUT_S)
@@ -56,17 +185,103 @@ def on_start(session, payload):
         facts.append(
             "dibs was not reached just now." if is_down else f"`{client.COMMAND} doctor` helps."
         )
-    ends = [(task, time.gmtime(c["until"][0])) for task, c in session.data["claims"].items()]
-    held = [f"{client.word(task)} until {time.strftime('%H:%MZ', end)}" for task, end in ends]
-    facts.insert(0, f"dibs: this session holds {', '.join(held[:3]) or 'no task'}.")
-    facts += [loss + "." for loss in session.take_losses()[:2]]
-    if was_new and (held or source in ("resume", "compact")):
+    others = [(one, act_of(one, payload)) for one in session.family() if one is not session]
+    post_all([(one, act) for one, act in others if act])
+    held = held_by(session)
+    facts.insert(0, f"dibs: this session holds {held or 'no task'}.")
+    facts += [loss + "." for loss in session.change(client.Session.take_losses)[:2]]
+    if was_new and is_remote() and (held or source in ("resume", "compact")):
         facts.append("This VM is new: files that were not pushed are gone.")
+    elif was_new and source == "resume":
+        facts.append("It is a new session here: what the conversation claimed before is not its.")
     facts.append(
         f"Tasks are claimed before work: {client.COMMAND} claim TASK; after it: done TASK."
     )
-    session.save()
     print(client.one_line(" ".join(facts)))
+
+
+def note_process(session):
+    """Note which process this agent is, for its commands, to which it tells no id of its own."""
+    with suppress(OSError):
+        keep_process(session)
+
+
+def keep_process(session):
+    folder, own = os.path.join(session.place, "agents"), client.percent_encoded(session.heard)
+    process = agent_process().replace(" ", "-")
+    if not (own and process and os.path.isdir("/proc/self")):
+        return
+    session.make_folders()
+    client.own_folder(folder)
+    for name in os.listdir(folder):
+        if not os.path.exists(f"/proc/{name.partition('-')[0]}"):
+            os.unlink(os.path.join(folder, name))
+    path = os.path.join(folder, process)
+    known = client.read_own(path).split()
+    wanted = [one for one in known if one != own]
+    wanted += [own] if session.event != "SessionEnd" else []
+    if wanted != known:
+        session.replace_file("", "\n".join(wanted), path)
+
+
+CLEARED_S = 60  # from the end of a conversation by `/clear` to the start of the next
+
+
+def note_cleared(session):
+    """Note that this conversation ended by `/clear`: the next one goes on with its session."""
+    process = agent_process() or "-"
+    words = (session.heard or "-", place_of_work(session), process, str(time.time()))
+    session.make_folders()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    with open(client.open_own(os.path.join(session.place, "cleared"), flags), "w") as file:
+        file.write(" ".join(map(client.percent_encoded, words)) + "\n")
+
+
+def place_of_work(session):
+    return os.path.realpath(session.setup.root or os.environ.get("CLAUDE_PROJECT_DIR") or ".")
+
+
+def gone_on(session):
+    """(the session that goes on after `/clear`, what to say about that): the one which the same
+    agent has just left in this checkout. Where two may be meant, none."""
+    heard = session.heard
+    process = agent_process() or "-"
+    path, place = os.path.join(session.place, "cleared"), place_of_work(session)
+    session.make_folders()
+    with session.lock(2, os.path.join(session.place, "moved")):
+        lines = [
+            [client.unquoted(word) for word in line.split()]
+            for line in client.read_own(path).splitlines()
+        ]
+        fresh = [line for line in lines if len(line) == 4 and is_recent(line[3])]
+        ours = [line for line in fresh if line[1:3] == [place, process]]
+        left = [line for line in fresh if line not in ours or len(ours) > 1]
+        text = "\n".join(" ".join(map(client.percent_encoded, line)) for line in left)
+        session.replace_file("", text + "\n" if text else "", path)
+        ids = {line[0] for line in ours}
+        if len(ids) == 1 and heard and heard not in ids:
+            change_places(session, *ids)
+    if len(ids) > 1:
+        return session, "Two sessions were cleared here at once: it goes on with neither."
+    session = client.Session(session.setup, heard)
+    session.event = "SessionStart"
+    return session.load(), ""
+
+
+def is_recent(text):
+    try:
+        return abs(time.time() - float(text)) < CLEARED_S
+    except ValueError:
+        return False
+
+
+def change_places(session, old):
+    """From now on the agent's new id stands for the session of the old one, and the old id for the
+    one that the new id stood for: no two ids ever stand for one."""
+    table, new = client.moved(session.place), session.heard
+    table[new], table[old] = table.get(old, old), table.get(new, new)
+    lines = [f"{client.percent_encoded(k)} {client.percent_encoded(v)} 1" for k, v in table.items()]
+    session.replace_file("", "\n".join(lines) + "\n", os.path.join(session.place, "moved"))
 
 
 def agent_process():
@@ -120,6 +335,7 @@ def start_keeper(session):
     if not agent:
         return
     command = [sys.executable, "-IS", os.path.realpath(client.__file__), "hook", "keep", agent]
+    command += [session.heard] if session.heard else []
     subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -136,7 +352,9 @@ def keep(session, agent):
     import fcntl
 
     session.event = "Keep"
-    lock = os.fdopen(client.open_own(session.base + ".keeper", os.O_WRONLY | os.O_CREAT), "w")
+    lock = os.fdopen(
+        client.open_own(session.family_base + ".keeper", os.O_WRONLY | os.O_CREAT), "w"
+    )
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -145,14 +363,13 @@ def keep(session, agent):
         is_running = session.has_tool()
         if is_running and not session.is_throttled(must_hold=False):
             beat_quietly(session)
-        if not is_running and not session.is_throttled(must_hold=True):
+        if not is_running and not session.has_any():
             return  # nothing to keep
         time.sleep(KEEPER_LOOKS_S)
 
 
 def beat_quietly(session):
-    try:
-        session.begun = time.time()
-        session.load().post("heartbeat", {"state": "working"}, 1, 1, client.HOOK_TIMEOUT_S)
-    except client.Failure:  # the next look tries again
-        pass
+    """Beat for all of this session; what fails is tried again at the next look."""
+    session.begun = time.time()
+    with suppress(client.Failure):
+        see_to_all(session, {})

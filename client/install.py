@@ -370,20 +370,44 @@ def remotes(setup, line):
 
 
 def identity(session, line):
-    """Which label, which secret, kept where."""
-    had = session.load().data.get("session")
-    source = "DIBS_SESSION" if session.given else "the state file" if had else ""
-    if not source:
-        source = (
-            "DIBS_KEY and the label" if session.secret() else "none yet, the first claim makes it"
+    """Which label, what the secret is made of, who could make the same, and where it is kept."""
+    session.load()
+    session.secret()
+    line(f"label {client.word(session.label)}; secret: {source_of_secret(session)}")
+    is_remote = os.environ.get("CLAUDE_CODE_REMOTE") == "true"
+    if is_remote and not session.given and not session.setup.makes_secrets()[0]:
+        line(
+            "a replaced machine will be another session, and find what this one holds taken: set "
+            f"DIBS_KEY or DIBS_IDENTITY_KEY=<a key>@{client.host_port_of(session.setup.url)}"
         )
-    line(f"label {session.label}; secret: {source}")
     if session.save():
         line(f"state file {session.base}.json")
     elif session.secret():
         line("no state file can be written; the secret does not need one")
     else:
         line(f"cannot write {session.base}.json: set XDG_STATE_HOME", client.USAGE)
+
+
+def source_of_secret(session):
+    """What it is made of, and whether others can have the same."""
+    found, source = session.data.get("session", ""), session.data.get("from", "")
+    if session.given and not (session.agent or session.sub):
+        return (
+            "DIBS_SESSION as it is: all who have that variable, and no agent's id, are this session"
+        )
+    if session.given and not found:
+        return (
+            "DIBS_SESSION as it is, until what was claimed under it ends; then with the agent's id"
+        )
+    if source == "DIBS_SESSION":
+        return "DIBS_SESSION and the agent's own id: other agents with that variable are others"
+    if source == "DIBS_IDENTITY_KEY":
+        return "DIBS_IDENTITY_KEY and the name: who has that key can make it, others cannot"
+    if source == "DIBS_KEY" or found[14:15] == "8":
+        return "DIBS_KEY and the name: who has the team key can make it; see DIBS_IDENTITY_KEY"
+    if found:
+        return "random, in the state file: nobody else can have it, nor a machine in place of this"
+    return "none yet, the first claim makes a random one"
 
 
 def hooks(session, line):

@@ -69,14 +69,15 @@ def test_a_beat_tells_what_became_of_a_claim_that_nobody_named(
     assert tasks_of(ann) == {"T-2"}
 
 
-def test_a_hook_tells_it_before_the_next_edit(sandbox: Make) -> None:
+def test_the_hook_that_finds_out_tells_it(sandbox: Make) -> None:
     nothing = said({"claims": [], "lost": []})
     with answering(HELD[0], nothing, said(FORGOTTEN, "409 Conflict")) as url:
         ann = sandbox(url, **LOCAL)
         ann.dibs("claim", "T-1").said(0)
         ann.stamp_is_old()
-        ann.hook("PostToolUse")
-        told = edit(ann)["additionalContext"]
+        said_by = json.loads(ann.hook("PostToolUse").stdout)["hookSpecificOutput"]
+        told = said_by["additionalContext"]
+        assert "was lost" not in json.dumps(edit(ann))
     assert "T-1 was lost: forgotten at 12:31Z, now with ref 9c1e5f03ab." in told
 
 

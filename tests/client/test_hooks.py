@@ -13,6 +13,12 @@ from tests.harness import processes
 from tests.harness.processes import until
 from tests.harness.services import Service
 
+
+def place(url: str) -> str:
+    """host:port of a URL."""
+    return url.partition("://")[2]
+
+
 PAYLOADS = Path(__file__).with_name("payloads.json")
 CLOUD = {"CLAUDE_CODE_REMOTE": "true", "CLAUDE_CODE_REMOTE_SESSION_ID": "cse_01Ab"}
 LOCAL = {"CLAUDE_CODE_SESSION_ID": "5f0e"}
@@ -93,11 +99,9 @@ def test_the_start_says_that_the_machine_is_new(keyed: Service, sandbox: Make) -
 def test_the_start_does_not_fail_when_nobody_answers(sandbox: Make) -> None:
     ann = sandbox(**LOCAL)
     ann.dibs("claim", "T-1").said(0)
-    for path in ann.state_files():
-        text = path.read_text()
     said = ann.hook("SessionStart", NOWHERE, source="startup").stdout
-    assert "holds no task" in said
-    assert ann.state_files()[-1].read_text() == text
+    assert f"holds T-1 until {said.split('until ')[1][:6]} at {place(ann.env['DIBS_URL'])}." in said
+    assert ann.dibs("verify", "T-1").said(0)
 
 
 def test_a_beat_goes_out_at_most_once_in_a_while(sandbox: Make) -> None:
@@ -237,14 +241,16 @@ def test_the_gate_opens_when_the_service_cannot_be_reached(sandbox: Make) -> Non
     assert "permissionDecision" not in edit(ann)
 
 
-def test_a_loss_is_told_before_the_next_edit_and_once(sandbox: Make) -> None:
+def test_a_loss_is_told_by_the_beat_that_hears_it_and_once(sandbox: Make) -> None:
     ann, bob = sandbox(**LOCAL), sandbox(DIBS_LABEL="bob")
     ann.dibs("claim", "T-1", "--ttl", "1s").said(0)
     bob.dibs("claim", "T-1", "--wait", "20s").said(0)
     ann.stamp_is_old()
-    ann.hook("PostToolUse")
-    said = edit(ann)["additionalContext"]
+    heard = json.loads(ann.hook("PostToolUse").stdout)["hookSpecificOutput"]
+    assert heard["hookEventName"] == "PostToolUse"
+    said = heard["additionalContext"]
     assert "T-1 was lost: lapsed at " in said
+    assert "Stop work on it, and push nothing of it" in said
     assert "now with ref " in said
     assert "bob" not in said
     assert "T-1 was lost" not in json.dumps(edit(ann))

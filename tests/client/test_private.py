@@ -28,11 +28,15 @@ def ann(sandbox: Make) -> Sandbox:
     return ann
 
 
+KEPT = [".json", ".stamp", ".lock", "family.list", "family.stamp"]
+
+
 def files(ann: Sandbox) -> dict[str, Path]:
     """What the client keeps, by the end of its name; made by a claim."""
     ann.dibs("claim", "T-1").said(0)
     kept = [path for path in (ann.folder / "shared/dibs").rglob("*") if path.is_file()]
-    return {"".join(path.suffixes[-1:]): path for path in kept}
+    of_all = {path: "family" if path.parent.name == "sessions" else "" for path in kept}
+    return {of_all[path] + path.suffixes[-1]: path for path in kept}
 
 
 def test_what_is_kept_is_for_its_owner_only(ann: Sandbox) -> None:
@@ -41,14 +45,14 @@ def test_what_is_kept_is_for_its_owner_only(ann: Sandbox) -> None:
         kept = files(ann)
     finally:
         os.umask(umask)
-    assert kept.keys() == {".json", ".stamp", ".lock"}
+    assert kept.keys() == {*KEPT}
     for path in kept.values():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     folders = [path for path in (ann.folder / "shared").rglob("*") if path.is_dir()]
     assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {0o700}
 
 
-@pytest.mark.parametrize("suffix", [".json", ".stamp", ".lock"])
+@pytest.mark.parametrize("suffix", KEPT)
 def test_a_link_that_was_planted_is_not_written_through(ann: Sandbox, suffix: str) -> None:
     path = files(ann)[suffix]
     target = ann.folder / "target"
@@ -89,7 +93,7 @@ def test_a_folder_of_another_user_is_not_written_to(ann: Sandbox, depth: int) ->
 
 
 @as_root
-@pytest.mark.parametrize("suffix", [".json", ".stamp", ".lock"])
+@pytest.mark.parametrize("suffix", KEPT)
 def test_a_file_of_another_user_counts_for_nothing(ann: Sandbox, suffix: str) -> None:
     path = files(ann)[suffix]
     before = ann.dibs("show", "T-1", "--json").json["heartbeat_at"]

@@ -126,12 +126,12 @@ def test_no_word_of_another_comes_with_a_hook(sandbox: Make, name: str, reason: 
         ann = sandbox(url, **LOCAL)
         ann.dibs("claim", "T-1").said(0)
         ann.stamp_is_old()
-        ann.hook("UserPromptSubmit")
-        before_edit = json.dumps(edit(ann))
+        heard = ann.hook("UserPromptSubmit").stdout
+        assert "was lost" not in json.dumps(edit(ann))
         ann.dibs("claim", "T-1").said(0)
         start = ann.hook("SessionStart", source="resume").stdout
         shown = ann.dibs("show", "T-1").said(0)
-    for said in (start, before_edit):
+    for said in (start, heard):
         assert f"T-1 was lost: {reason} at 12:31Z" in said
         assert "a note exists: `dibs show T-1`" in said
         assert ("now with ref " + REF in said) == (reason == "lapsed")

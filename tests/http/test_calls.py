@@ -147,6 +147,16 @@ def test_the_list_pages_filters_and_says_where_events_go_on(ann: Caller, bob: Ca
     assert [c["task"] for c in ann.get("claims", state="done").json()["claims"]] == ["docs/x"]
 
 
+def test_a_session_lists_what_it_holds_whatever_it_is_called(ann: Caller, bob: Caller):
+    ann.post("claim", task="T-1", label="namesake")
+    bob.post("claim", task="T-2", label="namesake")
+    assert [c["task"] for c in ann.get("claims", mine="true").json()["claims"]] == ["T-1"]
+    assert [c["task"] for c in bob.get("claims", mine="true", q="T-1").json()["claims"]] == []
+    assert len(bob.get("claims", mine="false").json()["claims"]) == 2
+    nobody = httpx.get(f"{bob.http.base_url}/v1/{bob.project}/claims?mine=true")
+    assert (nobody.status_code, nobody.json()["code"]) == (401, "bad-session")
+
+
 def test_the_list_is_a_table_for_people_who_ask_for_text(ann: Caller):
     ann.post("claim", task="T-1", label="ann", note="the parser")
     answer = ann.http.get(f"/v1/{ann.project}/claims", headers={"Accept": "text/plain"})

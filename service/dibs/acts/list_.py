@@ -32,6 +32,7 @@ class ListQuery(Request):
         "held,parked,lapsed"
     )
     holder: Label = ""
+    mine: bool = False
     q: Annotated[
         str, limited_text("q", 200), as_schema(type="string", maxLength=200, pattern=LINE)
     ] = ""
@@ -53,6 +54,7 @@ class Arguments(NamedTuple):
     states: str
     text: str
     holder: str
+    mine: str
     most: str
     cursor: str
 
@@ -68,6 +70,7 @@ async def page(
     states: Sequence[str],
     text: str = "",
     holder: str = "",
+    mine: bool = False,
     limit: int,
     cursor: str = "",
 ) -> o.Page:
@@ -75,7 +78,9 @@ async def page(
 
     Raises StoreDown, and Refused for a cursor that no page gave.
     """
-    arguments = Arguments(",".join(states), lower(text), holder, str(limit), _open_cursor(cursor))
+    own = "1" if mine else ""
+    start = _open_cursor(cursor)
+    arguments = Arguments(",".join(states), lower(text), holder, own, str(limit), start)
     _, read, rest = await store.run(SCRIPT, project, session, arguments)
     seq, onwards, damaged, *views = rest
     store.note_damaged(project, damaged)

@@ -60,6 +60,8 @@ class V1(Controller):
         name = in_project(project)
         query = list_.ListQuery.of(requests.query(request.scope["query_string"]), [])
         who = reader(request)
+        if query.mine:
+            who = requests.session(request.headers.get("dibs-session"))
         try:
             page = await list_.page(
                 claims.store,
@@ -68,6 +70,7 @@ class V1(Controller):
                 states=query.state.split(","),
                 text=query.q,
                 holder=query.holder,
+                mine=query.mine,
                 limit=query.limit,
                 cursor=query.cursor,
             )

@@ -2,7 +2,7 @@
 --
 -- ARG.states wanted, comma-separated: held,parked,lapsed,done
 -- ARG.text that a task, label, branch or note must contain, lower case, '' for all
--- ARG.holder (ref or label), '' for all   .most claims to give
+-- ARG.holder (ref or label), '' for all   .mine: '1' for those of SESSION   .most claims to give
 -- ARG.cursor: '' or "index score task", the last claim of the page before
 --
 -- {'listed', now, seq, cursor | '', damaged, view…}   seq is the last event's id, epoch-stream id
@@ -13,12 +13,14 @@
 --- @include common.lua
 
 local wanted, needle, holder, most = ARG.states, ARG.text, ARG.holder, tonumber(ARG.most)
+local mine = ARG.mine == '1'
 local want = {}
 for state in string.gmatch(wanted, '%a+') do want[state] = true end
 
 local function matches(task, rec)
   if not want[state_now(rec)] then return false end
   if holder ~= '' and holder ~= rec.label and holder ~= string.sub(rec.owner, 1, 10) then return false end
+  if mine and rec.owner ~= SESSION then return false end
   if needle == '' then return true end
   local hay = string.lower(table.concat({task, rec.label or '', rec.branch or '', rec.note or ''}, '\n'))
   return string.find(hay, needle, 1, true) ~= nil

@@ -1,0 +1,212 @@
+"""Whatever happens to agents, two live sessions never come to one secret, nor one session to two.
+
+The client's own code runs here in histories of starts, `/clear`, resumes, forks, exits, sub-agents,
+upgrades of nothing and machines that are replaced; no service is needed to see who is who.
+"""
+
+import importlib.util
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from tests.client.conftest import CLIENT, KEY, NAMED
+
+GIVEN = "3f2b8c1e-6d4a-4f0b-9a7e-2c5d8e1f0a3b"
+ENVIRONMENTS = [
+    {},
+    {"DIBS_KEY": KEY},
+    {"DIBS_KEY": KEY, "DIBS_IDENTITY_KEY": "a-key-of-one-person"},
+    {"DIBS_SESSION": GIVEN},
+    {"DIBS_SESSION": GIVEN, "DIBS_KEY": KEY, "DIBS_LABEL": "team"},
+]
+SUBS = ("", "a1", "a2")
+
+
+def loaded(name: str, path: Path) -> Any:
+    """A file of the client as a module."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    with mock.patch.dict(sys.modules, {name: module}):
+        if name != "dibs_client":
+            sys.modules["dibs_client"] = DIBS
+        spec.loader.exec_module(module)
+    return module
+
+
+DIBS = loaded("dibs_client", CLIENT)
+HOOK = loaded("hook", CLIENT.with_name("hook.py"))
+
+
+@dataclass
+class Agent:
+    """A live agent, and the secrets that its session and its sub-agents were seen with."""
+
+    machine: int
+    process: str
+    conversation: str
+    remote: str = ""
+    secrets: dict[str, str] = field(default_factory=dict)
+
+
+class Histories(RuleBasedStateMachine):
+    """Agents on machines that all have one environment, as a team's have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.numbers = itertools.count(1)
+        self.live: list[Agent] = []
+        self.ended: list[Agent] = []
+        self.knows_processes = True
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.folder)
+
+    @initialize(env=st.sampled_from(ENVIRONMENTS), knows_processes=st.booleans())
+    def begin(self, env: dict[str, str], knows_processes: bool) -> None:
+        """An environment, and a platform."""
+        self.env, self.knows_processes = env, knows_processes
+
+    @contextmanager
+    def session_of(self, agent: Agent, sub: str = "") -> Iterator[Any]:
+        """The client's session, as a command or a hook of this agent has it."""
+        home = self.folder / str(agent.machine)
+        home.mkdir(exist_ok=True)
+        env = {k: v for k, v in os.environ.items() if not NAMED.match(k)} | self.env
+        env |= {"HOME": str(home), "DIBS_URL": "https://dibs.example.org", "DIBS_PROJECT": "a.b"}
+        env |= {"CLAUDE_CODE_SESSION_ID": agent.conversation}
+        env |= {"CLAUDE_CODE_REMOTE_SESSION_ID": agent.remote} if agent.remote else {}
+        process = agent.process if self.knows_processes else ""
+        with (
+            mock.patch.dict(os.environ, env, clear=True),
+            mock.patch.object(HOOK, "agent_process", return_value=process),
+        ):
+            yield DIBS.Session(DIBS.Setup(str(home)), sub=sub).load()
+
+    def look(self, agent: Agent, sub: str = "") -> str:
+        """The secret that a command would send now."""
+        with self.session_of(agent, sub) as session:
+            return str(session.secret(make=True))
+
+    def started(self, agent: Agent) -> Agent:
+        """Let an agent's commands run from now on."""
+        self.live.append(agent)
+        for sub in agent.secrets or {"": ""}:
+            agent.secrets[sub] = self.look(agent, sub)
+        return agent
+
+    @rule(machine=st.integers(0, 1), is_remote=st.booleans())
+    def start(self, machine: int, is_remote: bool) -> None:
+        """A new agent; in the cloud on a machine of its own."""
+        number = next(self.numbers)
+        machine, remote = (10 + number, f"cse_{number}") if is_remote else (machine, "")
+        self.started(Agent(machine, f"{number} 1", f"conversation-{number}", remote))
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), sub=st.sampled_from(SUBS[1:]))
+    def delegate(self, data: st.DataObject, sub: str) -> None:
+        """An agent starts a sub-agent; each calls its own a1 and a2."""
+        agent = data.draw(st.sampled_from(self.live))
+        agent.secrets[sub] = self.look(agent, sub)
+
+    @precondition(lambda self: any(not agent.remote for agent in self.live))
+    @rule(data=st.data(), together=st.booleans())
+    def clear(self, data: st.DataObject, together: bool) -> None:
+        """One agent is cleared, or all of a machine at once. Its session goes on, and where it
+        cannot be known which that was, it is a new one, and never another's."""
+        one = data.draw(st.sampled_from([agent for agent in self.live if not agent.remote]))
+        cleared = [
+            agent for agent in self.live if agent.machine == one.machine and not agent.remote
+        ]
+        cleared = data.draw(st.permutations(cleared)) if together else [one]
+        for agent in cleared:
+            with self.session_of(agent) as session:
+                HOOK.note_cleared(session)
+        for agent in cleared:
+            self.ended.append(Agent(agent.machine, "", agent.conversation))
+            agent.conversation = f"conversation-{next(self.numbers)}"
+            with self.session_of(agent) as session:
+                HOOK.gone_on(session)
+        is_known = self.knows_processes or len(cleared) == 1
+        for agent in cleared:
+            if not is_known:
+                agent.secrets = {sub: self.look(agent, sub) for sub in agent.secrets}
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        """An agent ends."""
+        agent = data.draw(st.sampled_from(self.live))
+        self.live.remove(agent)
+        self.ended.append(agent)
+
+    @precondition(lambda self: self.ended)
+    @rule(data=st.data())
+    def resume(self, data: st.DataObject) -> None:
+        """A conversation that ended is taken up again, on its machine, by a new agent: it is who
+        it was, if it had a session that nobody else goes on with."""
+        agent = data.draw(st.sampled_from(self.ended))
+        self.ended.remove(agent)
+        had, agent.process = dict(agent.secrets), f"{next(self.numbers)} 1"
+        self.started(agent)
+        assert had in ({}, agent.secrets)
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def fork(self, data: st.DataObject) -> None:
+        """A conversation is taken up by another agent, under a new id."""
+        agent = data.draw(st.sampled_from(self.live))
+        if not agent.remote:
+            number = next(self.numbers)
+            self.started(Agent(agent.machine, f"{number} 1", f"conversation-{number}"))
+
+    @precondition(lambda self: any(agent.remote for agent in self.live))
+    @rule(data=st.data())
+    def replace_the_machine(self, data: st.DataObject) -> None:
+        """A cloud session goes on, on a machine that knows nothing: with a key it is who it was."""
+        agent = data.draw(st.sampled_from([agent for agent in self.live if agent.remote]))
+        agent.machine = 1000 + next(self.numbers)
+        agent.process = f"{agent.machine} 1"
+        now = {sub: self.look(agent, sub) for sub in agent.secrets}
+        if self.env:
+            assert now == agent.secrets
+        else:
+            assert not set(now.values()) & set(agent.secrets.values())
+        agent.secrets = now
+
+    @invariant()
+    def no_two_are_one(self) -> None:
+        """Of all live sessions, sub-agents included, each has a secret of its own."""
+        secrets = [secret for agent in self.live for secret in agent.secrets.values()]
+        assert len(set(secrets)) == len(secrets)
+
+    @invariant()
+    def none_is_two(self) -> None:
+        """Whoever asks again is who it was."""
+        for agent in self.live:
+            assert {sub: self.look(agent, sub) for sub in agent.secrets} == agent.secrets
+
+
+def test_two_live_sessions_never_have_one_secret_nor_one_session_two() -> None:
+    bounds = settings(max_examples=40, stateful_step_count=12, deadline=None)
+    run_state_machine_as_test(Histories, settings=bounds)
