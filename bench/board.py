@@ -150,11 +150,11 @@ async def paint(host: str, port: int) -> list[float]:
     took = []
     for _ in range(6):
         began = time.monotonic()
-        status, body = await one.ask("GET", "/p/bench.full")
+        status, page = await one.ask("GET", "/p/bench.full")
         took.append((time.monotonic() - began) * 1000)
         assert status == 200
-        assert body.count(b"data-task=") == 200
-    print(f"  page: {len(body) / 1024:.0f} KiB")
+        assert page.count(b"data-task=") == 200
+    print(f"  page: {len(page) / 1024:.0f} KiB")
     return took
 
 

@@ -23,8 +23,12 @@ from dibs.store import Rules, Store
 from dibs.store.redis.link import PipelineLink
 from dibs.words import Project
 
-SIZES = (("1,000 in 1 project", 1_000, 1), ("100,000 in 1 project", 100_000, 1))
-SIZES += (("1,000,000 in 1 project", 1_000_000, 1), ("1,000,000 in 10,000", 1_000_000, 10_000))
+SIZES = (
+    ("1,000 in 1 project", 1_000, 1),
+    ("100,000 in 1 project", 100_000, 1),
+    ("1,000,000 in 1 project", 1_000_000, 1),
+    ("1,000,000 in 10,000", 1_000_000, 10_000),
+)
 QUICK = (("1,000 in 1 project", 1_000, 1), ("50,000 in 1,000", 50_000, 1_000))
 
 # The keys and fields are those of a claim: see lua/common.lua. Made a thousand at a time, because a

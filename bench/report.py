@@ -180,8 +180,8 @@ def _turns(turns: Sequence[Mapping[str, float]]) -> str:
         )
         for each in turns
     ]
-    head = ("connections", "claims/s", "claims a turn", "store: script, µs", "other work, µs")
-    head += ("waiting for the disk, µs", "service, µs", "of a core")
+    head = ["connections", "claims/s", "claims a turn", "store: script, µs", "other work, µs"]
+    head += ["waiting for the disk, µs", "service, µs", "of a core"]
     return table(head, rows)
 
 

@@ -109,7 +109,7 @@ def wait_for_replica(url: str) -> None:
     until = time.monotonic() + contenders.START_S
     with contextlib.closing(redis.Redis.from_url(url)) as client:
         while time.monotonic() < until:
-            if client.execute_command("WAIT", 1, 100):  # type: ignore[no-untyped-call]
+            if client.execute_command("WAIT", 1, 100):
                 return
     raise subprocess.SubprocessError("the replica did not follow")
 

@@ -25,6 +25,7 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.harness.processes import clean_signals, until
 from tests.harness.services import Service
@@ -69,7 +70,9 @@ class Connection:
         self._port, self._book = port, book
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def call(self, project: str, act: str, body: dict, session: str) -> tuple[int, dict]:
+    async def call(
+        self, project: str, act: str, body: dict[str, Any], session: str
+    ) -> tuple[int, dict[str, Any]]:
         data = json.dumps(body).encode()
         head = (
             f"POST /v1/{project}/{act} HTTP/1.1\r\nHost: soak\r\nDibs-Session: {session}\r\n"
@@ -91,7 +94,7 @@ class Connection:
         self._book.wrong.append(f"{act} of {body} was never answered")
         return 0, {}
 
-    async def _once(self, request: bytes) -> tuple[int, dict]:
+    async def _once(self, request: bytes) -> tuple[int, dict[str, Any]]:
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
@@ -157,7 +160,13 @@ async def session(number: int, port: int, book: Book, beat: asyncio.Queue[None])
         connection.close()
 
 
-async def act(die, me: str, connection: Connection, mine: dict, book: Book) -> None:
+async def act(
+    die: random.Random,
+    me: str,
+    connection: Connection,
+    mine: dict[tuple[str, str], int],
+    book: Book,
+) -> None:
     """Do one act, and write down what was acknowledged."""
     kind = die.random()
     if mine and (kind < 0.25 or len(mine) >= HELD_MOST):
@@ -232,7 +241,9 @@ async def restarts(service: Restarted, book: Book, given: argparse.Namespace) ->
         book.restarts.append((how, away_s))
 
 
-async def watch(service: Restarted, book: Book, given: argparse.Namespace, restarting) -> None:
+async def watch(
+    service: Restarted, book: Book, given: argparse.Namespace, restarting: "asyncio.Task[None]"
+) -> None:
     began, every = time.monotonic(), max(1.0, given.seconds / 120)
     while True:
         await asyncio.sleep(every)
@@ -275,7 +286,9 @@ def grown(book: Book) -> list[str]:
     return found
 
 
-def figures(book: Book, given: argparse.Namespace, lost: list[str], grew: list[str]) -> dict:
+def figures(
+    book: Book, given: argparse.Namespace, lost: list[str], grew: list[str]
+) -> dict[str, Any]:
     """What to print and to keep."""
     ordered = sorted(book.latencies) or [0.0]
     acts = sum(book.outcomes.values())

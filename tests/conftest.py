@@ -13,6 +13,8 @@ from tests.harness import acting, oversight
 from tests.tools.clock import SteppedClock
 
 from dibs import outcomes as o
+from dibs.acts import heartbeat as beating
+from dibs.acts import release as releasing
 from dibs.claims import Bounds, Claims
 from dibs.store import Rules, Store
 from dibs.store.local.embedded import EmbeddedStore
@@ -22,6 +24,8 @@ from dibs.store.stream import EventBroadcaster
 from dibs.words import Claim, Fence, Free, Project, Session, Task
 
 _numbers = itertools.count(1)
+Stepped = tuple[EmbeddedStore, SteppedClock]
+"""A real store, and its clock."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -157,14 +161,18 @@ class Desk:
         assert isinstance(outcome, o.Conflict | o.NoRoom), outcome
         return "refused" if isinstance(outcome, o.Conflict) else "full"
 
-    async def beat(self, who: Session, task: str | None = None, fence: int | None = None, **k: Any):
+    async def beat(
+        self, who: Session, task: str | None = None, fence: int | None = None, **k: Any
+    ) -> beating.Outcome:
         """Heartbeat as `who`."""
         name = Task(task) if task else None
         return await acting.heartbeat(
             self.store, self.project, who, name, Fence(fence) if fence else None, **k
         )
 
-    async def release(self, who: Session, task: str | None, fence: int | None = None, **k: Any):
+    async def release(
+        self, who: Session, task: str | None, fence: int | None = None, **k: Any
+    ) -> releasing.Outcome:
         """Release as `who`."""
         name = Task(task) if task else None
         return await acting.release(
@@ -194,7 +202,7 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-def stepped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EmbeddedStore, Any]]:
+def stepped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stepped]:
     """A real store whose wall clock the tests can step."""
     folder = tmp_path_factory.mktemp("stepped")
     clock = SteppedClock(folder / "clock")
@@ -227,7 +235,7 @@ async def desk(request: pytest.FixtureRequest, rules: Rules) -> AsyncIterator[De
 
 
 @pytest.fixture
-async def store(rules: Rules, stepped: tuple[EmbeddedStore, Any]) -> AsyncIterator[Store]:
+async def store(rules: Rules, stepped: Stepped) -> AsyncIterator[Store]:
     """A real store."""
     store = Store(PipelineLink.to(stepped[0].url), rules)
     await store.open()
@@ -236,7 +244,7 @@ async def store(rules: Rules, stepped: tuple[EmbeddedStore, Any]) -> AsyncIterat
 
 
 @pytest.fixture
-async def claims(store: Store, stepped: tuple[EmbeddedStore, Any]) -> AsyncIterator[Claims]:
+async def claims(store: Store, stepped: Stepped) -> AsyncIterator[Claims]:
     """The service's rules around a real store."""
     broadcaster = EventBroadcaster(store, BlockingLink(PipelineLink.to(stepped[0].url)))
     yield Claims(store, broadcaster, Bounds())

@@ -230,7 +230,7 @@ class Deployed:
         self.service.kill()
 
     @property
-    def store(self) -> "redis.Redis[bytes]":
+    def store(self) -> redis.Redis:
         return redis.Redis(unix_socket_path=str(self.service.folder / "data" / "valkey.sock"))
 
     def used(self) -> int:

@@ -1,7 +1,6 @@
 """A real service, a real Chromium, and what people and sessions do with a board."""
 
 import itertools
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+from tests.harness.needs import lacking
 from tests.harness.processes import until
 from tests.harness.services import Running, new_session
 
@@ -28,8 +28,7 @@ def browser() -> Iterator[Browser]:
     """Debian's Chromium, with a profile of its own."""
     path = shutil.which("chromium")
     if not path:
-        why = "no chromium on the PATH (Debian's package chromium)"
-        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+        lacking("no chromium on the PATH (Debian's package chromium)")
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         chromium.new_page().close()  # all its processes are there then, and are the fixture's
@@ -185,4 +184,4 @@ def tasks(page: Page, section: str = "") -> list[str]:
 
 def settles(met: Callable[[], Any], what: str) -> Any:
     """Wait for what a change brings about."""
-    return until(met, what, within_s=5)
+    return until(met, what, within_s=5, every_s=0.05)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page
-from tests.board.conftest import Team, row, until
+from tests.board.conftest import Team, row
+from tests.harness.processes import until
 
 Open = Callable[..., Page]
 AXE = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")

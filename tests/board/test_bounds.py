@@ -90,7 +90,6 @@ def test_a_glance_at_all_projects_costs_as_much_whatever_they_hold(tmp_path: Pat
     with Running("--data-dir", str(tmp_path / "d")) as running:
         path = str(tmp_path / "d" / "valkey.sock")
         with redis.Redis(unix_socket_path=path, decode_responses=True) as store:
-            few, many = [], []
             for number in range(20):
                 assert running.claim("T-1", project=f"many.{number}")[0] == 201
             until(lambda: "many.19" in running.ask("GET", "/")[1], "the page has them all")
@@ -103,9 +102,9 @@ def test_a_glance_at_all_projects_costs_as_much_whatever_they_hold(tmp_path: Pat
             assert many <= few + 5
 
 
-def least_commands(running: Running, store: "redis.Redis[str]") -> int:
+def least_commands(running: Running, store: redis.Redis) -> int:
     """How many commands a reading of all projects takes; the service's own come beside it."""
-    found = []
+    found: list[int] = []
     for _ in range(4):
         store.config_resetstat()
         running.ask("GET", "/")

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Request
 from tests.board.conftest import Team, live, row, settles, tasks
 from tests.harness.services import Running
 
@@ -69,17 +70,18 @@ def test_a_page_that_is_not_there_is_the_nearest(crowd: Team, asked: str, shown:
     assert f"{shown} of 450" in html
 
 
+def note_navigation(gone: list[str], asked: Request) -> None:
+    """Write down where the page wants to go."""
+    if asked.is_navigation_request():
+        gone.append(asked.url)
+
+
 def test_a_filter_looks_through_all_pages(crowd: Team, open_page: Open) -> None:
     for how in (STILL, {}):
         page = open_page(f"{crowd.service.url}/p/{crowd.project}", **how)
         page.fill("#q", "T-04")
         gone: list[str] = []
-        page.on(
-            "request",
-            lambda asked, gone=gone: (
-                gone.append(asked.url) if asked.is_navigation_request() else None
-            ),
-        )
+        page.on("request", partial(note_navigation, gone))
         with page.expect_navigation(url="**?*q=T-04*"):
             page.press("#q", "Enter")
         assert len(tasks(page)) == 50

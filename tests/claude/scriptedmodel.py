@@ -104,7 +104,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _events(step: Step, name: str, model: str) -> Iterator[tuple[str, dict[str, Any]]]:
     usage = {"input_tokens": 1, "output_tokens": 1}
-    message = {"id": f"msg_{name}", "type": "message", "role": "assistant", "model": model}
+    message: dict[str, Any] = {
+        "id": f"msg_{name}",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+    }
     message |= {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
     yield "message_start", {"message": message}
     for at, (block, delta) in enumerate(_blocks(step, name)):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 from tests.claude.cli import DIBS, bash, claude, trust, write
@@ -38,7 +39,10 @@ def test_the_claim_is_freed_when_a_local_session_ends(repo: Sandbox) -> None:
 
 
 def test_the_claim_of_a_cloud_session_waits_for_its_person(repo: Sandbox) -> None:
-    cloud = {"CLAUDE_CODE_REMOTE": "true", "CLAUDE_CODE_REMOTE_SESSION_ID": "cse_01Ab"}
+    cloud: dict[str, Any] = {
+        "CLAUDE_CODE_REMOTE": "true",
+        "CLAUDE_CODE_REMOTE_SESSION_ID": "cse_01Ab",
+    }
     claude(repo, bash(f"{DIBS} claim T-3"), **cloud)
     claim = repo.dibs("show", "T-3", "--json").said(0).json
     assert claim["state"] == "parked"

@@ -38,7 +38,8 @@ def observed(box: Sandbox) -> dict[str, Any]:
         talk.say("Go on")
         talk.end()
         tools = sorted(tool["name"] for tool in talk.model.asked[0]["tools"])
-    fields, sources = defaultdict(set), defaultdict(set)
+    fields: defaultdict[str, set[str]] = defaultdict(set)
+    sources: defaultdict[str, set[str]] = defaultdict(set)
     for line in filter(None, log.read_text().splitlines()):
         payload = json.loads(line)
         event = payload["hook_event_name"]

@@ -42,14 +42,14 @@ def stated() -> tuple[list[int], list[int]]:
     return list(map(int, rules)), list(map(int, re.findall(r"^\| I(\d+) \|", text, re.MULTILINE)))
 
 
-def test_rules_and_invariants_are_numbered_without_a_gap():
+def test_rules_and_invariants_are_numbered_without_a_gap() -> None:
     rules, invariants = stated()
     assert rules == list(range(1, len(rules) + 1))
     assert invariants == list(range(1, len(invariants) + 1))
     assert (len(rules), len(invariants)) >= (20, 14)
 
 
-def test_every_citation_leads_to_a_rule_or_an_invariant():
+def test_every_citation_leads_to_a_rule_or_an_invariant() -> None:
     rules, invariants = map(set, stated())
     astray = [
         f"{path}: {sorted(rules_in(text) - rules)} {sorted(invariants_in(text) - invariants)}"
@@ -59,7 +59,7 @@ def test_every_citation_leads_to_a_rule_or_an_invariant():
     assert astray == []
 
 
-def test_every_rule_and_invariant_has_a_test_that_names_it():
+def test_every_rule_and_invariant_has_a_test_that_names_it() -> None:
     rules, invariants = map(set, stated())
     for path, text in texts():
         if path.parts[0] == "tests":
@@ -68,10 +68,10 @@ def test_every_rule_and_invariant_has_a_test_that_names_it():
     assert (rules, invariants) == (set(), set())
 
 
-def test_every_decision_stands_in_the_index_with_its_date():
+def test_every_decision_stands_in_the_index_with_its_date() -> None:
     index = (ROOT / "docs" / "decisions" / "README.md").read_text("utf-8")
     for path in sorted((ROOT / "docs" / "decisions").glob("0*.md")):
         title, dated = re.search(
             r"\A# \d+\. (.+)\n\nStatus: .+\nDate: (\d{4}-\d\d-\d\d)\n", path.read_text("utf-8")
-        ).groups()  # type: ignore[union-attr]
+        ).groups()
         assert f"| [{int(path.name[:4])}]({path.name}) | {title} | {dated} |" in index

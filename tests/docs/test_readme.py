@@ -78,7 +78,7 @@ def made_to_run(data_dir: Path) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs the .venv that make makes")
-def test_the_readmes_commands_print_what_it_says(tmp_path: Path):
+def test_the_readmes_commands_print_what_it_says(tmp_path: Path) -> None:
     (make_run, greeting), *commands = sessions()
     assert make_run == "make run"
     with made_to_run(tmp_path / "data") as (url, said):
@@ -92,6 +92,6 @@ def test_the_readmes_commands_print_what_it_says(tmp_path: Path):
         assert same(printed) == same(expected), command
 
 
-def test_every_link_in_the_readme_leads_somewhere():
+def test_every_link_in_the_readme_leads_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)", README):
         assert target.startswith("http") or (ROOT / target).exists(), target

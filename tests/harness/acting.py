@@ -1,7 +1,7 @@
 """Acts as tests call them: straight on a store, without HTTP."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from dibs.acts import break_ as breaking
 from dibs.acts import claim as claiming
@@ -11,10 +11,9 @@ from dibs.acts import release as releasing
 from dibs.acts import show as showing
 from dibs.acts.act import Call, Claimant
 from dibs.store import Store
-from dibs.words import Fence, Project, Session
+from dibs.words import Claim, Fence, Free, Project, Session, Task
 
 list_ = listing.page
-show = showing.look
 
 
 def asked(tasks: Sequence[str], *, mode: str = "one", **fields: Any) -> claiming.ClaimRequest:
@@ -52,7 +51,7 @@ async def heartbeat(
     fence: Fence | None = None,
     *,
     ttl_s: int | None = None,
-    state: str = "",
+    state: Literal["", "working", "parked"] = "",
     note: str = "",
     request: str = "",
 ) -> beating.Outcome:
@@ -70,7 +69,7 @@ async def release(
     task: Any = None,
     fence: Fence | None = None,
     *,
-    outcome: str = "released",
+    outcome: Literal["released", "abandoned", "done"] = "released",
     note: str = "",
     pr: str = "",
     request: str = "",
@@ -80,6 +79,13 @@ async def release(
         task=task, fence=fence, outcome=outcome, note=note, pr=pr
     )
     return await releasing.end(store, Call(Project(project), wish, Session(session), request))
+
+
+async def show(
+    store: Store, project: Any, task: Any, session: Session | None = None
+) -> Claim | Free:
+    """Look at a task."""
+    return await showing.look(store, Project(project), Task(task), session)
 
 
 async def break_(

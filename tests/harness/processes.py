@@ -30,7 +30,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def until(
-    met: Callable[[], Any], what: str, within_s: float = 15.0, *, every_s: float = 0.01
+    met: Callable[[], Any], what: str, within_s: float = 15.0, *, every_s: float = 0.02
 ) -> Any:
     """Ask `met` every `every_s` seconds until it returns something true, and return that.
 
@@ -97,7 +97,7 @@ def run(
         options["stdin"] = subprocess.PIPE
     if options.pop("capture_output", True):
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    process = start(command, **options)  # type: ignore[arg-type]
+    process = start(command, **options)
     try:
         out, err = process.communicate(said, timeout)
     except BaseException:

@@ -138,6 +138,7 @@ class Service:
         body: Any = None,
         session: str | None = None,
         timeout_s: float = 10,
+        /,
         **headers: str,
     ) -> tuple[int, Any, dict[str, str]]:
         """One request on a connection of its own: status, body (JSON where it is), headers."""
@@ -174,7 +175,7 @@ class Service:
     def is_ready(self) -> bool:
         """/readyz says so."""
         with contextlib.suppress(OSError, http.client.HTTPException):
-            return self.ask("GET", "/readyz", timeout_s=5)[0] == 200
+            return self.ask("GET", "/readyz", None, None, 5)[0] == 200
         return False
 
 

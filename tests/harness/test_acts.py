@@ -1,6 +1,9 @@
 """An act is declared once: whatever lists acts has each of the registry, and a script fits its
 declaration or nothing starts."""
 
+import importlib.resources
+import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +15,6 @@ from dibs.acts.act import Act
 from dibs.api.observe import FAMILIES, ROUTES
 from dibs.api.openapi import document
 from dibs.problems import BY_CODE
-from dibs.store import scripts
 from dibs.store.scripts import Common, Declaration, Misfit, Script
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,6 +36,38 @@ def test_an_act_is_in_whatever_lists_acts(act: Act) -> None:
 
 
 @every_act
+def test_the_protocols_section_of_an_act_has_its_fields_and_refusals(act: Act) -> None:
+    heading = f"`{act.method} /v1/{{project}}/{act.path}`\n"
+    section = PROTOCOL.split(heading)[1].split("\n## ")[0]
+    fields = set(act.request.model_fields)
+    named = {name for name in fields if re.search(rf"`\??{name}[`:=]", section)}
+    assert named == fields
+    rows = re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)", row)} <= fields
+    if act.method == "POST":
+        assert {code for code in act.problems if f"`{code}`" not in section} <= {"bad-session"}
+
+
+VERBS = {
+    "claim": {"claim"},
+    "heartbeat": {"beat", "park"},
+    "release": {"release", "done"},
+    "list": {"list"},
+    "show": {"show", "verify"},
+    "break": set(),
+}
+"""The client's commands by the act that they call, as far as an agent may run them unasked."""
+
+
+def test_the_rules_for_agents_allow_the_acts_of_sessions_and_no_other() -> None:
+    assert set(VERBS) == {act.name for act in ACTS}
+    assert not any(VERBS[act.name] for act in ACTS if act.caller == "admin")
+    rules = json.loads((ROOT / "skill/settings.json").read_text())["permissions"]["allow"]
+    allowed = {verb for rule in rules for verb in re.findall(r"dibs/dibs (\w+)", rule)}
+    assert allowed - {"doctor"} == set().union(*VERBS.values())
+
+
+@every_act
 def test_what_an_act_may_answer_is_in_the_description(act: Act) -> None:
     described = document()["paths"][f"/v1/{{project}}/{act.path}"][act.method.lower()]["responses"]
     for code in act.problems:
@@ -50,7 +84,7 @@ def test_the_proofs_know_what_an_act_means(act: Act) -> None:
 def lua(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Scripts of the tests' own."""
     (tmp_path / "lua").mkdir()
-    monkeypatch.setattr(scripts.resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr(importlib.resources, "files", lambda _: tmp_path)
     return tmp_path / "lua"
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 from tests.harness.processes import (
@@ -30,7 +31,7 @@ DAEMON = "setsid sleep 60 >/dev/null 2>&1 & echo $!"
 
 
 @pytest.fixture
-def unclean() -> None:
+def unclean() -> Iterator[None]:
     """Signals as a job in the background of a script has them, and one that is blocked."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])

@@ -86,7 +86,7 @@ class Wire:
         return found
 
 
-def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
+def request(method: str, path: str, body: bytes = b"", /, **headers: str) -> bytes:
     """A request with Host and, where it has a body or a POST, Content-Length."""
     given = {"Host": "dibs.test"} | {name.replace("_", "-"): v for name, v in headers.items()}
     if (body or method == "POST") and "Transfer-Encoding" not in given:

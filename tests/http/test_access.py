@@ -13,8 +13,9 @@ import redis
 from tests.harness import processes
 from tests.harness.services import Running, clean_environ, new_session
 
+from dibs.addresses import network_of
 from dibs.api import tokens
-from dibs.api.access import WRONG_MOST, WRONG_WAIT_S, network_of
+from dibs.api.access import WRONG_MOST, WRONG_WAIT_S
 
 TEAM = "a-team-key-for-these-tests"
 ADMIN = "an-admin-key-for-these-tests"

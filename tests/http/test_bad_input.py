@@ -1,6 +1,7 @@
 """Whatever is wrong is named, all at once, and nothing is changed."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -31,7 +32,7 @@ def fields_of(answer: httpx.Response) -> set[str]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_changes(ann: Caller):
+def nothing_changes(ann: Caller) -> Iterator[None]:
     """Each test starts with one claim and must end with just that one, untouched."""
     before = ann.post("claim", task="kept").json()
     yield
@@ -44,12 +45,12 @@ def nothing_changes(ann: Caller):
     ["", "x" * 201, "a\tb", "a\nb", "a\x00b", "\x7f", " lead", "trail ", "\u00a0x", "e\u0301",
      "a\u2028b", "x\u202ey", 5, None, ["T-1"], {"a": 1}],
 )  # fmt: skip
-def test_a_bad_task_is_refused(ann: Caller, task: Any):
+def test_a_bad_task_is_refused(ann: Caller, task: Any) -> None:
     assert fields_of(ann.post("claim", task=task)) == {"task"}
 
 
 @pytest.mark.parametrize("name", ["..", ".hidden", "-x", "a b", "x" * 101, "ä", "a%2Fb", "{x}"])
-def test_a_bad_project_is_refused(ann: Caller, name: str):
+def test_a_bad_project_is_refused(ann: Caller, name: str) -> None:
     headers = {"Content-Type": "application/json"}
     body = json.dumps({"task": "T-1"})
     # As bytes on the wire: the library would tidy the path up.
@@ -62,7 +63,9 @@ def test_a_bad_project_is_refused(ann: Caller, name: str):
 
 
 @pytest.mark.parametrize("session", ["", NIL, V1, V5, "garbage", "{" + V5 + "}", "x" * 5000])
-def test_a_guessable_or_broken_session_is_refused_with_the_reason(ann: Caller, session: str):
+def test_a_guessable_or_broken_session_is_refused_with_the_reason(
+    ann: Caller, session: str
+) -> None:
     answer = ann.http.post(
         f"/v1/{ann.project}/claim", json={"task": "T-1"}, headers={"Dibs-Session": session}
     )
@@ -73,7 +76,7 @@ def test_a_guessable_or_broken_session_is_refused_with_the_reason(ann: Caller, s
         assert session not in answer.text
 
 
-def test_a_session_of_version_8_is_taken(ann: Caller):
+def test_a_session_of_version_8_is_taken(ann: Caller) -> None:
     derived = "d0b11f2c-93a7-8e41-a6c5-7f29e80d5b36"
     answer = ann.http.post(f"/v1/{ann.project}.8/heartbeat", headers={"Dibs-Session": derived})
     assert answer.status_code == 200
@@ -82,14 +85,14 @@ def test_a_session_of_version_8_is_taken(ann: Caller):
 @pytest.mark.parametrize(
     "ttl", [0, -1, "5x", "25h", 90_000, 1.5, 60.5, "", "1e3", True, None, [60], "９０", 10**30, "9"]
 )
-def test_a_bad_ttl_is_refused(ann: Caller, ttl: Any):
+def test_a_bad_ttl_is_refused(ann: Caller, ttl: Any) -> None:
     if ttl is None:
         return  # null is the same as leaving it out
     assert fields_of(ann.post("claim", task="T-1", ttl=ttl)) == {"ttl"}
 
 
 @pytest.mark.parametrize("fence", [0, -1, 2**60, "text", "", 1.5, True, "1e3", [1]])
-def test_a_bad_fence_is_refused(ann: Caller, fence: Any):
+def test_a_bad_fence_is_refused(ann: Caller, fence: Any) -> None:
     assert fields_of(ann.post("heartbeat", task="kept", fence=fence)) == {"fence"}
     assert fields_of(ann.post("release", task="kept", fence=fence)) == {"fence"}
 
@@ -115,14 +118,14 @@ def test_a_bad_fence_is_refused(ann: Caller, fence: Any):
         ("all_of", ["ok", ""]),
     ],
 )
-def test_a_bad_field_of_a_claim_is_named(ann: Caller, field: str, value: Any):
+def test_a_bad_field_of_a_claim_is_named(ann: Caller, field: str, value: Any) -> None:
     fields = {"task": "T-1", field: value}
     if field in ("any_of", "all_of"):
         del fields["task"]
     assert fields_of(ann.post("claim", **fields)) == {field}
 
 
-def test_all_bad_fields_are_named_at_once(ann: Caller):
+def test_all_bad_fields_are_named_at_once(ann: Caller) -> None:
     answer = ann.http.post(
         "/v1/.../claim?x=1",
         json={"task": " x", "ttl": "5x", "notes": "misspelt", "queue": "x"},
@@ -148,7 +151,9 @@ def test_all_bad_fields_are_named_at_once(ann: Caller):
         ("release", {"task": "kept", "pr": "javascript:1"}, "pr"),
     ],
 )
-def test_fields_that_do_not_go_together_are_refused(ann: Caller, call, fields, wrong):
+def test_fields_that_do_not_go_together_are_refused(
+    ann: Caller, call: str, fields: dict[str, object], wrong: str
+) -> None:
     assert wrong in fields_of(ann.post(call, **fields))
 
 
@@ -170,7 +175,9 @@ def test_fields_that_do_not_go_together_are_refused(ann: Caller, call, fields, w
         ("application/x-www-form-urlencoded", b"&".join(b"a%d=1" % n for n in range(200)), "body"),
     ],
 )
-def test_a_body_that_cannot_be_read_is_refused(ann: Caller, content_type, body, field):
+def test_a_body_that_cannot_be_read_is_refused(
+    ann: Caller, content_type: str, body: bytes, field: str
+) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
     answer = ann.http.post(f"/v1/{ann.project}/claim", content=body, headers=headers)
     assert field in fields_of(answer)
@@ -191,7 +198,7 @@ def test_a_body_that_cannot_be_read_is_refused(ann: Caller, content_type, body, 
         '{"task": "T-1", "": 1, "": 2}',
     ],
 )
-def test_a_field_that_stands_in_a_json_body_twice_is_refused(ann: Caller, body: str):
+def test_a_field_that_stands_in_a_json_body_twice_is_refused(ann: Caller, body: str) -> None:
     headers = {"Content-Type": "application/json"}
     for act in ("claim", "heartbeat", "release"):
         answer = ann.http.post(f"/v1/{ann.project}/{act}", content=body, headers=headers)
@@ -203,7 +210,7 @@ def test_a_field_that_stands_in_a_json_body_twice_is_refused(ann: Caller, body: 
     "note",
     ['say "hi"', "back\\slash", "a: b", '":"', "\\u0022", "é", "\n\t", "x" * 900, '","task":"'],
 )
-def test_what_only_looks_like_a_field_twice_is_text(ann: Caller, note: str):
+def test_what_only_looks_like_a_field_twice_is_text(ann: Caller, note: str) -> None:
     for fields in ({"task": "T-1", "note": note}, {"all_of": ["T-1", f"T {note[:9].strip()}"]}):
         body = json.dumps(fields, ensure_ascii="é" not in note)
         answer = ann.http.post(
@@ -220,7 +227,7 @@ def test_what_only_looks_like_a_field_twice_is_text(ann: Caller, note: str):
 
 
 @pytest.mark.parametrize("count", [21, 99, 1_200])
-def test_at_most_twenty_bad_fields_are_named(ann: Caller, count: int):
+def test_at_most_twenty_bad_fields_are_named(ann: Caller, count: int) -> None:
     fields = {f"a{number}": 1 for number in range(count)}
     for answer in (
         ann.post("claim", task="T-1", **fields),
@@ -233,12 +240,12 @@ def test_at_most_twenty_bad_fields_are_named(ann: Caller, count: int):
         assert f"{count - 20} more" in problem["detail"] or "at most 100" in problem["detail"]
 
 
-def test_a_body_of_a_mebibyte_is_too_large(ann: Caller):
+def test_a_body_of_a_mebibyte_is_too_large(ann: Caller) -> None:
     problem_of(ann.post("claim", task="T-1", note="x" * 2**20), 413, "too-large")
 
 
-def test_a_body_of_a_mebibyte_without_a_length_is_too_large(ann: Caller):
-    def chunks():
+def test_a_body_of_a_mebibyte_without_a_length_is_too_large(ann: Caller) -> None:
+    def chunks() -> Iterator[bytes]:
         for _ in range(1024):
             yield b"x" * 1024
 
@@ -251,7 +258,7 @@ def test_a_body_of_a_mebibyte_without_a_length_is_too_large(ann: Caller):
 
 
 @pytest.mark.parametrize("path", ["/v2/x/claim", "/v1", "/v1/x", "/v1/x/steal", "/claims", "/%00"])
-def test_an_unknown_path_is_not_found(ann: Caller, path: str):
+def test_an_unknown_path_is_not_found(ann: Caller, path: str) -> None:
     problem_of(ann.http.get(path), 404, "not-found")
 
 
@@ -265,7 +272,9 @@ def test_an_unknown_path_is_not_found(ann: Caller, path: str):
         ("POST", "/livez", "GET, HEAD"),
     ],
 )
-def test_a_wrong_method_is_told_which_are_right(ann: Caller, method, path, allow):
+def test_a_wrong_method_is_told_which_are_right(
+    ann: Caller, method: str, path: str, allow: str
+) -> None:
     answer = ann.http.request(method, path)
     problem_of(answer, 405, "wrong-method")
     assert answer.headers["allow"] == allow
@@ -287,12 +296,12 @@ def test_a_wrong_method_is_told_which_are_right(ann: Caller, method, path, allow
         ("events", {"limit": 5000}, "limit"),
     ],
 )
-def test_a_bad_query_is_refused(ann: Caller, path: str, query: Any, field: str):
+def test_a_bad_query_is_refused(ann: Caller, path: str, query: Any, field: str) -> None:
     answer = ann.http.get(f"/v1/{ann.project}/{path}", params=query)
     assert fields_of(answer) == {field}
 
 
 @pytest.mark.parametrize("cursor", ["AAAA", "MSB4", "OSA1IHg", "MSAxZTk5OSB4", "MSAtaW5mIA"])
-def test_a_made_up_cursor_never_breaks_the_list(ann: Caller, cursor: str):
+def test_a_made_up_cursor_never_breaks_the_list(ann: Caller, cursor: str) -> None:
     answer = ann.get("claims", cursor=cursor)
     assert answer.status_code in (200, 422), answer.text

@@ -31,7 +31,7 @@ def test_however_many_ask_for_the_projects_the_store_is_asked_as_for_one(tmp_pat
             assert scripts_run(store) - before <= (20 + 25) * (seconds + 2)
 
 
-def scripts_run(store: "redis.Redis[str]") -> int:
+def scripts_run(store: redis.Redis) -> int:
     stats: Any = store.info("commandstats")
     return int(stats.get("cmdstat_evalsha", {}).get("calls", 0))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.harness.services import Service
+from tests.harness.services import Running, Service
 from tests.http.conftest import ADMIN, Caller
 from tests.http.raw import Answer, Wire, ask, chunked, request
 from tests.http.test_bad_input import nothing_changes  # noqa: F401 - it is used by every test
@@ -65,7 +65,9 @@ TWICE = {
 
 
 @pytest.mark.parametrize("name", TWICE)
-def test_an_act_with_a_header_that_decides_twice_does_nothing(ann: Caller, url: str, name: str):
+def test_an_act_with_a_header_that_decides_twice_does_nothing(
+    ann: Caller, url: str, name: str
+) -> None:
     for first, second in (TWICE[name], TWICE[name][::-1], TWICE[name][:1] * 2):
         lines = [f"{name}: {first}", f"{name.lower()}: {second}"]
         whole = claim(ann, "T-1", *lines, session="" if name == "Dibs-Session" else None)
@@ -77,14 +79,16 @@ def test_an_act_with_a_header_that_decides_twice_does_nothing(ann: Caller, url: 
 
 @pytest.mark.parametrize("name", TWICE)
 @pytest.mark.parametrize("path", ROUTES)
-def test_a_read_with_a_header_that_decides_twice_is_refused(ann, url: str, name: str, path: str):
+def test_a_read_with_a_header_that_decides_twice_is_refused(
+    ann: Caller, url: str, name: str, path: str
+) -> None:
     first, second = TWICE[name]
     head = f"GET {path.format(ann.project)} HTTP/1.1\r\nHost: x\r\n{name}: {first}\r\n"
     refused(ask(url, f"{head}{name}: {second}\r\n\r\n".encode()), 422, "invalid", name)
 
 
 @pytest.mark.parametrize("name", ["Origin", "Sec-Fetch-Site"])
-def test_a_form_with_two_origins_is_refused(ann: Caller, url: str, name: str):
+def test_a_form_with_two_origins_is_refused(ann: Caller, url: str, name: str) -> None:
     body = f"task=kept&fence=1&reason=x&key={ADMIN}".encode()
     head = f"POST /p/{ann.project}/break HTTP/1.1\r\nHost: x\r\n{name}: none\r\n{name}: same-origin"
     head += f"\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -102,7 +106,9 @@ def test_a_form_with_two_origins_is_refused(ann: Caller, url: str, name: str):
         ["Host: dibs.test"],
     ],
 )
-def test_what_says_twice_where_a_request_ends_or_for_whom_it_is_is_no_request(ann, url, lines):
+def test_what_says_twice_where_a_request_ends_or_for_whom_it_is_is_no_request(
+    ann: Caller, url: str, lines: list[str]
+) -> None:
     head = f"POST /v1/{ann.project}/heartbeat HTTP/1.1\r\nHost: dibs.test\r\n"
     head += f"Dibs-Session: {ann.session}\r\nContent-Type: {JSON}\r\n"
     with Wire(url) as wire:
@@ -131,18 +137,18 @@ def test_what_says_twice_where_a_request_ends_or_for_whom_it_is_is_no_request(an
     ],
 )
 @pytest.mark.parametrize("path", ["/livez", "/client/dibs.py", "/"])
-def test_a_host_that_is_none_is_refused_on_every_route(url: str, host: str, path: str):
+def test_a_host_that_is_none_is_refused_on_every_route(url: str, host: str, path: str) -> None:
     refused(ask(url, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()), 400, "invalid")
 
 
 @pytest.mark.parametrize("host", ["dibs.test", "x:80", "x:", "127.0.0.1:8080", "[::1]:8080", "a_b"])
-def test_a_host_that_is_one_is_taken(url: str, host: str):
+def test_a_host_that_is_one_is_taken(url: str, host: str) -> None:
     answer = ask(url, f"GET /client/dibs.py HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
     assert answer.status == 200
     assert f"http://{host}".encode() in answer.body
 
 
-def test_http_1_1_without_a_host_is_refused_and_http_1_0_is_not(url: str):
+def test_http_1_1_without_a_host_is_refused_and_http_1_0_is_not(url: str) -> None:
     refused(ask(url, b"GET /livez HTTP/1.1\r\n\r\n"), 400, "invalid")
     assert ask(url, b"GET /livez HTTP/1.0\r\n\r\n").status == 200
 
@@ -165,7 +171,9 @@ def test_http_1_1_without_a_host_is_refused_and_http_1_0_is_not(url: str):
         b"nonsense\r\n\r\n",
     ],
 )
-def test_what_is_no_request_gets_a_problem_and_the_connection_ends(service: Service, raw: bytes):
+def test_what_is_no_request_gets_a_problem_and_the_connection_ends(
+    service: Service, raw: bytes
+) -> None:
     before = len(service.log.read_text())
     with Wire(service.url) as wire:
         wire.send(raw)
@@ -177,7 +185,7 @@ def test_what_is_no_request_gets_a_problem_and_the_connection_ends(service: Serv
 @pytest.mark.parametrize(
     "name", ["Authorization", "Dibs-Session", "Content-Type", "Host", "Origin"]
 )
-def test_a_header_that_decides_is_refused_as_a_trailer(ann: Caller, url: str, name: str):
+def test_a_header_that_decides_is_refused_as_a_trailer(ann: Caller, url: str, name: str) -> None:
     body = json.dumps({"task": "T-1"}).encode()
     trailer = f"{name}: {ann.session if name == 'Dibs-Session' else JSON}".encode()
     for session in (ann.session, None):
@@ -190,7 +198,7 @@ def test_a_header_that_decides_is_refused_as_a_trailer(ann: Caller, url: str, na
     assert ann.get("claims/T-1").json()["state"] == "free"
 
 
-def test_a_trailer_is_no_header_and_the_connection_goes_on(ann: Caller, url: str):
+def test_a_trailer_is_no_header_and_the_connection_goes_on(ann: Caller, url: str) -> None:
     headers = {"Content-Type": JSON, "Transfer-Encoding": "chunked", "Dibs-Session": ann.session}
     head = request("POST", f"/v1/{ann.project}/claim", **headers)
     body = chunked(b'{"task": "T-1"}', b"X-Request-Id: late", b"Expires: never", extension=b";a=b")
@@ -204,7 +212,9 @@ def test_a_trailer_is_no_header_and_the_connection_goes_on(ann: Caller, url: str
 
 
 @pytest.mark.parametrize("cut", range(1, 40))
-def test_it_does_not_matter_where_a_request_is_cut_into_segments(ann: Caller, url: str, cut: int):
+def test_it_does_not_matter_where_a_request_is_cut_into_segments(
+    ann: Caller, url: str, cut: int
+) -> None:
     headers = {"Content-Type": JSON, "Transfer-Encoding": "chunked", "Dibs-Session": ann.session}
     parts = [
         request("POST", f"/v1/{ann.project}/heartbeat", **headers),
@@ -223,7 +233,7 @@ def test_it_does_not_matter_where_a_request_is_cut_into_segments(ann: Caller, ur
         assert [wire.answer().status for _ in range(3)] == [409, 200, 409]
 
 
-def test_a_body_that_breaks_off_does_nothing(ann: Caller, url: str):
+def test_a_body_that_breaks_off_does_nothing(ann: Caller, url: str) -> None:
     head = (
         f"POST /v1/{ann.project}/heartbeat HTTP/1.1\r\nHost: x\r\nDibs-Session: {ann.session}\r\n"
     )
@@ -236,11 +246,13 @@ def test_a_body_that_breaks_off_does_nothing(ann: Caller, url: str):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the framework speaks of its 3.0
 @pytest.mark.parametrize("arrives", [b"", b'{"task": "T-1"'])
 @pytest.mark.parametrize("path", ["/v1/p/heartbeat", "/v1/p/claim", "/v1/p/break", "/p/p/break"])
-async def test_a_body_of_another_length_than_declared_does_nothing(path: str, arrives: bytes):
+async def test_a_body_of_another_length_than_declared_does_nothing(
+    path: str, arrives: bytes
+) -> None:
     """Whatever server is underneath: the application itself compares."""
     headers = [(b"host", b"x"), (b"content-length", b"15"), (b"content-type", JSON.encode())]
     headers += [(b"dibs-session", str(uuid.uuid4()).encode()), (b"origin", b"http://x")]
-    scope = {
+    scope: Any = {
         "type": "http",
         "method": "POST",
         "path": path,
@@ -267,7 +279,7 @@ async def test_a_body_of_another_length_than_declared_does_nothing(path: str, ar
     assert b"15 bytes were declared" in sent[1]["body"]
 
 
-def test_a_project_may_be_called_claims(url: str):
+def test_a_project_may_be_called_claims(url: str) -> None:
     shown = ask(url, request("GET", "/v1/claims/claims/claims/T-1")).json
     assert (shown["project"], shown["task"]) == ("claims", "claims/T-1")
 
@@ -286,7 +298,7 @@ def test_a_project_may_be_called_claims(url: str):
         *("/v1/x%2Fclaims", "/./v1/x/claims", "/v1/./claims/..", "/v1/x/../y/claims"),
     ],
 )
-def test_one_path_leads_to_each_thing(url: str, path: str):
+def test_one_path_leads_to_each_thing(url: str, path: str) -> None:
     answer = ask(url, request("GET", path))
     if path == "/v1/x/claims//":
         assert answer.json == ask(url, request("GET", "/v1/x/claims/%2F")).json  # a task, "/"
@@ -305,7 +317,7 @@ def test_one_path_leads_to_each_thing(url: str, path: str):
         *("/v1/{}/x/../claim", "/v1/{}/claim;x"),
     ],
 )
-def test_one_path_leads_to_each_act(ann: Caller, url: str, path: str):
+def test_one_path_leads_to_each_act(ann: Caller, url: str, path: str) -> None:
     headers = {"Content-Type": JSON, "Dibs-Session": ann.session}
     whole = request("POST", path.format(ann.project), b'{"task": "T-1"}', **headers)
     refused(ask(url, whole), 404, "not-found")
@@ -315,7 +327,7 @@ def test_one_path_leads_to_each_act(ann: Caller, url: str, path: str):
 @pytest.mark.parametrize(
     "task", ["a//b", "../x", ".", "..", "a%2Fb", "trail/", "/lead", "%", "a;b"]
 )
-def test_a_task_may_look_like_a_path(ann: Caller, url: str, task: str):
+def test_a_task_may_look_like_a_path(ann: Caller, url: str, task: str) -> None:
     assert ann.post("claim", task=task).status_code == 201
     encoded = "".join(f"%{byte:02X}" for byte in task.encode())
     for name in {encoded, task} if "%" not in task else {encoded}:
@@ -327,12 +339,14 @@ def test_a_task_may_look_like_a_path(ann: Caller, url: str, task: str):
 @pytest.mark.parametrize(
     "after", ["{}.²", "{}." + "9" * 5000, "x", "{}.-1", "{}.1_0", "{}. 1", "a.b.c", ".", "{}.٣"]
 )
-def test_an_event_id_that_the_board_never_gave_is_refused(ann: Caller, service, after: str):
+def test_an_event_id_that_the_board_never_gave_is_refused(
+    ann: Caller, service: Running, after: str
+) -> None:
     page = ann.http.get(f"/p/{ann.project}").text
     ident = page.split('data-after="', 1)[1].split(".", 1)[0]
     given = after.format(ident)
     answer = ann.http.get(f"/p/{ann.project}/stream", params={"after": given})
     assert answer.status_code == 422, answer.text
     head = f"GET /p/{ann.project}/stream HTTP/1.1\r\nHost: x\r\nLast-Event-ID: "
-    answer = ask(service.url, head.encode() + given.encode() + b"\r\n\r\n")
-    assert answer.status == 422, answer
+    again = ask(service.url, head.encode() + given.encode() + b"\r\n\r\n")
+    assert again.status == 422, again

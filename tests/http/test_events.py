@@ -6,7 +6,8 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -65,14 +66,14 @@ class Follower(threading.Thread):
                 self.seen.append((kind, json.loads(message["data"])["task"]))
             self.changed.notify_all()
 
-    def wait_for(self, enough) -> None:
+    def wait_for(self, enough: Callable[["Follower"], object]) -> None:
         """Wait until `enough(self)`."""
         with self.changed:
             assert self.changed.wait_for(lambda: enough(self), 30), self.seen[-5:]
 
 
 @pytest.fixture
-def crashing(tmp_path) -> Iterator[Service]:
+def crashing(tmp_path: Path) -> Iterator[Service]:
     """A service that the test may harm."""
     service = Service(tmp_path / "service", env=OPEN | CALLS).start()
     yield service
@@ -87,7 +88,9 @@ def _until_granted(caller: Caller, task: str) -> None:
                 return
 
 
-def test_a_reader_misses_and_repeats_nothing_while_store_and_service_crash(crashing: Service):
+def test_a_reader_misses_and_repeats_nothing_while_store_and_service_crash(
+    crashing: Service,
+) -> None:
     caller = Caller(crashing.url, "ev.ents")
     _until_granted(caller, "first")
     after = caller.get("events").json()["next"]
@@ -108,7 +111,7 @@ def test_a_reader_misses_and_repeats_nothing_while_store_and_service_crash(crash
     caller.http.close()
 
 
-def test_a_store_that_lost_its_data_says_reset(crashing: Service):
+def test_a_store_that_lost_its_data_says_reset(crashing: Service) -> None:
     caller = Caller(crashing.url, "ev.ents")
     _until_granted(caller, "first")
     after = caller.get("events").json()["next"]
@@ -126,7 +129,7 @@ def test_a_store_that_lost_its_data_says_reset(crashing: Service):
     caller.http.close()
 
 
-def test_pages_join_without_gap_or_duplicate(crashing: Service):
+def test_pages_join_without_gap_or_duplicate(crashing: Service) -> None:
     caller = Caller(crashing.url, "ev.ents")
     for number in range(25):
         _until_granted(caller, f"T-{number}")
@@ -141,7 +144,7 @@ def test_pages_join_without_gap_or_duplicate(crashing: Service):
     caller.http.close()
 
 
-def test_who_was_there_before_the_first_event_misses_none(crashing: Service):
+def test_who_was_there_before_the_first_event_misses_none(crashing: Service) -> None:
     caller = Caller(crashing.url, "ev.ents")
     before = caller.get("events").json()
     assert (before["events"], before["next"]) == ([], "0-0-0")
@@ -152,7 +155,7 @@ def test_who_was_there_before_the_first_event_misses_none(crashing: Service):
     caller.http.close()
 
 
-def test_a_beginning_that_is_no_longer_kept_says_reset(crashing: Service):
+def test_a_beginning_that_is_no_longer_kept_says_reset(crashing: Service) -> None:
     caller = Caller(crashing.url, "ev.ents")
     for task in ("first", "second"):
         _until_granted(caller, task)

@@ -51,7 +51,7 @@ REFUSED = INVISIBLE | {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_no_name_holds_what_nobody_sees(ann: Caller, name: str):
+def test_no_name_holds_what_nobody_sees(ann: Caller, name: str) -> None:
     text = f"T{REFUSED[name]}-1"
     assert fields_of(ann.post("claim", task=text)) == {"task"}
     assert fields_of(ann.post("claim", any_of=["T-1", text])) == {"any_of"}
@@ -60,7 +60,7 @@ def test_no_name_holds_what_nobody_sees(ann: Caller, name: str):
     assert fields_of(ann.get(f"claims/{text}")) == {"task"}
 
 
-def test_a_refused_name_is_told_which_character_and_why(ann: Caller):
+def test_a_refused_name_is_told_which_character_and_why(ann: Caller) -> None:
     def why(text: str) -> str:
         [error] = problem_of(ann.post("claim", task=text), 422, "invalid")["errors"]
         return error["message"]
@@ -77,7 +77,7 @@ def test_a_refused_name_is_told_which_character_and_why(ann: Caller):
     ["T-1", "fix/ünïcode", "задача 1", "任務　1", "タスク-1", "משימה", "कार्य-क्षि", "งาน", "이슈 7",
      "ticket #12: a/b", "👍 done", "ǘ", "ẋ̣̂"],
 )  # fmt: skip
-def test_names_of_any_script_are_taken(ann: Caller, text: str):
+def test_names_of_any_script_are_taken(ann: Caller, text: str) -> None:
     text = unicodedata.normalize("NFC", text)
     assert ann.post("claim", task=text, branch=text).status_code == 201
     assert ann.post("release", task=text).status_code == 200
@@ -86,7 +86,7 @@ def test_names_of_any_script_are_taken(ann: Caller, text: str):
 @pytest.mark.parametrize(
     "label", ["ann", "Анна", "session_01Ab+c", "a@b.c:/d - e", "मीना", "李", "x" * 64]
 )
-def test_a_label_is_letters_of_any_script_and_a_few_marks(ann: Caller, label: str):
+def test_a_label_is_letters_of_any_script_and_a_few_marks(ann: Caller, label: str) -> None:
     claim = ann.post("claim", task="T-1", label=label).json()
     assert claim["holder"]["label"] == label
     ann.post("release", task="T-1")
@@ -95,13 +95,13 @@ def test_a_label_is_letters_of_any_script_and_a_few_marks(ann: Caller, label: st
 @pytest.mark.parametrize(
     "label", ["a(b)", 'a"b', "a;b", "a`b", "a<b", "½", "٣", "👍", "x" * 65, "a.) b"]
 )
-def test_a_label_that_could_close_a_quote_or_a_bracket_is_refused(ann: Caller, label: str):
+def test_a_label_that_could_close_a_quote_or_a_bracket_is_refused(ann: Caller, label: str) -> None:
     assert fields_of(ann.post("claim", task="T-1", label=label)) == {"label"}
     assert fields_of(ann.get("claims", holder=label)) == {"holder"}
 
 
 @pytest.mark.parametrize("name", INVISIBLE)
-def test_a_note_loses_what_nobody_sees(ann: Caller, name: str):
+def test_a_note_loses_what_nobody_sees(ann: Caller, name: str) -> None:
     claim = ann.post("claim", task="T-1", note=f"half{INVISIBLE[name]} done").json()
     assert claim["note"] == "half done"
     ann.post("release", task="T-1")
@@ -120,14 +120,14 @@ def test_a_note_loses_what_nobody_sees(ann: Caller, name: str):
         ("Z" + "\u0301" * 50, "Z\u0301\u0301\u0301"),
     ],
 )
-def test_a_note_keeps_what_is_seen(ann: Caller, note: str, kept: str | None):
+def test_a_note_keeps_what_is_seen(ann: Caller, note: str, kept: str | None) -> None:
     claim = ann.post("claim", task="T-1", note=note).json()
     assert claim["note"] == (kept or note)
     ann.post("release", task="T-1")
 
 
 @pytest.mark.parametrize("hidden", ["\u200b", "\n", "\U000e0041"])
-def test_a_person_who_breaks_is_not_named_by_what_nobody_sees(ann: Caller, hidden: str):
+def test_a_person_who_breaks_is_not_named_by_what_nobody_sees(ann: Caller, hidden: str) -> None:
     fence = ann.post("claim", task="T-1").json()["fence"]
     body = {"task": "T-1", "fence": fence, "reason": f"gone{hidden}"}
     with httpx.Client(base_url=ann.http.base_url, auth=(f"le{hidden}a", ADMIN)) as person:
@@ -166,7 +166,7 @@ GUESSABLE = [
 
 
 @pytest.mark.parametrize("session", GUESSABLE)
-def test_a_session_that_others_would_think_of_too_is_refused(ann: Caller, session: str):
+def test_a_session_that_others_would_think_of_too_is_refused(ann: Caller, session: str) -> None:
     answer = ann.http.post(
         f"/v1/{ann.project}/claim", json={"task": "T-1"}, headers={"Dibs-Session": session}
     )
@@ -176,7 +176,7 @@ def test_a_session_that_others_would_think_of_too_is_refused(ann: Caller, sessio
     assert session not in answer.text
 
 
-def test_a_session_that_was_judged_is_kept_nowhere():
+def test_a_session_that_was_judged_is_kept_nowhere() -> None:
     text = str(uuid.uuid4())
     held = sys.getrefcount(text)
     for _ in range(3):
@@ -186,7 +186,7 @@ def test_a_session_that_was_judged_is_kept_nowhere():
     assert [one for one in containers if text in one] == []
 
 
-def test_no_random_session_is_taken_for_a_pattern():
+def test_no_random_session_is_taken_for_a_pattern() -> None:
     dice = random.Random(1)
     some = (str(uuid.UUID(int=dice.getrandbits(128), version=4)) for _ in range(100_000))
     assert not list(filter(words.is_guessable, some))

@@ -54,7 +54,7 @@ class Desk:
         return self.caller(Authorization=f"Bearer {ADMIN}")
 
     @contextlib.contextmanager
-    def store(self) -> Iterator["redis.Redis[str]"]:
+    def store(self) -> Iterator[redis.Redis]:
         """The service's own store, over its socket."""
         path = str(self.service.folder / "data" / "valkey.sock")
         with redis.Redis(unix_socket_path=path, decode_responses=True) as client:

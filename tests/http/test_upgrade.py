@@ -8,7 +8,7 @@ import pytest
 from tests.harness import processes
 from tests.harness.services import Service
 from tests.http.conftest import Caller
-from tests.http.raw import Wire, ask, chunked, request
+from tests.http.raw import Answer, Wire, ask, chunked, request
 
 OFFERS = {
     "h2c": {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMA"},
@@ -19,13 +19,15 @@ OFFERS = {
 JAVA = Path(__file__).with_name("Walk.java")
 
 
-@pytest.fixture(params=OFFERS.values(), ids=OFFERS)
+@pytest.fixture(params=list(OFFERS.values()), ids=list(OFFERS))
 def offer(request: pytest.FixtureRequest) -> dict[str, str]:
     """The headers of an offer."""
     return request.param
 
 
-def post(caller: Caller, act: str, offer: dict[str, str], how: str = "whole", **fields: object):
+def post(
+    caller: Caller, act: str, offer: dict[str, str], how: str = "whole", **fields: object
+) -> Answer:
     """POST as a client does that would rather speak something else."""
     body = json.dumps(fields).encode()
     headers = {"Dibs-Session": caller.session, "Content-Type": "application/json"} | offer
@@ -112,7 +114,9 @@ def java_walks(url: str, project: str, session: str) -> None:
     assert json.loads(answers[4][2])["task"] == "j-1"
 
 
-def test_no_offer_leaves_a_word_in_the_log(service: Service, ann: Caller, offer) -> None:
+def test_no_offer_leaves_a_word_in_the_log(
+    service: Service, ann: Caller, offer: dict[str, str]
+) -> None:
     post(ann, "claim", offer, task="quiet")
     log = service.log.read_text()
     assert "WebSocket" not in log

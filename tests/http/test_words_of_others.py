@@ -42,7 +42,7 @@ def carries(said: str, *, notes: int, why: str = "") -> None:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_every_refusal_carries_words_of_others_as_data(ann: Caller, bob: Caller, name: str):
+def test_every_refusal_carries_words_of_others_as_data(ann: Caller, bob: Caller, name: str) -> None:
     text = TEXTS[name][:1000]
     words = {"note": text, "label": text[:64], "branch": text[:200], "url": f"https://e.org/{text}"}
     task = text[:200] if ann.post("claim", task=text[:200], ttl=10).status_code == 201 else "T-1"
@@ -65,7 +65,7 @@ def test_every_refusal_carries_words_of_others_as_data(ann: Caller, bob: Caller,
 @pytest.mark.parametrize("name", TEXTS)
 def test_the_reason_of_a_break_is_data(
     service: Service, project: str, ann: Caller, bob: Caller, name: str
-):
+) -> None:
     claim = bob.post("claim", task="T-1").json()
     text = TEXTS[name][:200]
     person = Caller(service.url, project, Authorization=f"Bearer {ADMIN}")
@@ -92,7 +92,7 @@ def claim_of(text: str, **fields: Any) -> Claim:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_every_sentence_holds_whatever_text_reached_the_store(name: str):
+def test_every_sentence_holds_whatever_text_reached_the_store(name: str) -> None:
     text = TEXTS[name]
     claim = claim_of(text, pr=text)
     for verdict in ("held", "cooling", "turn", "done"):
@@ -105,7 +105,7 @@ def test_every_sentence_holds_whatever_text_reached_the_store(name: str):
         carries(messages.lost(loss), notes=1)
 
 
-def test_the_table_says_who_wrote_and_quotes_it():
+def test_the_table_says_who_wrote_and_quotes_it() -> None:
     table = responses.table([claim_of(text, note=None, pr=text) for text in TEXTS.values()])
     assert faults(table) == []
     table = responses.table([claim_of(text) for text in TEXTS.values()])
@@ -114,7 +114,7 @@ def test_the_table_says_who_wrote_and_quotes_it():
     assert table.count("(ref 9c1e5f03ab)") == len(TEXTS) == len(table.splitlines()) - 1
 
 
-def test_plain_names_are_as_they_are(ann: Caller, bob: Caller):
+def test_plain_names_are_as_they_are(ann: Caller, bob: Caller) -> None:
     bob.post("claim", task="feature/parser#2", label="session_01Ab", branch="claude/fix-1")
     said = detail_of(ann.post("claim", task="feature/parser#2"), "held")
     assert said.startswith("feature/parser#2 is held by session_01Ab (ref ")

@@ -1,7 +1,6 @@
 """Real Redis servers on loopback: a cluster of three primaries, or a primary under Sentinels."""
 
 import contextlib
-import os
 import queue
 import random
 import shutil
@@ -9,11 +8,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-import pytest
 import redis
 from tests.harness import processes
+from tests.harness.needs import lacking
 from tests.harness.processes import until
 
 PASSWORD = "a password of this test"
@@ -23,8 +23,7 @@ def server() -> str:
     """The path of redis-server, which can be a Sentinel and a node of a cluster."""
     found = shutil.which("redis-server")
     if not found:
-        why = "no redis-server on the PATH (Debian's package redis-server)"
-        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+        lacking("no redis-server on the PATH (Debian's package redis-server)")
     return found
 
 
@@ -171,8 +170,8 @@ COMMON = (
 def cluster(folder: Path, *, replicas: int = 0, primaries: int = 3) -> Iterator[Sequence[Node]]:
     """Nodes of a cluster, primaries first, every slot served."""
     ports = free_ports(primaries * (1 + replicas))
-    flags = (*COMMON, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
-    flags = (*flags, "--cluster-replica-validity-factor", "0")
+    flags = [*COMMON, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]
+    flags += ["--cluster-replica-validity-factor", "0"]
     with stopping() as nodes:
         for port in ports:
             nodes.append(Node(folder / str(port), port, *flags))
@@ -187,9 +186,9 @@ def cluster(folder: Path, *, replicas: int = 0, primaries: int = 3) -> Iterator[
         )
         assert made.returncode == 0, made.stdout + made.stderr
         for node in nodes:
-            until(lambda node=node: _whole(node), f"port {node.port} sees the whole cluster")
+            until(partial(_whole, node), f"port {node.port} sees the whole cluster")
         for node in nodes[primaries:]:
-            until(lambda node=node: _linked(node), "the replicas have their primaries' data", 20)
+            until(partial(_linked, node), "the replicas have their primaries' data", 20)
         yield nodes
 
 
@@ -201,7 +200,7 @@ def _whole(node: Node) -> bool:
         if isinstance(info, dict)
         else dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
     )
-    return state["cluster_state"] == "ok" and state["cluster_slots_ok"] == "16384"
+    return bool(state["cluster_state"] == "ok" and state["cluster_slots_ok"] == "16384")
 
 
 @contextlib.contextmanager
@@ -231,19 +230,19 @@ def sentinels(
             nodes.append(Node(folder / str(port), port, sentinel=config))
         until(lambda: _linked(replica), "the replica has the primary's data", 20)
         for watcher in nodes[2:]:
-            until(lambda watcher=watcher: _agreed(watcher), "the Sentinels know each other", 20)
+            until(partial(_agreed, watcher), "the Sentinels know each other", 20)
         yield nodes[:2], nodes[2:]
 
 
 def _linked(replica: Node) -> bool:
     with replica.client() as client:
-        return client.info("replication").get("master_link_status") == "up"
+        return bool(client.info("replication").get("master_link_status") == "up")
 
 
 def _agreed(watcher: Node) -> bool:
     with watcher.client() as client:
         seen = client.sentinel_master("claims")
-    return seen["num-other-sentinels"] == 2 and seen["num-slaves"] == 1
+    return bool(seen["num-other-sentinels"] == 2 and seen["num-slaves"] == 1)
 
 
 @contextlib.contextmanager

@@ -6,8 +6,9 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.harness.services import new_session
 
@@ -58,7 +59,8 @@ class Load:
             thread.join(self.give_up_s + 10)
 
     def _run(self, number: int) -> None:
-        die, connections = random.Random(number), {}
+        die = random.Random(number)
+        connections: dict[int, http.client.HTTPConnection] = {}
         count = 0
         while not self._stop.is_set():
             count += 1
@@ -80,7 +82,14 @@ class Load:
         for connection in connections.values():
             connection.close()
 
-    def _ask(self, connections, project, act, body, session):
+    def _ask(
+        self,
+        connections: dict[int, http.client.HTTPConnection],
+        project: str,
+        act: str,
+        body: Mapping[str, object],
+        session: str,
+    ) -> tuple[int, Any]:
         until = time.monotonic() + self.give_up_s
         while time.monotonic() < until:
             port = random.choice(self.ports())
@@ -117,7 +126,14 @@ class Load:
                             assert one.fence < other.fence, (one, other)
 
 
-def _post(connections, port, project, act, body, session):
+def _post(
+    connections: dict[int, http.client.HTTPConnection],
+    port: int,
+    project: str,
+    act: str,
+    body: Mapping[str, object],
+    session: str,
+) -> tuple[int, Any]:
     connection = connections.get(port)
     if connection is None:
         connection = connections[port] = http.client.HTTPConnection("127.0.0.1", port, timeout=8)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.harness.processes import until
@@ -40,7 +41,7 @@ def all_of(connection: socket.socket) -> bytes:
     return found
 
 
-def problem(raw: bytes) -> tuple[int, dict]:
+def problem(raw: bytes) -> tuple[int, dict[str, Any]]:
     head, _, body = raw.partition(b"\r\n\r\n")
     return int(head.split(b" ")[1]), json.loads(body)
 
@@ -126,8 +127,8 @@ def test_a_large_body_behind_a_small_head_meets_the_limit_of_bodies(service: Run
             "Content-Type: application/json\r\nConnection: close\r\n\r\n"
         )
         connection.sendall(head.encode() + body)
-        status, body = problem(all_of(connection))
-    assert (status, body["code"]) == (413, "too-large")
+        status, told = problem(all_of(connection))
+    assert (status, told["code"]) == (413, "too-large")
 
 
 def told(service: Running, request: str) -> tuple[int, bool]:

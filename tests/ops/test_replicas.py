@@ -2,6 +2,8 @@
 
 import http.client
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -23,12 +25,12 @@ PROJECTS = [f"team.repo{number}" for number in range(9)]
 NO_RATES = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
 
 
-def over(kind: str, nodes: list[Node], service: str = "") -> dict[str, str]:
+def over(kind: str, nodes: Sequence[Node], service: str = "") -> dict[str, str]:
     hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
     return NO_RATES | {"DIBS_REDIS_URL": f"redis+{kind}://:{quote(PASSWORD)}@{hosts}{service}"}
 
 
-def serving(nodes: list[Node], project: str) -> Node:
+def serving(nodes: Sequence[Node], project: str) -> Node:
     """The primary that has this project's slot."""
     with nodes[0].client() as client:
         slots = client.execute_command("CLUSTER SLOTS")
@@ -55,11 +57,15 @@ def lost_ones(service: Running, load: Load) -> list[Grant]:
     return lost
 
 
+def _takes_claims(service: Running, project: str) -> bool:
+    return service.claim("again", project=project)[0] in (201, 409)
+
+
 def goes_on(service: Running, projects: list[str]) -> None:
     """Every project can be claimed in again."""
     for project in projects:
         until(
-            lambda project=project: service.claim("again", project=project)[0] in (201, 409),
+            partial(_takes_claims, service, project),
             f"{project} takes claims again",
             30,
         )
@@ -90,7 +96,7 @@ def test_events_reach_listeners_from_every_node_of_a_cluster(tmp_path: Path) -> 
             stream.request("GET", f"/v1/{project}/events", headers={"Accept": "text/event-stream"})
             reply = stream.getresponse()
             assert service.claim("T-1", project=project)[0] == 201
-            lines = iter(lambda reply=reply: reply.readline().decode(), "")
+            lines = map(bytes.decode, iter(reply.readline, b""))
             assert any(line.strip() == "event: claimed" for line in lines), project
             stream.close()
 

@@ -96,7 +96,7 @@ def test_it_stops_within_two_seconds_with_streams_and_long_polls_open(
 
     def wait_for_it() -> None:
         status, body, _ = service.ask(
-            "POST", "/v1/p/claim", {"task": "T-1", "wait": 25}, new_session(), timeout_s=30
+            "POST", "/v1/p/claim", {"task": "T-1", "wait": 25}, new_session(), 30
         )
         answers.append((status, body["code"]))
 

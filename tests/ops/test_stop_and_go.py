@@ -5,6 +5,7 @@ import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,10 @@ def dibs(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return processes.run([*DIBS, *arguments], env=clean_environ(), timeout=60)
 
 
+def has_more(load: Load, than: int) -> bool:
+    return len(load.grants) > than
+
+
 def test_a_rolling_restart_under_load_loses_nothing_and_refuses_nobody(store: str) -> None:
     environ = NO_RATES | {"DIBS_REDIS_URL": store}
     services = [Running(env=environ), Running(env=environ)]
@@ -41,7 +46,7 @@ def test_a_rolling_restart_under_load_loses_nothing_and_refuses_nobody(store: st
             for turn in range(2):
                 for place in (0, 1):
                     count = len(load.grants)
-                    until(lambda count=count: len(load.grants) > count + 100, "there is load")
+                    until(partial(has_more, load, count + 100), "there is load")
                     assert services[place].stop() < 2.5, turn
                     assert services[place].process.returncode == 0
                     services[place] = Running(env=environ, port=ports[place])

@@ -293,7 +293,8 @@ async def test_an_act_that_the_end_of_the_service_cuts_off_is_told_as_unknown() 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    begun, sent, nothing = asyncio.Event(), [], None
+    begun, nothing = asyncio.Event(), None
+    sent: list[Any] = []
     acts = Hanging(nothing, nothing, Access(), Metrics(FAMILIES), 1_000)  # type: ignore[arg-type]
     scope = {"raw_path": b"/v1/p/claim", "path": "/v1/p/claim", "method": "POST"}
     more = {"headers": [(b"dibs-session", b"s")], "query_string": b""}
@@ -311,7 +312,8 @@ async def test_an_act_that_the_end_of_the_service_cuts_off_is_told_as_unknown() 
 async def test_a_page_that_the_end_of_the_service_cuts_off_is_answered(
     method: str, outcome: str
 ) -> None:
-    begun, sent = asyncio.Event(), []
+    begun = asyncio.Event()
+    sent: list[Any] = []
 
     async def app(_scope: Any, _receive: Any, _send: Any) -> None:
         begun.set()

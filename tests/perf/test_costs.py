@@ -9,7 +9,7 @@ import sys
 import threading
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -26,9 +26,9 @@ from dibs.settings import Settings
 from dibs.store import Rules, Store
 from dibs.store.local.embedded import EmbeddedStore
 from dibs.store.redis.link import PipelineLink
-from dibs.words import Project, Session, Task
+from dibs.words import Claim, Project, Session, Task
 
-FACTS = {
+FACTS: dict[str, Any] = {
     "label": "session_01HZX3Q9T7VYB2",
     "branch": "claude/fix-login-redirect-01HZX3",
     "url": "https://claude.ai/code/session_01HZX3Q9T7VYB2",
@@ -68,7 +68,9 @@ def who() -> Session:
     return Session(str(uuid.uuid4()))
 
 
-async def grant(store: Store, task: str, session: Session | None = None, project: Project = P):
+async def grant(
+    store: Store, task: str, session: Session | None = None, project: Project = P
+) -> Claim:
     outcome = await acting.claim(store, project, session or who(), [Task(task)], **FACTS)
     assert isinstance(outcome, o.Granted), outcome
     return outcome.claims[0]
@@ -100,13 +102,14 @@ async def test_an_act_takes_no_more_commands_than_it_did(
     await acting.show(
         store, P, Task("T-1"), ann
     )  # every script is loaded, and the project is known
-    doing = {
+    acts: dict[str, Callable[[], Awaitable[object]]] = {
         "claim": lambda: grant(store, "T-2"),
         "refused": lambda: acting.claim(store, P, who(), [Task("T-1")], **FACTS),
         "beat": lambda: acting.heartbeat(store, P, ann, Task("T-1"), claim.fence),
         "release": lambda: acting.release(store, P, ann, Task("T-1"), claim.fence),
         "show": lambda: acting.show(store, P, Task("T-1"), ann),
-    }[act]
+    }
+    doing = acts[act]
     if act in ("refused", "beat"):
         await doing()
     elif act == "release":
@@ -170,7 +173,7 @@ async def test_a_live_claim_with_all_its_facts_takes_at_most_800_bytes(
     ) / 10_000 <= 800  # some 60 of them so that names that look alike are found
 
 
-SHAPES = {
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "short": ("T-{:06}", {}),
     "usual": ("T-{:06}", FACTS),
     "long names": ("字" * 190 + "{:06}", {}),
@@ -193,7 +196,7 @@ async def test_what_a_project_weighs_is_what_the_store_needs_for_it(
         if isinstance(outcome, o.OverQuota):
             break
     sizes = {
-        key.decode(): server.memory_usage(key, samples=0)
+        key.decode(): server.memory_usage(key, samples=0) or 0
         for key in server.scan_iter(f"dibs:{{{project}}}*", count=10_000)
         if b":rates:" not in key
     }

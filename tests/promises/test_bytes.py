@@ -11,6 +11,7 @@ from dibs import outcomes as o
 from dibs.store import Rules
 from dibs.store.events import CursorExpired
 from dibs.store.keys import keys
+from dibs.words import Task
 
 SHORT = Rules(
     ttl_ms=20_000,
@@ -27,9 +28,9 @@ short = pytest.mark.parametrize("rules", [SHORT])
 NOTE = "n" * 1_000
 
 
-async def fill(desk: Desk) -> list[str]:
+async def fill(desk: Desk) -> list[Task]:
     """Claim until the project weighs as much as it may; return the tasks that somebody got."""
-    got = []
+    got: list[Task] = []
     while isinstance(
         outcome := await desk.claim(new_session(), f"fill {len(got)}", note=NOTE), o.Granted
     ):
@@ -74,7 +75,9 @@ async def left(desk: Desk) -> list[str]:
 
 
 @short
-async def test_a_project_that_weighs_what_it_may_gets_nothing_new_while_holders_go_on(desk: Desk):
+async def test_a_project_that_weighs_what_it_may_gets_nothing_new_while_holders_go_on(
+    desk: Desk,
+) -> None:
     held = await desk.granted(desk.ann, "T-1")
     other = await desk.granted(desk.bob, "T-2")
     await desk.granted(desk.cat, "T-3", note=NOTE)
@@ -99,7 +102,7 @@ async def test_a_project_that_weighs_what_it_may_gets_nothing_new_while_holders_
 
 
 @short
-async def test_what_is_past_its_retention_makes_room(desk: Desk):
+async def test_what_is_past_its_retention_makes_room(desk: Desk) -> None:
     for task in await fill(desk):
         await desk.break_(task, (await desk.show(task)).fence)
     assert (await desk.claim(desk.ann, "T-1")).whose == "bytes", "what has ended weighs too"
@@ -110,7 +113,7 @@ async def test_what_is_past_its_retention_makes_room(desk: Desk):
 
 
 @short
-async def test_what_goes_takes_its_weight_along_whoever_meets_it(desk: Desk):
+async def test_what_goes_takes_its_weight_along_whoever_meets_it(desk: Desk) -> None:
     for task in ("T-1", "T-2", "T-3"):
         await desk.granted(desk.ann, task, note=NOTE)
         await desk.release(desk.ann, task)
@@ -126,13 +129,13 @@ async def test_what_goes_takes_its_weight_along_whoever_meets_it(desk: Desk):
 
 
 @short
-async def test_one_project_of_full_weight_is_no_matter_to_another(desk: Desk):
+async def test_one_project_of_full_weight_is_no_matter_to_another(desk: Desk) -> None:
     await fill(desk)
     other = Desk(desk.store, desk.clock)
     await other.granted(other.ann, "T-1")
 
 
-async def test_data_without_sums_is_counted_by_the_sweep(desk: Desk):
+async def test_data_without_sums_is_counted_by_the_sweep(desk: Desk) -> None:
     """As an older dibs left it, or a hand that deleted them."""
     await desk.granted(desk.ann, "T-1", note=NOTE)
     await desk.granted(desk.bob, "T-2")
@@ -148,7 +151,7 @@ async def test_data_without_sums_is_counted_by_the_sweep(desk: Desk):
 
 
 @pytest.mark.parametrize("value", ["", "soon", "7", "-7 1 1", "1 2 x", "9" * 40, f"1 {'9' * 40} 1"])
-async def test_sums_that_nobody_can_read_are_counted_anew(desk: Desk, value: str):
+async def test_sums_that_nobody_can_read_are_counted_anew(desk: Desk, value: str) -> None:
     held = await desk.granted(desk.ann, "T-1")
     await desk.store.link.command("HSET", f"{keys(desk.project)}:meta", "weighs", value)
     await desk.beat(desk.ann, "T-1", held.fence, note=NOTE)
@@ -158,7 +161,7 @@ async def test_sums_that_nobody_can_read_are_counted_anew(desk: Desk, value: str
     assert await sums(desk) == await weighed(desk)
 
 
-async def test_the_sums_are_right_after_a_damaged_record_is_dropped(desk: Desk):
+async def test_the_sums_are_right_after_a_damaged_record_is_dropped(desk: Desk) -> None:
     for task in ("T-1", "T-2"):
         await desk.granted(desk.ann, task, note=NOTE)
     for harmed in ("", "{cut"):
@@ -172,7 +175,7 @@ async def test_the_sums_are_right_after_a_damaged_record_is_dropped(desk: Desk):
 
 
 @pytest.mark.parametrize("rules", [replace(SHORT, recount_ms=60_000)])
-async def test_what_another_hand_changed_is_in_the_sums_after_a_while(desk: Desk):
+async def test_what_another_hand_changed_is_in_the_sums_after_a_while(desk: Desk) -> None:
     await desk.granted(desk.ann, "T-1", ttl_s=300)
     await desk.store.sweep(desk.project)
     rec = await desk.store.link.command("GET", f"{keys(desk.project)}:task:T-1")
@@ -183,7 +186,7 @@ async def test_what_another_hand_changed_is_in_the_sums_after_a_while(desk: Desk
 
 
 @short
-async def test_events_weigh_no_more_than_they_may_and_the_latest_are_kept(desk: Desk):
+async def test_events_weigh_no_more_than_they_may_and_the_latest_are_kept(desk: Desk) -> None:
     await desk.granted(desk.ann, "T-0")
     first = (await desk.store.events.latest(desk.project, 1))[0].id
     for n in range(80):
@@ -199,7 +202,7 @@ async def test_events_weigh_no_more_than_they_may_and_the_latest_are_kept(desk: 
 
 
 @pytest.mark.parametrize("rules", [replace(SHORT, record_bytes=1 << 20, events_kept=50)])
-async def test_there_are_never_more_events_than_are_kept(desk: Desk):
+async def test_there_are_never_more_events_than_are_kept(desk: Desk) -> None:
     for n in range(70):
         await desk.granted(desk.ann, f"T-{n}")
         await desk.release(desk.ann, f"T-{n}")
@@ -209,7 +212,7 @@ async def test_there_are_never_more_events_than_are_kept(desk: Desk):
 
 
 @short
-async def test_a_project_goes_as_a_whole_and_its_fences_go_on(desk: Desk):
+async def test_a_project_goes_as_a_whole_and_its_fences_go_on(desk: Desk) -> None:
     held = await desk.granted(desk.ann, "T-1")
     last = (await desk.store.events.latest(desk.project, 1))[0].id
     await desk.refused(desk.bob, "T-1", queue=True)
@@ -237,7 +240,7 @@ async def test_a_project_goes_as_a_whole_and_its_fences_go_on(desk: Desk):
 
 @short
 @pytest.mark.parametrize("what", ["a claim", "an end", "a loss", "a place in a queue", "damage"])
-async def test_a_project_is_kept_as_long_as_anything_of_it_is(desk: Desk, what: str):
+async def test_a_project_is_kept_as_long_as_anything_of_it_is(desk: Desk, what: str) -> None:
     held = await desk.granted(desk.ann, "T-1", ttl_s=10)
     if what == "damage":
         await desk.store.link.command("SET", f"{keys(desk.project)}:task:T-1", "{cut")
@@ -256,7 +259,7 @@ async def test_a_project_is_kept_as_long_as_anything_of_it_is(desk: Desk, what: 
 
 
 @short
-async def test_a_project_whose_last_fence_is_ahead_of_the_time_is_kept(desk: Desk):
+async def test_a_project_whose_last_fence_is_ahead_of_the_time_is_kept(desk: Desk) -> None:
     """As after a clock that was stepped back: only the last fence makes the next one larger."""
     held = await desk.granted(desk.ann, "T-1")
     ahead = held.fence + 3_600_000_000
@@ -267,7 +270,9 @@ async def test_a_project_whose_last_fence_is_ahead_of_the_time_is_kept(desk: Des
 
 
 @short
-async def test_a_project_that_is_gone_is_not_known_any_more_until_somebody_claims_there(desk: Desk):
+async def test_a_project_that_is_gone_is_not_known_any_more_until_somebody_claims_there(
+    desk: Desk,
+) -> None:
     await desk.granted(desk.ann, "T-1")
     await desk.release(desk.ann, "T-1")
     assert await gone(desk)

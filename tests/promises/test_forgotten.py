@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import redis
-from tests.conftest import Desk
+from tests.conftest import Desk, Stepped
 
 from dibs import messages
 from dibs import outcomes as o
@@ -18,14 +18,14 @@ RETENTION_S = Rules().retention_ms // 1000
 
 
 @pytest.fixture
-def raw(stepped) -> Any:
+def raw(stepped: Stepped) -> Any:
     """The store beneath."""
     with redis.Redis.from_url(stepped[0].url) as client:
         yield client
 
 
 @pytest.fixture
-async def desk(store: Store, stepped) -> Desk:
+async def desk(store: Store, stepped: Stepped) -> Desk:
     """On a real store, some time after an outage: the tests take from it what a failover would."""
     desk = Desk(store, stepped[1])
     await desk.jump(AN_OUTAGE_S)
@@ -52,7 +52,7 @@ async def lost(desk: Desk, task: str, fence: int) -> o.NotMine:
     return beat
 
 
-async def test_a_claim_that_a_failover_took_is_lost_and_not_denied(desk: Desk, raw: Any):
+async def test_a_claim_that_a_failover_took_is_lost_and_not_denied(desk: Desk, raw: Any) -> None:
     await desk.granted(desk.bob, "kept")
     held = await desk.granted(desk.ann, "T-1")
     forget(raw, desk, "T-1")
@@ -62,10 +62,12 @@ async def test_a_claim_that_a_failover_took_is_lost_and_not_denied(desk: Desk, r
     told = await lost(desk, "T-1", held.fence)
     assert (told.why, told.loss.reason, told.loss.fence) == ("lost", "forgotten", held.fence)
     assert told.loss.by is None
+    assert told.loss
     assert "claim it again" in messages.lost(told.loss)
     taken = await desk.granted(desk.bob, "T-1", note="from the start")
     told = await lost(desk, "T-1", held.fence)
     assert (told.loss.by.label, told.loss.note) == ("bob", "from the start")
+    assert told.loss
     assert "do not push" in messages.lost(told.loss)
     with pytest.raises(ProblemError) as said:
         raise holding.refusal(told, told.loss.task, held.fence)
@@ -74,7 +76,7 @@ async def test_a_claim_that_a_failover_took_is_lost_and_not_denied(desk: Desk, r
     assert (await desk.show("T-1")).fence == taken.fence, "and nothing else changed"
 
 
-async def test_a_claim_in_a_store_that_was_flushed_is_lost(desk: Desk, raw: Any):
+async def test_a_claim_in_a_store_that_was_flushed_is_lost(desk: Desk, raw: Any) -> None:
     held = await desk.granted(desk.ann, "T-1")
     for key in raw.keys(f"{keys(desk.project)}:*"):
         raw.delete(key)
@@ -87,7 +89,7 @@ async def test_a_claim_in_a_store_that_was_flushed_is_lost(desk: Desk, raw: Any)
     assert isinstance(again, o.Granted)
 
 
-async def test_a_claim_whose_record_was_damaged_and_freed_is_lost(desk: Desk, raw: Any):
+async def test_a_claim_whose_record_was_damaged_and_freed_is_lost(desk: Desk, raw: Any) -> None:
     await desk.granted(desk.bob, "kept")
     held = await desk.granted(desk.ann, "T-1")
     raw.set(f"{keys(desk.project)}:task:T-1", "{")
@@ -96,7 +98,7 @@ async def test_a_claim_whose_record_was_damaged_and_freed_is_lost(desk: Desk, ra
     assert (told.why, told.loss.reason) == ("lost", "forgotten")
 
 
-async def test_what_the_store_knows_the_end_of_was_not_forgotten(desk: Desk):
+async def test_what_the_store_knows_the_end_of_was_not_forgotten(desk: Desk) -> None:
     await desk.granted(desk.bob, "kept")
     released = await desk.granted(desk.ann, "released")
     await desk.release(desk.ann, "released", released.fence)
@@ -118,7 +120,7 @@ async def test_what_the_store_knows_the_end_of_was_not_forgotten(desk: Desk):
     assert (await desk.beat(desk.ann, "held", held.fence - 1)).why == "moved"
 
 
-async def test_a_fence_that_no_claim_can_have_had_is_not_lost(desk: Desk):
+async def test_a_fence_that_no_claim_can_have_had_is_not_lost(desk: Desk) -> None:
     held = await desk.granted(desk.ann, "T-1")
     await desk.jump(AN_OUTAGE_S)
     await desk.store.tick()
@@ -129,7 +131,7 @@ async def test_a_fence_that_no_claim_can_have_had_is_not_lost(desk: Desk):
     assert (await desk.beat(desk.ann, "never")).why == "not-holder", "without a fence nobody knows"
 
 
-async def test_who_makes_up_a_fence_hears_lost_and_changes_nothing(desk: Desk, raw: Any):
+async def test_who_makes_up_a_fence_hears_lost_and_changes_nothing(desk: Desk, raw: Any) -> None:
     held = await desk.granted(desk.ann, "T-1")
     await desk.jump(AN_OUTAGE_S)
     await desk.store.tick()

@@ -1,7 +1,9 @@
 """Rules 15, 16: limits are enforced, and a full store refuses new claims first."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tests.conftest import Desk, new_session
@@ -18,7 +20,7 @@ FEW = Rules(claims_per_session=2, claims_per_project=3, rate_per_session=0, rate
 
 
 @pytest.mark.parametrize("rules", [FEW])
-async def test_a_session_holds_so_many_claims_and_no_more(desk: Desk):
+async def test_a_session_holds_so_many_claims_and_no_more(desk: Desk) -> None:
     await desk.claim(desk.ann, "T-1", "T-2", mode="all")
     outcome = await desk.claim(desk.ann, "T-3")
     assert (type(outcome), outcome.whose, outcome.limit) == (o.OverQuota, "session", 2)
@@ -28,7 +30,7 @@ async def test_a_session_holds_so_many_claims_and_no_more(desk: Desk):
 
 
 @pytest.mark.parametrize("rules", [FEW])
-async def test_lapsed_claims_do_not_count(desk: Desk):
+async def test_lapsed_claims_do_not_count(desk: Desk) -> None:
     await desk.claim(desk.ann, "T-1", "T-2", mode="all", ttl_s=60)
     await desk.granted(desk.bob, "T-3", ttl_s=60)
     assert (await desk.claim(desk.cat, "T-4")).whose == "project"
@@ -38,14 +40,14 @@ async def test_lapsed_claims_do_not_count(desk: Desk):
 
 
 @pytest.mark.parametrize("rules", [FEW])
-async def test_all_of_beyond_the_quota_grants_nothing(desk: Desk):
+async def test_all_of_beyond_the_quota_grants_nothing(desk: Desk) -> None:
     outcome = await desk.claim(desk.ann, "T-1", "T-2", "T-3", mode="all")
     assert isinstance(outcome, o.OverQuota)
     assert (await desk.show("T-1")).state == "free"
 
 
 @pytest.mark.parametrize("rules", [Rules(rate_per_session=5, burst_ms=2000, rate_per_project=0)])
-async def test_a_session_that_asks_too_often_is_told_when_to_ask_again(desk: Desk):
+async def test_a_session_that_asks_too_often_is_told_when_to_ask_again(desk: Desk) -> None:
     outcomes = [await desk.claim(desk.ann, "T-1") for _ in range(20)]
     limited = [one for one in outcomes if isinstance(one, o.RateLimited)]
     assert 6 <= len(limited) <= 9
@@ -55,7 +57,7 @@ async def test_a_session_that_asks_too_often_is_told_when_to_ask_again(desk: Des
 
 
 @pytest.mark.parametrize("rules", [Rules(rate_per_session=5, burst_ms=2000, rate_per_project=40)])
-async def test_a_rate_is_kept_however_long_a_session_goes_on(desk: Desk):
+async def test_a_rate_is_kept_however_long_a_session_goes_on(desk: Desk) -> None:
     async def now_s() -> float:
         seconds, micros = await desk.store.link.command("TIME")
         return int(seconds) + int(micros) / 1e6
@@ -70,7 +72,7 @@ async def test_a_rate_is_kept_however_long_a_session_goes_on(desk: Desk):
 
 
 @pytest.mark.parametrize("rules", [Rules(rate_per_session=5, burst_ms=2000, rate_per_project=40)])
-async def test_what_a_store_keeps_of_a_rate_goes_by_itself(desk: Desk):
+async def test_what_a_store_keeps_of_a_rate_goes_by_itself(desk: Desk) -> None:
     await desk.claim(desk.ann, "T-1")
     kept = await desk.store.link.command("KEYS", f"dibs:{{{desk.project}}}:rates:*")
     lives = [await desk.store.link.command("PTTL", key) for key in kept]
@@ -78,7 +80,7 @@ async def test_what_a_store_keeps_of_a_rate_goes_by_itself(desk: Desk):
 
 
 @pytest.mark.parametrize("rules", [Rules(rate_per_session=0, rate_per_project=5)])
-async def test_the_rate_of_a_project_is_shared_by_its_sessions(desk: Desk):
+async def test_the_rate_of_a_project_is_shared_by_its_sessions(desk: Desk) -> None:
     outcomes = await asyncio.gather(*(desk.claim(new_session(), f"T-{n}") for n in range(20)))
     limited = [one for one in outcomes if isinstance(one, o.RateLimited)]
     assert limited
@@ -91,7 +93,7 @@ A_SHARE = replace(FEW, claims_per_session=9, claims_per_project=9, claims_per_ad
 @pytest.mark.parametrize("rules", [A_SHARE])
 async def test_one_address_has_a_share_of_the_project_and_gets_it_back_however_claims_end(
     desk: Desk,
-):
+) -> None:
     async def claim(who: Session, task: str) -> object:
         outcome = await desk.claim(who, task, ttl_s=60, address="7.7.7.7")
         return outcome.whose if isinstance(outcome, o.OverQuota) else type(outcome)
@@ -138,7 +140,7 @@ async def use_up(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("rules", [Rules(rate_per_session=0, rate_per_project=1)])
-async def test_no_rate_of_others_keeps_a_holder_from_its_claim(desk: Desk):
+async def test_no_rate_of_others_keeps_a_holder_from_its_claim(desk: Desk) -> None:
     held = await desk.granted(desk.ann, "T-1", ttl_s=60)
     await use_up(desk)
     for _ in range(20):
@@ -155,7 +157,9 @@ async def test_no_rate_of_others_keeps_a_holder_from_its_claim(desk: Desk):
 
 
 @pytest.mark.parametrize("rules", [Rules(rate_per_session=0, rate_per_project=1)])
-async def test_who_holds_something_claims_no_more_for_it_than_the_rate_of_the_project(desk: Desk):
+async def test_who_holds_something_claims_no_more_for_it_than_the_rate_of_the_project(
+    desk: Desk,
+) -> None:
     await desk.granted(desk.ann, "T-1")
     await use_up(desk)
     for tasks, mode in ((("T-2",), "one"), (("T-1", "T-2"), "all")):
@@ -165,7 +169,7 @@ async def test_who_holds_something_claims_no_more_for_it_than_the_rate_of_the_pr
 
 
 @pytest.mark.parametrize("rules", [Rules(rate_per_session=5, rate_per_project=0)])
-async def test_a_session_that_claims_too_often_can_still_keep_what_it_has(desk: Desk):
+async def test_a_session_that_claims_too_often_can_still_keep_what_it_has(desk: Desk) -> None:
     held = await desk.granted(desk.ann, "T-1")
     while not isinstance(await desk.claim(desk.ann, "T-2"), o.RateLimited):
         pass
@@ -174,14 +178,16 @@ async def test_a_session_that_claims_too_often_can_still_keep_what_it_has(desk: 
 
 
 @pytest.mark.parametrize("rules", [Rules(rate_per_session=1, rate_per_project=1)])
-async def test_what_only_reads_writes_nothing_not_even_a_rate(desk: Desk):
+async def test_what_only_reads_writes_nothing_not_even_a_rate(desk: Desk) -> None:
     for _ in range(20):
         await desk.show("T-1", desk.ann)
         await acting.list_(desk.store, desk.project, desk.ann, states=["held"], limit=10)
     assert await desk.store.link.command("KEYS", f"dibs:[{{]{desk.project}}}*") == []
 
 
-async def test_a_service_that_has_no_room_grants_nothing_new_while_holders_go_on(desk: Desk):
+async def test_a_service_that_has_no_room_grants_nothing_new_while_holders_go_on(
+    desk: Desk,
+) -> None:
     held = await desk.granted(desk.ann, "T-1")
     desk.store.room = lambda: "The disk is nearly full."
     refused = await desk.claim(desk.bob, "T-2")
@@ -197,14 +203,14 @@ async def test_a_service_that_has_no_room_grants_nothing_new_while_holders_go_on
     await desk.granted(desk.bob, "T-2")
 
 
-async def test_a_service_without_room_takes_up_no_project(desk: Desk):
+async def test_a_service_without_room_takes_up_no_project(desk: Desk) -> None:
     desk.store.room = lambda: "The disk is nearly full."
     desk.project = Project(f"late.{desk.project}")
     assert isinstance(await desk.claim(desk.ann, "T-1"), o.NoRoom)
     assert desk.project not in await desk.store.projects()
 
 
-async def test_a_store_that_may_lose_claims_is_given_no_new_ones(desk: Desk):
+async def test_a_store_that_may_lose_claims_is_given_no_new_ones(desk: Desk) -> None:
     held = await desk.granted(desk.ann, "T-1")
     other = await desk.granted(desk.bob, "T-2")
     await desk.break_("T-2", other.fence)
@@ -220,7 +226,7 @@ async def test_a_store_that_may_lose_claims_is_given_no_new_ones(desk: Desk):
 
 
 @pytest.fixture(params=[0, 1000], ids=["without rates", "with rates"])
-async def cramped(tmp_path, request: pytest.FixtureRequest):
+async def cramped(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
     """A desk at a store of its own, which the test fills up."""
     embedded = EmbeddedStore.start(tmp_path / "data")
     rules = Rules(rate_per_session=request.param, rate_per_project=request.param)
@@ -231,7 +237,7 @@ async def cramped(tmp_path, request: pytest.FixtureRequest):
     embedded.stop()
 
 
-async def test_a_full_store_refuses_new_claims_while_holders_go_on(cramped: Desk):
+async def test_a_full_store_refuses_new_claims_while_holders_go_on(cramped: Desk) -> None:
     held = await cramped.granted(cramped.ann, "T-1")
     other = await cramped.granted(cramped.ann, "T-2")
     await cramped.store.link.command("CONFIG", "SET", "maxmemory", "1")
@@ -250,7 +256,7 @@ async def test_a_full_store_refuses_new_claims_while_holders_go_on(cramped: Desk
     assert isinstance(await cramped.claim(cramped.bob, "T-9"), o.Granted)
 
 
-async def test_a_full_store_does_not_let_a_claim_slip_in_behind_a_lapse(cramped: Desk):
+async def test_a_full_store_does_not_let_a_claim_slip_in_behind_a_lapse(cramped: Desk) -> None:
     rules = replace(cramped.store.rules, ttl_ms=50, grace_ms=10)
     cramped.store = Store(cramped.store.link, rules)
     await cramped.store.open()

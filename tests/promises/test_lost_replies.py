@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from tests.conftest import Desk, new_session
+from tests.conftest import Desk, Stepped, new_session
 from tests.harness import acting
 
 from dibs import outcomes as o
@@ -12,6 +12,7 @@ from dibs.acts import claim, heartbeat
 from dibs.problems import ProblemError
 from dibs.store import Rules, Store, StoreDown
 from dibs.store.redis.link import Link, PipelineLink
+from dibs.words import Task
 
 
 class Forgetful:
@@ -66,10 +67,10 @@ def rules() -> Rules:
 
 
 @pytest.fixture
-async def counter(stepped, rules: Rules) -> AsyncIterator[Counter]:
+async def counter(stepped: Stepped, rules: Rules) -> AsyncIterator[Counter]:
     embedded, clock = stepped
     link, plain = Forgetful(PipelineLink.to(embedded.url)), PipelineLink.to(embedded.url)
-    near, others = Store(link, rules), Store(plain, rules)  # type: ignore[arg-type]
+    near, others = Store(link, rules), Store(plain, rules)
     await near.open()
     await others.open()
     desk, other_desk = Desk(near, clock), Desk(others, clock)
@@ -86,17 +87,19 @@ async def counter(stepped, rules: Rules) -> AsyncIterator[Counter]:
 @pytest.mark.parametrize("others", [0, 1, 2, 5])
 async def test_a_release_is_one_that_was_done_whoever_has_had_the_task_since(
     counter: Counter, outcome: str, others: int
-):
+) -> None:
     desk = counter.near
     held = await desk.granted(desk.ann, "T-1")
     counter.meanwhile(*counter.had_by("T-1", others))
     ended = await desk.release(desk.ann, "T-1", held.fence, outcome=outcome)
-    assert ended.releases == (o.Release("T-1", "free", True),)
+    assert ended.releases == (o.Release(Task("T-1"), "free", True),)
     again = await desk.release(desk.ann, "T-1", held.fence)
     assert again.releases[0].already, "and so for whoever asks later"
 
 
-async def test_a_done_task_that_was_reopened_by_others_was_done_all_the_same(counter: Counter):
+async def test_a_done_task_that_was_reopened_by_others_was_done_all_the_same(
+    counter: Counter,
+) -> None:
     desk = counter.near
     held = await desk.granted(desk.ann, "T-1")
 
@@ -107,21 +110,21 @@ async def test_a_done_task_that_was_reopened_by_others_was_done_all_the_same(cou
 
     counter.meanwhile(reopen, reopen, reopen)
     ended = await desk.release(desk.ann, "T-1", held.fence, outcome="done")
-    assert ended.releases == (o.Release("T-1", "done", True),)
+    assert ended.releases == (o.Release(Task("T-1"), "done", True),)
 
 
 @pytest.mark.parametrize("others", [0, 1, 2, 5])
 async def test_a_break_is_one_that_was_done_whoever_has_had_the_task_since(
     counter: Counter, others: int
-):
+) -> None:
     desk = counter.near
     held = await desk.granted(desk.ann, "T-1")
     counter.meanwhile(*counter.had_by("T-1", others))
     ended = await desk.break_("T-1", held.fence)
-    assert ended.releases == (o.Release("T-1", "free", True),)
+    assert ended.releases == (o.Release(Task("T-1"), "free", True),)
 
 
-async def test_who_never_ended_it_is_not_told_that_they_did(counter: Counter):
+async def test_who_never_ended_it_is_not_told_that_they_did(counter: Counter) -> None:
     desk = counter.near
     held = await desk.granted(desk.ann, "T-1")
     await desk.release(desk.ann, "T-1", held.fence)
@@ -132,7 +135,9 @@ async def test_who_never_ended_it_is_not_told_that_they_did(counter: Counter):
     assert isinstance(await desk.break_("T-1", held.fence), o.Moved)
 
 
-async def test_a_no_after_an_unanswered_try_says_that_it_may_have_been_a_yes(counter: Counter):
+async def test_a_no_after_an_unanswered_try_says_that_it_may_have_been_a_yes(
+    counter: Counter,
+) -> None:
     desk, others = counter.near, counter.others
     await desk.granted(desk.cat, "taken")
     held = await desk.granted(desk.ann, "T-1")
@@ -173,13 +178,14 @@ async def test_a_no_after_an_unanswered_try_says_that_it_may_have_been_a_yes(cou
 
 
 @pytest.mark.parametrize("unsure", [True, False])
-def test_a_problem_says_unknown_where_an_earlier_try_was_unanswered(unsure: bool):
-    wish = acting.asked(())
-    for answer in (
+def test_a_problem_says_unknown_where_an_earlier_try_was_unanswered(unsure: bool) -> None:
+    wish, beat = acting.asked(()), heartbeat.HeartbeatRequest()
+    answers: tuple[Callable[[], object], ...] = (
         lambda: claim.answer(o.OverQuota("session", 3, unsure=unsure), wish),
         lambda: claim.answer(o.NoRoom(unsure=unsure), wish),
-        lambda: heartbeat.answer(o.RateLimited("session", 3, unsure=unsure), wish),
-    ):
+        lambda: heartbeat.answer(o.RateLimited("session", 3, unsure=unsure), beat),
+    )
+    for answer in answers:
         with pytest.raises(ProblemError) as caught:
             answer()
         assert caught.value.body["outcome"] == ("unknown" if unsure else "not-applied")

@@ -7,7 +7,7 @@ from tests.conftest import Desk, new_session
 from dibs import outcomes as o
 
 
-async def test_one_of_fifty_racing_sessions_gets_the_task(desk: Desk):
+async def test_one_of_fifty_racing_sessions_gets_the_task(desk: Desk) -> None:
     sessions = [new_session() for _ in range(50)]
     outcomes = await asyncio.gather(*(desk.claim(one, "T-1", label="racer") for one in sessions))
     winners = [one for one in outcomes if isinstance(one, o.Granted)]
@@ -20,7 +20,7 @@ async def test_one_of_fifty_racing_sessions_gets_the_task(desk: Desk):
         assert 1790 <= refusal.claim.expires_in <= 1800
 
 
-async def test_claiming_again_gives_the_same_fence_and_a_later_deadline(desk: Desk):
+async def test_claiming_again_gives_the_same_fence_and_a_later_deadline(desk: Desk) -> None:
     first = await desk.granted(desk.ann, "T-1", ttl_s=60)
     await desk.pass_time(30)
     outcome = await desk.claim(desk.ann, "T-1", ttl_s=60)
@@ -29,28 +29,28 @@ async def test_claiming_again_gives_the_same_fence_and_a_later_deadline(desk: De
     assert again.grants == 1
 
 
-async def test_a_refused_claim_changes_nothing(desk: Desk):
+async def test_a_refused_claim_changes_nothing(desk: Desk) -> None:
     held = await desk.granted(desk.ann, "T-1", note="mine")
     await desk.refused(desk.bob, "T-1", note="not yours", ttl_s=5)
     assert await desk.show("T-1", desk.ann) == held
     assert await desk.events() == ["claimed T-1"]
 
 
-async def test_any_of_takes_the_first_free_in_the_callers_order(desk: Desk):
+async def test_any_of_takes_the_first_free_in_the_callers_order(desk: Desk) -> None:
     await desk.granted(desk.ann, "T-2")
     outcome = await desk.claim(desk.bob, "T-2", "T-9", "T-1", mode="any")
     assert [claim.task for claim in outcome.claims] == ["T-9"]
     assert (await desk.show("T-1")).state == "free"
 
 
-async def test_any_of_asked_twice_gives_the_same_task(desk: Desk):
+async def test_any_of_asked_twice_gives_the_same_task(desk: Desk) -> None:
     first = await desk.claim(desk.bob, "T-1", "T-2", mode="any")
     again = await desk.claim(desk.bob, "T-1", "T-2", mode="any")
     assert again.claims[0].fence == first.claims[0].fence
     assert (await desk.show("T-2")).state == "free"
 
 
-async def test_all_of_takes_every_task_or_none_and_reports_every_conflict(desk: Desk):
+async def test_all_of_takes_every_task_or_none_and_reports_every_conflict(desk: Desk) -> None:
     await desk.granted(desk.ann, "T-2")
     await desk.granted(desk.ann, "T-4")
     tasks = ("T-1", "T-2", "T-3", "T-4")
@@ -63,7 +63,7 @@ async def test_all_of_takes_every_task_or_none_and_reports_every_conflict(desk: 
     assert len({claim.fence for claim in outcome.claims}) == 4
 
 
-async def test_two_callers_of_all_of_never_share_the_tasks(desk: Desk):
+async def test_two_callers_of_all_of_never_share_the_tasks(desk: Desk) -> None:
     one, other = ("T-1", "T-2", "T-3"), ("T-3", "T-2", "T-1")
     for number in range(10):
         ann, bob = new_session(), new_session()

@@ -8,7 +8,9 @@ from dibs.store import Store
 
 
 @pytest.mark.parametrize("jump_s", [61, 3600, 7 * 86_400])
-async def test_after_a_pause_or_a_clock_step_a_live_claim_has_one_more_ttl(desk: Desk, jump_s):
+async def test_after_a_pause_or_a_clock_step_a_live_claim_has_one_more_ttl(
+    desk: Desk, jump_s: float
+) -> None:
     held = await desk.granted(desk.ann, "T-1", ttl_s=60)
     await desk.pass_time(50)
     await desk.jump(jump_s)
@@ -21,7 +23,9 @@ async def test_after_a_pause_or_a_clock_step_a_live_claim_has_one_more_ttl(desk:
 
 
 @pytest.mark.parametrize("back_s", [10, 3600, 86_400])
-async def test_a_clock_that_steps_back_lets_no_claim_live_for_ever(desk: Desk, back_s):
+async def test_a_clock_that_steps_back_lets_no_claim_live_for_ever(
+    desk: Desk, back_s: float
+) -> None:
     held = await desk.granted(desk.ann, "T-1", ttl_s=60)
     await desk.jump(-back_s)
     await desk.store.tick()
@@ -31,7 +35,7 @@ async def test_a_clock_that_steps_back_lets_no_claim_live_for_ever(desk: Desk, b
     assert taken.fence > held.fence
 
 
-async def test_two_outages_in_a_row_each_give_one_more_ttl(desk: Desk):
+async def test_two_outages_in_a_row_each_give_one_more_ttl(desk: Desk) -> None:
     await desk.granted(desk.ann, "T-1", ttl_s=60)
     for _ in range(2):
         await desk.jump(600)
@@ -42,21 +46,21 @@ async def test_two_outages_in_a_row_each_give_one_more_ttl(desk: Desk):
     await desk.granted(desk.bob, "T-1")
 
 
-async def test_what_had_lapsed_before_an_outage_stays_lapsed(desk: Desk):
+async def test_what_had_lapsed_before_an_outage_stays_lapsed(desk: Desk) -> None:
     await desk.granted(desk.ann, "T-1", ttl_s=60)
     await desk.pass_time(95)
     await desk.jump(600)
     await desk.granted(desk.bob, "T-1")
 
 
-async def test_a_small_step_back_within_a_second_never_shortens_a_claim(desk: Desk):
+async def test_a_small_step_back_within_a_second_never_shortens_a_claim(desk: Desk) -> None:
     await desk.granted(desk.ann, "T-1", ttl_s=60)
     await desk.jump(-3)
     assert (await desk.show("T-1")).expires_in >= 60
     assert (await desk.granted(desk.ann, "T-1", ttl_s=60)).expires_in >= 60
 
 
-async def test_fences_grow_across_steps_of_the_clock(desk: Desk):
+async def test_fences_grow_across_steps_of_the_clock(desk: Desk) -> None:
     fences = []
     for number, jump_s in enumerate((0, 100, -5000, 3, 86_400, -3600)):
         await desk.jump(jump_s)
@@ -64,7 +68,7 @@ async def test_fences_grow_across_steps_of_the_clock(desk: Desk):
     assert fences == sorted(set(fences))
 
 
-async def test_instants_before_an_outage_are_shown_as_they_were(desk: Desk):
+async def test_instants_before_an_outage_are_shown_as_they_were(desk: Desk) -> None:
     claimed = await desk.granted(desk.ann, "T-1")
     await desk.jump(3600)
     await desk.store.tick()
@@ -73,7 +77,7 @@ async def test_instants_before_an_outage_are_shown_as_they_were(desk: Desk):
     assert (shown.expires_at - claimed.expires_at).total_seconds() >= 3590
 
 
-async def test_a_second_process_that_was_paused_does_not_stop_the_clock(desk: Desk):
+async def test_a_second_process_that_was_paused_does_not_stop_the_clock(desk: Desk) -> None:
     other = Store(desk.store.link, desk.store.rules)
     await other.open()
     await desk.granted(desk.ann, "T-1", ttl_s=60)

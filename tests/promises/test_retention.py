@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -16,6 +17,7 @@ from tests.tools.servers import KINDS, serving
 from dibs import outcomes as o
 from dibs.store import Rules, Store
 from dibs.store.redis.link import PipelineLink
+from dibs.words import Task
 
 SHORT = Rules(
     ttl_ms=20_000,
@@ -31,7 +33,9 @@ SHORT = Rules(
 
 
 @contextlib.asynccontextmanager
-async def shared(kind: str, folder: Path, policy: str) -> AsyncIterator[tuple[Desk, Callable]]:
+async def shared(
+    kind: str, folder: Path, policy: str
+) -> AsyncIterator[tuple[Desk, Callable[[], None]]]:
     """A desk at a small store, and what fills it with another tenant's keys."""
     with serving(kind, folder, "maxmemory 6mb", f"maxmemory-policy {policy}") as server:
         tenant = server.client()
@@ -57,7 +61,9 @@ async def shared(kind: str, folder: Path, policy: str) -> AsyncIterator[tuple[De
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("policy", ["volatile-lru", "volatile-ttl", "volatile-random"])
-async def test_nothing_that_a_promise_rests_on_can_be_evicted(kind, policy, tmp_path):
+async def test_nothing_that_a_promise_rests_on_can_be_evicted(
+    kind: str, policy: str, tmp_path: Path
+) -> None:
     async with shared(kind, tmp_path, policy) as (desk, fill):
         kept = range(30)
         fences, broken = {}, {}
@@ -78,7 +84,7 @@ async def test_nothing_that_a_promise_rests_on_can_be_evicted(kind, policy, tmp_
             refusal = await desk.refused(desk.bob, f"done {n}")
             assert (refusal.verdict, refusal.claim.note) == ("done", "it is")
             again = await desk.release(desk.ann, f"given up {n}", fences[n])
-            assert again.releases == (o.Release(f"given up {n}", "free", True),)
+            assert again.releases == (o.Release(Task(f"given up {n}"), "free", True),)
         for n in range(10):
             assert (await desk.refused(desk.bob, f"lapsed {n}")).verdict == "cooling"
             assert (await desk.show(f"waited for {n}")).waiters == 2
@@ -100,7 +106,7 @@ async def lapse(desk: Desk, tasks: list[str]) -> None:
 
 
 @pytest.mark.parametrize("rules", [SHORT])
-async def test_what_is_past_its_retention_is_not_known_swept_or_not(desk: Desk):
+async def test_what_is_past_its_retention_is_not_known_swept_or_not(desk: Desk) -> None:
     held = await desk.granted(desk.ann, "given up", note="half way")
     await desk.release(desk.ann, "given up", held.fence)
     await desk.granted(desk.ann, "done")
@@ -120,7 +126,9 @@ async def test_what_is_past_its_retention_is_not_known_swept_or_not(desk: Desk):
 
 
 @pytest.mark.parametrize("rules", [replace(SHORT, claims_per_session=200)])
-async def test_a_store_after_a_busy_day_and_its_retention_holds_only_what_it_must(desk: Desk):
+async def test_a_store_after_a_busy_day_and_its_retention_holds_only_what_it_must(
+    desk: Desk,
+) -> None:
     sessions = [new_session() for _ in range(40)]
     for n, who in enumerate(sessions):
         for task in ("given up", "done", "broken", "left", "waited for"):
@@ -157,7 +165,7 @@ async def sweep_all(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("rules", [SHORT])
-async def test_a_project_is_known_until_the_sweeper_has_nothing_to_do_there(desk: Desk):
+async def test_a_project_is_known_until_the_sweeper_has_nothing_to_do_there(desk: Desk) -> None:
     await desk.granted(desk.ann, "T-1")
     await desk.jump(40 * 86_400)  # as long an outage: nothing ended in it
     await desk.store.tick()
@@ -173,7 +181,7 @@ async def test_a_project_is_known_until_the_sweeper_has_nothing_to_do_there(desk
 
 
 @pytest.mark.parametrize("rules", [SHORT])
-async def test_data_in_which_keys_ended_by_themselves_is_read_and_kept(desk: Desk):
+async def test_data_in_which_keys_ended_by_themselves_is_read_and_kept(desk: Desk) -> None:
     """As 0.1.0 began: what had ended had a life of its own, and was in fewer indexes."""
     lost = await desk.granted(desk.ann, "lost")
     given = await desk.granted(desk.ann, "given up")
@@ -220,5 +228,5 @@ async def make_older(desk: Desk) -> None:
             await ask("PEXPIRE", key, 8_000)
 
 
-async def raw(ask: Callable, key: str, kind: str) -> object:
+async def raw(ask: Callable[..., Awaitable[Any]], key: str, kind: str) -> object:
     return await ask("GET", key) if kind == "task" else ""

@@ -18,7 +18,8 @@ class Audit:
     """Reads one project's keys as they are."""
 
     def __init__(self, raw: redis.Redis, project: str) -> None:
-        self.raw, self.prefix = raw, "dibs:{" + project + "}:"
+        self.raw: Any = raw  # it answers text; its types allow for bytes too
+        self.prefix = "dibs:{" + project + "}:"
         self.last_event = "-"
         self.told = 0
 

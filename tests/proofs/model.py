@@ -3,15 +3,17 @@
 No store, no network, no clock. Instants and spans are milliseconds of lease time.
 """
 
+from collections.abc import Sequence
+
 from tests.proofs import seen
 from tests.proofs.queues import Queues
-from tests.proofs.records import GIVEN_UP, HELD, Loss, Step
+from tests.proofs.records import GIVEN_UP, HELD, Answer, Loss, Step, Told
 
 
 class Model(Queues):
     """One project: what every act comes to."""
 
-    def run(self, step: Step):
+    def run(self, step: Step) -> Told:
         """Return (answer, facts, lost). Whatever a session posts, it hears once what it lost."""
         self.look(step)
         lost = []
@@ -23,9 +25,13 @@ class Model(Queues):
         answer, facts = getattr(self, step.act)(**step.args)
         return answer, facts, [seen.loss(loss) for loss in lost]
 
-    def sorted_out(self, tasks, mode, reopen):
+    def sorted_out(
+        self, tasks: Sequence[str], mode: str, reopen: bool
+    ) -> tuple[list[str], list[str], list[tuple[str, str, int | None]]]:
         """Return what is free, what is this session's already, and what it is refused."""
-        free, mine, refused = [], [], []
+        free: list[str] = []
+        mine: list[str] = []
+        refused: list[tuple[str, str, int | None]] = []
         for task in tasks:
             verdict, until = self.verdict(task, reopen)
             if verdict in ("free", "mine"):
@@ -36,7 +42,16 @@ class Model(Queues):
                 break
         return free, mine, refused
 
-    def claim(self, tasks, mode, ttl, reopen, queue, label, note):
+    def claim(
+        self,
+        tasks: Sequence[str],
+        mode: str,
+        ttl: int | None,
+        reopen: bool,
+        queue: bool,
+        label: str,
+        note: str,
+    ) -> Answer:
         free, mine, refused = self.sorted_out(tasks, mode, reopen)
         if mode == "any":  # what the session has already, else the first that is free
             free = [] if mine else free[:1]
@@ -57,7 +72,9 @@ class Model(Queues):
             self.keep(task, ttl, label=label, note=note)
         return "granted", (len(free), [seen.task(self, task) for task in free + mine])
 
-    def heartbeat(self, task, fence, ttl, state, note):
+    def heartbeat(
+        self, task: str | None, fence: int | None, ttl: int | None, state: str, note: str
+    ) -> Answer:
         kept = [each for each in self.met(task) if self.mine(each)]
         if task and not (kept and fence in (None, self.tasks[task].fence)):
             return self.not_mine(task, fence, moved=bool(kept))
@@ -66,7 +83,7 @@ class Model(Queues):
             self.keep(each, ttl, word, resume=state == "working", note=note)
         return "kept", [seen.task(self, each) for each in kept]
 
-    def release(self, task, fence, outcome, note):
+    def release(self, task: str | None, fence: int | None, outcome: str, note: str) -> Answer:
         ours = [each for each in self.met(task) if self.ours(each)]
         if not task or (ours and fence in (None, self.tasks[task].fence)):
             return "ended", [self.end(each, outcome, note) for each in ours]
@@ -77,21 +94,21 @@ class Model(Queues):
             return "ended", [(task, seen.state(self, task), True)]
         return self.not_mine(task, fence, moved=bool(ours))
 
-    def break_(self, task, fence, reason, by):
+    def break_(self, task: str, fence: int | None, reason: str, by: str) -> Answer:
         tenure = self.meet(task)
-        current = tenure and tenure.fence == fence
-        if (current and tenure.state == "broken") or self.ended_by("broken", task, fence):
+        current = tenure if tenure and tenure.fence == fence else None
+        if (current and current.state == "broken") or self.ended_by("broken", task, fence):
             return "ended", [(task, seen.state(self, task), True)]
-        if not current or tenure.state in GIVEN_UP:
+        if not current or current.state in GIVEN_UP:
             return "moved", seen.task(self, task)
         ended = self.end(task, "broken", "", reason)
-        self.lose(tenure, task, "broken", by, reason)
+        self.lose(current, task, "broken", by, reason)
         return "ended", [ended]
 
-    def show(self, task):
+    def show(self, task: str) -> Answer:
         return "shown", seen.task(self, task)
 
-    def sweep(self):
+    def sweep(self) -> Answer:
         for task in sorted(self.tasks):
             self.notice(task)
         for task, tenure in self.tasks.items():
@@ -104,21 +121,21 @@ class Model(Queues):
                 del losses[task]
         return "swept", None
 
-    def finished(self):
+    def finished(self) -> bool:
         """Nothing is left of the project but its last fence and its events."""
         return bool(self.epoch) and not (self.tasks or self.endings or any(self.losses.values()))
 
-    def met(self, task):
+    def met(self, task: str | None) -> list[str]:
         """The task that an act names, or all that I may have."""
         mine = [each for each in sorted(self.tasks) if self.ours(each)]
         mine = [each for each in mine if self.tasks[each].state in HELD or self.known(each)]
         return list(filter(self.meet, [task] if task else mine))
 
-    def ours(self, task):
+    def ours(self, task: str) -> bool:
         tenure = self.tasks[task]
         return tenure.owner == self.me and tenure.state in (*HELD, "lapsed")
 
-    def mine(self, task):
+    def mine(self, task: str) -> bool:
         """Held by me; or lapsed, and nobody took it, and I may go on."""
         if not self.ours(task):
             return False
@@ -126,7 +143,7 @@ class Model(Queues):
         tenure = self.tasks[task]
         return tenure.state in HELD or tenure.since + self.rules.max_hold_ms > self.now
 
-    def verdict(self, task, reopen):
+    def verdict(self, task: str, reopen: bool) -> tuple[str, int | None]:
         """What stands between me and a task, and until when."""
         tenure = self.meet(task)
         if not tenure:
@@ -146,7 +163,7 @@ class Model(Queues):
         ticket, closes = self.turn(task, free_from)
         return ("turn", closes) if ticket and ticket.session != self.me else ("free", None)
 
-    def gave_up(self, task, fence):
+    def gave_up(self, task: str, fence: int | None) -> bool:
         """I ended the tenure that `fence` names myself, without one the latest."""
         latest = self.tasks.get(task)
         named = [latest] if latest and fence in (None, latest.fence) else []
@@ -156,9 +173,9 @@ class Model(Queues):
             return True
         return self.ended_by(self.me[: seen.REF_CHARS], task, fence)
 
-    def not_mine(self, task, fence, moved):
+    def not_mine(self, task: str, fence: int | None, moved: bool) -> Answer:
         loss = None if moved else self.loss(self.me, task)
-        if not moved and not loss and self.forgotten(task, fence):
+        if fence and not moved and not loss and self.forgotten(task, fence):
             now = self.known(task)
             held = now and now.state in HELD
             by, note = (now.label, now.note) if held else ("", "")
@@ -166,7 +183,7 @@ class Model(Queues):
         why = "moved" if moved else "lost" if loss else "not-holder"
         return "not-mine", (why, seen.task(self, task), loss and seen.loss(loss))
 
-    def over_quota(self, wanted):
+    def over_quota(self, wanted: int) -> str | None:
         for whose, limit in (
             ("session", self.rules.claims_per_session),
             ("project", self.rules.claims_per_project),
@@ -178,6 +195,6 @@ class Model(Queues):
                 return whose
         return None
 
-    def held(self, whose):
+    def held(self, whose: str) -> list[str]:
         held = [task for task in sorted(self.tasks) if self.tasks[task].state in HELD]
         return [task for task in held if whose == "project" or self.tasks[task].owner == self.me]

@@ -1,16 +1,16 @@
 """The queue of a task in the model: places that lapse, and a window for each when it is free."""
 
-from tests.proofs.records import Ticket
+from tests.proofs.records import Tenure, Ticket
 from tests.proofs.tenures import Tenures
 
 
 class Queues(Tenures):
     """Tickets, in the order of asking."""
 
-    def waiting(self, tenure):
+    def waiting(self, tenure: Tenure) -> list[Ticket]:
         return list(filter(self.waits, tenure.queue))
 
-    def turn(self, task, free_from):
+    def turn(self, task: str, free_from: int) -> tuple[Ticket, int] | tuple[None, None]:
         """Each ticket has a window of its own in which only its session may claim, in order."""
         tenure = self.tasks[task]
         opens = max(free_from, tenure.turns_from)
@@ -25,7 +25,7 @@ class Queues(Tenures):
             opens = tenure.turns_from = max(opens, closes)
         return None, None
 
-    def enqueue(self, task, verdict, label):
+    def enqueue(self, task: str, verdict: str, label: str) -> bool:
         """Take a place at the end, or keep the one that I have. False: the queue is full."""
         tenure = self.tasks[task]
         waiting = self.waiting(tenure)
@@ -39,7 +39,7 @@ class Queues(Tenures):
         mine[0].label, mine[0].until = label, self.now + self.rules.ticket_ms
         return True
 
-    def leave_queue(self, task):
+    def leave_queue(self, task: str) -> bool:
         tenure = self.tasks.get(task)
         waiting = self.waiting(tenure) if tenure else []
         mine = [ticket for ticket in waiting if ticket.session == self.me]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from hashlib import sha1
 
 from dibs.cli import main
-from dibs.store import scripts
+from dibs.store import Rules, scripts
 
 WITNESS = "witness"
 WRITTEN = ("claim", "heartbeat", "release", "break", "sweep")
@@ -33,7 +33,7 @@ if __name__ == "__main__":
     plain = scripts.Script.load
 
     def load(
-        name: str, rules: scripts.Rules | None = None, arguments: tuple[str, ...] = ()
+        name: str, rules: Rules | None = None, arguments: tuple[str, ...] = ()
     ) -> scripts.Script:
         script = plain(name, rules, arguments)
         return wrapped(script) if name in WRITTEN else script

@@ -5,6 +5,10 @@ from typing import Any
 
 HELD = ("held", "parked")
 GIVEN_UP = ("released", "abandoned", "done")
+Answer = tuple[str, Any]
+"""What an act came to, and the facts that go with it, which are others for each act."""
+Told = tuple[str, Any, list[tuple[str, int, str, str, str]]]
+"""An answer, and the losses that are told with it."""
 
 
 @dataclass(frozen=True)

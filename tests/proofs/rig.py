@@ -66,7 +66,7 @@ class Server:
     def start(self) -> None:
         self.process = EmbeddedStore.start(self.folder / "data", env=self.clock.env)
         keep(self.process.pid)  # a test may have started it again
-        self.raw = redis.Redis.from_url(self.process.url, decode_responses=True)
+        self.raw: Any = redis.Redis.from_url(self.process.url, decode_responses=True)
 
     def empty(self) -> None:
         """Forget every claim; the store stays the one that its directory has had."""
@@ -460,13 +460,14 @@ class Foretold(dict[str, int]):
 def kinds(answer: Any) -> list[str]:
     """Names for what an act came to, as the reader of the counts wants them."""
     word, facts, lost = answer
-    more = {
+    named: dict[str, Callable[[], list[str]]] = {
         "refused": lambda: [f"refused: {refusal['verdict']}" for refusal in facts],
         "quota": lambda: [f"quota: {facts}"],
         "not-mine": lambda: [f"not-mine: {facts[0]}"],
         "ended": lambda: ["ended: already" if each[2] else "ended" for each in facts],
         "granted": lambda: ["granted: new" if facts[0] else "granted: mine"],
-    }.get(word, lambda: [word])()
+    }
+    more = named[word]() if word in named else [word]
     return more + ["told of a loss"] * len(lost)
 
 

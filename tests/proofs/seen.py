@@ -1,16 +1,22 @@
 """What others see of the model: the facts of a claim that decide something."""
 
-from tests.proofs.records import HELD
+from typing import TYPE_CHECKING
+
+from tests.proofs.records import HELD, Loss
+
+if TYPE_CHECKING:
+    from tests.proofs.model import Model
+    from tests.proofs.tenures import Tenures
 
 REF_CHARS = 10
 
 
-def seconds(ms):
+def seconds(ms: int) -> int:
     """Whole ones, and enough of them."""
     return -(-ms // 1000)
 
 
-def state(model, task):
+def state(model: "Tenures", task: str) -> str:
     tenure = model.known(task)
     if not tenure:
         return "free"
@@ -19,7 +25,7 @@ def state(model, task):
     return tenure.state if tenure.state in (*HELD, "lapsed", "done") else "free"
 
 
-def task(model, name):
+def task(model: "Model", name: str) -> dict[str, object]:
     tenure = model.known(name)
     if not tenure:
         return {"task": name, "state": "free"}
@@ -48,7 +54,7 @@ def task(model, name):
     }
 
 
-def refusal(model, name, verdict, until):
+def refusal(model: "Model", name: str, verdict: str, until: int | None) -> dict[str, object]:
     sessions = [ticket.session for ticket in model.waiting(model.tasks[name])]
     return {
         "verdict": verdict,
@@ -58,5 +64,5 @@ def refusal(model, name, verdict, until):
     }
 
 
-def loss(one):
+def loss(one: Loss) -> tuple[str, int, str, str, str]:
     return one.task, one.fence, one.reason, one.by, one.note

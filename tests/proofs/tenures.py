@@ -1,44 +1,49 @@
 """The life of a tenure in the model: from a grant, over renewals and lapses, to its end."""
 
 from tests.proofs import seen
-from tests.proofs.records import HELD, Loss, Step, Tenure
+from tests.proofs.records import HELD, Loss, Step, Tenure, Ticket
+
+from dibs.store import Rules
 
 
 class Tenures:
     """The latest tenure of each task, what each session has lost, and the moment of the step."""
 
-    def __init__(self, rules):
-        self.rules, self.tasks, self.losses, self.fence, self.events = rules, {}, {}, 0, []
-        self.endings = {}
+    def __init__(self, rules: Rules) -> None:
+        self.rules, self.fence = rules, 0
+        self.tasks: dict[str, Tenure] = {}
+        self.losses: dict[str, dict[str, Loss]] = {}
+        self.events: list[tuple[str, str, str, int]] = []
+        self.endings: dict[tuple[int, str, str], int] = {}
         """(fence, whose, task): when it was given up or broken."""
         self.epoch = 0
         """The first fence of the project."""
         self.look(Step("show", {}, 0))
 
-    def look(self, step: Step):
+    def look(self, step: Step) -> None:
         self.step, self.now, self.me = step, step.now, step.session
 
-    def extended(self, instant, span, written=0):
+    def extended(self, instant: int, span: int, written: int = 0) -> int:
         """What had not passed when time was lost has `span` from when it was found again."""
         for lost_from, lost_to in self.step.stalls:
             if instant > lost_from and written < lost_to:
                 instant = max(instant, lost_to + span)
         return instant
 
-    def over(self, tenure):
+    def over(self, tenure: Tenure) -> bool:
         """Whether it ended so long ago that it counts as never known."""
         done = tenure.state == "done"
         ended = self.deadline(tenure) if tenure.state in HELD else tenure.ended
         return ended + self.rules_kept(done) <= self.now
 
-    def rules_kept(self, done):
+    def rules_kept(self, done: bool) -> int:
         return self.rules.done_retention_ms if done else self.rules.retention_ms
 
-    def known(self, task):
+    def known(self, task: str) -> Tenure | None:
         tenure = self.tasks.get(task)
         return tenure if tenure and not self.over(tenure) else None
 
-    def meet(self, task):
+    def meet(self, task: str) -> Tenure | None:
         """Whoever acts on a task forgets what is over."""
         tenure = self.tasks.get(task)
         if tenure and self.over(tenure):
@@ -49,22 +54,22 @@ class Tenures:
             return None
         return tenure
 
-    def loss(self, session, task):
+    def loss(self, session: str, task: str) -> Loss | None:
         found = self.losses.get(session, {}).get(task)
         return found if found and found.kept_until > self.now else None
 
-    def deadline(self, tenure):
+    def deadline(self, tenure: Tenure) -> int:
         return self.extended(tenure.due, tenure.ttl, tenure.beat)
 
-    def overdue(self, tenure):
+    def overdue(self, tenure: Tenure) -> bool:
         return tenure.state in HELD and self.deadline(tenure) <= self.now
 
-    def notice(self, task):
+    def notice(self, task: str) -> None:
         """Whoever first meets a deadline that has passed writes it down."""
         if self.meet(task):
             self.lapse(task)
 
-    def lapse(self, task):
+    def lapse(self, task: str) -> None:
         tenure = self.tasks[task]
         if self.overdue(tenure):
             tenure.due = tenure.ended = self.deadline(tenure)
@@ -73,12 +78,22 @@ class Tenures:
             self.lose(tenure, task, "lapsed", until=until, open=True)
             self.tell("lapsed", task, tenure.owner)
 
-    def lose(self, tenure, task, reason, by="", note="", *, until=None, open=False):
+    def lose(
+        self,
+        tenure: Tenure,
+        task: str,
+        reason: str,
+        by: str = "",
+        note: str = "",
+        *,
+        until: int | None = None,
+        open: bool = False,
+    ) -> None:
         until = until or self.now + self.rules.retention_ms
         loss = Loss(task, tenure.fence, reason, by, note, open, until)
         self.losses.setdefault(tenure.owner, {})[task] = loss
 
-    def grant(self, task, ttl, label, note):
+    def grant(self, task: str, ttl: int, label: str, note: str) -> None:
         before, self.fence = self.tasks.get(task), self.new_fence(task)
         due = self.now + min(ttl, self.rules.max_hold_ms)
         new = Tenure(self.me, self.fence, ttl, due, self.now, self.now, label, note)
@@ -94,13 +109,21 @@ class Tenures:
         self.drop_lapsed(task)
         self.tell("claimed", task, self.me)
 
-    def new_fence(self, task):
+    def new_fence(self, task: str) -> int:
         fence = self.step.fences[task]
         assert fence > self.fence, f"fence {fence} of {task!r} is not above {self.fence}"
         self.epoch = self.epoch or fence
         return fence
 
-    def keep(self, task, ttl, state="held", resume=False, label="", note=""):
+    def keep(
+        self,
+        task: str,
+        ttl: int | None,
+        state: str = "held",
+        resume: bool = False,
+        label: str = "",
+        note: str = "",
+    ) -> None:
         tenure = self.tasks[task]
         was, due = tenure.state, self.deadline(tenure)
         if ttl and state == "held":
@@ -120,7 +143,7 @@ class Tenures:
         if state == "held" and was == "parked":
             self.tell("resumed", task, self.me)
 
-    def end(self, task, outcome, note, reason=""):
+    def end(self, task: str, outcome: str, note: str, reason: str = "") -> tuple[str, str, bool]:
         self.notice(task)
         tenure = self.tasks[task]
         tenure.state, tenure.ended, tenure.reason = outcome, self.now, reason
@@ -131,11 +154,11 @@ class Tenures:
         self.tell(outcome, task, tenure.owner)
         return task, seen.state(self, task), False
 
-    def ended_by(self, whose, task, fence):
-        ended = self.endings.get((fence, whose, task))
+    def ended_by(self, whose: str, task: str, fence: int | None) -> bool:
+        ended = self.endings.get((fence or 0, whose, task))
         return ended is not None and ended + self.rules.retention_ms > self.now
 
-    def forgotten(self, task, fence):
+    def forgotten(self, task: str, fence: int | None) -> bool:
         """The store must have lost the tenure that I name: no trace of it is left, though it is
         not long ago, and since then time was lost, or the project began."""
         now_us = self.now * 1000 + self.step.lost_us
@@ -151,15 +174,15 @@ class Tenures:
         slack_us = self.rules.stall_ms * 1000
         return any(end > fence - slack_us for end in ends) or fence < (self.epoch or now_us)
 
-    def drop_lapsed(self, task):
+    def drop_lapsed(self, task: str) -> None:
         """Whoever has not asked again in time waits no more."""
         tenure = self.tasks[task]
         for ticket in [ticket for ticket in tenure.queue if not self.waits(ticket)]:
             tenure.queue.remove(ticket)
             self.tell("unqueued", task, ticket.session)
 
-    def waits(self, ticket):
+    def waits(self, ticket: Ticket) -> bool:
         return self.extended(ticket.until, self.rules.ticket_ms) > self.now
 
-    def tell(self, kind, task, session):
+    def tell(self, kind: str, task: str, session: str) -> None:
         self.events.append((kind, task, session, self.tasks[task].fence))

@@ -28,7 +28,7 @@ from tests.proofs.histories import (
 from tests.proofs.model import Model
 
 from dibs.app import rules
-from dibs.settings import Settings
+from dibs.settings import load
 
 SECONDS = float(os.environ.get("DIBS_PROOF_SECONDS", "8"))
 LONG = SECONDS >= 30
@@ -66,7 +66,7 @@ def replayed(
     runs: list[witness.Run], operations: dict[str, Operation]
 ) -> tuple[dict[str, Ran], Model]:
     """Take every run through the model, in the order of the witness."""
-    settings = Settings(**{name.lower(): value for name, value in SETTINGS.items()})
+    settings = load(**{name.lower(): value for name, value in SETTINGS.items()})
     model, ran = Model(rules(settings)), defaultdict[str, Ran](list)
     for run in runs:
         if not witness.replayable(run):

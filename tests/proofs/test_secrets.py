@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -39,7 +40,7 @@ class Ear:
 
     def call(
         self, method: str, path: str, body: object = None, *, session: str = "", key: str = TEAM
-    ) -> dict:
+    ) -> dict[str, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         if session:
@@ -53,7 +54,7 @@ class Ear:
         finally:
             connection.close()
 
-    def post(self, act: str, session: str, key: str = TEAM, **body: object) -> dict:
+    def post(self, act: str, session: str, key: str = TEAM, **body: object) -> dict[str, Any]:
         return self.call("POST", f"/v1/{PROJECT}/{act}", body, session=session, key=key)
 
     def stream(self, seconds: float) -> None:

@@ -67,7 +67,9 @@ class Contract(RuleBasedStateMachine):
         act(*args, **wish)
 
     @rule(who=who, task=task, ttl=ttl, note=note, queue=st.booleans(), reopen=st.booleans())
-    def claim(self, who, task, ttl, note, queue, reopen) -> None:
+    def claim(
+        self, who: int, task: str, ttl: int | None, note: str, queue: bool, reopen: bool
+    ) -> None:
         self.do(self.rig.claim, who, task, ttl_s=ttl, note=note, queue=queue, reopen=reopen)
 
     @rule(
@@ -77,7 +79,9 @@ class Contract(RuleBasedStateMachine):
         mode=st.sampled_from(["any", "all"]),
         reopen=st.booleans(),
     )
-    def claim_several(self, who, tasks, count, mode, reopen) -> None:
+    def claim_several(
+        self, who: int, tasks: list[str], count: int, mode: str, reopen: bool
+    ) -> None:
         self.do(self.rig.claim, who, *tasks[:count], mode=mode, reopen=reopen)
 
     @rule(
@@ -88,7 +92,9 @@ class Contract(RuleBasedStateMachine):
         state=st.sampled_from(["", "", "working", "parked"]),
         note=note,
     )
-    def heartbeat(self, who, task, fence, ttl, state, note) -> None:
+    def heartbeat(
+        self, who: int, task: str | None, fence: str, ttl: int | None, state: str, note: str
+    ) -> None:
         number = self.fence(task, fence) if task else None
         self.do(self.rig.beat, who, task, number, ttl_s=ttl, state=state, note=note)
 
@@ -99,12 +105,12 @@ class Contract(RuleBasedStateMachine):
         outcome=st.sampled_from(["released", "abandoned", "done"]),
         note=note,
     )
-    def release(self, who, task, fence, outcome, note) -> None:
+    def release(self, who: int, task: str | None, fence: str, outcome: str, note: str) -> None:
         number = self.fence(task, fence) if task else None
         self.do(self.rig.release, who, task, number, outcome=outcome, note=note)
 
     @rule(task=task, state=st.sampled_from(["", "working", "parked", "released", "done", "done"]))
-    def holder_acts(self, task, state) -> None:
+    def holder_acts(self, task: str, state: str) -> None:
         """Whoever has the task, with the right fence."""
         tenure = self.rig.model.tasks.get(task)
         if tenure:
@@ -115,20 +121,20 @@ class Contract(RuleBasedStateMachine):
                 self.do(self.rig.beat, who, task, tenure.fence, state=state)
 
     @rule(who=who, task=task)
-    def somebody_queues(self, who, task) -> None:
+    def somebody_queues(self, who: int, task: str) -> None:
         self.do(self.rig.claim, who, task, queue=True)
 
     @rule(task=task)
-    def everybody_queues(self, task) -> None:
+    def everybody_queues(self, task: str) -> None:
         for who in range(len(self.rig.sessions)):
             self.do(self.rig.claim, who, task, queue=True)
 
     @rule(task=task, fence=fences)
-    def break_(self, task, fence) -> None:
+    def break_(self, task: str, fence: str) -> None:
         self.do(self.rig.break_, task, self.fence(task, fence) or self.fence(task, "right"))
 
     @rule(task=task, who=st.one_of(who, st.none()))
-    def show(self, task, who) -> None:
+    def show(self, task: str, who: int | None) -> None:
         self.rig.show(task, who)
 
     @precondition(lambda self: self.again)
@@ -139,23 +145,23 @@ class Contract(RuleBasedStateMachine):
         act(*args, **wish)
 
     @rule(ms=st.sampled_from([1, 999, 1_000, 2_500, 4_999, 5_001, 9_000, 16_000, 31_000]))
-    def time_passes(self, ms) -> None:
+    def time_passes(self, ms: int) -> None:
         self.rig.pass_time(ms)
 
     @rule(task=task, instant=instant, off=st.sampled_from([-1, 0, 1]))
-    def time_passes_until(self, task, instant, off) -> None:
+    def time_passes_until(self, task: str, instant: str, off: int) -> None:
         """Exactly to where something changes, or a millisecond before or after."""
         if self.rig.model.tasks.get(task):
             self.rig.pass_until(task, instant, off)
 
     @rule(task=task, who=who)
-    def somebody_claims_in_grace(self, task, who) -> None:
+    def somebody_claims_in_grace(self, task: str, who: int) -> None:
         if self.rig.model.tasks.get(task):
             self.rig.pass_until(task, "grace", -1)
             self.do(self.rig.claim, who, task)
 
     @rule(ms=st.sampled_from([1, 400, 5_000, 5_001, 25_000, 600_000, -1, -400, -6_000, -600_000]))
-    def clock_steps(self, ms) -> None:
+    def clock_steps(self, ms: int) -> None:
         self.rig.jump(ms)
 
     @rule()
@@ -167,11 +173,11 @@ class Contract(RuleBasedStateMachine):
         self.rig.server.raw.script_flush()
 
     @rule(what=st.sampled_from(["lose_request", "lose_reply"]), times=st.sampled_from([1, 1, 2, 3]))
-    def messages_are_lost(self, what, times) -> None:
+    def messages_are_lost(self, what: str, times: int) -> None:
         setattr(self.rig.link, what, times)
 
     @rule(task=task, whose=st.lists(who, min_size=1, max_size=3), ends=st.booleans())
-    def others_have_it_between_two_tries(self, task, whose, ends) -> None:
+    def others_have_it_between_two_tries(self, task: str, whose: list[int], ends: bool) -> None:
         tenure = self.rig.model.tasks.get(task)
         self.rig.others_have_it_between_two_tries(task, whose)
         if tenure:
@@ -180,11 +186,11 @@ class Contract(RuleBasedStateMachine):
             self.do(act, holder, task, tenure.fence)
 
     @rule(full=st.booleans())
-    def store_fills(self, full) -> None:
+    def store_fills(self, full: bool) -> None:
         self.rig.fill(on=full)
 
     @rule(why=st.sampled_from(["", "", "There is no room."]))
-    def doors_close(self, why) -> None:
+    def doors_close(self, why: str) -> None:
         self.rig.closed = why
 
     @rule()
@@ -193,7 +199,7 @@ class Contract(RuleBasedStateMachine):
 
     @precondition(lambda self: self.restarts)
     @rule(who=who, task=task, ms=st.sampled_from([1, 1_000, 9_000]))
-    def store_is_killed(self, who, task, ms) -> None:
+    def store_is_killed(self, who: int, task: str, ms: int) -> None:
         self.restarts -= 1
         self.do(self.rig.claim, who, task)
         self.rig.pass_time(ms)
@@ -201,10 +207,14 @@ class Contract(RuleBasedStateMachine):
 
     @precondition(lambda self: self.restarts)
     @rule(who=who, task=task, queue=st.booleans(), turns=st.integers(0, 60))
-    def store_is_killed_during_a_claim(self, who, task, queue, turns) -> None:
+    def store_is_killed_during_a_claim(self, who: int, task: str, queue: bool, turns: int) -> None:
         self.restarts -= 1
         rig = self.rig
-        wish = {"queue": queue, "label": f"s{who}", "request": f"crash {len(rig.model.events)}"}
+        wish: dict[str, Any] = {
+            "queue": queue,
+            "label": f"s{who}",
+            "request": f"crash {len(rig.model.events)}",
+        }
         session = rig.sessions[who]
         rig.crash_during(
             lambda: acting.claim(rig.store, rig.project, session, [task], **wish), turns

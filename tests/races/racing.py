@@ -62,7 +62,7 @@ def race_for_one(service: Service, folder: Path, racers: int, rounds: int) -> Co
             for n in range(racers)
         ]
         running = [racer.start("claim", "the-task", "--json") for racer in field]
-        codes = Counter()
+        codes: Counter[int] = Counter()
         for process in running:
             out, err = process.communicate(timeout=60)
             codes[process.returncode] += 1

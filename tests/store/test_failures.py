@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 from redis.exceptions import ResponseError
-from tests.conftest import Desk, new_session
+from tests.conftest import Desk, Stepped, new_session
 from tests.harness import acting
 from tests.tools.clock import SteppedClock
 
@@ -91,7 +91,7 @@ REFUSALS = [
 @pytest.mark.parametrize(("said", "raised", "told"), REFUSALS)
 async def test_a_refusing_store_changed_nothing_and_is_named_so(
     said: str, raised: type[Exception], told: str
-):
+) -> None:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while await reader.read(4096):
@@ -109,7 +109,7 @@ async def test_a_refusing_store_changed_nothing_and_is_named_so(
 
 
 @pytest.fixture(params=[0, 1000], ids=["without rates", "with rates"])
-async def refusing(tmp_path, request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
+async def refusing(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
     """A desk at a store of its own, which will refuse writes; its user is not the default one."""
     embedded = EmbeddedStore.start(tmp_path / "data")
     admin = redis.Redis.from_url(embedded.url)
@@ -131,7 +131,7 @@ async def no_replicas(admin: redis.Redis) -> None:
 
 
 async def no_snapshot(admin: redis.Redis) -> None:
-    (Path(admin.config_get("dir")["dir"]) / "dump.rdb").mkdir()
+    (Path(str(admin.config_get("dir")["dir"])) / "dump.rdb").mkdir()
     admin.config_set("save", "1 1")
     admin.bgsave()
     async with asyncio.timeout(10):
@@ -158,7 +158,7 @@ async def no_permission(admin: redis.Redis) -> None:
 )
 async def test_only_a_store_without_memory_is_full_others_are_down(
     refusing: Desk, begin: Any, said: str
-):
+) -> None:
     await begin(refusing.clock)
     for wish in ({}, {"mode": "any"}, {"mode": "all"}):
         with pytest.raises(StoreDown, match=said) as caught:
@@ -184,7 +184,7 @@ async def test_only_a_store_without_memory_is_full_others_are_down(
     ],
     ids=["Valkey", "Redis 7", "Redis 6"],
 )
-def test_a_command_that_is_denied_in_a_script_may_have_followed_others(said: str):
+def test_a_command_that_is_denied_in_a_script_may_have_followed_others(said: str) -> None:
     down = failure(ErrorReply(said), sent=False)
     assert isinstance(down, StoreDown)
     assert down.sent
@@ -195,7 +195,7 @@ def test_a_command_that_is_denied_in_a_script_may_have_followed_others(said: str
 @pytest.mark.parametrize("code", ["OOM", "NOREPLICAS"])
 async def test_a_script_knows_a_full_store_by_the_words_of_every_server(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, form: str, code: str
-):
+) -> None:
     probe = "redis.pcall('SET', PREFIX .. ':nothing', '', 'XX')"
     script = SCRIPTS["claim"].fill(desk.store.rules)
     assert script.text.count(probe) == 1
@@ -210,7 +210,7 @@ async def test_a_script_knows_a_full_store_by_the_words_of_every_server(
             await desk.claim(desk.ann, "T-1")
 
 
-async def test_a_store_that_cannot_be_reached_was_sent_nothing():
+async def test_a_store_that_cannot_be_reached_was_sent_nothing() -> None:
     link = PipelineLink.to("redis://127.0.0.1:1")
     with pytest.raises(StoreDown) as caught:
         await link.command("GET", "x")
@@ -218,7 +218,7 @@ async def test_a_store_that_cannot_be_reached_was_sent_nothing():
     await link.close()
 
 
-async def test_a_store_that_never_answers_is_given_up_after_a_second():
+async def test_a_store_that_never_answers_is_given_up_after_a_second() -> None:
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(4096):
@@ -263,7 +263,7 @@ class Dropping:
 
 
 @pytest.fixture
-async def dropping(stepped) -> AsyncIterator[tuple[Desk, Dropping]]:
+async def dropping(stepped: Stepped) -> AsyncIterator[tuple[Desk, Dropping]]:
     """A desk whose store is behind such a proxy."""
     embedded, clock = stepped
     proxy = Dropping(embedded.url.removeprefix("unix://"))
@@ -276,7 +276,9 @@ async def dropping(stepped) -> AsyncIterator[tuple[Desk, Dropping]]:
         await store.close()
 
 
-async def test_a_lost_answer_costs_nothing_the_claim_is_granted_once(dropping):
+async def test_a_lost_answer_costs_nothing_the_claim_is_granted_once(
+    dropping: tuple[Desk, Dropping],
+) -> None:
     desk, proxy = dropping
     proxy.drops = 1
     outcome = await desk.claim(desk.ann, "T-1")
@@ -285,7 +287,9 @@ async def test_a_lost_answer_costs_nothing_the_claim_is_granted_once(dropping):
     assert (await desk.events()).count("claimed T-1") == 1
 
 
-async def test_a_claim_of_unknown_outcome_asked_again_has_the_same_fence(dropping):
+async def test_a_claim_of_unknown_outcome_asked_again_has_the_same_fence(
+    dropping: tuple[Desk, Dropping],
+) -> None:
     desk, proxy = dropping
     proxy.drops = 10
     with pytest.raises(StoreDown) as caught:
@@ -297,13 +301,13 @@ async def test_a_claim_of_unknown_outcome_asked_again_has_the_same_fence(droppin
     assert first.grants == 1
 
 
-async def test_a_store_that_forgot_its_scripts_is_given_them_again(desk: Desk):
+async def test_a_store_that_forgot_its_scripts_is_given_them_again(desk: Desk) -> None:
     await desk.granted(desk.ann, "T-1")
     await desk.store.link.command("SCRIPT", "FLUSH")
     assert isinstance(await desk.beat(desk.ann), o.Renewed)
 
 
-async def test_cancelled_calls_never_mix_up_answers(store: Store):
+async def test_cancelled_calls_never_mix_up_answers(store: Store) -> None:
     sessions = [new_session() for _ in range(40)]
 
     async def claim(number: int) -> Any:
@@ -320,7 +324,7 @@ async def test_cancelled_calls_never_mix_up_answers(store: Store):
     assert shown.mine
 
 
-async def test_a_store_that_would_throw_claims_away_is_refused(tmp_path):
+async def test_a_store_that_would_throw_claims_away_is_refused(tmp_path: Path) -> None:
     embedded = EmbeddedStore.start(tmp_path / "data")
     link = PipelineLink.to(embedded.url)
     try:
@@ -333,7 +337,7 @@ async def test_a_store_that_would_throw_claims_away_is_refused(tmp_path):
         embedded.stop()
 
 
-async def test_health_names_what_weakens_a_store(tmp_path):
+async def test_health_names_what_weakens_a_store(tmp_path: Path) -> None:
     embedded = EmbeddedStore.start(tmp_path / "data")
     link = PipelineLink.to(embedded.url)
     store = Store(link, FREE)
@@ -349,7 +353,7 @@ async def test_health_names_what_weakens_a_store(tmp_path):
         embedded.stop()
 
 
-async def test_a_replica_is_not_ready_and_refuses_without_effect(tmp_path):
+async def test_a_replica_is_not_ready_and_refuses_without_effect(tmp_path: Path) -> None:
     embedded = EmbeddedStore.start(tmp_path / "data")
     store = Store(PipelineLink.to(embedded.url), FREE)
     try:
@@ -365,7 +369,7 @@ async def test_a_replica_is_not_ready_and_refuses_without_effect(tmp_path):
         embedded.stop()
 
 
-async def test_a_store_whose_clock_stands_still_is_not_ready(tmp_path):
+async def test_a_store_whose_clock_stands_still_is_not_ready(tmp_path: Path) -> None:
     clock = SteppedClock(tmp_path / "clock")
     embedded = EmbeddedStore.start(tmp_path / "data", env=clock.env)
     store = Store(PipelineLink.to(embedded.url), FREE)
@@ -379,7 +383,7 @@ async def test_a_store_whose_clock_stands_still_is_not_ready(tmp_path):
         embedded.stop()
 
 
-async def test_ready_means_that_the_store_takes_writes(tmp_path):
+async def test_ready_means_that_the_store_takes_writes(tmp_path: Path) -> None:
     embedded = EmbeddedStore.start(tmp_path / "data")
     store = Store(PipelineLink.to(embedded.url), FREE)
     try:
@@ -395,7 +399,7 @@ async def test_ready_means_that_the_store_takes_writes(tmp_path):
         embedded.stop()
 
 
-async def test_data_of_a_newer_dibs_is_refused_with_a_sentence(tmp_path):
+async def test_data_of_a_newer_dibs_is_refused_with_a_sentence(tmp_path: Path) -> None:
     embedded = EmbeddedStore.start(tmp_path / "data")
     link = PipelineLink.to(embedded.url)
     try:
@@ -407,7 +411,7 @@ async def test_data_of_a_newer_dibs_is_refused_with_a_sentence(tmp_path):
         embedded.stop()
 
 
-async def test_a_restarted_store_gives_every_live_claim_one_more_ttl(tmp_path):
+async def test_a_restarted_store_gives_every_live_claim_one_more_ttl(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     embedded = EmbeddedStore.start(folder)
     store = Store(PipelineLink.to(embedded.url), FREE)

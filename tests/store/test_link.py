@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 import trustme
+from tests.conftest import Stepped
 from tests.store.test_failures import server
 
 from dibs.store import StoreDown
@@ -23,19 +24,21 @@ from dibs.store.redis.target import link_to, parse, reader_to
 
 
 @pytest.fixture
-def embedded(stepped) -> EmbeddedStore:
+def embedded(stepped: Stepped) -> EmbeddedStore:
     """A real store."""
     return stepped[0]
 
 
-async def test_concurrent_commands_get_each_its_own_answer(embedded):
+async def test_concurrent_commands_get_each_its_own_answer(embedded: EmbeddedStore) -> None:
     link = PipelineLink.to(embedded.url)
     told = await asyncio.gather(*(link.command("ECHO", str(number)) for number in range(1000)))
     assert told == [str(number) for number in range(1000)]
     await link.close()
 
 
-async def test_no_command_is_forgotten_when_connections_are_cut_under_load(embedded):
+async def test_no_command_is_forgotten_when_connections_are_cut_under_load(
+    embedded: EmbeddedStore,
+) -> None:
     link, cutter = PipelineLink.to(embedded.url), PipelineLink.to(embedded.url)
     answered = refused = 0
 
@@ -65,7 +68,9 @@ async def test_no_command_is_forgotten_when_connections_are_cut_under_load(embed
     await cutter.close()
 
 
-async def test_a_connection_that_the_store_closes_while_nobody_asks_costs_no_call(embedded):
+async def test_a_connection_that_the_store_closes_while_nobody_asks_costs_no_call(
+    embedded: EmbeddedStore,
+) -> None:
     link, cutter = PipelineLink.to(embedded.url), PipelineLink.to(embedded.url)
     for _ in range(5):
         before = await link.command("CLIENT", "ID")
@@ -77,7 +82,7 @@ async def test_a_connection_that_the_store_closes_while_nobody_asks_costs_no_cal
     await cutter.close()
 
 
-async def test_a_caller_that_goes_away_disturbs_nobody_else(embedded):
+async def test_a_caller_that_goes_away_disturbs_nobody_else(embedded: EmbeddedStore) -> None:
     link = PipelineLink.to(embedded.url)
     calls = [asyncio.create_task(link.command("ECHO", str(number))) for number in range(100)]
     await asyncio.sleep(0)
@@ -89,7 +94,9 @@ async def test_a_caller_that_goes_away_disturbs_nobody_else(embedded):
     await link.close()
 
 
-async def test_who_goes_away_while_the_store_is_paused_disturbs_nobody_else(embedded):
+async def test_who_goes_away_while_the_store_is_paused_disturbs_nobody_else(
+    embedded: EmbeddedStore,
+) -> None:
     link = PipelineLink.to(embedded.url)
     await link.command("PING")
     os.kill(embedded.pid, signal.SIGSTOP)
@@ -106,7 +113,9 @@ async def test_who_goes_away_while_the_store_is_paused_disturbs_nobody_else(embe
     await link.close()
 
 
-async def test_a_connection_by_tls_is_like_any_other(embedded, tmp_path: Path):
+async def test_a_connection_by_tls_is_like_any_other(
+    embedded: EmbeddedStore, tmp_path: Path
+) -> None:
     async with by_tls(embedded, tmp_path) as (url, cut):
         link = PipelineLink.to(f"{url}?ssl_ca_certs={tmp_path / 'ca.pem'}")
         told = await asyncio.gather(*(link.command("ECHO", str(number)) for number in range(1000)))
@@ -171,7 +180,7 @@ async def _or_down(link: PipelineLink, *parts: str) -> object:
 @pytest.mark.parametrize("where", ["_begin", "_answer"])
 async def test_a_connection_whose_set_up_raises_refuses_its_callers_at_once_and_is_tried_again(
     embedded: EmbeddedStore, monkeypatch: pytest.MonkeyPatch, where: str
-):
+) -> None:
     async def begin(self: Connection, endpoint: Endpoint) -> None:
         raise ValueError("a defect")
 
@@ -201,7 +210,7 @@ async def test_a_connection_whose_set_up_raises_refuses_its_callers_at_once_and_
 )
 async def test_no_caller_waits_for_long_for_a_store_that_says_nothing(
     url: str, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(blocking, "READER_S", 1.0)
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

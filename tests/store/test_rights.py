@@ -67,7 +67,7 @@ ELSEWHERE = (
 """What only some stores are asked, or only some commands of a person ask."""
 
 
-def test_the_documented_rights_are_what_the_code_asks_for(tmp_path: Path):
+def test_the_documented_rights_are_what_the_code_asks_for(tmp_path: Path) -> None:
     with serving("valkey", tmp_path) as server, server.client() as operator:
         known = {name.lower() for name in operator.command()}
     asked: set[str] = set()
@@ -90,7 +90,7 @@ def test_the_documented_rights_are_what_the_code_asks_for(tmp_path: Path):
 @pytest.mark.parametrize("command", [each for each in COMMANDS if each not in NOT_NEEDED])
 async def test_a_right_that_is_missing_is_named_at_start_in_one_line(
     kind: str, command: str, tmp_path: Path
-):
+) -> None:
     words = documented().split()
     words.remove(f"+{command}")
     with serving(kind, tmp_path, config(" ".join(words))) as server:
@@ -104,7 +104,7 @@ async def test_a_right_that_is_missing_is_named_at_start_in_one_line(
 
 
 @anywhere
-async def test_all_that_is_missing_is_named_together(kind: str, tmp_path: Path):
+async def test_all_that_is_missing_is_named_together(kind: str, tmp_path: Path) -> None:
     words = [word for word in documented().split() if word not in ("+time", "+pfadd", "+xread")]
     with serving(kind, tmp_path, config(" ".join(words))) as server:
         async with as_user(server) as store:
@@ -115,7 +115,7 @@ async def test_all_that_is_missing_is_named_together(kind: str, tmp_path: Path):
 @anywhere
 async def test_nothing_is_left_in_the_store_of_what_it_was_asked_at_start(
     kind: str, tmp_path: Path
-):
+) -> None:
     with serving(kind, tmp_path, config(documented())) as server, server.client() as operator:
         async with as_user(server) as store:
             await store.open()
@@ -123,7 +123,9 @@ async def test_nothing_is_left_in_the_store_of_what_it_was_asked_at_start(
 
 
 @anywhere
-async def test_services_that_start_together_do_not_disturb_one_another(kind: str, tmp_path: Path):
+async def test_services_that_start_together_do_not_disturb_one_another(
+    kind: str, tmp_path: Path
+) -> None:
     with serving(kind, tmp_path) as server:
         stores = [Store(PipelineLink.to(server.url), FREE) for _ in range(12)]
         try:
@@ -134,7 +136,7 @@ async def test_services_that_start_together_do_not_disturb_one_another(kind: str
 
 
 @anywhere
-async def test_a_full_store_lacks_nothing(kind: str, tmp_path: Path):
+async def test_a_full_store_lacks_nothing(kind: str, tmp_path: Path) -> None:
     with serving(kind, tmp_path) as server, server.client() as operator:
         async with as_default(server) as first:
             await first.open()
@@ -155,7 +157,7 @@ async def test_a_full_store_lacks_nothing(kind: str, tmp_path: Path):
 )
 async def test_a_user_who_may_not_see_the_configuration_can_start_and_is_told_what_is_not_known(
     kind: str, rights: str, told: str, tmp_path: Path
-):
+) -> None:
     with serving(kind, tmp_path, config(f"~dibs:* &* +@all {rights}")) as server:
         async with as_user(server) as store:
             await store.open()
@@ -170,7 +172,7 @@ async def test_a_user_who_may_not_see_the_configuration_can_start_and_is_told_wh
 
 
 @anywhere
-async def test_keys_that_are_out_of_reach_are_named(kind: str, tmp_path: Path):
+async def test_keys_that_are_out_of_reach_are_named(kind: str, tmp_path: Path) -> None:
     with serving(kind, tmp_path, config("~others:* &* +@all")) as server:
         async with as_user(server) as store:
             with pytest.raises((UnsupportedStore, StoreDown), match="keys that begin with dibs:"):
@@ -180,7 +182,7 @@ async def test_keys_that_are_out_of_reach_are_named(kind: str, tmp_path: Path):
 @anywhere
 async def test_a_right_that_is_taken_while_dibs_runs_is_named_and_given_back_it_goes_on(
     kind: str, tmp_path: Path
-):
+) -> None:
     with serving(kind, tmp_path, config("~dibs:* &* +@all")) as server:
         async with as_user(server) as store:
             await store.open()

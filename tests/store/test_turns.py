@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from tests.conftest import Desk
+from tests.conftest import Desk, Stepped
 
 from dibs.store import Rules, Store
 from dibs.store.redis.link import Link, PipelineLink
@@ -33,7 +33,7 @@ class Turning:
 
 
 @pytest.fixture
-async def turning(stepped) -> AsyncIterator[tuple[Desk, Turning]]:
+async def turning(stepped: Stepped) -> AsyncIterator[tuple[Desk, Turning]]:
     """A desk at such a store."""
     embedded, clock = stepped
     link = Turning(PipelineLink.to(embedded.url))
@@ -55,7 +55,9 @@ async def why_each(desk: Desk, looks: int) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
-async def test_servers_that_take_turns_do_not_keep_claims_for_ever(turning, count: int):
+async def test_servers_that_take_turns_do_not_keep_claims_for_ever(
+    turning: tuple[Desk, Turning], count: int
+) -> None:
     desk, link = turning
     link.runs = itertools.cycle(str(number) * 40 for number in range(count))
     await desk.granted(desk.ann, "T-1", ttl_s=10)
@@ -68,7 +70,9 @@ async def test_servers_that_take_turns_do_not_keep_claims_for_ever(turning, coun
     await desk.granted(desk.bob, "T-1")
 
 
-async def test_a_restart_is_noticed_among_servers_that_take_turns(turning):
+async def test_a_restart_is_noticed_among_servers_that_take_turns(
+    turning: tuple[Desk, Turning],
+) -> None:
     desk, link = turning
     link.runs = itertools.cycle(["a" * 40, "b" * 40])
     assert (await why_each(desk, 12))[-1] == "turns"
@@ -79,7 +83,9 @@ async def test_a_restart_is_noticed_among_servers_that_take_turns(turning):
     assert (await desk.show("T-1")).expires_in > 50
 
 
-async def test_a_failover_and_back_and_again_is_an_interruption_each_time(turning):
+async def test_a_failover_and_back_and_again_is_an_interruption_each_time(
+    turning: tuple[Desk, Turning],
+) -> None:
     desk, link = turning
     for run in ("b", "a", "b"):
         link.runs = itertools.cycle([run * 40])
@@ -89,7 +95,9 @@ async def test_a_failover_and_back_and_again_is_an_interruption_each_time(turnin
     assert await why_each(desk, 1) == ["restart"], "it was not seen lately"
 
 
-async def test_a_service_that_may_not_see_the_run_does_not_disturb_one_that_may(turning):
+async def test_a_service_that_may_not_see_the_run_does_not_disturb_one_that_may(
+    turning: tuple[Desk, Turning],
+) -> None:
     desk, link = turning
     link.runs = itertools.cycle(["a" * 40])
     await why_each(desk, 1)

@@ -13,7 +13,6 @@ stays real. Linux, with a C compiler.
 import atexit
 import functools
 import mmap
-import os
 import shutil
 import struct
 import sys
@@ -21,8 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import pytest
 from tests.harness import processes
+from tests.harness.needs import lacking
 
 _SOURCE = Path(__file__).with_name("clockshim.c")
 
@@ -31,13 +30,22 @@ _SOURCE = Path(__file__).with_name("clockshim.c")
 def _shim() -> Path:
     """The preloadable library, built once for this process."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if not (compiler and sys.platform == "linux"):
-        why = "stepping a store's clock needs Linux and a C compiler"
-        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+    if not compiler or sys.platform != "linux":
+        lacking("stepping a store's clock needs Linux and a C compiler")
     directory = tempfile.mkdtemp(prefix="dibs-clock-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     library = Path(directory) / "clockshim.so"
-    command = [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, _SOURCE]
+    command: list[str | Path] = [
+        compiler,
+        "-O2",
+        "-Wall",
+        "-Werror",
+        "-shared",
+        "-fPIC",
+        "-o",
+        library,
+        _SOURCE,
+    ]
     built = processes.run(command)
     assert built.returncode == 0, f"{_SOURCE.name} does not compile:\n{built.stderr}"
     return library

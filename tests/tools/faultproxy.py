@@ -17,10 +17,12 @@ import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
+from typing import Any, TypeVar
 
 # What can happen to a request besides reaching the service and being answered.
+T = TypeVar("T")
 FAULTS = {
     "drop_request": "the connection closes and the service never hears of it",
     "drop_reply": "the service acts, and its reply is lost",
@@ -49,7 +51,7 @@ class FaultProxy:
         self._upstream = upstream
         self._max_delay_s = max_delay_s
         self._sent: Counter[str] = Counter()
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy")
 
@@ -71,7 +73,7 @@ class FaultProxy:
         unmet = [fault for fault, odd in self.odds.items() if odd and self.met[fault] < times]
         assert not unmet, f"seed {self.seed}: {unmet} met traffic less than {times}×: {self.met}"
 
-    def _call(self, coroutine):
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
 
     async def _close(self) -> None:
@@ -82,6 +84,7 @@ class FaultProxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = asyncio.current_task()
+        assert connection
         self._connections.add(connection)
         try:
             with suppress(OSError, asyncio.IncompleteReadError):

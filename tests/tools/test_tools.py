@@ -1,6 +1,7 @@
 """The tools that other tests prove things with do what they say."""
 
 import http.client
+import importlib.metadata
 import threading
 import time
 from collections import Counter
@@ -33,7 +34,7 @@ def store(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[redis.Redis]:
     if request.param == "path":
-        monkeypatch.setattr(programs.importlib.metadata, "files", lambda _name: None)
+        monkeypatch.setattr(importlib.metadata, "files", lambda _name: None)
         if not any(True for _ in programs.servers()):
             pytest.skip("no valkey-server or redis-server on the PATH")
     started = EmbeddedStore.start(tmp_path / "data", env=clock.env)
@@ -122,13 +123,18 @@ class Service(BaseHTTPRequestHandler):
         pass
 
 
+Listening = tuple[tuple[str, int], Counter[bytes]]
+"""Where it listens, and what it heard."""
+
+
 @pytest.fixture
-def service() -> Iterator[tuple[tuple[str, int], Counter[bytes]]]:
-    handler = type("Handler", (Service,), {"heard": Counter()})
+def service() -> Iterator[Listening]:
+    heard: Counter[bytes] = Counter()
+    handler = type("Handler", (Service,), {"heard": heard})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield server.server_address, handler.heard
+        yield ("127.0.0.1", server.server_port), heard
         server.shutdown()
         thread.join()
 
@@ -146,18 +152,20 @@ def post(proxy: FaultProxy, body: bytes) -> bytes | Exception:
         connection.close()
 
 
-@pytest.mark.parametrize(
-    ("fault", "expected", "heard"),
-    [
-        (None, b"x" * 5000, 1),
-        ("delay", b"x" * 5000, 1),
-        ("duplicate", b"x" * 5000, 2),
-        ("drop_request", http.client.RemoteDisconnected, 0),
-        ("drop_reply", http.client.RemoteDisconnected, 1),
-        ("reset", ConnectionResetError, 1),
-    ],
-)
-def test_each_fault_is_what_it_says(service, fault, expected, heard) -> None:
+CASES: list[tuple[str | None, object, int]] = [
+    (None, b"x" * 5000, 1),
+    ("delay", b"x" * 5000, 1),
+    ("duplicate", b"x" * 5000, 2),
+    ("drop_request", http.client.RemoteDisconnected, 0),
+    ("drop_reply", http.client.RemoteDisconnected, 1),
+    ("reset", ConnectionResetError, 1),
+]
+
+
+@pytest.mark.parametrize(("fault", "expected", "heard"), CASES)
+def test_each_fault_is_what_it_says(
+    service: Listening, fault: str | None, expected: object, heard: int
+) -> None:
     address, requests = service
     body = b"x" * 5000
     with FaultProxy(address, seed=1, odds={fault: 1} if fault else {}) as proxy:
@@ -168,11 +176,10 @@ def test_each_fault_is_what_it_says(service, fault, expected, heard) -> None:
 
 
 def test_every_fault_is_tested_here() -> None:
-    marks = test_each_fault_is_what_it_says.pytestmark
-    assert {case[0] for case in marks[0].args[1]} == {None, *FAULTS}
+    assert {case[0] for case in CASES} == {None, *FAULTS}
 
 
-def test_the_same_seed_treats_the_same_requests_alike_in_any_order(service) -> None:
+def test_the_same_seed_treats_the_same_requests_alike_in_any_order(service: Listening) -> None:
     address, _requests = service
     bodies = [b"request %d" % (number % 40) for number in range(120)]
 
@@ -187,7 +194,7 @@ def test_the_same_seed_treats_the_same_requests_alike_in_any_order(service) -> N
     assert run(1, bodies) != run(2, bodies)
 
 
-def test_a_run_without_its_faults_does_not_pass(service) -> None:
+def test_a_run_without_its_faults_does_not_pass(service: Listening) -> None:
     address, _requests = service
     with FaultProxy(address, seed=3, odds={"drop_reply": 1e-9}) as proxy:
         assert post(proxy, b"once") == b"once"
@@ -195,13 +202,13 @@ def test_a_run_without_its_faults_does_not_pass(service) -> None:
         proxy.assert_every_fault_met_traffic()
 
 
-def test_a_service_that_is_down_is_a_closed_connection(service) -> None:
+def test_a_service_that_is_down_is_a_closed_connection(service: Listening) -> None:
     with FaultProxy(("127.0.0.1", 1), seed=1, odds={}) as proxy:
         assert type(post(proxy, b"hello")) is http.client.RemoteDisconnected
     assert proxy.met["no_service"] == 1
 
 
-def test_a_proxy_can_be_left_with_requests_under_way(service) -> None:
+def test_a_proxy_can_be_left_with_requests_under_way(service: Listening) -> None:
     address, requests = service
     with FaultProxy(address, seed=1, odds={"delay": 1}, max_delay_s=1e6) as proxy:
         client = threading.Thread(target=post, args=(proxy, b"waiting"))

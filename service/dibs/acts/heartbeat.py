@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple, assert_never
 from dibs import outcomes as o
 from dibs import responses
 from dibs.acts.act import Act, Call
-from dibs.acts.holding import held, milliseconds, not_mine, rate_limited, refusal
+from dibs.acts.holding import held, milliseconds, refusal, refused
 from dibs.claims import Claims
 from dibs.requests import Duration, Errors, Fence, Note, Request, Task, fault, has
 from dibs.responses import Reply
@@ -67,10 +67,8 @@ async def beat(store: Store, call: Call[HeartbeatRequest]) -> Outcome:
         request.note,
     )
     tag, read, rest = await store.run(SCRIPT, call.project, call.session, arguments, call.key)
-    if tag == "rate-limited":
-        return rate_limited(read, rest)
-    if tag == "not-mine":
-        return not_mine(read, call.project, request.task, rest)
+    if no := refused(tag, read, rest, call.project, request.task):
+        return no
     claims = tuple(held(read.claim(view)) for view in rest[1:])
     return o.Renewed(claims, tuple(map(read.loss, rest[0])))
 
@@ -82,10 +80,8 @@ def answer(outcome: Outcome, request: HeartbeatRequest) -> Reply:
             if request.task is not None:
                 return responses.ok(claims[0], lost)
             return responses.ok({"claims": claims, "lost": lost})
-        case o.NotMine():
+        case o.NotMine() | o.RateLimited():
             raise refusal(outcome, request.task, request.fence)
-        case o.RateLimited():
-            raise responses.rate_limited(outcome)
         case never:
             assert_never(never)
 

@@ -40,13 +40,26 @@ def not_mine(read: Reader, project: Project, task: Task | None, rest: list[Any])
     return o.NotMine(why, now, known, tuple(map(read.loss, told)), unsure=read.unsure)
 
 
+def refused(
+    tag: str, read: Reader, rest: list[Any], project: Project, task: Task | None
+) -> o.NotMine | o.RateLimited | None:
+    """Return why a script refused an act of a holder; None if it did not."""
+    if tag == "rate-limited":
+        return rate_limited(read, rest)
+    return not_mine(read, project, task, rest) if tag == "not-mine" else None
+
+
 def milliseconds(span_s: int | None) -> str:
     """Return a span as an argument of a script, '' for none."""
     return "" if span_s is None else str(span_s * 1000)
 
 
-def refusal(outcome: o.NotMine, task: Task | None, fence: Fence | None) -> ProblemError:
-    """Say that the session does not hold a task, and why."""
+def refusal(
+    outcome: o.NotMine | o.RateLimited, task: Task | None, fence: Fence | None
+) -> ProblemError:
+    """Say that the session does not hold a task, and why; or that it asks too often."""
+    if isinstance(outcome, o.RateLimited):
+        return responses.rate_limited(outcome)
     facts: dict[str, Any] = {"task": task, "claim": responses.builtin(outcome.now)}
     if outcome.loss:
         loss = responses.builtin(outcome.loss)

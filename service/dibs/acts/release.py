@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple, assert_never
 from dibs import outcomes as o
 from dibs import responses
 from dibs.acts.act import Act, Call
-from dibs.acts.holding import not_mine, rate_limited, refusal, releases
+from dibs.acts.holding import refusal, refused, releases
 from dibs.claims import Claims
 from dibs.requests import Errors, Fence, Note, Request, Task, Url, fault, has
 from dibs.responses import Reply
@@ -72,10 +72,8 @@ async def end(store: Store, call: Call[ReleaseRequest]) -> Outcome:
         request.task or "", str(request.fence or ""), request.outcome, request.note, request.pr
     )
     tag, read, rest = await store.run(SCRIPT, call.project, call.session, arguments, call.key)
-    if tag == "rate-limited":
-        return rate_limited(read, rest)
-    if tag == "not-mine":
-        return not_mine(read, call.project, request.task, rest)
+    if no := refused(tag, read, rest, call.project, request.task):
+        return no
     return o.Ended(releases(rest[1:]), tuple(map(read.loss, rest[0])))
 
 
@@ -84,10 +82,8 @@ def answer(outcome: Outcome, request: ReleaseRequest) -> Reply:
     match outcome:
         case o.Ended(ended, lost):
             return responses.ok({"released": ended} if request.task is None else ended[0], lost)
-        case o.NotMine():
+        case o.NotMine() | o.RateLimited():
             raise refusal(outcome, request.task, request.fence)
-        case o.RateLimited():
-            raise responses.rate_limited(outcome)
         case never:
             assert_never(never)
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from dibs.board.known import Known, Readings
 from dibs.board.sheets import ALL, ROWS, Key, Sheet, Snapshot, Viewer
@@ -94,7 +94,7 @@ class Feed:
         """Raise Crowded if a page of this project cannot be followed."""
         self._sheet(key)
 
-    async def follow(self, after: str, key: Key = ALL) -> AsyncIterator[bytes]:
+    async def follow(self, after: str, key: Key = ALL) -> AsyncGenerator[bytes]:
         """Yield a page's server-sent events from `after` on: changes, a tick when there are none.
 
         `after` is the id of a change, or "" for who has to read the page first. Raises Crowded.

@@ -116,7 +116,7 @@ class ClientLink:
     async def command(self, *parts: str | int) -> Any:
         """See Link."""
         try:
-            return await self._client.execute_command(*parts)  # type: ignore[no-untyped-call]
+            return await self._client.execute_command(*parts)
         except RedisError as error:
             raise failure(error, sent=True) from error
 
