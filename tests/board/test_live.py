@@ -13,7 +13,7 @@ from tests.harness import processes
 from tests.harness.processes import until
 from tests.harness.services import Running
 
-from dibs.board.spans import span
+from dibs.board.relative_time import span
 
 Open = Callable[..., Page]
 CLIENT = Path(__file__).parents[2] / "client" / "dibs.py"

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from dibs.acts import list_, show
-from dibs.board import spans, telling, views
-from dibs.board.spans import Html
+from dibs.board import relative_time, telling, views
+from dibs.board.relative_time import Html
 from dibs.board.views import Counts, Look, Row
 from dibs.claims import Claims
 from dibs.outcomes import Page
@@ -220,7 +220,7 @@ class Known:
     def paint_recent(self) -> list[str]:
         """Return the last events as elements, the newest first."""
         now = self.now_ms
-        return [spans.fill(html, now) for _, html in list(self.recent)[:RECENT]]
+        return [relative_time.fill(html, now) for _, html in list(self.recent)[:RECENT]]
 
 
 def newer(one: str, than: str) -> bool:

@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
-from dibs.board import spans, telling, views
+from dibs.board import relative_time, telling, views
 from dibs.board.known import RECENT, Known
-from dibs.board.spans import Html
+from dibs.board.relative_time import Html
 from dibs.board.views import EVERYTHING, SECTIONS, Counts, Look, Row
 from dibs.words import Event, Project, Task
 
@@ -240,7 +240,7 @@ class Sheet:
             ],
             "clocks": clocks,
             "gone": gone,
-            "lately": [spans.fill(html, now) for _, html in fresh[-RECENT:]],
+            "lately": [relative_time.fill(html, now) for _, html in fresh[-RECENT:]],
             "counts": asdict(self._known.counts),
             "numbers": extent.numbers,
             "pages": pager(self._known.project, self.key, extent),

@@ -15,9 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from msgspec.structs import replace
 
-from dibs.board import spans
+from dibs.board import relative_time
 from dibs.board.assets import asset
-from dibs.board.spans import Html, span
+from dibs.board.relative_time import Html, span
 from dibs.board.telling import name, said
 from dibs.store.records import Pulse
 from dibs.words import LAPSES_FLAGGED, Claim, Event, Project
@@ -130,7 +130,7 @@ def _cut(note: str) -> str:
 
 def paint(html: Html, now_ms: int, *, hidden: bool = False) -> str:
     """Return a row's element as it is now."""
-    return ("<tr hidden" if hidden else "<tr") + spans.fill(html, now_ms)
+    return ("<tr hidden" if hidden else "<tr") + relative_time.fill(html, now_ms)
 
 
 def render(row: Row) -> Html:
@@ -154,7 +154,7 @@ def render(row: Row) -> Html:
         due=due,
         ended=ended,
     )
-    return spans.cut(html.removeprefix("<tr"))
+    return relative_time.cut(html.removeprefix("<tr"))
 
 
 def clocks(claim: Claim) -> tuple[str, int, int]:
@@ -170,7 +170,7 @@ def break_path(claim: Claim) -> str:
 
 def happening(event: Event) -> Html:
     """Render an event for the list of recent events."""
-    return spans.cut(EVENT.render(event=event, words=said(event)))
+    return relative_time.cut(EVENT.render(event=event, words=said(event)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,7 +309,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.globals.update(asset=asset, clock=spans.clock, time=spans.time, ms=ms, link=link)
+    env.globals.update(
+        asset=asset, clock=relative_time.clock, time=relative_time.time, ms=ms, link=link
+    )
     env.filters.update(prose=prose)
     env.globals.update(short=short, name=name, break_path=break_path)
     env.globals.update(span=span, flagged=LAPSES_FLAGGED)

@@ -15,7 +15,7 @@ const QUIET_MS = 25000; // the service says something every 10 s
 let [ahead, heard] = [main.dataset.now - Date.now(), Date.now()];
 let [state, trouble] = ["off", false];
 
-// The twin of span() in spans.py.
+// The twin of span() in relative_time.py.
 function span(ms, fine) {
   const s = Math.floor(Math.max(0, ms) / 1000);
   const [m, h] = [Math.floor(s / 60), Math.floor(s / 3600)];
