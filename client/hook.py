@@ -113,10 +113,18 @@ def act_of(one, payload):
     if is_parked or event == "SubagentStop":
         one.data["ended"] = event == "SubagentStop"
         return "heartbeat", with_note(claims, "parked", ENDED), 3, 1
+    if event == "SessionStart" and state_at_start(one, payload) == "parked":
+        return "heartbeat", {"state": "parked"}, 1, 1
     one.data["ended"] = one.data.get("ended") and not is_its_own
     if one.data["ended"]:  # a sub-agent that is over: its claims wait
         return None
     return "heartbeat", with_note(claims, "working", AT_WORK), 1, 1
+
+
+def state_at_start(one, payload):
+    """`/clear` begins no work: what waited for a person still does."""
+    is_idle = payload.get("source") == "clear" and one.data.get("parked_at")
+    return "parked" if is_idle else "working"
 
 
 def with_note(claims, state, note):
@@ -179,7 +187,8 @@ def on_start(session, payload):
     was_new = session.is_new
     try:
         if session.secret():
-            session.post("heartbeat", {"state": "working"}, 2, 1, client.HOOK_TIMEOUT_S)
+            beat = {"state": state_at_start(session, payload)}
+            session.post("heartbeat", beat, 2, 1, client.HOOK_TIMEOUT_S)
     except client.Failure as failure:
         is_down = failure.code == client.UNKNOWN
         facts.append(
@@ -193,7 +202,9 @@ def on_start(session, payload):
     if was_new and is_remote() and (held or source in ("resume", "compact")):
         facts.append("This VM is new: files that were not pushed are gone.")
     elif was_new and source == "resume":
-        facts.append("It is a new session here: what the conversation claimed before is not its.")
+        facts.append(
+            "This is a new session, as of a fork: what the conversation claimed before is not its."
+        )
     facts.append(
         f"Tasks are claimed before work: {client.COMMAND} claim TASK; after it: done TASK."
     )

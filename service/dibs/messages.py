@@ -149,9 +149,13 @@ def lost(loss: Loss) -> str:
             f"{lost_it} No session has the task now: claim it again before you continue, and "
             "verify the new fence before you push."
         )
-    taken = f"{who(loss.by)} has it now" if loss.by else "it cannot be revived, so claim it again"
+    if not loss.by:
+        return (
+            f"Your claim on {task} lapsed at {at}, and no session has the task now.{note} Claim it "
+            "again before you continue, and verify the new fence before you push."
+        )
     return (
-        f"Your claim on {task} lapsed at {at} and {taken}.{note} "
+        f"Your claim on {task} lapsed at {at} and {who(loss.by)} has it now.{note} "
         "Stop working on it, keep your branch, and claim another task."
     )
 

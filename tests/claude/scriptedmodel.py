@@ -62,8 +62,8 @@ class ScriptedModel(ThreadingHTTPServer):
 
 
 def _said(body: Asked) -> str:
-    """What a person, or the agent of a sub-agent, has said in a conversation."""
-    contents = (m["content"] for m in body["messages"] if m["role"] == "user")
+    """What a person, or the agent of a sub-agent, has said first in a conversation."""
+    contents = [m["content"] for m in body["messages"] if m["role"] == "user"][:1]
     blocks = (b for c in contents for b in ([{"text": c}] if isinstance(c, str) else c))
     return "\n".join(block.get("text", "") for block in blocks)
 
@@ -89,7 +89,9 @@ class _Handler(BaseHTTPRequestHandler):
         step, number = self.server.next_step(body) if body.get("tools") else ({"text": "ok"}, 0)
         events = "".join(
             f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n"
-            for kind, fields in _events(step, f"toolu_{number}", body["model"])
+            for kind, fields in _events(
+                step, f"toolu_{self.server.server_port}_{number}", body["model"]
+            )
         )
         with contextlib.suppress(ConnectionError):  # the agent was killed meanwhile
             self._say(events.encode(), "text/event-stream")

@@ -36,8 +36,12 @@ def test_clear_releases_nothing_and_the_next_conversation_goes_on(sandbox: Make)
     said = ann.clears("bbb")
     assert "this session holds T-1 until" in said
     assert ann.dibs("claim", "T-1", "--json").said(0).json["fence"] == fence
+    ann.hook("Stop")
     said = ann.clears("ccc")
     assert "this session holds T-1 until" in said
+    assert state(ann, "T-1") == "parked"  # what waited for a person still does
+    ann.hook("UserPromptSubmit")
+    assert state(ann, "T-1") == "held"
     ann.dibs("done", "T-1").said(0)
     assert "holds no task" in ann.clears("ddd")
 
@@ -143,7 +147,7 @@ def test_a_cleared_conversation_that_is_resumed_is_another_session_by_then(sandb
     ann.clears("bbb")
     said = bob.begins("resume")  # in another terminal: both live
     assert "holds no task" in said
-    assert "It is a new session here" in said
+    assert "This is a new session, as of a fork" in said
     bob.dibs("claim", "T-1").said(1)
     bob.dibs("claim", "T-2").said(0)
     assert len(set(secrets(box))) == len(secrets(box)) == 2
@@ -183,7 +187,7 @@ def test_a_fork_inherits_nothing_and_is_told_so(sandbox: Make) -> None:
     ann.dibs("claim", "T-1").said(0)
     said = fork.begins("resume")
     assert "this session holds no task" in said
-    assert "new session here: what the conversation claimed before is not its" in said
+    assert "new session, as of a fork: what the conversation claimed before is not its" in said
     assert "VM" not in said
     assert len(said) / 4 <= 100
     fork.dibs("claim", "T-1").said(1)
@@ -194,9 +198,9 @@ def test_only_a_cloud_machine_is_called_a_vm(sandbox: Make) -> None:
     ann.dibs("claim", "T-1").said(0)
     ann.box.forget()
     assert "VM" not in ann.begins("resume")
-    assert "VM is new" in ann.hook(
-        "SessionStart", {"CLAUDE_CODE_REMOTE": "true"}, source="compact"
-    ) or "holds no task" in ann.begins("compact")
+    ann.box.forget()
+    cloud = {"CLAUDE_CODE_REMOTE": "true"}
+    assert "VM is new" in ann.hook("SessionStart", cloud, source="compact")
 
 
 @pytest.mark.skipif(not HAS_PROC, reason="processes are read there")

@@ -105,6 +105,16 @@ def test_every_sentence_holds_whatever_text_reached_the_store(name: str) -> None
         carries(messages.lost(loss), notes=1)
 
 
+@pytest.mark.parametrize("by", [None, Holder("9c1e5f03ab", "bob")], ids=["nobody", "bob"])
+@pytest.mark.parametrize("reason", ["lapsed", "broken", "forgotten"])
+def test_a_loss_says_one_thing_to_do(reason: Any, by: Holder | None) -> None:
+    loss = Loss(task=Task("T-1"), fence=Fence(7), reason=reason, at=NOW, by=by, note=None)
+    said = messages.lost(loss).lower()
+    again = "claim it again before you continue, and verify the new fence"
+    assert (again in said) != ("keep your branch" in said and "claim another task" in said)
+    assert (again in said) == (by is None and reason != "broken")
+
+
 def test_the_table_says_who_wrote_and_quotes_it() -> None:
     table = responses.table([claim_of(text, note=None, pr=text) for text in TEXTS.values()])
     assert faults(table) == []

@@ -14,6 +14,11 @@ FORGOTTEN = ("tests/promises/test_forgotten.py",)
 DAMAGE = ("tests/store/test_damage.py",)
 TRUST = "tests/client/test_trust.py::test_"
 PARTS = "tests/client/test_parts.py::test_"
+FAMILY = "tests/client/test_family.py::test_"
+HISTORIES = (
+    "tests/client/test_histories_of_sessions.py::"
+    "test_two_live_sessions_never_have_one_secret_nor_one_session_two"
+)
 PASSING = "tests/client/test_passing.py::test_"
 WORK = "tests/client/test_work.py::test_"
 GATE = "tests/client/test_gate.py::test_"
@@ -1799,5 +1804,91 @@ MUTANTS = [
         "    return task in live if task else bool(live)\n",
         "    return bool(live)\n",
         (GATE + "where_a_session_says_what_it_works_on_another_task_does_not_do",),
+    ),
+    Mutant(
+        "an alias for a cleared conversation",
+        "client/hook.py",
+        "two live sessions never have one secret",
+        "table[new], table[old] = table.get(old, old), table.get(new, new)",
+        "table[new] = table.get(old, old)",
+        (HISTORIES,),
+    ),
+    Mutant(
+        "any agent goes on after a clear",
+        "client/hook.py",
+        "two agents that are cleared at once are never mixed up",
+        "ours = [line for line in fresh if line[1:3] == [place, process]]",
+        "ours = fresh[:1]",
+        (HISTORIES,),
+    ),
+    Mutant(
+        "one of two candidates",
+        "client/hook.py",
+        "where two may be meant none is taken",
+        "        if len(ids) == 1 and heard and heard not in ids:\n",
+        "        ids = {*sorted(ids)[:1]}\n        if ids and heard and heard not in ids:\n",
+        (
+            "tests/client/test_continuity.py::test_where_processes_are_unknown_the_only_candidate"
+            "_is_adopted_and_of_two_none",
+        ),
+    ),
+    Mutant(
+        "a session of an environment for all",
+        "client/dibs.py",
+        "two agents of one environment are two",
+        'derived(given, b"dibs-session-v3", self.agent, self.sub)',
+        'derived(given, b"dibs-session-v3", self.sub)',
+        (HISTORIES,),
+    ),
+    Mutant(
+        "a sub-agent with its parent's secret",
+        "client/dibs.py",
+        "a sub-agent is itself",
+        "*([self.sub] if self.sub else [])",
+        "*[]",
+        (HISTORIES,),
+    ),
+    Mutant(
+        "a key for whoever a state file names",
+        "client/dibs.py",
+        "a key goes to its own host",
+        "if place else self.named and here == host_port_of(self.named):",
+        "if place else self.named:",
+        (FAMILY + "a_key_goes_to_no_member_that_a_state_file_names",),
+    ),
+    Mutant(
+        "a hook of one repository",
+        "client/dibs.py",
+        "the hooks of a session keep all that it has",
+        "                    yield one\n",
+        "                    return\n",
+        (FAMILY + "the_hooks_of_a_parent_beat_for_all",),
+    ),
+    Mutant(
+        "a clear that releases",
+        "client/hook.py",
+        "clear releases nothing",
+        'session.event == "SessionEnd" and payload.get("reason") == "clear"',
+        "False",
+        (
+            "tests/client/test_continuity.py::test_clear_releases_nothing_and_the_next"
+            "_conversation_goes_on",
+        ),
+    ),
+    Mutant(
+        "mine by name",
+        "client/dibs.py",
+        "list --mine goes by session",
+        'listed(args, session, "&mine=true", secret)',
+        'listed(args, session, "&holder=" + percent_encoded(session.label), secret)',
+        (FAMILY + "mine_is_what_this_session_and_its_sub_agents_hold_and_no_namesakes",),
+    ),
+    Mutant(
+        "an old grant as a new one",
+        "client/dibs.py",
+        "nobody takes an old grant for a new one",
+        "        return about_claim(claim)\n    since",
+        "        pass\n    return about_claim(claim)\n    since",
+        (FAMILY + "asking_again_says_that_the_grant_is_an_old_one",),
     ),
 ]
