@@ -15,7 +15,8 @@ it. install.py has `init` and `doctor`, hook.py what a hook does beyond a look a
   dibs verify TASK [--fence N]                do I (does fence N) still hold it?
   dibs run TASK [--done] -- command ...       hold it while a command runs; both end together
   dibs init --url URL | --remove              put dibs into this repository | take it out
-  dibs doctor | hook                          what works here | for Claude Code, JSON on stdin
+       --agent claude,codex,cursor,gemini,copilot|auto   and into the settings of these agents
+  dibs doctor | hook                          what works here | for an agent's hooks
   … --as NAME                                 as a sub-agent of this session, with its own claims
 
 stdout is data, one line (with --json the service's own answer); stderr is talk. Exit codes:
@@ -57,6 +58,7 @@ import time
 SERVED_FROM = "__DIBS_URL__"
 PARTS = {
     "hook": "__DIBS_HOOK_SHA256__",
+    "agents": "__DIBS_AGENTS_SHA256__",
     "gate": "__DIBS_GATE_SHA256__",
     "passing": "__DIBS_PASSING_SHA256__",
     "shell": "__DIBS_SHELL_SHA256__",
@@ -80,7 +82,27 @@ MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, Overfl
 SKILL_DIR = ".claude/skills/dibs"
 COMMAND = f"sh {SKILL_DIR}/dibs"
 AGENT_IDS = ("CLAUDE_CODE_REMOTE_SESSION_ID", "CODEX_THREAD_ID", "CURSOR_CONVERSATION_ID")
-AGENT_IDS += ("COPILOT_AGENT_SESSION_ID", "CLAUDE_CODE_SESSION_ID")
+AGENT_IDS += ("GEMINI_SESSION_ID", "COPILOT_AGENT_SESSION_ID", "CLAUDE_CODE_SESSION_ID")
+# Agents other than Claude Code: the variable with the id of their session, and their events.
+AGENTS = {"codex": "CODEX_THREAD_ID", "cursor": "CURSOR_CONVERSATION_ID"}
+AGENTS.update({"gemini": "GEMINI_SESSION_ID", "copilot": "COPILOT_AGENT_SESSION_ID"})
+EVENTS = {
+    "BeforeTool": "PreToolUse",
+    "AfterTool": "PostToolUse",
+    "BeforeAgent": "UserPromptSubmit",
+    "AfterAgent": "Stop",
+    "PreCompress": "PreCompact",
+    "BeforeSubmitPrompt": "UserPromptSubmit",
+    "UserPromptSubmitted": "UserPromptSubmit",
+    "AgentStop": "Stop",
+}
+# Copilot says no event in its own form: it shows by a field that only this one has.
+EVENT_BY_FIELD = (
+    ("toolResult", "PostToolUse"),
+    ("toolName", "PreToolUse"),
+    ("source", "SessionStart"),
+)
+EVENT_BY_FIELD += (("reason", "SessionEnd"), ("prompt", "UserPromptSubmit"))
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FAMILY_MOST = 100  # services, projects and sub-agents of a session that its hooks see to
 NAMESAKE = (
@@ -1662,14 +1684,14 @@ def do_setup(args, session):
     return {"init": install.do_init, "doctor": install.do_doctor}[args.command](args, session)
 
 
-def run_hook(mode="", agent="", heard=""):
+def run_hook(mode="", more="", heard=""):
     """Claude Code calls this at every event. Whatever happens, the session's work goes on."""
     sys.stderr = None
     try:
         if mode == "keep":  # a process that a hook has started
-            part("hook").keep(session_of_hook(heard), agent)
+            part("hook").keep(session_of_hook(heard), more)
         else:
-            see_to_event(sys.stdin.buffer.read())
+            see_to_event(sys.stdin.buffer.read(), mode, more)
     except (Exception, SystemExit, KeyboardInterrupt):
         pass
     return YES
@@ -1681,15 +1703,18 @@ def session_of_hook(heard=""):
     return session
 
 
-def see_to_event(payload):
+def see_to_event(payload, named="", event=""):
     """Most events end here, by a look at the stamp, and hook.py sees to the rest."""
-    event = field_of(payload, "hook_event_name")
-    session = session_of_hook("" if agent_id() else field_of(payload, "session_id"))
+    agent, event = who_calls(payload, named, event)
+    session = session_of_hook("" if agent_id() else id_of(payload, agent))
     session.note_tool(event, payload)
     if has_nothing_to_do(session, event, payload):
         return
     try:
-        part("hook").run(session, payload)
+        if agent:
+            part("agents").see_to_event(session, agent, event, payload)
+        else:
+            part("hook").run(session, payload)
         if event == "SessionStart" and missing_part():
             raise MissingPart(where_to_get(missing_part()))
     except MissingPart as missing:
@@ -1702,6 +1727,54 @@ def field_of(payload, name):
     after = payload.partition(b'"%s"' % name.encode())[2].split(b'"', 2)
     found = after[1] if len(after) == 3 and after[0].strip() == b":" else b""
     return "" if b"\\" in found else found.decode("utf-8", "replace")
+
+
+def who_calls(payload, named, event):
+    """(agent, or '' for Claude Code, event by Claude's name) of a hook."""
+    event = field_of(payload, "hook_event_name") or event
+    agent = named if named in AGENTS else "gemini" if event[:6] in ("Before", "AfterT") else ""
+    if not agent and any(field in payload for field in ODD_FIELDS):
+        agent = odd_agent(payload)
+    if agent and not event:
+        event = event_by_fields(payload)
+    event = event[:1].upper() + event[1:]
+    return agent, EVENTS.get(event, event)
+
+
+ODD_FIELDS = (b'"conversation_id"', b'"sessionId"', b'"timestamp"')  # Claude Code has none of them
+
+
+def odd_agent(payload):
+    """Who else calls the hooks of Claude's settings: Cursor and Copilot read them as well."""
+    import json
+
+    found = json.loads(payload)
+    if "conversation_id" in found:
+        return "cursor"
+    if "sessionId" in found or ("timestamp" in found and "session_id" in found):
+        return "gemini" if os.environ.get("GEMINI_SESSION_ID") else "copilot"
+    return ""
+
+
+def event_by_fields(payload):
+    """What happens, of a payload that does not say it."""
+    import json
+
+    found = json.loads(payload)
+    if "agentName" in found or "agentId" in found:
+        return "SubagentStop" if "stopReason" in found else "SubagentStart"
+    if "stopReason" in found or "stop_hook_active" in found:
+        return "Stop"
+    if "toolName" in found and "error" in found:
+        return "PostToolUseFailure"
+    return next((event for field, event in EVENT_BY_FIELD if field in found), "")
+
+
+def id_of(payload, agent):
+    """The agent's own id of its session, of a payload; '' where there is none."""
+    names = {"cursor": ("conversation_id",), "copilot": ("sessionId", "session_id")}
+    found = (field_of(payload, name) for name in names.get(agent, ("session_id",)))
+    return next(filter(None, found), "")
 
 
 def has_nothing_to_do(session, event, payload):
@@ -1868,7 +1941,7 @@ COMMANDS = {
     "show": (do_verify, 1, 1, ""),
     "verify": (do_verify, 1, 1, "fence="),
     "run": (do_run, 2, 9999, "ttl= note= wait= queue reopen done"),
-    "init": (do_setup, 0, 0, "url= project= remove"),
+    "init": (do_setup, 0, 0, "url= project= agent= remove"),
     "doctor": (do_setup, 0, 0, ""),
 }
 

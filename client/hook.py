@@ -20,8 +20,9 @@ SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "busybox", "env", "timeout
 ENDED, AT_WORK = client.HOOK_NOTES
 
 
-def run(session, payload):
-    """See to an event that dibs.py could not decide by a look at its stamp."""
+def run(session, payload, before=()):
+    """See to an event that dibs.py could not decide by a look at its stamp. `before` is what stands
+    before a dibs command of this agent's."""
     payload = json.loads(payload)
     session.event = payload["hook_event_name"]
     session.load()
@@ -34,7 +35,7 @@ def run(session, payload):
     elif session.event == "PreToolUse":
         sub = client.one_line(str(payload.get("agent_id") or ""))
         after = ("--as", sub) if sub else ()  # a sub-agent is itself, also where it does not say so
-        decision = client.part("gate").decision(session, payload, after=after)
+        decision = client.part("gate").decision(session, payload, before, after)
         if decision:
             decision["hookEventName"] = "PreToolUse"
             print(json.dumps({"hookSpecificOutput": decision}))

@@ -24,7 +24,26 @@ except ImportError:  # a dibs.py from before 0.2 has fetched this file, or someb
     sys.exit(2)
 
 SETTINGS = ".claude/settings.json"
-SHARED = (SETTINGS, "AGENTS.md", "CLAUDE.md")
+# Each agent's file with hooks, and by what else a repository shows that it is in use.
+AGENTS = {
+    "claude": (SETTINGS, (".claude", "CLAUDE.md")),
+    "codex": (".codex/hooks.json", (".codex",)),
+    "cursor": (".cursor/hooks.json", (".cursor", ".cursorrules")),
+    "gemini": (".gemini/settings.json", (".gemini", "GEMINI.md")),
+    "copilot": (
+        ".github/hooks/dibs.json",
+        (".github/copilot-instructions.md", ".github/hooks", ".github/copilot"),
+    ),
+}
+# What a person has to do once, where a committed file is not enough.
+ONCE = {
+    "codex": "each person trusts the hooks once in Codex (/hooks)",
+    "gemini": "Gemini CLI asks each person once to trust the folder",
+    "copilot": "Copilot's cloud agent takes hooks from the default branch, and its firewall has to "
+    "let the service's host through",
+}
+SHARED = (*(path for path, _ in AGENTS.values()), "AGENTS.md", "CLAUDE.md")
+SKILL_TOO = ".agents/skills/dibs/SKILL.md"  # where agents other than Claude Code look
 CODE = ("dibs.py", *(name + ".py" for name in client.PARTS))
 OURS = tuple(
     client.SKILL_DIR + "/" + name for name in ("SKILL.md", "dibs", *CODE, "dibs.conf", "undo.json")
@@ -44,24 +63,27 @@ def do_init(args, session):
     except OSError as error:
         raise usage(f"{error.filename or setup.root}: {error.strerror}") from None
     if args.json:
-        print(json.dumps({"project": setup.project, "url": setup.url, "changed": changed}))
+        told = {"project": setup.project, "url": setup.url, "changed": changed}
+        print(json.dumps(dict(told, agents=args.agents)))
     elif args.remove:
         print(f"dibs is out of {setup.project}")
     else:
         todo = "commit the %d files above" % len(changed) if changed else "nothing to change"
-        print(f"dibs is set up for {setup.project} at {setup.url}: {todo}")
+        once = ["", *(ONCE[name] for name in args.agents if name in ONCE)]
+        print(f"dibs is set up for {setup.project} at {setup.url}: {todo}" + "; ".join(once))
     return client.YES
 
 
 def change(args, setup):
     """Work out what changes, show it, write it; return the paths."""
-    before = {path: read(path) for path in SHARED + OURS}
+    before = {path: read(path) for path in (*SHARED, *OURS, SKILL_TOO)}
     after, spots = taken_out(before)
+    args.agents = agents(args, json.loads(before[OURS[-1]] or "{}"))
     if not args.remove:
         setup.url, setup.key = source_of(args, setup), ""  # what it asks for, everybody may read
         setup.project = args.project or setup.project or folder_project(setup.root)
         setup.check()
-        put_in(setup, after, spots)
+        put_in(setup, after, spots, args.agents)
     changed = [path for path in after if after[path] != before[path]]
     for path in changed:
         show(path, before[path] or "", after[path] or "")
@@ -74,6 +96,19 @@ def folder_project(root):
     """The project of a checkout without a remote, by its folder and the one above."""
     steps = [step for step in root.lower().replace("\\", "/").split("/") if step][-2:]
     return client.percent_encoded(".".join(steps)).replace("%", "-").lstrip("._-")[:100]
+
+
+def agents(args, undo):
+    """The agents that hooks are laid for: those that were, and those that are named."""
+    had = [name for name, (path, _) in AGENTS.items() if path in undo]
+    named = (args.agent or "").replace(" ", "").split(",") if args.agent else []
+    if named == ["auto"]:
+        named = [name for name, (_, signs) in AGENTS.items() if any(map(os.path.exists, signs))]
+    unknown = [name for name in named if name not in AGENTS]
+    if unknown:
+        names = ", ".join(AGENTS)
+        raise usage(f"no agent is called {client.word(unknown[0])}: --agent takes {names}, or auto")
+    return [name for name in AGENTS if name in {*had, *named}] or ["claude"]
 
 
 def source_of(args, setup):
@@ -112,31 +147,44 @@ def taken_out(before):
                 after[path] = None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise usage(OURS[-1] + " is damaged: restore it from git") from None
-    after.update((path, None) for path in OURS)
+    after.update((path, None) for path in (*OURS, SKILL_TOO))
     return after, spots
 
 
-def put_in(setup, after, spots):
+def put_in(setup, after, spots, named):
     """Put dibs' files and pieces into `after`, and with them the record of the pieces."""
     names = ("skill/SKILL.md", "skill/dibs", *("client/" + name for name in CODE))
-    ours = [fetch(setup, name) for name in names]
-    text, pieces = after[SETTINGS] or "{}\n", []
-    wanted = json.loads(fetch(setup, "skill/settings.json"))
-    undo = {SETTINGS: {"is_new": after[SETTINGS] is None, "pieces": pieces}}
-    after[SETTINGS] = graft(text, wanted, pieces)
-    if not holds(parse(text), {}) or not holds(parse(after[SETTINGS]), wanted):
-        raise usage(f"{SETTINGS} is not JSON as Claude Code reads it: fix it first")
-    block = fetch(setup, "skill/CLAUDE.md")
-    for path in memory_files(after):
+    ours, undo = [fetch(setup, name) for name in names], {}
+    for name in named:
+        path = AGENTS[name][0]
+        source = "skill/settings.json" if name == "claude" else f"skill/{name}.json"
+        undo[path] = put_hooks(after, path, json.loads(fetch(setup, source)))
+    for path in memory_files(after, named):
+        block = fetch(setup, "skill/" + ("CLAUDE.md" if named == ["claude"] else path))
         text = after[path] or ""
         head = text[: spots.get(path, len(text))]
         gap = "\n" if head.endswith("\n") else "\n\n" if head else ""
         piece = (gap + block).replace("\n", "\r\n" if "\r\n" in text else "\n")
         undo[path] = {"is_new": after[path] is None, "pieces": [[None, piece]]}
         after[path] = head + piece + text[len(head) :]
+    if named != ["claude"]:
+        after[SKILL_TOO] = ours[0]
     conf = "# Settings of dibs for this repository; environment variables win over them.\n"
     conf += f"url = {setup.url}\nproject = {setup.project}\ngate = {setup.gate}\n"
     after.update(zip(OURS, [*ours, conf, json.dumps(undo, indent=1) + "\n"]))
+
+
+def put_hooks(after, path, wanted):
+    """Put an agent's hooks into its file; return what undoes that."""
+    text, pieces = after[path] or "{}\n", []
+    was = parse(text)
+    undo = {"is_new": after[path] is None, "pieces": pieces}
+    if isinstance(was, dict) and was.get("version") == wanted.get("version", 0):
+        del wanted["version"]  # it is there
+    after[path] = graft(text, wanted, pieces)
+    if not holds(was, {}) or not holds(parse(after[path]), wanted):
+        raise usage(f"{path} is not JSON as its agent reads it: fix it first")
+    return undo
 
 
 def fetch(setup, name):
@@ -144,13 +192,15 @@ def fetch(setup, name):
     return client.ask(setup, "GET", "/" + name, {"Accept": "*/*"})[1].decode("utf-8")
 
 
-def memory_files(after):
-    """CLAUDE.md, and AGENTS.md where there is one; this alone where the other reads it anyway."""
-    claude = after["CLAUDE.md"]
-    if after["AGENTS.md"] is None:
+def memory_files(after, named):
+    """CLAUDE.md, and AGENTS.md where there is one, or where another agent reads it; this alone
+    where Claude Code reads the other anyway."""
+    if after["AGENTS.md"] is None and named == ["claude"]:
         return ["CLAUDE.md"]
-    is_link = claude is not None and os.path.samefile("AGENTS.md", "CLAUDE.md")
-    if is_link or "@AGENTS.md" in (claude or ""):
+    claude = after["CLAUDE.md"]
+    has_both = claude is not None and after["AGENTS.md"] is not None
+    is_link = has_both and os.path.samefile("AGENTS.md", "CLAUDE.md")
+    if is_link or "@AGENTS.md" in (claude or "") or "claude" not in named:
         return ["AGENTS.md"]
     return ["AGENTS.md", "CLAUDE.md"]
 
@@ -168,6 +218,8 @@ def holds(value, wanted):
     """Is all that is wanted in this value?"""
     if isinstance(wanted, dict):
         return isinstance(value, dict) and all(holds(value.get(k), wanted[k]) for k in wanted)
+    if not isinstance(wanted, list):
+        return value == wanted
     return isinstance(value, list) and all(item in value for item in wanted)
 
 
@@ -410,6 +462,11 @@ def source_of_secret(session):
     return "none yet, the first claim makes a random one"
 
 
+def hooked(root):
+    """The files in which agents have hooks."""
+    return [os.path.join(root or ".", path) for path, _ in AGENTS.values()]
+
+
 def hooks(session, line):
     """Do they run?"""
     parts = [name for name in client.PARTS if name != "install" and client.is_installed()]
@@ -420,7 +477,7 @@ def hooks(session, line):
     seen = sorted(session.data.get("hooks", {}))
     if seen:
         line("hooks seen: " + ", ".join(seen))
-    elif client.SKILL_DIR in client.read_text(os.path.join(session.setup.root or ".", SETTINGS)):
+    elif any(client.SKILL_DIR in client.read_text(path) for path in hooked(session.setup.root)):
         line(
             "no hook has run yet. A session with several repositories runs none: call "
             "`beat` now and then, and `park` before waiting",

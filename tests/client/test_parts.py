@@ -12,7 +12,7 @@ from tests.harness import processes
 from tests.harness.services import Service
 
 __all__ = ["fresh"]
-PARTS = tuple(sorted(path.name for path in CLIENT.parent.glob("*.py")))
+PARTS = tuple(sorted((path.name for path in CLIENT.parent.glob("*.py")), key="dibs.py".__ne__))
 START = json.dumps({"hook_event_name": "SessionStart", "source": "startup"})
 OURS = ".claude/skills/dibs"
 PACKAGE = "import sys; from dibs.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -22,6 +22,7 @@ HISTORIES = (
 PASSING = "tests/client/test_passing.py::test_"
 WORK = "tests/client/test_work.py::test_"
 GATE = "tests/client/test_gate.py::test_"
+AGENTS = "tests/client/test_agents.py::test_"
 CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
 SMALLER = "tests/http/test_smaller.py::test_"
 TURNS = "tests/ops/test_turns.py::test_"
@@ -1890,5 +1891,29 @@ MUTANTS = [
         "        return about_claim(claim)\n    since",
         "        pass\n    return about_claim(claim)\n    since",
         (FAMILY + "asking_again_says_that_the_grant_is_an_old_one",),
+    ),
+    Mutant(
+        "an id that only the hook knows",
+        "client/agents.py",
+        "a session of any agent is one",
+        "    return [f\"{name}={client.part('passing').quoted(value)}\"] if value else []\n",
+        "    return []\n",
+        (AGENTS + "the_hook_gives_a_command_the_id_that_its_shell_may_not_know",),
+    ),
+    Mutant(
+        "Cursor is told in Claude's form",
+        "client/agents.py",
+        "an agent is told in its own form",
+        '    "cursor": for_cursor,\n',
+        '    "cursor": for_codex,\n',
+        (AGENTS + "the_start_tells_what_is_held_in_the_agents_own_form",),
+    ),
+    Mutant(
+        "version twice",
+        "client/install.py",
+        "what is in an agent's file stays",
+        '        del wanted["version"]  # it is there\n',
+        "        pass\n",
+        ("tests/client/test_install_agents.py",),
     ),
 ]

@@ -1,0 +1,177 @@
+"""dibs, for agents other than Claude Code: what they say in its words, and what we say in theirs.
+
+dibs.py imports this file for a hook of another agent that has something to do. Codex speaks as
+Claude does. The rest is a table: events, fields, tools, and how an answer is given.
+"""
+
+import io
+import json
+import os
+import re
+import sys
+
+import dibs_client as client
+
+# Fields of theirs, by the names that Claude's have.
+FIELDS = {
+    "sessionId": "session_id",
+    "conversation_id": "session_id",
+    "toolName": "tool_name",
+    "toolArgs": "tool_input",
+    "toolResult": "tool_response",
+    "initialPrompt": "prompt",
+    "agentId": "agent_id",
+    "subagent_id": "agent_id",
+    "agentName": "agent_type",
+    "subagent_type": "agent_type",
+}
+SHELLS = ("Shell", "run_shell_command", "bash", "powershell", "shell", "exec_command")
+EDITS = ("Write", "Edit", "StrReplace", "Delete", "EditNotebook", "MultiEdit", "write_file")
+EDITS += ("replace", "create", "edit", "str_replace_editor")
+PATHS = ("file_path", "path", "filePath", "target_file", "target_notebook", "absolute_path")
+TWICE_S = 3.0
+# Who can ask a person before a tool is used, if a hook says so.
+ASKING = ("claude", "copilot")
+
+
+def see_to_event(session, agent, event, payload):
+    """Have hook.py see to it as if Claude Code had called, and say in this agent's way what it
+    says."""
+    payload = translated(event, json.loads(payload))
+    if event == "SessionStart" and has_just_begun(session, str(payload.get("source"))):
+        return  # its own settings and Claude's have hooks of ours, and it reads both
+    out, sys.stdout = sys.stdout, io.StringIO()
+    try:
+        client.part("hook").run(session, json.dumps(payload), call_of(session, agent))
+    finally:
+        out, sys.stdout = sys.stdout, out
+    text = answered(agent, event, out.getvalue())
+    if text:
+        print(text)
+
+
+def has_just_begun(session, source):
+    before = session.load().data.get("begun")
+    session.change(lambda one: one.data.update(begun=[source, session.begun]))
+    is_same = isinstance(before, list) and before[:1] == [source]
+    return is_same and session.begun - before[-1] < TWICE_S
+
+
+def call_of(session, agent):
+    """What stands before a dibs command of the agent's, so that it is of the same session: its
+    shells may not have the id that its hooks are told."""
+    name, value = client.AGENTS[agent], "" if client.agent_id() else session.heard
+    return [f"{name}={client.part('passing').quoted(value)}"] if value else []
+
+
+def translated(event, payload):
+    """Their payload as Claude's."""
+    found = {FIELDS.get(name, name): value for name, value in payload.items()}
+    found["hook_event_name"] = event
+    given = found.get("tool_input")
+    if isinstance(given, str):
+        given = parsed(given)
+    given = given if isinstance(given, dict) else {}
+    roots = found.get("workspace_roots")
+    if isinstance(roots, list) and roots and not found.get("cwd"):
+        found["cwd"] = roots[0]
+    if found.get("source") == "new":
+        found["source"] = "startup"
+    tool = found.get("tool_name")
+    if isinstance(tool, str):
+        found["tool_name"], found["tool_input"] = tool_of(tool, given)
+        folder = given.get("directory") or given.get("dir_path") or given.get("working_directory")
+        if isinstance(folder, str) and found["tool_name"] == "Bash":
+            found["cwd"] = os.path.join(str(found.get("cwd") or ""), folder)
+    return found
+
+
+def parsed(text):
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {}
+
+
+def tool_of(tool, given):
+    """(its name, what it is given) as Claude's tools have it."""
+    if tool in SHELLS or tool == "Bash":
+        return "Bash", dict(given, command=given.get("command") or "")
+    if tool in EDITS:
+        path = next((given[name] for name in PATHS if isinstance(given.get(name), str)), None)
+        return "Edit", dict(given, file_path=path)
+    if tool.startswith("mcp__") or not re.search(r"[:-]|^mcp_", tool):
+        return tool, given
+    return "mcp__" + re.sub(r"[:-]|^mcp_", "__", tool), given  # MCP:name, server-name
+
+
+def answered(agent, event, text):
+    """What we say to Claude, as this agent reads it; '' where it cannot be told."""
+    said = parsed(text) if text[:1] == "{" else {}
+    said = said.get("hookSpecificOutput", {"additionalContext": text.strip()} if not said else {})
+    decision, why = said.get("permissionDecision"), said.get("permissionDecisionReason", "")
+    if decision == "ask" and agent not in ASKING:
+        decision, why = "deny", why + ": leave it out, or ask the user to run it"
+    context = said.get("additionalContext", "")
+    reply = ANSWERS[agent](event, decision, why, context, said.get("updatedInput"))
+    return json.dumps(reply) if reply else ""
+
+
+def for_codex(event, decision, why, context, given):
+    """As Claude's."""
+    said = {"hookEventName": event}
+    if decision:
+        said.update(permissionDecision=decision, permissionDecisionReason=why)
+    if given:
+        said["updatedInput"] = given
+    if context:
+        said["additionalContext"] = context
+    return {"hookSpecificOutput": said} if len(said) > 1 else {}
+
+
+def for_cursor(event, decision, why, context, given):
+    if event != "PreToolUse":
+        return {"additional_context": context} if context else {}
+    said = {"permission": decision} if decision else {}
+    if decision == "deny" or context:
+        said.update(user_message=why or context, agent_message=why or context)
+    if given:
+        said["updated_input"] = given
+    # Where it has loaded the hooks of Claude's settings, it reads Claude's form.
+    return dict(said, **for_codex(event, decision, why, "", given)) if said else {}
+
+
+GEMINI_EVENTS = {
+    "PreToolUse": "BeforeTool",
+    "PostToolUse": "AfterTool",
+    "UserPromptSubmit": "BeforeAgent",
+    "Stop": "AfterAgent",
+}
+
+
+def for_gemini(event, decision, why, context, given):
+    said = {"decision": decision, "reason": why} if decision else {}
+    inner = {"hookEventName": GEMINI_EVENTS.get(event, event)}
+    if context:
+        inner["additionalContext"] = context
+    if given:
+        inner["tool_input"] = {"command": given["command"]}
+    return dict(said, hookSpecificOutput=inner) if len(inner) > 1 else said
+
+
+def for_copilot(event, decision, why, context, given):
+    """Its own form, and beside it Claude's, for events that are called as Claude's are."""
+    said = {"permissionDecision": decision, "permissionDecisionReason": why} if decision else {}
+    if given:
+        said["modifiedArgs"] = given
+    if context:
+        said["additionalContext"] = context
+    return dict(said, **for_codex(event, decision, why, context, given))
+
+
+ANSWERS = {
+    "codex": for_codex,
+    "cursor": for_cursor,
+    "gemini": for_gemini,
+    "copilot": for_copilot,
+}
