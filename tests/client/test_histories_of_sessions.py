@@ -78,6 +78,7 @@ class Histories(RuleBasedStateMachine):
         self.live: list[Agent] = []
         self.ended: list[Agent] = []
         self.knows_processes = True
+        self.unclear: set[int] = set()  # machines where notes of several clears lie about
 
     def teardown(self) -> None:
         shutil.rmtree(self.folder)
@@ -147,7 +148,8 @@ class Histories(RuleBasedStateMachine):
             agent.conversation = f"conversation-{next(self.numbers)}"
             with self.session_of(agent) as session:
                 HOOK.gone_on(session)
-        is_known = self.knows_processes or len(cleared) == 1
+        self.unclear |= {one.machine} if len(cleared) > 1 else set()
+        is_known = self.knows_processes or one.machine not in self.unclear
         for agent in cleared:
             if not is_known:
                 agent.secrets = {sub: self.look(agent, sub) for sub in agent.secrets}

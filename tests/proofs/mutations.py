@@ -15,10 +15,8 @@ DAMAGE = ("tests/store/test_damage.py",)
 TRUST = "tests/client/test_trust.py::test_"
 PARTS = "tests/client/test_parts.py::test_"
 FAMILY = "tests/client/test_family.py::test_"
-HISTORIES = (
-    "tests/client/test_histories_of_sessions.py::"
-    "test_two_live_sessions_never_have_one_secret_nor_one_session_two"
-)
+CLEARED = "tests/client/test_continuity.py::test_"
+WHO = "tests/client/test_who_is_whom.py::test_"
 PASSING = "tests/client/test_passing.py::test_"
 WORK = "tests/client/test_work.py::test_"
 GATE = "tests/client/test_gate.py::test_"
@@ -1812,7 +1810,7 @@ MUTANTS = [
         "two live sessions never have one secret",
         "table[new], table[old] = table.get(old, old), table.get(new, new)",
         "table[new] = table.get(old, old)",
-        (HISTORIES,),
+        (CLEARED + "a_cleared_conversation_that_is_resumed_is_another_session_by_then",),
     ),
     Mutant(
         "any agent goes on after a clear",
@@ -1820,7 +1818,7 @@ MUTANTS = [
         "two agents that are cleared at once are never mixed up",
         "ours = [line for line in fresh if line[1:3] == [place, process]]",
         "ours = fresh[:1]",
-        (HISTORIES,),
+        (CLEARED + "two_agents_that_are_cleared_at_once_are_never_mixed_up",),
     ),
     Mutant(
         "one of two candidates",
@@ -1839,7 +1837,7 @@ MUTANTS = [
         "two agents of one environment are two",
         'derived(given, b"dibs-session-v3", self.agent, self.sub)',
         'derived(given, b"dibs-session-v3", self.sub)',
-        (HISTORIES,),
+        (WHO + "two_agents_of_an_environment_with_a_session_are_two",),
     ),
     Mutant(
         "a sub-agent with its parent's secret",
@@ -1847,7 +1845,7 @@ MUTANTS = [
         "a sub-agent is itself",
         "*([self.sub] if self.sub else [])",
         "*[]",
-        (HISTORIES,),
+        (WHO + "a_sub_agent_is_neither_its_parent_nor_its_sister",),
     ),
     Mutant(
         "a key for whoever a state file names",
