@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import dibs_client as client
 
+DOWN_S = 120  # for how long a service that did not answer is not waited for at a turn's end
 KEEPER_LOOKS_S = 1.0  # how long it sleeps between two looks
 # What starts programs and is none of them: the agent is what has started these.
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "busybox", "env", "timeout", "nice")
@@ -30,7 +31,9 @@ def run(session, payload, before=()):
         note_process(session)
     if session.event == "PreToolUse" and session.needs_keeper():
         start_keeper(session)
-    if session.event == "SessionStart":
+    if session.event in ("Stop", "StopFailure") and is_known_down(session):
+        see_to_it_later(payload)
+    elif session.event == "SessionStart":
         on_start(session, payload)
     elif session.event == "PreToolUse":
         sub = client.one_line(str(payload.get("agent_id") or ""))
@@ -55,6 +58,30 @@ def say(session, text):
     if text:
         told = {"hookEventName": session.event, "additionalContext": client.one_line(text)}
         print(json.dumps({"hookSpecificOutput": told}))
+
+
+def is_known_down(session):
+    """Did a call fail a moment ago? A turn's end does not wait for that service again."""
+    since_s = session.begun - session.data.get("unreachable_at", 0)
+    return 0 <= since_s < DOWN_S and not os.environ.get("DIBS_HOOK_LATER")
+
+
+def see_to_it_later(payload):
+    """Have another process try, for which nobody waits."""
+    import subprocess
+
+    nowhere = subprocess.DEVNULL
+    child = subprocess.Popen(
+        [sys.executable, "-IS", os.path.realpath(client.__file__), "hook"],
+        stdin=subprocess.PIPE,
+        stdout=nowhere,
+        stderr=nowhere,
+        start_new_session=True,
+        env=dict(os.environ, DIBS_HOOK_LATER="1"),
+    )
+    child.stdin.write(json.dumps(payload).encode())
+    child.stdin.close()
+    child.returncode = 0  # nobody asks how it ended
 
 
 def is_remote():

@@ -371,12 +371,23 @@ def replace(folder, name, data):
 
 def do_doctor(args, session):
     """Say what works here, and what to do about the rest."""
-    setup, codes = session.setup, [client.YES]
+    told = []
 
     def line(text, code=client.YES):
-        print(("WRONG  " if code else "ok     ") + client.one_line(text))
-        codes.append(code)
+        told.append({"is_ok": not code, "code": code, "text": client.one_line(text)})
+        if not args.json:
+            print(("WRONG  " if code else "ok     ") + told[-1]["text"])
 
+    check_all(session, line)
+    code = max(one["code"] for one in told)
+    if args.json:
+        print(json.dumps({"is_ok": not code, "code": code, "checks": told}))
+    return code
+
+
+def check_all(session, line):
+    """Each thing that can be wrong, a line each."""
+    setup = session.setup
     line("Python %d.%d.%d" % sys.version_info[:3])
     try:
         setup.check()
@@ -384,7 +395,7 @@ def do_doctor(args, session):
         proxy = client.proxy_for(host)
     except client.Failure as failure:
         line(str(failure), failure.code)
-        return failure.code
+        return
     line(f"service {setup.url}, project {client.word(setup.project)}")
     remotes(setup, line)
     identity(session, line)
@@ -406,7 +417,6 @@ def do_doctor(args, session):
             remedy = f" Try {setup.url}/livez from elsewhere: is the service up?"
         line(str(failure).rstrip(".") + "." + remedy, failure.code)
     hooks(session, line)
-    return max(codes)
 
 
 def remotes(setup, line):

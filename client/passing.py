@@ -69,7 +69,11 @@ class Place:
         )
 
     def has(self, path):
-        return any(path == root or path.startswith(os.path.join(root, "")) for root in self.roots)
+        """Is it within the repository, or one that is set up with the same client?"""
+        if any(path == root or path.startswith(os.path.join(root, "")) for root in self.roots):
+            return True
+        root = client.git_root(path)
+        return bool(root) and self.is_ours(f"{client.SKILL_DIR}/dibs", root)
 
 
 def files():

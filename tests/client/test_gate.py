@@ -105,3 +105,27 @@ def test_plan_mode_stops_nothing(sandbox: Make) -> None:
     ann = sandbox(DIBS_GATE="block", **LOCAL)
     assert edit(ann, permission_mode="plan") == {}
     assert bash(ann, "git push")["permissionDecision"] == "deny"
+
+
+def test_a_turns_end_waits_no_second_time_for_a_service_that_hangs(sandbox: Make) -> None:
+    ann = sandbox(**LOCAL)
+    ann.dibs("claim", "T-1").said(0)
+    home = str(ann.state_files()[0].parents[1])
+    with hanging(ann) as env:
+        ann.hook("Stop", env)
+        begun = time.monotonic()
+        ann.hook("Stop", env)
+        assert time.monotonic() - begun < 1.5
+    (path,) = [path for path in ann.state_files() if "claims" in path.read_text()]
+    path.parents[1].rename(home)  # it is back, and the next turn's end parks
+    ann.hook("Stop")
+    until(lambda: "parked" in ann.dibs("show", "T-1").said(0).stdout, "another process has parked")
+
+
+def test_doctor_says_it_in_json_too(sandbox: Make) -> None:
+    ann = sandbox(**LOCAL)
+    told = ann.dibs("doctor", "--json").said(0).json
+    assert told["is_ok"]
+    assert all(check["is_ok"] for check in told["checks"])
+    wrong = ann.dibs("doctor", "--json", DIBS_URL="http://127.0.0.1:1").said(3).json
+    assert (wrong["is_ok"], wrong["code"]) == (False, 3)

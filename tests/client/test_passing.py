@@ -286,6 +286,15 @@ def test_in_a_worktree_a_command_is_the_worktrees(checkout: Checkout, tmp_path: 
     assert checkout.passes(f"cd /tmp && {D} claim T-3", cwd) is None
 
 
+def test_a_second_repository_of_the_session_is_gone_to(checkout: Checkout, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / ".git").mkdir(parents=True)
+    line = f"cd {other} && {D} claim U-1"
+    assert checkout.passes(line) is None
+    laid(other)
+    assert checkout.passes(line) == f"cd {other} && sh {checkout.script} claim U-1"
+
+
 # The real shells, with stand-ins for every program: what runs of a line that passes?
 
 PROGRAMS = ["git", "rm", "curl", "tee", "python3", "id", "touch", "env", "xargs", "bash", "node"]

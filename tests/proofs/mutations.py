@@ -1914,4 +1914,12 @@ MUTANTS = [
         "        pass\n",
         ("tests/client/test_install_agents.py",),
     ),
+    Mutant(
+        "a turn's end waits for a service that hangs",
+        "client/hook.py",
+        "a service that is known to hang costs a turn nothing",
+        "    return 0 <= since_s < DOWN_S and not",
+        "    return False and not",
+        (GATE + "a_turns_end_waits_no_second_time_for_a_service_that_hangs",),
+    ),
 ]
