@@ -1690,6 +1690,8 @@ def run_hook(mode="", more="", heard=""):
     try:
         if mode == "keep":  # a process that a hook has started
             part("hook").keep(session_of_hook(heard), more)
+        elif mode == "status":  # for a line that people see, as Claude Code's statusLine
+            show_status(sys.stdin.buffer.read())
         else:
             see_to_event(sys.stdin.buffer.read(), mode, more)
     except (Exception, SystemExit, KeyboardInterrupt):
@@ -1701,6 +1703,13 @@ def session_of_hook(heard=""):
     session = Session(Setup(os.environ.get("CLAUDE_PROJECT_DIR")), heard)
     session.setup.check()
     return session
+
+
+def show_status(payload):
+    """What is held, for the person, from files alone."""
+    folder = field_of(payload, "project_dir") or os.environ.get("CLAUDE_PROJECT_DIR")
+    setup = Setup(folder)
+    part("hook").show_status(Session(setup, "" if agent_id() else field_of(payload, "session_id")))
 
 
 def see_to_event(payload, named="", event=""):

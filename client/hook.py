@@ -195,6 +195,19 @@ def held_by(session):
     return ", ".join([*found[:3], *more])
 
 
+def show_status(session):
+    """T-1, 24 min left"""
+    found = []
+    for one in session.family():
+        for task in one.load().live():
+            claim = one.data["claims"][task]
+            left = max(1, round(client.remaining_s(claim["until"]) / 60))
+            text = "waits" if claim["parked"] else f"{left} min left"
+            found.append(f"{client.word(task)}, {text}")
+    if found:
+        print("; ".join(found[:3]))
+
+
 def about_parent(session, payload):
     """What a sub-agent should know: what it works under, and who it is."""
     name = str(payload.get("agent_id") or "")

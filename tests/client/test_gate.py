@@ -129,3 +129,20 @@ def test_doctor_says_it_in_json_too(sandbox: Make) -> None:
     assert all(check["is_ok"] for check in told["checks"])
     wrong = ann.dibs("doctor", "--json", DIBS_URL="http://127.0.0.1:1").said(3).json
     assert (wrong["is_ok"], wrong["code"]) == (False, 3)
+
+
+def test_a_person_sees_what_is_held_in_a_status_line(sandbox: Make) -> None:
+    """From files alone: it costs no call, and the model no token."""
+    ann = sandbox(**LOCAL)
+    given = json.dumps({"session_id": "5f0e", "workspace": {"project_dir": str(ann.repo)}})
+
+    def line() -> str:
+        return ann.dibs("hook", "status", stdin=given).said(0).stdout
+
+    assert line() == ""
+    ann.dibs("claim", "T-1").said(0)
+    assert re.fullmatch(r"T-1, (28|29|30) min left\n", line())
+    ann.dibs("claim", "a name", "--ttl", "10m").said(0)
+    assert '"a name", ' in line()
+    ann.dibs("park").said(0)
+    assert "T-1, waits" in line()
