@@ -1742,7 +1742,8 @@ def who_calls(payload, named, event):
     """(agent, or '' for Claude Code, event by Claude's name) of a hook."""
     event = field_of(payload, "hook_event_name") or event
     agent = named if named in AGENTS else "gemini" if event[:6] in ("Before", "AfterT") else ""
-    if not agent and any(field in payload for field in ODD_FIELDS):
+    is_claude = os.environ.get("CLAUDE_CODE_SESSION_ID")  # whatever it will say one day
+    if not (agent or is_claude) and any(field in payload for field in ODD_FIELDS):
         agent = odd_agent(payload)
     if agent and not event:
         event = event_by_fields(payload)
@@ -1988,7 +1989,7 @@ def main(argv=None):
     """Run one command; return its exit code. No expected failure ends in a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["hook"]:
-        return run_hook(*argv[1:])
+        return run_hook(*argv[1:4])
     for stream in filter(None, (sys.stdout, sys.stderr)):
         getattr(stream, "reconfigure", dict)(errors="backslashreplace")
     if {"-h", "--help", "help"} & {*argv[:2]}:

@@ -207,7 +207,9 @@ ODD = [
 
 
 @pytest.mark.parametrize("stdin", ODD, ids=lambda text: repr(text[:30]))
-@pytest.mark.parametrize("words", ["", "codex", "cursor", "gemini", "copilot preToolUse", "foo x"])
+@pytest.mark.parametrize(
+    "words", ["", "codex", "cursor", "gemini", "copilot preToolUse", "a b c d e"]
+)
 def test_a_payload_of_any_kind_ends_in_silence(sandbox: Make, words: str, stdin: str) -> None:
     answer = sandbox(DIBS_GATE="block").dibs("hook", *words.split(), stdin=stdin).said(0)
     assert answer.stdout + answer.stderr == ""
