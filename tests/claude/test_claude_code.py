@@ -8,7 +8,6 @@ import pytest
 from tests.claude.cli import DIBS, bash, claude, trust, write
 from tests.claude.conftest import ADMIN
 from tests.client.conftest import Sandbox
-from tests.conftest import new_session
 from tests.harness.services import Service
 from tests.http.conftest import Caller
 from tests.tools.injected import NOTE_FRAME, ORDER, TEXTS
@@ -62,11 +61,9 @@ def test_what_another_wrote_reaches_the_model_in_a_frame_or_not_at_all(
     repo: Sandbox, service: Service, name: str
 ) -> None:
     text, project = TEXTS[name], repo.env.get("DIBS_PROJECT", repo.project)
-    mine = new_session()
-    ann = Caller(service.url, project)
+    me = {"CLAUDE_CODE_REMOTE": "true", "CLAUDE_CODE_REMOTE_SESSION_ID": "cse_01Ab"}
     person = Caller(service.url, project, Authorization=f"Bearer {ADMIN}")
-    ann.http.headers["Dibs-Session"] = mine
-    lost = ann.post("claim", task="T-5").json()
+    lost = repo.dibs("claim", "T-5", "--json", **me).said(0).json
     reason = " ".join(text.split())[:200]
     person.post("break", task="T-5", fence=lost["fence"], reason=reason).raise_for_status()
     bob = Caller(service.url, project)
@@ -74,8 +71,8 @@ def test_what_another_wrote_reaches_the_model_in_a_frame_or_not_at_all(
     bob.post("release", task="T-6", note=text).raise_for_status()
     bob.post("claim", task="T-7", note=text).raise_for_status()
     words = ("claim T-6", "claim T-7", "show T-7", "list", "show T-5")
-    seen = claude(repo, *(bash(f"{DIBS} {some}") for some in words), DIBS_SESSION=mine)
-    for caller in (ann, person, bob):
+    seen = claude(repo, *(bash(f"{DIBS} {some}") for some in words), **me)
+    for caller in (person, bob):
         caller.http.close()
     said = json.dumps(seen.asked[0])
     assert "T-5 was lost: broken at" in said

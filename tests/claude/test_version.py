@@ -22,6 +22,8 @@ EVENTS = (
     *("SubagentStart", "SubagentStop", "PreCompact", "Stop", "StopFailure", "SessionEnd"),
 )
 
+SOMETIMES = {"prompt_id"}  # not where a sub-agent ends after the turn that started it
+
 
 def observed(box: Sandbox) -> dict[str, Any]:
     """The shape of a session that uses tools, a sub-agent, fails, and is cleared."""
@@ -44,7 +46,7 @@ def observed(box: Sandbox) -> dict[str, Any]:
         payload = json.loads(line)
         event = payload["hook_event_name"]
         name = event + (f"/{payload['tool_name']}" if "tool_name" in payload else "")
-        fields[name] |= payload.keys()
+        fields[name] |= payload.keys() - SOMETIMES
         sources[event] |= {payload[key] for key in ("source", "reason") if key in payload}
     return {
         "version": version(),
