@@ -10,6 +10,7 @@ from tests.client.agents import Agent
 from tests.client.conftest import KEY, Make, Sandbox
 from tests.client.test_hooks import state_of
 from tests.client.test_trust import serving
+from tests.harness.processes import until
 from tests.harness.services import Service
 
 ME = {"CLAUDE_CODE_SESSION_ID": "5f0e"}
@@ -26,11 +27,14 @@ def beaten(ann: Sandbox, task: str, **env: str) -> str:
     return str(ann.dibs("show", task, "--json", **env).said(0).json["heartbeat_at"])
 
 
-def ages(ann: Sandbox) -> None:
-    """Let every claim be a second old, as the service tells time, and every stamp due."""
-    made = beaten(ann, "T-1")
-    while ann.dibs("list", "--json").said(0).json["server_time"] <= made:
-        pass
+def ages(ann: Sandbox, latest: str = "T-1", **env: str) -> None:
+    """Let every claim, up to the latest, be a second old as its service tells time, and every
+    stamp due."""
+    made = beaten(ann, latest, **env)
+    until(
+        lambda: ann.dibs("list", "--json", **env).said(0).json["server_time"] > made,
+        "the claims are a second old",
+    )
     ann.stamp_is_old()
 
 
@@ -71,7 +75,7 @@ def test_the_hooks_of_a_parent_beat_for_all(sandbox: Make) -> None:
     ann.dibs("claim", "T-1").said(0)
     ann.dibs("claim", "S-1", "--as", "sub").said(0)
     ann.dibs("claim", "B-1", **other).said(0)
-    ages(ann)
+    ages(ann, "B-1", **other)
     first = [beaten(ann, task, **env) for task, env in places]
     ann.hook("PostToolUse")
     assert all(
@@ -110,7 +114,7 @@ def test_two_services_are_beaten_each_with_what_is_its_own(
     with serving({}) as (strange, heard):
         ann.dibs("claim", "X-1", DIBS_URL=strange)
         heard.clear()
-        ages(ann)
+        ages(ann, "K-1", **key)
         before = beaten(ann, "K-1", **key)
         ann.hook("PostToolUse", key)
         assert beaten(ann, "K-1", **key) > before
