@@ -130,6 +130,7 @@ def test_a_service_that_ends_itself_answers_what_is_in_progress(tmp_path: Path) 
             with contextlib.suppress(OSError, http.client.HTTPException):
                 while True:  # until nobody listens
                     read.append(service.ask("GET", "/v1/p/claims")[0])
+                    time.sleep(0.1)  # below what an address may ask for
 
         def waits() -> None:
             status, body = service.claim("T-1", wait=25)
