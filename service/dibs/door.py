@@ -1,11 +1,12 @@
-"""Accepts all waiting connections at once.
+"""Accepts connections: all that wait outside, as long as there are seats.
 
-uvloop accepts one connection per turn of its loop. With many busy connections a turn takes long,
-and new connections, holders' among them, would wait for seconds. So each time it has accepted one,
-the others that wait are accepted here.
+uvicorn would have the event loop do that, which knows of no seats: who came beyond them would be
+refused, holders too. It also accepts one connection a turn, and with many busy ones a turn takes
+long. Here who finds no seat waits in the kernel's queue, in order.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from socket import socket
 
@@ -18,45 +19,60 @@ AGAIN_S = 0.01
 
 
 class Door:
-    """The listening socket, beside what the server does with it."""
+    """The listening socket."""
 
     def __init__(self, listener: socket, seats: Seats) -> None:
-        self._listener, self._seats = listener.dup(), seats
-        self._asked = False
+        self._listener, self._seats = listener, seats
         self._entering: set[asyncio.Task[object]] = set()
-        self.protocol: Callable[[], asyncio.Protocol]
-        """What makes a connection."""
+        self._later: asyncio.TimerHandle | None = None
 
-    def came(self) -> None:
-        """Somebody came in: see soon if there are more."""
-        if not self._asked:
-            self._asked = True
-            asyncio.get_running_loop().call_soon(self._let_in)
+    def open(self, protocol: Callable[[], asyncio.Protocol]) -> None:
+        """Let in who comes; `protocol` makes a connection."""
+        self._protocol = protocol
+        self._look_out()
+
+    def _look_out(self) -> None:
+        self._later = None
+        asyncio.get_running_loop().add_reader(self._listener, self._let_in)
 
     def _let_in(self) -> None:
-        self._asked = False
         loop = asyncio.get_running_loop()
         for _ in range(AT_ONCE):
-            if not self._seats.has_room(loop.time()):
-                self._asked = True
-                loop.call_later(AGAIN_S, self._let_in)
+            if not self._seats.has_room(loop.time(), len(self._entering)):
+                self._rest()
                 return
             try:
                 one, _ = self._listener.accept()
-            except OSError:  # nobody waits, or it is closed
+            except BlockingIOError:  # nobody waits
+                return
+            except ConnectionAbortedError:  # it has gone already
+                continue
+            except OSError:  # there is no file descriptor for it
+                self._rest()
                 return
             one.setblocking(False)
             entering = loop.create_task(self._enter(one))
             self._entering.add(entering)
             entering.add_done_callback(self._entering.discard)
-        self.came()
+
+    def _rest(self) -> None:
+        """Look again in a moment: who is outside would wake the loop in each turn."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listener)
+        self._later = loop.call_later(AGAIN_S, self._look_out)
 
     async def _enter(self, one: socket) -> None:
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self.protocol, one)
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, one)
         except OSError:  # it has gone already
             one.close()
 
     def close(self) -> None:
         """Let nobody in any more."""
+        if self._listener.fileno() < 0:
+            return
+        if self._later:
+            self._later.cancel()
+        with contextlib.suppress(RuntimeError):  # no loop runs: it looks at nothing any more
+            asyncio.get_running_loop().remove_reader(self._listener)
         self._listener.close()

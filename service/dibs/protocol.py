@@ -336,13 +336,10 @@ class Connection(HttpToolsProtocol):
             self._seats.quiet(self, now)
 
 
-def protocol(
-    limits: Limits, metrics: Metrics, came: Callable[[], None] = lambda: None
-) -> Callable[..., Connection]:
-    """Return what makes a connection, as uvicorn calls it; `came` is called with each."""
+def protocol(limits: Limits, metrics: Metrics) -> Callable[..., Connection]:
+    """Return what makes a connection, as uvicorn calls it."""
 
     def make(**given: Any) -> Connection:
-        came()
         return Connection(limits, metrics, **given)
 
     return make

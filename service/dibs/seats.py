@@ -14,8 +14,6 @@ QUIET_S = 1.0
 """A connection that is quiet for no longer goes only when all are taken."""
 FRESH_S = 0.25
 """One that is quiet for no longer never goes: its request may be on the way."""
-STANDING = 50
-"""So many beyond all are let in by who does not ask first, and refused beyond."""
 _HEALTH = (b"/livez", b"/readyz")
 
 
@@ -36,17 +34,19 @@ class Seats:
         self._quiet: OrderedDict[Connected, float] = OrderedDict()
         """Those on which nothing is being answered, and since when; the longest first."""
 
-    def has_room(self, now: float) -> bool:
-        """Say if there is a seat for a newcomer, or somebody went to make room."""
-        if len(self._taken) >= self._open:
+    def has_room(self, now: float, coming: int = 0) -> bool:
+        """Say if there is a seat for a newcomer, or somebody went to make room. `coming` others
+        have been let in and are not here yet."""
+        most = self._most - coming
+        if len(self._taken) >= self._open - coming:
             self._make_room(now - QUIET_S)
-        while len(self._taken) >= self._most and self._make_room(now - FRESH_S):
+        while len(self._taken) >= most and self._make_room(now - FRESH_S):
             pass
-        return len(self._taken) < self._most
+        return len(self._taken) < most
 
     def enter(self, one: Connected, now: float) -> bool:
         """Let a newcomer in; say if that went."""
-        if not self.has_room(now) and len(self._taken) >= self._most + STANDING:
+        if not self.has_room(now):
             return False
         self._taken.add(one)
         self._quiet[one] = now

@@ -15,7 +15,7 @@ from dibs.app import Service
 from dibs.door import Door
 from dibs.protocol import Limits, protocol
 from dibs.seats import Seats
-from dibs.settings import BACKLOG, Settings
+from dibs.settings import Settings
 
 DRAIN_S = 1.5
 """How long requests that are being answered may take once the service was asked to stop."""
@@ -24,18 +24,28 @@ DRAIN_S = 1.5
 class Server(uvicorn.Server):
     """A server whose long polls and streams end with the first signal (uvicorn would wait)."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, door: Door) -> None:
         super().__init__(config)
-        self._service = service
+        self._service, self._door = service, door
         self._metrics = service.metrics
 
     def connection(self) -> asyncio.Protocol:
-        """Make a connection, as uvicorn does for those that it accepts itself."""
+        """Make a connection, as uvicorn would."""
         make: Any = self.config.http_protocol_class
         made: asyncio.Protocol = make(
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
         return made
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Open the door: uvicorn itself listens to nothing."""
+        await super().startup([])
+        self._door.open(self.connection)
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Let nobody in any more, and end."""
+        self._door.close()
+        await super().shutdown()
 
     async def on_tick(self, counter: int) -> bool:
         """Close what arrives, or is taken, too slowly; about once a second."""
@@ -68,10 +78,10 @@ class Server(uvicorn.Server):
                 signal.signal(each, handler)
 
 
-def config(settings: Settings, service: Service, seats: Seats, door: Door) -> uvicorn.Config:
-    """Return how uvicorn serves `service` to those who come through `door` and have a seat."""
+def config(settings: Settings, service: Service, seats: Seats) -> uvicorn.Config:
+    """Return how uvicorn serves `service` to those who have a seat."""
     drain: Any = DRAIN_S  # uvicorn only ever hands it to wait_for, which takes a fraction
-    connection: Any = protocol(Limits(seats, settings.max_body), service.metrics, door.came)
+    connection: Any = protocol(Limits(seats, settings.max_body), service.metrics)
     return uvicorn.Config(
         service.asgi,
         http=connection,
@@ -82,7 +92,6 @@ def config(settings: Settings, service: Service, seats: Seats, door: Door) -> uv
         proxy_headers=False,
         timeout_graceful_shutdown=drain,
         timeout_keep_alive=settings.keep_alive,
-        backlog=BACKLOG,
         lifespan="off",
         ws="none",
     )
@@ -98,9 +107,8 @@ async def serve(
     StoreDown or UnsupportedStore."""
     seats = Seats(settings.max_connections)
     door = Door(listener, seats)
-    server = Server(config(settings, service, seats, door), service)
-    door.protocol = server.connection
+    server = Server(config(settings, service, seats), service, door)
     with server.capture_signals(), contextlib.closing(door):
         async with service.running():
             await ready(server)
-            await server.serve([listener])
+            await server.serve()

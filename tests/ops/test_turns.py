@@ -3,8 +3,11 @@
 import asyncio
 import http.client
 import json
+import os
+import signal
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from dibs.api.turns import Holders, Pace, Turns, in_turn, shared
 from dibs.door import Door
 from dibs.metrics import Metrics
 from dibs.responses import Reply
-from dibs.seats import FRESH_S, QUIET_S, STANDING, Seats, is_kept_for
+from dibs.seats import FRESH_S, QUIET_S, Seats, is_kept_for
 
 
 class Guest:
@@ -57,14 +60,17 @@ def test_nobody_goes_who_has_just_come_while_there_is_room() -> None:
     assert seats.scarce
     assert not any(guest.gone for guest in first)
     assert not seats.has_room(FRESH_S / 2)
-    standing = seated(seats, STANDING, at=FRESH_S / 2)
     assert not seats.enter(Guest(), FRESH_S / 2)
-    assert not any(guest.gone for guest in (*first, *standing))
-    assert not seats.has_room(FRESH_S * 1.1), "as many still stand"
+    assert not any(guest.gone for guest in first)
+    assert not seats.has_room(FRESH_S * 1.1, 21), "more are on their way than there are seats"
     assert all(guest.gone for guest in first)
-    assert not any(guest.gone for guest in standing)
-    assert seats.has_room(FRESH_S * 2)
-    assert [guest.gone for guest in standing] == [True] * 31 + [False] * 19
+
+
+def test_who_is_on_the_way_in_has_a_seat_already() -> None:
+    seats = Seats(20)
+    seated(seats, 12, at=0)
+    assert seats.has_room(0, 7)
+    assert not seats.has_room(0, 8)
 
 
 def test_who_is_being_answered_stays() -> None:
@@ -103,17 +109,15 @@ async def test_all_who_wait_outside_are_let_in_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=200) as listener:
         listener.setblocking(False)
         door = Door(listener, Seats(100))
-        door.protocol = Meets
         outside = [socket.create_connection(listener.getsockname()) for _ in range(50)]
         rounds = 0
-        door.came()
+        door.open(Meets)
         while len(met) < 50 and rounds < 20:
             rounds += 1
             await asyncio.sleep(0)
         assert len(met) == 50
         door.close()
-        door.came()
-        await asyncio.sleep(0)
+        door.close()
     for transport in met:
         transport.abort()
     for one in outside:
@@ -133,9 +137,8 @@ async def test_who_finds_no_seat_waits_outside_until_there_is_one() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         door = Door(listener, seats)
-        door.protocol = Meets
         outside = socket.create_connection(listener.getsockname())
-        door.came()
+        door.open(Meets)
         await asyncio.sleep(0.05)
         assert met == []
         seats.leave(inside[0])
@@ -411,6 +414,26 @@ def test_who_is_being_answered_stays_however_many_come(small: Running) -> None:
     for one in crowd:
         one.close()
     assert told == [409]
+
+
+def test_of_many_who_come_in_one_moment_none_is_refused_for_want_of_a_seat(small: Running) -> None:
+    """They wait outside. Holders are among them, for all that the door can know."""
+    session = new_session()
+    assert small.claim("T-1", session)[0] == 201
+    head = f"POST /v1/p/heartbeat HTTP/1.1\r\nHost: x\r\nDibs-Session: {session}\r\n"
+    request = f"{head}Connection: close\r\nContent-Length: 0\r\n\r\n".encode()
+    os.kill(small.pid, signal.SIGSTOP)
+    try:
+        crowd = [socket.create_connection(("127.0.0.1", small.port), 30) for _ in range(300)]
+        for one in crowd:
+            one.sendall(request)
+    finally:
+        os.kill(small.pid, signal.SIGCONT)
+    answers = [one.recv(65536) for one in crowd]
+    for one in crowd:
+        one.close()
+    told = Counter(answer.split(b" ")[1] for answer in answers)
+    assert not told.keys() - {b"200", b"429"}, told  # a session may ask so often, and no more
 
 
 def is_closed(one: socket.socket) -> bool:

@@ -102,18 +102,31 @@ def test_no_header_of_an_answer_can_become_two() -> None:
 
 
 def test_the_server_has_all_that_is_built_on() -> None:
-    assert {"on_tick", "handle_exit", "capture_signals", "serve"} <= set(dir(uvicorn.Server))
+    assert {"on_tick", "handle_exit", "capture_signals", "serve", "startup", "shutdown"} <= set(
+        dir(uvicorn.Server)
+    )
     assert "connections" in vars(ServerState())
     assert "should_exit" in assigned(uvicorn.Server.__init__)
     ours = set(vars(Server)) - {"__module__", "__doc__", "__init__", "__firstlineno__"}
     assert ours - {"__static_attributes__"} == {
-        *("connection", "on_tick", "stop", "handle_exit", "capture_signals")
+        *("connection", "startup", "shutdown", "on_tick", "stop", "handle_exit", "capture_signals")
     }
     # What a connection is made with, as uvicorn does it itself.
     source = inspect.getsource(uvicorn.Server)
     for part in ("config=config", "server_state=self.server_state", "self.lifespan.state"):
         assert part in source
     assert "disconnected" in OF_A_CYCLE, "turns.py asks a request for it"
+
+
+async def test_started_on_no_sockets_it_listens_to_nothing() -> None:
+    """door.py lets in who comes; what uvicorn listened to by itself would be a way round."""
+    config = uvicorn.Config(lambda *_: None, lifespan="off", log_config=None, port=1)
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup([])
+    assert server.started
+    assert server.servers == []
 
 
 def test_its_minor_version_is_pinned() -> None:

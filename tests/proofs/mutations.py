@@ -1634,6 +1634,14 @@ MUTANTS = [
         (HARDENING + "the_last_connections_are_for_acts_and_health_one_request_each",),
     ),
     Mutant(
+        "who is on the way in is not counted",
+        "door.py",
+        "of many who come at once none is refused: they wait outside (rule 18)",
+        "has_room(loop.time(), len(self._entering))",
+        "has_room(loop.time())",
+        (TURNS + "of_many_who_come_in_one_moment_none_is_refused_for_want_of_a_seat",),
+    ),
+    Mutant(
         "one newcomer in each round",
         "door.py",
         "newcomers are heard at once, however busy the process is",
