@@ -1,5 +1,6 @@
 """The store: runs scripts, and keeps the projects and the public names of sessions."""
 
+import hmac
 import itertools
 import logging
 import re
@@ -15,7 +16,6 @@ from dibs.store import health, selftest, shown
 from dibs.store.clock import Facts, LeaseClock
 from dibs.store.collisions import CollisionCounter
 from dibs.store.events import EventLog
-from dibs.store.hashing import KeyedHash
 from dibs.store.keys import FORMAT, keys
 from dibs.store.records import Counts, Overview, Pulse, Reader
 from dibs.store.redis.failures import Damaged, StoreDown, StoreFull, said
@@ -75,7 +75,7 @@ class Store:
         self._unlist = Script.load("unlist", arguments=Unlist._fields)
         self._scripts: dict[str, Script] = {}
         self._secret = b""
-        self._keyed = KeyedHash(self._secret)
+        self._keyed = hmac.new(self._secret, digestmod="sha256")
         self._known: dict[Project, float] = {}
         self._requests = itertools.count(1)
         self._damaged: set[tuple[Project, str]] = set()
@@ -115,7 +115,7 @@ class Store:
                 "Delete that key while a dibs runs, which puts its own back; or restore a backup."
             )
         self._secret = bytes.fromhex(kept)
-        self._keyed = KeyedHash(self._secret)
+        self._keyed = hmac.new(self._secret, digestmod="sha256")
 
     async def memory(self) -> tuple[int, int]:
         """Return what the store's servers use, and may use (0: no limit), in bytes."""
@@ -159,7 +159,9 @@ class Store:
 
     def hashed(self, session: Session) -> str:
         """Return what the store knows of a session: a keyed hash. Its start is the holder's ref."""
-        return self._keyed.hex(session.encode())[:32]
+        keyed = self._keyed.copy()  # what the key does to it is worked out once
+        keyed.update(session.encode())
+        return keyed.hexdigest()[:32]
 
     def new_request(self) -> str:
         """Return a name for a request that has none."""
