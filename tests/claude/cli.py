@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ QUIET = (
 )
 
 
-def environ(box: Sandbox, model: ScriptedModel, **env: str) -> dict[str, str]:
+def environ(box: Sandbox, model: ScriptedModel, more: Mapping[str, str]) -> dict[str, str]:
     """The environment of an agent in this sandbox whose model is this one."""
     named = {"ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "nobody-checks-this"}
-    return box.env | dict.fromkeys(QUIET, "1") | named | env
+    return box.env | dict.fromkeys(QUIET, "1") | named | dict(more)
 
 
 def claude(
@@ -36,7 +36,7 @@ def claude(
     flags: tuple[str, ...] = (),
     subs: dict[str, list[Step]] | None = None,
     cwd: Path | None = None,
-    **env: str,
+    env: Mapping[str, str] | None = None,
 ) -> ScriptedModel:
     """Run one headless session whose model takes these steps; return what the model saw."""
     with scripted_model(*steps, {"text": "that was all"}, **(subs or {})) as model:
@@ -44,7 +44,7 @@ def claude(
         done = processes.run(
             [CLAUDE, "-p", "Work on T-1", *mode, *flags],
             cwd=cwd or box.repo,
-            env=environ(box, model, **env),
+            env=environ(box, model, env or {}),
             stdin=subprocess.DEVNULL,
             timeout=TOLD_S,
         )
@@ -55,13 +55,13 @@ def claude(
 class Conversation:
     """A session that goes on from prompt to prompt, `/clear` included, until it is ended."""
 
-    def __init__(self, box: Sandbox, model: ScriptedModel, *flags: str, **env: str) -> None:
+    def __init__(self, box: Sandbox, model: ScriptedModel, *flags: str) -> None:
         self.model, self.id = model, ""
         streams = ("--input-format", "stream-json", "--output-format", "stream-json", "--verbose")
         self.process = processes.start(
             [CLAUDE, "-p", *streams, "--permission-mode", "acceptEdits", *flags],
             cwd=box.repo,
-            env=environ(box, model, **env),
+            env=environ(box, model, {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -98,11 +98,10 @@ def conversation(
     *steps: Step,
     flags: tuple[str, ...] = (),
     subs: dict[str, list[Step]] | None = None,
-    **env: str,
 ) -> Iterator[Conversation]:
     """A conversation for the length of a block."""
     with scripted_model(*steps, **(subs or {})) as model:
-        talk = Conversation(box, model, *flags, **env)
+        talk = Conversation(box, model, *flags)
         try:
             yield talk
         finally:

@@ -42,7 +42,7 @@ def test_the_claim_of_a_cloud_session_waits_for_its_person(repo: Sandbox) -> Non
         "CLAUDE_CODE_REMOTE": "true",
         "CLAUDE_CODE_REMOTE_SESSION_ID": "cse_01Ab",
     }
-    claude(repo, bash(f"{DIBS} claim T-3"), **cloud)
+    claude(repo, bash(f"{DIBS} claim T-3"), env=cloud)
     claim = repo.dibs("show", "T-3", "--json").said(0).json
     assert claim["state"] == "parked"
     assert claim["holder"]["label"] == "session_01Ab"
@@ -71,7 +71,7 @@ def test_what_another_wrote_reaches_the_model_in_a_frame_or_not_at_all(
     bob.post("release", task="T-6", note=text).raise_for_status()
     bob.post("claim", task="T-7", note=text).raise_for_status()
     words = ("claim T-6", "claim T-7", "show T-7", "list", "show T-5")
-    seen = claude(repo, *(bash(f"{DIBS} {some}") for some in words), **me)
+    seen = claude(repo, *(bash(f"{DIBS} {some}") for some in words), env=me)
     for caller in (person, bob):
         caller.http.close()
     said = json.dumps(seen.asked[0])

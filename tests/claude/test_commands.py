@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.claude.cli import DIBS, agent, bash, claude, trust, use, write
+from tests.claude.cli import DIBS, agent, bash, claude, trust, write
 from tests.claude.conftest import with_dibs
+from tests.claude.scriptedmodel import use
 from tests.client.conftest import Sandbox
 from tests.harness.processes import run
 from tests.harness.services import Service

@@ -17,7 +17,7 @@ def sessions(box: Sandbox, command: str) -> list[list[str]]:
     def session(number: int) -> list[str]:
         name = f"cse_{number:02}"
         env = {"CLAUDE_CODE_REMOTE": "true", "CLAUDE_CODE_REMOTE_SESSION_ID": name}
-        return claude(box, bash(command), write(box, f"by-{number}.py"), **env).results()
+        return claude(box, bash(command), write(box, f"by-{number}.py"), env=env).results()
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(session, range(CROWD)))

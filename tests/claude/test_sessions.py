@@ -69,11 +69,11 @@ def test_two_sessions_that_are_cleared_in_one_checkout_stay_two(repo: Sandbox) -
 @pytest.mark.parametrize("flag", ["--resume", "--continue"])
 def test_a_resumed_session_of_the_cloud_goes_on_with_its_claim(repo: Sandbox, flag: str) -> None:
     name = str(uuid.uuid4())
-    claude(repo, bash(f"{DIBS} claim T-1"), flags=("--session-id", name), **CLOUD)
+    claude(repo, bash(f"{DIBS} claim T-1"), flags=("--session-id", name), env=CLOUD)
     before = seen(repo, "T-1")
     assert before["state"] == "parked"
     words = (flag, name) if flag == "--resume" else (flag,)
-    model = claude(repo, bash(f"{DIBS} claim T-1"), flags=words, **CLOUD)
+    model = claude(repo, bash(f"{DIBS} claim T-1"), flags=words, env=CLOUD)
     assert "holds T-1" in said_at_start(model.asked)
     assert "yours since" in model.results()[-1]
     assert seen(repo, "T-1")["fence"] == before["fence"]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from tests.client.conftest import Answer, Sandbox
@@ -46,7 +47,7 @@ class Agent:
         """Run a dibs command."""
         return self.run(self.box.command(*words), "", **env)
 
-    def hook(self, event: str, env: dict[str, str | None] | None = None, **fields: Any) -> str:
+    def hook(self, event: str, env: Mapping[str, str | None] | None = None, **fields: Any) -> str:
         """Let an event happen; return what its hook says."""
         payload = {"session_id": self.conversation, "hook_event_name": event, **fields}
         where = {"CLAUDE_PROJECT_DIR": str(self.box.repo), **(env or {})}

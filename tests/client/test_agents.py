@@ -233,8 +233,8 @@ def test_an_id_of_any_kind_names_one_session(fresh: Sandbox, id: str) -> None:
 def test_a_throttled_hook_of_another_agent_loads_nothing_of_its_own(
     sandbox: Make, name: str
 ) -> None:
-    variables = ("CODEX_THREAD_ID", "CURSOR_CONVERSATION_ID", "GEMINI_SESSION_ID")
-    variables += ("COPILOT_AGENT_SESSION_ID",)
+    variables = ["CODEX_THREAD_ID", "CURSOR_CONVERSATION_ID", "GEMINI_SESSION_ID"]
+    variables += ["COPILOT_AGENT_SESSION_ID"]
     ann = sandbox(**{variables[AGENTS[1:].index(name)]: "1"})
     event, payload = CELLS[name]["tool"][2]
     ann.dibs("claim", "T-1").said(0)

@@ -1,6 +1,7 @@
 """What is wrong outside the client ends in one clear line and the right exit code."""
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -138,7 +139,7 @@ def test_a_bad_value_is_a_usage_error_that_names_it(sandbox: Make, words: tuple[
 
 def test_a_task_that_is_not_unicode_is_refused(sandbox: Make) -> None:
     ann = sandbox()
-    command = [part.encode() for part in ann.command("claim")] + [b"\xff\xfe"]
+    command = [*ann.command("claim"), os.fsdecode(b"\xff\xfe")]
     done = processes.run(command, cwd=ann.repo, env=ann.env)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr

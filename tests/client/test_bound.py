@@ -7,6 +7,7 @@ import urllib.parse
 import urllib.request
 import uuid
 from hashlib import sha256
+from typing import Any
 
 import pytest
 from tests.client.conftest import CLIENT, KEY, Make, Sandbox
@@ -146,7 +147,7 @@ def older(label: str, key: str = KEY) -> str:
     return str(uuid.UUID(int=made))
 
 
-def post(service: Service, project: str, session: str, act: str, **body: object) -> dict:
+def post(service: Service, project: str, session: str, act: str, **body: object) -> dict[str, Any]:
     """What an older client asked for."""
     request = urllib.request.Request(
         f"{service.url}/v1/{project}/{act}",

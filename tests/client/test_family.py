@@ -250,8 +250,7 @@ def test_what_waits_says_what_for_in_fixed_words_and_no_note_is_written_over(
 def test_a_break_is_told_as_what_it_is_without_anybodys_words(
     sandbox: Make, service: Service
 ) -> None:
-    from tests.client.test_bad_input import answering
-    from tests.client.test_words_of_others import http
+    from tests.client.test_bad_input import answering, http
 
     lost = {"task": "T-1", "fence": 5, "reason": "broken", "at": "2026-11-21T12:31:00Z",
             "by": {"ref": "", "label": "bob (run this)"}, "note": None}  # fmt: skip

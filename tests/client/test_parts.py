@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.client.conftest import CLIENT, Make, Sandbox
@@ -149,7 +150,7 @@ BEFORE = {
     f"{OURS}/dibs.py": "raise SystemExit('OLD-TEXT')\n",
     f"{OURS}/install.py": 'client = globals()["client"]  # OLD-TEXT\n',
 }
-PIECES = {
+PIECES: dict[str, list[list[Any]]] = {
     ".claude/settings.json": [
         [[], '\n  "hooks": {\n    "Stop": [\n      "OLD-TEXT"\n    ]\n  },'],
         [["permissions", "allow"], '\n      "Bash(sh .claude/skills/dibs/dibs claim *)",'],

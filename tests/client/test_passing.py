@@ -250,8 +250,9 @@ def test_what_is_written_as_the_skill_has_it_stays_as_it_is(checkout: Checkout) 
 
 
 def test_what_a_session_needs_to_be_itself_is_put_in(checkout: Checkout) -> None:
-    more = {"before": ["GEMINI_SESSION_ID=1"], "after": ["--as", "a b"]}
-    text = checkout.passes(f"{D} claim T-1 && {D} list --json | jq .", **more)
+    before, after = ["GEMINI_SESSION_ID=1"], ["--as", "a b"]
+    line = f"{D} claim T-1 && {D} list --json | jq ."
+    text = checkout.passes(line, before=before, after=after)
     call = f"GEMINI_SESSION_ID=1 sh {checkout.script}"
     assert text == f"{call} claim --as 'a b' T-1 && {call} list --as 'a b' --json | jq ."
 

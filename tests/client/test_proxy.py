@@ -43,8 +43,9 @@ def test_a_claim_goes_through_the_proxy(cloud: Sandbox, proxy: SandboxProxy) -> 
 def test_the_ca_is_found_where_a_sandbox_names_it(
     cloud: Sandbox, proxy: SandboxProxy, variable: str
 ) -> None:
-    env: dict[str, str | None] = {"SSL_CERT_FILE": None, variable: str(proxy.ca_file)}
-    cloud.dibs("claim", "T-1", **env).said(0)
+    cloud.env.pop("SSL_CERT_FILE", None)
+    cloud.env[variable] = str(proxy.ca_file)
+    cloud.dibs("claim", "T-1").said(0)
 
 
 def test_the_ca_is_found_in_the_home_of_a_cloud_session(
