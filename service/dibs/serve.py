@@ -57,6 +57,23 @@ class Pauses:
         return pause
 
 
+class DiskLog:
+    """A watch over the disk that logs when it becomes full and when it has room, once each."""
+
+    def __init__(self, watch: Callable[[], str], settings: Settings) -> None:
+        self._watch, self._directory, self._why = watch, settings.data_dir, ""
+
+    def __call__(self) -> str:
+        """Return why the disk is full, or ''."""
+        why = self._watch()
+        if why and not self._why:
+            log.error("store_disk_full directory=%s reason=%r", self._directory, why)
+        elif self._why and not why:
+            log.warning("store_disk_has_room directory=%s", self._directory)
+        self._why = why
+        return why
+
+
 @dataclass
 class TheStore:
     """The store that the service stands on, and the private one if it is ours."""
@@ -74,16 +91,11 @@ class TheStore:
         """
         if self.private is None:
             return
-        disk_of = disk.Watch(self.private.directory, disk.Limits.of(settings))
-        full, pauses = "", Pauses()
+        disk_of = DiskLog(disk.Watch(self.private.directory, disk.Limits.of(settings)), settings)
+        pauses = Pauses()
         while True:
             await asyncio.sleep(WATCH_S)
-            why = disk_of()
-            if why and not full:
-                log.error("store_disk_full directory=%s reason=%r", settings.data_dir, why)
-            elif full and not why:
-                log.warning("store_disk_has_room directory=%s", settings.data_dir)
-            full = why
+            full = disk_of()
             if not self.private.alive():
                 if not full:
                     log.error(

@@ -151,7 +151,7 @@ def test_what_a_running_store_lends_a_rewrite_is_not_all_of_the_reserve(disk: Pa
     volume = Volume.of(data)
     assert volume.free + volume.reserve < volume.for_a_rewrite
     lend(data)
-    assert Volume.of(data).reserve == volume.low
+    assert Volume.of(data).reserve == volume.for_holders // 2
 
 
 def test_a_limit_of_nothing_never_stops_claims(disk: Path, tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def human(count: int) -> str:
 def lend(directory: Path) -> None:
     """Let go of as much of the reserve as writing the log anew needs. Raises OSError."""
     volume = Volume.of(directory)
-    lent = min(volume.lendable(volume.low), max(0, volume.for_a_rewrite - volume.free))
+    lent = min(volume.lendable(volume.for_holders // 2), max(0, volume.for_a_rewrite - volume.free))
     _resize(directory, volume.reserve, volume.reserve - lent)
 
 
@@ -265,7 +265,7 @@ def make_room(directory: Path, rewrite: Callable[[], None]) -> None:
         volume = Volume.of(directory)
     # The process that filled the disk may take what is freed here, and there may be another start.
     pool = volume.free + volume.reserve
-    for_holders = min(volume.for_holders, max(2 * volume.too_low, pool // 4))
+    for_holders = min(volume.for_holders, max(volume.too_low * 5 // 4, pool // 4))
     with suppress(OSError):
         _resize(directory, volume.reserve, max(0, pool - for_holders))
     check(directory)
