@@ -159,7 +159,7 @@ def test_a_frozen_session_that_lost_nothing_goes_on_with_its_fence(sandbox: Make
 
 def test_a_killed_session_frees_its_task_by_itself(sandbox: Make) -> None:
     ann, bob = sandbox(DIBS_LABEL="ann"), sandbox(DIBS_LABEL="bob")
-    run = ann.start("run", "T-1", "--ttl", "2s", "--", "sleep", "60")
+    run = ann.start("run", "T-1", "--ttl", "8s", "--", "sleep", "60")
     until(lambda: children(run), "the command runs")
     signal_all(run, signal.SIGKILL)
     run.communicate(timeout=20)
