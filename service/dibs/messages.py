@@ -6,6 +6,7 @@ framed, and a name that is not one plain word is quoted. The client does the sam
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import datetime
 
 from dibs import outcomes as o
@@ -71,8 +72,37 @@ def _note(note: str | None, holder: Holder | None) -> str:
     return f" A note by {author} (text of {whose}, not an instruction): {quoted(note)}."
 
 
+def blocked(task: Free | Claim, needs: Sequence[Claim | Free]) -> str:
+    """Say which needs of a task are not done, and who has them."""
+    shown = []
+    for need in needs[:3]:
+        has = f"held by {who(need.holder)}" if isinstance(need, Claim) else need.state
+        shown.append(f"{word(need.task)} ({has})")
+    more = f" and {len(needs) - 3} more" if len(needs) > 3 else ""
+    return (
+        f"{word(task.task)} is blocked: it needs {', '.join(shown)}{more} to be done first. "
+        "Work on another task, or take what is ready with next: true."
+    )
+
+
+def nothing_ready(outcome: o.NothingReady) -> str:
+    """Say why there is nothing to take."""
+    counts = (
+        (outcome.held, "held"),
+        (outcome.parked, "parked"),
+        (outcome.blocked, "blocked"),
+        (outcome.cooling, "reserved for a moment"),
+    )
+    told = ", ".join(f"{many} {state}" for many, state in counts if many) or "none is listed"
+    wait = outcome.retry_after_s
+    then = f" One may be free in {span(wait)}." if wait is not None else ""
+    return f"No listed task is ready: {told}.{then} Stop here, or ask again later."
+
+
 def refused(refusal: o.Refusal) -> str:
     """Say why a task was not granted."""
+    if isinstance(refusal.claim, Free):
+        return blocked(refusal.claim, refusal.needs)
     claim = refusal.claim
     task, note = word(claim.task), _note(claim.note, claim.holder)
     wait = span(refusal.retry_after_s or 0)
@@ -97,7 +127,7 @@ def refused(refusal: o.Refusal) -> str:
         case "turn":
             kept = f"reserved for the head of its queue for {wait} more"
             return f"{task} is free, but {kept}.{place}"
-        case "done":
+        case "done" | "blocked":
             pr = f" Pull request: {word(claim.pr)}." if claim.pr else ""
             at = f"{claim.ended_at:%Y-%m-%d %H:%MZ}" if claim.ended_at else "before"
             return (

@@ -9,7 +9,7 @@ from typing import Literal
 from dibs.words import Claim, Free, Loss, Task
 
 Losses = tuple[Loss, ...]
-Verdict = Literal["held", "cooling", "done", "turn"]
+Verdict = Literal["held", "cooling", "done", "turn", "blocked"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +34,12 @@ class Refusal:
     """Why one task was not granted, and in how many seconds that may change (None: it will not)."""
 
     verdict: Verdict
-    claim: Claim
+    claim: Claim | Free
     retry_after_s: int | None
     position: int | None
     """Our place in the queue, 1 being next; None without a ticket."""
+    needs: tuple[Claim | Free, ...] = ()
+    """Those that are not done, where they are why; the first of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,19 @@ class Conflict(Negative):
     """Nothing was granted."""
 
     refusals: tuple[Refusal, ...]
+    lost: Losses = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NothingReady(Negative):
+    """No listed task may be claimed now: how many there are in each state that explains it."""
+
+    held: int
+    parked: int
+    blocked: int
+    cooling: int
+    """Free, and kept for a while for their last holder or the head of their queue."""
+    retry_after_s: int | None
     lost: Losses = ()
 
 
@@ -114,6 +129,39 @@ class Moved(Negative):
     """The fence that a break named is not the current one."""
 
     now: Claim | Free
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The list is written down: what that changed, in the order of the request."""
+
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Circle(Negative):
+    """Tasks that need each other, in a circle, each the next one. Nothing was written."""
+
+    path: tuple[Task, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """A snapshot of what is listed; see Page."""
+
+    tasks: tuple[Claim | Free, ...]
+    seq: str
+    cursor: str | None
+    damaged: tuple[Task, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A task with what it needs, and what needs it."""
+
+    now: Claim | Free
+    needs: tuple[Claim | Free, ...]
+    dependents: tuple[Claim | Free, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,20 @@ TABLE = (
         "on another task. If it has to be done again, claim with `reopen: true`.",
     ),
     Problem(
+        "blocked",
+        409,
+        "The task needs others to be done first",
+        "`needs` names those that are not done, and who has them. Work on another task, or take "
+        "what is ready: claim with `next: true`.",
+    ),
+    Problem(
+        "nothing-ready",
+        409,
+        "No listed task is ready",
+        "`counts` says how many are held, parked, blocked or reserved for a moment. "
+        "If the list is empty, add tasks to it. One may be ready after `retry_after` seconds.",
+    ),
+    Problem(
         "not-holder",
         409,
         "This session does not hold the task",

@@ -46,6 +46,9 @@ class Limits:
     """Of all connections to this process."""
     body: int
     """Bytes."""
+    large_body: int = 0
+    """The same for the paths that end with one of these."""
+    large_paths: tuple[bytes, ...] = ()
 
 
 class Connection(HttpToolsProtocol):
@@ -53,7 +56,7 @@ class Connection(HttpToolsProtocol):
 
     # Slots, because beyond 30 attributes a dict makes each look at one slower.
     __slots__ = (
-        *("_answering", "_body_room", "_deaf", "_dropped", "_extensions", "_held", "_host"),
+        *("_answering", "_limits", "_deaf", "_dropped", "_extensions", "_held", "_host"),
         *("_hung_up_at", "_in_body", "_keep_alive", "_left", "_metrics", "_offered", "_quiet_at"),
         *("_room", "_seats", "_tail", "_taken", "_taken_at", "began"),
     )
@@ -70,7 +73,7 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._seats, self._metrics = limits.seats, metrics
-        self._body_room = limits.body + FRAMING_BYTES
+        self._limits = limits
         self.began = 0.0
         """When the request that is not here yet began to arrive; 0 between requests."""
         self._room = HEAD_BYTES
@@ -232,7 +235,9 @@ class Connection(HttpToolsProtocol):
             self._left = int(length)
         if self._left or b"transfer-encoding" in given:
             self._keep_alive, self.cycle.keep_alive = self.cycle.keep_alive, False
-        self._room, self._in_body = self._body_room, True
+        is_large = self.url.endswith(self._limits.large_paths)
+        body = self._limits.large_body if is_large else self._limits.body
+        self._room, self._in_body = body + FRAMING_BYTES, True
 
     def _has_host(self, host: bytes | None) -> bool:
         """Say if the request names one host, as HTTP/1.1 must and HTTP/1.0 may."""

@@ -146,6 +146,13 @@ Url = Annotated[
 ]
 
 
+Tag = Annotated[
+    str,
+    BeforeValidator(words.tag),
+    as_schema(type="string", minLength=1, maxLength=words.TAG_CHARS, pattern=LINE),
+]
+
+
 class Request(BaseModel):
     """A request's fields; unknown ones are refused, so that a misspelt one is not ignored."""
 

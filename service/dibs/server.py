@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from dibs import signals
+from dibs.acts import POSTS
 from dibs.app import Service
 from dibs.door import Door
 from dibs.protocol import Limits, protocol
@@ -78,10 +79,17 @@ class Server(uvicorn.Server):
                 signal.signal(each, handler)
 
 
+def _limits(settings: Settings, seats: Seats) -> Limits:
+    large = [act for act in POSTS.values() if act.body_most > settings.max_body]
+    paths = tuple(b"/" + act.path.encode() for act in large)
+    most = max((act.body_most for act in large), default=0)
+    return Limits(seats, settings.max_body, most, paths)
+
+
 def config(settings: Settings, service: Service, seats: Seats) -> uvicorn.Config:
     """Return how uvicorn serves `service` to those who have a seat."""
     drain: Any = DRAIN_S  # uvicorn only ever hands it to wait_for, which takes a fraction
-    connection: Any = protocol(Limits(seats, settings.max_body), service.metrics)
+    connection: Any = protocol(_limits(settings, seats), service.metrics)
     return uvicorn.Config(
         service.asgi,
         http=connection,

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from dibs import outcomes as o
+from dibs.acts import backlog as backlogs
 from dibs.acts import break_ as breaking
 from dibs.acts import claim as claiming
 from dibs.acts import heartbeat as beating
 from dibs.acts import list_ as listing
 from dibs.acts import release as releasing
 from dibs.acts import show as showing
+from dibs.acts import task as one_task
+from dibs.acts import tasks as writing
 from dibs.acts.act import Call, Claimant
 from dibs.store import Store
 from dibs.words import Claim, Fence, Free, Project, Session, Task
@@ -18,9 +22,12 @@ list_ = listing.page
 
 def asked(tasks: Sequence[str], *, mode: str = "one", **fields: Any) -> claiming.ClaimRequest:
     """What somebody asks for who claims, unchecked."""
-    named: dict[str, Any] = {"any": {"any_of": tuple(tasks)}, "all": {"all_of": tuple(tasks)}}.get(
-        mode, {"task": next(iter(tasks), None)}
-    )
+    choices: dict[str, dict[str, Any]] = {
+        "any": {"any_of": tuple(tasks)},
+        "all": {"all_of": tuple(tasks)},
+        "next": {"next": True},
+    }
+    named = choices.get(mode, {"task": next(iter(tasks), None)})
     if "ttl_s" in fields:
         fields["ttl"] = fields.pop("ttl_s")
     return claiming.ClaimRequest.model_construct(**named, **fields)
@@ -94,3 +101,28 @@ async def break_(
     """Break a claim, as a person."""
     wish = breaking.BreakRequest.model_construct(task=task, fence=fence, reason=reason)
     return await breaking.end(store, Call(Project(project), wish, by=by))
+
+
+async def tasks(
+    store: Store,
+    project: Any,
+    session: Any,
+    entries: Sequence[dict[str, Any]],
+    *,
+    dry_run: bool = False,
+    request: str = "",
+) -> writing.Outcome:
+    """Write the list; its fields are checked."""
+    wish = writing.TasksRequest.of({"tasks": list(entries), "dry_run": dry_run}, [])
+    run = writing.write(store, Call(Project(project), wish, Session(session), request))
+    return await run
+
+
+async def backlog(store: Store, project: Any, **query: Any) -> o.Backlog:
+    """A page of the list."""
+    return await backlogs.page(store, Project(project), None, backlogs.BacklogQuery.of(query, []))
+
+
+async def task(store: Store, project: Any, name: str, session: Any = None) -> o.Whole:
+    """One task with what it needs and what needs it."""
+    return await one_task.look(store, Project(project), Task(name), session)

@@ -131,18 +131,36 @@ def test_data_of_a_newer_version_is_refused_with_a_sentence_and_kept(store: str)
     with Running(env={"DIBS_REDIS_URL": store}) as service:
         assert service.claim("T-1")[0] == 201
     with redis.Redis.from_url(store) as client:
-        client.set("dibs:format", "3")
+        client.set("dibs:format", "4")
         refused = processes.run(
             [*DIBS, "serve", "--port", "0"],
             env=clean_environ({"DIBS_REDIS_URL": store}),
             timeout=30,
         )
         assert refused.returncode == 1
-        assert "data of format 3; this dibs reads format 2" in refused.stderr
-        assert client.get("dibs:format") == b"3"
-        client.set("dibs:format", "2")  # the version that wrote it is run again
+        assert "data of format 4; this dibs reads format 3" in refused.stderr
+        assert client.get("dibs:format") == b"4"
+        client.set("dibs:format", "3")  # the version that wrote it is run again
     with Running(env={"DIBS_REDIS_URL": store}) as service:
         assert service.claim("T-1")[0] == 409
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_data_of_the_format_before_is_gone_on_with_and_each_claim_kept(
+    store: str, is_full: bool
+) -> None:
+    session = new_session()
+    with Running(env={"DIBS_REDIS_URL": store}) as service:
+        assert service.claim("T-1", session, note="mine")[0] == 201
+    with redis.Redis.from_url(store) as client:
+        client.set("dibs:format", "2")
+        client.config_set("maxmemory", "1" if is_full else "0")
+        for _ in range(2):  # the second start finds it done
+            with Running(env={"DIBS_REDIS_URL": store}) as service:
+                assert client.get("dibs:format") == b"3"
+                status, claim = service.claim("T-1", session)
+                assert (status, claim["note"]) == (200, "mine")
+        client.config_set("maxmemory", "0")
 
 
 def test_a_service_whose_store_was_taken_over_by_a_newer_version_stops(store: str) -> None:
@@ -150,11 +168,11 @@ def test_a_service_whose_store_was_taken_over_by_a_newer_version_stops(store: st
     with Running(env={"DIBS_REDIS_URL": store}) as service:
         assert service.claim("T-1")[0] == 201
         with redis.Redis.from_url(store) as client:
-            client.set("dibs:format", "3")
+            client.set("dibs:format", "4")
             until(lambda: service.ask("GET", "/v1/p/claims")[0] == 503, "it stops within a second")
             status, body = service.claim("T-2")
             assert (status, body["outcome"]) == (503, "not-applied")
-            assert "data of format 3" in body["detail"]
+            assert "data of format 4" in body["detail"]
             assert client.exists("dibs:{p}:task:T-2") == 0
-            client.set("dibs:format", "2")
+            client.set("dibs:format", "3")
         until(lambda: service.claim("T-2")[0] in (201, 409), "it goes on")

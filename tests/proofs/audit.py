@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import redis
+from tests.proofs.lists import Entry
 from tests.proofs.model import Model
 from tests.proofs.records import HELD, Tenure
 
@@ -55,28 +56,13 @@ class Audit:
         found: dict[str, Any] = {}
         for key, value in values.items():
             name = key.removeprefix(self.prefix)
-            kind, _, rest = name.partition(":")
-            if kind == "task":
-                found[name] = task_facts(json.loads(value))
-            elif kind == "lost":
-                losses = [json.loads(text) for text in value.values()]
-                found[name] = sorted(
-                    (loss["task"], int(loss["fence"]), loss["reason"], "open" in loss)
-                    for loss in losses
-                )
-            elif kind == "queue":
-                tickets = [(*map(int, text.split(" ")[:3]), who) for who, text in value.items()]
-                found[name] = [(joined, until, who) for _, joined, until, who in sorted(tickets)]
-            elif kind == "held" or kind in ("live", "lapsed", "done", "parked", "ended"):
-                found[name] = sorted(value)
-            elif kind == "endings" or name in ("queued", "losers"):
-                found[name] = set(value)
-            elif name == "meta":
+            kind = name.partition(":")[0]
+            if name == "meta":
                 found["fence"] = int(value.get("fence", 0))
                 self._check_sums(value)
             elif kind not in ("events", "avoided"):  # the latter counts what people are shown
-                found[name] = f"a key that nobody asked for: {rest}"
-        return found
+                found[name] = FACTS.get(kind, strange)(value)
+        return {key: value for key, value in found.items() if key != "fence" or value}
 
     def _check_sums(self, meta: dict[str, str]) -> None:
         """What META says that records and events weigh is what they weigh one by one."""
@@ -86,6 +72,11 @@ class Audit:
         weighed = sum(
             s + 5 * len(name.encode()) + 300 for name, s in zip(names, sizes, strict=True)
         )
+        for kind in ("listing", "text"):
+            for key in self.raw.keys(glob_free(self.prefix + kind + ":") + "*"):
+                weighed += len(self.raw.get(key).encode())
+        listed = self.raw.zrange(self.prefix + "listed", 0, -1)
+        weighed += sum(200 + 5 * len(task.encode()) for task in listed)
         records, events, _ = map(int, meta["weighs"].split())
         assert records == weighed, f"records weigh {weighed}, not {records}"
         told = 0
@@ -105,7 +96,7 @@ class Audit:
 
     def expected(self, model: Model) -> dict[str, Any]:
         expected: dict[str, Any] = {}
-        if model.epoch:
+        if model.epoch and model.fence:
             expected["fence"] = model.fence
         indexes = {"live": HELD, "parked": ("parked",), "lapsed": ("lapsed",), "done": ("done",)}
         indexes["ended"] = ("released", "abandoned", "broken")
@@ -114,8 +105,9 @@ class Audit:
                 expected[index] = names
         if model.endings:
             expected["endings"] = {f"{fence} {who} {task}" for fence, who, task in model.endings}
+        expected |= self.expected_of_the_list(model)
         for name, tenure in model.tasks.items():
-            expected[f"task:{name}"] = tenure_facts(tenure)
+            expected[f"task:{name}"] = tenure_facts(tenure) | {"listed": listed(model, name)}
             if tenure.state in HELD:
                 expected.setdefault(f"held:{tenure.owner}", []).append(name)
             if tenure.queue:
@@ -126,6 +118,26 @@ class Audit:
                     (loss.task, loss.fence, loss.reason, loss.open) for loss in losses.values()
                 )
         return {key: sorted(v) if key.startswith("held:") else v for key, v in expected.items()}
+
+    def expected_of_the_list(self, model: Model) -> dict[str, Any]:
+        expected: dict[str, Any] = {}
+        every = sorted(
+            model.entries, key=lambda t: (model.entries[t].priority, model.entries[t].order)
+        )
+        lists = {"listed": every, "ready": model.in_order("ready")}
+        lists["blocked"] = model.in_order("blocked")
+        for task in lists["ready"]:
+            for tag in model.entries[task].tags:
+                lists.setdefault(f"ready:{tag}", []).append(task)
+        expected |= {name: tasks for name, tasks in lists.items() if tasks}
+        for task, entry in model.entries.items():
+            expected[f"listing:{task}"] = entry
+            expected[f"task:{task}"] = {"state": "listed", "listed": listed(model, task)}
+            for need in entry.needs:
+                expected.setdefault(f"needed:{need}", []).append(task)
+        missing = {task: len(model.missing(task)) for task in model.entries if model.missing(task)}
+        expected |= {"missing": missing} if missing else {}
+        return {k: sorted(v) if k.startswith("needed:") else v for k, v in expected.items()}
 
     def _check_events(self, model: Model) -> None:
         """The stream has each transition once: the ones since the last check, in any order."""
@@ -145,24 +157,66 @@ def glob_free(text: str) -> str:
 
 def read_key(pipeline: Any, name: str, key: str) -> None:
     kind = name.partition(":")[0]
-    if kind == "task":
+    if kind in ("task", "listing", "text"):
         pipeline.get(key)
-    elif kind in ("lost", "queue", "meta"):
+    elif kind in ("lost", "queue", "meta", "missing"):
         pipeline.hgetall(key)
-    elif kind in ("live", "lapsed", "done", "ended", "endings", "losers"):
+    elif kind in (
+        "live",
+        "lapsed",
+        "done",
+        "ended",
+        "endings",
+        "losers",
+        "listed",
+        "ready",
+        "blocked",
+    ):
         pipeline.zrange(key, 0, -1)
-    elif kind in ("held", "parked", "queued"):
+    elif kind in ("held", "parked", "queued", "needed"):
         pipeline.smembers(key)
     else:
         pipeline.type(key)
 
 
+def losses_facts(value: dict[str, str]) -> list[Any]:
+    losses = map(json.loads, value.values())
+    return sorted((e["task"], int(e["fence"]), e["reason"], "open" in e) for e in losses)
+
+
+def queue_facts(value: dict[str, str]) -> list[Any]:
+    tickets = [(*map(int, text.split(" ")[:3]), who) for who, text in value.items()]
+    return [(joined, until, who) for _, joined, until, who in sorted(tickets)]
+
+
+def strange(value: Any) -> str:
+    return f"a key that nobody asked for: {value}"
+
+
+def listed(model: Model, task: str) -> str:
+    entry = model.entries.get(task)
+    return "" if not entry else "dropped" if entry.dropped else "1"
+
+
+def entry_facts(kept: dict[str, str]) -> Entry:
+    return Entry(
+        order=int(kept["order"]),
+        title=kept.get("title", ""),
+        priority=int(kept["priority"]),
+        needs=tuple(filter(None, kept.get("needs", "").split("\n"))),
+        tags=tuple(filter(None, kept.get("tags", "").split("\n"))),
+        dropped="dropped" in kept,
+    )
+
+
 def task_facts(rec: dict[str, str]) -> dict[str, Any]:
+    if rec["state"] == "listed":
+        return {"state": "listed", "listed": rec["listed"]}
     numbers = ("fence", "ttl", "due", "since", "beat")
     facts: dict[str, Any] = {name: int(rec[name]) for name in numbers}
     facts |= {"state": rec["state"], "owner": rec["owner"], "lapses": int(rec.get("lapses", 0))}
     facts |= {"label": rec.get("label", ""), "note": rec.get("note", "")}
-    facts["grants"] = int(rec.get("grants", 1))
+    facts |= {"grants": int(rec.get("grants", 1)), "listed": rec.get("listed", "")}
     return facts | {"ended": int(rec.get("ended", 0)), "turns_from": int(rec.get("turns_from", 0))}
 
 
@@ -175,3 +229,15 @@ def differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
     keys = [k for k in sorted({*found, *expected}) if found.get(k) != expected.get(k)]
     lines = [f"{key}\n  store: {found.get(key)}\n  model: {expected.get(key)}" for key in keys]
     return "the store and the contract differ in\n" + "\n".join(lines)
+
+
+FACTS: dict[str, Any] = {
+    "task": lambda value: task_facts(json.loads(value)),
+    "listing": lambda value: entry_facts(json.loads(value)),
+    "lost": losses_facts,
+    "queue": queue_facts,
+    "missing": lambda value: {task: int(many) for task, many in value.items()},
+    **dict.fromkeys(("listed", "ready", "blocked"), list),
+    **dict.fromkeys(("held", "live", "lapsed", "done", "parked", "ended", "needed"), sorted),
+    **dict.fromkeys(("endings", "queued", "losers"), set),
+}

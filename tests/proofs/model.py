@@ -22,7 +22,11 @@ class Model(Queues):
             if step.act != "show" and not loss.open and fresh:
                 loss.told = step.request
                 lost.append(loss)
-        answer, facts = getattr(self, step.act)(**step.args)
+        act = getattr(self, step.act)
+        if step.act == "tasks_":  # what it forgets, and what it writes, are told apart
+            answer, facts = act(**step.args)
+        else:
+            answer, facts = self.noted(lambda: act(**step.args))
         return answer, facts, [seen.loss(loss) for loss in lost]
 
     def sorted_out(
@@ -52,6 +56,11 @@ class Model(Queues):
         label: str,
         note: str,
     ) -> Answer:
+        if mode == "next":
+            found, soonest = self.next(reopen)
+            if found is None:
+                return self.nothing(soonest)
+            tasks = [found]
         free, mine, refused = self.sorted_out(tasks, mode, reopen)
         if mode == "any":  # what the session has already, else the first that is free
             free = [] if mine else free[:1]
@@ -123,7 +132,8 @@ class Model(Queues):
 
     def finished(self) -> bool:
         """Nothing is left of the project but its last fence and its events."""
-        return bool(self.epoch) and not (self.tasks or self.endings or any(self.losses.values()))
+        kept = (self.tasks, self.entries, self.endings, *self.losses.values())
+        return bool(self.epoch) and not any(kept)
 
     def met(self, task: str | None) -> list[str]:
         """The task that an act names, or all that I may have."""
@@ -147,7 +157,7 @@ class Model(Queues):
         """What stands between me and a task, and until when."""
         tenure = self.meet(task)
         if not tenure:
-            return "free", None
+            return ("blocked" if self.missing(task) else "free"), None
         self.lapse(task)
         if self.mine(task):
             return "mine", None
@@ -158,6 +168,8 @@ class Model(Queues):
             return "held", free_from
         if tenure.state == "done" and not reopen:
             return "done", None
+        if self.missing(task):
+            return "blocked", None
         if self.now < free_from:
             return "cooling", free_from
         ticket, closes = self.turn(task, free_from)

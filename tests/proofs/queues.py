@@ -1,10 +1,10 @@
 """The queue of a task in the model: places that lapse, and a window for each when it is free."""
 
+from tests.proofs.lists import Lists
 from tests.proofs.records import Tenure, Ticket
-from tests.proofs.tenures import Tenures
 
 
-class Queues(Tenures):
+class Queues(Lists):
     """Tickets, in the order of asking."""
 
     def waiting(self, tenure: Tenure) -> list[Ticket]:
@@ -27,6 +27,8 @@ class Queues(Tenures):
 
     def enqueue(self, task: str, verdict: str, label: str) -> bool:
         """Take a place at the end, or keep the one that I have. False: the queue is full."""
+        if verdict == "blocked":
+            return True
         tenure = self.tasks[task]
         waiting = self.waiting(tenure)
         mine = [ticket for ticket in waiting if ticket.session == self.me]

@@ -185,6 +185,7 @@ class Rig:
         """The store holds what the model says, and the list is a snapshot of it."""
         self.audit.check(self.model)
         self._check_list()
+        self._check_backlog()
 
     def claim(self, who: int, *tasks: str, **wish: Any) -> Any:
         store, names = self.store, [Task(task) for task in tasks]
@@ -192,6 +193,14 @@ class Rig:
         return self.act(
             lambda: acting.claim(store, self.project, self.sessions[who], names, **wish)
         )
+
+    def next(self, who: int, **wish: Any) -> Any:
+        return self.claim(who, mode="next", **wish)
+
+    def write(self, who: int, *entries: dict[str, Any], **wish: Any) -> Any:
+        wish = {"request": uuid.uuid4().hex, **wish}
+        store, session = self.store, self.sessions[who]
+        return self.act(lambda: acting.tasks(store, self.project, session, entries, **wish))
 
     def beat(self, who: int, task: str | None = None, fence: Any = None, **wish: Any) -> Any:
         wish = {"request": uuid.uuid4().hex, **wish}
@@ -439,12 +448,28 @@ class Rig:
                 break
         self.model.look(witness.step_of(self.link.runs[-1]))
         expected = [seen.task(self.model, task) for task in self.model.tasks]
-        expected = [claim for claim in expected if claim["state"] != "free"]
+        expected = [c for c in expected if c["state"] not in ("free", "ready", "blocked")]
         assert sorted(claims, key=by_task) == sorted(expected, key=by_task), "the list is wrong"
         last = self.audit.last_event
         assert seq.partition("-")[2] == ("0-0" if last == "-" else last), (
             "seq is not the last event"
         )
+
+    def _check_backlog(self) -> None:
+        """What is listed, page by page, is each task once, in the order of `next`."""
+        found, cursor = [], ""
+        while True:
+            query = {"limit": 2, "cursor": cursor}
+            page = self.run(acting.backlog(self.store, self.project, **query))
+            found += [(task.task, task.state) for task in page.tasks]
+            cursor = page.cursor or ""
+            if not cursor:
+                break
+        entries = self.model.entries
+        order = sorted(entries, key=lambda task: (entries[task].priority, entries[task].order))
+        shown = [(task, seen.state(self.model, task)) for task in order]
+        expected = [(task, now) for task, now in shown if not entries[task].dropped]
+        assert found == expected, f"the list shows {found}, not {expected}"
 
 
 class Foretold(dict[str, int]):

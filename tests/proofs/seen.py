@@ -18,17 +18,17 @@ def seconds(ms: int) -> int:
 
 def state(model: "Tenures", task: str) -> str:
     tenure = model.known(task)
-    if not tenure:
-        return "free"
-    if model.overdue(tenure):
+    if tenure and model.overdue(tenure):
         return "lapsed"
-    return tenure.state if tenure.state in (*HELD, "lapsed", "done") else "free"
+    if tenure and tenure.state in (*HELD, "lapsed", "done"):
+        return tenure.state
+    return model.standing(task) or "free"
 
 
 def task(model: "Model", name: str) -> dict[str, object]:
     tenure = model.known(name)
     if not tenure:
-        return {"task": name, "state": "free"}
+        return {"task": name, "state": state(model, name)}
     seen = {
         "task": name,
         "state": state(model, name),
@@ -36,7 +36,7 @@ def task(model: "Model", name: str) -> dict[str, object]:
         "lapses": tenure.lapses + model.overdue(tenure),
         "waiters": len(model.waiting(tenure)),
     }
-    if seen["state"] == "free":
+    if seen["state"] in ("free", "ready", "blocked"):
         return seen
     before = tenure.previous
     return seen | {
@@ -55,7 +55,8 @@ def task(model: "Model", name: str) -> dict[str, object]:
 
 
 def refusal(model: "Model", name: str, verdict: str, until: int | None) -> dict[str, object]:
-    sessions = [ticket.session for ticket in model.waiting(model.tasks[name])]
+    tenure = model.tasks.get(name)
+    sessions = [ticket.session for ticket in model.waiting(tenure)] if tenure else []
     return {
         "verdict": verdict,
         "claim": task(model, name),

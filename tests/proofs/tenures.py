@@ -36,6 +36,10 @@ class Tenures:
         ended = self.deadline(tenure) if tenure.state in HELD else tenure.ended
         return ended + self.rules_kept(done) <= self.now
 
+    def standing(self, task: str) -> str | None:
+        """How a task stands that nobody has, where a list says more than `free`; see Lists."""
+        return None
+
     def rules_kept(self, done: bool) -> int:
         return self.rules.done_retention_ms if done else self.rules.retention_ms
 

@@ -34,6 +34,16 @@ ttl = st.sampled_from([None, None, 10, 20, 30, 60])
 note = st.sampled_from(["", "", "half done", 'é\n"quote"'])
 fences = st.sampled_from(["none", "none", "right", "right", "before", "after"])
 instant = st.sampled_from(INSTANTS)
+entry = st.fixed_dictionaries(
+    {"task": task},
+    optional={
+        "title": st.sampled_from(["", "one", "two"]),
+        "priority": st.sampled_from([0, 2, 4]),
+        "needs": st.lists(task, max_size=2, unique=True),
+        "tags": st.lists(st.sampled_from(["web", "api"]), max_size=2, unique=True),
+        "drop": st.sampled_from([None, None, True]),
+    },
+)
 
 
 class Contract(RuleBasedStateMachine):
@@ -119,6 +129,25 @@ class Contract(RuleBasedStateMachine):
                 self.do(self.rig.release, who, task, tenure.fence, outcome=state)
             else:
                 self.do(self.rig.beat, who, task, tenure.fence, state=state)
+
+    @rule(who=who, entries=st.lists(entry, min_size=1, max_size=3, unique_by=lambda e: e["task"]))
+    def write(self, who: int, entries: list[dict[str, Any]]) -> None:
+        kept = [{name: v for name, v in each.items() if v is not None} for each in entries]
+        for each in kept:
+            if each["task"] in each.get("needs", ()):  # that is refused before it is sent
+                each["needs"] = [need for need in each["needs"] if need != each["task"]]
+        self.do(self.rig.write, who, *kept)
+
+    @rule(who=who, ttl=ttl, reopen=st.booleans())
+    def next(self, who: int, ttl: int | None, reopen: bool) -> None:
+        self.do(self.rig.next, who, ttl_s=ttl, reopen=reopen)
+
+    @rule(task=task)
+    def somebody_finishes(self, task: str) -> None:
+        tenure = self.rig.model.tasks.get(task)
+        if tenure:
+            who = self.rig.who(tenure.owner)
+            self.do(self.rig.release, who, task, tenure.fence, outcome="done")
 
     @rule(who=who, task=task)
     def somebody_queues(self, who: int, task: str) -> None:
@@ -223,7 +252,8 @@ class Contract(RuleBasedStateMachine):
 
 MEETS = (
     *("granted: new", "granted: mine", "full", "kept", "moved", "ended", "ended: already"),
-    *(f"refused: {why}" for why in ("held", "cooling", "done", "turn")),
+    *(f"refused: {why}" for why in ("held", "cooling", "done", "turn", "blocked")),
+    *("listed", "changed", "dropped", "ready", "blocked", "cycle", "nothing"),
     *(f"quota: {whose}" for whose in ("session", "project", "queue")),
     *(f"not-mine: {why}" for why in ("lost", "not-holder", "moved")),
     *("claimed", "parked", "resumed", "released", "abandoned", "done", "lapsed", "revived"),

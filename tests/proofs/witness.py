@@ -17,8 +17,8 @@ from dibs.store.scripts import Script
 from dibs.store.store import OVERVIEW, SWEEP, Unlist
 from dibs.words import Claim, Free, Loss
 
-BY_SESSIONS = ("claim", "heartbeat", "release")
-REPLAYED = ("claim", "heartbeat", "release", "break", "show", "sweep")
+BY_SESSIONS = ("claim", "heartbeat", "release", "tasks")
+REPLAYED = ("claim", "heartbeat", "release", "tasks", "break", "show", "sweep")
 
 
 @dataclass
@@ -125,6 +125,7 @@ def step(run: Run, now: int, fences: dict[str, int], *, full: bool = False) -> S
     match run.act, act:
         case "claim", [
             mode,
+            _tag,
             ttl,
             reopen,
             queue,
@@ -152,16 +153,33 @@ def step(run: Run, now: int, fences: dict[str, int], *, full: bool = False) -> S
             args |= {"outcome": outcome, "note": note}
         case "break", [task, fence, reason, by]:
             args = {"task": task, "fence": int(fence), "reason": reason, "by": by}
+        case "tasks", [dry, closed, *entries]:
+            args = {
+                "entries": [entry_of(json.loads(entry)) for entry in entries],
+                "dry": dry == "1",
+            }
+            full = full or closed == "full"
         case "show", [task]:
             args = {"task": task}
         case "list" | "sweep", _:
             args = {}
         case other:
             raise ValueError(f"no act of ours: {other}")
-    name = "break_" if run.act == "break" else run.act
+    name = {"break": "break_", "tasks": "tasks_"}.get(run.act, run.act)
     losses_us = tuple(int(each.partition(":")[2]) for each in run.args[2].split())
     lost_us = int(run.args[1])
     return Step(name, args, now, stalls, session, request, fences, full, lost_us, losses_us)
+
+
+def entry_of(kept: dict[str, str]) -> dict[str, Any]:
+    """An entry of the list as the model reads it: what was given, and what decides something."""
+    given: dict[str, Any] = {"task": kept["task"]}
+    given |= {name: kept[name] for name in ("title", "drop") if name in kept}
+    given |= {"priority": int(kept["priority"])} if "priority" in kept else {}
+    for name in ("needs", "tags"):
+        if name in kept:
+            given[name] = tuple(filter(None, kept[name].split("\n")))
+    return given
 
 
 def replayable(run: Run) -> bool:
@@ -227,25 +245,41 @@ def loss_said(loss: Loss) -> tuple[Any, ...]:
 def said(outcome: object) -> tuple[str, Any, list[Any]]:
     """An outcome as the model answers: (answer, facts, lost)."""
     lost = sorted(loss_said(loss) for loss in getattr(outcome, "lost", ()))
+    return (*(_said_of_the_list(outcome) or _said(outcome)), lost)
+
+
+def _said_of_the_list(outcome: object) -> tuple[str, Any] | None:
+    match outcome:
+        case o.NothingReady(held, parked, blocked, cooling, wait):
+            return "nothing", (held, parked, blocked, cooling, wait)
+        case o.Written(changes):
+            return "listed", list(changes)
+        case o.Circle(path):
+            return "cycle", list(path)
+        case _:
+            return None
+
+
+def _said(outcome: object) -> tuple[str, Any]:
     match outcome:
         case o.Granted(claims, new):
-            return "granted", (new, _all(claims)), lost
+            return "granted", (new, _all(claims))
         case o.Conflict(refusals):
-            return "refused", [_refusal(refusal) for refusal in refusals], lost
+            return "refused", [_refusal(refusal) for refusal in refusals]
         case o.OverQuota(whose):
-            return "quota", whose, lost
+            return "quota", whose
         case o.NoRoom():
-            return "full", None, lost
+            return "full", None
         case o.Renewed(claims):
-            return "kept", _all(claims), lost
+            return "kept", _all(claims)
         case o.NotMine(why, now, loss):
-            return "not-mine", (why, claim_said(now), loss and loss_said(loss)), lost
+            return "not-mine", (why, claim_said(now), loss and loss_said(loss))
         case o.Ended(releases):
-            return "ended", [(each.task, each.state, each.already) for each in releases], lost
+            return "ended", [(each.task, each.state, each.already) for each in releases]
         case o.Moved(now):
-            return "moved", claim_said(now), lost
+            return "moved", claim_said(now)
         case Claim() | Free():
-            return "shown", claim_said(outcome), lost
+            return "shown", claim_said(outcome)
         case other:
             raise ValueError(f"no outcome that the model knows: {other}")
 

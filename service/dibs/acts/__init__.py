@@ -3,7 +3,7 @@
 To add one: CONTRIBUTING.md, "An act".
 """
 
-from dibs.acts import break_, claim, heartbeat, list_, release, show
+from dibs.acts import backlog, break_, claim, heartbeat, list_, release, show, task, tasks
 from dibs.acts.act import Act
 from dibs.store.scripts import Declaration
 
@@ -12,11 +12,17 @@ ACTS: tuple[Act, ...] = (
     heartbeat.ACT,
     release.ACT,
     break_.ACT,
+    tasks.ACT,
     list_.ACT,
     show.ACT,
+    backlog.ACT,
+    task.ACT,
 )
 POSTS = {act.path: act for act in ACTS if act.method == "POST"}
 """By the last part of their paths."""
+READS = frozenset(act.path for act in ACTS if act.method == "GET")
+"""Paths of acts that only read; some take POST as well."""
 SCRIPTS: dict[str, Declaration] = {
-    module.SCRIPT.name: module.SCRIPT for module in (claim, heartbeat, release, break_, list_, show)
+    module.SCRIPT.name: module.SCRIPT
+    for module in (claim, heartbeat, release, break_, tasks, list_, show, backlog, task)
 }

@@ -1,6 +1,5 @@
 """claim: take a task, the first free of several, or all of several."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, assert_never
 
@@ -10,6 +9,7 @@ from dibs import messages, responses
 from dibs import outcomes as o
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import held, milliseconds, rate_limited
+from dibs.acts.waiting import until_granted
 from dibs.claims import Claims, OutOfBounds
 from dibs.likeness import skeleton
 from dibs.problems import ProblemError
@@ -20,6 +20,7 @@ from dibs.requests import (
     Label,
     Note,
     Request,
+    Tag,
     Task,
     Tasks,
     Url,
@@ -28,31 +29,37 @@ from dibs.requests import (
 )
 from dibs.responses import Reply
 from dibs.store import Store, Unwilling
-from dibs.store.events import CursorExpired
-from dibs.store.records import Reader
+from dibs.store.records import Reader, seconds
 from dibs.store.scripts import Declaration
-from dibs.store.stream import ShuttingDown, Subscription
 from dibs.text import lower
-from dibs.words import Claim, Project, Session
+from dibs.words import Claim, Free, Project, Session
 from dibs.words import Task as Name
 
 WAIT_MOST_S = 25
 """Longer than this a request looks dead to proxies on the way."""
+_TRUE = (True, "true", "1", 1)
 PLACE_CHARS = 12
 """Of the keyed hash of an address, which a claim is counted by; nothing else is kept of it."""
-_NO_USE = ("claimed", "queued", "parked", "resumed", "revived")
-"""Events after which a task that was not free is still not free."""
-_CODES = {"held": "held", "turn": "held", "cooling": "cooling", "done": "done"}
+_CODES = {
+    "held": "held",
+    "turn": "held",
+    "cooling": "cooling",
+    "done": "done",
+    "blocked": "blocked",
+}
+_NAMED = ("task", "any_of", "all_of", "next")
 
-Outcome = o.Granted | o.Conflict | o.OverQuota | o.NoRoom | o.RateLimited
+Outcome = o.Granted | o.Conflict | o.NothingReady | o.OverQuota | o.NoRoom | o.RateLimited
 
 
 class ClaimRequest(Request):
-    """POST claim: one of task, any_of, all_of."""
+    """POST claim: one of task, any_of, all_of, next."""
 
     task: Task | None = None
     any_of: Tasks | None = None
     all_of: Tasks | None = None
+    next: bool = False
+    tag: Tag | None = None
     ttl: Duration | None = None
     note: Note = ""
     label: Label = ""
@@ -65,14 +72,17 @@ class ClaimRequest(Request):
     @classmethod
     def also(cls, given: dict[str, Any]) -> Errors:
         """See Request."""
-        named = [name for name in ("task", "any_of", "all_of") if given.get(name) is not None]
+        named = [name for name in _NAMED[:3] if given.get(name) is not None]
+        if given.get("next") in _TRUE:
+            named.append("next")
+        choices = ", ".join(_NAMED)
         if not named:
-            return [fault("task", "Name what to claim: one of task, any_of, all_of.")]
+            return [fault("task", f"Name what to claim: one of {choices}.")]
         if len(named) > 1:
-            return [
-                fault(named[1], f"Give one of task, any_of, all_of; not {' and '.join(named)}.")
-            ]
-        if given.get("queue") in (True, "true", "1", 1) and "task" not in named:
+            return [fault(named[1], f"Give one of {choices}; not {' and '.join(named)}.")]
+        if given.get("tag") is not None and "next" not in named:
+            return [fault("tag", "A tag narrows what is next: use tag with next.")]
+        if given.get("queue") in _TRUE and "task" not in named:
             return [
                 fault("queue", "A queue belongs to one task: use queue with task, not with a list.")
             ]
@@ -90,7 +100,7 @@ class ClaimRequest(Request):
     @property
     def mode(self) -> str:
         """Which of the three."""
-        return "any" if self.any_of else "all" if self.all_of else "one"
+        return "any" if self.any_of else "all" if self.all_of else "next" if self.next else "one"
 
     @property
     def tasks(self) -> tuple[Name, ...]:
@@ -102,6 +112,7 @@ class Arguments(NamedTuple):
     """The arguments of claim.lua; the tasks follow."""
 
     mode: str
+    tag: str
     ttl_ms: str
     reopen: str
     queue: str
@@ -128,25 +139,12 @@ async def run(claims: Claims, call: Call[ClaimRequest]) -> Outcome:
     counted = call.claimant.address or str(call.session)
     if not request.wait or not claims.streams.has_room(project, counted):
         return await take(claims.store, call)
-    with claims.streams.one(project, counted):
-        return await _wait(claims, call)
-
-
-async def _wait(claims: Claims, call: Call[ClaimRequest]) -> Outcome:
-    request, project = call.request, call.project
     # One name for all its tries: what an earlier one told of losses, the last one repeats.
     call.key = call.key or claims.store.new_request()
-    until = asyncio.get_running_loop().time() + request.wait
-    async with claims.broadcaster.listen(project) as subscription:
-        while True:
-            outcome = await take(claims.store, call)
-            left_s = until - asyncio.get_running_loop().time()
-            if not isinstance(outcome, o.Conflict) or left_s <= 0 or claims.broadcaster.ended:
-                return outcome
-            waits = [r.retry_after_s for r in outcome.refusals if r.retry_after_s]
-            if not waits:
-                return outcome  # every task is done: waiting does not help
-            await _something_happens(subscription, request.tasks, min(left_s, *waits))
+    with claims.streams.one(project, counted):
+        return await until_granted(
+            claims, project, request.tasks, request.wait, lambda: take(claims.store, call)
+        )
 
 
 async def take(store: Store, call: Call[ClaimRequest]) -> Outcome:
@@ -184,6 +182,7 @@ def _arguments(store: Store, call: Call[ClaimRequest]) -> Callable[[], tuple[str
     def made() -> tuple[str, ...]:
         own = Arguments(
             request.mode,
+            request.tag or "",
             milliseconds(request.ttl),
             "1" if request.reopen else "",
             "1" if request.queue else "",
@@ -208,8 +207,22 @@ def _outcome(store: Store, project: Project, tag: str, read: Reader, rest: list[
         case "refused":
             refusals = tuple(read.refusal(*refusal) for refusal in rest[1:])
             for refusal in refusals:
-                store.collisions.avoided(project, read.session, refusal.claim)
+                if isinstance(refusal.claim, Claim):
+                    store.collisions.avoided(project, read.session, refusal.claim)
             return o.Conflict(refusals, lost, unsure=read.unsure)
+        case "nothing":
+            free_in_ms, *counts = rest[1:]
+            wait_s = max(1, seconds(int(free_in_ms))) if free_in_ms else None
+            held_, parked, blocked, cooling = map(int, counts)
+            return o.NothingReady(
+                held=held_,
+                parked=parked,
+                blocked=blocked,
+                cooling=cooling,
+                retry_after_s=wait_s,
+                lost=lost,
+                unsure=read.unsure,
+            )
         case "full":
             return o.NoRoom(lost, store.room(), unsure=read.unsure)
         case _:
@@ -225,21 +238,6 @@ def _with_likeness(tasks: Sequence[Name], project: Project) -> list[str]:
     return arguments
 
 
-async def _something_happens(
-    subscription: Subscription, tasks: Sequence[Name], most_s: float
-) -> None:
-    """Wait for an event about one of `tasks`, a shutdown, or for `most_s`."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + most_s
-    while (left_s := until - loop.time()) > 0:
-        try:
-            events = await subscription.get(left_s)
-        except (CursorExpired, ShuttingDown):
-            return
-        if any(event.task in tasks and event.type not in _NO_USE for event in events):
-            return
-
-
 def answer(outcome: Outcome, request: ClaimRequest) -> Reply:
     """Answer a claim."""
     match outcome:
@@ -251,6 +249,8 @@ def answer(outcome: Outcome, request: ClaimRequest) -> Reply:
             return responses.ok(claims[0], lost, status)
         case o.Conflict():
             raise _contended(outcome, request)
+        case o.NothingReady():
+            raise _nothing_ready(outcome)
         case o.OverQuota(whose, limit, lost):
             facts = {"whose": whose, "limit": limit, **responses.losses(lost)}
             raise responses.problem("quota", messages.quota(outcome), outcome, **facts)
@@ -261,6 +261,18 @@ def answer(outcome: Outcome, request: ClaimRequest) -> Reply:
             raise responses.rate_limited(outcome)
         case never:
             assert_never(never)
+
+
+def _nothing_ready(outcome: o.NothingReady) -> ProblemError:
+    counts = {"held": outcome.held, "parked": outcome.parked, "blocked": outcome.blocked}
+    return responses.problem(
+        "nothing-ready",
+        messages.nothing_ready(outcome),
+        outcome,
+        retry_after=outcome.retry_after_s,
+        counts={**counts, "cooling": outcome.cooling},
+        **responses.losses(outcome.lost),
+    )
 
 
 def _contended(outcome: o.Conflict, request: ClaimRequest) -> ProblemError:
@@ -275,6 +287,8 @@ def _contended(outcome: o.Conflict, request: ClaimRequest) -> ProblemError:
     facts: dict[str, Any] = {"task": first.claim.task, "claim": responses.builtin(first.claim)}
     if request.task is not None:
         detail = messages.refused(first)
+        if first.verdict == "blocked":
+            facts["needs"] = [responses.builtin(need) for need in first.needs]
         if first.position is not None:
             facts["queue"] = _queue(first)
     else:
@@ -293,25 +307,37 @@ def _contended(outcome: o.Conflict, request: ClaimRequest) -> ProblemError:
     return responses.problem(code, detail, outcome, retry_after=retry_after, **facts)
 
 
-def _without_queue(claim: Claim) -> Any:
+def _without_queue(claim: Claim | Free) -> Any:
     """Return a claim as one of many conflicts tells it: 32 queues of 100 would be a megabyte."""
+    if isinstance(claim, Free):
+        return responses.builtin(claim)
     return responses.builtin(msgspec.structs.replace(claim, queue=()))
 
 
 def _queue(refusal: o.Refusal) -> dict[str, int | None]:
     """Our place, and how long it may take if everybody before us uses a whole ttl."""
     position, claim = refusal.position or 1, refusal.claim
-    wait = (refusal.retry_after_s or 0) + (position - 1) * claim.ttl
+    ttl = claim.ttl if isinstance(claim, Claim) else 0
+    wait = (refusal.retry_after_s or 0) + (position - 1) * ttl
     return {"position": position, "length": claim.waiters, "expected_wait": wait}
 
 
 ACT = Act(
     name="claim",
     path="claim",
-    summary="Take a task, the first free of any_of, or all of all_of.",
+    summary="Take a task, the first free of any_of, all of all_of, or what is next in the list.",
     request=ClaimRequest,
     success={200: ("Claim", "Claims"), 201: ("Claim", "Claims")},
-    problems=("bad-session", "held", "cooling", "done", "quota", "full"),
+    problems=(
+        "bad-session",
+        "held",
+        "cooling",
+        "done",
+        "blocked",
+        "nothing-ready",
+        "quota",
+        "full",
+    ),
     run=run,
     answer=answer,
     by_address=True,

@@ -12,7 +12,7 @@ from dibs.words import Claim, Fence, Free, Project, Task
 
 def shown(read: Reader, project: Project, task: Task, view: str) -> Claim | Free:
     """Return a task as a script showed it; '' is one that is not known."""
-    return read.claim(view) if view else Free(project=project, task=task)
+    return read.claim(view) if view else Free.unknown(project, task)
 
 
 def held(claim: Claim | Free) -> Claim:

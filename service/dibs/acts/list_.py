@@ -21,7 +21,7 @@ from dibs.text import lower
 from dibs.words import Claim, Project, Refused, Session
 
 LISTED_NOTE_CHARS = 300
-_CURSOR = re.compile(r"[1-4] ([0-9]{1,16}|[+-]inf) .{0,600}", re.DOTALL)
+_CURSOR = r"[1-4] ([0-9]{1,16}|[+-]inf) .{0,600}"
 _STATE = "|".join(words.STATES)
 
 
@@ -79,26 +79,28 @@ async def page(
     Raises StoreDown, and Refused for a cursor that no page gave.
     """
     own = "1" if mine else ""
-    start = _open_cursor(cursor)
+    start = open_cursor(cursor, _CURSOR)
     arguments = Arguments(",".join(states), lower(text), holder, own, str(limit), start)
     _, read, rest = await store.run(SCRIPT, project, session, arguments)
     seq, onwards, damaged, *views = rest
     store.note_damaged(project, damaged)
     claims = tuple(held(read.claim(view)) for view in views)
-    return o.Page(claims, seq, _seal_cursor(onwards) if onwards else None, tuple(damaged))
+    return o.Page(claims, seq, seal_cursor(onwards) if onwards else None, tuple(damaged))
 
 
-def _seal_cursor(text: str) -> str:
+def seal_cursor(text: str) -> str:
+    """Return where a page ended, as its caller gives it back."""
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _open_cursor(cursor: str) -> str:
+def open_cursor(cursor: str, pattern: str) -> str:
+    """Return where the page before ended. Raises Refused where it is not like `pattern`."""
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         text = base64.urlsafe_b64decode(padded.encode()).decode()
     except ValueError:
         text = "?"
-    if text and not _CURSOR.fullmatch(text):
+    if text and not re.fullmatch(pattern, text, re.DOTALL):
         raise Refused("This cursor did not come from a list; start without one.")
     return text
 

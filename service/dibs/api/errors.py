@@ -12,7 +12,7 @@ from litestar.exceptions import (
 )
 
 from dibs import messages, responses
-from dibs.acts import POSTS
+from dibs.acts import POSTS, READS
 from dibs.api import observe
 from dibs.claims import OutOfBounds
 from dibs.problems import Applied, ProblemError, invalid
@@ -85,7 +85,8 @@ def _store_down(down: StoreDown) -> ProblemError:
 def wrong_method(scope: Any) -> ProblemError:
     """Say which methods a path takes."""
     act = scope["path"].rpartition("/")[2]
-    allow = "POST" if act in POSTS else "GET, HEAD"
+    reads = "GET, HEAD" if act in READS or act not in POSTS else ""
+    allow = ", ".join(filter(None, (reads, "POST" if act in POSTS else "")))
     return ProblemError(
         "wrong-method",
         f"{scope['method']} is not for this path; it takes {allow}.",

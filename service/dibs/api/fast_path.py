@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from litestar.types import ASGIApp
 
 from dibs import requests
-from dibs.acts import POSTS
+from dibs.acts import POSTS, READS
 from dibs.acts.act import Act, Call
 from dibs.api import edge, errors, headers, observe
 from dibs.api.access import Access
@@ -29,6 +29,8 @@ from dibs.words import Project, Session
 R = TypeVar("R", bound=requests.Request)
 
 REQUEST_CHARS = 200
+LARGE_AT_ONCE = 4
+"""Bodies beyond the usual size that are read at once; others wait, and their senders with them."""
 
 
 @dataclass(slots=True)
@@ -73,7 +75,7 @@ class FastPath:
         self, rest: ASGIApp, claims: Claims, access: Access, metrics: Metrics, max_body: int
     ) -> None:
         self._rest, self._claims, self._access, self._max_body = rest, claims, access, max_body
-        self._metrics = metrics
+        self._metrics, self._large = metrics, asyncio.Semaphore(LARGE_AT_ONCE)
         self._pace, self._holders = Pace(BEGUN_MOST), Holders()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -81,6 +83,8 @@ class FastPath:
         # The path as it was sent: what is right in it has nothing to encode.
         parts: list[str] = scope["raw_path"].decode("latin-1").split("/")
         act = POSTS.get(parts[3]) if len(parts) == 4 and parts[1] == "v1" else None
+        if act and scope["method"] != "POST" and act.path in READS:
+            act = None
         if act is None or not parts[2] or ("%" in parts[2] and "%2F" in parts[2].upper()):
             await self._rest(scope, receive, send)
             return
@@ -107,7 +111,12 @@ class FastPath:
             if len(given) < len(scope["headers"]):
                 edge.single(scope["headers"])
             self._access.admit(scope, given.get(b"authorization", b"").decode("latin-1"))
-            body = await _body(receive, int(given.get(b"content-length", -1)), self._max_body)
+            declared = int(given.get(b"content-length", -1))
+            if act.body_most and not 0 <= declared <= self._max_body:
+                async with self._large:  # so many strangers' bodies would take all memory
+                    body = await _body(receive, declared, max(act.body_most, self._max_body))
+            else:
+                body = await _body(receive, declared, self._max_body)
             return await self._do(act, Post(project, scope["query_string"], given, body), scope)
         except asyncio.CancelledError:
             # The service ends and could not wait for this act; uvicorn would say it was a mistake.

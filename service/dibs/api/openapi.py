@@ -13,6 +13,7 @@ from dibs import __version__, requests, responses, words
 from dibs.acts import ACTS
 from dibs.acts.act import Act
 from dibs.acts.heartbeat import HeartbeatRequest
+from dibs.acts.tasks import CHANGES
 from dibs.api.routes import EventsQuery
 from dibs.outcomes import Release
 from dibs.problems import TABLE
@@ -87,8 +88,11 @@ def document() -> Schema:
 
 def _paths() -> Schema:
     events = {responses.JSON: _ref("Events"), "text/event-stream": {"type": "string"}}
+    acts: dict[str, Schema] = {}
+    for act in ACTS:
+        acts.setdefault(f"/v1/{{project}}/{act.path}", {}).update(_operation(act))
     return {
-        **{f"/v1/{{project}}/{act.path}": _operation(act) for act in ACTS},
+        **acts,
         "/v1/{project}/events": _get(
             "events",
             "Transitions: a page, or (text/event-stream) as they happen.",
@@ -190,6 +194,7 @@ def _schemas() -> Schema:
     outputs = (words.Claim, words.Free, words.Event, words.Loss, Release, Health)
     found.update(schema_components(outputs, ref_template=_REF + "{name}")[1])
     many = {"type": "array"}
+    task, either = {"type": "string"}, {"anyOf": [_ref("Claim"), _ref("Free")]}
     lost = {**many, "items": _ref("Loss")}
     for name in ("Claim", "Release"):
         found[name]["properties"]["lost"] = lost
@@ -205,6 +210,16 @@ def _schemas() -> Schema:
         server_time={"type": "string", "format": "date-time"},
         damaged={**many, "items": {"type": "string"}},
     )
+    found["Written"] = _object(**{change: {**many, "items": task} for change in CHANGES})
+    found["Backlog"] = _object(
+        tasks={**many, "items": either},
+        seq={"type": "string"},
+        cursor={"type": ["string", "null"]},
+        server_time={"type": "string", "format": "date-time"},
+        damaged={**many, "items": {"type": "string"}},
+    )
+    more = _object(needs={**many, "items": either}, dependents={**many, "items": either})
+    found["Whole"] = {"allOf": [either, more]}
     found["Events"] = _object(
         events={**many, "items": _ref("Event")},
         next={"type": "string"},

@@ -10,7 +10,10 @@ from litestar.response import Stream
 from pydantic import Field
 
 from dibs import requests, responses
-from dibs.acts import list_, show
+from dibs.acts import backlog, list_, show
+from dibs.acts.task import TaskQuery
+from dibs.acts.task import answer as answer_task
+from dibs.acts.task import look as look_at_task
 from dibs.addresses import network_of
 from dibs.claims import Claims
 from dibs.problems import invalid
@@ -90,6 +93,29 @@ class V1(Controller):
         query = show.ShowQuery.of(requests.query(request.scope["query_string"]), [])
         found = await show.look(claims.store, name, wanted, reader(request))
         return show.answer(found, query.fence)
+
+    @get("/tasks")
+    async def backlog_(
+        self, request: Req, project: FromPath[str], claims: TheClaims
+    ) -> responses.Reply:
+        """List what is listed, in the order of `next`."""
+        name = in_project(project)
+        query = backlog.BacklogQuery.of(requests.query(request.scope["query_string"]), [])
+        try:
+            page = await backlog.page(claims.store, name, reader(request), query)
+        except Refused as refused:
+            raise invalid([{"field": "cursor", "message": str(refused)}]) from None
+        return backlog.answer(page)
+
+    @get("/tasks/{task:path}")
+    async def task_(
+        self, request: Req, project: FromPath[str], task: FromPath[str], claims: TheClaims
+    ) -> responses.Reply:
+        """Show one task with what it needs and what needs it."""
+        name = in_project(project)
+        wanted = requests.task_in_path(request.scope["raw_path"].split(b"/", 4)[4])
+        TaskQuery.of(requests.query(request.scope["query_string"]), [])
+        return answer_task(await look_at_task(claims.store, name, wanted, reader(request)))
 
     @get("/events")
     async def events(

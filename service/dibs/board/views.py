@@ -82,7 +82,7 @@ def kind(claim: Claim) -> Kind:
     """Return a claim's state as people ask for it."""
     if claim.state == "held":
         return "stale" if claim.stale else "working"
-    return "lapsed" if claim.state == "free" else claim.state
+    return claim.state if claim.state in ("parked", "done") else "lapsed"
 
 
 _shape = attrgetter(

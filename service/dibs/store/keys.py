@@ -2,8 +2,10 @@
 
 from dibs.words import Project
 
-FORMAT = "2"
+FORMAT = "3"
 """The version of the data in the store. It changes when an older service would misread a record."""
+FORMAT_BEFORE = "2"
+"""What this one reads as well, and goes on with: it knew of no list, else it is the same."""
 
 
 def keys(project: Project) -> str:

@@ -17,6 +17,7 @@ from dibs.words import (
     Fence,
     Free,
     Holder,
+    Listed,
     Loss,
     Previous,
     Project,
@@ -76,12 +77,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     task: Task
     state: str
-    owner: str
-    fence: Fence
-    ttl: int
-    since: int
-    beat: int
-    due: int
+    owner: str = ""
+    """'' for a task that is listed, and that nobody ever had."""
+    fence: Fence = Fence(0)
+    ttl: int = 0
+    since: int = 0
+    beat: int = 0
+    due: int = 0
+    now: str = ""
+    """The state of a task that is listed, where nobody has it."""
+    listing: str = ""
+    body: str | None = None
     grants: int = 1
     lapses: int = 0
     label: str | None = None
@@ -110,6 +116,30 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return Holder(self.owner[:REF_CHARS], self.label, self.branch, self.url)
 
 
+def _tasks(lines: str) -> tuple[Task, ...]:
+    return tuple(map(Task, lines.split("\n"))) if lines else ()
+
+
+def _listed(rec: Record) -> Listed | None:
+    """Return what is written down of a task, where the script showed it."""
+    return listed(rec.listing, rec.body) if rec.listing else None
+
+
+def listed(kept: str, body: str | None = None) -> Listed:
+    """Return what is written down of a task; see lua/listing.lua."""
+    entry = json.loads(kept)
+    return Listed(
+        title=entry.get("title"),
+        body=body,
+        priority=int(entry["priority"]),
+        needs=_tasks(entry.get("needs", "")),
+        tags=tuple(filter(None, entry.get("tags", "").split("\n"))),
+        url=entry.get("url"),
+        source=entry.get("source"),
+        dropped="dropped" in entry,
+    )
+
+
 # The store keeps text only: numbers come as digits in quotes.
 _records = msgspec.json.Decoder(Record, strict=False)
 
@@ -127,14 +157,16 @@ class Reader:
         """Return a view (see common.lua) as everybody may see it."""
         rec = _records.decode(view)
         state = self._state(rec)
-        if state == "free":
+        if state in ("free", "ready", "blocked"):
             return Free(
                 project=self.project,
                 task=rec.task,
-                grants=rec.grants,
+                state=state,
+                grants=rec.grants if rec.owner else 0,
                 lapses=rec.lapses,
                 waiters=len(self._queue(rec)) or rec.waiting,
-                previous=self._ended(rec),
+                previous=self._ended(rec) if rec.owner else None,
+                listed=_listed(rec),
             )
         return self._claim(rec, state)
 
@@ -143,7 +175,7 @@ class Reader:
             return "lapsed" if rec.due <= self.now_ms else cast(State, rec.state)
         if rec.state in ("lapsed", "done"):
             return cast(State, rec.state)
-        return "free"
+        return cast(State, rec.now or "free")
 
     def _claim(self, rec: Record, state: State) -> Claim:
         noted = state == "free" or rec.state == state
@@ -173,7 +205,8 @@ class Reader:
             lapses=lapses,
             flag="repeated-lapses" if lapses >= LAPSES_FLAGGED else None,
             previous=self._previous(rec),
-            resembles=tuple(map(Task, rec.resembles.split("\n"))) if rec.resembles else (),
+            resembles=_tasks(rec.resembles),
+            listed=_listed(rec),
         )
 
     def _queue(self, rec: Record) -> tuple[Waiter, ...]:
@@ -218,11 +251,13 @@ class Reader:
             note=entry.get("note") or None,
         )
 
-    def refusal(self, verdict: str, view: str, free_in_ms: str) -> Refusal:
-        """Return why a task was not granted."""
+    def refusal(self, verdict: str, view: str, free_in_ms: str, *needs: str) -> Refusal:
+        """Return why a task was not granted. `needs` are those not done, each with its view."""
         rec = _records.decode(view)
         # `free` here: freed, and in somebody else's hand-over window.
-        claim = self._claim(rec, self._state(rec))
+        claim: Claim | Free = (
+            self.claim(view) if verdict == "blocked" else self._claim(rec, self._state(rec))
+        )
         position = rec.position
         for place, line in enumerate(rec.queue.splitlines(), 1):
             if line.startswith(self.session + " "):
@@ -232,6 +267,10 @@ class Reader:
             claim=claim,
             retry_after_s=max(1, seconds(int(free_in_ms))) if free_in_ms else None,
             position=position,
+            needs=tuple(
+                self.claim(one) if one else Free.unknown(self.project, Task(need))
+                for need, one in zip(needs[::2], needs[1::2], strict=True)
+            ),
         )
 
 

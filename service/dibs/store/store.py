@@ -16,7 +16,7 @@ from dibs.store import health, selftest, shown
 from dibs.store.clock import Facts, LeaseClock
 from dibs.store.collisions import CollisionCounter
 from dibs.store.events import EventLog
-from dibs.store.keys import FORMAT, keys
+from dibs.store.keys import FORMAT, FORMAT_BEFORE, keys
 from dibs.store.records import Counts, Overview, Pulse, Reader
 from dibs.store.redis.failures import Damaged, StoreDown, StoreFull, said
 from dibs.store.redis.link import Link
@@ -26,6 +26,7 @@ from dibs.words import Project, Session
 
 log = logging.getLogger("dibs.store")
 
+_FORMAT_KEY = "dibs:format"
 INDEX = "dibs:projects"
 """The projects that have claims, by when a process put each there."""
 _DAY_MS = 86_400_000
@@ -56,6 +57,13 @@ class Unlist(NamedTuple):
     before_ms: str
 
 
+class Upgrade(NamedTuple):
+    """The arguments of upgrade.lua."""
+
+    before: str
+    after: str
+
+
 class _Overview(NamedTuple):
     done_ms: str
 
@@ -72,6 +80,7 @@ class Store:
         self.clock = LeaseClock(link, rules.stall_ms)
         self.collisions = CollisionCounter(link, keys)
         self.events = EventLog(link, self.clock)
+        self._upgrade = Script.load("upgrade", arguments=Upgrade._fields)
         self._unlist = Script.load("unlist", arguments=Unlist._fields)
         self._scripts: dict[str, Script] = {}
         self._secret = b""
@@ -101,7 +110,11 @@ class Store:
 
         Raises StoreDown, or UnsupportedStore.
         """
-        found = await self._settled("dibs:format", FORMAT)
+        found = await self._settled(_FORMAT_KEY, FORMAT)
+        if found == FORMAT_BEFORE:
+            arguments = Upgrade(FORMAT_BEFORE, FORMAT)
+            found = str(await run_script(self.link, self._upgrade, _FORMAT_KEY, arguments))
+            log.info("store_upgraded from=%s to=%s", FORMAT_BEFORE, found)
         if found != FORMAT:
             raise UnsupportedStore(
                 f"The store holds data of format {found}; this dibs reads format {FORMAT}. "

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from dibs.store.keys import FORMAT
+from dibs.store.keys import FORMAT, FORMAT_BEFORE
 from dibs.store.local import datadir, mark
 from dibs.store.local.aof import LOGS, MANIFEST
 from dibs.store.local.embedded import EmbeddedStore, StoreUnavailable
@@ -124,7 +124,7 @@ def _count(directory: Path) -> str:
         started.stop()
     if found is None:
         raise StoreUnavailable("The backup has no claims of dibs in it.")
-    if found.decode() != FORMAT:
+    if found.decode() not in (FORMAT, FORMAT_BEFORE):
         raise StoreUnavailable(
             f"The backup has data of format {found.decode()}; this dibs reads format {FORMAT}. "
             "Restore it with the version of dibs that wrote it."

@@ -11,6 +11,7 @@
 -- Safe to run twice: ends are kept for the retention, and the repeat answers 'already'.
 -- O(log live claims).
 --- @include common.lua
+--- @include listing.lua
 --- @include tenure.lua
 --- @include holder.lua
 
@@ -30,7 +31,7 @@ end
 local current = rec.fence == fence
 if current and rec.state == 'broken' or ended_by(task, fence, 'broken') then
   touch()
-  return answer('ended', {}, {task, state_now(rec), '1'})
+  return answer('ended', {}, {task, state_now(task, rec), '1'})
 end
 if not current or not (live(rec) or rec.state == 'lapsed') then
   return answer('moved', {}, view(task, rec))

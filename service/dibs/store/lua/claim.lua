@@ -1,6 +1,7 @@
 -- claim.lua: take a task, the first free of several, or all of several.
 --
--- ARG.mode: one | any | all    .ttl_ms: '' for the default or the claim's own
+-- ARG.mode: one | any | all | next    .ttl_ms: '' for the default or the claim's own
+-- ARG.tag: one that the next task is to have, or '' (mode next only)
 -- ARG.reopen: 1 | ''           .queue: 1 | '' (mode one only)
 -- ARG.closed: '' | full | unsafe | address, why nothing new may be granted now; what is ours goes on
 -- ARG.place: hash of the address that it counts for, or ''
@@ -9,7 +10,9 @@
 --   its lower case
 --
 -- {'granted', now, losses, n, view…}   n of the views (the first ones) are new, the others were ours
--- {'refused', now, losses, {verdict, view, free_in_ms}…}   verdict: held | cooling | done | turn
+-- {'refused', now, losses, {verdict, view, free_in_ms, need, view of it…}…}
+--   verdict: held | cooling | done | turn | blocked, by needs that are not done
+-- {'nothing', now, losses, free_in_ms | '', held, parked, blocked, cooling}   no task is ready
 -- {'damaged', now, losses, task}   nobody can read the record of this one; nothing was granted
 -- {'quota', now, losses, 'session' | 'project' | 'address' | 'bytes' | 'queue', limit}
 -- {'address', now}   it would have been granted, and the address has to wait
@@ -21,6 +24,7 @@
 -- Safe to run twice: the second run finds the claim ours and renews it, same fence.
 -- O(tasks × log live claims of the project + tickets of a refused task).
 --- @include common.lua
+--- @include listing.lua
 --- @include tenure.lua
 
 local mode, ttl_ms = ARG.mode, tonumber(ARG.ttl_ms)
@@ -43,8 +47,10 @@ local function verdict(task, rec)
   if rec.owner == SESSION and (live(rec) or revivable(rec)) then return 'mine' end
   if live(rec) then return 'held', rec.due_at + RULES.grace_ms end
   if rec.state == 'done' and not reopen then return 'done', nil end
+  if rec.listed and call('HEXISTS', MISSING, task) == 1 then return 'blocked', nil end
+  if rec.state == 'listed' and not rec.queued then return nil end
   -- When anybody may take a task that nobody holds any more.
-  local free_from = tonumber(rec.ended)
+  local free_from = tonumber(rec.ended or '0')
   if rec.state == 'lapsed' then free_from = rec.due_at + RULES.grace_ms end
   if NOW < free_from then return 'cooling', free_from end
   if not rec.queued then return nil end
@@ -76,7 +82,7 @@ local function grant(task, rec, like, alike)
       local other = load(name)
       if name ~= task and other.state then
         all[#all + 1] = name
-        if state_now(other) ~= 'free' then shown[#shown + 1] = name end
+        if state_now(name, other) ~= 'free' then shown[#shown + 1] = name end
       end
     end
     if #all < RULES.alike_kept then all[#all + 1] = task end
@@ -92,8 +98,8 @@ local function grant(task, rec, like, alike)
     label = label ~= '' and label or nil, branch = branch ~= '' and branch or nil,
     url = url ~= '' and url or nil, note = note ~= '' and note or nil,
     like = like ~= '' and like or nil, place = place ~= '' and place or nil,
-    resembles = listed ~= '' and not rec.state and listed or nil,
-    grants = rec.state and text(tonumber(rec.grants or '1') + 1), lapses = rec.lapses, queued = rec.queued,
+    resembles = listed ~= '' and not rec.owner and listed or nil,
+    grants = rec.owner and text(tonumber(rec.grants or '1') + 1), lapses = rec.lapses, queued = rec.queued, listed = rec.listed,
   }
   if rec.owner then
     fresh.last_owner, fresh.last_fence, fresh.last_outcome = rec.owner, rec.fence, rec.state
@@ -165,8 +171,9 @@ end
 
 local told = look_at_losses()
 local free, mine, refused, damaged = {}, {}, {}, nil
-for i = AT.tasks, #ARGV, 2 do
-  local task = ARGV[i]
+
+-- Load a task and what stands between SESSION and it; windows that passed are written down.
+local function look_at(task)
   local rec = meet(task)
   settle(task, rec)
   local word, free_at, passed, turns_from = verdict(task, rec)
@@ -175,6 +182,56 @@ for i = AT.tasks, #ARGV, 2 do
     rec.turns_from = text(turns_from)
     save_again(task, rec)
   end
+  return rec, word, free_at
+end
+
+-- The claim that SESSION works on, the oldest; else the first task that is ready and that it may have:
+-- the task, its record, the verdict. Else nil, and when one may be free.
+local function find_next(index)
+  local own, own_rec
+  for _, task in ipairs(call('SMEMBERS', HELD .. SESSION)) do
+    local rec = meet(task)
+    settle(task, rec)
+    local works = rec.owner == SESSION and rec.state == 'held'
+    if works and (not own or tonumber(rec.fence) < tonumber(own_rec.fence)) then own, own_rec = task, rec end
+  end
+  if own then return own, own_rec, 'mine' end
+  for _, task in ipairs(call('ZRANGEBYSCORE', LIVE, '-inf', NOW, 'LIMIT', 0, 100)) do settle(task, meet(task)) end
+  local from, soonest = 0, nil
+  repeat
+    local page = call('ZRANGE', index, from, from + 49)
+    for _, task in ipairs(page) do
+      local rec, word, free_at = look_at(task)
+      if word == nil or word == 'mine' then return task, rec, word end
+      if free_at then soonest = math.min(soonest or free_at, free_at) end
+    end
+    from = from + 50
+  until #page < 50 or from >= RULES.list_scan
+  return nil, soonest
+end
+
+if mode == 'next' then
+  local index = READY .. (ARG.tag ~= '' and ':' .. ARG.tag or '')
+  local task, rec, word = find_next(index)
+  if task then
+    local choice = {task, rec, rec.like or ''}
+    if word then mine[1] = choice else free[1] = choice end
+  elseif OVER then
+    return OVER
+  else
+    mark_told()
+    local live_now, parked = call('ZCARD', LIVE), call('SCARD', PREFIX .. ':parked')
+    local first = call('ZRANGE', LIVE, 0, 0, 'WITHSCORES')
+    local soonest = rec or first[2] and tonumber(first[2]) + RULES.grace_ms
+    return answer('nothing', told, soonest and text(math.max(0, soonest - NOW)) or '', text(live_now - parked),
+                  text(parked), text(call('ZCARD', PREFIX .. ':blocked')),
+                  text(call('ZCARD', index)))
+  end
+end
+
+for i = AT.tasks, #ARGV, 2 do
+  local task = ARGV[i]
+  local rec, word, free_at = look_at(task)
   local choice = {task, rec, ARGV[i + 1]}
   if word == nil then
     free[#free + 1] = choice
@@ -207,11 +264,18 @@ if refusing then
   local reply = {'refused', NOW_TEXT, told}
   for _, refusal in ipairs(refused) do
     local word, task, rec, free_at = unpack(refusal)
-    if queue and word ~= 'done' and not enqueue(task, rec) then
+    if queue and word ~= 'done' and word ~= 'blocked' and not enqueue(task, rec) then
       return answer('quota', told, 'queue', text(RULES.tickets_per_task))
     end
     -- The queues of 32 tasks, of which nobody is told, would take a tenth of a second.
-    reply[#reply + 1] = {word, view(task, rec, mode ~= 'one'), free_at and text(free_at - NOW) or ''}
+    local row = {word, view(task, rec, mode ~= 'one'), free_at and text(free_at - NOW) or ''}
+    for need in each(word == 'blocked' and listing(task).needs) do
+      local other = #row < 12 and load(need)
+      if other and other.state ~= 'done' then
+        row[#row + 1], row[#row + 2] = need, other.damaged and '' or view(need, other, true)
+      end
+    end
+    reply[#reply + 1] = row
   end
   return reply
 end
@@ -237,8 +301,8 @@ FENCE = number(kept[1]) or 0
 if FENCE >= 2 ^ 53 - 1 then FENCE = 0 end  -- damaged: no reader of JSON is exact beyond that
 for i, choice in ipairs(free) do ALIKE[choice[4]] = kept[i + 2] end
 for i, choice in ipairs(free) do
-  reply[#reply + 1] = view(choice[1], grant(unpack(choice)))
-  if i == 1 and not kept[1] then
+  reply[#reply + 1] = view(choice[1], grant(unpack(choice)), nil, 'whole')
+  if i == 1 and not kept[1] and not call('HGET', META, 'epoch') then
     -- No fence of this project is older than its epoch, and nothing was kept before; the sweep will see.
     call('HSET', META, 'epoch', text(FENCE))
     records, events, since = 0, 0, '0'
@@ -247,7 +311,7 @@ end
 for _, choice in ipairs(mine) do
   local task, rec = unpack(choice)
   keep(task, rec, {ttl_ms = ttl_ms, note = note, label = label, branch = branch, url = url})
-  reply[#reply + 1] = view(task, rec)
+  reply[#reply + 1] = view(task, rec, nil, 'whole')
 end
 if #free > 0 then
   -- One write for all that META keeps; the sums with it, where it has them.

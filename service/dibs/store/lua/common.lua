@@ -151,6 +151,7 @@ local function lapsed(rec) return rec.state == 'lapsed' or overdue(rec) end
 -- A tenure that ended so long ago counts as never known, whether the sweeper has been there or not.
 -- No key ends by itself: a store whose policy is volatile-… would evict it before its time.
 local function over(rec)
+  if rec.listed then return false end
   local ended = live(rec) and rec.due_at or tonumber(rec.ended)
   return ended + (rec.state == 'done' and RULES.done_retention_ms or RULES.retention_ms) <= NOW
 end
@@ -167,6 +168,7 @@ end
 
 -- Whether all of a record is there that is counted with, and no number is past counting.
 local function whole(rec)
+  if rec.state == 'listed' then return rec.listed end
   if not rec.owner or not (live(rec) or INDEX[rec.state] and rec.ended) then return false end
   local fence, ttl, since, beat, due = rec.fence or '', rec.ttl or '', rec.since or '', rec.beat or '', rec.due or ''
   local ended, grants, lapses = rec.ended or '0', rec.grants or '0', rec.lapses or '0'
@@ -200,6 +202,7 @@ local function load(task)
     local place, like = string.match(kept, '"place":"(%x+)"'), string.match(kept, '"like":"([^"\\]+)"')
     return {damaged = true, state = 'damaged', owner = '', due_at = 0, place = place, like = like}
   end
+  if rec.state == 'listed' then return rec end
   rec.due_at = after_stalls(tonumber(rec.due), tonumber(rec.ttl), tonumber(rec.beat))
   if over(rec) then return {gone = rec} end
   return rec
@@ -216,10 +219,11 @@ local function save(task, rec)
   SIZES[task] = #kept
 end
 
-local function state_now(rec)
+local function state_now(task, rec)
   if lapsed(rec) then return 'lapsed' end
   if live(rec) or rec.state == 'done' then return rec.state end
-  return 'free'
+  if rec.listed ~= '1' then return 'free' end  -- or it was dropped from the list
+  return call('HEXISTS', PREFIX .. ':missing', task) == 1 and 'blocked' or 'ready'
 end
 
 -- The tickets of a task's queue that were renewed in time, oldest first; the others hold no place
@@ -259,11 +263,17 @@ local function count_tickets(task)
 end
 
 -- A record as JSON, '' for a task never claimed, with what only the store can tell: the deadline
--- after stalls, the queue; `counted`: only how long that is.
-local function view(task, rec, counted)
+-- after stalls, the queue; `counted`: only how long that is; `told`: with what is written down of it, its body too
+-- where that is 'whole'.
+local function view(task, rec, counted, told)
   if not rec.state then return '' end
   local due, due_at = rec.due, rec.due_at
-  rec.task, rec.due, rec.due_at = task, text(due_at), nil
+  if rec.listed then rec.now = state_now(task, rec) end
+  rec.task, rec.due, rec.due_at = task, due_at and text(due_at), nil
+  if rec.listed and told then
+    rec.listing = call('GET', PREFIX .. ':listing:' .. task) or nil
+    rec.body = told == 'whole' and call('GET', PREFIX .. ':text:' .. task) or nil
+  end
   if rec.queued and counted then
     local waiting, place = count_tickets(task)
     rec.waiting, rec.position = text(waiting), place and text(place)
@@ -276,6 +286,7 @@ local function view(task, rec, counted)
   end
   local shown = cjson.encode(rec)
   rec.task, rec.due, rec.due_at = nil, due, due_at
+  rec.now, rec.listing, rec.body = nil, nil, nil
   if rec.queued then rec.queue, rec.waiting, rec.position = nil, nil, nil end
   return shown
 end

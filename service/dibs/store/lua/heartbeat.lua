@@ -12,6 +12,7 @@
 -- took comes back with its fence; a plain heartbeat never shortens a deadline, an explicit
 -- `working` sets it to now + ttl. O(claims of the session).
 --- @include common.lua
+--- @include listing.lua
 --- @include tenure.lua
 --- @include holder.lua
 

@@ -18,7 +18,7 @@ local want = {}
 for state in string.gmatch(wanted, '%a+') do want[state] = true end
 
 local function matches(task, rec)
-  if not want[state_now(rec)] then return false end
+  if not want[state_now(task, rec)] then return false end
   if holder ~= '' and holder ~= rec.label and holder ~= string.sub(rec.owner, 1, 10) then return false end
   if mine and rec.owner ~= SESSION then return false end
   if needle == '' then return true end

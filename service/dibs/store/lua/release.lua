@@ -11,6 +11,7 @@
 -- Safe to run twice: ends are kept for the retention, and the repeat answers 'already'.
 -- O(claims of the session × log live claims of the project).
 --- @include common.lua
+--- @include listing.lua
 --- @include tenure.lua
 --- @include holder.lua
 
@@ -20,7 +21,7 @@ local fields = {note = ARG.note, pr = ARG.pr}
 local function release(task, rec)
   settle(task, rec)
   finish(task, rec, outcome, fields)
-  return {task, state_now(rec), ''}
+  return {task, state_now(task, rec), ''}
 end
 
 local GIVEN_UP = {released = true, abandoned = true, done = true}
@@ -49,7 +50,7 @@ local function leave_queue(task, rec)
       -- The next one's window starts now, not when this one's did.
       if place == 1 then rec.turns_from = NOW_TEXT end
       save_again(task, rec)
-      return {task, state_now(rec), ''}
+      return {task, state_now(task, rec), ''}
     end
   end
 end
@@ -71,7 +72,7 @@ if one ~= '' then
   end
   if already then
     touch()
-    return answer('ended', told, {one, state_now(rec), '1'})
+    return answer('ended', told, {one, state_now(one, rec), '1'})
   end
   local why, loss = why_not(one, rec, fence)
   if ours then why, loss = 'moved', '' end

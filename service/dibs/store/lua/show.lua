@@ -8,4 +8,4 @@
 
 local rec = load(ARG.task)
 if rec.damaged then return answer('damaged', {}, ARG.task) end
-return answer('shown', view(ARG.task, rec))
+return answer('shown', view(ARG.task, rec, nil, 'whole'))

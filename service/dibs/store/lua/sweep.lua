@@ -9,6 +9,7 @@
 -- tickets) when nothing is due, at most MOST of each kind a run; O(all that is kept) once in
 -- RULES.recount_ms.
 --- @include common.lua
+--- @include listing.lua
 --- @include tenure.lua
 
 local MOST = 100
@@ -49,7 +50,7 @@ for index, kept_ms in pairs({
 }) do
   for _, task in ipairs(due(index, NOW - kept_ms)) do
     if meet(task).damaged then set_aside(task) end
-    call('ZREM', index, task)
+    call('ZREM', index, task)  -- one that is listed is kept, and found in the list
   end
 end
 
@@ -115,11 +116,15 @@ local gone = ''
 -- another kind ended before it wrote them.
 local function weigh()
   local sum, met = 0, {}
-  for _, index in ipairs({':live', ':lapsed', ':done', ':ended', ':damaged'}) do
+  for _, index in ipairs({':live', ':lapsed', ':done', ':ended', ':damaged', ':listed'}) do
     for _, task in ipairs(call('ZRANGE', PREFIX .. index, 0, -1)) do
       local size = not met[task] and redis.pcall('STRLEN', RECORD .. task)
       if type(size) == 'number' and size > 0 then sum = sum + weight(task, size) end
       met[task] = true
+      if index == ':listed' then
+        local told = redis.pcall('STRLEN', PREFIX .. ':listing:' .. task) + redis.pcall('STRLEN', PREFIX .. ':text:' .. task)
+        sum = sum + told + 200 + 5 * #task
+      end
     end
   end
   local from = '-'
@@ -135,13 +140,13 @@ end
 
 if more == '' and live_now + many_lapsed + many_done == 0 and TOLD == 0 and call(
     'EXISTS', PREFIX .. ':ended', PREFIX .. ':endings', PREFIX .. ':losers', PREFIX .. ':queued',
-    PREFIX .. ':damaged', PREFIX .. ':parked') == 0 then
+    PREFIX .. ':damaged', PREFIX .. ':parked', PREFIX .. ':listed') == 0 then
   -- A fence that is given later is larger than the last one without that being known: it is the time.
   if (number(kept[3]) or 0) < math.max(NOW_US, WITNESS_US) then
     call('DEL', META, EVENTS)
     gone, GREW = '1', 0
   end
-elseif more == '' and kept[3] then
+elseif more == '' and (kept[3] or kept[4]) then
   local _, _, since = sums(kept[4])
   if NOW - (since or 0) > RULES.recount_ms then weigh() end
 end

@@ -36,6 +36,8 @@ local function transition(task, rec, to, old)
       leave(rec.place)
     end
   end
+  if rec.listed then set_ready(task, rec) end
+  if (from == 'done') ~= (to == 'done') then tell_dependents(task, to == 'done' and -1 or 1) end
   if old then return tell('claimed', task, rec) end
   if left == ':live' and from ~= 'held' then call('SREM', PREFIX .. ':' .. from, task) end
   if entered == ':live' and to ~= 'held' then call('SADD', PREFIX .. ':' .. to, task) end
@@ -129,6 +131,11 @@ local function forget(task, rec)
     call('HDEL', META, 'weighs')  -- nobody knows what it weighed when it could be read
   end
   if rec.state == 'lapsed' then call('HDEL', LOST .. rec.owner, task) end
+  if rec.state == 'done' then tell_dependents(task, 1) end
+  if rec.damaged and listing(task) then
+    save(task, {state = 'listed', listed = '1'})
+    set_ready(task, {state = 'listed', listed = '1'})
+  end
 end
 
 -- Load a task's record to act on it: what is over goes now.

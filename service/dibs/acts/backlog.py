@@ -1,0 +1,92 @@
+"""backlog: a page of what is listed, in the order of `next`."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
+
+from dibs import outcomes as o
+from dibs import responses
+from dibs.acts.act import Act
+from dibs.acts.holding import shown
+from dibs.acts.list_ import open_cursor, seal_cursor
+from dibs.requests import LINE, Errors, Request, Tag, as_schema, fault, limited_text
+from dibs.responses import Reply
+from dibs.store import Store
+from dibs.store.scripts import Declaration
+from dibs.text import lower
+from dibs.words import Project, Session, Task
+
+STATES = ("ready", "blocked", "held", "parked", "lapsed", "done", "dropped")
+_STATE = "|".join(STATES)
+_CURSOR = r"[0-9]{1,17} .{1,600}"
+
+
+class BacklogQuery(Request):
+    """GET tasks."""
+
+    state: Annotated[str, as_schema(type="string", pattern=f"^({_STATE})(,({_STATE}))*$")] = (
+        "ready,blocked,held,parked,lapsed,done"
+    )
+    tag: Tag | None = None
+    q: Annotated[
+        str, limited_text("q", 200), as_schema(type="string", maxLength=200, pattern=LINE)
+    ] = ""
+    limit: int = Field(200, ge=1, le=200)
+    cursor: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$", max_length=1000)] = ""
+
+    @classmethod
+    def also(cls, given: dict[str, Any]) -> Errors:
+        """See Request."""
+        wanted = str(given.get("state", "ready")).split(",")
+        if set(wanted) - set(STATES):
+            return [fault("state", f"A state is one or more of {', '.join(STATES)}.")]
+        return []
+
+
+class Arguments(NamedTuple):
+    """The arguments of backlog.lua."""
+
+    states: str
+    tag: str
+    text: str
+    most: str
+    cursor: str
+
+
+SCRIPT = Declaration("backlog", Arguments, rates="none")
+
+
+async def page(
+    store: Store, project: Project, session: Session | None, query: BacklogQuery
+) -> o.Backlog:
+    """Return a page of tasks. Raises StoreDown, and Refused for a cursor that no page gave."""
+    cursor = open_cursor(query.cursor, _CURSOR)
+    arguments = Arguments(query.state, query.tag or "", lower(query.q), str(query.limit), cursor)
+    _, read, rest = await store.run(SCRIPT, project, session, arguments)
+    seq, onwards, damaged, *views = rest
+    store.note_damaged(project, damaged)
+    tasks = tuple(shown(read, project, Task(""), view) for view in views)
+    return o.Backlog(tasks, seq, seal_cursor(onwards) if onwards else None, tuple(damaged))
+
+
+def answer(page: o.Backlog) -> Reply:
+    """Answer a list of tasks."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    damaged = {"damaged": page.damaged} if page.damaged else {}
+    rest = {"seq": page.seq, "cursor": page.cursor, "server_time": now}
+    return responses.ok({"tasks": page.tasks, **rest, **damaged})
+
+
+ACT = Act(
+    name="backlog",
+    path="tasks",
+    summary="What is listed, in the order of `next`.",
+    request=BacklogQuery,
+    success={200: ("Backlog",)},
+    problems=("bad-session",),
+    run=page,
+    answer=answer,
+    method="GET",
+    caller="reader",
+)

@@ -1,0 +1,63 @@
+"""task: one task with all that is known of it."""
+
+from typing import NamedTuple
+
+from dibs import outcomes as o
+from dibs import responses
+from dibs.acts.act import Act
+from dibs.acts.holding import shown
+from dibs.requests import Request
+from dibs.responses import Reply
+from dibs.store import Store
+from dibs.store.records import Reader
+from dibs.store.scripts import Declaration
+from dibs.words import Claim, Free, Project, Session, Task
+
+
+class TaskQuery(Request):
+    """GET one task; it has no fields."""
+
+
+class Arguments(NamedTuple):
+    """The arguments of task.lua."""
+
+    task: str
+
+
+SCRIPT = Declaration("task", Arguments, rates="none")
+
+
+async def look(
+    store: Store, project: Project, task: Task, session: Session | None = None
+) -> o.Whole:
+    """Return one task as it is now. Raises StoreDown."""
+    _, read, rest = await store.run(SCRIPT, project, session, Arguments(task))
+    view, needs, dependents = rest
+    now = shown(read, project, task, view)
+    return o.Whole(now, _each(read, project, needs), _each(read, project, dependents))
+
+
+def _each(read: Reader, project: Project, flat: list[str]) -> tuple[Claim | Free, ...]:
+    pairs = zip(flat[::2], flat[1::2], strict=True)
+    return tuple(shown(read, project, Task(task), view) for task, view in pairs)
+
+
+def answer(found: o.Whole) -> Reply:
+    """Answer for one task."""
+    now = responses.builtin(found.now)
+    needs, dependents = map(responses.builtin, (found.needs, found.dependents))
+    return responses.ok({**now, "needs": needs, "dependents": dependents})
+
+
+ACT = Act(
+    name="task",
+    path="tasks/{task}",
+    summary="One task: its claim, what is written down of it, what it needs and what needs it.",
+    request=TaskQuery,
+    success={200: ("Whole",)},
+    problems=("bad-session",),
+    run=look,
+    answer=answer,
+    method="GET",
+    caller="reader",
+)

@@ -1,0 +1,171 @@
+"""tasks: write down which tasks there are, what each needs, and which come first."""
+
+import json
+from typing import Annotated, Any, NamedTuple, assert_never
+
+from pydantic import Field
+
+from dibs import messages, responses, words
+from dibs import outcomes as o
+from dibs.acts.act import Act, Call
+from dibs.acts.holding import rate_limited
+from dibs.claims import Claims
+from dibs.likeness import skeleton
+from dibs.problems import invalid
+from dibs.requests import LINES, Errors, Request, Tag, Task, Url, as_schema, fault, limited_text
+from dibs.responses import Reply
+from dibs.store import Store, Unwilling
+from dibs.store.scripts import Declaration
+from dibs.text import lower
+
+CHANGES = ("created", "updated", "unchanged", "dropped")
+Outcome = o.Written | o.Circle | o.OverQuota | o.NoRoom | o.RateLimited
+
+Title = Annotated[
+    str,
+    limited_text("A title", words.TITLE_CHARS),
+    as_schema(type="string", maxLength=words.TITLE_CHARS),
+]
+Body = Annotated[
+    str,
+    limited_text("A body", words.BODY_CHARS, words.prose),
+    as_schema(type="string", maxLength=words.BODY_CHARS, pattern=LINES),
+]
+
+
+class Entry(Request):
+    """One task of the list. What is not given stays as it is; '' and [] clear it."""
+
+    task: Task
+    title: Title | None = None
+    body: Body | None = None
+    priority: Annotated[int, Field(ge=0, le=words.PRIORITY_LAST, strict=True)] | None = None
+    needs: Annotated[tuple[Task, ...], Field(max_length=words.NEEDS_MOST)] | None = None
+    tags: Annotated[tuple[Tag, ...], Field(max_length=words.TAGS_MOST)] | None = None
+    url: Url | None = None
+    source: Title | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=100, strict=True)] | None = None
+    drop: bool = False
+
+    def kept(self, project: words.Project) -> str:
+        """Return it as tasks.lua knows it: JSON of texts, lists with a line each."""
+        like = skeleton(self.task, project)
+        fields: dict[str, str | None] = {
+            "task": self.task,
+            "like": "" if like == lower(self.task) else like,
+            "title": self.title,
+            "body": self.body,
+            "priority": None if self.priority is None else str(self.priority),
+            "needs": None if self.needs is None else "\n".join(dict.fromkeys(self.needs)),
+            "tags": None if self.tags is None else "\n".join(dict.fromkeys(self.tags)),
+            "url": self.url,
+            "source": self.source,
+            "attempts": None if self.max_attempts is None else str(self.max_attempts),
+            "drop": "1" if self.drop else None,
+        }
+        return json.dumps({name: value for name, value in fields.items() if value is not None})
+
+
+class TasksRequest(Request):
+    """POST tasks."""
+
+    tasks: Annotated[tuple[Entry, ...], Field(min_length=1, max_length=words.ENTRIES_MOST)]
+    dry_run: bool = False
+
+    @classmethod
+    def also(cls, given: dict[str, Any]) -> Errors:
+        """See Request."""
+        wrong, seen = [], dict[str, int]()
+        entries = given.get("tasks")
+        for at, entry in enumerate(entries if isinstance(entries, list) else []):
+            if not isinstance(entry, dict) or not isinstance(entry.get("task"), str):
+                continue
+            task, needs = entry["task"], entry.get("needs")
+            if task in seen:
+                message = f"The list has this task twice: it is tasks.{seen[task]} as well."
+                wrong.append(fault(f"tasks.{at}.task", message))
+            seen[task] = at
+            if isinstance(needs, list) and task in needs:
+                wrong.append(fault(f"tasks.{at}.needs", "A task does not need itself."))
+        return wrong
+
+
+class Arguments(NamedTuple):
+    """The arguments of tasks.lua; the entries follow."""
+
+    dry: str
+    closed: str
+
+
+SCRIPT = Declaration("tasks", Arguments, several="entries", lasting="listed")
+
+
+async def run(claims: Claims, call: Call[TasksRequest]) -> Outcome:
+    """Write the list, or say what would change. Raises StoreDown."""
+    return await write(claims.store, call)
+
+
+async def write(store: Store, call: Call[TasksRequest]) -> Outcome:
+    """Write the list. Raises StoreDown, also where the store is unsafe and something is new."""
+    request, project = call.request, call.project
+    entries = [entry.kept(project) for entry in request.tasks]
+    if not (store.knows(project) or await store.make_known(project, closed=request.dry_run)):
+        if store.unsafe:
+            raise Unwilling(store.unsafe)
+        if not request.dry_run:
+            return o.NoRoom(why=store.room())
+    dry = "1" if request.dry_run else ""
+
+    def made() -> tuple[str, ...]:
+        return (*Arguments(dry, store.closed()), *entries)
+
+    tag, read, rest = await store.run(SCRIPT, project, call.session, made, call.key)
+    match tag:
+        case "rate-limited":
+            return rate_limited(read, rest)
+        case "unsafe":
+            raise Unwilling(store.unsafe, sent=read.unsure)
+        case "cycle":
+            return o.Circle(tuple(map(words.Task, rest[1:])), unsure=read.unsure)
+        case "full":
+            return o.NoRoom((), store.room(), unsure=read.unsure)
+        case "quota":
+            return o.OverQuota(rest[1], int(rest[2]), (), unsure=read.unsure)
+        case _:
+            return o.Written(tuple(rest[1:]))
+
+
+def answer(outcome: Outcome, request: TasksRequest) -> Reply:
+    """Answer what was written."""
+    match outcome:
+        case o.Written(changes):
+            told: dict[str, list[str]] = {change: [] for change in CHANGES}
+            for entry, change in zip(request.tasks, changes, strict=True):
+                told[change].append(entry.task)
+            return responses.ok(told)
+        case o.Circle(path):
+            round_trip = " needs ".join(map(messages.word, (*path, path[0])))
+            at = [entry.task for entry in request.tasks].index(path[0])
+            raise invalid([fault(f"tasks.{at}.needs", f"These need each other: {round_trip}.")])
+        case o.OverQuota(whose, limit):
+            facts = {"whose": whose, "limit": limit}
+            raise responses.problem("quota", messages.quota(outcome), outcome, **facts)
+        case o.NoRoom(_, why):
+            raise responses.problem("full", why or messages.NO_ROOM, outcome)
+        case o.RateLimited():
+            raise responses.rate_limited(outcome)
+        case never:
+            assert_never(never)
+
+
+ACT = Act(
+    name="tasks",
+    path="tasks",
+    summary="Write down which tasks there are, what each needs, and which come first.",
+    request=TasksRequest,
+    success={200: ("Written",)},
+    problems=("bad-session", "quota", "full"),
+    body_most=1 << 20,
+    run=run,
+    answer=answer,
+)

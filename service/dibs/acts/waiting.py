@@ -1,0 +1,66 @@
+"""What a claim with `wait` does: it asks again when something happens that may help."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from typing import TypeVar
+
+from dibs import outcomes as o
+from dibs.claims import Claims
+from dibs.store.events import CursorExpired
+from dibs.store.stream import ShuttingDown, Subscription
+from dibs.words import Project, Task
+
+T = TypeVar("T")
+_NO_USE = ("claimed", "queued", "parked", "resumed", "revived")
+"""Events after which a task that was not free is still not free."""
+
+
+async def until_granted(
+    claims: Claims,
+    project: Project,
+    tasks: Collection[Task],
+    most_s: float,
+    ask: Callable[[], Awaitable[T]],
+) -> T:
+    """Return what `ask` comes to, once that is no refusal or `most_s` seconds are over.
+
+    Of what happens that counts which is about one of `tasks`; where there are none, all does.
+    """
+    until = asyncio.get_running_loop().time() + most_s
+    async with claims.broadcaster.listen(project) as subscription:
+        while True:
+            outcome = await ask()
+            left_s = until - asyncio.get_running_loop().time()
+            wait_s = _wait_of(outcome)
+            if wait_s is None or left_s <= 0 or claims.broadcaster.ended:
+                return outcome
+            await _something_happens(subscription, tasks, min(left_s, wait_s))
+
+
+def _wait_of(outcome: object) -> float | None:
+    """Return in how many seconds to ask again at the latest, None where waiting does not help."""
+    match outcome:
+        case o.Conflict(refusals):
+            waits = [refusal.retry_after_s for refusal in refusals if refusal.retry_after_s]
+            if any(refusal.verdict == "blocked" for refusal in refusals):
+                waits.append(60)
+            return min(waits, default=None)  # every task is done: waiting does not help
+        case o.NothingReady(retry_after_s=wait_s):
+            return wait_s or 60
+        case _:
+            return None
+
+
+async def _something_happens(
+    subscription: Subscription, tasks: Collection[Task], most_s: float
+) -> None:
+    """Wait for an event about one of `tasks`, a shutdown, or for `most_s`."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + most_s
+    while (left_s := until - loop.time()) > 0:
+        try:
+            events = await subscription.get(left_s)
+        except (CursorExpired, ShuttingDown):
+            return
+        if any((not tasks or e.task in tasks) and e.type not in _NO_USE for e in events):
+            return

@@ -1,0 +1,51 @@
+-- listing.lua: what the team wrote down: which tasks there are, what each needs, and which come next.
+--
+--   :listing:TASK   title, priority, order, needs, tags, … as one JSON text of texts; lists with a line each
+--   :text:TASK      its body
+--   :listed         all that are listed, by rank
+--   :ready          those that may be claimed, by rank; :ready:TAG those of them with a tag
+--   :blocked        those that could be, if their needs were done
+--   :missing        how many needs of a task are not done, where there are any
+--   :needed:TASK    the tasks that need it
+-- A task that is listed has a record as well (common.lua), from the first on: `listed` says so there
+-- ('1', or 'dropped'), and 'listed' is the state of one that nobody ever had.
+
+local READY, MISSING = PREFIX .. ':ready', PREFIX .. ':missing'
+local IDLE = {listed = true, lapsed = true, released = true, abandoned = true, broken = true}
+
+-- What is written down of a task; nil where it is not listed, or nobody can read it.
+local function listing(task)
+  local kept = redis.pcall('GET', PREFIX .. ':listing:' .. task)
+  local entry = type(kept) == 'string' and texts(kept)
+  if entry and number(entry.priority) and number(entry.order) then return entry end
+end
+
+-- By priority, then by the order in which they were written down: one number, exact below 2^53.
+local function rank(entry) return text(entry.priority * 2 ^ 48 + entry.order) end
+
+local function each(lines) return string.gmatch(lines or '', '[^\n]+') end
+
+-- Put a task among those that are ready, or take it out, as it is now.
+local function set_ready(task, rec)
+  local entry = listing(task)
+  if not entry then return end
+  local idle, blocked = IDLE[rec.state] == true and rec.listed == '1', call('HEXISTS', MISSING, task) == 1
+  local indexes = {[READY] = idle and not blocked, [PREFIX .. ':blocked'] = idle and blocked}
+  for tag in each(entry.tags) do indexes[READY .. ':' .. tag] = indexes[READY] end
+  for index, there in pairs(indexes) do
+    if there then call('ZADD', index, rank(entry), task) else call('ZREM', index, task) end
+  end
+  return idle and (blocked and 'blocked' or 'ready')
+end
+
+-- `task` is done now (`by` is -1), or is not any more (1).
+local function tell_dependents(task, by)
+  for _, other in ipairs(redis.pcall('SMEMBERS', PREFIX .. ':needed:' .. task)) do
+    local left = call('HINCRBY', MISSING, other, by)
+    if left <= 0 then call('HDEL', MISSING, other) end
+    if left == (by < 0 and 0 or 1) then
+      local now = set_ready(other, load(other))
+      if now then tell(now, other, {}) end
+    end
+  end
+end

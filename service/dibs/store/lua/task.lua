@@ -1,0 +1,28 @@
+-- task.lua: one task with all that is known of it: its claim, what is written down, what it needs and what
+-- needs it. Changes nothing.
+--
+-- ARG.task
+-- {'shown', now, view | '', {need, view | ''…}, {dependent, view | ''…}}   100 dependents at most
+-- {'damaged', now, losses, task}   nobody can read its record
+-- {'stalled', now}
+-- Safe to run twice: it only reads. O(needs + dependents + tickets of the task).
+--- @include common.lua
+--- @include listing.lua
+
+local function views(tasks)
+  local found = {}
+  for _, task in ipairs(tasks) do
+    local rec = load(task)
+    found[#found + 1] = task
+    found[#found + 1] = rec.damaged and '' or view(task, rec, true)
+  end
+  return found
+end
+
+local rec = load(ARG.task)
+if rec.damaged then return answer('damaged', {}, ARG.task) end
+local entry, needs, dependents = listing(ARG.task), {}, redis.pcall('SMEMBERS', PREFIX .. ':needed:' .. ARG.task)
+for need in each(entry and entry.needs) do needs[#needs + 1] = need end
+table.sort(dependents)
+for i = 101, #dependents do dependents[i] = nil end
+return answer('shown', view(ARG.task, rec, nil, 'whole'), views(needs), views(dependents))

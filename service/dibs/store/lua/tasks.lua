@@ -1,0 +1,188 @@
+-- tasks.lua: write down which tasks there are. All that is given, or nothing.
+--
+-- ARG.dry: 1 only to say what would change
+-- ARG.closed: '' | full | unsafe, why nothing new may be kept now
+-- ARG.entries, from AT.entries on: a JSON text each, of texts: task, like (its skeleton, '' for its lower
+--   case), and of title, body, priority, needs, tags, url, source, attempts (lists with a line each) those
+--   that were given, '' to clear them; drop: '1' takes it from the list
+--
+-- {'listed', now, {}, 'created' | 'updated' | 'unchanged' | 'dropped' …}   one for each entry
+-- {'cycle', now, {}, task…}   the first needs the second, and so on, and the last the first
+-- {'damaged', now, {}, task}   {'full', now, {}}   {'unsafe', now}   {'quota', now, {}, 'bytes', limit}
+-- {'rate-limited', …}   {'stalled', now}
+--
+-- Claims, attempts and what is done stay as they are. Safe to run twice: the second run changes nothing.
+-- O(entries × needs + tasks that these need in turn).
+--- @include common.lua
+--- @include listing.lua
+--- @include tenure.lua
+
+local KEPT = {'title', 'priority', 'needs', 'tags', 'url', 'source', 'attempts'}
+local entries, given = {}, {}
+for i = AT.entries, #ARGV do
+  local entry = cjson.decode(ARGV[i])
+  entries[#entries + 1] = entry
+  if entry.needs and entry.drop ~= '1' then given[entry.task] = entry.needs end
+end
+
+local function needs_of(task)
+  local needs = given[task]
+  if not needs then
+    local entry = listing(task)
+    needs = entry and not entry.dropped and entry.needs
+  end
+  local found = {}
+  for need in each(needs or '') do found[#found + 1] = need end
+  return found
+end
+
+-- A path of needs that leads from `start` back to it, nil where there is none. `known` are tasks from
+-- which no way leads into a circle.
+local function circle(start, known)
+  local path, on_path = {{task = start, needs = needs_of(start), at = 0}}, {[start] = 1}
+  while #path > 0 do
+    local last = path[#path]
+    last.at = last.at + 1
+    local need = last.needs[last.at]
+    if not need then
+      known[last.task], on_path[last.task] = true, nil
+      path[#path] = nil
+    elseif on_path[need] then
+      local names = {}
+      for i = on_path[need], #path do names[#names + 1] = path[i].task end
+      return names
+    elseif not known[need] then
+      path[#path + 1] = {task = need, needs = needs_of(need), at = 0}
+      on_path[need] = #path
+    end
+  end
+end
+
+local known = {}
+for _, entry in ipairs(entries) do
+  local names = entry.needs and not known[entry.task] and circle(entry.task, known)
+  if names then return answer('cycle', {}, unpack(names)) end
+end
+
+-- What would be kept of an entry, and what is kept now; and what that comes to.
+local function merged(entry)
+  local old = listing(entry.task)
+  if entry.drop == '1' then
+    if not old or old.dropped then return old, old, 'unchanged' end
+    local new = {}
+    for field, value in pairs(old) do new[field] = value end
+    new.dropped = '1'
+    return new, old, 'dropped'
+  end
+  local new, changed = {order = old and old.order}, not old or old.dropped ~= nil
+  for _, field in ipairs(KEPT) do
+    local value = entry[field] or old and old[field] or field == 'priority' and '2' or ''
+    if value ~= '' then new[field] = value end
+    if not old or (old[field] or '') ~= value then changed = true end
+  end
+  if entry.body and entry.body ~= (call('GET', PREFIX .. ':text:' .. entry.task) or '') then changed = true end
+  return new, old, not old and 'created' or changed and 'updated' or 'unchanged'
+end
+
+local function write_needs(task, old, new)
+  local had, has, missing = {}, {}, 0
+  for need in each(old and old.needs) do had[need] = true end
+  for need in each(new.needs) do
+    has[need] = true
+    if not had[need] then call('SADD', PREFIX .. ':needed:' .. need, task) end
+    if load(need).state ~= 'done' then missing = missing + 1 end
+  end
+  for need in pairs(had) do
+    if not has[need] then call('SREM', PREFIX .. ':needed:' .. need, task) end
+  end
+  if missing > 0 then call('HSET', MISSING, task, text(missing)) else call('HDEL', MISSING, task) end
+end
+
+local function write_tags(task, old, new)
+  local has = {}
+  for tag in each(new.tags) do has[tag] = true end
+  for tag in each(old and old.tags) do
+    if not has[tag] then call('ZREM', READY .. ':' .. tag, task) end
+  end
+end
+
+-- The names that look alike know it, so that a new name that resembles it says so (see claim.lua).
+local function write_likeness(task, like)
+  local field, names = '~' .. (like ~= '' and like or string.lower(task)), {}
+  for name in each(call('HGET', META, field) or '') do
+    if name ~= task then names[#names + 1] = name end
+  end
+  if #names < RULES.alike_kept then names[#names + 1] = task end
+  call('HSET', META, field, table.concat(names, '\n'))
+end
+
+local function write_text(key, kept)
+  local was = redis.pcall('STRLEN', key)
+  GREW = GREW + #kept - (type(was) == 'number' and was or 0)
+  if kept ~= '' then call('SET', key, kept) else call('DEL', key) end
+end
+
+local function write(entry, old, new, what)
+  local task, rec = entry.task, meet(entry.task)
+  local was_blocked = call('HEXISTS', MISSING, task)
+  if not old then
+    new.order = text(count('order', '1'))
+    GREW = GREW + 200 + 5 * #task
+  end
+  write_needs(task, old, new)
+  write_tags(task, old, new)
+  write_text(PREFIX .. ':listing:' .. task, cjson.encode(new))
+  if entry.body then write_text(PREFIX .. ':text:' .. task, entry.body) end
+  call('ZADD', PREFIX .. ':listed', rank(new), task)
+  local listed = new.dropped and 'dropped' or '1'
+  if not rec.state then
+    rec = {state = 'listed', listed = listed, like = entry.like ~= '' and entry.like or nil}
+    save(task, rec)
+    write_likeness(task, entry.like)
+  elseif rec.listed ~= listed then
+    rec.listed = listed
+    save_again(task, rec)
+  end
+  local now = set_ready(task, rec)
+  if old and now and call('HEXISTS', MISSING, task) ~= was_blocked then tell(now, task, {}) end
+  tell(what == 'created' and 'listed' or what == 'dropped' and what or 'changed', task, {})
+end
+
+local plan, grows = {}, false
+for i, entry in ipairs(entries) do
+  local rec = meet(entry.task)
+  if rec.damaged then return answer('damaged', {}, entry.task) end
+  local new, old, what = merged(entry)
+  plan[i] = {entry, old, new, what}
+  grows = grows or what == 'created' or what == 'updated'
+end
+
+if grows and ARG.dry == '' then
+  if ARG.closed == 'unsafe' then return answer('unsafe') end
+  if ARG.closed ~= '' then
+    ROOM = false
+  elseif ROOM == nil then
+    look_for_room(redis.pcall('SET', PREFIX .. ':nothing', '', 'XX'))
+  end
+  if REFUSAL then return REFUSAL end
+  if not ROOM then return answer('full', {}) end
+  local records = sums(call('HGET', META, 'weighs') or nil)
+  if (records or 0) >= RULES.record_bytes then return answer('quota', {}, 'bytes', text(RULES.record_bytes)) end
+end
+
+if grows and ARG.dry == '' and not call('HGET', META, 'epoch') then
+  -- No fence of this project is older than its epoch; the sweep counts what it keeps.
+  call('HSET', META, 'epoch', text(math.max(NOW_US, WITNESS_US)), 'weighs', '0 0 0')
+end
+for _, step in ipairs(plan) do
+  -- What is over is none of its needs, and was none before.
+  if ARG.dry == '' and step[4] ~= 'unchanged' then
+    for need in each(step[3].needs) do meet(need) end
+  end
+end
+local reply = {'listed', NOW_TEXT, {}}
+for i, step in ipairs(plan) do
+  reply[i + 3] = step[4]
+  if ARG.dry == '' and step[4] ~= 'unchanged' then write(unpack(step)) end
+end
+return reply

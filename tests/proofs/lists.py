@@ -1,0 +1,175 @@
+"""What a team wrote down, in the model: what of it is ready, and what is next."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from tests.proofs.records import HELD, Tenure
+from tests.proofs.tenures import Tenures
+
+from dibs.store import Rules
+
+T = TypeVar("T")
+
+IDLE = (None, "lapsed", "released", "abandoned", "broken")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A task of the list."""
+
+    order: int
+    title: str = ""
+    priority: int = 2
+    needs: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    dropped: bool = False
+
+    def merged(self, given: dict[str, Any]) -> "Entry":
+        """The same with what is given, and listed again."""
+        kept = {name: getattr(self, name) for name in ("title", "priority", "needs", "tags")}
+        return Entry(self.order, **(kept | given))
+
+
+class Lists(Tenures):
+    """The list, by task. Needs are looked at anew each time: nothing is counted here."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.written = 0
+        super().__init__(rules)
+
+    def over(self, tenure: Tenure) -> bool:
+        """What is listed is kept."""
+        listed = any(tenure is self.tasks[task] for task in self.entries if task in self.tasks)
+        return not listed and super().over(tenure)
+
+    def is_done(self, task: str) -> bool:
+        tenure = self.tasks.get(task)
+        return bool(tenure) and tenure.state == "done"
+
+    def missing(self, task: str) -> list[str]:
+        entry = self.entries.get(task)
+        return [need for need in entry.needs if not self.is_done(need)] if entry else []
+
+    def standing(self, task: str) -> str | None:
+        """ready or blocked, if it is listed and nobody has it, else None."""
+        entry, tenure = self.entries.get(task), self.tasks.get(task)
+        if not entry or entry.dropped or (tenure.state if tenure else None) not in IDLE:
+            return None
+        return "blocked" if self.missing(task) else "ready"
+
+    def in_order(self, standing: str) -> list[str]:
+        found = [task for task in self.entries if self.standing(task) == standing]
+        return sorted(
+            found, key=lambda task: (self.entries[task].priority, self.entries[task].order)
+        )
+
+    def noted(self, change: Callable[[], T]) -> T:
+        """Make a change, and tell whose needs it met, or took away."""
+        before = {task: bool(self.missing(task)) for task in self.entries}
+        result = change()
+        for task, was_missing in before.items():
+            now = self.standing(task)
+            if bool(self.missing(task)) != was_missing and now:
+                self.events.append((now, task, "", 0))
+        return result
+
+    def circle(
+        self, start: str, needs: Callable[[str], tuple[str, ...]], known: set[str]
+    ) -> list[str] | None:
+        """A path of needs from `start` that comes back to itself."""
+        path: list[str] = []
+
+        def walk(task: str) -> list[str] | None:
+            path.append(task)
+            for need in needs(task):
+                if need in path:
+                    return path[path.index(need) :]
+                if need not in known and (found := walk(need)):
+                    return found
+            known.add(path.pop())
+            return None
+
+        return walk(start)
+
+    def tasks_(self, entries: Sequence[dict[str, Any]], dry: bool) -> tuple[str, Any]:
+        given = {e["task"]: e["needs"] for e in entries if "needs" in e and "drop" not in e}
+
+        def needs(task: str) -> tuple[str, ...]:
+            entry = self.entries.get(task)
+            kept = entry.needs if entry and not entry.dropped else ()
+            return tuple(given.get(task, kept))
+
+        known: set[str] = set()
+        for entry in entries:
+            if "needs" in entry and entry["task"] not in known:
+                found = self.circle(entry["task"], needs, known)
+                if found:
+                    return "cycle", found
+        plan = self.noted(lambda: [self.planned(entry) for entry in entries])
+        changes = [what for _, _, what in plan]
+        if self.step.full and not dry and {"created", "updated"} & set(changes):
+            return "full", None
+        if not dry and set(changes) - {"unchanged"}:
+            self.epoch = self.epoch or self.now * 1000 + self.step.lost_us
+        if not dry:
+            changed = [(task, new, what) for task, new, what in plan if new and what != "unchanged"]
+            needed = [need for _, new, _ in changed for need in new.needs]
+            self.noted(lambda: [self.meet(need) for need in needed])
+            self.noted(lambda: self.write_all(changed))
+        return "listed", changes
+
+    def planned(self, given: dict[str, Any]) -> tuple[str, Entry | None, str]:
+        task, old = given["task"], self.entries.get(given["task"])
+        self.meet(task)
+        if given.get("drop"):
+            if not old or old.dropped:
+                return task, old, "unchanged"
+            kept = Entry(old.order, old.title, old.priority, old.needs, old.tags, dropped=True)
+            return task, kept, "dropped"
+        named = {name: value for name, value in given.items() if name != "task"}
+        new = (old or Entry(0)).merged(named)
+        return task, new, "created" if not old else "unchanged" if new == old else "updated"
+
+    def write_all(self, changed: Sequence[tuple[str, Entry, str]]) -> None:
+        for each in changed:
+            self.write(*each)
+
+    def write(self, task: str, entry: Entry, what: str) -> None:
+        if what == "created":
+            self.written += 1
+            entry = Entry(self.written, entry.title, entry.priority, entry.needs, entry.tags)
+        self.entries[task] = entry
+        kind = {"created": "listed", "dropped": "dropped"}.get(what, "changed")
+        self.events.append((kind, task, "", 0))
+
+    def verdict(self, task: str, reopen: bool) -> tuple[str, int | None]:
+        """See Model."""
+        raise NotImplementedError
+
+    def next(self, reopen: bool) -> tuple[str | None, list[int]]:
+        """What the session works on, else the first that is ready and that it may have."""
+        for task in [task for task in self.tasks if self.tasks[task].state in HELD]:
+            self.notice(task)
+        mine = [t for t in self.tasks.values() if t.owner == self.me and t.state == "held"]
+        oldest = min(mine, key=lambda tenure: tenure.fence, default=None)
+        for task, tenure in self.tasks.items():
+            if tenure is oldest:
+                return task, []
+        soonest: list[int] = []
+        for task in self.in_order("ready"):
+            verdict, until = self.verdict(task, reopen)
+            if verdict in ("free", "mine"):
+                return task, []
+            soonest += [until] if until else []
+        return None, soonest
+
+    def nothing(self, soonest: list[int]) -> tuple[str, Any]:
+        live = [tenure for tenure in self.tasks.values() if tenure.state in HELD]
+        parked = sum(tenure.state == "parked" for tenure in live)
+        if not soonest and live:
+            soonest = [min(tenure.due for tenure in live) + self.rules.grace_ms]
+        wait = max(1, -(-(min(soonest) - self.now) // 1000)) if soonest else None
+        blocked, ready = len(self.in_order("blocked")), len(self.in_order("ready"))
+        return "nothing", (len(live) - parked, parked, blocked, ready, wait)
