@@ -6,10 +6,10 @@ Exceptions are for failures that no caller can plan for: see `StoreDown` and `St
 from dataclasses import dataclass
 from typing import Literal
 
-from dibs.words import Claim, Free, Loss, Task
+from dibs.words import Claim, Free, Hold, Loss, Task, Tenure
 
 Losses = tuple[Loss, ...]
-Verdict = Literal["held", "cooling", "done", "turn", "blocked"]
+Verdict = Literal["held", "cooling", "done", "turn", "blocked", "on-hold", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +40,11 @@ class Refusal:
     """Our place in the queue, 1 being next; None without a ticket."""
     needs: tuple[Claim | Free, ...] = ()
     """Those that are not done, where they are why; the first of them."""
+    hold: Hold | None = None
+    of: str = ""
+    """What is on hold: the `task`, or the `project`."""
+    tenures: tuple[Tenure, ...] = ()
+    """The last ones, where its attempts are used up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,8 @@ class NothingReady(Negative):
     held: int
     parked: int
     blocked: int
+    on_hold: int
+    failed: int
     cooling: int
     """Free, and kept for a while for their last holder or the head of their queue."""
     retry_after_s: int | None
@@ -69,6 +76,16 @@ class OverQuota(Negative):
 
     whose: str
     limit: int
+    lost: Losses = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting(Negative):
+    """So many tasks wait for people that `next` gives no more."""
+
+    limit: int
+    parked: int
+    failed: int
     lost: Losses = ()
 
 
@@ -109,10 +126,11 @@ class NotMine(Negative):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One claim that ended."""
+    """One claim that ended, or one hold; and how the task is now."""
 
-    task: Task
-    state: str
+    task: Task | None
+    """None: a whole project."""
+    state: str | None
     already: bool
 
 
@@ -126,9 +144,30 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Moved(Negative):
-    """The fence that a break named is not the current one."""
+    """The fence that a person named is not the current one."""
 
     now: Claim | Free
+
+
+@dataclass(frozen=True, slots=True)
+class StillHeld(Negative):
+    """A person would have a task tried again that somebody has."""
+
+    now: Claim | Free
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """A task (None: the project) is kept from being claimed, now or `already`."""
+
+    task: Task | None
+    hold: Hold
+    already: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Past(Negative):
+    """The time until which a person would have kept something back is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +201,8 @@ class Whole:
     now: Claim | Free
     needs: tuple[Claim | Free, ...]
     dependents: tuple[Claim | Free, ...]
+    tenures: tuple[Tenure, ...]
+    """Those that are over, the latest first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,9 @@ TABLE = (
         "forbidden",
         403,
         "An admin key is required",
-        "Only a person with an admin key may break a claim. The team key is not enough. If the "
-        "service was started without an admin key, nobody can break a claim.",
+        "Only a person with an admin key may break a claim, put something on hold or let it go, or "
+        "let a task be tried again. The team key is not enough. If the service was started without "
+        "an admin key, nobody can.",
     ),
     Problem(
         "not-found",
@@ -96,10 +97,27 @@ TABLE = (
         "what is ready: claim with `next: true`.",
     ),
     Problem(
+        "on-hold",
+        409,
+        "A person keeps this back",
+        "A person put the task, or the whole project (`of` says which), on hold; `hold` says who, "
+        "why, and until when. What a session already holds goes on. Work on another task, or stop "
+        "here; a person lets it go with `unhold`.",
+    ),
+    Problem(
+        "failed",
+        409,
+        "The task failed too often",
+        "Its attempts are used up: each lapsed, was given up, or was broken; `tenures` says how "
+        "the last ones ended. Work on another task. A person lets it be tried again with `retry`; "
+        "a session that a person tells to, claims it with `reopen: true`.",
+    ),
+    Problem(
         "nothing-ready",
         409,
         "No listed task is ready",
-        "`counts` says how many are held, parked, blocked or reserved for a moment. "
+        "`counts` says how many are held, parked, blocked, on hold, failed or reserved for a "
+        "moment. "
         "If the list is empty, add tasks to it. One may be ready after `retry_after` seconds.",
     ),
     Problem(
@@ -143,8 +161,8 @@ TABLE = (
         "Limit reached",
         "A limit on claims, records, waiters or event streams is reached. `whose` says whose "
         "limit: the session's, the project's, your address's, the bytes of the project's records, "
-        "the task's queue, or streams. `limit` is the limit. Release or finish a claim first, or "
-        "pick another task.",
+        "the task's queue, streams, or `waiting`: so many tasks wait for people that `next` gives "
+        "no more. `limit` is the limit. Release or finish a claim first, or pick another task.",
     ),
     Problem(
         "rate-limited",

@@ -122,6 +122,20 @@ class Settings(BaseSettings):
     )
     retention: Duration = Field(DAY_S, description="how long the record of an ended claim is kept")
     done_retention: Duration = Field(14 * DAY_S, description="how long a done task stays done")
+    max_attempts: int = Field(
+        5,
+        ge=0,
+        le=1_000,
+        description="times that a task may lapse, be given up or broken before it is failed and no "
+        "session may claim it until a person retries it; a listed task may have a number of its "
+        "own; 0: no limit",
+    )
+    max_waiting: int = Field(
+        0,
+        ge=0,
+        description="tasks of a project that may wait for people (parked or failed) before `next` "
+        "gives no more, so that work does not pile up in front of them; 0: no limit",
+    )
     max_claims_per_session: int = Field(50, ge=1, description="live claims of one session")
     max_claims_per_project: int = Field(2_000, ge=1, description="live claims in one project")
     max_claims_per_address: int = Field(

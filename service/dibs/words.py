@@ -22,10 +22,11 @@ Fence = NewType("Fence", int)
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
-State = Literal["held", "parked", "lapsed", "done", "free", "ready", "blocked"]
+State = Literal["held", "parked", "lapsed", "failed", "on-hold", "done", "free", "ready", "blocked"]
 Outcome = Literal["released", "abandoned", "done"]
 
-STATES: tuple[State, ...] = ("held", "parked", "lapsed", "done")
+STATES: tuple[State, ...] = ("held", "parked", "lapsed", "failed", "on-hold", "done")
+"""Of a task that somebody has, or had, as the list of claims shows it."""
 OUTCOMES: tuple[Outcome, ...] = ("released", "abandoned", "done")
 
 TASK_CHARS = 200
@@ -195,6 +196,32 @@ class Previous(msgspec.Struct, frozen=True):
     holder: Holder
     note: str | None
     at: Instant
+    pr: str | None = None
+
+
+class Tenure(msgspec.Struct, frozen=True, kw_only=True):
+    """A session's time with a task, once it is over."""
+
+    fence: int
+    holder: Holder
+    acquired_at: Instant
+    ended_at: Instant
+    outcome: str
+    note: str | None = None
+    pr: str | None = None
+    reason: str | None = None
+    """A person's, where one ended it."""
+    by: str | None = None
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """A person keeps a task, or a project, from being claimed."""
+
+    by: str
+    reason: str
+    at: Instant
+    until: Instant | None = None
+    """None: until a person lets it go."""
 
 
 class Waiter(msgspec.Struct, frozen=True):
@@ -217,6 +244,8 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...]
     url: str | None
     source: str | None
+    max_attempts: int | None = None
+    """None: as many as the service allows."""
     dropped: bool = False
     """It was taken from the list."""
 
@@ -245,6 +274,10 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lapses: int
     flag: str | None
     previous: Previous | None
+    attempt: int
+    """Which attempt at the task this is, or the next one would be: those before it failed."""
+    hold: Hold | None = None
+    """A person keeps the task back from whoever would be next; left out where nobody does."""
     resembles: tuple[Task, ...] = ()
     """Names in use that looked like this one when it was new; left out where there are none."""
     listed: Listed | None = None
@@ -256,18 +289,28 @@ class Free(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     project: Project
     task: Task
-    state: Literal["free", "ready", "blocked"]
+    state: Literal["free", "ready", "blocked", "on-hold", "failed"]
     grants: int
     lapses: int
     waiters: int
     previous: Previous | None
+    attempt: int
+    """See Claim."""
+    hold: Hold | None = None
     listed: Listed | None = None
 
     @classmethod
     def unknown(cls, project: Project, task: Task) -> "Free":
         """Return a task of which nothing is known."""
         return cls(
-            project=project, task=task, state="free", grants=0, lapses=0, waiters=0, previous=None
+            project=project,
+            task=task,
+            state="free",
+            grants=0,
+            lapses=0,
+            waiters=0,
+            previous=None,
+            attempt=1,
         )
 
 

@@ -8,11 +8,14 @@ from dibs.acts import backlog as backlogs
 from dibs.acts import break_ as breaking
 from dibs.acts import claim as claiming
 from dibs.acts import heartbeat as beating
+from dibs.acts import hold as holding
 from dibs.acts import list_ as listing
 from dibs.acts import release as releasing
+from dibs.acts import retry as retrying
 from dibs.acts import show as showing
 from dibs.acts import task as one_task
 from dibs.acts import tasks as writing
+from dibs.acts import unhold as unholding
 from dibs.acts.act import Call, Claimant
 from dibs.store import Store
 from dibs.words import Claim, Fence, Free, Project, Session, Task
@@ -96,11 +99,40 @@ async def show(
 
 
 async def break_(
-    store: Store, project: Any, task: Any, fence: Fence, *, reason: str, by: str
+    store: Store,
+    project: Any,
+    task: Any,
+    fence: Fence,
+    *,
+    reason: str,
+    by: str,
+    hold: bool = False,
 ) -> breaking.Outcome:
     """Break a claim, as a person."""
-    wish = breaking.BreakRequest.model_construct(task=task, fence=fence, reason=reason)
+    wish = breaking.BreakRequest.model_construct(task=task, fence=fence, reason=reason, hold=hold)
     return await breaking.end(store, Call(Project(project), wish, by=by))
+
+
+async def hold(
+    store: Store, project: Any, task: Any = None, *, reason: str, by: str, until: Any = None
+) -> holding.Outcome:
+    """Keep a task or the project back, as a person; its fields are checked."""
+    wish = holding.HoldRequest.of({"task": task, "reason": reason, "until": until}, [])
+    return await holding.keep(store, Call(Project(project), wish, by=by))
+
+
+async def unhold(store: Store, project: Any, task: Any = None, *, reason: str, by: str) -> o.Ended:
+    """Let it go."""
+    wish = unholding.UnholdRequest.model_construct(task=task, reason=reason)
+    return await unholding.let_go(store, Call(Project(project), wish, by=by))
+
+
+async def retry(
+    store: Store, project: Any, task: Any, fence: Any = None, *, reason: str, by: str
+) -> retrying.Outcome:
+    """Let a task be tried again, as a person."""
+    wish = retrying.RetryRequest.model_construct(task=task, fence=fence, reason=reason)
+    return await retrying.again(store, Call(Project(project), wish, by=by))
 
 
 async def tasks(

@@ -3,7 +3,20 @@
 To add one: CONTRIBUTING.md, "An act".
 """
 
-from dibs.acts import backlog, break_, claim, heartbeat, list_, release, show, task, tasks
+from dibs.acts import (
+    backlog,
+    break_,
+    claim,
+    heartbeat,
+    hold,
+    list_,
+    release,
+    retry,
+    show,
+    task,
+    tasks,
+    unhold,
+)
 from dibs.acts.act import Act
 from dibs.store.scripts import Declaration
 
@@ -12,6 +25,9 @@ ACTS: tuple[Act, ...] = (
     heartbeat.ACT,
     release.ACT,
     break_.ACT,
+    hold.ACT,
+    unhold.ACT,
+    retry.ACT,
     tasks.ACT,
     list_.ACT,
     show.ACT,
@@ -24,5 +40,8 @@ READS = frozenset(act.path for act in ACTS if act.method == "GET")
 """Paths of acts that only read; some take POST as well."""
 SCRIPTS: dict[str, Declaration] = {
     module.SCRIPT.name: module.SCRIPT
-    for module in (claim, heartbeat, release, break_, tasks, list_, show, backlog, task)
+    for module in (
+        *(claim, heartbeat, release, break_, hold, unhold, retry),
+        *(tasks, list_, show, backlog, task),
+    )
 }

@@ -17,7 +17,9 @@ from dibs.store.scripts import Declaration
 from dibs.text import lower
 from dibs.words import Project, Session, Task
 
-STATES = ("ready", "blocked", "held", "parked", "lapsed", "done", "dropped")
+STATES = (
+    *("ready", "blocked", "on-hold", "failed", "held", "parked", "lapsed", "done", "dropped"),
+)
 _STATE = "|".join(STATES)
 _CURSOR = r"[0-9]{1,17} .{1,600}"
 
@@ -26,7 +28,7 @@ class BacklogQuery(Request):
     """GET tasks."""
 
     state: Annotated[str, as_schema(type="string", pattern=f"^({_STATE})(,({_STATE}))*$")] = (
-        "ready,blocked,held,parked,lapsed,done"
+        "ready,blocked,on-hold,failed,held,parked,lapsed,done"
     )
     tag: Tag | None = None
     q: Annotated[

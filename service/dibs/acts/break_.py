@@ -1,16 +1,15 @@
 """break: a person with an admin key ends another session's claim, naming the fence they saw."""
 
-from typing import Annotated, NamedTuple, assert_never
-
-from pydantic import Field
+from typing import NamedTuple, assert_never
 
 from dibs import messages, responses, words
 from dibs import outcomes as o
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import releases, shown
+from dibs.acts.people import NOBODY, Reason
 from dibs.claims import Claims
 from dibs.problems import ProblemError
-from dibs.requests import LINES, Fence, Request, Task, as_schema, limited_text
+from dibs.requests import Fence, Request, Task
 from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
@@ -23,12 +22,9 @@ class BreakRequest(Request):
 
     task: Task
     fence: Fence | None = None
-    reason: Annotated[
-        str,
-        limited_text("A reason", words.NOTE_CHARS, words.prose),
-        Field(min_length=1),
-        as_schema(type="string", minLength=1, maxLength=words.NOTE_CHARS, pattern=LINES),
-    ]
+    reason: Reason
+    hold: bool = False
+    """Keep the task from being claimed again, as well."""
 
 
 class Arguments(NamedTuple):
@@ -38,6 +34,7 @@ class Arguments(NamedTuple):
     fence: str
     reason: str
     by: str
+    hold: str
 
 
 SCRIPT = Declaration("break", Arguments, rates="none", lasting="ended")
@@ -58,7 +55,11 @@ async def end(store: Store, call: Call[BreakRequest]) -> Outcome:
     """End a claim, if the fence that is named is still the current one. Raises StoreDown."""
     request = call.request
     arguments = Arguments(
-        request.task, str(request.fence or ""), request.reason, call.by or "an admin"
+        request.task,
+        str(request.fence or ""),
+        request.reason,
+        call.by or NOBODY,
+        "1" if request.hold else "",
     )
     tag, read, rest = await store.run(SCRIPT, call.project, None, arguments, call.key)
     if tag == "moved":

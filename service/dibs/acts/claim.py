@@ -46,10 +46,14 @@ _CODES = {
     "cooling": "cooling",
     "done": "done",
     "blocked": "blocked",
+    "on-hold": "on-hold",
+    "failed": "failed",
 }
 _NAMED = ("task", "any_of", "all_of", "next")
 
-Outcome = o.Granted | o.Conflict | o.NothingReady | o.OverQuota | o.NoRoom | o.RateLimited
+Outcome = (
+    o.Granted | o.Conflict | o.NothingReady | o.Waiting | o.OverQuota | o.NoRoom | o.RateLimited
+)
 
 
 class ClaimRequest(Request):
@@ -82,10 +86,8 @@ class ClaimRequest(Request):
             return [fault(named[1], f"Give one of {choices}; not {' and '.join(named)}.")]
         if given.get("tag") is not None and "next" not in named:
             return [fault("tag", "A tag narrows what is next: use tag with next.")]
-        if given.get("queue") in _TRUE and "task" not in named:
-            return [
-                fault("queue", "A queue belongs to one task: use queue with task, not with a list.")
-            ]
+        if given.get("queue") in _TRUE and named[0] not in ("task", "any_of"):
+            return [fault("queue", "A queue is that of a task: use queue with task or any_of.")]
         return []
 
     @classmethod
@@ -93,8 +95,7 @@ class ClaimRequest(Request):
         """See Request."""
         named = ("task", "any_of", "all_of")
         choices = [only(name, named) for name in named]
-        for choice in choices[1:]:
-            choice["properties"]["queue"] = {"const": False}
+        choices[2]["properties"]["queue"] = {"const": False}
         return {"oneOf": choices}
 
     @property
@@ -213,16 +214,21 @@ def _outcome(store: Store, project: Project, tag: str, read: Reader, rest: list[
         case "nothing":
             free_in_ms, *counts = rest[1:]
             wait_s = max(1, seconds(int(free_in_ms))) if free_in_ms else None
-            held_, parked, blocked, cooling = map(int, counts)
+            held_, parked, blocked, on_hold, failed, cooling = map(int, counts)
             return o.NothingReady(
                 held=held_,
                 parked=parked,
                 blocked=blocked,
+                on_hold=on_hold,
+                failed=failed,
                 cooling=cooling,
                 retry_after_s=wait_s,
                 lost=lost,
                 unsure=read.unsure,
             )
+        case "waiting":
+            limit, parked, failed = map(int, rest[1:])
+            return o.Waiting(limit, parked, failed, lost, unsure=read.unsure)
         case "full":
             return o.NoRoom(lost, store.room(), unsure=read.unsure)
         case _:
@@ -251,6 +257,11 @@ def answer(outcome: Outcome, request: ClaimRequest) -> Reply:
             raise _contended(outcome, request)
         case o.NothingReady():
             raise _nothing_ready(outcome)
+        case o.Waiting(limit, parked, failed, lost):
+            counts = {"parked": parked, "failed": failed}
+            facts = {"whose": "waiting", "limit": limit, "counts": counts}
+            facts |= responses.losses(lost)
+            raise responses.problem("quota", messages.waiting(outcome), outcome, **facts)
         case o.OverQuota(whose, limit, lost):
             facts = {"whose": whose, "limit": limit, **responses.losses(lost)}
             raise responses.problem("quota", messages.quota(outcome), outcome, **facts)
@@ -264,13 +275,20 @@ def answer(outcome: Outcome, request: ClaimRequest) -> Reply:
 
 
 def _nothing_ready(outcome: o.NothingReady) -> ProblemError:
-    counts = {"held": outcome.held, "parked": outcome.parked, "blocked": outcome.blocked}
+    counts = {
+        "held": outcome.held,
+        "parked": outcome.parked,
+        "blocked": outcome.blocked,
+        "on_hold": outcome.on_hold,
+        "failed": outcome.failed,
+        "cooling": outcome.cooling,
+    }
     return responses.problem(
         "nothing-ready",
         messages.nothing_ready(outcome),
         outcome,
         retry_after=outcome.retry_after_s,
-        counts={**counts, "cooling": outcome.cooling},
+        counts=counts,
         **responses.losses(outcome.lost),
     )
 
@@ -287,8 +305,7 @@ def _contended(outcome: o.Conflict, request: ClaimRequest) -> ProblemError:
     facts: dict[str, Any] = {"task": first.claim.task, "claim": responses.builtin(first.claim)}
     if request.task is not None:
         detail = messages.refused(first)
-        if first.verdict == "blocked":
-            facts["needs"] = [responses.builtin(need) for need in first.needs]
+        facts |= _reasons(first)
         if first.position is not None:
             facts["queue"] = _queue(first)
     else:
@@ -299,12 +316,27 @@ def _contended(outcome: o.Conflict, request: ClaimRequest) -> ProblemError:
                 "code": _CODES[refusal.verdict],
                 "retry_after": refusal.retry_after_s,
                 "claim": _without_queue(refusal.claim),
+                **({"queue": _queue(refusal)} if refusal.position else {}),
             }
             for refusal in refusals
         ]
     code = _CODES[first.verdict]
     facts.update(responses.losses(lost))
     return responses.problem(code, detail, outcome, retry_after=retry_after, **facts)
+
+
+def _reasons(refusal: o.Refusal) -> dict[str, Any]:
+    """Return the facts of a refusal that is about more than who has the task."""
+    match refusal.verdict:
+        case "blocked":
+            return {"needs": responses.builtin(refusal.needs)}
+        case "on-hold":
+            return {"of": refusal.of, "hold": responses.builtin(refusal.hold)}
+        case "failed":
+            tenures = responses.builtin(refusal.tenures)
+            return {"attempts": refusal.claim.attempt - 1, "tenures": tenures}
+        case _:
+            return {}
 
 
 def _without_queue(claim: Claim | Free) -> Any:
@@ -334,6 +366,8 @@ ACT = Act(
         "cooling",
         "done",
         "blocked",
+        "on-hold",
+        "failed",
         "nothing-ready",
         "quota",
         "full",

@@ -12,7 +12,6 @@ from pydantic import Field
 from dibs import messages, responses, words
 from dibs import outcomes as o
 from dibs.acts.act import Act
-from dibs.acts.holding import held
 from dibs.requests import LINE, Errors, Label, Request, as_schema, fault, limited_text
 from dibs.responses import Reply
 from dibs.store import Store
@@ -21,7 +20,7 @@ from dibs.text import lower
 from dibs.words import Claim, Project, Refused, Session
 
 LISTED_NOTE_CHARS = 300
-_CURSOR = r"[1-4] ([0-9]{1,16}|[+-]inf) .{0,600}"
+_CURSOR = r"[1-6] ([0-9]{1,16}|[+-]inf) .{0,600}"
 _STATE = "|".join(words.STATES)
 
 
@@ -84,7 +83,7 @@ async def page(
     _, read, rest = await store.run(SCRIPT, project, session, arguments)
     seq, onwards, damaged, *views = rest
     store.note_damaged(project, damaged)
-    claims = tuple(held(read.claim(view)) for view in views)
+    claims = tuple(map(read.tenure, views))
     return o.Page(claims, seq, seal_cursor(onwards) if onwards else None, tuple(damaged))
 
 

@@ -32,9 +32,14 @@ async def look(
 ) -> o.Whole:
     """Return one task as it is now. Raises StoreDown."""
     _, read, rest = await store.run(SCRIPT, project, session, Arguments(task))
-    view, needs, dependents = rest
+    view, needs, dependents, tenures = rest
     now = shown(read, project, task, view)
-    return o.Whole(now, _each(read, project, needs), _each(read, project, dependents))
+    return o.Whole(
+        now,
+        _each(read, project, needs),
+        _each(read, project, dependents),
+        tuple(map(read.ended, tenures)),
+    )
 
 
 def _each(read: Reader, project: Project, flat: list[str]) -> tuple[Claim | Free, ...]:
@@ -45,8 +50,9 @@ def _each(read: Reader, project: Project, flat: list[str]) -> tuple[Claim | Free
 def answer(found: o.Whole) -> Reply:
     """Answer for one task."""
     now = responses.builtin(found.now)
-    needs, dependents = map(responses.builtin, (found.needs, found.dependents))
-    return responses.ok({**now, "needs": needs, "dependents": dependents})
+    whole = (found.needs, found.dependents, found.tenures)
+    needs, dependents, tenures = map(responses.builtin, whole)
+    return responses.ok({**now, "needs": needs, "dependents": dependents, "tenures": tenures})
 
 
 ACT = Act(

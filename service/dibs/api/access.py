@@ -209,14 +209,14 @@ class Access:
         if _from_elsewhere(headers):
             raise ProblemError(
                 "forbidden",
-                "A web page of another site sent this. In a browser, break a claim on this "
-                "service's own board.",
+                "A web page of another site sent this. In a browser, act on this service's own "
+                "board.",
             )
         given, user = read(headers.get(b"authorization", b"").decode("latin-1"))
         if given is None or not _among(given, self._admin):
             raise ProblemError(
                 "forbidden",
-                "Breaking a claim requires an admin key. "
+                "This is for people: it requires an admin key. "
                 + (
                     "Send it as `Authorization: Bearer <admin key>`."
                     if self._admin

@@ -191,7 +191,7 @@ def _schemas() -> Schema:
             **model.model_json_schema(ref_template=_REF + "{model}"),
             **model.together(),
         }
-    outputs = (words.Claim, words.Free, words.Event, words.Loss, Release, Health)
+    outputs = (words.Claim, words.Free, words.Event, words.Loss, words.Tenure, Release, Health)
     found.update(schema_components(outputs, ref_template=_REF + "{name}")[1])
     many = {"type": "array"}
     task, either = {"type": "string"}, {"anyOf": [_ref("Claim"), _ref("Free")]}
@@ -218,7 +218,14 @@ def _schemas() -> Schema:
         server_time={"type": "string", "format": "date-time"},
         damaged={**many, "items": {"type": "string"}},
     )
-    more = _object(needs={**many, "items": either}, dependents={**many, "items": either})
+    more = _object(
+        needs={**many, "items": either},
+        dependents={**many, "items": either},
+        tenures={**many, "items": _ref("Tenure")},
+    )
+    found["HeldBack"] = _object(
+        task={"type": ["string", "null"]}, hold=_ref("Hold"), already={"type": "boolean"}
+    )
     found["Whole"] = {"allOf": [either, more]}
     found["Events"] = _object(
         events={**many, "items": _ref("Event")},

@@ -16,6 +16,7 @@ from dibs.words import (
     Event,
     Fence,
     Free,
+    Hold,
     Holder,
     Listed,
     Loss,
@@ -23,6 +24,7 @@ from dibs.words import (
     Project,
     State,
     Task,
+    Tenure,
     Waiter,
 )
 
@@ -78,18 +80,23 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     task: Task
     state: str
     owner: str = ""
-    """'' for a task that is listed, and that nobody ever had."""
+    """'' for a task that is listed or kept back, and that nobody ever had."""
     fence: Fence = Fence(0)
     ttl: int = 0
     since: int = 0
     beat: int = 0
     due: int = 0
     now: str = ""
-    """The state of a task that is listed, where nobody has it."""
+    """The state of a task, where it is more than its record says."""
     listing: str = ""
     body: str | None = None
     grants: int = 1
     lapses: int = 0
+    failures: int = 0
+    kept_back: str = ""
+    """By whom it is kept from being claimed, and why, as JSON."""
+    was: str = ""
+    """How the tenure had ended, where a person let the task be tried again."""
     label: str | None = None
     branch: str | None = None
     url: str | None = None
@@ -109,6 +116,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     last_owner: str = ""
     last_label: str | None = None
     last_note: str | None = None
+    last_branch: str | None = None
+    last_url: str | None = None
+    last_pr: str | None = None
     last_ended: int = 0
 
     def holder(self) -> Holder:
@@ -136,6 +146,7 @@ def listed(kept: str, body: str | None = None) -> Listed:
         tags=tuple(filter(None, entry.get("tags", "").split("\n"))),
         url=entry.get("url"),
         source=entry.get("source"),
+        max_attempts=int(entry["attempts"]) if "attempts" in entry else None,
         dropped="dropped" in entry,
     )
 
@@ -157,30 +168,74 @@ class Reader:
         """Return a view (see common.lua) as everybody may see it."""
         rec = _records.decode(view)
         state = self._state(rec)
-        if state in ("free", "ready", "blocked"):
+        if state in ("free", "ready", "blocked", "on-hold", "failed"):
             return Free(
                 project=self.project,
                 task=rec.task,
                 state=state,
                 grants=rec.grants if rec.owner else 0,
-                lapses=rec.lapses,
+                lapses=rec.lapses + self._is_overdue(rec),
                 waiters=len(self._queue(rec)) or rec.waiting,
                 previous=self._ended(rec) if rec.owner else None,
+                attempt=self._attempt(rec),
+                hold=self._hold(rec),
                 listed=_listed(rec),
             )
         return self._claim(rec, state)
 
+    def tenure(self, view: str) -> Claim:
+        """Return a view of a task that somebody has, or had last, as a list of claims shows it."""
+        rec = _records.decode(view)
+        return self._claim(rec, self._state(rec))
+
+    def _is_overdue(self, rec: Record) -> bool:
+        return rec.state in ("held", "parked") and rec.due <= self.now_ms
+
+    def _attempt(self, rec: Record) -> int:
+        return rec.failures + self._is_overdue(rec) + 1
+
+    def _hold(self, rec: Record) -> Hold | None:
+        return self.hold(rec.kept_back) if rec.kept_back else None
+
+    def hold(self, kept: str) -> Hold:
+        """Return by whom and why something is kept from being claimed; see lua/holds.lua."""
+        entry = json.loads(kept)
+        until_ms = entry.get("until_ms")
+        return Hold(
+            by=entry["by"],
+            reason=entry["reason"],
+            at=self.facts.instant(int(entry["at"])),
+            until=self.facts.instant(int(until_ms)) if until_ms else None,
+        )
+
+    def ended(self, kept: str) -> Tenure:
+        """Return a tenure that is over; see lua/tenure.lua."""
+        entry = json.loads(kept)
+        face = (entry.get(name) for name in ("label", "branch", "url"))
+        return Tenure(
+            fence=int(entry["fence"]),
+            holder=Holder(entry["ref"], *face),
+            acquired_at=self.facts.instant(int(entry["since"])),
+            ended_at=self.facts.instant(int(entry["ended"])),
+            outcome=entry["outcome"],
+            note=entry.get("note"),
+            pr=entry.get("pr"),
+            reason=entry.get("reason"),
+            by=entry.get("by"),
+        )
+
     def _state(self, rec: Record) -> State:
-        if rec.state in ("held", "parked"):
-            return "lapsed" if rec.due <= self.now_ms else cast(State, rec.state)
-        if rec.state in ("lapsed", "done"):
-            return cast(State, rec.state)
-        return cast(State, rec.now or "free")
+        if rec.now:
+            return cast(State, rec.now)
+        if self._is_overdue(rec):
+            return "lapsed"
+        known = ("held", "parked", "lapsed", "done")
+        return cast(State, rec.state) if rec.state in known else "free"
 
     def _claim(self, rec: Record, state: State) -> Claim:
-        noted = state == "free" or rec.state == state
-        lapses = rec.lapses + (not noted)
-        ended = rec.ended if noted else rec.due
+        overdue = self._is_overdue(rec)
+        lapses = rec.lapses + overdue
+        ended = rec.due if overdue else rec.ended
         at = self.facts.instant
         queue = self._queue(rec)
         return Claim(
@@ -189,9 +244,9 @@ class Reader:
             state=state,
             fence=rec.fence,
             holder=rec.holder(),
-            mine=rec.owner == self.session and state != "free",
+            mine=rec.owner == self.session and rec.state in ("held", "parked", "lapsed", "done"),
             ttl=rec.ttl // 1000,
-            expires_in=max(0, seconds(rec.due - self.now_ms)) if state != "done" else 0,
+            expires_in=max(0, seconds(rec.due - self.now_ms)) if rec.state != "done" else 0,
             expires_at=at(rec.due),
             acquired_at=at(rec.since),
             heartbeat_at=at(rec.beat),
@@ -205,6 +260,8 @@ class Reader:
             lapses=lapses,
             flag="repeated-lapses" if lapses >= LAPSES_FLAGGED else None,
             previous=self._previous(rec),
+            attempt=self._attempt(rec),
+            hold=self._hold(rec),
             resembles=_tasks(rec.resembles),
             listed=_listed(rec),
         )
@@ -223,17 +280,21 @@ class Reader:
             return None
         return Previous(
             outcome=rec.last_outcome,
-            holder=Holder(rec.last_owner[:REF_CHARS], rec.last_label),
+            holder=Holder(
+                rec.last_owner[:REF_CHARS], rec.last_label, rec.last_branch, rec.last_url
+            ),
             note=rec.last_note,
             at=self.facts.instant(rec.last_ended),
+            pr=rec.last_pr,
         )
 
     def _ended(self, rec: Record) -> Previous:
         return Previous(
-            outcome=rec.state,
+            outcome="lapsed" if self._is_overdue(rec) else rec.was or rec.state,
             holder=rec.holder(),
             note=rec.reason or rec.note,
-            at=self.facts.instant(rec.ended),
+            at=self.facts.instant(rec.due if self._is_overdue(rec) else rec.ended),
+            pr=rec.pr,
         )
 
     def loss(self, text: str) -> Loss:
@@ -251,13 +312,17 @@ class Reader:
             note=entry.get("note") or None,
         )
 
-    def refusal(self, verdict: str, view: str, free_in_ms: str, *needs: str) -> Refusal:
-        """Return why a task was not granted. `needs` are those not done, each with its view."""
+    def refusal(self, verdict: str, view: str, free_in_ms: str, *facts: str) -> Refusal:
+        """Return why a task was not granted; `facts` as claim.lua has them for each verdict."""
+        if not view:  # nobody ever had it, and the project is on hold
+            view = json.dumps({"task": facts[2], "state": "new"})
         rec = _records.decode(view)
         # `free` here: freed, and in somebody else's hand-over window.
-        claim: Claim | Free = (
-            self.claim(view) if verdict == "blocked" else self._claim(rec, self._state(rec))
-        )
+        claim: Claim | Free
+        if verdict in ("blocked", "on-hold", "failed"):
+            claim = self.claim(view)
+        else:
+            claim = self._claim(rec, self._state(rec))
         position = rec.position
         for place, line in enumerate(rec.queue.splitlines(), 1):
             if line.startswith(self.session + " "):
@@ -267,10 +332,16 @@ class Reader:
             claim=claim,
             retry_after_s=max(1, seconds(int(free_in_ms))) if free_in_ms else None,
             position=position,
-            needs=tuple(
-                self.claim(one) if one else Free.unknown(self.project, Task(need))
-                for need, one in zip(needs[::2], needs[1::2], strict=True)
-            ),
+            needs=self._needs(facts) if verdict == "blocked" else (),
+            hold=self.hold(facts[1]) if verdict == "on-hold" and facts[1] else None,
+            of=facts[0] if verdict == "on-hold" else "",
+            tenures=tuple(map(self.ended, facts)) if verdict == "failed" else (),
+        )
+
+    def _needs(self, facts: Sequence[str]) -> tuple[Claim | Free, ...]:
+        return tuple(
+            self.claim(one) if one else Free.unknown(self.project, Task(need))
+            for need, one in zip(facts[::2], facts[1::2], strict=True)
         )
 
 

@@ -36,7 +36,19 @@ class Rules:
     """How much of its rate a quiet caller has saved up at most."""
     ticket_ms: int = 5 * 60_000
     """A place in a queue is kept this long after the session asked last."""
+    fresh_ms: int = 60_000
+    """Who asked within this time before its window has all of it."""
+    stale_ms: int = 5_000
+    """And the others have so much, so that the task is not idle for long."""
     tickets_per_task: int = 100
+    attempts: int = 5
+    """Tenures that may fail before a task is failed, where it has no number of its own; 0: any."""
+    brief_ms: int = 60_000
+    """A task of the list that is released within this time was given up."""
+    waiting_most: int = 0
+    """Tasks that may wait for people before `next` gives no more; 0: any."""
+    tenures_kept: int = 20
+    """Of each task, the latest."""
     replicas: int = 0
     """How many have what an act wrote before it is answered."""
     stall_ms: int = 5_000

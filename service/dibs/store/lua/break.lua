@@ -1,7 +1,7 @@
 -- break.lua: a person ends somebody's claim, naming the fence they saw. A record that nobody can read
 -- has no fence: who has seen that names DAMAGE, which is no claim's, and frees the task.
 --
--- ARG.task   .fence   .reason   .by: who breaks it
+-- ARG.task   .fence   .reason   .by: who breaks it   .hold: 1 to keep the task back as well, or ''
 --
 -- {'ended', now, losses, {task, state, already}}   state is the task's now
 -- {'moved', now, losses, view | ''}   the fence is not the current one, or nothing is held
@@ -13,6 +13,7 @@
 --- @include common.lua
 --- @include listing.lua
 --- @include tenure.lua
+--- @include holds.lua
 --- @include holder.lua
 
 local task, fence, reason, by = ARG.task, ARG.fence, ARG.reason, ARG.by
@@ -21,10 +22,11 @@ local DAMAGE = '1'
 local rec = meet(task)
 if rec.damaged and fence == DAMAGE then
   forget(task, rec)
+  if ARG.hold == '1' then keep_back(task, load(task), {by = by, reason = reason, at = NOW_TEXT}) end
   call('ZADD', PREFIX .. ':endings', NOW_TEXT, ending(task, fence, 'broken'))
   count('breaks', '1')
   tell('broken', task, {}, 'reason', reason, 'by', by)
-  return answer('ended', {}, {task, 'free', ''})
+  return answer('ended', {}, {task, state_now(task, load(task)), ''})
 elseif rec.damaged then
   return answer('damaged', {}, task)
 end
@@ -42,4 +44,5 @@ finish(task, rec, 'broken', {reason = reason, by = by})
 count('breaks', '1')
 note_loss(rec.owner, task, rec.fence, 'broken', NOW + RULES.retention_ms, {
   by_label = by, note = reason})
-return answer('ended', {}, {task, 'free', ''})
+if ARG.hold == '1' then keep_back(task, rec, {by = by, reason = reason, at = NOW_TEXT}) end
+return answer('ended', {}, {task, state_now(task, rec), ''})

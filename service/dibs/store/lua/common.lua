@@ -141,7 +141,7 @@ end
 -- deadline, the others by its end. transition() in tenure.lua is what moves a task between them.
 local INDEX = {
   held = ':live', parked = ':live', lapsed = ':lapsed', done = ':done',
-  released = ':ended', abandoned = ':ended', broken = ':ended',
+  released = ':ended', abandoned = ':ended', broken = ':ended', retried = ':ended',
 }
 
 local function live(rec) return INDEX[rec.state] == ':live' end
@@ -151,7 +151,7 @@ local function lapsed(rec) return rec.state == 'lapsed' or overdue(rec) end
 -- A tenure that ended so long ago counts as never known, whether the sweeper has been there or not.
 -- No key ends by itself: a store whose policy is volatile-… would evict it before its time.
 local function over(rec)
-  if rec.listed then return false end
+  if rec.listed or rec.hold then return false end
   local ended = live(rec) and rec.due_at or tonumber(rec.ended)
   return ended + (rec.state == 'done' and RULES.done_retention_ms or RULES.retention_ms) <= NOW
 end
@@ -168,15 +168,15 @@ end
 
 -- Whether all of a record is there that is counted with, and no number is past counting.
 local function whole(rec)
-  if rec.state == 'listed' then return rec.listed end
+  if rec.state == 'new' then return rec.listed or rec.hold end
   if not rec.owner or not (live(rec) or INDEX[rec.state] and rec.ended) then return false end
   local fence, ttl, since, beat, due = rec.fence or '', rec.ttl or '', rec.since or '', rec.beat or '', rec.due or ''
   local ended, grants, lapses = rec.ended or '0', rec.grants or '0', rec.lapses or '0'
-  local turns_from, last_ended = rec.turns_from or '0', rec.last_ended or '0'
+  local turns_from, last_ended, failures = rec.turns_from or '0', rec.last_ended or '0', rec.failures or '0'
   return string.find(fence .. ' ' .. ttl .. ' ' .. since .. ' ' .. beat .. ' ' .. due .. ' ' .. ended .. ' '
-      .. grants .. ' ' .. lapses .. ' ' .. turns_from .. ' ' .. last_ended,
-      '^%d+ %d+ %d+ %d+ %d+ %d+ %d+ %d+ %d+ %d+$')
-    and fence + ttl + since + beat + due + ended + grants + lapses + turns_from + last_ended < 1e17
+      .. grants .. ' ' .. lapses .. ' ' .. turns_from .. ' ' .. last_ended .. ' ' .. failures,
+      '^%d+ %d+ %d+ %d+ %d+ %d+ %d+ %d+ %d+ %d+ %d+$')
+    and fence + ttl + since + beat + due + ended + grants + lapses + turns_from + last_ended + failures < 1e17
 end
 
 -- What is kept is weighed, in bytes: a record by its JSON and its task, whose name is in the key, in two
@@ -202,7 +202,7 @@ local function load(task)
     local place, like = string.match(kept, '"place":"(%x+)"'), string.match(kept, '"like":"([^"\\]+)"')
     return {damaged = true, state = 'damaged', owner = '', due_at = 0, place = place, like = like}
   end
-  if rec.state == 'listed' then return rec end
+  if rec.state == 'new' then return rec end
   rec.due_at = after_stalls(tonumber(rec.due), tonumber(rec.ttl), tonumber(rec.beat))
   if over(rec) then return {gone = rec} end
   return rec
@@ -219,9 +219,19 @@ local function save(task, rec)
   SIZES[task] = #kept
 end
 
+-- Tenures that failed so far, and whether they, or `many`, are all that may; a deadline that has passed counts.
+local function failures(rec) return tonumber(rec.failures or '0') + (overdue(rec) and 1 or 0) end
+local function used_up(rec, many)
+  if not many and not rec.failures and not overdue(rec) then return false end
+  local most = tonumber(rec.most or '') or RULES.attempts
+  return most > 0 and (many or failures(rec)) >= most
+end
+
 local function state_now(task, rec)
+  if rec.state == 'done' or live(rec) and not overdue(rec) then return rec.state end
+  if rec.hold then return 'on-hold' end
+  if used_up(rec) then return 'failed' end
   if lapsed(rec) then return 'lapsed' end
-  if live(rec) or rec.state == 'done' then return rec.state end
   if rec.listed ~= '1' then return 'free' end  -- or it was dropped from the list
   return call('HEXISTS', PREFIX .. ':missing', task) == 1 and 'blocked' or 'ready'
 end
@@ -268,7 +278,8 @@ end
 local function view(task, rec, counted, told)
   if not rec.state then return '' end
   local due, due_at = rec.due, rec.due_at
-  if rec.listed then rec.now = state_now(task, rec) end
+  if rec.listed or rec.hold or rec.failures or overdue(rec) then rec.now = state_now(task, rec) end
+  if rec.hold then rec.kept_back = call('HGET', PREFIX .. ':holds', task) or nil end
   rec.task, rec.due, rec.due_at = task, due_at and text(due_at), nil
   if rec.listed and told then
     rec.listing = call('GET', PREFIX .. ':listing:' .. task) or nil
@@ -286,7 +297,7 @@ local function view(task, rec, counted, told)
   end
   local shown = cjson.encode(rec)
   rec.task, rec.due, rec.due_at = nil, due, due_at
-  rec.now, rec.listing, rec.body = nil, nil, nil
+  rec.now, rec.listing, rec.body, rec.kept_back = nil, nil, nil, nil
   if rec.queued then rec.queue, rec.waiting, rec.position = nil, nil, nil end
   return shown
 end

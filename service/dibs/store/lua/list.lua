@@ -1,6 +1,6 @@
 -- list.lua: a page of a project's claims, as one snapshot. Changes nothing.
 --
--- ARG.states wanted, comma-separated: held,parked,lapsed,done
+-- ARG.states wanted, comma-separated: held,parked,lapsed,failed,on-hold,done
 -- ARG.text that a task, label, branch or note must contain, lower case, '' for all
 -- ARG.holder (ref or label), '' for all   .mine: '1' for those of SESSION   .most claims to give
 -- ARG.cursor: '' or "index score task", the last claim of the page before
@@ -15,10 +15,10 @@
 local wanted, needle, holder, most = ARG.states, ARG.text, ARG.holder, tonumber(ARG.most)
 local mine = ARG.mine == '1'
 local want = {}
-for state in string.gmatch(wanted, '%a+') do want[state] = true end
+for state in string.gmatch(wanted, '[%a-]+') do want[state] = true end
 
-local function matches(task, rec)
-  if not want[state_now(task, rec)] then return false end
+local function matches(task, rec, states)
+  if not rec.owner or not states[state_now(task, rec)] then return false end
   if holder ~= '' and holder ~= rec.label and holder ~= string.sub(rec.owner, 1, 10) then return false end
   if mine and rec.owner ~= SESSION then return false end
   if needle == '' then return true end
@@ -43,12 +43,21 @@ local function after(index, score, member, backwards)
   return found
 end
 
+-- Where to look, and for which states there: what is due is in :live until somebody has settled it.
 local indexes = {
-  {key = LIVE, wanted = want.held or want.parked or want.lapsed, score = '-inf', backwards = false},
-  {key = PREFIX .. ':lapsed', wanted = want.lapsed, score = '+inf', backwards = true},
-  {key = PREFIX .. ':done', wanted = want.done, score = '+inf', backwards = true},
-  {key = PREFIX .. ':damaged', wanted = true, score = '-inf', backwards = false},
+  {key = LIVE, states = {'held', 'parked', 'lapsed', 'failed', 'on-hold'}, score = '-inf', backwards = false},
+  {key = PREFIX .. ':lapsed', states = {'lapsed'}, score = '+inf', backwards = true},
+  {key = PREFIX .. ':done', states = {'done'}, score = '+inf', backwards = true},
+  {key = PREFIX .. ':damaged', wanted = true, states = {}, score = '-inf', backwards = false},
+  {key = PREFIX .. ':failed', states = {'failed'}, score = '+inf', backwards = true},
+  {key = PREFIX .. ':on-hold', states = {'on-hold'}, score = '-inf', backwards = false},
 }
+for _, index in ipairs(indexes) do
+  for _, state in ipairs(index.states) do
+    index[state] = want[state]
+    index.wanted = index.wanted or want[state]
+  end
+end
 local first, score, member = 1, nil, ''
 if ARG.cursor ~= '' then
   local index, at, task = string.match(ARG.cursor, '^(%d) (%S+) (.*)$')
@@ -77,7 +86,7 @@ for number = first, #indexes do
         local rec = load(at)
         if rec.damaged then
           table.insert(reply[5], at)
-        elseif rec.state and matches(at, rec) then
+        elseif rec.state and live(rec) == (index.key == LIVE) and matches(at, rec, index) then
           reply[#reply + 1] = view(at, rec)
         end
       end

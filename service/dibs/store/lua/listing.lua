@@ -1,4 +1,5 @@
--- listing.lua: what the team wrote down: which tasks there are, what each needs, and which come next.
+-- listing.lua: what the team wrote down: which tasks there are, what each needs, and which come next; and
+-- which tasks nobody may claim, because they failed too often, or a person keeps them back.
 --
 --   :listing:TASK   title, priority, order, needs, tags, … as one JSON text of texts; lists with a line each
 --   :text:TASK      its body
@@ -7,11 +8,17 @@
 --   :blocked        those that could be, if their needs were done
 --   :missing        how many needs of a task are not done, where there are any
 --   :needed:TASK    the tasks that need it
+--   :failed         those whose attempts are used up, by when that was, listed or not
+--   :on-hold        those that a person keeps back, by when that ends; :holds who, why, and since when, as
+--                   JSON. For the project itself META has that, as `hold`
 -- A task that is listed has a record as well (common.lua), from the first on: `listed` says so there
--- ('1', or 'dropped'), and 'listed' is the state of one that nobody ever had.
+-- ('1', or 'dropped'), and 'new' is the state of one that nobody ever had. So does one that is kept back:
+-- `hold`.
 
 local READY, MISSING = PREFIX .. ':ready', PREFIX .. ':missing'
-local IDLE = {listed = true, lapsed = true, released = true, abandoned = true, broken = true}
+local HOLDS_KEPT, ON_HOLD, FAILED = PREFIX .. ':holds', PREFIX .. ':on-hold', PREFIX .. ':failed'
+local NEVER = text(2 ^ 53 - 1)
+local IDLE = {new = true, lapsed = true, released = true, abandoned = true, broken = true, retried = true}
 
 -- What is written down of a task; nil where it is not listed, or nobody can read it.
 local function listing(task)
@@ -25,11 +32,20 @@ local function rank(entry) return text(entry.priority * 2 ^ 48 + entry.order) en
 
 local function each(lines) return string.gmatch(lines or '', '[^\n]+') end
 
--- Put a task among those that are ready, or take it out, as it is now.
+-- Put a task among those that are ready, blocked or failed, or take it out, as it is now. Returns which it
+-- is of the first two.
 local function set_ready(task, rec)
-  local entry = listing(task)
+  local idle = IDLE[rec.state] == true and not rec.hold
+  if idle and used_up(rec) then
+    call('ZADD', FAILED, rec.ended, task)
+    idle = false
+  else
+    call('ZREM', FAILED, task)
+  end
+  local entry = rec.listed and listing(task)
   if not entry then return end
-  local idle, blocked = IDLE[rec.state] == true and rec.listed == '1', call('HEXISTS', MISSING, task) == 1
+  idle = idle and rec.listed == '1'
+  local blocked = call('HEXISTS', MISSING, task) == 1
   local indexes = {[READY] = idle and not blocked, [PREFIX .. ':blocked'] = idle and blocked}
   for tag in each(entry.tags) do indexes[READY .. ':' .. tag] = indexes[READY] end
   for index, there in pairs(indexes) do

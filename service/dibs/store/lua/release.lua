@@ -13,6 +13,7 @@
 --- @include common.lua
 --- @include listing.lua
 --- @include tenure.lua
+--- @include queue.lua
 --- @include holder.lua
 
 local one, fence, outcome = ARG.task, ARG.fence, ARG.outcome
@@ -36,23 +37,6 @@ local function ended_before(task, rec)
     return true
   end
   return ended_by(task, fence, string.sub(SESSION, 1, 10))
-end
-
-local function leave_queue(task, rec)
-  local waiting = rec.queued and tickets(task) or {}
-  for place, ticket in ipairs(waiting) do
-    if ticket.session == SESSION then
-      drop_tickets(task, rec, {{session = SESSION}})
-      if #waiting == 1 then
-        drop_tickets(task, rec)
-        rec.queued = nil
-      end
-      -- The next one's window starts now, not when this one's did.
-      if place == 1 then rec.turns_from = NOW_TEXT end
-      save_again(task, rec)
-      return {task, state_now(task, rec), ''}
-    end
-  end
 end
 
 local told = losses()

@@ -11,6 +11,7 @@
 --- @include common.lua
 --- @include listing.lua
 --- @include tenure.lua
+--- @include holds.lua
 
 local MOST = 100
 local more = ''
@@ -52,6 +53,18 @@ for index, kept_ms in pairs({
     if meet(task).damaged then set_aside(task) end
     call('ZREM', index, task)  -- one that is listed is kept, and found in the list
   end
+end
+
+for _, task in ipairs(due(ON_HOLD, NOW)) do
+  local rec = meet(task)
+  if rec.damaged then set_aside(task) end
+  let_go(task, rec, '', '')
+end
+local project_hold = redis.pcall('HGET', META, 'hold')
+if project_hold and not (type(project_hold) == 'string' and hold_of(project_hold)) then
+  call('HDEL', META, 'hold')
+  tell('off-hold', '', {}, 'reason', '', 'by', '')
+  project_hold = nil
 end
 
 -- Whatever it was, a claim or a task that is done, by then it would be past its retention.
@@ -116,10 +129,13 @@ local gone = ''
 -- another kind ended before it wrote them.
 local function weigh()
   local sum, met = 0, {}
-  for _, index in ipairs({':live', ':lapsed', ':done', ':ended', ':damaged', ':listed'}) do
+  for _, index in ipairs({':live', ':lapsed', ':done', ':ended', ':damaged', ':listed', ':on-hold'}) do
     for _, task in ipairs(call('ZRANGE', PREFIX .. index, 0, -1)) do
       local size = not met[task] and redis.pcall('STRLEN', RECORD .. task)
       if type(size) == 'number' and size > 0 then sum = sum + weight(task, size) end
+      if not met[task] then
+        for _, tenure in ipairs(redis.pcall('LRANGE', PREFIX .. ':tenures:' .. task, 0, -1)) do sum = sum + #tenure end
+      end
       met[task] = true
       if index == ':listed' then
         local told = redis.pcall('STRLEN', PREFIX .. ':listing:' .. task) + redis.pcall('STRLEN', PREFIX .. ':text:' .. task)
@@ -140,7 +156,7 @@ end
 
 if more == '' and live_now + many_lapsed + many_done == 0 and TOLD == 0 and call(
     'EXISTS', PREFIX .. ':ended', PREFIX .. ':endings', PREFIX .. ':losers', PREFIX .. ':queued',
-    PREFIX .. ':damaged', PREFIX .. ':parked', PREFIX .. ':listed') == 0 then
+    PREFIX .. ':damaged', PREFIX .. ':parked', PREFIX .. ':listed', ON_HOLD) == 0 and not project_hold then
   -- A fence that is given later is larger than the last one without that being known: it is the time.
   if (number(kept[3]) or 0) < math.max(NOW_US, WITNESS_US) then
     call('DEL', META, EVENTS)

@@ -2,7 +2,8 @@
 -- needs it. Changes nothing.
 --
 -- ARG.task
--- {'shown', now, view | '', {need, view | ''…}, {dependent, view | ''…}}   100 dependents at most
+-- {'shown', now, view | '', {need, view | ''…}, {dependent, view | ''…}, {tenure as JSON…}}
+--   100 dependents at most; the tenures that ended, the latest first
 -- {'damaged', now, losses, task}   nobody can read its record
 -- {'stalled', now}
 -- Safe to run twice: it only reads. O(needs + dependents + tickets of the task).
@@ -25,4 +26,6 @@ local entry, needs, dependents = listing(ARG.task), {}, redis.pcall('SMEMBERS', 
 for need in each(entry and entry.needs) do needs[#needs + 1] = need end
 table.sort(dependents)
 for i = 101, #dependents do dependents[i] = nil end
-return answer('shown', view(ARG.task, rec, nil, 'whole'), views(needs), views(dependents))
+local tenures = redis.pcall('LRANGE', PREFIX .. ':tenures:' .. ARG.task, 0, -1)
+if tenures.err then tenures = {} end
+return answer('shown', view(ARG.task, rec, nil, 'whole'), views(needs), views(dependents), tenures)

@@ -136,11 +136,11 @@ local function write(entry, old, new, what)
   call('ZADD', PREFIX .. ':listed', rank(new), task)
   local listed = new.dropped and 'dropped' or '1'
   if not rec.state then
-    rec = {state = 'listed', listed = listed, like = entry.like ~= '' and entry.like or nil}
+    rec = {state = 'new', listed = listed, most = new.attempts, like = entry.like ~= '' and entry.like or nil}
     save(task, rec)
     write_likeness(task, entry.like)
-  elseif rec.listed ~= listed then
-    rec.listed = listed
+  elseif rec.listed ~= listed or rec.most ~= new.attempts then
+    rec.listed, rec.most = listed, new.attempts
     save_again(task, rec)
   end
   local now = set_ready(task, rec)

@@ -1,5 +1,7 @@
 -- tenure.lua: how a task moves from state to state: a claim is granted, lapses, goes on, ends, is lost; and
 -- when it is forgotten.
+--
+--   :tenures:TASK   the tenures of it that ended, the latest first, RULES.tenures_kept at most, each as JSON
 
 local function leave(place)
   if not place then return end
@@ -7,14 +9,57 @@ local function leave(place)
   if type(left) == 'table' or left <= 0 then call('HDEL', PREFIX .. ':places', place) end
 end
 
+-- What is kept of a tenure that ended, or lapsed; one that goes on after it lapsed is kept when it ends.
+local function keep_tenure(task, rec, first)
+  local key = PREFIX .. ':tenures:' .. task
+  local kept = cjson.encode({
+    fence = rec.fence, ref = string.sub(rec.owner, 1, 10), label = rec.label, branch = rec.branch, url = rec.url,
+    since = rec.since, ended = rec.ended, outcome = rec.state, note = rec.note, pr = rec.pr, reason = rec.reason,
+    by = rec.by,
+  })
+  local last = not first and redis.pcall('LPOP', key)
+  if type(last) == 'string' then GREW = GREW - #last end
+  local many = redis.pcall('LPUSH', key, kept)
+  if type(many) == 'table' then
+    call('DEL', key)  -- something else lies there
+    many = call('LPUSH', key, kept)
+  end
+  GREW = GREW + #kept
+  if many > RULES.tenures_kept then GREW = GREW - #call('RPOP', key) end
+end
+
+-- It went on after it lapsed, so it has not ended.
+local function drop_tenure(task)
+  local last = redis.pcall('LPOP', PREFIX .. ':tenures:' .. task)
+  if type(last) == 'string' then GREW = GREW - #last end
+end
+
+-- How a tenure counts that moves on to `to`: 1 where it failed. On a name that nobody listed, which may be
+-- a lock, `released` is a good end; of a task of the list, within RULES.brief_ms, it is giving up.
+local function count_failure(rec, from, to)
+  local many = tonumber(rec.failures or '0')
+  if from == 'lapsed' and INDEX[to] == ':live' then
+    many = many - 1
+  elseif INDEX[from] == ':live' then
+    local brief = rec.listed and to == 'released' and NOW - rec.since < RULES.brief_ms
+    if to == 'lapsed' or to == 'abandoned' or to == 'broken' or brief then many = many + 1 end
+    if to == 'released' and not rec.listed then many = 0 end
+  end
+  rec.failures = many > 0 and text(many) or nil
+end
+
 -- Move `task` to the state `to`, and write `rec`. `old` is the record of the tenure before, where `rec`
 -- begins a new one. Nothing else writes a state, and all that follows from it is kept here: when the task
--- was due or ended, the index, the set of a live state other than 'held', what its holder and its address
--- have, and the event. A heartbeat comes here too, with the state that the task has.
+-- was due or ended, how often it failed, the index, the set of a live state other than 'held', what its
+-- holder and its address have, what is ready, the tenures, and the event. A heartbeat comes here too, with the state that the task has.
 local function transition(task, rec, to, old)
   local from = (old or rec).state
   local left, entered = INDEX[from], INDEX[to]
-  if not old then let_holder_write() end
+  local failed = used_up(rec, tonumber(rec.failures or '0'))
+  if not old then
+    let_holder_write()
+    if from ~= to then count_failure(rec, from, to) end
+  end
   rec.state = to
   if entered == ':live' or to == 'lapsed' then rec.due = text(rec.due_at) end
   if entered ~= ':live' then
@@ -36,7 +81,12 @@ local function transition(task, rec, to, old)
       leave(rec.place)
     end
   end
-  if rec.listed then set_ready(task, rec) end
+  if not old and entered ~= ':live' and to ~= 'retried' then
+    keep_tenure(task, rec, left == ':live')
+  elseif not old and left == ':lapsed' and entered == ':live' then
+    drop_tenure(task)
+  end
+  if rec.listed or rec.failures or failed or old and old.failures then set_ready(task, rec) end
   if (from == 'done') ~= (to == 'done') then tell_dependents(task, to == 'done' and -1 or 1) end
   if old then return tell('claimed', task, rec) end
   if left == ':live' and from ~= 'held' then call('SREM', PREFIX .. ':' .. from, task) end
@@ -46,12 +96,13 @@ local function transition(task, rec, to, old)
   -- The event of a state is called like it, and has these fields of the record.
   local fields, shown = {}, ({
     lapsed = 'note', parked = 'note', done = 'note pr', released = 'note pr', abandoned = 'note pr',
-    broken = 'reason by',
+    broken = 'reason by', retried = 'reason by',
   })[to]
   for field in string.gmatch(shown or '', '%a+') do
     fields[#fields + 1], fields[#fields + 2] = field, rec[field] or ''
   end
   if shown then tell(to, task, rec, unpack(fields)) end
+  if used_up(rec) and not failed and not rec.hold then tell('failed', task, rec) end
 end
 
 -- Losses that this run noted, "session task".
@@ -99,10 +150,12 @@ local function settle(task, rec)
   note_loss(rec.owner, task, rec.fence, 'lapsed', rec.due_at + RULES.retention_ms, {open = '1'})
 end
 
--- Write a record again whose state stays. 0.1.0 kept what had ended in no index.
+-- Write a record again whose state stays. 0.1.0 kept what had ended in no index, and the sweep takes out
+-- what is kept beyond its retention, because it is listed or on hold.
 local function save_again(task, rec)
   save(task, rec)
-  if INDEX[rec.state] == ':ended' then call('ZADD', PREFIX .. ':ended', rec.ended, task) end
+  local index = INDEX[rec.state]
+  if index and index ~= ':live' then call('ZADD', PREFIX .. index, rec.ended, task) end
 end
 
 -- Drop all that is kept of a tenure that is over.
@@ -123,7 +176,7 @@ local function forget(task, rec)
   call('DEL', RECORD .. task, PREFIX .. ':queue:' .. task)
   if SIZES[task] then GREW, SIZES[task] = GREW - weight(task, SIZES[task]), nil end
   call('SREM', PREFIX .. ':queued', task)
-  for _, index in ipairs({':lapsed', ':done', ':ended'}) do call('ZREM', PREFIX .. index, task) end
+  for _, index in ipairs({':lapsed', ':done', ':ended', ':failed'}) do call('ZREM', PREFIX .. index, task) end
   if rec.damaged then
     if call('ZREM', LIVE, task) == 1 then leave(rec.place) end
     call('ZREM', PREFIX .. ':damaged', task)
@@ -132,9 +185,18 @@ local function forget(task, rec)
   end
   if rec.state == 'lapsed' then call('HDEL', LOST .. rec.owner, task) end
   if rec.state == 'done' then tell_dependents(task, 1) end
-  if rec.damaged and listing(task) then
-    save(task, {state = 'listed', listed = '1'})
-    set_ready(task, {state = 'listed', listed = '1'})
+  local tenures = PREFIX .. ':tenures:' .. task
+  if rec.damaged and (listing(task) or call('HEXISTS', HOLDS_KEPT, task) == 1) then
+    local entry = listing(task)
+    local anew = {
+      state = 'new', listed = entry and (entry.dropped and 'dropped' or '1') or nil, most = entry and entry.attempts,
+      hold = call('HEXISTS', HOLDS_KEPT, task) == 1 and '1' or nil,
+    }
+    save(task, anew)
+    set_ready(task, anew)
+  elseif call('EXISTS', tenures) == 1 then
+    for _, kept in ipairs(redis.pcall('LRANGE', tenures, 0, -1)) do GREW = GREW - #kept end
+    call('DEL', tenures)
   end
 end
 

@@ -1,0 +1,89 @@
+"""hold: a person with an admin key keeps a task, or the whole project, from being claimed."""
+
+from typing import NamedTuple, assert_never
+
+from pydantic import ConfigDict
+
+from dibs import messages, responses
+from dibs import outcomes as o
+from dibs.acts.act import Act, Call
+from dibs.acts.people import NOBODY, Reason, UntilField
+from dibs.claims import Claims
+from dibs.problems import invalid
+from dibs.requests import Request, Task, fault
+from dibs.responses import Reply
+from dibs.store import Store
+from dibs.store.scripts import Declaration
+
+Outcome = o.HeldBack | o.Past | o.NoRoom
+
+
+class HoldRequest(Request):
+    """POST hold: a task, or none for the project."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    task: Task | None = None
+    reason: Reason
+    until: UntilField | None = None
+
+
+class Arguments(NamedTuple):
+    """The arguments of hold.lua."""
+
+    task: str
+    reason: str
+    by: str
+    for_ms: str
+    until_ms: str
+
+
+SCRIPT = Declaration("hold", Arguments, rates="none", lasting="held-back")
+
+
+async def run(claims: Claims, call: Call[HoldRequest]) -> Outcome:
+    """Keep a task or the project back."""
+    return await keep(claims.store, call)
+
+
+async def keep(store: Store, call: Call[HoldRequest]) -> Outcome:
+    """See run. Raises StoreDown."""
+    request, project = call.request, call.project
+    if not (store.knows(project) or await store.make_known(project, closed=False)):
+        return o.NoRoom(why=store.room())
+    until = request.until
+    for_ms, at_ms = (until.for_ms, until.at_ms) if until else (None, None)
+    arguments = Arguments(
+        request.task or "", request.reason, call.by or NOBODY, str(for_ms or ""), str(at_ms or "")
+    )
+    tag, read, rest = await store.run(SCRIPT, project, None, arguments, call.key)
+    if tag == "past":
+        return o.Past(unsure=read.unsure)
+    return o.HeldBack(request.task, read.hold(rest[1]), already=rest[2] == "1")
+
+
+def answer(outcome: Outcome, request: HoldRequest) -> Reply:
+    """Answer a hold."""
+    match outcome:
+        case o.HeldBack(task, hold, already):
+            told = {"task": task, "hold": responses.builtin(hold), "already": already}
+            return responses.ok(told)
+        case o.Past():
+            raise invalid([fault("until", "until lies in the past; nothing was kept back.")])
+        case o.NoRoom(_, why):
+            raise responses.problem("full", why or messages.NO_ROOM, outcome)
+        case never:
+            assert_never(never)
+
+
+ACT = Act(
+    name="hold",
+    path="hold",
+    summary="A person keeps a task, or the project, from being claimed; requires an admin key.",
+    request=HoldRequest,
+    success={200: ("HeldBack",)},
+    problems=("forbidden", "full"),
+    caller="admin",
+    run=run,
+    answer=answer,
+)

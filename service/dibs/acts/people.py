@@ -1,0 +1,57 @@
+"""Shared by the acts of people, who carry an admin key: why they act, and on what."""
+
+import re
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from dibs import words
+from dibs.requests import LINES, as_schema, limited_text
+
+NOBODY = "an admin"
+"""How a person is called who does not say who it is."""
+
+Reason = Annotated[
+    str,
+    limited_text("A reason", words.NOTE_CHARS, words.prose),
+    Field(min_length=1),
+    as_schema(type="string", minLength=1, maxLength=words.NOTE_CHARS, pattern=LINES),
+]
+
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)")
+_SAID = "until is a span like 90s, 30m, 2h, or an instant like 2026-12-24T18:00:00Z."
+
+
+class Until:
+    """How long something is to last: a span from now on, or the instant at which it ends."""
+
+    def __init__(self, for_ms: int | None = None, at_ms: int | None = None) -> None:
+        self.for_ms, self.at_ms = for_ms, at_ms
+
+
+def _until(value: object) -> Until:
+    if isinstance(value, str) and _INSTANT.fullmatch(value):
+        try:
+            return Until(at_ms=int(datetime.fromisoformat(value.upper()).timestamp() * 1000))
+        except (ValueError, OverflowError):
+            raise words.Refused(_SAID) from None
+    try:
+        span_s = words.duration_s(value, "until")
+    except words.Refused:
+        raise words.Refused(_SAID) from None
+    if span_s < 1:
+        raise words.Refused("until lies in the future: 1 s at least.")
+    return Until(for_ms=span_s * 1000)
+
+
+UntilField = Annotated[
+    Until,
+    BeforeValidator(_until),
+    as_schema(
+        anyOf=[
+            {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+            {"type": "string", "pattern": f"^([0-9]{{1,9}}[smh]?|{_INSTANT.pattern})$"},
+        ]
+    ),
+]

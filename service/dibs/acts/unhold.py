@@ -1,0 +1,63 @@
+"""unhold: a person with an admin key lets a task, or the project, be claimed again."""
+
+from typing import NamedTuple
+
+from dibs import outcomes as o
+from dibs import responses
+from dibs.acts.act import Act, Call
+from dibs.acts.people import NOBODY, Reason
+from dibs.claims import Claims
+from dibs.requests import Request, Task
+from dibs.responses import Reply
+from dibs.store import Store
+from dibs.store.scripts import Declaration
+
+
+class UnholdRequest(Request):
+    """POST unhold: a task, or none for the project."""
+
+    task: Task | None = None
+    reason: Reason
+
+
+class Arguments(NamedTuple):
+    """The arguments of unhold.lua."""
+
+    task: str
+    reason: str
+    by: str
+
+
+SCRIPT = Declaration("unhold", Arguments, rates="none", lasting="ended")
+
+
+async def run(claims: Claims, call: Call[UnholdRequest]) -> o.Ended:
+    """Let a task or the project go."""
+    return await let_go(claims.store, call)
+
+
+async def let_go(store: Store, call: Call[UnholdRequest]) -> o.Ended:
+    """See run. Raises StoreDown."""
+    request = call.request
+    arguments = Arguments(request.task or "", request.reason, call.by or NOBODY)
+    _, _, rest = await store.run(SCRIPT, call.project, None, arguments, call.key)
+    _, state, already = rest[1]
+    return o.Ended((o.Release(request.task, state or None, already == "1"),))
+
+
+def answer(outcome: o.Ended, request: UnholdRequest) -> Reply:
+    """Answer an unhold."""
+    return responses.ok(outcome.releases[0])
+
+
+ACT = Act(
+    name="unhold",
+    path="unhold",
+    summary="A person lets a task, or the project, be claimed again; requires an admin key.",
+    request=UnholdRequest,
+    success={200: ("Release",)},
+    problems=("forbidden",),
+    caller="admin",
+    run=run,
+    answer=answer,
+)

@@ -1,0 +1,55 @@
+-- hold.lua: a person keeps a task from being claimed, or with no task the whole project. What runs goes on.
+--
+-- ARG.task, '' for the project   .reason   .by: who
+-- ARG.for_ms: how long from now   .until_ms: or until which time of the store, ms since 1970; both '' for ever
+--
+-- {'held-back', now, losses, hold as JSON, already: 1 | ''}
+-- {'past', now, losses}   that time is over
+-- {'damaged', now, losses, task}   nobody can read its record
+-- {'stalled', now}
+-- Safe to run twice: the second run finds the same hold. O(log tasks on hold + tags of the task).
+--- @include common.lua
+--- @include listing.lua
+--- @include tenure.lua
+--- @include holds.lua
+
+local task, reason, by = ARG.task, ARG.reason, ARG.by
+local hold = {by = by, reason = reason, at = NOW_TEXT}
+if ARG.for_ms ~= '' then
+  hold.until_ms = text(NOW + tonumber(ARG.for_ms))
+elseif ARG.until_ms ~= '' then
+  hold.until_ms = text(tonumber(ARG.until_ms) - math.floor(tonumber(ARG.lost_us) / 1000))
+  if tonumber(hold.until_ms) <= NOW then return answer('past', {}) end
+end
+
+-- The same person said the same: a repeat, whose span may end a little later.
+local function same(known)
+  if not known or known.by ~= by or known.reason ~= reason then return false end
+  return (known.until_ms == nil) == (hold.until_ms == nil) and ARG.until_ms == ''
+    or known.until_ms == hold.until_ms
+end
+
+local function kept_before()
+  if task ~= '' then return held_back(task) end
+  local kept = redis.pcall('HGET', META, 'hold')
+  return type(kept) == 'string' and hold_of(kept), kept
+end
+
+local rec = task ~= '' and meet(task) or {}
+if rec.damaged then return answer('damaged', {}, task) end
+local known, kept = kept_before()
+if same(known) then return answer('held-back', {}, kept, '1') end
+if not call('HGET', META, 'epoch') then
+  let_holder_write()
+  -- No fence of this project is older than its epoch; the sweep counts what it keeps.
+  call('HSET', META, 'epoch', text(math.max(NOW_US, WITNESS_US)), 'weighs', '0 0 0')
+end
+if task ~= '' then
+  settle(task, rec)
+  keep_back(task, rec, hold)
+else
+  let_holder_write()
+  call('HSET', META, 'hold', cjson.encode(hold))
+  tell('on-hold', '', {}, 'reason', reason, 'by', by)
+end
+return answer('held-back', {}, cjson.encode(hold), '')

@@ -1,0 +1,46 @@
+-- holds.lua: what a person keeps from being claimed, until a person, or the time that was said, lets it go.
+
+-- What is known of a hold, kept as JSON; nil once it is over, or where nobody can read it.
+local function hold_of(kept)
+  local hold = kept and texts(kept)
+  if hold and number(hold.at) and (not hold.until_ms or (number(hold.until_ms) or 0) > NOW) then return hold end
+end
+
+local function held_back(task)
+  local kept = redis.pcall('HGET', HOLDS_KEPT, task)
+  return type(kept) == 'string' and hold_of(kept), kept
+end
+
+-- Keep a task back; `hold` is {by, reason, at, until_ms or nil}.
+local function keep_back(task, rec, hold)
+  let_holder_write()
+  call('HSET', HOLDS_KEPT, task, cjson.encode(hold))
+  call('ZADD', ON_HOLD, hold.until_ms or NEVER, task)
+  rec.state, rec.hold = rec.state or 'new', '1'
+  save_again(task, rec)
+  set_ready(task, rec)
+  tell('on-hold', task, rec, 'reason', hold.reason, 'by', hold.by)
+end
+
+-- Let a task go; `by` and `reason` are '' where its time was over.
+local function let_go(task, rec, by, reason)
+  let_holder_write()
+  call('HDEL', HOLDS_KEPT, task)
+  call('ZREM', ON_HOLD, task)
+  if not rec.hold then return rec end
+  rec.hold = nil
+  tell('off-hold', task, rec, 'reason', reason, 'by', by)
+  if rec.state == 'new' and not rec.listed or rec.state ~= 'new' and over(rec) then
+    forget(task, rec)
+    return {}
+  end
+  save_again(task, rec)
+  set_ready(task, rec)
+  return rec
+end
+
+-- A task that is kept back, as it is now: its hold may be over.
+local function look_at_hold(task, rec)
+  if not rec.hold or held_back(task) then return rec end
+  return let_go(task, rec, '', '')
+end

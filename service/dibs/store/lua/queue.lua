@@ -1,0 +1,45 @@
+-- queue.lua: how SESSION takes a place in the queue of a task, and leaves it.
+
+-- Put SESSION into the queue of `task`, or renew its ticket there; false where the queue is full.
+local function enqueue(task, rec, label)
+  local key, waiting = PREFIX .. ':queue:' .. task, tickets(task)
+  local mine, order, joined
+  for _, ticket in ipairs(waiting) do
+    if ticket.session == SESSION then
+      mine, order, joined = true, text(ticket.order), text(ticket.joined)
+    end
+  end
+  if not mine then
+    if #waiting >= RULES.tickets_per_task then return false end
+    order, joined = text(count('tickets', NOW_TEXT)), NOW_TEXT
+  end
+  call('HSET', key, SESSION, order .. ' ' .. joined .. ' ' .. text(NOW + RULES.ticket_ms) .. ' ' .. label)
+  call('PERSIST', key)  -- 0.1.0 let it end by itself
+  if not rec.queued then
+    rec.queued = '1'
+    save_again(task, rec)
+  end
+  if not mine then
+    call('SADD', PREFIX .. ':queued', task)
+    tell('queued', task, {owner = SESSION, label = label, fence = rec.fence})
+  end
+  return true
+end
+
+-- Give up SESSION's place in the queue of `task`; nil where it has none.
+local function leave_queue(task, rec)
+  local waiting = rec.queued and tickets(task) or {}
+  for place, ticket in ipairs(waiting) do
+    if ticket.session == SESSION then
+      drop_tickets(task, rec, {{session = SESSION}})
+      if #waiting == 1 then
+        drop_tickets(task, rec)
+        rec.queued = nil
+      end
+      -- The next one's window starts now, not when this one's did.
+      if place == 1 then rec.turns_from = NOW_TEXT end
+      save_again(task, rec)
+      return {task, state_now(task, rec), ''}
+    end
+  end
+end

@@ -1,0 +1,36 @@
+-- retry.lua: a person lets a task be tried again that failed, or that was done. Its past stays.
+--
+-- ARG.task   .fence, '' for any   .reason   .by: who
+--
+-- {'ended', now, losses, {task, state, already}}   state is the task's now
+-- {'moved', now, losses, view | ''}   the fence is not that of its last tenure
+-- {'held', now, losses, view}   somebody has it
+-- {'damaged', now, losses, task}   nobody can read its record
+-- {'stalled', now}
+-- Safe to run twice: the second finds neither, and says so. O(tags and dependents of the task).
+--- @include common.lua
+--- @include listing.lua
+--- @include tenure.lua
+
+local task, reason, by = ARG.task, ARG.reason, ARG.by
+local rec = meet(task)
+if rec.damaged then return answer('damaged', {}, task) end
+settle(task, rec)
+if ARG.fence ~= '' and rec.fence ~= ARG.fence then return answer('moved', {}, view(task, rec)) end
+if live(rec) then return answer('held', {}, view(task, rec)) end
+local done = rec.state == 'done'
+if not done and not used_up(rec) then
+  return answer('ended', {}, {task, rec.state and state_now(task, rec) or 'free', '1'})
+end
+
+rec.failures = nil
+if done then
+  rec.was, rec.reason, rec.by = 'done', reason, by
+  transition(task, rec, 'retried')
+else
+  let_holder_write()
+  save_again(task, rec)
+  set_ready(task, rec)
+  tell('retried', task, rec, 'reason', reason, 'by', by)
+end
+return answer('ended', {}, {task, state_now(task, rec), ''})

@@ -1,0 +1,32 @@
+-- unhold.lua: a person lets a task be claimed again that was kept back, or with no task the whole project.
+--
+-- ARG.task, '' for the project   .reason   .by: who
+--
+-- {'ended', now, losses, {task, state, already}}   state is the task's now, '' of the project
+-- {'damaged', now, losses, task}   nobody can read its record
+-- {'stalled', now}
+-- Safe to run twice: the second finds no hold, and says so. O(log tasks on hold + tags of the task).
+--- @include common.lua
+--- @include listing.lua
+--- @include tenure.lua
+--- @include holds.lua
+
+local task, reason, by = ARG.task, ARG.reason, ARG.by
+if task == '' then
+  local was = call('HEXISTS', META, 'hold') == 1
+  if was then
+    let_holder_write()
+    call('HDEL', META, 'hold')
+    tell('off-hold', '', {}, 'reason', reason, 'by', by)
+  end
+  return answer('ended', {}, {'', '', was and '' or '1'})
+end
+
+local rec = meet(task)
+if rec.damaged then return answer('damaged', {}, task) end
+local was = rec.hold ~= nil
+if was then
+  settle(task, rec)
+  rec = let_go(task, rec, by, reason)
+end
+return answer('ended', {}, {task, rec.state and state_now(task, rec) or 'free', was and '' or '1'})

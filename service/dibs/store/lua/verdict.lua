@@ -1,0 +1,82 @@
+-- verdict.lua: what stands between SESSION and a task; and which task is next for it.
+
+local reopen = ARG.reopen == '1'
+
+-- What stands between SESSION and `task`, which is settled: nil (free), 'mine', 'damaged', or a refusal and
+-- when it ends. Then the tickets whose window passed, if any, and when the next one's begins.
+local function verdict(task, rec)
+  if rec.state == nil then return nil end
+  if rec.damaged then return 'damaged' end
+  if rec.owner == SESSION and (live(rec) or revivable(rec)) then return 'mine' end
+  if live(rec) then return 'held', rec.due_at + RULES.grace_ms end
+  if rec.state == 'done' and not reopen then return 'done', nil end
+  if rec.hold then
+    local hold = held_back(task)
+    return 'on-hold', hold and tonumber(hold.until_ms)
+  end
+  if rec.state ~= 'done' and used_up(rec) and not reopen then return 'failed', nil end
+  if rec.listed and call('HEXISTS', MISSING, task) == 1 then return 'blocked', nil end
+  if rec.state == 'new' and not rec.queued then return nil end
+  -- When anybody may take a task that nobody holds any more.
+  local free_from = tonumber(rec.ended or '0')
+  if rec.state == 'lapsed' then free_from = rec.due_at + RULES.grace_ms end
+  if NOW < free_from then return 'cooling', free_from end
+  if not rec.queued then return nil end
+  -- Whose hand-over window is it? Windows follow one another from the moment the task became free,
+  -- each ticket having one, also one that lapsed since; who lets theirs pass leaves the queue.
+  local start, passed = math.max(free_from, tonumber(rec.turns_from or '0')), nil
+  for _, ticket in ipairs(tickets(task, 'all')) do
+    local begins, window = math.max(start, ticket.joined), RULES.handover_ms
+    -- Who stopped asking does not keep the others waiting for long.
+    if ticket.until_ms - RULES.ticket_ms + RULES.fresh_ms < begins then window = math.min(window, RULES.stale_ms) end
+    local ends = math.min(begins + window, ticket.until_ms)
+    if NOW < ends then
+      if ticket.session ~= SESSION then return 'turn', ends, passed, start end
+      return nil, nil, passed, start
+    end
+    start, passed = math.max(start, ends), passed or {}
+    passed[#passed + 1] = ticket
+  end
+  return nil, nil, passed, start
+end
+
+-- Load a task and what stands between SESSION and it; windows that passed are written down.
+local function look_at(task)
+  local rec = look_at_hold(task, meet(task))
+  settle(task, rec)
+  local word, free_at, passed, turns_from = verdict(task, rec)
+  if passed then
+    drop_tickets(task, rec, passed)
+    rec.turns_from = text(turns_from)
+    save_again(task, rec)
+  end
+  return rec, word, free_at
+end
+
+-- The claim that SESSION works on, the oldest; else the first task that is ready and that it may have:
+-- the task, its record, the verdict. Else nil, and when one may be free.
+local function find_next(index)
+  local own, own_rec
+  for _, task in ipairs(call('SMEMBERS', HELD .. SESSION)) do
+    local rec = meet(task)
+    settle(task, rec)
+    local works = rec.owner == SESSION and rec.state == 'held'
+    if works and (not own or tonumber(rec.fence) < tonumber(own_rec.fence)) then own, own_rec = task, rec end
+  end
+  if own then return own, own_rec, 'mine' end
+  for _, task in ipairs(call('ZRANGEBYSCORE', LIVE, '-inf', NOW, 'LIMIT', 0, 100)) do settle(task, meet(task)) end
+  for _, task in ipairs(call('ZRANGEBYSCORE', ON_HOLD, '-inf', NOW, 'LIMIT', 0, 100)) do
+    look_at_hold(task, meet(task))
+  end
+  local from, soonest = 0, nil
+  repeat
+    local page = call('ZRANGE', index, from, from + 49)
+    for _, task in ipairs(page) do
+      local rec, word, free_at = look_at(task)
+      if word == nil or word == 'mine' then return task, rec, word end
+      if free_at then soonest = math.min(soonest or free_at, free_at) end
+    end
+    from = from + 50
+  until #page < 50 or from >= RULES.list_scan
+  return nil, soonest
+end

@@ -1,0 +1,233 @@
+"""Rule 28: a person keeps a task, or a whole project, back; and what a person does has a name."""
+
+from typing import Any
+
+import pytest
+from tests.conftest import Desk
+from tests.harness import acting
+from tests.promises.test_tasks import QUICK, nothing, states, take, write
+
+from dibs import messages
+from dibs import outcomes as o
+from dibs.problems import ProblemError
+from dibs.store import Rules
+
+quick = pytest.mark.parametrize("rules", [QUICK])
+
+
+async def hold(desk: Desk, task: str | None = None, **how: Any) -> o.HeldBack:
+    """Keep something back, as the lead."""
+    wish = {"reason": "wait for the design", "by": "lead", **how}
+    outcome = await acting.hold(desk.store, desk.project, task, **wish)
+    assert isinstance(outcome, o.HeldBack), outcome
+    return outcome
+
+
+async def unhold(desk: Desk, task: str | None = None) -> o.Release:
+    """Let it go."""
+    outcome = await acting.unhold(desk.store, desk.project, task, reason="go", by="lead")
+    return outcome.releases[0]
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "not listed"])
+async def test_a_task_on_hold_is_refused_and_says_who_why_and_until_when(
+    desk: Desk, listed: bool
+) -> None:
+    if listed:
+        await write(desk, "T-1")
+    await hold(desk, "T-1", until="2h")
+    refusal = await desk.refused(desk.bob, "T-1", reopen=True)
+    assert (refusal.verdict, refusal.of, refusal.claim.state) == ("on-hold", "task", "on-hold")
+    assert refusal.hold
+    assert (refusal.hold.by, refusal.hold.reason) == ("lead", "wait for the design")
+    assert refusal.hold.until
+    assert 7190 <= (refusal.retry_after_s or 0) <= 7200
+    said = messages.refused(refusal)
+    assert "lead keeps it back" in said
+    assert '"wait for the design"' in said
+    assert "on-hold T-1" in await desk.events()
+
+
+async def test_next_passes_over_what_is_on_hold(desk: Desk) -> None:
+    await write(desk, {"task": "T-1", "tags": ["web"]}, "T-2")
+    await hold(desk, "T-1")
+    assert await states(desk) == ["T-1 on-hold", "T-2 ready"]
+    assert (await take(desk, desk.ann)).task == "T-2"
+    told = await nothing(desk, desk.bob)
+    assert (told.on_hold, told.held, told.cooling) == (1, 1, 0)
+    await nothing(desk, desk.bob, tag="web")
+    assert (await unhold(desk, "T-1")).state == "ready"
+    assert (await take(desk, desk.bob, tag="web")).task == "T-1"
+
+
+async def test_what_runs_goes_on_and_is_kept_back_when_it_ends(desk: Desk) -> None:
+    await write(desk, "T-1")
+    held = await take(desk, desk.ann)
+    await hold(desk, "T-1")
+    assert isinstance(await desk.beat(desk.ann, "T-1"), o.Renewed)
+    again = await desk.granted(desk.ann, "T-1")
+    assert (again.fence, again.state) == (held.fence, "held")
+    assert again.hold
+    await desk.release(desk.ann, "T-1")
+    assert (await desk.refused(desk.bob, "T-1")).verdict == "on-hold"
+    assert await states(desk) == ["T-1 on-hold"]
+
+
+async def test_a_project_on_hold_grants_nothing_and_renews_what_is_held(desk: Desk) -> None:
+    await write(desk, "T-1", "T-2")
+    held = await desk.granted(desk.ann, "T-1")
+    await hold(desk)
+    for wish in ({"mode": "one"}, {"mode": "any"}, {"mode": "all"}):
+        outcome = await desk.claim(desk.bob, "T-2", **wish)
+        assert isinstance(outcome, o.Conflict)
+        [refusal] = outcome.refusals
+        assert (refusal.verdict, refusal.of) == ("on-hold", "project")
+        assert "This project is on hold" in messages.refused(refusal)
+    new = await desk.refused(desk.bob, "never heard of")
+    assert (new.verdict, new.claim.task) == ("on-hold", "never heard of")
+    following = await desk.claim(desk.bob, mode="next")
+    assert isinstance(following, o.Conflict)
+    assert (await desk.granted(desk.ann, "T-1")).fence == held.fence
+    assert isinstance(await desk.beat(desk.ann, "T-1"), o.Renewed)
+    await desk.release(desk.ann, "T-1", outcome="done")
+    assert not (await unhold(desk)).already
+    await desk.granted(desk.bob, "T-2")
+
+
+async def test_a_hold_on_a_project_that_does_not_exist_yet_keeps_its_first_claim_out(
+    desk: Desk,
+) -> None:
+    await hold(desk)
+    await desk.store.sweep(desk.project)
+    assert (await desk.refused(desk.ann, "T-1")).verdict == "on-hold"
+
+
+async def test_all_of_several_is_refused_where_one_is_on_hold(desk: Desk) -> None:
+    await hold(desk, "T-2")
+    outcome = await desk.claim(desk.ann, "T-1", "T-2", mode="all")
+    assert isinstance(outcome, o.Conflict)
+    assert (await desk.show("T-1")).state == "free"
+    chosen = await desk.claim(desk.ann, "T-2", "T-1", mode="any")
+    assert [claim.task for claim in chosen.claims] == ["T-1"]
+
+
+@quick
+@pytest.mark.parametrize("task", ["T-1", None], ids=["task", "project"])
+@pytest.mark.parametrize("swept", [True, False], ids=["swept", "not swept"])
+async def test_a_hold_ends_by_itself_when_its_time_is_over(
+    desk: Desk, task: str | None, swept: bool
+) -> None:
+    await write(desk, "T-1")
+    await hold(desk, task, until=20)
+    await desk.pass_time(19)
+    assert (await desk.refused(desk.bob, "T-1")).verdict == "on-hold"
+    await desk.pass_time(2)
+    if swept:
+        await desk.store.sweep(desk.project)
+        assert f"off-hold {task or ''}" in await desk.events()
+    assert (await take(desk, desk.bob)).task == "T-1"
+
+
+async def test_an_instant_that_is_over_is_refused(desk: Desk) -> None:
+    outcome = await acting.hold(
+        desk.store, desk.project, "T-1", reason="r", by="lead", until="2020-01-01T00:00:00Z"
+    )
+    assert isinstance(outcome, o.Past)
+    await desk.granted(desk.ann, "T-1")
+
+
+async def test_an_instant_is_an_instant_of_the_stores_clock(desk: Desk) -> None:
+    kept = await hold(desk, "T-1", until="2099-12-24T18:00:00+01:00")
+    assert kept.hold.until
+    assert kept.hold.until.isoformat() == "2099-12-24T17:00:00+00:00"
+
+
+@pytest.mark.parametrize("until", ["soon", "-1h", 0, "2026-13-40T00:00:00Z", "", True, 1.5])
+async def test_an_until_that_is_neither_span_nor_instant_is_refused(desk: Desk, until: Any) -> None:
+    with pytest.raises(ProblemError) as refused:
+        await acting.hold(desk.store, desk.project, "T-1", reason="r", by="lead", until=until)
+    assert [error["field"] for error in refused.value.body["errors"]] == ["until"]
+
+
+async def test_asked_again_a_hold_answers_already_and_another_reason_replaces_it(
+    desk: Desk,
+) -> None:
+    assert not (await hold(desk, "T-1")).already
+    assert (await hold(desk, "T-1")).already
+    assert not (await hold(desk, "T-1", reason="another")).already
+    refusal = await desk.refused(desk.bob, "T-1")
+    assert refusal.hold
+    assert refusal.hold.reason == "another"
+    assert not (await unhold(desk, "T-1")).already
+    assert (await unhold(desk, "T-1")).already
+
+
+@quick
+async def test_a_hold_on_a_name_that_nobody_knows_is_kept_and_leaves_nothing(desk: Desk) -> None:
+    await hold(desk, "T-9")
+    await desk.pass_time(200)
+    await desk.store.sweep(desk.project)
+    assert (await desk.refused(desk.bob, "T-9")).verdict == "on-hold"
+    assert (await unhold(desk, "T-9")).state == "free"
+    assert (await desk.show("T-9")).state == "free"
+    await desk.granted(desk.bob, "T-9")
+
+
+async def test_a_break_may_keep_the_task_back_at_once(desk: Desk) -> None:
+    await write(desk, "T-1")
+    held = await take(desk, desk.ann)
+    outcome = await acting.break_(
+        desk.store, desk.project, "T-1", held.fence, reason="wrong", by="lead", hold=True
+    )
+    assert isinstance(outcome, o.Ended)
+    assert outcome.releases[0].state == "on-hold"
+    refusal = await desk.refused(desk.ann, "T-1")
+    assert refusal.hold
+    assert (refusal.verdict, refusal.hold.reason) == ("on-hold", "wrong")
+
+
+@quick
+async def test_who_holds_a_lapsed_task_may_go_on_although_it_is_on_hold(desk: Desk) -> None:
+    held = await desk.granted(desk.ann, "T-1")
+    await hold(desk, "T-1")
+    await desk.pass_time(26)
+    assert (await desk.show("T-1")).state == "on-hold"
+    assert (await desk.refused(desk.bob, "T-1")).verdict == "on-hold"
+    assert isinstance(await desk.beat(desk.ann, "T-1"), o.Renewed)
+    assert (await desk.granted(desk.ann, "T-1")).fence == held.fence
+
+
+async def test_people_see_in_the_list_of_claims_what_is_on_hold_or_failed(desk: Desk) -> None:
+    for number in range(3):
+        await desk.granted(desk.ann, f"T-{number}")
+        await desk.release(desk.ann, f"T-{number}", outcome="abandoned")
+    await hold(desk, "T-0")
+    for _ in range(4):
+        await desk.granted(desk.ann, "T-1")
+        await desk.release(desk.ann, "T-1", outcome="abandoned")
+    await hold(desk, "never had")
+    page = await acting.list_(
+        desk.store, desk.project, states=["held", "lapsed", "failed", "on-hold"], limit=10
+    )
+    assert [(c.task, c.state) for c in page.claims] == [("T-1", "failed"), ("T-0", "on-hold")]
+
+
+WAITING = Rules(waiting_most=2, rate_per_session=0, rate_per_project=0)
+
+
+@pytest.mark.parametrize("rules", [WAITING])
+async def test_next_gives_no_more_while_too_much_waits_for_people(desk: Desk) -> None:
+    await write(desk, {"task": "T-1", "max_attempts": 1}, "T-2", "T-3", "T-4")
+    await take(desk, desk.ann)
+    await desk.release(desk.ann, "T-1", outcome="abandoned")
+    await take(desk, desk.ann)
+    await desk.beat(desk.ann, "T-2", state="parked")
+    outcome = await desk.claim(desk.bob, mode="next")
+    assert isinstance(outcome, o.Waiting)
+    assert (outcome.limit, outcome.parked, outcome.failed) == (2, 1, 1)
+    said = messages.waiting(outcome)
+    assert "1 parked and 1 failed tasks wait for people" in said
+    await desk.granted(desk.bob, "T-3")  # by name it may be had: somebody was told to
+    assert (await desk.claim(desk.bob, mode="next")).claims[0].task == "T-3"
+    await desk.beat(desk.ann, "T-2", state="working")
+    assert (await take(desk, desk.cat)).task == "T-4"
