@@ -169,3 +169,57 @@ async def test_a_refusal_of_several_tasks_counts_who_waits_for_each_and_tells_th
             assert isinstance(refused, o.Conflict)
             assert [one.position for one in refused.refusals] == places
             assert [one.claim.waiters for one in refused.refusals] == [2, 0]
+
+
+async def test_a_place_in_each_of_several_queues_is_given_up_when_one_comes_free(
+    desk: Desk,
+) -> None:
+    for number in (1, 2, 3):
+        await desk.granted(desk.ann, f"deploy/{number}")
+    slots = ("deploy/1", "deploy/2", "deploy/3")
+    first = await desk.claim(desk.bob, *slots, mode="any", queue=True)
+    assert [refusal.position for refusal in first.refusals] == [1, 1, 1]
+    second = await desk.claim(desk.cat, *slots, mode="any", queue=True)
+    assert [refusal.position for refusal in second.refusals] == [2, 2, 2]
+    await desk.release(desk.ann, "deploy/2")
+    early = await desk.claim(desk.cat, *slots, mode="any", queue=True)
+    assert [refusal.verdict for refusal in early.refusals] == ["held", "turn", "held"]
+    won = await desk.claim(desk.bob, *slots, mode="any", queue=True)
+    assert [claim.task for claim in won.claims] == ["deploy/2"]
+    for task, waiters in (("deploy/1", 1), ("deploy/2", 1), ("deploy/3", 1)):
+        shown = await desk.show(task)
+        assert (shown.waiters, [waiter.label for waiter in shown.queue]) == (waiters, ["cat"])
+    await desk.release(desk.ann, "deploy/3")
+    assert (await desk.claim(desk.cat, *slots, mode="any", queue=True)).claims[0].task == "deploy/3"
+    assert [(await desk.show(task)).waiters for task in slots] == [0, 0, 0]
+
+
+async def test_who_stopped_asking_keeps_a_free_task_for_five_seconds_only(desk: Desk) -> None:
+    await desk.granted(desk.ann, "T-1", ttl_s=3600)
+    for _ in range(3):
+        await desk.refused(new_session(), "T-1", queue=True)
+    await desk.pass_time(61)
+    await desk.refused(desk.bob, "T-1", queue=True)
+    await desk.release(desk.ann, "T-1")
+    refusal = await desk.refused(desk.bob, "T-1", queue=True)
+    assert (refusal.verdict, refusal.position) == ("turn", 4)
+    await desk.pass_time(16)
+    await desk.granted(desk.bob, "T-1", queue=True)
+
+
+async def test_who_asked_within_the_last_minute_has_the_whole_window(desk: Desk) -> None:
+    await desk.granted(desk.ann, "T-1", ttl_s=3600)
+    await desk.refused(desk.bob, "T-1", queue=True)
+    await desk.pass_time(59)
+    await desk.release(desk.ann, "T-1")
+    await desk.pass_time(50)
+    assert (await desk.refused(desk.cat, "T-1")).verdict == "turn"
+    await desk.granted(desk.bob, "T-1", queue=True)
+
+
+async def test_queues_of_tasks_that_are_done_or_kept_back_are_not_waited_in(desk: Desk) -> None:
+    await desk.granted(desk.ann, "T-1")
+    await desk.granted(desk.ann, "T-2")
+    await desk.release(desk.ann, "T-2", outcome="done")
+    refused = await desk.claim(desk.bob, "T-2", "T-1", mode="any", queue=True)
+    assert [refusal.position for refusal in refused.refusals] == [None, 1]

@@ -227,9 +227,12 @@ local function used_up(rec, many)
   return most > 0 and (many or failures(rec)) >= most
 end
 
+-- A person keeps it from being claimed: `hold` is until when.
+local function on_hold(rec) return rec.hold ~= nil and (number(rec.hold) or 0) > NOW end
+
 local function state_now(task, rec)
   if rec.state == 'done' or live(rec) and not overdue(rec) then return rec.state end
-  if rec.hold then return 'on-hold' end
+  if on_hold(rec) then return 'on-hold' end
   if used_up(rec) then return 'failed' end
   if lapsed(rec) then return 'lapsed' end
   if rec.listed ~= '1' then return 'free' end  -- or it was dropped from the list
@@ -279,7 +282,7 @@ local function view(task, rec, counted, told)
   if not rec.state then return '' end
   local due, due_at = rec.due, rec.due_at
   if rec.listed or rec.hold or rec.failures or overdue(rec) then rec.now = state_now(task, rec) end
-  if rec.hold then rec.kept_back = call('HGET', PREFIX .. ':holds', task) or nil end
+  if on_hold(rec) then rec.kept_back = call('HGET', PREFIX .. ':holds', task) or nil end
   rec.task, rec.due, rec.due_at = task, due_at and text(due_at), nil
   if rec.listed and told then
     rec.listing = call('GET', PREFIX .. ':listing:' .. task) or nil

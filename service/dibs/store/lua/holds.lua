@@ -16,7 +16,7 @@ local function keep_back(task, rec, hold)
   let_holder_write()
   call('HSET', HOLDS_KEPT, task, cjson.encode(hold))
   call('ZADD', ON_HOLD, hold.until_ms or NEVER, task)
-  rec.state, rec.hold = rec.state or 'new', '1'
+  rec.state, rec.hold = rec.state or 'new', hold.until_ms or NEVER
   save_again(task, rec)
   set_ready(task, rec)
   tell('on-hold', task, rec, 'reason', hold.reason, 'by', hold.by)
@@ -41,6 +41,6 @@ end
 
 -- A task that is kept back, as it is now: its hold may be over.
 local function look_at_hold(task, rec)
-  if not rec.hold or held_back(task) then return rec end
+  if not rec.hold or on_hold(rec) then return rec end
   return let_go(task, rec, '', '')
 end

@@ -13,7 +13,7 @@
 --                   JSON. For the project itself META has that, as `hold`
 -- A task that is listed has a record as well (common.lua), from the first on: `listed` says so there
 -- ('1', or 'dropped'), and 'new' is the state of one that nobody ever had. So does one that is kept back:
--- `hold`.
+-- `hold` is until when, and stays until somebody has looked.
 
 local READY, MISSING = PREFIX .. ':ready', PREFIX .. ':missing'
 local HOLDS_KEPT, ON_HOLD, FAILED = PREFIX .. ':holds', PREFIX .. ':on-hold', PREFIX .. ':failed'

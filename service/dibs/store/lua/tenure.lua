@@ -190,7 +190,7 @@ local function forget(task, rec)
     local entry = listing(task)
     local anew = {
       state = 'new', listed = entry and (entry.dropped and 'dropped' or '1') or nil, most = entry and entry.attempts,
-      hold = call('HEXISTS', HOLDS_KEPT, task) == 1 and '1' or nil,
+      hold = call('ZSCORE', ON_HOLD, task) or nil,
     }
     save(task, anew)
     set_ready(task, anew)

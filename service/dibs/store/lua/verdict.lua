@@ -10,10 +10,7 @@ local function verdict(task, rec)
   if rec.owner == SESSION and (live(rec) or revivable(rec)) then return 'mine' end
   if live(rec) then return 'held', rec.due_at + RULES.grace_ms end
   if rec.state == 'done' and not reopen then return 'done', nil end
-  if rec.hold then
-    local hold = held_back(task)
-    return 'on-hold', hold and tonumber(hold.until_ms)
-  end
+  if on_hold(rec) then return 'on-hold', rec.hold ~= NEVER and tonumber(rec.hold) or nil end
   if rec.state ~= 'done' and used_up(rec) and not reopen then return 'failed', nil end
   if rec.listed and call('HEXISTS', MISSING, task) == 1 then return 'blocked', nil end
   if rec.state == 'new' and not rec.queued then return nil end
