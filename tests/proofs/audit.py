@@ -7,7 +7,8 @@ from typing import Any
 import redis
 from tests.proofs.lists import Entry
 from tests.proofs.model import Model
-from tests.proofs.records import HELD, Tenure
+from tests.proofs.records import HELD, Hold, Tenure
+from tests.proofs.tenures import Tenures
 
 from dibs.store import Rules
 
@@ -33,8 +34,20 @@ class Audit:
         lost = {session for session, losses in model.losses.items() if losses}
         assert lost <= losers, f"nobody looks at what {lost - losers} lost"
         expected = self.expected(model)
+        self._leave_out_the_old(model, found, expected)
         assert found == expected, differences(found, expected)
         self._check_events(model)
+
+    @staticmethod
+    def _leave_out_the_old(model: Model, *facts: dict[str, Any]) -> None:
+        """What is kept beyond its retention, because it is listed or on hold, is found there: the
+        sweep takes it out of the indexes by its end, and an act may put it back."""
+        kept = {*model.entries, *model.holds} & set(model.tasks)
+        old = {task for task in kept if Tenures.over(model, model.tasks[task])}
+        for each in facts:
+            for index in ("lapsed", "done", "ended"):
+                if names := [name for name in each.pop(index, []) if name not in old]:
+                    each[index] = names
 
     def left(self) -> set[str]:
         """The kinds of keys that there are of the project."""
@@ -59,6 +72,8 @@ class Audit:
             kind = name.partition(":")[0]
             if name == "meta":
                 found["fence"] = int(value.get("fence", 0))
+                if "hold" in value:
+                    found["hold"] = hold_facts(json.loads(value["hold"]))
                 self._check_sums(value)
             elif kind not in ("events", "avoided"):  # the latter counts what people are shown
                 found[name] = FACTS.get(kind, strange)(value)
@@ -72,6 +87,8 @@ class Audit:
         weighed = sum(
             s + 5 * len(name.encode()) + 300 for name, s in zip(names, sizes, strict=True)
         )
+        for key in self.raw.keys(glob_free(self.prefix + "tenures:") + "*"):
+            weighed += sum(len(each.encode()) for each in self.raw.lrange(key, 0, -1))
         for kind in ("listing", "text"):
             for key in self.raw.keys(glob_free(self.prefix + kind + ":") + "*"):
                 weighed += len(self.raw.get(key).encode())
@@ -99,15 +116,15 @@ class Audit:
         if model.epoch and model.fence:
             expected["fence"] = model.fence
         indexes = {"live": HELD, "parked": ("parked",), "lapsed": ("lapsed",), "done": ("done",)}
-        indexes["ended"] = ("released", "abandoned", "broken")
+        indexes["ended"] = ("released", "abandoned", "broken", "retried")
         for index, states in indexes.items():
             if names := sorted(name for name, t in model.tasks.items() if t.state in states):
                 expected[index] = names
         if model.endings:
             expected["endings"] = {f"{fence} {who} {task}" for fence, who, task in model.endings}
-        expected |= self.expected_of_the_list(model)
+        expected |= self.expected_of_the_list(model) | self.expected_of_people(model)
         for name, tenure in model.tasks.items():
-            expected[f"task:{name}"] = tenure_facts(tenure) | {"listed": listed(model, name)}
+            expected[f"task:{name}"] = tenure_facts(tenure) | listed(model, name)
             if tenure.state in HELD:
                 expected.setdefault(f"held:{tenure.owner}", []).append(name)
             if tenure.queue:
@@ -132,12 +149,28 @@ class Audit:
         expected |= {name: tasks for name, tasks in lists.items() if tasks}
         for task, entry in model.entries.items():
             expected[f"listing:{task}"] = entry
-            expected[f"task:{task}"] = {"state": "listed", "listed": listed(model, task)}
+            expected[f"task:{task}"] = {"state": "new"} | listed(model, task)
             for need in entry.needs:
                 expected.setdefault(f"needed:{need}", []).append(task)
         missing = {task: len(model.missing(task)) for task in model.entries if model.missing(task)}
         expected |= {"missing": missing} if missing else {}
         return {k: sorted(v) if k.startswith("needed:") else v for k, v in expected.items()}
+
+    def expected_of_people(self, model: Model) -> dict[str, Any]:
+        """What waits for them, and what they keep back."""
+        expected: dict[str, Any] = {}
+        if failed := sorted(model.failed()):
+            expected["failed"] = failed
+        holds = {task: hold for task, hold in model.holds.items() if task}
+        if holds:
+            expected["holds"] = holds
+            expected["on-hold"] = sorted(holds)
+        if "" in model.holds:
+            expected["hold"] = model.holds[""]
+        for task in holds:
+            expected[f"task:{task}"] = {"state": "new"} | listed(model, task)
+        kept = {task: tenures for task, tenures in model.history.items() if tenures}
+        return expected | {f"tenures:{task}": tenures for task, tenures in kept.items()}
 
     def _check_events(self, model: Model) -> None:
         """The stream has each transition once: the ones since the last check, in any order."""
@@ -159,7 +192,7 @@ def read_key(pipeline: Any, name: str, key: str) -> None:
     kind = name.partition(":")[0]
     if kind in ("task", "listing", "text"):
         pipeline.get(key)
-    elif kind in ("lost", "queue", "meta", "missing"):
+    elif kind in ("lost", "queue", "meta", "missing", "holds"):
         pipeline.hgetall(key)
     elif kind in (
         "live",
@@ -171,8 +204,12 @@ def read_key(pipeline: Any, name: str, key: str) -> None:
         "listed",
         "ready",
         "blocked",
+        "failed",
+        "on-hold",
     ):
         pipeline.zrange(key, 0, -1)
+    elif kind == "tenures":
+        pipeline.lrange(key, 0, -1)
     elif kind in ("held", "parked", "queued", "needed"):
         pipeline.smembers(key)
     else:
@@ -193,9 +230,23 @@ def strange(value: Any) -> str:
     return f"a key that nobody asked for: {value}"
 
 
-def listed(model: Model, task: str) -> str:
-    entry = model.entries.get(task)
-    return "" if not entry else "dropped" if entry.dropped else "1"
+def listed(model: Model, task: str) -> dict[str, Any]:
+    entry, hold = model.entries.get(task), model.holds.get(task)
+    return {
+        "listed": "" if not entry else "dropped" if entry.dropped else "1",
+        "most": entry.attempts if entry else 0,
+        "hold": hold.until or 2**53 - 1 if hold else 0,
+    }
+
+
+def hold_facts(kept: dict[str, str]) -> Hold:
+    until = kept.get("until_ms")
+    return Hold(kept["by"], kept["reason"], int(until) if until else None)
+
+
+def tenures_facts(kept: list[str]) -> list[tuple[int, str]]:
+    tenures = map(json.loads, kept)
+    return [(int(tenure["fence"]), tenure["outcome"]) for tenure in tenures]
 
 
 def entry_facts(kept: dict[str, str]) -> Entry:
@@ -205,23 +256,29 @@ def entry_facts(kept: dict[str, str]) -> Entry:
         priority=int(kept["priority"]),
         needs=tuple(filter(None, kept.get("needs", "").split("\n"))),
         tags=tuple(filter(None, kept.get("tags", "").split("\n"))),
+        attempts=int(kept.get("attempts", 0)),
         dropped="dropped" in kept,
     )
 
 
 def task_facts(rec: dict[str, str]) -> dict[str, Any]:
-    if rec["state"] == "listed":
-        return {"state": "listed", "listed": rec["listed"]}
+    list_facts = {"listed": rec.get("listed", ""), "most": int(rec.get("most", 0))}
+    list_facts["hold"] = int(rec.get("hold", 0))
+    if rec["state"] == "new":
+        return {"state": "new"} | list_facts
     numbers = ("fence", "ttl", "due", "since", "beat")
     facts: dict[str, Any] = {name: int(rec[name]) for name in numbers}
     facts |= {"state": rec["state"], "owner": rec["owner"], "lapses": int(rec.get("lapses", 0))}
     facts |= {"label": rec.get("label", ""), "note": rec.get("note", "")}
-    facts |= {"grants": int(rec.get("grants", 1)), "listed": rec.get("listed", "")}
+    facts |= {"grants": int(rec.get("grants", 1)), "failures": int(rec.get("failures", 0))}
+    facts |= list_facts
     return facts | {"ended": int(rec.get("ended", 0)), "turns_from": int(rec.get("turns_from", 0))}
 
 
 def tenure_facts(tenure: Tenure) -> dict[str, Any]:
-    names = "fence ttl due since beat grants state owner lapses label note ended turns_from"
+    names = (
+        "fence ttl due since beat grants state owner lapses failures label note ended turns_from"
+    )
     return {name: getattr(tenure, name) for name in names.split()}
 
 
@@ -234,10 +291,14 @@ def differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
 FACTS: dict[str, Any] = {
     "task": lambda value: task_facts(json.loads(value)),
     "listing": lambda value: entry_facts(json.loads(value)),
+    "holds": lambda value: {task: hold_facts(json.loads(kept)) for task, kept in value.items()},
+    "tenures": tenures_facts,
     "lost": losses_facts,
     "queue": queue_facts,
     "missing": lambda value: {task: int(many) for task, many in value.items()},
     **dict.fromkeys(("listed", "ready", "blocked"), list),
-    **dict.fromkeys(("held", "live", "lapsed", "done", "parked", "ended", "needed"), sorted),
+    **dict.fromkeys(
+        ("failed", "on-hold", "held", "live", "lapsed", "done", "parked", "ended", "needed"), sorted
+    ),
     **dict.fromkeys(("endings", "queued", "losers"), set),
 }

@@ -1,5 +1,6 @@
 """What a team wrote down, in the model: what of it is ready, and what is next."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ from dibs.store import Rules
 
 T = TypeVar("T")
 
-IDLE = (None, "lapsed", "released", "abandoned", "broken")
+IDLE = (None, "lapsed", "released", "abandoned", "broken", "retried")
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,14 @@ class Entry:
     priority: int = 2
     needs: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    attempts: int = 0
+    """0: as many as the rules say."""
     dropped: bool = False
 
     def merged(self, given: dict[str, Any]) -> "Entry":
         """The same with what is given, and listed again."""
-        kept = {name: getattr(self, name) for name in ("title", "priority", "needs", "tags")}
+        names = ("title", "priority", "needs", "tags", "attempts")
+        kept = {name: getattr(self, name) for name in names}
         return Entry(self.order, **(kept | given))
 
 
@@ -40,9 +44,16 @@ class Lists(Tenures):
         super().__init__(rules)
 
     def over(self, tenure: Tenure) -> bool:
-        """What is listed is kept."""
-        listed = any(tenure is self.tasks[task] for task in self.entries if task in self.tasks)
-        return not listed and super().over(tenure)
+        """What is listed, or on hold, is kept."""
+        kept = {*self.entries, *self.holds} & set(self.tasks)
+        return not any(tenure is self.tasks[task] for task in kept) and super().over(tenure)
+
+    def is_listed(self, task: str) -> bool:
+        return task in self.entries
+
+    def most_attempts(self, task: str) -> int:
+        entry = self.entries.get(task)
+        return entry.attempts if entry and entry.attempts else self.rules.attempts
 
     def is_done(self, task: str) -> bool:
         tenure = self.tasks.get(task)
@@ -53,14 +64,22 @@ class Lists(Tenures):
         return [need for need in entry.needs if not self.is_done(need)] if entry else []
 
     def standing(self, task: str) -> str | None:
-        """ready or blocked, if it is listed and nobody has it, else None."""
+        """ready or blocked, if it is listed and nobody has it, else None. What else keeps it
+        from being claimed is looked at before."""
         entry, tenure = self.entries.get(task), self.tasks.get(task)
         if not entry or entry.dropped or (tenure.state if tenure else None) not in IDLE:
             return None
         return "blocked" if self.missing(task) else "ready"
 
-    def in_order(self, standing: str) -> list[str]:
-        found = [task for task in self.entries if self.standing(task) == standing]
+    def in_index(self, task: str) -> str | None:
+        """In which index it is that nobody has: of what is ready, or blocked, or failed."""
+        tenure = self.tasks.get(task)
+        if task in self.holds or (tenure.state if tenure else None) not in IDLE:
+            return None
+        return "failed" if self.used_up(task) else self.standing(task)
+
+    def in_order(self, index: str) -> list[str]:
+        found = [task for task in self.entries if self.in_index(task) == index]
         return sorted(
             found, key=lambda task: (self.entries[task].priority, self.entries[task].order)
         )
@@ -70,8 +89,8 @@ class Lists(Tenures):
         before = {task: bool(self.missing(task)) for task in self.entries}
         result = change()
         for task, was_missing in before.items():
-            now = self.standing(task)
-            if bool(self.missing(task)) != was_missing and now:
+            now = self.in_index(task)
+            if bool(self.missing(task)) != was_missing and now in ("ready", "blocked"):
                 self.events.append((now, task, "", 0))
         return result
 
@@ -126,8 +145,7 @@ class Lists(Tenures):
         if given.get("drop"):
             if not old or old.dropped:
                 return task, old, "unchanged"
-            kept = Entry(old.order, old.title, old.priority, old.needs, old.tags, dropped=True)
-            return task, kept, "dropped"
+            return task, dataclasses.replace(old, dropped=True), "dropped"
         named = {name: value for name, value in given.items() if name != "task"}
         new = (old or Entry(0)).merged(named)
         return task, new, "created" if not old else "unchanged" if new == old else "updated"
@@ -139,10 +157,22 @@ class Lists(Tenures):
     def write(self, task: str, entry: Entry, what: str) -> None:
         if what == "created":
             self.written += 1
-            entry = Entry(self.written, entry.title, entry.priority, entry.needs, entry.tags)
+            entry = dataclasses.replace(entry, order=self.written)
         self.entries[task] = entry
         kind = {"created": "listed", "dropped": "dropped"}.get(what, "changed")
         self.events.append((kind, task, "", 0))
+
+    def look_at_hold(self, task: str) -> None:
+        """Whoever looks at something whose time on hold is over, lets it go."""
+        if task and task in self.holds and not self.on_hold(task):
+            self.let_go(task)
+
+    def let_go(self, task: str) -> None:
+        tenure = self.tasks.get(task)
+        del self.holds[task]
+        told = (tenure.owner, tenure.fence) if tenure else ("", 0)
+        self.events.append(("off-hold", task, *told))
+        self.meet(task)
 
     def verdict(self, task: str, reopen: bool) -> tuple[str, int | None]:
         """See Model."""
@@ -150,13 +180,17 @@ class Lists(Tenures):
 
     def next(self, reopen: bool) -> tuple[str | None, list[int]]:
         """What the session works on, else the first that is ready and that it may have."""
-        for task in [task for task in self.tasks if self.tasks[task].state in HELD]:
+        live = [task for task in self.tasks if self.tasks[task].state in HELD]
+        mine = [task for task in live if self.tasks[task].owner == self.me]
+        for task in mine:
             self.notice(task)
-        mine = [t for t in self.tasks.values() if t.owner == self.me and t.state == "held"]
-        oldest = min(mine, key=lambda tenure: tenure.fence, default=None)
-        for task, tenure in self.tasks.items():
-            if tenure is oldest:
-                return task, []
+        works = [t for t in mine if t in self.tasks and self.tasks[t].state == "held"]
+        if works:
+            return min(works, key=lambda task: self.tasks[task].fence), []
+        for task in live:
+            self.notice(task)
+        for task in list(self.holds):
+            self.look_at_hold(task)
         soonest: list[int] = []
         for task in self.in_order("ready"):
             verdict, until = self.verdict(task, reopen)
@@ -172,4 +206,10 @@ class Lists(Tenures):
             soonest = [min(tenure.due for tenure in live) + self.rules.grace_ms]
         wait = max(1, -(-(min(soonest) - self.now) // 1000)) if soonest else None
         blocked, ready = len(self.in_order("blocked")), len(self.in_order("ready"))
-        return "nothing", (len(live) - parked, parked, blocked, ready, wait)
+        on_hold = len([task for task in self.holds if task])
+        counts = (len(live) - parked, parked, blocked, on_hold, len(self.failed()), ready)
+        return "nothing", (*counts, wait)
+
+    def failed(self) -> list[str]:
+        """Listed or not."""
+        return [task for task in self.tasks if self.in_index(task) == "failed"]

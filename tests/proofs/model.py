@@ -6,11 +6,11 @@ No store, no network, no clock. Instants and spans are milliseconds of lease tim
 from collections.abc import Sequence
 
 from tests.proofs import seen
-from tests.proofs.queues import Queues
-from tests.proofs.records import GIVEN_UP, HELD, Answer, Loss, Step, Told
+from tests.proofs.people import People
+from tests.proofs.records import GIVEN_UP, HELD, Answer, Hold, Loss, Step, Tenure, Told
 
 
-class Model(Queues):
+class Model(People):
     """One project: what every act comes to."""
 
     def run(self, step: Step) -> Told:
@@ -57,13 +57,14 @@ class Model(Queues):
         note: str,
     ) -> Answer:
         if mode == "next":
-            found, soonest = self.next(reopen)
-            if found is None:
-                return self.nothing(soonest)
+            found, answer = self.look_for_next(reopen)
+            if answer:
+                return answer
             tasks = [found]
         free, mine, refused = self.sorted_out(tasks, mode, reopen)
         if mode == "any":  # what the session has already, else the first that is free
             free = [] if mine else free[:1]
+        free, refused = self.kept_back(free, refused)
         refuse = bool(refused) and (mode == "all" or not free + mine)
         if self.step.full and (queue if refuse else free):
             return "full", None
@@ -75,11 +76,18 @@ class Model(Queues):
             return "refused", [seen.refusal(self, *each) for each in refused]
         if free and (whose := self.over_quota(len(free))):
             return "quota", whose
+        self.take(free, mine, ttl, label, note)
+        if queue and mode == "any":
+            self.leave_others(tasks, free + mine)
+        return "granted", (len(free), [seen.task(self, task) for task in free + mine])
+
+    def take(
+        self, free: list[str], mine: list[str], ttl: int | None, label: str, note: str
+    ) -> None:
         for task in free:
             self.grant(task, ttl or self.rules.ttl_ms, label, note)
         for task in mine:
             self.keep(task, ttl, label=label, note=note)
-        return "granted", (len(free), [seen.task(self, task) for task in free + mine])
 
     def heartbeat(
         self, task: str | None, fence: int | None, ttl: int | None, state: str, note: str
@@ -103,7 +111,7 @@ class Model(Queues):
             return "ended", [(task, seen.state(self, task), True)]
         return self.not_mine(task, fence, moved=bool(ours))
 
-    def break_(self, task: str, fence: int | None, reason: str, by: str) -> Answer:
+    def break_(self, task: str, fence: int | None, reason: str, by: str, hold: bool) -> Answer:
         tenure = self.meet(task)
         current = tenure if tenure and tenure.fence == fence else None
         if (current and current.state == "broken") or self.ended_by("broken", task, fence):
@@ -112,7 +120,9 @@ class Model(Queues):
             return "moved", seen.task(self, task)
         ended = self.end(task, "broken", "", reason)
         self.lose(current, task, "broken", by, reason)
-        return "ended", [ended]
+        if hold:
+            self.keep_back(task, Hold(by, reason, None))
+        return "ended", [(task, seen.state(self, task), False)] if hold else [ended]
 
     def show(self, task: str) -> Answer:
         return "shown", seen.task(self, task)
@@ -123,6 +133,11 @@ class Model(Queues):
         for task, tenure in self.tasks.items():
             if tenure.state in HELD or not self.waiting(tenure):
                 self.drop_lapsed(task)
+        for task in list(self.holds):
+            self.look_at_hold(task)
+        if "" in self.holds and not self.on_hold(""):
+            del self.holds[""]
+            self.events.append(("off-hold", "", "", 0))
         kept_from = self.now - self.rules.retention_ms
         self.endings = {end: at for end, at in self.endings.items() if at > kept_from}
         for losses in self.losses.values():
@@ -132,7 +147,7 @@ class Model(Queues):
 
     def finished(self) -> bool:
         """Nothing is left of the project but its last fence and its events."""
-        kept = (self.tasks, self.entries, self.endings, *self.losses.values())
+        kept = (self.tasks, self.entries, self.holds, self.endings, *self.losses.values())
         return bool(self.epoch) and not any(kept)
 
     def met(self, task: str | None) -> list[str]:
@@ -155,8 +170,12 @@ class Model(Queues):
 
     def verdict(self, task: str, reopen: bool) -> tuple[str, int | None]:
         """What stands between me and a task, and until when."""
-        tenure = self.meet(task)
+        self.meet(task)
+        self.look_at_hold(task)
+        tenure, hold = self.tasks.get(task), self.holds.get(task)
         if not tenure:
+            if hold:
+                return "on-hold", hold.until
             return ("blocked" if self.missing(task) else "free"), None
         self.lapse(task)
         if self.mine(task):
@@ -166,14 +185,23 @@ class Model(Queues):
             free_from = self.deadline(tenure) + self.rules.grace_ms
         if tenure.state in HELD:
             return "held", free_from
-        if tenure.state == "done" and not reopen:
-            return "done", None
-        if self.missing(task):
-            return "blocked", None
+        if no := self.denied(task, tenure, reopen):
+            return no
         if self.now < free_from:
             return "cooling", free_from
         ticket, closes = self.turn(task, free_from)
         return ("turn", closes) if ticket and ticket.session != self.me else ("free", None)
+
+    def denied(self, task: str, tenure: Tenure, reopen: bool) -> tuple[str, int | None] | None:
+        """Why nobody may have it, whoever had it last."""
+        hold = self.holds.get(task)
+        if tenure.state == "done" and not reopen:
+            return "done", None
+        if hold:
+            return "on-hold", hold.until
+        if tenure.state != "done" and self.used_up(task) and not reopen:
+            return "failed", None
+        return ("blocked", None) if self.missing(task) else None
 
     def gave_up(self, task: str, fence: int | None) -> bool:
         """I ended the tenure that `fence` names myself, without one the latest."""

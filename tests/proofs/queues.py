@@ -17,7 +17,10 @@ class Queues(Lists):
         while tenure.queue:
             ticket = tenure.queue[0]
             until = self.extended(ticket.until, self.rules.ticket_ms)
-            closes = min(max(opens, ticket.joined) + self.rules.handover_ms, until)
+            begins, window = max(opens, ticket.joined), self.rules.handover_ms
+            if until - self.rules.ticket_ms + self.rules.fresh_ms < begins:
+                window = min(window, self.rules.stale_ms)
+            closes = min(begins + window, until)
             if self.now < closes:
                 return ticket, closes
             tenure.queue.pop(0)
@@ -27,7 +30,7 @@ class Queues(Lists):
 
     def enqueue(self, task: str, verdict: str, label: str) -> bool:
         """Take a place at the end, or keep the one that I have. False: the queue is full."""
-        if verdict == "blocked":
+        if verdict in ("blocked", "on-hold", "failed"):
             return True
         tenure = self.tasks[task]
         waiting = self.waiting(tenure)
@@ -40,6 +43,11 @@ class Queues(Lists):
             self.tell("queued", task, self.me)
         mine[0].label, mine[0].until = label, self.now + self.rules.ticket_ms
         return True
+
+    def has_ticket(self, task: str) -> bool:
+        """Whether it still holds a place, or not any more."""
+        tenure = self.tasks.get(task)
+        return bool(tenure) and any(ticket.session == self.me for ticket in tenure.queue)
 
     def leave_queue(self, task: str) -> bool:
         tenure = self.tasks.get(task)

@@ -59,6 +59,15 @@ class Loss:
     """The request that heard of it; a retry of the same request hears it again."""
 
 
+@dataclass(frozen=True)
+class Hold:
+    """A person keeps something from being claimed, until an instant or (None) another word."""
+
+    by: str
+    reason: str
+    until: int | None
+
+
 @dataclass
 class Tenure:
     """A session's time with a task. The latest one stands for the task."""
@@ -75,8 +84,17 @@ class Tenure:
     """What was last written down: a deadline may have passed since."""
     grants: int = 1
     lapses: int = 0
+    failures: int = 0
+    """Tenures before it that failed, and this one where it did."""
+    was: str = ""
+    """How it had ended, where a person let the task be tried again."""
     ended: int = 0
     reason: str = ""
     turns_from: int = 0
     queue: list[Ticket] = field(default_factory=list)
     previous: "Tenure | None" = None
+
+    @property
+    def outcome(self) -> str:
+        """How it ended."""
+        return self.was or self.state

@@ -24,6 +24,7 @@ from tests.proofs.model import Model
 from tests.tools.clock import SteppedClock
 
 from dibs import outcomes as o
+from dibs import words
 from dibs.store import Rules, Store, StoreDown
 from dibs.store.local import mark
 from dibs.store.local.embedded import EmbeddedStore
@@ -42,6 +43,12 @@ RULES = Rules(
     tickets_per_task=2,
     rate_per_session=0,
     rate_per_project=0,
+    attempts=3,
+    brief_ms=8_000,
+    fresh_ms=4_000,
+    stale_ms=2_000,
+    tenures_kept=4,
+    waiting_most=3,
     retention_ms=70_000,
     done_retention_ms=90_000,
 )
@@ -218,9 +225,32 @@ class Rig:
             lambda: acting.release(self.store, self.project, session, name, fence, **wish)
         )
 
-    def break_(self, task: str, fence: Any) -> Any:
-        wish = {"reason": "stuck", "by": "a person"}
-        return self.act(lambda: acting.break_(self.store, self.project, Task(task), fence, **wish))
+    def break_(self, task: str, fence: Any, *, hold: bool = False) -> Any:
+        return self.act(
+            lambda: acting.break_(
+                *(self.store, self.project, Task(task), fence),
+                reason="stuck",
+                by="a person",
+                hold=hold,
+            )
+        )
+
+    def hold(self, task: str | None, until: int | None, reason: str = "wait") -> Any:
+        name = Task(task) if task else None
+        return self.act(
+            lambda: acting.hold(
+                self.store, self.project, name, reason=reason, by="a person", until=until
+            )
+        )
+
+    def unhold(self, task: str | None) -> Any:
+        name, wish = Task(task) if task else None, {"reason": "go on", "by": "a person"}
+        return self.act(lambda: acting.unhold(self.store, self.project, name, **wish))
+
+    def retry(self, task: str, fence: Any) -> Any:
+        wish = {"reason": "once more", "by": "a person"}
+        name = Task(task)
+        return self.act(lambda: acting.retry(self.store, self.project, name, fence, **wish))
 
     def show(self, task: str, who: int | None = None) -> Any:
         session = None if who is None else self.sessions[who]
@@ -436,7 +466,7 @@ class Rig:
 
     def _check_list(self) -> None:
         """The list, page by page, is every claim once; its `seq` is the last event."""
-        states, cursor, claims, seq = ("held", "parked", "lapsed", "done"), "", [], ""
+        states, cursor, claims, seq = words.STATES, "", [], ""
         while True:
             page = self.run(
                 acting.list_(self.store, self.project, states=states, limit=2, cursor=cursor)
@@ -448,7 +478,7 @@ class Rig:
                 break
         self.model.look(witness.step_of(self.link.runs[-1]))
         expected = [seen.task(self.model, task) for task in self.model.tasks]
-        expected = [c for c in expected if c["state"] not in ("free", "ready", "blocked")]
+        expected = [c for c in expected if c["state"] in states]
         assert sorted(claims, key=by_task) == sorted(expected, key=by_task), "the list is wrong"
         last = self.audit.last_event
         assert seq.partition("-")[2] == ("0-0" if last == "-" else last), (

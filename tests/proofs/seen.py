@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tests.proofs.records import HELD, Loss
 
 if TYPE_CHECKING:
-    from tests.proofs.model import Model
+    from tests.proofs.queues import Queues
     from tests.proofs.tenures import Tenures
 
 REF_CHARS = 10
@@ -18,14 +18,19 @@ def seconds(ms: int) -> int:
 
 def state(model: "Tenures", task: str) -> str:
     tenure = model.known(task)
-    if tenure and model.overdue(tenure):
-        return "lapsed"
-    if tenure and tenure.state in (*HELD, "lapsed", "done"):
+    overdue = bool(tenure and model.overdue(tenure))
+    if tenure and tenure.state in (*HELD, "done") and not overdue:
         return tenure.state
+    if model.on_hold(task):
+        return "on-hold"
+    if model.used_up(task, overdue):
+        return "failed"
+    if tenure and (overdue or tenure.state == "lapsed"):
+        return "lapsed"
     return model.standing(task) or "free"
 
 
-def task(model: "Model", name: str) -> dict[str, object]:
+def task(model: "Queues", name: str) -> dict[str, object]:
     tenure = model.known(name)
     if not tenure:
         return {"task": name, "state": state(model, name)}
@@ -36,8 +41,8 @@ def task(model: "Model", name: str) -> dict[str, object]:
         "lapses": tenure.lapses + model.overdue(tenure),
         "waiters": len(model.waiting(tenure)),
     }
-    if seen["state"] in ("free", "ready", "blocked"):
-        return seen
+    if seen["state"] in ("free", "ready", "blocked", "on-hold", "failed"):
+        return seen | {"attempt": tenure.failures + model.overdue(tenure) + 1}
     before = tenure.previous
     return seen | {
         "fence": tenure.fence,
@@ -50,11 +55,12 @@ def task(model: "Model", name: str) -> dict[str, object]:
         if seen["state"] != "done"
         else 0,
         "stale": seen["state"] == "held" and model.now - tenure.beat > tenure.ttl // 2,
-        "previous": before and (before.state, before.owner[:REF_CHARS], before.note),
+        "attempt": tenure.failures + model.overdue(tenure) + 1,
+        "previous": before and (before.outcome, before.owner[:REF_CHARS], before.note),
     }
 
 
-def refusal(model: "Model", name: str, verdict: str, until: int | None) -> dict[str, object]:
+def refusal(model: "Queues", name: str, verdict: str, until: int | None) -> dict[str, object]:
     tenure = model.tasks.get(name)
     sessions = [ticket.session for ticket in model.waiting(tenure)] if tenure else []
     return {

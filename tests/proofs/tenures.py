@@ -1,9 +1,11 @@
 """The life of a tenure in the model: from a grant, over renewals and lapses, to its end."""
 
 from tests.proofs import seen
-from tests.proofs.records import HELD, Loss, Step, Tenure, Ticket
+from tests.proofs.records import HELD, Hold, Loss, Step, Tenure, Ticket
 
 from dibs.store import Rules
+
+FAILS = ("lapsed", "abandoned", "broken")
 
 
 class Tenures:
@@ -13,6 +15,11 @@ class Tenures:
         self.rules, self.fence = rules, 0
         self.tasks: dict[str, Tenure] = {}
         self.losses: dict[str, dict[str, Loss]] = {}
+        self.holds: dict[str, Hold] = {}
+        """What people keep back, by task, the project by ''; also when its time is over, until
+        somebody has looked."""
+        self.history: dict[str, list[tuple[int, str]]] = {}
+        """The tenures that ended, the latest first: fence and how."""
         self.events: list[tuple[str, str, str, int]] = []
         self.endings: dict[tuple[int, str, str], int] = {}
         """(fence, whose, task): when it was given up or broken."""
@@ -40,6 +47,24 @@ class Tenures:
         """How a task stands that nobody has, where a list says more than `free`; see Lists."""
         return None
 
+    def is_listed(self, task: str) -> bool:
+        """See Lists."""
+        return False
+
+    def most_attempts(self, task: str) -> int:
+        """See Lists."""
+        return self.rules.attempts
+
+    def used_up(self, task: str, overdue: bool = False) -> bool:
+        """Its attempts are used up."""
+        tenure, most = self.tasks.get(task), self.most_attempts(task)
+        return bool(tenure and most and tenure.failures + overdue >= most)
+
+    def on_hold(self, task: str) -> bool:
+        """A person keeps it back now."""
+        hold = self.holds.get(task)
+        return bool(hold) and (hold.until is None or hold.until > self.now)
+
     def rules_kept(self, done: bool) -> int:
         return self.rules.done_retention_ms if done else self.rules.retention_ms
 
@@ -55,6 +80,7 @@ class Tenures:
             if tenure.state == "lapsed":
                 self.losses[tenure.owner].pop(task, None)
             del self.tasks[task]
+            self.history.pop(task, None)
             return None
         return tenure
 
@@ -77,10 +103,31 @@ class Tenures:
         tenure = self.tasks[task]
         if self.overdue(tenure):
             tenure.due = tenure.ended = self.deadline(tenure)
-            tenure.state, tenure.lapses = "lapsed", tenure.lapses + 1
+            tenure.lapses += 1
+            self.over_with(task, "lapsed")
             until = tenure.ended + self.rules.retention_ms
             self.lose(tenure, task, "lapsed", until=until, open=True)
             self.tell("lapsed", task, tenure.owner)
+            self.tell_failed(task, tenure.failures - 1)
+
+    def over_with(self, task: str, how: str) -> None:
+        """Its tenure is over: what that counts for, and what is kept of it."""
+        tenure, kept = self.tasks[task], self.history.setdefault(task, [])
+        if tenure.state in HELD:
+            brief = how == "released" and self.now - tenure.since < self.rules.brief_ms
+            tenure.failures += how in FAILS or (brief and self.is_listed(task))
+            if how == "released" and not self.is_listed(task):
+                tenure.failures = 0
+        else:
+            kept.pop(0)
+        kept.insert(0, (tenure.fence, how))
+        del kept[self.rules.tenures_kept :]
+        tenure.state = how
+
+    def tell_failed(self, task: str, before: int) -> None:
+        most, tenure = self.most_attempts(task), self.tasks[task]
+        if self.used_up(task) and before < most and task not in self.holds:
+            self.tell("failed", task, tenure.owner)
 
     def lose(
         self,
@@ -103,6 +150,8 @@ class Tenures:
         new = Tenure(self.me, self.fence, ttl, due, self.now, self.now, label, note)
         if before:
             new.grants, new.lapses = before.grants + 1, before.lapses
+            if before.state != "done" and not self.used_up(task):
+                new.failures = before.failures
             new.previous, before.previous, new.queue = before, None, before.queue
             if before.state == "lapsed":
                 self.losses[before.owner].pop(task, None)
@@ -140,6 +189,10 @@ class Tenures:
         tenure.label, tenure.note = label or tenure.label, note or tenure.note
         if was == "lapsed":
             tenure.ended = 0
+            tenure.failures -= 1
+            self.history[task].pop(0)
+            if not self.history[task]:
+                del self.history[task]
             self.losses[self.me].pop(task, None)
             self.tell("revived", task, self.me)
         if state == "parked" and was != "parked":
@@ -150,12 +203,15 @@ class Tenures:
     def end(self, task: str, outcome: str, note: str, reason: str = "") -> tuple[str, str, bool]:
         self.notice(task)
         tenure = self.tasks[task]
-        tenure.state, tenure.ended, tenure.reason = outcome, self.now, reason
+        failures = tenure.failures
+        self.over_with(task, outcome)
+        tenure.ended, tenure.reason = self.now, reason
         tenure.note = note or tenure.note
         self.losses.get(tenure.owner, {}).pop(task, None)
         whose = outcome if outcome == "broken" else self.me[: seen.REF_CHARS]
         self.endings[tenure.fence, whose, task] = self.now
         self.tell(outcome, task, tenure.owner)
+        self.tell_failed(task, failures)
         return task, seen.state(self, task), False
 
     def ended_by(self, whose: str, task: str, fence: int | None) -> bool:

@@ -41,6 +41,7 @@ entry = st.fixed_dictionaries(
         "priority": st.sampled_from([0, 2, 4]),
         "needs": st.lists(task, max_size=2, unique=True),
         "tags": st.lists(st.sampled_from(["web", "api"]), max_size=2, unique=True),
+        "max_attempts": st.sampled_from([1, 2]),
         "drop": st.sampled_from([None, None, True]),
     },
 )
@@ -71,7 +72,8 @@ class Contract(RuleBasedStateMachine):
 
     def do(self, act: Any, *args: Any, **wish: Any) -> None:
         wish = {key: value for key, value in wish.items() if value is not None}
-        if act != self.rig.break_:
+        people = (self.rig.break_, self.rig.hold, self.rig.unhold, self.rig.retry)
+        if act not in people:
             wish["request"] = f"r{self.rig.model.fence}-{len(self.rig.model.events)}-{id(wish)}"
         self.again = (act, args, wish)
         act(*args, **wish)
@@ -86,13 +88,15 @@ class Contract(RuleBasedStateMachine):
         who=who,
         tasks=st.permutations(TASKS),
         count=st.integers(1, 4),
-        mode=st.sampled_from(["any", "all"]),
+        mode=st.sampled_from(["any", "any", "all"]),
         reopen=st.booleans(),
+        queue=st.booleans(),
     )
     def claim_several(
-        self, who: int, tasks: list[str], count: int, mode: str, reopen: bool
+        self, who: int, tasks: list[str], count: int, mode: str, reopen: bool, queue: bool
     ) -> None:
-        self.do(self.rig.claim, who, *tasks[:count], mode=mode, reopen=reopen)
+        waits = queue and mode == "any"
+        self.do(self.rig.claim, who, *tasks[:count], mode=mode, reopen=reopen, queue=waits)
 
     @rule(
         who=who,
@@ -158,9 +162,32 @@ class Contract(RuleBasedStateMachine):
         for who in range(len(self.rig.sessions)):
             self.do(self.rig.claim, who, task, queue=True)
 
+    @rule(task=task, fence=fences, hold=st.sampled_from([False, False, True]))
+    def break_(self, task: str, fence: str, hold: bool) -> None:
+        number = self.fence(task, fence) or self.fence(task, "right")
+        self.do(self.rig.break_, task, number, hold=hold)
+
+    @rule(task=st.one_of(task, task, st.none()), until=st.sampled_from([5, 20, None]))
+    def hold(self, task: str | None, until: int | None) -> None:
+        self.do(self.rig.hold, task, until)
+
+    @rule(task=st.one_of(task, task, st.none()))
+    def unhold(self, task: str | None) -> None:
+        self.do(self.rig.unhold, task)
+
+    @rule()
+    def the_project_goes_on(self) -> None:
+        if "" in self.rig.model.holds:
+            self.do(self.rig.unhold, None)
+
     @rule(task=task, fence=fences)
-    def break_(self, task: str, fence: str) -> None:
-        self.do(self.rig.break_, task, self.fence(task, fence) or self.fence(task, "right"))
+    def retry(self, task: str, fence: str) -> None:
+        self.do(self.rig.retry, task, self.fence(task, fence))
+
+    @rule(task=task, who=who, outcome=st.sampled_from(["abandoned", "abandoned", "released"]))
+    def somebody_gives_up(self, task: str, who: int, outcome: str) -> None:
+        self.do(self.rig.claim, who, task)
+        self.do(self.rig.release, who, task, outcome=outcome)
 
     @rule(task=task, who=st.one_of(who, st.none()))
     def show(self, task: str, who: int | None) -> None:
@@ -253,6 +280,8 @@ class Contract(RuleBasedStateMachine):
 MEETS = (
     *("granted: new", "granted: mine", "full", "kept", "moved", "ended", "ended: already"),
     *(f"refused: {why}" for why in ("held", "cooling", "done", "turn", "blocked")),
+    *("refused: on-hold", "refused: failed", "failed", "retried", "on-hold", "off-hold"),
+    *("held-back", "waiting", "held"),
     *("listed", "changed", "dropped", "ready", "blocked", "cycle", "nothing"),
     *(f"quota: {whose}" for whose in ("session", "project", "queue")),
     *(f"not-mine: {why}" for why in ("lost", "not-holder", "moved")),

@@ -18,7 +18,8 @@ from dibs.store.store import OVERVIEW, SWEEP, Unlist
 from dibs.words import Claim, Free, Loss
 
 BY_SESSIONS = ("claim", "heartbeat", "release", "tasks")
-REPLAYED = ("claim", "heartbeat", "release", "tasks", "break", "show", "sweep")
+BY_PEOPLE = ("break", "hold", "unhold", "retry")
+REPLAYED = (*BY_SESSIONS, *BY_PEOPLE, "show", "sweep")
 
 
 @dataclass
@@ -123,6 +124,8 @@ def step(run: Run, now: int, fences: dict[str, int], *, full: bool = False) -> S
     stalls, request, session, act = stalls_of(run.args[2]), run.args[3], run.args[4], run.args[5:]
     args: dict[str, Any]
     match run.act, act:
+        case name, _ if name in BY_PEOPLE:
+            args = of_people(name, act, now)
         case "claim", [
             mode,
             _tag,
@@ -151,8 +154,6 @@ def step(run: Run, now: int, fences: dict[str, int], *, full: bool = False) -> S
         case "release", [task, fence, outcome, note, _pr]:
             args = {"task": task or None, "fence": int(fence) if fence else None}
             args |= {"outcome": outcome, "note": note}
-        case "break", [task, fence, reason, by]:
-            args = {"task": task, "fence": int(fence), "reason": reason, "by": by}
         case "tasks", [dry, closed, *entries]:
             args = {
                 "entries": [entry_of(json.loads(entry)) for entry in entries],
@@ -171,11 +172,30 @@ def step(run: Run, now: int, fences: dict[str, int], *, full: bool = False) -> S
     return Step(name, args, now, stalls, session, request, fences, full, lost_us, losses_us)
 
 
+def of_people(act: str, given: list[str], now: int) -> dict[str, Any]:
+    """What a person asked for."""
+    args: dict[str, Any]
+    match act, given:
+        case "break", [task, fence, reason, by, hold]:
+            args = {"task": task, "fence": int(fence), "reason": reason, "hold": hold == "1"}
+        case "hold", [task, reason, by, for_ms, _until_ms]:
+            until = now + int(for_ms) if for_ms else None
+            args = {"task": task, "reason": reason, "until": until}
+        case "retry", [task, fence, reason, by]:
+            args = {"task": task, "fence": int(fence or 0), "reason": reason}
+        case _, [task, reason, by]:
+            args = {"task": task, "reason": reason}
+        case other:
+            raise ValueError(f"no act of a person: {other}")
+    return args | {"by": by}
+
+
 def entry_of(kept: dict[str, str]) -> dict[str, Any]:
     """An entry of the list as the model reads it: what was given, and what decides something."""
     given: dict[str, Any] = {"task": kept["task"]}
     given |= {name: kept[name] for name in ("title", "drop") if name in kept}
-    given |= {"priority": int(kept["priority"])} if "priority" in kept else {}
+    for name in ("priority", "attempts"):
+        given |= {name: int(kept[name])} if name in kept else {}
     for name in ("needs", "tags"):
         if name in kept:
             given[name] = tuple(filter(None, kept[name].split("\n")))
@@ -221,7 +241,8 @@ def claim_said(said: Claim | Free) -> dict[str, Any]:
         "lapses": said.lapses,
         "waiters": said.waiters,
     }
-    if isinstance(said, Free) or said.state == "free":
+    facts["attempt"] = said.attempt
+    if isinstance(said, Free) or said.state in ("free", "on-hold", "failed"):
         return facts
     before = said.previous
     return facts | {
@@ -250,8 +271,14 @@ def said(outcome: object) -> tuple[str, Any, list[Any]]:
 
 def _said_of_the_list(outcome: object) -> tuple[str, Any] | None:
     match outcome:
-        case o.NothingReady(held, parked, blocked, cooling, wait):
-            return "nothing", (held, parked, blocked, cooling, wait)
+        case o.NothingReady(held, parked, blocked, on_hold, failed, cooling, wait):
+            return "nothing", (held, parked, blocked, on_hold, failed, cooling, wait)
+        case o.Waiting(limit, parked, failed):
+            return "waiting", (limit, parked, failed)
+        case o.HeldBack(_, hold, already):
+            return "held-back", (hold.by, hold.reason, already)
+        case o.StillHeld(now):
+            return "held", claim_said(now)
         case o.Written(changes):
             return "listed", list(changes)
         case o.Circle(path):
