@@ -13,6 +13,8 @@ from dibs import outcomes as o
 from dibs.text import HIDDEN
 from dibs.words import Claim, Free, Holder, Loss, Tenure
 
+CIRCLE_SHOWN = 20
+"""Tasks of a circle that a sentence names."""
 QUOTED_MOST = 200
 """At most so many characters of a text that another party wrote."""
 _HIDDEN = re.compile(f"[{HIDDEN}]")
@@ -83,6 +85,14 @@ def blocked(task: Free | Claim, needs: Sequence[Claim | Free]) -> str:
         f"{word(task.task)} is blocked: it needs {', '.join(shown)}{more} to be done first. "
         "Work on another task, or take what is ready with next: true."
     )
+
+
+def circle(path: Sequence[str]) -> str:
+    """Say which tasks need each other, each the next."""
+    shown = [word(task) for task in path[:CIRCLE_SHOWN]]
+    if len(path) > CIRCLE_SHOWN:
+        shown.append(f"({len(path) - CIRCLE_SHOWN} more)")
+    return f"These need each other: {' needs '.join((*shown, word(path[0])))}."
 
 
 def nothing_ready(outcome: o.NothingReady) -> str:

@@ -18,11 +18,11 @@ from redis.exceptions import RedisError
 
 from dibs import __version__, logs
 from dibs.settings import BACKLOG, Settings
+from dibs.store.format import UnsupportedStore
 from dibs.store.local import disk, mark, memory
 from dibs.store.local.embedded import EmbeddedStore, StoreKilled, StoreUnavailable
 from dibs.store.redis.failures import SlotMoved, StoreDown, StoreFull, said
 from dibs.store.redis.target import parse
-from dibs.store.store import UnsupportedStore
 
 log = logging.getLogger("dibs.serve")
 

@@ -8,6 +8,8 @@ ROOT = Path(__file__).parents[2]
 CONTRACT = ROOT / "docs" / "contract.md"
 READ = ("service", "client", "skill", "tests", "bench", "docs")
 KINDS = {".py", ".lua", ".md", ".js", ".html", ".toml"}
+KEPT_FREE = {22}
+"""Rules that have a number, and are not there yet: nothing cites them."""
 RULES = re.compile(r"\b[Rr]ules? (\d+(?:(?:, | and |–|-)\d+)*)")
 INVARIANTS = re.compile(r"\bI(\d{1,2})\b")
 
@@ -49,8 +51,15 @@ def test_rules_and_invariants_are_numbered_without_a_gap() -> None:
     assert (len(rules), len(invariants)) >= (20, 14)
 
 
+def test_a_rule_that_is_not_there_yet_says_so() -> None:
+    text = CONTRACT.read_text("utf-8")
+    free = re.findall(r"^(\d+)\. \*Kept for .+\*$", text, re.MULTILINE)
+    assert set(map(int, free)) == KEPT_FREE
+
+
 def test_every_citation_leads_to_a_rule_or_an_invariant() -> None:
     rules, invariants = map(set, stated())
+    rules -= KEPT_FREE
     astray = [
         f"{path}: {sorted(rules_in(text) - rules)} {sorted(invariants_in(text) - invariants)}"
         for path, text in texts()
@@ -61,6 +70,7 @@ def test_every_citation_leads_to_a_rule_or_an_invariant() -> None:
 
 def test_every_rule_and_invariant_has_a_test_that_names_it() -> None:
     rules, invariants = map(set, stated())
+    rules -= KEPT_FREE
     for path, text in texts():
         if path.parts[0] == "tests":
             rules -= rules_in(text)

@@ -10,7 +10,7 @@ from dibs.acts import ACTS
 from dibs.api.routes import EventsQuery
 from dibs.problems import TABLE
 from dibs.requests import Request
-from dibs.words import Claim
+from dibs.words import Claim, Holder, Listed
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
 
@@ -23,8 +23,9 @@ def test_every_problem_is_in_the_protocol_with_its_status() -> None:
 def test_every_field_of_a_claim_is_in_the_protocol() -> None:
     example = re.search(r"```json\n(\{.*?)```", TEXT, re.S)
     assert example
-    named = set(re.findall(r'"(\w+)":', example[1])) - {"ref", "label", "branch", "url"}
-    assert named == set(Claim.__struct_fields__)
+    named = set(re.findall(r'"(\w+)":', example[1]))
+    inner = {*Holder.__struct_fields__, *Listed.__struct_fields__}
+    assert named == inner | set(Claim.__struct_fields__)
 
 
 def test_every_field_of_a_request_is_in_the_protocol() -> None:

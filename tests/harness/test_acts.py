@@ -12,6 +12,7 @@ from tests.proofs import model
 
 from dibs.acts import ACTS, POSTS, SCRIPTS
 from dibs.acts.act import Act
+from dibs.acts.tasks import Entry
 from dibs.api.observe import FAMILIES, ROUTES
 from dibs.api.openapi import document
 from dibs.problems import BY_CODE
@@ -32,7 +33,7 @@ def test_an_act_is_in_whatever_lists_acts(act: Act) -> None:
     assert f"`{act.method} /v1/{{project}}/{act.path}" in PROTOCOL
     assert set(act.problems) <= set(BY_CODE)
     assert act.name in SCRIPTS
-    assert (act.path in POSTS) is (act.method == "POST")
+    assert (POSTS.get(act.path) is act) is (act.method == "POST")
 
 
 @every_act
@@ -42,8 +43,10 @@ def test_the_protocols_section_of_an_act_has_its_fields_and_refusals(act: Act) -
     fields = set(act.request.model_fields)
     named = {name for name in fields if re.search(rf"`\??{name}[`:=]", section)}
     assert named == fields
+    of_entries = set(Entry.model_fields) if "tasks" in fields else set[str]()
     rows = re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE)
-    assert {name for row in rows for name in re.findall(r"`(\w+)", row)} <= fields
+    listed = {name for row in rows for name in re.findall(r"`(\w+)", row)}
+    assert of_entries <= listed <= fields | of_entries
     if act.method == "POST":
         assert {code for code in act.problems if f"`{code}`" not in section} <= {"bad-session"}
 
@@ -55,6 +58,9 @@ VERBS = {
     "list": {"list"},
     "show": {"show", "verify"},
     "break": set(),
+    "tasks": set(),
+    "backlog": set(),
+    "task": set(),
 }
 """The client's commands by the act that they call, as far as an agent may run them unasked."""
 

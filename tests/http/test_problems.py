@@ -175,6 +175,60 @@ def a_claim_just_after_a_lapse(desk: Desk) -> httpx.Response:
     return answer
 
 
+@answers("blocked")
+def a_claim_of_what_needs_another(desk: Desk) -> httpx.Response:
+    ann = desk.caller()
+    ann.post("tasks", tasks=[{"task": "T-1"}, {"task": "T-2", "needs": ["T-1", "T-9"]}])
+    ann.post("claim", task="T-1", label="ann")
+    answer = desk.caller().post("claim", task="T-2")
+    assert [need["state"] for need in answer.json()["needs"]] == ["held", "free"]
+    assert "held by ann" in answer.json()["detail"]
+    return answer
+
+
+@answers("nothing-ready")
+def asking_for_the_next_where_all_is_held(desk: Desk) -> httpx.Response:
+    ann = desk.caller()
+    ann.post("tasks", tasks=[{"task": "T-1"}, {"task": "T-2", "needs": ["T-1"]}])
+    assert ann.post("claim", next=True).json()["task"] == "T-1"
+    answer = desk.caller().post("claim", next=True)
+    assert answer.json()["counts"] == {"held": 1, "parked": 0, "blocked": 1, "cooling": 0}
+    assert answer.json()["retry_after"] > 60
+    return answer
+
+
+@answers("too-large")
+def a_list_over_a_mebibyte(desk: Desk) -> httpx.Response:
+    entries = [{"task": f"T-{n}", "body": "x" * 8_000} for n in range(140)]
+    return desk.caller().post("tasks", tasks=entries)
+
+
+@answers("quota")
+def a_list_where_the_project_weighs_what_it_may(desk: Desk) -> httpx.Response:
+    ann = desk.caller()
+    entries = [{"task": f"T-{n}", "body": "x" * 8_000} for n in range(9)]
+    assert ann.post("tasks", tasks=entries).status_code == 200
+    answer = ann.post("tasks", tasks=[{"task": "T-9"}])
+    assert (answer.json()["whose"], answer.json()["limit"]) == ("bytes", 65_536)
+    assert ann.post("tasks", tasks=entries).json()["unchanged"], "nothing new is no matter"
+    return answer
+
+
+@answers("full")
+def a_list_when_the_store_has_no_memory_left(desk: Desk) -> httpx.Response:
+    ann = desk.caller()
+    ann.post("tasks", tasks=[{"task": "T-1"}])
+    with desk.store() as store:
+        store.config_set("maxmemory", 1)
+        try:
+            answer = ann.post("tasks", tasks=[{"task": "T-2"}])
+            assert ann.post("tasks", tasks=[{"task": "T-1"}]).json()["unchanged"] == ["T-1"]
+            assert ann.get("tasks").json()["tasks"][0]["task"] == "T-1"
+        finally:
+            store.config_set("maxmemory", 0)
+    return answer
+
+
 @answers("quota")
 def a_claim_more_than_a_session_may_have(desk: Desk) -> httpx.Response:
     ann = desk.caller()

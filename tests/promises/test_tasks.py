@@ -1,4 +1,4 @@
-"""Rules 23 to 25: what a team writes down, what of it is ready, and who gets the next."""
+"""Rules 21, 23, 24 and 25: what a team writes down, what of it is ready, and who gets the next."""
 
 import asyncio
 import itertools
@@ -11,6 +11,7 @@ from tests.harness import acting
 from dibs import outcomes as o
 from dibs.problems import ProblemError
 from dibs.store import Rules
+from dibs.store.store import INDEX
 from dibs.words import Claim
 
 QUICK = Rules(
@@ -202,6 +203,18 @@ async def test_a_circle_within_one_request_is_refused(desk: Desk) -> None:
     assert sorted(outcome.path) == ["B", "C"]
 
 
+async def test_a_circle_that_closes_when_a_dropped_task_is_listed_again_is_refused(
+    desk: Desk,
+) -> None:
+    await write(desk, needs("A", "B"), "B")
+    await write(desk, {"task": "A", "drop": True})
+    assert await write(desk, needs("B", "A")) == ["updated"]
+    outcome = await acting.tasks(desk.store, desk.project, desk.ann, [{"task": "A"}])
+    assert isinstance(outcome, o.Circle)
+    assert await states(desk) == ["B blocked"]
+    assert await write(desk, needs("A"), "B") == ["updated", "unchanged"]
+
+
 async def test_a_need_that_goes_away_makes_a_circle_none(desk: Desk) -> None:
     await write(desk, needs("A", "B"), "B")
     assert await write(desk, needs("A"), needs("B", "A")) == ["updated", "updated"]
@@ -315,6 +328,13 @@ async def test_a_listed_task_is_kept_with_its_past_for_as_long_as_it_is_listed(d
     again = await take(desk, desk.bob)
     assert again.previous
     assert (again.task, again.previous.note, again.grants) == ("T-2", "half done", 2)
+
+
+async def test_a_project_with_nothing_but_a_list_is_known_for_as_long(desk: Desk) -> None:
+    await write(desk, "T-1")
+    await desk.store.link.command("ZADD", INDEX, "1", desk.project)  # as if it were years ago
+    assert desk.project in await desk.store.projects()
+    assert await states(desk) == ["T-1 ready"]
 
 
 async def test_a_new_name_that_looks_like_a_listed_one_says_so(desk: Desk) -> None:

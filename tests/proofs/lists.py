@@ -113,16 +113,21 @@ class Lists(Tenures):
         return walk(start)
 
     def tasks_(self, entries: Sequence[dict[str, Any]], dry: bool) -> tuple[str, Any]:
-        given = {e["task"]: e["needs"] for e in entries if "needs" in e and "drop" not in e}
+        given = {entry["task"]: entry for entry in entries}
+
+        def is_dropped(task: str) -> bool:
+            return task in self.entries and self.entries[task].dropped
 
         def needs(task: str) -> tuple[str, ...]:
-            entry = self.entries.get(task)
-            kept = entry.needs if entry and not entry.dropped else ()
-            return tuple(given.get(task, kept))
+            entry, kept = given.get(task), self.entries.get(task)
+            if (entry.get("drop") if entry else is_dropped(task)) or not (entry or kept):
+                return ()
+            return tuple((entry or {}).get("needs", kept.needs if kept else ()))
 
         known: set[str] = set()
         for entry in entries:
-            if "needs" in entry and entry["task"] not in known:
+            adds = "needs" in entry or is_dropped(entry["task"])
+            if adds and not entry.get("drop") and entry["task"] not in known:
                 found = self.circle(entry["task"], needs, known)
                 if found:
                     return "cycle", found

@@ -448,3 +448,133 @@ async def test_a_damaged_record_is_in_the_log_once(
     assert len(said) == 1
     assert "T-1" in said[0]
     assert desk.project in said[0]
+
+
+async def write(desk: Desk, *entries: dict[str, Any]) -> o.Written:
+    """Write the list."""
+    outcome = await acting.tasks(desk.store, desk.project, desk.ann, entries)
+    assert isinstance(outcome, o.Written), outcome
+    return outcome
+
+
+async def states(desk: Desk) -> list[str]:
+    """The list, as "task state", the damaged after a bar."""
+    page = await acting.backlog(desk.store, desk.project)
+    return [f"{task.task} {task.state}" for task in page.tasks] + [f"| {t}" for t in page.damaged]
+
+
+LISTINGS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda kept: b"",
+    "cut": lambda kept: kept[:-3],
+    "no object": lambda kept: b'"one"',
+    "a priority in words": lambda kept: kept.replace(b'"2"', b'"two"'),
+    "no order": changed(order=MISSING),
+    "a title that is a list": changed(title=["one"]),
+}
+
+
+@pytest.mark.parametrize("how", [*LISTINGS.values(), None], ids=[*LISTINGS, "another type"])
+async def test_a_damaged_listing_costs_only_its_place_in_the_list(
+    desk: Desk, raw: Any, how: Callable[[bytes], bytes] | None
+) -> None:
+    entry: dict[str, Any] = {"task": "T-2", "needs": ["T-1"], "tags": ["web"]}
+    await write(desk, {"task": "T-1"}, entry, {"task": "T-3"})
+    key = f"{keys(desk.project)}:listing:T-2"
+    kept = raw.get(key)
+    raw.delete(key)
+    if how:
+        raw.set(key, how(kept))
+    else:
+        raw.hset(key, "a", "b")
+        raw.hset(f"{keys(desk.project)}:text:T-2", "a", "b")
+    assert await states(desk) == ["T-1 ready", "T-3 ready", "| T-2"]
+    assert (await acting.task(desk.store, desk.project, "T-2")).now.state == "blocked"
+    refused = await desk.refused(desk.bob, "T-2")
+    assert (refused.verdict, refused.needs) == ("blocked", ())
+    await desk.granted(desk.ann, "T-1")
+    await desk.release(desk.ann, "T-1", outcome="done")
+    raw.hset(f"{keys(desk.project)}:meta", "weighs", "")  # so that the sweep counts
+    await swept(desk)
+    outcome = await desk.claim(desk.bob, mode="next")
+    assert isinstance(outcome, o.Granted)
+    assert outcome.claims[0].task == "T-3"
+    assert (await write(desk, entry)).changes == ("created",)
+    assert await states(desk) == ["T-1 done", "T-3 held", "T-2 ready"]
+    assert (await desk.granted(desk.cat, "T-2")).listed is not None
+
+
+async def test_a_listing_that_is_damaged_while_it_is_held_costs_the_holder_nothing(
+    desk: Desk, raw: Any
+) -> None:
+    await write(desk, {"task": "T-1"})
+    held = await desk.granted(desk.ann, "T-1")
+    raw.set(f"{keys(desk.project)}:listing:T-1", "{cut")
+    assert (await desk.granted(desk.ann, "T-1")).fence == held.fence
+    assert isinstance(await desk.beat(desk.ann, "T-1", held.fence), o.Renewed)
+    assert isinstance(await desk.release(desk.ann, "T-1", outcome="done"), o.Ended)
+    assert (await desk.refused(desk.bob, "T-1")).verdict == "done"
+
+
+async def test_a_need_whose_record_is_damaged_blocks_once_it_is_freed(desk: Desk, raw: Any) -> None:
+    await write(desk, {"task": "T-1"}, {"task": "T-2", "needs": ["T-1"]})
+    await desk.granted(desk.ann, "T-1")
+    await desk.release(desk.ann, "T-1", outcome="done")
+    assert await states(desk) == ["T-1 done", "T-2 ready"]
+    damage(raw, desk, "T-1", DAMAGES["cut"])
+    await desk.break_("T-1", NOT_HELD)
+    assert await states(desk) == ["T-1 ready", "T-2 blocked"]
+    assert (await desk.events())[-2:] == ["blocked T-2", "broken T-1"]
+
+
+async def test_a_dropped_task_whose_record_was_damaged_stays_dropped(desk: Desk, raw: Any) -> None:
+    await write(desk, {"task": "T-1"})
+    await write(desk, {"task": "T-1", "drop": True})
+    damage(raw, desk, "T-1", DAMAGES["cut"])
+    with pytest.raises(Damaged, match="T-1"):
+        await write(desk, {"task": "T-1"})
+    await desk.break_("T-1", NOT_HELD)
+    assert await states(desk) == []
+    assert isinstance(await desk.claim(desk.bob, mode="next"), o.NothingReady)
+
+
+@pytest.mark.parametrize("value", ["", "soon", "-7", "9" * 40])
+async def test_a_damaged_count_of_needs_is_counted_anew(desk: Desk, raw: Any, value: str) -> None:
+    await write(desk, {"task": "T-1"}, {"task": "T-0"}, {"task": "T-2", "needs": ["T-1", "T-0"]})
+    raw.hset(f"{keys(desk.project)}:missing", "T-2", value)
+    for task, then in (("T-1", "blocked"), ("T-0", "ready")):
+        await desk.granted(desk.ann, task)
+        await desk.release(desk.ann, task, outcome="done")
+        assert (await acting.task(desk.store, desk.project, "T-2")).now.state == then
+
+
+async def test_dependents_that_are_none_any_more_are_told_nothing(desk: Desk, raw: Any) -> None:
+    """What a damaged listing needed before it was written anew."""
+    await write(desk, {"task": "T-1"}, {"task": "T-0"}, {"task": "T-2", "needs": ["T-1"]})
+    raw.sadd(f"{keys(desk.project)}:needed:T-0", "T-2", "nobody", b"\xff")
+    await desk.granted(desk.ann, "T-0")
+    await desk.release(desk.ann, "T-0", outcome="done")
+    assert await states(desk) == ["T-1 ready", "T-0 done", "T-2 blocked"]
+
+
+async def test_dependents_of_another_kind_stop_nobody(desk: Desk, raw: Any) -> None:
+    await write(desk, {"task": "T-1"}, {"task": "T-2", "needs": ["T-1"]})
+    raw.delete(f"{keys(desk.project)}:needed:T-1")
+    raw.set(f"{keys(desk.project)}:needed:T-1", "text")
+    await desk.granted(desk.ann, "T-1")
+    assert isinstance(await desk.release(desk.ann, "T-1", outcome="done"), o.Ended)
+    assert await states(desk) == ["T-1 done", "T-2 blocked"], "nobody knows who needs it"
+
+
+@pytest.mark.parametrize("key", ["listed", "ready", "blocked", "missing"])
+async def test_a_list_whose_keys_are_not_ours_costs_no_task_that_nobody_listed(
+    desk: Desk, raw: Any, key: str
+) -> None:
+    held = await desk.granted(desk.ann, "T-0")
+    raw.set(f"{keys(desk.project)}:{key}", "text")
+    with pytest.raises(StoreDown, match="purge"):
+        await write(desk, {"task": "T-1"}, {"task": "T-2", "needs": ["T-1"]})
+    assert isinstance(await desk.beat(desk.ann, "T-0", held.fence), o.Renewed)
+    assert isinstance(await desk.release(desk.ann, "T-0", outcome="done"), o.Ended)
+    await desk.granted(desk.bob, "T-3")
+    if key != "listed":  # which the sweep counts: it says that the project is damaged
+        await swept(desk)

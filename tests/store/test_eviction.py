@@ -11,9 +11,9 @@ from tests.tools.servers import KINDS, Server, serving
 
 from dibs import outcomes as o
 from dibs.store import Rules, Store, StoreDown
+from dibs.store.format import UnsupportedStore
 from dibs.store.redis.link import PipelineLink
 from dibs.store.shown import may_evict_claims
-from dibs.store.store import UnsupportedStore
 from dibs.words import Project, Task
 
 FREE = Rules(rate_per_session=0, rate_per_project=0, claims_per_session=2_000)

@@ -17,11 +17,11 @@ from tests.tools.clock import SteppedClock
 from dibs import outcomes as o
 from dibs.acts import SCRIPTS
 from dibs.store import Rules, Store, StoreDown, StoreFull
+from dibs.store.format import UnsupportedStore
 from dibs.store.local.embedded import EmbeddedStore
 from dibs.store.redis.failures import ErrorReply, Withheld, failure
 from dibs.store.redis.link import PipelineLink
 from dibs.store.scripts import Script
-from dibs.store.store import UnsupportedStore
 
 FREE = Rules(rate_per_session=0, rate_per_project=0)
 ON_LINE_9 = "script: 88c923858e73954cede057e8a25f614a3552b177, on @user_script:9."

@@ -13,8 +13,8 @@ from tests.tools.servers import KINDS, Server, serving
 
 from dibs import outcomes as o
 from dibs.store import Rules, Store, StoreDown
+from dibs.store.format import UnsupportedStore
 from dibs.store.redis.link import PipelineLink
-from dibs.store.store import UnsupportedStore
 from dibs.words import Project, Task
 
 ROOT = Path(__file__).parents[2]

@@ -25,6 +25,7 @@ from dibs.requests import (
     Tasks,
     Url,
     fault,
+    has,
     only,
 )
 from dibs.responses import Reply
@@ -50,6 +51,7 @@ _CODES = {
     "failed": "failed",
 }
 _NAMED = ("task", "any_of", "all_of", "next")
+_NO = {"const": False}
 
 Outcome = (
     o.Granted | o.Conflict | o.NothingReady | o.Waiting | o.OverQuota | o.NoRoom | o.RateLimited
@@ -93,9 +95,15 @@ class ClaimRequest(Request):
     @classmethod
     def together(cls) -> dict[str, Any]:
         """See Request."""
-        named = ("task", "any_of", "all_of")
+        named = _NAMED[:3]
         choices = [only(name, named) for name in named]
-        choices[2]["properties"]["queue"] = {"const": False}
+        for choice in choices:
+            choice["properties"] |= {"next": _NO, "tag": {"type": "null"}}
+        following: dict[str, Any] = {"required": ["next"], "properties": {"next": {"const": True}}}
+        following["not"] = {"anyOf": [has(name) for name in named]}
+        choices.append(following)
+        for choice in choices[2:]:
+            choice["properties"]["queue"] = _NO
         return {"oneOf": choices}
 
     @property

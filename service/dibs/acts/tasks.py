@@ -21,6 +21,12 @@ from dibs.text import lower
 CHANGES = ("created", "updated", "unchanged", "dropped")
 Outcome = o.Written | o.Circle | o.OverQuota | o.NoRoom | o.RateLimited
 
+
+def _lines(text: str, what: str) -> str:
+    """Return a text, its lines ending as here: forges and editors write both kinds."""
+    return words.prose(text.replace("\r\n", "\n"), what)
+
+
 Title = Annotated[
     str,
     limited_text("A title", words.TITLE_CHARS),
@@ -28,7 +34,7 @@ Title = Annotated[
 ]
 Body = Annotated[
     str,
-    limited_text("A body", words.BODY_CHARS, words.prose),
+    limited_text("A body", words.BODY_CHARS, _lines),
     as_schema(type="string", maxLength=words.BODY_CHARS, pattern=LINES),
 ]
 
@@ -144,9 +150,11 @@ def answer(outcome: Outcome, request: TasksRequest) -> Reply:
                 told[change].append(entry.task)
             return responses.ok(told)
         case o.Circle(path):
-            round_trip = " needs ".join(map(messages.word, (*path, path[0])))
-            at = [entry.task for entry in request.tasks].index(path[0])
-            raise invalid([fault(f"tasks.{at}.needs", f"These need each other: {round_trip}.")])
+            named = [at for at, entry in enumerate(request.tasks) if entry.task in path]
+            at = next((at for at in named if not request.tasks[at].drop), 0)
+            start = path.index(request.tasks[at].task) if named else 0
+            detail = messages.circle((*path[start:], *path[:start]))
+            raise invalid([fault(f"tasks.{at}.needs", detail)])
         case o.OverQuota(whose, limit):
             facts = {"whose": whose, "limit": limit}
             raise responses.problem("quota", messages.quota(outcome), outcome, **facts)

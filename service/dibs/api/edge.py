@@ -7,6 +7,7 @@ from typing import Any
 from litestar.exceptions import NotFoundException
 from litestar.types import ASGIApp
 
+from dibs.acts import READS
 from dibs.api import errors
 from dibs.api.headers import Header, doubled
 from dibs.problems import ProblemError, invalid
@@ -48,12 +49,15 @@ def exact(app: ASGIApp) -> ASGIApp:
     return wrapped
 
 
+_OF_TASKS = frozenset(path.removesuffix("/{task}") for path in READS if path.endswith("/{task}"))
+
+
 def _path(raw: str) -> str:
     """Return what the framework finds a route by: the path as it was sent, without an empty part or
     a hidden slash. Only a task's name may have those, and its handler reads it from what was sent.
     """
     parts = raw.split("/", 4)
-    task = parts[4] if len(parts) == 5 and parts[1] == "v1" and parts[3] == "claims" else ""
+    task = parts[4] if len(parts) == 5 and parts[1] == "v1" and parts[3] in _OF_TASKS else ""
     before = raw.removesuffix(f"/{task}") if task else raw
     if before != "/" and ("" in before.split("/")[1:] or "%2F" in before.upper()):
         raise NotFoundException

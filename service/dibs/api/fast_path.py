@@ -83,7 +83,7 @@ class FastPath:
         # The path as it was sent: what is right in it has nothing to encode.
         parts: list[str] = scope["raw_path"].decode("latin-1").split("/")
         act = POSTS.get(parts[3]) if len(parts) == 4 and parts[1] == "v1" else None
-        if act and scope["method"] != "POST" and act.path in READS:
+        if act and scope["method"] in ("GET", "HEAD") and act.path in READS:
             act = None
         if act is None or not parts[2] or ("%" in parts[2] and "%2F" in parts[2].upper()):
             await self._rest(scope, receive, send)

@@ -187,10 +187,9 @@ def _ref(name: str) -> Schema:
 def _schemas() -> Schema:
     found: Schema = {}
     for model in (act.request for act in ACTS if act.method == "POST"):
-        found[model.__name__] = {
-            **model.model_json_schema(ref_template=_REF + "{model}"),
-            **model.together(),
-        }
+        schema = model.model_json_schema(ref_template=_REF + "{model}")
+        found.update(schema.pop("$defs", {}))
+        found[model.__name__] = schema | model.together()
     outputs = (words.Claim, words.Free, words.Event, words.Loss, words.Tenure, Release, Health)
     found.update(schema_components(outputs, ref_template=_REF + "{name}")[1])
     many = {"type": "array"}

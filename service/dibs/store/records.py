@@ -132,7 +132,10 @@ def _tasks(lines: str) -> tuple[Task, ...]:
 
 def _listed(rec: Record) -> Listed | None:
     """Return what is written down of a task, where the script showed it."""
-    return listed(rec.listing, rec.body) if rec.listing else None
+    try:
+        return listed(rec.listing, rec.body) if rec.listing else None
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return None  # nobody can read it; the claim goes on
 
 
 def listed(kept: str, body: str | None = None) -> Listed:

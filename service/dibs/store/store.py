@@ -16,7 +16,8 @@ from dibs.store import health, selftest, shown
 from dibs.store.clock import Facts, LeaseClock
 from dibs.store.collisions import CollisionCounter
 from dibs.store.events import EventLog
-from dibs.store.keys import FORMAT, FORMAT_BEFORE, keys
+from dibs.store.format import UnsupportedStore, check_format, settled
+from dibs.store.keys import keys
 from dibs.store.records import Counts, Overview, Pulse, Reader
 from dibs.store.redis.failures import Damaged, StoreDown, StoreFull, said
 from dibs.store.redis.link import Link
@@ -26,12 +27,14 @@ from dibs.words import Project, Session
 
 log = logging.getLogger("dibs.store")
 
-_FORMAT_KEY = "dibs:format"
 INDEX = "dibs:projects"
-"""The projects that have claims, by when a process put each there."""
+"""The projects that have claims or a list, by when a process put each there."""
 _DAY_MS = 86_400_000
-_SWEPT = (":live", ":lapsed", ":done", ":ended", ":endings", ":losers", ":queued", ":damaged")
-"""What the sweeper goes by: a project with none of these keys has nothing that it could drop."""
+_SWEPT = (
+    *(":live", ":lapsed", ":done", ":ended", ":endings", ":losers", ":queued", ":damaged"),
+    ":listed",
+)
+"""What the sweeper goes by: a project with none of these keys has nothing that is kept."""
 _ATTEMPTS = 3
 _SECRET = re.compile("[0-9a-f]{64}")
 _TURNS = (
@@ -46,22 +49,11 @@ _KNOWN_S = 600.0
 """How long a process trusts that the index of projects has one it claimed in."""
 
 
-class UnsupportedStore(Exception):
-    """The store cannot be used as it is; the message is a sentence that says why."""
-
-
 class Unlist(NamedTuple):
     """The arguments of unlist.lua."""
 
     project: str
     before_ms: str
-
-
-class Upgrade(NamedTuple):
-    """The arguments of upgrade.lua."""
-
-    before: str
-    after: str
 
 
 class _Overview(NamedTuple):
@@ -80,7 +72,6 @@ class Store:
         self.clock = LeaseClock(link, rules.stall_ms)
         self.collisions = CollisionCounter(link, keys)
         self.events = EventLog(link, self.clock)
-        self._upgrade = Script.load("upgrade", arguments=Upgrade._fields)
         self._unlist = Script.load("unlist", arguments=Unlist._fields)
         self._scripts: dict[str, Script] = {}
         self._secret = b""
@@ -110,18 +101,9 @@ class Store:
 
         Raises StoreDown, or UnsupportedStore.
         """
-        found = await self._settled(_FORMAT_KEY, FORMAT)
-        if found == FORMAT_BEFORE:
-            arguments = Upgrade(FORMAT_BEFORE, FORMAT)
-            found = str(await run_script(self.link, self._upgrade, _FORMAT_KEY, arguments))
-            log.info("store_upgraded from=%s to=%s", FORMAT_BEFORE, found)
-        if found != FORMAT:
-            raise UnsupportedStore(
-                f"The store holds data of format {found}; this dibs reads format {FORMAT}. "
-                "Run the version of dibs that wrote it, or give this one a store of its own."
-            )
+        await check_format(self.link)
         ours = self._secret.hex() or secrets.token_hex(32)
-        kept = await self._settled("dibs:secret", ours)
+        kept = await settled(self.link, "dibs:secret", ours)
         if not _SECRET.fullmatch(kept):
             raise UnsupportedStore(
                 "The store's dibs:secret is damaged, so that no session can be told from another. "
@@ -255,14 +237,6 @@ class Store:
             return await self._command("ZSCORE", INDEX, project) is not None
         self._known[project] = time.monotonic()
         return True
-
-    async def _settled(self, key: str, first: str) -> str:
-        """Return what stands at `key`; the first caller puts `first` there."""
-        found = await self.link.command("GET", key)
-        if found is None:  # only then write: a full store must not keep a service from starting
-            await self.link.command("SET", key, first, "NX")
-            found = await self.link.command("GET", key)
-        return str(found)
 
     async def _command(self, *parts: str | int) -> Any:
         """Run one command before an act, once more if need be; the act itself was not sent."""

@@ -217,7 +217,8 @@ local function reasons(word, task, project_hold)
     row = redis.pcall('LRANGE', PREFIX .. ':tenures:' .. task, 0, 2)
     if row.err then row = {} end
   elseif word == 'blocked' then
-    for need in each(listing(task).needs) do
+    local entry = listing(task)
+    for need in each(entry and entry.needs) do
       local other = #row < 18 and load(need)
       if other and other.state ~= 'done' then
         row[#row + 1], row[#row + 2] = need, other.damaged and '' or view(need, other, true)

@@ -285,8 +285,9 @@ local function view(task, rec, counted, told)
   if on_hold(rec) then rec.kept_back = call('HGET', PREFIX .. ':holds', task) or nil end
   rec.task, rec.due, rec.due_at = task, due_at and text(due_at), nil
   if rec.listed and told then
-    rec.listing = call('GET', PREFIX .. ':listing:' .. task) or nil
-    rec.body = told == 'whole' and call('GET', PREFIX .. ':text:' .. task) or nil
+    local listing = redis.pcall('GET', PREFIX .. ':listing:' .. task)
+    local body = told == 'whole' and redis.pcall('GET', PREFIX .. ':text:' .. task)
+    rec.listing, rec.body = type(listing) == 'string' and listing or nil, type(body) == 'string' and body or nil
   end
   if rec.queued and counted then
     local waiting, place = count_tickets(task)

@@ -33,8 +33,8 @@ local function rank(entry) return text(entry.priority * 2 ^ 48 + entry.order) en
 local function each(lines) return string.gmatch(lines or '', '[^\n]+') end
 
 -- Put a task among those that are ready, blocked or failed, or take it out, as it is now. Returns which it
--- is of the first two.
-local function set_ready(task, rec)
+-- is of the first two. `entry` is its listing, where the caller has it.
+local function set_ready(task, rec, entry)
   local idle = IDLE[rec.state] == true and not rec.hold
   if idle and used_up(rec) then
     call('ZADD', FAILED, rec.ended, task)
@@ -42,7 +42,7 @@ local function set_ready(task, rec)
   else
     call('ZREM', FAILED, task)
   end
-  local entry = rec.listed and listing(task)
+  entry = rec.listed and (entry or listing(task))
   if not entry then return end
   idle = idle and rec.listed == '1'
   local blocked = call('HEXISTS', MISSING, task) == 1
@@ -54,14 +54,33 @@ local function set_ready(task, rec)
   return idle and (blocked and 'blocked' or 'ready')
 end
 
--- `task` is done now (`by` is -1), or is not any more (1).
+-- Count how many needs of a task are not done.
+local function count_missing(task, entry)
+  local missing = 0
+  for need in each(entry.needs) do
+    if load(need).state ~= 'done' then missing = missing + 1 end
+  end
+  if missing > 0 then call('HSET', MISSING, task, text(missing)) else call('HDEL', MISSING, task) end
+  return missing
+end
+
+-- `task` is done now (`by` is -1), or is not any more (1), or nobody knows what it was (nil).
 local function tell_dependents(task, by)
   for _, other in ipairs(redis.pcall('SMEMBERS', PREFIX .. ':needed:' .. task)) do
-    local left = call('HINCRBY', MISSING, other, by)
-    if left <= 0 then call('HDEL', MISSING, other) end
-    if left == (by < 0 and 0 or 1) then
-      local now = set_ready(other, load(other))
-      if now then tell(now, other, {}) end
+    local entry = listing(other)
+    -- One whose listing was damaged, and written anew, may need it no more.
+    if entry and string.find('\n' .. (entry.needs or '') .. '\n', '\n' .. task .. '\n', 1, true) then
+      local was_blocked = not by and call('HEXISTS', MISSING, other) == 1
+      local left = by and redis.pcall('HINCRBY', MISSING, other, by)
+      if type(left) ~= 'number' or left < 0 then
+        left = count_missing(other, entry)
+      elseif left == 0 then
+        call('HDEL', MISSING, other)
+      end
+      if by and left == (by < 0 and 0 or 1) or not by and was_blocked ~= (left > 0) then
+        local now = set_ready(other, load(other), entry)
+        if now then tell(now, other, {}) end
+      end
     end
   end
 end

@@ -137,10 +137,11 @@ local function weigh()
         for _, tenure in ipairs(redis.pcall('LRANGE', PREFIX .. ':tenures:' .. task, 0, -1)) do sum = sum + #tenure end
       end
       met[task] = true
-      if index == ':listed' then
-        local told = redis.pcall('STRLEN', PREFIX .. ':listing:' .. task) + redis.pcall('STRLEN', PREFIX .. ':text:' .. task)
-        sum = sum + told + 200 + 5 * #task
+      for _, kind in ipairs(index == ':listed' and {':listing:', ':text:'} or {}) do
+        local told = redis.pcall('STRLEN', PREFIX .. kind .. task)
+        sum = sum + (type(told) == 'number' and told or 0)
       end
+      if index == ':listed' then sum = sum + 200 + 5 * #task end
     end
   end
   local from = '-'

@@ -7,7 +7,7 @@
 --   that were given, '' to clear them; drop: '1' takes it from the list
 --
 -- {'listed', now, {}, 'created' | 'updated' | 'unchanged' | 'dropped' …}   one for each entry
--- {'cycle', now, {}, task…}   the first needs the second, and so on, and the last the first
+-- {'cycle', now, {}, task…}   the first needs the second, and so on, and the last the first; 1,000 at most
 -- {'damaged', now, {}, task}   {'full', now, {}}   {'unsafe', now}   {'quota', now, {}, 'bytes', limit}
 -- {'rate-limited', …}   {'stalled', now}
 --
@@ -21,16 +21,14 @@ local KEPT = {'title', 'priority', 'needs', 'tags', 'url', 'source', 'attempts'}
 local entries, given = {}, {}
 for i = AT.entries, #ARGV do
   local entry = cjson.decode(ARGV[i])
-  entries[#entries + 1] = entry
-  if entry.needs and entry.drop ~= '1' then given[entry.task] = entry.needs end
+  entries[#entries + 1], given[entry.task] = entry, entry
 end
 
+-- What a task is to need. What is dropped needs nothing, until it is listed again.
 local function needs_of(task)
-  local needs = given[task]
-  if not needs then
-    local entry = listing(task)
-    needs = entry and not entry.dropped and entry.needs
-  end
+  local entry, kept = given[task], listing(task)
+  local needs = kept and (not kept.dropped or entry) and kept.needs
+  if entry and entry.drop == '1' then needs = nil elseif entry and entry.needs then needs = entry.needs end
   local found = {}
   for need in each(needs or '') do found[#found + 1] = need end
   return found
@@ -60,8 +58,10 @@ end
 
 local known = {}
 for _, entry in ipairs(entries) do
-  local names = entry.needs and not known[entry.task] and circle(entry.task, known)
-  if names then return answer('cycle', {}, unpack(names)) end
+  local kept = not entry.needs and listing(entry.task)
+  local adds = entry.drop ~= '1' and (entry.needs or kept and kept.dropped)
+  local names = adds and not known[entry.task] and circle(entry.task, known)
+  if names then return answer('cycle', {}, unpack(names, 1, math.min(#names, 1000))) end
 end
 
 -- What would be kept of an entry, and what is kept now; and what that comes to.
@@ -80,22 +80,21 @@ local function merged(entry)
     if value ~= '' then new[field] = value end
     if not old or (old[field] or '') ~= value then changed = true end
   end
-  if entry.body and entry.body ~= (call('GET', PREFIX .. ':text:' .. entry.task) or '') then changed = true end
+  if entry.body and entry.body ~= (redis.pcall('GET', PREFIX .. ':text:' .. entry.task) or '') then changed = true end
   return new, old, not old and 'created' or changed and 'updated' or 'unchanged'
 end
 
 local function write_needs(task, old, new)
-  local had, has, missing = {}, {}, 0
+  local had, has = {}, {}
   for need in each(old and old.needs) do had[need] = true end
   for need in each(new.needs) do
     has[need] = true
     if not had[need] then call('SADD', PREFIX .. ':needed:' .. need, task) end
-    if load(need).state ~= 'done' then missing = missing + 1 end
   end
   for need in pairs(had) do
     if not has[need] then call('SREM', PREFIX .. ':needed:' .. need, task) end
   end
-  if missing > 0 then call('HSET', MISSING, task, text(missing)) else call('HDEL', MISSING, task) end
+  count_missing(task, new)
 end
 
 local function write_tags(task, old, new)
@@ -143,7 +142,7 @@ local function write(entry, old, new, what)
     rec.listed, rec.most = listed, new.attempts
     save_again(task, rec)
   end
-  local now = set_ready(task, rec)
+  local now = set_ready(task, rec, new)
   if old and now and call('HEXISTS', MISSING, task) ~= was_blocked then tell(now, task, {}) end
   tell(what == 'created' and 'listed' or what == 'dropped' and what or 'changed', task, {})
 end

@@ -185,19 +185,19 @@ local function forget(task, rec)
   end
   if rec.state == 'lapsed' then call('HDEL', LOST .. rec.owner, task) end
   if rec.state == 'done' then tell_dependents(task, 1) end
-  local tenures = PREFIX .. ':tenures:' .. task
-  if rec.damaged and (listing(task) or call('HEXISTS', HOLDS_KEPT, task) == 1) then
-    local entry = listing(task)
+  local tenures, entry = PREFIX .. ':tenures:' .. task, rec.damaged and listing(task)
+  if rec.damaged and (entry or call('HEXISTS', HOLDS_KEPT, task) == 1) then
     local anew = {
       state = 'new', listed = entry and (entry.dropped and 'dropped' or '1') or nil, most = entry and entry.attempts,
-      hold = call('ZSCORE', ON_HOLD, task) or nil,
+      hold = call('ZSCORE', ON_HOLD, task) or nil, like = rec.like,
     }
     save(task, anew)
-    set_ready(task, anew)
+    set_ready(task, anew, entry)
   elseif call('EXISTS', tenures) == 1 then
     for _, kept in ipairs(redis.pcall('LRANGE', tenures, 0, -1)) do GREW = GREW - #kept end
     call('DEL', tenures)
   end
+  if rec.damaged then tell_dependents(task) end
 end
 
 -- Load a task's record to act on it: what is over goes now.

@@ -1,0 +1,51 @@
+"""The format of the data in a store: checked by every service, and brought on by a newer one."""
+
+import logging
+from typing import NamedTuple
+
+from dibs.store.keys import FORMAT, FORMAT_BEFORE
+from dibs.store.redis.link import Link
+from dibs.store.scripts import Script, run_script
+
+log = logging.getLogger("dibs.store")
+
+_KEY = "dibs:format"
+
+
+class UnsupportedStore(Exception):
+    """The store cannot be used as it is; the message is a sentence that says why."""
+
+
+class Upgrade(NamedTuple):
+    """The arguments of upgrade.lua."""
+
+    before: str
+    after: str
+
+
+UPGRADE = Script.load("upgrade", arguments=Upgrade._fields)
+
+
+async def check_format(link: Link) -> None:
+    """Check that the data is of our format; where it is of the one before, say that it is ours now.
+
+    Raises StoreDown, or UnsupportedStore.
+    """
+    found = await settled(link, _KEY, FORMAT)
+    if found == FORMAT_BEFORE:
+        found = str(await run_script(link, UPGRADE, _KEY, Upgrade(FORMAT_BEFORE, FORMAT)))
+        log.info("store_upgraded from=%s to=%s", FORMAT_BEFORE, found)
+    if found != FORMAT:
+        raise UnsupportedStore(
+            f"The store holds data of format {found}; this dibs reads format {FORMAT}. "
+            "Run the version of dibs that wrote it, or give this one a store of its own."
+        )
+
+
+async def settled(link: Link, key: str, first: str) -> str:
+    """Return what stands at `key`; the first caller puts `first` there."""
+    found = await link.command("GET", key)
+    if found is None:  # only then write: a full store must not keep a service from starting
+        await link.command("SET", key, first, "NX")
+        found = await link.command("GET", key)
+    return str(found)
