@@ -10,7 +10,8 @@ import re
 
 import dibs_client as client
 
-VERBS = ("claim", "beat", "park", "release", "done", "list", "show", "verify", "doctor")
+VERBS = ("next", "claim", "beat", "park", "release", "done", "add", "list", "show", "verify")
+VERBS += ("doctor",)
 HELP = ("help", "-h", "--help")
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh")
 PYTHONS = ("python3", "python")

@@ -52,15 +52,18 @@ def test_the_protocols_section_of_an_act_has_its_fields_and_refusals(act: Act) -
 
 
 VERBS = {
-    "claim": {"claim"},
+    "claim": {"next", "claim"},
     "heartbeat": {"beat", "park"},
     "release": {"release", "done"},
     "list": {"list"},
     "show": {"show", "verify"},
+    "tasks": {"add"},
+    "backlog": {"list"},
+    "task": {"show"},
     "break": set(),
-    "tasks": set(),
-    "backlog": set(),
-    "task": set(),
+    "hold": set(),
+    "unhold": set(),
+    "retry": set(),
 }
 """The client's commands by the act that they call, as far as an agent may run them unasked."""
 

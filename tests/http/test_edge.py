@@ -331,8 +331,9 @@ def test_a_task_may_look_like_a_path(ann: Caller, url: str, task: str) -> None:
     assert ann.post("claim", task=task).status_code == 201
     encoded = "".join(f"%{byte:02X}" for byte in task.encode())
     for name in {encoded, task} if "%" not in task else {encoded}:
-        shown = ask(url, request("GET", f"/v1/{ann.project}/claims/{name}"))
-        assert (shown.json["task"], shown.json["state"]) == (task, "held")
+        for place in ("claims", "tasks"):
+            shown = ask(url, request("GET", f"/v1/{ann.project}/{place}/{name}"))
+            assert (shown.json["task"], shown.json["state"]) == (task, "held")
     ann.post("release", task=task)
 
 

@@ -1,0 +1,517 @@
+"""dibs, for `dibs import`: write the team's list down from a file.
+
+formats.py and checklists.py read the file, this works out what would change, shows it, and writes
+it. All of it is looked at first, here and by the service (a dry run), so that a damaged file
+changes nothing. A task is known by its source and the id that it has there, never by its title.
+"""
+
+import json
+import os
+import sys
+import time
+import unicodedata
+
+import dibs_client as client
+
+FILE_MOST = 8 << 20
+BATCH_MOST, BATCH_BYTES = 500, (1 << 20) - 4096
+NAMED_MOST = 20  # faults that are told one by one
+SHOWN_MOST = 8  # names of each kind in the plan
+PATIENCE_S = 120  # in all, where the service says that we ask too often
+CALL_S = 20.0
+GH_DEFAULT = 30  # issues that `gh issue list` gives unless --limit says more
+KINDS = ("github", "beads", "taskmaster", "jira", "linear", "speckit", "openspec", "kiro")
+KINDS += ("markdown",)
+
+
+def do_import(args, session):
+    """import: read, plan, show, and write what a person agrees to."""
+    session.load().setup.check()
+    checklists = parts(session.setup)[1]
+    if args.order not in (None, *checklists.ORDERS):
+        raise usage(f"--order takes {', '.join(checklists.ORDERS)}")
+    if args.format not in (None, *KINDS):
+        raise usage(f"--format takes {', '.join(KINDS)}")
+    paths = [args.task, *args.words]
+    items, told = read_all(args, session.setup, paths)
+    listed = {task["task"]: task for task in all_listed(session)}
+    plan = Plan(items, listed, args)
+    stop_at(plan.faults, paths)
+    plan.learn(written(session, plan, plan.entries, is_dry=True))
+    show(plan, told, args)
+    if plan.is_empty() or getattr(args, "dry-run"):
+        return say(args, plan, is_dry=bool(getattr(args, "dry-run")))
+    if not (args.yes or agreed()):
+        return client.REFUSED
+    write(session, plan)
+    return say(args, plan)
+
+
+def parts(setup):
+    return client.part("formats", setup), client.part("checklists", setup)
+
+
+def usage(text):
+    return client.Failure(client.USAGE, text)
+
+
+def stop_at(faults, paths):
+    """Name what is wrong, and write nothing."""
+    if not faults:
+        return
+    for fault in faults[:NAMED_MOST]:
+        client.talk(fault)
+    more = len(faults) - NAMED_MOST
+    text = f"and {more} more; " if more > 0 else ""
+    where = "what came on stdin" if paths == ["-"] else "this"
+    raise usage(f"{text}nothing of {where} was written")
+
+
+# Reading
+
+
+def read_all(args, setup, paths):
+    """(items, what to tell of how they were read) of all files, or Failure."""
+    formats = parts(setup)[0]
+    items, faults, kinds = [], formats.Faults(), []
+    for path in paths:
+        before, count = len(faults), len(items)
+        with faults.catch():
+            kind, found = read_file(args, setup, path, faults)
+            items += found
+            kinds.append(kind)
+        if len(paths) > 1:
+            faults[before:] = [f"{path}, {fault}" for fault in faults[before:]]
+            for item in items[count:]:
+                item.place = f"{path}, {item.place}"
+    stop_at(faults, paths)
+    if not items:
+        raise usage("there is no task in it: nothing was written")
+    return items, told_of(items, kinds, args)
+
+
+def read_file(args, setup, path, faults):
+    """(format, items) of one file. Raises Damaged."""
+    formats, checklists = parts(setup)
+    text = text_of(formats, path)
+    kind, given = detected(args, setup, path, text)
+    if kind in formats.READERS:
+        items = list(formats.READERS[kind](given, faults))
+        for item in items:
+            item.source = args.source or item.source
+    else:
+        place = place_of(args, setup, path)
+        items = checklists.read(text, place, kind, args.order, faults)
+        if args.source:
+            for item in items:
+                item.source = f"{kind}:{args.source}"
+    return kind, items
+
+
+def text_of(formats, path):
+    """The text of a file, of which every line ends alike. Raises Damaged."""
+    if path == "-":
+        data = sys.stdin.buffer.read(FILE_MOST + 1)
+    else:
+        with open(path, "rb") as file:
+            data = file.read(FILE_MOST + 1)
+    if len(data) > FILE_MOST:
+        most = f"an import takes {FILE_MOST >> 20} MiB at most"
+        raise formats.Damaged(f"it is too large: {most}; split it, or export fewer fields")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise formats.Damaged("line 1: it is UTF-16; save it as UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise formats.Damaged(f"line {line}: it is not UTF-8 text") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise formats.Damaged(f"line {line}: it has a null character, and is no text")
+    if not text.strip():
+        raise formats.Damaged("it is empty")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def detected(args, setup, path, text):
+    """(format, what its reader takes). Raises Damaged where it is not the one that was named, or
+    none that anybody knows."""
+    formats, checklists = parts(setup)
+    kind, given = None, None
+    is_json = text.lstrip()[:1] in "[{" and not checklists.BOX.match(text.lstrip().split("\n")[0])
+    if args.format in (None, *formats.READERS) and is_json:
+        kind, given = formats.document(text)
+    elif args.format in (None, *checklists.ORDER):
+        kind = checklists.kind_of(text, os.path.abspath(path))
+        kind = args.format or kind if kind else kind
+    if kind is None and not is_json and args.format in (None, "jira", "linear"):
+        kind, given = formats.table(text)
+    if kind and args.format in (None, kind):
+        return kind, given
+    if args.format:
+        raise formats.Damaged(f"this is not what {args.format} writes")
+    raise formats.Damaged(
+        "nobody knows this format: it is no checklist (- [ ] …), no issues of GitHub (JSON with "
+        "number and title), no Beads (JSON lines with id and title), no Task Master (JSON with "
+        "tasks), and no CSV of Jira (Issue key, Summary) or Linear (ID, Title)"
+    )
+
+
+def place_of(args, setup, path):
+    """(what a checklist's tasks are called after, its path in the repository): its folder, where it
+    is a tasks.md, else its own name."""
+    if path == "-":
+        if not args.source:
+            raise usage("a checklist on stdin has no name: give it one with --source NAME")
+        return args.source, args.source
+    whole = os.path.realpath(path)
+    root = os.path.realpath(setup.root or os.path.dirname(whole))
+    inside = os.path.relpath(whole, root) if whole.startswith(os.path.join(root, "")) else whole
+    steps = inside.replace(os.sep, "/").split("/")
+    stem = steps[-1].rpartition(".")[0] or steps[-1]
+    above = os.path.basename(os.path.dirname(whole)) or stem
+    return args.source or (above if stem.lower() == "tasks" else stem), "/".join(steps)
+
+
+def told_of(items, kinds, args):
+    """What a person should know of how the file was read, in sentences."""
+    noted = {note: [i for i in items if note in i.notes] for note in ("cut", "blocked")}
+    if noted["cut"]:
+        yield f"{len(noted['cut'])} texts were cut at 8,192 characters: {some(noted['cut'])}"
+    if noted["blocked"]:
+        text = "are blocked by issues that this export does not name, and may come too early"
+        yield f"{len(noted['blocked'])} {text}: {some(noted['blocked'])}"
+    if kinds == ["github"] and len(items) == GH_DEFAULT:
+        yield "exactly 30 issues: `gh issue list` gives no more without --limit"
+    if not args.order and {"openspec", "kiro"} & set(kinds):
+        text = "the tasks wait for one another in the order of the file; with --order sections"
+        yield f"{text} those of one section may be done at once"
+
+
+# Planning
+
+
+class Plan:
+    """What a file comes to: entries for the service, in the order in which they may be written."""
+
+    def __init__(self, items, listed, args):
+        self.items, self.listed, self.faults = items, listed, []
+        self.by_name, self.changes = {}, {change: [] for change in client.CHANGES}
+        for item in items:
+            self.add(item, args.prefix or "")
+        self.take_groups()
+        self.sources = {item.source for item in items}
+        self.todo = [item for item in items if item.kind == "open"]
+        self.take_needs()
+        self.check_sources()
+        self.graph = {task: needs_of(one) for task, one in listed.items()}
+        self.drops = self.dropped(getattr(args, "keep-gone"))
+        self.graph.update((item.name, item.needs) for item in self.todo)
+        self.graph.update((task, []) for task, _ in self.drops)
+        self.order = [] if self.faults else self.needs_first()
+        self.entries = [entry_of(item) for item in self.todo]
+        self.where = {item.name: item for item in items}
+
+    def add(self, item, prefix):
+        """Give an item its whole name; what is there twice is a fault."""
+        item.name = unicodedata.normalize("NFC", prefix + item.name)
+        item.needs = [unicodedata.normalize("NFC", prefix + need) for need in item.needs]
+        item.blocks = [unicodedata.normalize("NFC", prefix + other) for other in item.blocks]
+        item.parent = unicodedata.normalize("NFC", prefix + item.parent) if item.parent else None
+        first = self.by_name.setdefault(item.name, item)
+        if first is not item:
+            text = (
+                f"{item.place}: {client.word(item.name)} is there twice, in {first.place} as well"
+            )
+            self.faults.append(text)
+
+    def take_groups(self):
+        """What is done as a whole is done in all its parts; a heading is no task, and its parts
+        wait for what it waits for."""
+        self.parts = {}
+        for item in self.items:
+            if item.parent in self.by_name:
+                self.parts.setdefault(item.parent, []).append(item)
+        for item in self.items:
+            kinds = (one.kind for one in self.above(item) if one.kind in ("closed", "aside"))
+            item.kind = next(kinds, item.kind)
+            if item.kind == "group" and not self.parts.get(item.name):
+                item.kind = "open"
+        own = {item.name: {*self.leaves(item)} for item in self.items if item.kind == "group"}
+        for item in self.items:
+            groups = [one for one in self.above(item) if one.kind == "group"]
+            for group in groups:
+                item.needs += [need for need in group.needs if need not in own[group.name]]
+            if groups and item.kind == "open":
+                item.body_above(groups)
+
+    def above(self, item):
+        """What an item is a part of, the nearest first."""
+        seen = set()
+        while item.parent in self.by_name and item.parent not in seen:
+            seen.add(item.parent)
+            item = self.by_name[item.parent]
+            yield item
+
+    def leaves(self, item):
+        """The tasks that a heading stands for."""
+        found, left, seen = [], [item], set()
+        while left:
+            one = left.pop()
+            if one.name not in seen:
+                seen.add(one.name)
+                left += self.parts.get(one.name, []) if one.kind == "group" else []
+                found += [one.name] if one.kind != "group" else []
+        return found
+
+    def take_needs(self):
+        """Needs by the names that they have here, without those that are done over there."""
+        for item in self.items:
+            for other in item.blocks:
+                if other in self.by_name:
+                    self.by_name[other].needs.append(item.name)
+        for item in self.todo:
+            needs = []
+            for name in item.needs:
+                one = self.by_name.get(name)
+                is_above = one and one.kind == "group" and one in self.above(item)
+                if is_above:
+                    continue
+                needs += self.leaves(one) if one and one.kind == "group" else [name]
+            over = {name for name in needs if self.is_closed(name)}
+            item.needs = [name for name in dict.fromkeys(needs) if name not in over]
+
+    def is_closed(self, name):
+        return name in self.by_name and self.by_name[name].kind == "closed"
+
+    def check_sources(self):
+        """A name that another source has already is another task."""
+        for item in self.todo:
+            source = self.source_of(item.name)
+            if source and source not in self.sources:
+                text = f"{item.place}: {client.word(item.name)} is listed already, from "
+                text += f"{client.word(source)}; --prefix NAME/ tells them apart"
+                self.faults.append(text)
+
+    def source_of(self, task):
+        return ((self.listed.get(task) or {}).get("listed") or {}).get("source") or ""
+
+    def dropped(self, keep_gone):
+        """(task, why) of what is on our list from these sources and is not to be done any more."""
+        names = {item.name for item in self.todo}
+        found = []
+        for task, one in self.listed.items():
+            if task in names or self.source_of(task) not in self.sources or one["state"] == "done":
+                continue
+            if task in self.by_name:
+                found.append((task, self.by_name[task].kind))
+            elif not keep_gone:
+                found.append((task, "gone"))
+        return found
+
+    def needs_first(self):
+        """All names, each behind what it needs. A circle is a fault, with its path."""
+        found, done, path = [], set(), {}
+        for start in self.graph:
+            stack = [] if start in done else [(start, iter(self.graph[start]))]
+            path = {start: 0} if stack else {}
+            while stack:
+                name, rest = stack[-1]
+                need = next((one for one in rest if one not in done), None)
+                if need is None:
+                    stack.pop()
+                    path.pop(name)
+                    done.add(name)
+                    found.append(name)
+                elif need in path:
+                    self.tell_circle([one for one, _ in stack[path[need] :]])
+                    return []
+                else:
+                    path[need] = len(stack)
+                    stack.append((need, iter(self.graph.get(need, ()))))
+        return found
+
+    def tell_circle(self, names):
+        item = next((self.by_name[name] for name in names if name in self.by_name), None)
+        place = f"{item.place}, needs: " if item else ""
+        if len(names) == 1:
+            self.faults.append(f"{place}{client.word(names[0])} needs itself")
+            return
+        around = " needs ".join(map(client.word, [*names[:10], *names[:1]]))
+        self.faults.append(f"{place}these need each other: {around}")
+
+    def learn(self, told):
+        """What the service says that would change."""
+        for change, names in told.items():
+            self.changes[change] += names
+
+    def is_empty(self):
+        return not (self.changes["created"] or self.changes["updated"] or self.drops)
+
+    def steps(self):
+        """The entries to write, in an order in which no part of them makes a circle with what is
+        still as before: what goes, then what was there, each behind its needs, then what is new."""
+        entries = {entry["task"]: entry for entry in self.entries}
+        updated = set(self.changes["updated"])
+        created = set(self.changes["created"])
+        return [
+            *({"task": task, "drop": True} for task, _ in self.drops),
+            *(entries[name] for name in self.order if name in updated),
+            *(entry for entry in self.entries if entry["task"] in created),
+        ]
+
+
+def needs_of(one):
+    return list((one.get("listed") or {}).get("needs") or ())
+
+
+def entry_of(item):
+    return {"task": item.name, "needs": item.needs, "source": item.source[:200], **item.fields}
+
+
+# The service
+
+
+def all_listed(session):
+    return client.tasks_of(session, "", 1 << 30)[0]
+
+
+def batches(entries):
+    """They in the portions that the service takes."""
+    batch, size = [], 0
+    for entry in entries:
+        more = len(json.dumps(entry)) + 2
+        if batch and (len(batch) == BATCH_MOST or size + more > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(entry)
+        size += more
+    if batch:
+        yield batch
+
+
+def written(session, plan, entries, is_dry=False):
+    """What the service says to each portion: what it would do, or has done."""
+    told = {change: [] for change in client.CHANGES}
+    faults = []
+    for batch in batches(entries):
+        try:
+            reply = posted(session, {"tasks": batch, "dry_run": is_dry})
+            for change in client.CHANGES:
+                told[change] += reply[change]
+        except client.Failure as failure:
+            found = faults_of(plan, batch, failure.problem)
+            if not (is_dry and found):
+                raise unfinished(failure, sum(map(len, told.values())), entries, is_dry) from None
+            faults += found
+    stop_at(faults, [])
+    return told
+
+
+def write(session, plan):
+    """Write what the plan says; a part that failed is done by running the import again."""
+    written(session, plan, plan.steps())
+
+
+def unfinished(failure, count, entries, is_dry):
+    if is_dry:
+        return failure
+    text = f"{count} of {len(entries)} changes were written; running this again does the rest: "
+    return client.Failure(failure.code, text + str(failure), failure.problem)
+
+
+def posted(session, body):
+    """The service's answer; where it says that we ask too often, it is asked again later."""
+    give_up = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return session.post("tasks", body, timeout_s=CALL_S)
+        except client.Failure as failure:
+            code, wait_s = failure.problem.get("code"), failure.problem.get("retry_after") or 1
+            if code != "rate-limited" or time.monotonic() + wait_s > give_up:
+                raise
+        time.sleep(wait_s)
+
+
+def faults_of(plan, batch, problem):
+    """What the service says is wrong, by where it stands in the file."""
+    found = []
+    for error in problem.get("errors") or () if problem.get("code") == "invalid" else ():
+        _, _, field = str(error.get("field")).partition(".")
+        number, _, field = field.partition(".")
+        if number.isdigit() and int(number) < len(batch):
+            item = plan.where[batch[int(number)]["task"]]
+            what = f"{item.place}, {field or 'task'}"
+        else:
+            what = str(error.get("field"))
+        found.append(f"{what}: {error.get('message')}")
+    return found
+
+
+# Talking to people
+
+
+def some(names):
+    """A few of them, and how many more there are."""
+    names = [client.word(getattr(name, "name", name)) for name in names]
+    more = f" and {len(names) - SHOWN_MOST} more" if len(names) > SHOWN_MOST else ""
+    return ", ".join(names[:SHOWN_MOST]) + more
+
+
+def show(plan, told, args):
+    """The plan, on stderr."""
+    closed = [item for item in plan.items if item.kind == "closed"]
+    sources = ", ".join(map(client.word, sorted(plan.sources)))
+    client.talk(f"{sources}: {len(plan.todo)} tasks to do, {len(closed)} done over there")
+    for change, names in (("new", plan.changes["created"]), ("changed", plan.changes["updated"])):
+        if names:
+            client.talk(f"  {change}, {len(names)}: {some(names)}")
+    whys = {"gone": "gone from the source", "closed": "done over there", "group": "only headings"}
+    whys["aside"] = "put aside over there"
+    for kind, why in whys.items():
+        names = [task for task, kind_ in plan.drops if kind_ == kind]
+        if names:
+            client.talk(f"  taken from the list, {why}, {len(names)}: {some(names)}")
+    for text in [*told, *warnings(plan)]:
+        client.talk("  note: " + text)
+
+
+def warnings(plan):
+    """What a person may not expect."""
+    known = {item.name for item in plan.todo} | set(plan.listed)
+    known -= {task for task, _ in plan.drops}
+    unknown = {need: item for item in plan.todo for need in item.needs if need not in known}
+    if unknown:
+        shown = some(f"{need} (needed by {item.name})" for need, item in unknown.items())
+        yield f"nobody lists what some wait for; they stay blocked until it is done: {shown}"
+    state = {task: one["state"] for task, one in plan.listed.items()}
+    over = [item for item in plan.todo if state.get(item.name) == "done"]
+    if over:
+        yield f"still open over there, and done here, which stays so: {some(over)}"
+    held = [task for task, _ in plan.drops if state[task] in ("held", "parked")]
+    if held:
+        yield f"somebody works on these; their claims go on: {some(held)}"
+
+
+def agreed():
+    """Ask the person at the terminal; Failure where nobody is there."""
+    try:
+        if not sys.stderr.isatty():
+            raise OSError
+        with open("/dev/tty", encoding="utf-8", errors="replace") as terminal:
+            print("dibs: write this? [y/N] ", end="", file=sys.stderr, flush=True)
+            return terminal.readline().strip().lower() in ("y", "yes")
+    except OSError:
+        raise usage("nothing was written: say --yes to write this") from None
+
+
+def say(args, plan, is_dry=False):
+    """The one line of the result."""
+    changes = dict(plan.changes, dropped=[task for task, _ in plan.drops])
+    if args.json:
+        told = {"sources": sorted(plan.sources), "dry_run": is_dry, **changes}
+        print(json.dumps(told))
+        return client.YES
+    counts = ", ".join(f"{len(names)} {change}" for change, names in changes.items())
+    print(client.one_line(("would be: " if is_dry else "") + counts))
+    return client.YES
