@@ -277,7 +277,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempt: int
     """Which attempt at the task this is, or the next one would be: those before it failed."""
     hold: Hold | None = None
-    """A person keeps the task back from whoever would be next; left out where nobody does."""
+    """A person keeps the task back from who would be next; left out where nobody does."""
     resembles: tuple[Task, ...] = ()
     """Names in use that looked like this one when it was new; left out where there are none."""
     listed: Listed | None = None

@@ -141,7 +141,7 @@ def test_all_bad_fields_are_named_at_once(ann: Caller) -> None:
     [
         ("claim", {}, "task"),
         ("claim", {"task": "a", "any_of": ["b"]}, "any_of"),
-        ("claim", {"any_of": ["a"], "queue": True}, "queue"),
+        ("claim", {"all_of": ["a"], "queue": True}, "queue"),
         ("heartbeat", {"fence": 5}, "fence"),
         ("heartbeat", {"state": "sleeping"}, "state"),
         ("release", {}, "task"),

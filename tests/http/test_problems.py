@@ -29,6 +29,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "DIBS_RATE_PER_SESSION": "5",
         "DIBS_MIN_TTL": "1s",
         "DIBS_GRACE": "60s",
+        "DIBS_MAX_WAITING": "3",
     }
     with running(tmp_path_factory.mktemp("strict"), env=env) as service:
         yield service
@@ -192,8 +193,85 @@ def asking_for_the_next_where_all_is_held(desk: Desk) -> httpx.Response:
     ann.post("tasks", tasks=[{"task": "T-1"}, {"task": "T-2", "needs": ["T-1"]}])
     assert ann.post("claim", next=True).json()["task"] == "T-1"
     answer = desk.caller().post("claim", next=True)
-    assert answer.json()["counts"] == {"held": 1, "parked": 0, "blocked": 1, "cooling": 0}
+    none = {"parked": 0, "on_hold": 0, "failed": 0, "cooling": 0}
+    assert answer.json()["counts"] == none | {"held": 1, "blocked": 1}
     assert answer.json()["retry_after"] > 60
+    return answer
+
+
+@answers("on-hold")
+def a_claim_of_what_a_person_keeps_back(desk: Desk) -> httpx.Response:
+    held = desk.admin().post("hold", task="T-1", reason="the plan changes", until="2h")
+    assert (held.status_code, held.json()["already"]) == (200, False)
+    answer = desk.caller().post("claim", task="T-1")
+    assert (answer.json()["of"], answer.json()["hold"]["reason"]) == ("task", "the plan changes")
+    assert 7_190 <= answer.json()["retry_after"] <= 7_200
+    let_go = desk.admin().post("unhold", task="T-1", reason="it is settled")
+    assert let_go.json() == {"task": "T-1", "state": "free", "already": False}
+    return answer
+
+
+@answers("on-hold")
+def a_claim_of_the_next_where_a_person_keeps_the_project_back(desk: Desk) -> httpx.Response:
+    ann = desk.caller()
+    ann.post("tasks", tasks=[{"task": "T-1"}])
+    assert desk.admin().post("hold", reason="a release").json()["task"] is None
+    answer = ann.post("claim", next=True)
+    assert (answer.json()["of"], answer.json()["hold"]["until"]) == ("project", None)
+    let_go = desk.admin().post("unhold", reason="it is out").json()
+    assert let_go == {"task": None, "state": None, "already": False}
+    assert ann.post("claim", next=True).status_code == 201
+    return answer
+
+
+@answers("failed")
+def a_claim_of_what_was_given_up_too_often(desk: Desk) -> httpx.Response:
+    ann = desk.caller()
+    ann.post("tasks", tasks=[{"task": "T-1", "max_attempts": 1}])
+    ann.post("claim", task="T-1", label="ann")
+    ann.post("release", task="T-1", outcome="abandoned", note="no way")
+    answer = desk.caller().post("claim", task="T-1")
+    assert answer.json()["attempts"] == 1
+    assert [tenure["note"] for tenure in answer.json()["tenures"]] == ["no way"]
+    again = desk.admin().post("retry", task="T-1", reason="another way").json()
+    assert again == {"task": "T-1", "state": "ready", "already": False}
+    return answer
+
+
+@answers("held")
+def a_retry_of_what_somebody_has(desk: Desk) -> httpx.Response:
+    desk.caller().post("claim", task="T-1")
+    return desk.admin().post("retry", task="T-1", reason="again")
+
+
+@answers("fence-moved")
+def a_retry_of_an_earlier_tenure(desk: Desk) -> httpx.Response:
+    ann = desk.caller()
+    ann.post("claim", task="T-1")
+    ann.post("release", task="T-1", outcome="done")
+    return desk.admin().post("retry", task="T-1", fence=1, reason="again")
+
+
+@answers("forbidden")
+def a_hold_without_the_admin_key(desk: Desk) -> httpx.Response:
+    for act in ("unhold", "retry"):
+        assert desk.caller().post(act, task="T-1", reason="x").json()["code"] == "forbidden"
+    return desk.caller().post("hold", reason="x")
+
+
+@answers("quota")
+def a_claim_of_the_next_while_too_many_wait_for_people(desk: Desk) -> httpx.Response:
+    ann, bob = desk.caller(), desk.caller()
+    ann.post("tasks", tasks=[{"task": f"T-{n}"} for n in range(4)])
+    for _ in range(2):
+        ann.post("claim", next=True)
+        ann.post("heartbeat", state="parked")
+    assert bob.post("claim", next=True).status_code == 201
+    bob.post("heartbeat", state="parked")
+    answer = bob.post("claim", next=True)
+    assert (answer.json()["whose"], answer.json()["limit"]) == ("waiting", 3)
+    assert answer.json()["counts"] == {"parked": 3, "failed": 0}
+    assert bob.post("claim", task="T-3").status_code == 201, "by its name it may be claimed"
     return answer
 
 

@@ -86,7 +86,7 @@ def claim_of(text: str, **fields: Any) -> Claim:
         "holder": Holder("9c1e5f03ab", text, text, text), "mine": False, "ttl": 60,
         "expires_in": 60, "expires_at": NOW, "acquired_at": NOW, "heartbeat_at": NOW,
         "stale": True, "note": text, "pr": None, "ended_at": NOW, "waiters": 0,
-        "queue": (), "grants": 1, "lapses": 0, "flag": None, "previous": None,
+        "queue": (), "grants": 1, "lapses": 0, "flag": None, "previous": None, "attempt": 6,
     }  # fmt: skip
     return Claim(**(known | fields))
 

@@ -217,7 +217,7 @@ async def make_older(desk: Desk) -> None:
     ask, prefix = desk.store.link.command, f"dibs:{{{desk.project}}}"
     for key in await ask("KEYS", f"dibs:[{{]{desk.project}}}*"):
         kind = key.removeprefix(prefix + ":").partition(":")[0]
-        if kind in ("ended", "losers"):
+        if kind in ("ended", "losers", "tenures"):
             await ask("DEL", key)
         elif kind == "lost":
             for task in await ask("HKEYS", key):

@@ -66,6 +66,12 @@ expect(is(3), 'HINCRBY', key('hash'), 'b', '1')
 expect(is(1), 'HDEL', key('hash'), 'b')
 expect(first_is('a'), 'HGETALL', key('hash'))
 
+expect(is(2), 'LPUSH', key('list'), 'a', 'b')
+forget('list')
+expect(first_is('b'), 'LRANGE', key('list'), '0', '-1')
+expect(is('b'), 'LPOP', key('list'))
+expect(is('a'), 'RPOP', key('list'))
+
 expect(is(1), 'SADD', key('set'), 'a')
 forget('set')
 expect(is(1), 'SCARD', key('set'))
@@ -95,7 +101,7 @@ expect(is(1), 'PFADD', key('tally'), 'a')
 forget('tally')
 expect(is(1), 'PFCOUNT', key('tally'))
 
-for _, name in ipairs({'text', 'hash', 'set', 'sorted', 'stream', 'tally'}) do
+for _, name in ipairs({'text', 'hash', 'list', 'set', 'sorted', 'stream', 'tally'}) do
   redis.pcall('DEL', key(name))
 end
 return failed
