@@ -144,7 +144,8 @@ def _settings(prog: str, given: Mapping[str, Any]) -> "Settings | None":
     """Return the settings, those of flags as `given`, or None after a line for each wrong one."""
     from pydantic import ValidationError
 
-    from dibs.settings import blank_variables, load, unknown_variables
+    from dibs.environment import blank_variables, unknown_variables
+    from dibs.settings import load
     from dibs.store.redis.target import parse
 
     blank = [name for name in blank_variables() if name.removeprefix("DIBS_").lower() not in given]

@@ -57,6 +57,7 @@ def test_a_list_is_written_shown_and_drained_in_order(ann: Caller, bob: Caller) 
         "tags": ["api"],
         "url": None,
         "source": None,
+        "max_attempts": None,
         "dropped": False,
     }
     for who, task in ((ann, "T-1"), (bob, "T-2"), (ann, "T-3")):

@@ -14,8 +14,9 @@ from tests.harness.commands import said_by
 from tests.harness.processes import until
 from tests.harness.services import DIBS, Running, clean_environ, new_session
 
+from dibs.environment import unknown_variables
 from dibs.setting_values import size, size_bytes, span
-from dibs.settings import Settings, knobs, load, table, unknown_variables
+from dibs.settings import Settings, knobs, load, table
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hunter2-hunter2-hunter2"

@@ -3,16 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, assert_never
 
-import msgspec
-
 from dibs import messages, responses
 from dibs import outcomes as o
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import held, milliseconds, rate_limited
+from dibs.acts.refusing import contended, nothing_ready
 from dibs.acts.waiting import until_granted
 from dibs.claims import Claims, OutOfBounds
 from dibs.likeness import skeleton
-from dibs.problems import ProblemError
 from dibs.requests import (
     Branch,
     Duration,
@@ -33,7 +31,7 @@ from dibs.store import Store, Unwilling
 from dibs.store.records import Reader, seconds
 from dibs.store.scripts import Declaration
 from dibs.text import lower
-from dibs.words import Claim, Free, Project, Session
+from dibs.words import Claim, Project, Session
 from dibs.words import Task as Name
 
 WAIT_MOST_S = 25
@@ -41,15 +39,6 @@ WAIT_MOST_S = 25
 _TRUE = (True, "true", "1", 1)
 PLACE_CHARS = 12
 """Of the keyed hash of an address, which a claim is counted by; nothing else is kept of it."""
-_CODES = {
-    "held": "held",
-    "turn": "held",
-    "cooling": "cooling",
-    "done": "done",
-    "blocked": "blocked",
-    "on-hold": "on-hold",
-    "failed": "failed",
-}
 _NAMED = ("task", "any_of", "all_of", "next")
 _NO = {"const": False}
 
@@ -262,9 +251,10 @@ def answer(outcome: Outcome, request: ClaimRequest) -> Reply:
                 return responses.ok({"claims": ordered}, lost, status)
             return responses.ok(claims[0], lost, status)
         case o.Conflict():
-            raise _contended(outcome, request)
+            one = request.task is not None or request.next
+            raise contended(outcome, one=one, every=request.all_of is not None)
         case o.NothingReady():
-            raise _nothing_ready(outcome)
+            raise nothing_ready(outcome)
         case o.Waiting(limit, parked, failed, lost):
             counts = {"parked": parked, "failed": failed}
             facts = {"whose": "waiting", "limit": limit, "counts": counts}
@@ -280,86 +270,6 @@ def answer(outcome: Outcome, request: ClaimRequest) -> Reply:
             raise responses.rate_limited(outcome)
         case never:
             assert_never(never)
-
-
-def _nothing_ready(outcome: o.NothingReady) -> ProblemError:
-    counts = {
-        "held": outcome.held,
-        "parked": outcome.parked,
-        "blocked": outcome.blocked,
-        "on_hold": outcome.on_hold,
-        "failed": outcome.failed,
-        "cooling": outcome.cooling,
-    }
-    return responses.problem(
-        "nothing-ready",
-        messages.nothing_ready(outcome),
-        outcome,
-        retry_after=outcome.retry_after_s,
-        counts=counts,
-        **responses.losses(outcome.lost),
-    )
-
-
-def _contended(outcome: o.Conflict, request: ClaimRequest) -> ProblemError:
-    refusals, lost = outcome.refusals, outcome.lost
-    waits = [refusal.retry_after_s for refusal in refusals]
-    known = [wait for wait in waits if wait is not None]
-    if request.all_of:
-        retry_after = max(known) if len(known) == len(waits) else None
-    else:
-        retry_after = min(known, default=None)
-    first = refusals[0]
-    facts: dict[str, Any] = {"task": first.claim.task, "claim": responses.builtin(first.claim)}
-    if request.task is not None:
-        detail = messages.refused(first)
-        facts |= _reasons(first)
-        if first.position is not None:
-            facts["queue"] = _queue(first)
-    else:
-        detail = " ".join(messages.refused(refusal) for refusal in refusals[:3])
-        facts["conflicts"] = [
-            {
-                "task": refusal.claim.task,
-                "code": _CODES[refusal.verdict],
-                "retry_after": refusal.retry_after_s,
-                "claim": _without_queue(refusal.claim),
-                **({"queue": _queue(refusal)} if refusal.position else {}),
-            }
-            for refusal in refusals
-        ]
-    code = _CODES[first.verdict]
-    facts.update(responses.losses(lost))
-    return responses.problem(code, detail, outcome, retry_after=retry_after, **facts)
-
-
-def _reasons(refusal: o.Refusal) -> dict[str, Any]:
-    """Return the facts of a refusal that is about more than who has the task."""
-    match refusal.verdict:
-        case "blocked":
-            return {"needs": responses.builtin(refusal.needs)}
-        case "on-hold":
-            return {"of": refusal.of, "hold": responses.builtin(refusal.hold)}
-        case "failed":
-            tenures = responses.builtin(refusal.tenures)
-            return {"attempts": refusal.claim.attempt - 1, "tenures": tenures}
-        case _:
-            return {}
-
-
-def _without_queue(claim: Claim | Free) -> Any:
-    """Return a claim as one of many conflicts tells it: 32 queues of 100 would be a megabyte."""
-    if isinstance(claim, Free):
-        return responses.builtin(claim)
-    return responses.builtin(msgspec.structs.replace(claim, queue=()))
-
-
-def _queue(refusal: o.Refusal) -> dict[str, int | None]:
-    """Our place, and how long it may take if everybody before us uses a whole ttl."""
-    position, claim = refusal.position or 1, refusal.claim
-    ttl = claim.ttl if isinstance(claim, Claim) else 0
-    wait = (refusal.retry_after_s or 0) + (position - 1) * ttl
-    return {"position": position, "length": claim.waiters, "expected_wait": wait}
 
 
 ACT = Act(

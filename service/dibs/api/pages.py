@@ -18,7 +18,15 @@ from dibs.store import Store, StoreDown
 Req = Request[Any, Any, Any]
 URL = b"__DIBS_URL__"
 """A placeholder: this service's URL."""
-PARTS = ("hook.py", "agents.py", "gate.py", "passing.py", "shell.py", "work.py", "install.py")
+PARTS: tuple[str, ...] = (
+    "hook.py",
+    "agents.py",
+    "gate.py",
+    "passing.py",
+    "shell.py",
+    "work.py",
+    "install.py",
+)
 PARTS += ("importing.py", "formats.py", "checklists.py")
 """Files of the client that dibs.py knows by their digests, and into which nothing is filled."""
 

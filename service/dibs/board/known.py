@@ -15,8 +15,8 @@ from dibs.board.views import Counts, Look, Row
 from dibs.claims import Claims
 from dibs.outcomes import Page
 from dibs.store import Damaged
+from dibs.store.counts import Pulse
 from dibs.store.events import CursorExpired, stream_id
-from dibs.store.records import Pulse
 from dibs.store.store import Store
 from dibs.words import Claim, Event, Free, Project, Task
 

@@ -4,7 +4,7 @@ import asyncio
 from time import monotonic
 
 from dibs.store import Damaged, Store
-from dibs.store.records import Overview
+from dibs.store.counts import Overview
 from dibs.words import Project
 
 PROJECTS = 200

@@ -19,7 +19,7 @@ from dibs.board import relative_time
 from dibs.board.assets import asset
 from dibs.board.relative_time import Html, span
 from dibs.board.telling import name, said
-from dibs.store.records import Pulse
+from dibs.store.counts import Pulse
 from dibs.words import LAPSES_FLAGGED, Claim, Event, Project
 
 Kind = Literal["working", "stale", "parked", "lapsed", "done"]

@@ -1,6 +1,6 @@
 """The store: every key, every script, and the clock that leases run by."""
 
-from dibs.store.records import Counts
+from dibs.store.counts import Counts
 from dibs.store.redis.failures import Damaged, StoreDown, StoreFull, Unwilling
 from dibs.store.rules import Rules
 from dibs.store.store import Store

@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import cast
 
 import msgspec
@@ -29,44 +27,6 @@ from dibs.words import (
 )
 
 REF_CHARS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What a sweep found in one project."""
-
-    held: int
-    parked: int
-    lapsed: int
-    done: int
-    tickets: int
-    lapses: int
-    """Ever."""
-    breaks: int
-    """Ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """A project at a glance: how many claims are in each state now."""
-
-    project: Project
-    held: int
-    parked: int
-    lapsed: int
-    done: int
-    """In the last 24 hours, unlike the others."""
-    changed_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Pulse:
-    """What happened in a project in the last 24 hours, and the store's time."""
-
-    now_ms: int
-    done: int
-    avoided: int
-    """Claims refused because somebody else had the task, or had done it; see CollisionCounter."""
 
 
 def seconds(ms: int) -> int:

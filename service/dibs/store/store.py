@@ -15,10 +15,11 @@ from redis.exceptions import ResponseError
 from dibs.store import health, selftest, shown
 from dibs.store.clock import Facts, LeaseClock
 from dibs.store.collisions import CollisionCounter
+from dibs.store.counts import Counts, Overview, Pulse
 from dibs.store.events import EventLog
 from dibs.store.format import UnsupportedStore, check_format, settled
 from dibs.store.keys import keys
-from dibs.store.records import Counts, Overview, Pulse, Reader
+from dibs.store.records import Reader
 from dibs.store.redis.failures import Damaged, StoreDown, StoreFull, said
 from dibs.store.redis.link import Link
 from dibs.store.rules import Rules
