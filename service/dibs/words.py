@@ -298,6 +298,8 @@ class Free(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """See Claim."""
     hold: Hold | None = None
     listed: Listed | None = None
+    queue: tuple[Waiter, ...] = ()
+    """Who waits for it; left out where nobody does, and in lists."""
 
     @classmethod
     def unknown(cls, project: Project, task: Task) -> "Free":

@@ -1,5 +1,6 @@
 """A real service, a real Chromium, and what people and sessions do with a board."""
 
+import base64
 import itertools
 import shutil
 from collections.abc import Callable, Iterator
@@ -83,6 +84,27 @@ class Team:
     def release(self, who: str, task: str, outcome: str = "done", **more: Any) -> None:
         """End a claim."""
         assert self.call("release", who, task, outcome=outcome, **more)[0] == 200
+
+    def write(self, *entries: dict[str, Any] | str) -> None:
+        """Write these down as tasks of the list."""
+        tasks = [{"task": entry} if isinstance(entry, str) else entry for entry in entries]
+        path = f"/v1/{self.project}/tasks"
+        status, answer, _ = self.service.ask("POST", path, {"tasks": tasks}, self.session("lead"))
+        assert status == 200, answer
+
+    def person(self, act: str, who: str = "lea", **body: Any) -> Any:
+        """Do what people do, as `who`."""
+        login = base64.b64encode(f"{who}:{ADMIN_KEY}".encode()).decode()
+        path = f"/v1/{self.project}/{act}"
+        status, answer, _ = self.service.ask("POST", path, body, Authorization=f"Basic {login}")
+        assert status == 200, answer
+        return answer
+
+    def fails(self, task: str, times: int = 5, note: str = "") -> None:
+        """Let sessions give a task up, again and again."""
+        for number in range(times):
+            self.claim(f"run-{number}", task, branch=f"run/{number}")
+            self.release(f"run-{number}", task, "abandoned", note=note)
 
     def many(self, number: int, first: int = 0, **wish: Any) -> None:
         """Claim so many tasks, T-0000 on, a whole request at a time; all are held from one moment

@@ -21,8 +21,8 @@ from dibs.acts import list_
 from dibs.board import feed as feeds
 from dibs.board.feed import Crowded, Feeds
 from dibs.board.known import PART, Readings
+from dibs.board.look import Look
 from dibs.board.sheets import ALL, Key
-from dibs.board.views import Look
 from dibs.claims import Bounds, Claims
 from dibs.store.store import Store
 from dibs.words import Project, Task
@@ -177,7 +177,7 @@ async def test_a_large_board_that_is_asked_for_again_is_right_without_a_whole_re
         await acting.claim(service.store, service.project, new_session(), [Task(task)])
     look = Look(q="A-")
     shown = (await feed.snapshot(Key(look))).rows
-    assert [row.claim.task for row, _ in shown] == ["A-1", "A-2"]
+    assert [row.task for row, _ in shown] == ["A-1", "A-2"]
     assert not reads[f"{service.project} held,parked,lapsed"]
 
 
@@ -196,7 +196,7 @@ async def test_what_changes_while_a_large_board_is_read_is_not_missed(
 
     monkeypatch.setattr(Readings, "_part", part)
     snapshot = await large.of(service.project).snapshot(Key(Look(q="late")))
-    assert [row.claim.task for row, _ in snapshot.rows] == ["late"]
+    assert [row.task for row, _ in snapshot.rows] == ["late"]
 
 
 async def test_only_so_many_rows_are_kept_and_followed(

@@ -21,7 +21,7 @@ FORM = "application/x-www-form-urlencoded"
 def asked(page: Page, task: str) -> None:
     """Open the dialog for a task."""
     row(page, task).locator("summary").click()
-    row(page, task).locator("a.break").click()
+    row(page, task).locator("a.deed").first.click()
     page.wait_for_selector("#asking[open] form")
 
 
@@ -45,8 +45,11 @@ def test_the_dialog_says_what_happens_then_breaks_and_the_holder_is_told(
         assert fact in text
     assert str(claim["fence"]) in text
     fill(page)
-    settles(lambda: tasks(page) == [], "the claim is gone from the board")
+    settles(lambda: tasks(page, "again") == ["T-12"], "the task is free again, and still there")
     assert not page.locator("#asking").is_visible()
+    assert page.locator("#did").inner_text() == "The claim of ann on T-12 is broken."
+    for fact in ("broken", "unreachable since lunch", "1 waiting: bob"):
+        assert fact in row(page, "T-12").inner_text()
     status, problem = team.call("heartbeat", "ann", "T-12")
     assert (status, problem["code"], problem["reason"]) == (409, "lost", "broken")
     assert problem["note"] == "unreachable since lunch"
@@ -65,7 +68,7 @@ def test_a_wrong_key_breaks_nothing_and_says_so(team: Team, board: Open) -> None
     assert page.input_value("#asking [name=key]") == ""
     assert tasks(page) == ["T-12"]
     fill(page)
-    settles(lambda: tasks(page) == [], "the right key breaks it")
+    settles(lambda: tasks(page, "again") == ["T-12"], "the right key breaks it")
 
 
 def test_a_claim_that_changed_hands_meanwhile_is_not_broken(team: Team, board: Open) -> None:
@@ -77,7 +80,7 @@ def test_a_claim_that_changed_hands_meanwhile_is_not_broken(team: Team, board: O
     fill(page)
     alert = page.locator("#asking [role=alert]")
     alert.wait_for()
-    assert "nothing was broken" in alert.inner_text()
+    assert "nothing was done" in alert.inner_text()
     assert "bob" in page.locator("#asking").inner_text()
     assert team.call("heartbeat", "bob", "T-12")[0] == 200
 

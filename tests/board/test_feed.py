@@ -12,7 +12,6 @@ import pytest
 from tests.conftest import new_session
 from tests.harness import acting
 
-from dibs.acts import show
 from dibs.app import links
 from dibs.board import feed as feeds
 from dibs.board import sheets
@@ -20,7 +19,7 @@ from dibs.board.feed import Feed, Feeds
 from dibs.board.sheets import ALL, Key
 from dibs.claims import Bounds, Claims
 from dibs.outcomes import Granted
-from dibs.store import Rules, Store
+from dibs.store import Rules, Store, glance
 from dibs.store.local.embedded import EmbeddedStore
 from dibs.store.stream import EventBroadcaster
 from dibs.words import Project, Task
@@ -114,14 +113,14 @@ async def test_every_viewer_hears_of_a_claim_that_was_read_once(
         while not all(viewer.told for viewer in viewers):
             await asyncio.sleep(0.01)
     reads = 0
-    look = show.look
+    look = glance.look
 
     async def counted(*arguments: Any, **more: Any) -> Any:
         nonlocal reads
         reads += 1
         return await look(*arguments, **more)
 
-    monkeypatch.setattr(show, "look", counted)
+    monkeypatch.setattr(glance, "look", counted)
     await claim(service, "T-1")
     for viewer in viewers:
         await viewer.hears("T-1")
@@ -202,9 +201,10 @@ async def test_a_plain_heartbeat_is_told_as_clocks_not_as_a_row(
 
 
 async def test_a_patch_names_what_is_gone(service: Service, feed: Feed) -> None:
-    await claim(service, "T-1")
+    store, project = service.store, service.project
+    await acting.tasks(store, project, ANN, [{"task": "T-1"}])
     viewer = Viewer(feed, (await feed.snapshot()).id)
-    await acting.release(service.store, service.project, ANN, Task("T-1"), outcome="released")
+    await acting.tasks(store, project, ANN, [{"task": "T-1", "drop": True}])
     async with asyncio.timeout(5):
         while not any(patch["gone"] == ["T-1"] for patch in viewer.patches()):
             await asyncio.sleep(0.01)

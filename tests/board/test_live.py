@@ -77,12 +77,11 @@ def test_rows_that_did_not_change_are_not_touched(team: Team, board: Open) -> No
 
 
 def test_the_focus_goes_to_the_next_claim_when_its_own_is_gone(team: Team, board: Open) -> None:
-    team.claim("ann", "T-1")
-    team.claim("bob", "T-2")
+    team.write("T-1", "T-2")
     page = board()
     page.keyboard.press("j")
-    team.release("ann", "T-1", "released")
-    settles(lambda: tasks(page) == ["T-2"], "the released claim is gone")
+    team.write({"task": "T-1", "drop": True})
+    settles(lambda: tasks(page) == ["T-2"], "the dropped task is gone")
     assert page.evaluate("document.activeElement.dataset.task") == "T-2"
 
 

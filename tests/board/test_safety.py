@@ -10,7 +10,8 @@ from tests.board.conftest import Team, live, row, settles, tasks
 from tests.harness.processes import until
 from tests.harness.services import Running
 
-from dibs.board import views
+from dibs.board import rows, views
+from dibs.store.glance import Seen
 from dibs.words import Claim, Event, Fence, Holder, Previous, Project, Task, Waiter
 
 Open = Callable[..., Page]
@@ -41,7 +42,7 @@ def test_markup_in_any_field_is_text_at_first_paint_and_live(team: Team, board: 
         assert EVIL in page.locator("#recent").inner_text()
     row_ = page.locator("tbody#parked tr[data-task]")
     row_.locator("summary").click()
-    row_.locator("a.break").click()
+    row_.locator("a.deed").first.click()
     page.wait_for_selector("#asking[open] form")
     assert EVIL in page.locator("#asking").inner_text()
     assert page.locator("#asking img").count() == 0
@@ -51,6 +52,12 @@ def test_markup_in_a_url_of_the_board_is_text(team: Team, board: Open) -> None:
     page = board("?q=%3Cscript%3Eboom()%3C/script%3E&holder=%22%3E%3Cimg+src=x%3E")
     assert page.input_value("#q") == "<script>boom()</script>"
     assert page.locator("main img, main script").count() == 0
+
+
+def painted(claim: Claim) -> str:
+    row = rows.row(Seen(claim))
+    assert row
+    return rows.paint(rows.render(row), 0)
 
 
 def a_claim(**fields: object) -> Claim:
@@ -78,14 +85,15 @@ def a_claim(**fields: object) -> Claim:
         "lapses": 0,
         "flag": None,
         "previous": None,
+        "attempt": 1,
     }
     return Claim(**(given | fields))  # type: ignore[arg-type]
 
 
 def test_an_address_that_is_no_web_address_becomes_no_link_even_from_old_data() -> None:
-    html = views.paint(views.render(views.row(a_claim())), 0)
+    html = painted(a_claim())
     assert "javascript:" not in html
-    assert "<a " not in html
+    assert 'target="_blank"' not in html
     event = Event(
         id="0-0-0",
         type="done",
@@ -95,7 +103,7 @@ def test_an_address_that_is_no_web_address_becomes_no_link_even_from_old_data() 
         holder=None,
         pr="data:text/html,x",
     )
-    assert "<a " not in "".join(views.happening(event))
+    assert 'target="_blank"' not in "".join(views.happening(Project("p"), event))
 
 
 def test_the_character_that_marks_clocks_cannot_be_smuggled_in() -> None:
@@ -110,7 +118,7 @@ def test_the_character_that_marks_clocks_cannot_be_smuggled_in() -> None:
         waiters=1,
         previous=Previous("lapsed", Holder(evil), evil, now),
     )
-    html = views.paint(views.render(views.row(claim)), 0)
+    html = painted(claim)
     assert html.count("left 1") >= 5
 
 

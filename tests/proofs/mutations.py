@@ -1404,7 +1404,7 @@ MUTANTS = [
     ),
     Mutant(
         "whole notes on a board",
-        "board/views.py",
+        "board/rows.py",
         "a page is less than a megabyte",
         "NOTE_SHOWN = 300\n",
         "NOTE_SHOWN = 3000\n",

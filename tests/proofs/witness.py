@@ -11,6 +11,7 @@ from dibs import outcomes as o
 from dibs.acts import SCRIPTS
 from dibs.store import StoreDown
 from dibs.store.clock import Tick
+from dibs.store.glance import SCRIPT as GLANCE
 from dibs.store.redis.link import Link
 from dibs.store.rules import Rules
 from dibs.store.scripts import Script
@@ -104,7 +105,7 @@ class Recorder:
 
 def script_names(rules: Rules) -> dict[str, str]:
     """What each script's digest, and its text, is called."""
-    declared = (*SCRIPTS.values(), SWEEP, OVERVIEW)
+    declared = (*SCRIPTS.values(), SWEEP, OVERVIEW, GLANCE)
     scripts = [
         Script.load("tick", arguments=Tick._fields),
         Script.load("unlist", arguments=Unlist._fields),

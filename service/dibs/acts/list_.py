@@ -55,6 +55,7 @@ class Arguments(NamedTuple):
     holder: str
     mine: str
     most: str
+    told: str
     cursor: str
 
 
@@ -71,15 +72,17 @@ async def page(
     holder: str = "",
     mine: bool = False,
     limit: int,
+    told: bool = False,
     cursor: str = "",
 ) -> o.Page:
-    """Return a page of claims. `cursor` is the one that the page before gave.
+    """Return a page of claims, `told` with what is written down of each. `cursor` is the one that
+    the page before gave.
 
     Raises StoreDown, and Refused for a cursor that no page gave.
     """
-    own = "1" if mine else ""
+    own, also = "1" if mine else "", "1" if told else ""
     start = open_cursor(cursor, _CURSOR)
-    arguments = Arguments(",".join(states), lower(text), holder, own, str(limit), start)
+    arguments = Arguments(",".join(states), lower(text), holder, own, str(limit), also, start)
     _, read, rest = await store.run(SCRIPT, project, session, arguments)
     seq, onwards, damaged, *views = rest
     store.note_damaged(project, damaged)

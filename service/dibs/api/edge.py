@@ -49,7 +49,9 @@ def exact(app: ASGIApp) -> ASGIApp:
     return wrapped
 
 
-_OF_TASKS = frozenset(path.removesuffix("/{task}") for path in READS if path.endswith("/{task}"))
+_OF_TASKS = {("v1", path.removesuffix("/{task}")) for path in READS if path.endswith("/{task}")}
+_OF_TASKS |= {("p", "t")}
+"""The first and third parts of the paths that go on with a task."""
 
 
 def _path(raw: str) -> str:
@@ -57,7 +59,8 @@ def _path(raw: str) -> str:
     a hidden slash. Only a task's name may have those, and its handler reads it from what was sent.
     """
     parts = raw.split("/", 4)
-    task = parts[4] if len(parts) == 5 and parts[1] == "v1" and parts[3] in _OF_TASKS else ""
+    named = len(parts) == 5 and (parts[1], parts[3]) in _OF_TASKS
+    task = parts[4] if named else ""
     before = raw.removesuffix(f"/{task}") if task else raw
     if before != "/" and ("" in before.split("/")[1:] or "%2F" in before.upper()):
         raise NotFoundException

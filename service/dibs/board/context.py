@@ -10,8 +10,8 @@ from litestar import Request, Response
 
 from dibs import words
 from dibs.board.feed import Feeds
+from dibs.board.html import ENV
 from dibs.board.lobby import Lobby
-from dibs.board.views import ENV
 from dibs.claims import Claims
 from dibs.streams import Streams
 from dibs.words import Project

@@ -6,24 +6,31 @@ behind a long one. Changes in between are read as they happen, task by task.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 
-from dibs.acts import list_, show
-from dibs.board import relative_time, telling, views
+from dibs.acts import list_
+from dibs.board import relative_time, rows, views
+from dibs.board.look import Look
 from dibs.board.relative_time import Html
-from dibs.board.views import Counts, Look, Row
+from dibs.board.rows import Row
+from dibs.board.views import Counts
 from dibs.claims import Claims
 from dibs.outcomes import Page
-from dibs.store import Damaged
+from dibs.store import glance
 from dibs.store.counts import Pulse
 from dibs.store.events import CursorExpired, stream_id
+from dibs.store.glance import Glance, Seen
 from dibs.store.store import Store
-from dibs.words import Claim, Event, Free, Project, Task
+from dibs.words import Event, Hold, Project, Task
 
 ROWS, DONE, RECENT = 2_000, 50, 40
 """As many claims that are not done, claims that are, and events a board knows of."""
 PART = 200
-"""Claims that are read at once, and so the longest that a board holds up another call."""
+"""Tasks that are read at once, and so the longest that a board holds up another call. It knows so
+many of each kind of those that nobody has."""
+AT_ONCE = 25
+"""Tasks that are looked at by one script when something happened to them."""
 SPREAD = 200
 """Of a larger project, so many claims a second are read again at most."""
 TOUCHED = 100
@@ -42,29 +49,60 @@ class Readings:
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
 
-    async def read(self, store: Store, project: Project) -> tuple[list[Claim], str, bool]:
-        """Return the claims that are not done, the id of the last event before, and if there are
-        more claims than a board shows. Raises StoreDown."""
+    async def read(self, store: Store, project: Project) -> "Reading":
+        """Read a project. Raises StoreDown."""
         page = await self._part(store, project, "")
-        seq, claims = page.seq, {row.task: row for row in _kept(page)}
-        if page.cursor:
-            await self._turn.acquire()
-            loop = asyncio.get_running_loop()
-            began_s = loop.time()
-            try:
-                while page.cursor and len(claims) < ROWS:
-                    page = await self._part(store, project, page.cursor)
-                    claims.update((claim.task, claim) for claim in _kept(page))
-            finally:
-                loop.call_later(loop.time() - began_s, self._turn.release)
-        return list(claims.values())[:ROWS], seq, page.cursor is not None
+        found = Reading(page.seq)
+        found.take(map(Seen, page.claims))
+        seen = await glance.look(store, project)
+        found.hold, found.many = seen.hold, seen.sizes
+        if page.cursor is None and sum(found.many.values()) <= PART:
+            await self._rest(store, project, None, found)
+            return found
+        await self._turn.acquire()
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        try:
+            await self._rest(store, project, page.cursor, found)
+        finally:
+            loop.call_later(loop.time() - began_s, self._turn.release)
+        return found
+
+    async def _rest(
+        self, store: Store, project: Project, cursor: str | None, found: "Reading"
+    ) -> None:
+        while cursor and len(found.rows) < ROWS:
+            page = await self._part(store, project, cursor)
+            found.take(map(Seen, page.claims))
+            cursor = page.cursor
+        found.cut = len(found.rows) if cursor else 0
+        for kind in [kind for kind, many in found.many.items() if many]:
+            seen = await glance.look(store, project, kind=kind, most=PART)
+            found.take(seen.tasks)
+            found.many[kind] = seen.many
 
     async def _part(self, store: Store, project: Project, cursor: str) -> Page:
-        return await list_.page(store, project, states=_LIVE, limit=PART, cursor=cursor)
+        return await list_.page(store, project, states=_LIVE, limit=PART, told=True, cursor=cursor)
 
 
-def _kept(page: Page) -> list[Claim]:
-    return [views.row(claim).claim for claim in page.claims]
+class Reading:
+    """What there is of a project, but for what is done."""
+
+    def __init__(self, seq: str) -> None:
+        self.seq = seq
+        """The id of the last event before."""
+        self.rows: dict[Task, Row] = {}
+        self.cut = 0
+        """How many claims are there, where there are more than a board shows; else 0."""
+        self.hold: Hold | None = None
+        self.many: dict[str, int] = {}
+        """How many tasks there are of each kind of those that nobody has."""
+
+    def take(self, tasks: Iterable[Seen]) -> None:
+        """Add tasks; of one that is there already this is newer."""
+        for seen in tasks:
+            if one := rows.row(seen):
+                self.rows[one.task] = one
 
 
 class Known:
@@ -76,9 +114,16 @@ class Known:
         self._readings = readings
         self.rows: dict[Task, Row] = {}
         self.pulse = Pulse(0, 0, 0)
-        self.counts: Counts = views.count((), self.pulse)
-        self.recent: deque[tuple[Event, Html]] = deque(maxlen=_TOLD)
+        self.counts: Counts = views.count((), self.pulse, {})
+        self.recent: deque[Event] = deque(maxlen=_TOLD)
         """The last events, the newest first."""
+        self.hold: Hold | None = None
+        """A person keeps the whole project back."""
+        self.beyond: dict[str, int] = {}
+        """How many tasks of a kind there are beyond those that are shown."""
+        self._edge: dict[str, int] = {}
+        """The rank of the last one shown of a kind, where there are more."""
+        self._happenings: dict[tuple[str, int], Html] = {}
         self.cut = 0
         """How many claims are shown, when there are more; else 0."""
         self._seq = ""
@@ -118,24 +163,33 @@ class Known:
 
     async def _read_all(self) -> None:
         store = self._store
-        listed, seq, more = await self._readings.read(store, self.project)
-        self.cut = len(listed) if more else 0
+        found = await self._readings.read(store, self.project)
         done, events, pulse = await asyncio.gather(
-            list_.page(store, self.project, states=("done",), limit=DONE),
+            list_.page(store, self.project, states=("done",), limit=DONE, told=True),
             store.events.latest(self.project, RECENT),
             store.pulse(self.project),
         )
         self._know(pulse)
-        claims = {claim.task: claim for claim in (*listed, *done.claims)}
-        for task in [task for task in self.rows if task not in claims]:
+        found.take(map(Seen, done.claims))
+        for task in [task for task in self.rows if task not in found.rows]:
             del self.rows[task]
-        self._take(claims.values())
+        self.cut, self.hold, self._edge, seq = found.cut, found.hold, {}, found.seq
+        self._take(found.rows.values())
+        self._bound(found.many)
         self._happened(list(reversed(events)))
         self._seq, self._whole_s = seq, asyncio.get_running_loop().time()
         # What was read in parts is not of one moment.
         if events and newer(events[0].id, seq) and not await self._catch_up():
             self._seq = ""
         self._count()
+
+    def _bound(self, many: Mapping[str, int]) -> None:
+        """Take note of how many there are beyond what is shown."""
+        for kind in many:
+            firsts = [one.first for one in self.rows.values() if one.kind == kind]
+            self.beyond[kind] = max(0, many[kind] - len(firsts))
+            if self.beyond[kind] and firsts:
+                self._edge[kind] = max(firsts)
 
     async def _catch_up(self) -> bool:
         """Read what happened since the last time; False when that is too much. Raises StoreDown."""
@@ -154,46 +208,61 @@ class Known:
         return True
 
     async def _look_at(self, tasks: Sequence[Task]) -> None:
-        shown = await asyncio.gather(*map(self._show, tasks))
+        wanted = [*tasks, *self._needing(set(tasks))]
+        parts = [wanted[at : at + AT_ONCE] for at in range(0, len(wanted), AT_ONCE)]
+        looks = await asyncio.gather(*map(self._glance, parts))
         self._know(await self._store.pulse(self.project))
-        claims = {claim.task: claim for claim in shown if isinstance(claim, Claim)}
-        for task in tasks:
-            if task not in claims:
+        self.hold = looks[-1].hold
+        seen = [rows.row(one) for look in looks for one in look.tasks]
+        found = {row.task: row for row in seen if row}
+        for task in wanted:
+            row = found.get(task)
+            if row is None or row.first > self._edge.get(row.kind, row.first):
                 self.rows.pop(task, None)
-        self._take(claims.values())
+                found.pop(task, None)
+        self._take(found.values())
 
-    async def _show(self, task: Task) -> Claim | Free | None:
-        """Return a task as it is now, None where nobody can read its record."""
-        try:
-            return await show.look(self._store, self.project, task)
-        except Damaged:
-            return None
+    def _needing(self, tasks: set[Task]) -> list[Task]:
+        """Return those that say that they wait for one of `tasks`."""
+        waiting = (one for one in self.rows.values() if one.needs and one.task not in tasks)
+        return [one.task for one in waiting if not tasks.isdisjoint(need for need, _ in one.needs)]
+
+    async def _glance(self, tasks: Sequence[Task]) -> Glance:
+        return await glance.look(self._store, self.project, tasks)
 
     def _know(self, pulse: Pulse) -> None:
         self.pulse, self._clock_s = pulse, asyncio.get_running_loop().time()
 
-    def _take(self, claims: Iterable[Claim]) -> None:
-        """Take claims over; a row stays the same object while nothing of it changes."""
-        for claim in claims:
-            new = views.row(claim)
-            old = self.rows.get(claim.task)
-            same = old and old.same_but_clocks(new.claim)
-            if not old or not same or views.clocks(old.claim) != views.clocks(claim):
-                self.rows[claim.task] = new
-        done = [one for one in self.rows.values() if one.kind == "done"]
-        done.sort(key=lambda one: one.claim.ended_at or one.claim.expires_at, reverse=True)
-        for one in done[DONE:]:
-            del self.rows[one.claim.task]
+    def _take(self, found: Iterable[Row]) -> None:
+        """Take rows over; one stays the same object while nothing of it changes."""
+        for new in found:
+            old = self.rows.get(new.task)
+            same = old and old.same_but_clocks(new)
+            if not old or not same or rows.clocks(old) != rows.clocks(new):
+                self.rows[new.task] = new
+        self._trim("done", DONE)
+        for kind in glance.KINDS:
+            self._trim(kind, PART)
+
+    def _trim(self, kind: str, most: int) -> None:
+        """Keep the first rows of a kind."""
+        there = [one for one in self.rows.values() if one.kind == kind]
+        if len(there) > most:
+            there.sort(key=attrgetter("first"))
+            for one in there[most:]:
+                del self.rows[one.task]
+            self._edge[kind] = there[most - 1].first
+            self.beyond[kind] = self.beyond.get(kind, 0) + len(there) - most
 
     def _happened(self, events: Sequence[Event]) -> None:
         """Take note of the events (oldest first) that are not known yet."""
-        last = self.recent[0][0].id if self.recent else ""
-        fresh = [event for event in events if newer(event.id, last)]
-        self.recent.extendleft((event, views.happening(event)) for event in fresh)
+        last = self.last_event()
+        self.recent.extendleft(event for event in events if newer(event.id, last))
 
     def _count(self) -> None:
         self._orders.clear()
-        self.counts = views.count(self.rows.values(), self.pulse)
+        idle = {kind: self.beyond.get(kind, 0) for kind in glance.KINDS}
+        self.counts = views.count(self.rows.values(), self.pulse, idle)
 
     def ordered(self, look: Look) -> list[Row]:
         """Return the rows that `look` wants, in its order."""
@@ -206,21 +275,26 @@ class Known:
 
     def holders(self, page: Sequence[Row]) -> frozenset[str]:
         """Return whom one can ask for: all who have or had a claim, of many those on the page."""
-        rows = self.rows.values() if len(self.rows) <= PART else page
-        return frozenset(telling.name(row.claim.holder) for row in rows)
+        shown = self.rows.values() if len(self.rows) <= PART else page
+        return frozenset(row.who for row in shown)
 
-    def since(self, event_id: str) -> list[tuple[Event, Html]]:
-        """Return the events after `event_id`, oldest first."""
-        return [one for one in reversed(self.recent) if newer(one[0].id, event_id)]
+    def since(self, event_id: str) -> list[Event]:
+        """Return the events after `event_id`, the newest first."""
+        return [event for event in self.recent if newer(event.id, event_id)]
 
     def last_event(self) -> str:
         """Return the id of the last event, '' when there is none."""
-        return self.recent[0][0].id if self.recent else ""
+        return self.recent[0].id if self.recent else ""
 
-    def paint_recent(self) -> list[str]:
-        """Return the last events as elements, the newest first."""
-        now = self.now_ms
-        return [relative_time.fill(html, now) for _, html in list(self.recent)[:RECENT]]
+    def paint(self, events: Sequence[Event]) -> list[str]:
+        """Return events as elements, the newest first."""
+        now, kept, lines = self.now_ms, self._happenings, views.grouped(events[:RECENT])
+        if len(kept) > 4 * RECENT:
+            kept.clear()
+        for event, more in lines:
+            if (event.id, more) not in kept:
+                kept[event.id, more] = views.happening(self.project, event, more)
+        return [relative_time.fill(kept[event.id, more], now) for event, more in lines]
 
 
 def newer(one: str, than: str) -> bool:

@@ -30,6 +30,12 @@ def span(ms: int, *, fine: bool = False) -> str:
     return f"{s // 86_400} d"
 
 
+def utc(ms: int) -> str:
+    """Return an instant as the time of the day."""
+    seconds = ms // 1000
+    return f"{seconds // 3600 % 24:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
 def clock(kind: str, ms: int) -> Markup:
     """Mark a place for a clock: `ago`, `held` (since), `left` (until) or `share`."""
     return Markup(f"{_EDGE}{kind} {ms}{_EDGE}")  # noqa: S704 - a word of ours and a number

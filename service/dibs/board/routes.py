@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from litestar import Controller, Response, Router, get, post
 from litestar.di import NamedDependency, Provide
@@ -12,10 +12,8 @@ from litestar.params import FromPath
 from litestar.response import Stream
 from markupsafe import Markup
 
-from dibs.acts import break_
-from dibs.acts.act import Call
 from dibs.addresses import network_of
-from dibs.board import assets, breaking, views
+from dibs.board import assets, deeds, relative_time, rows, tasks
 from dibs.board.context import (
     BoardContext,
     NoSuchPage,
@@ -27,9 +25,9 @@ from dibs.board.context import (
     page,
 )
 from dibs.board.feed import Crowded
+from dibs.board.look import EVERYTHING, FILTERS, MARKS, SORTS, Look
+from dibs.board.rows import SECTIONS
 from dibs.board.sheets import ALL, CHANGE_ID, Key, Snapshot, pager
-from dibs.board.views import EVERYTHING, FILTERS, MARKS, SECTIONS, SORTS, Look
-from dibs.outcomes import Ended
 from dibs.store import StoreDown
 from dibs.streams import TooMany
 from dibs.words import Project
@@ -48,7 +46,7 @@ class Board(Controller):
             "projects.html",
             projects=shown,
             more=total - len(shown),
-            attention=sum(one.parked + one.lapsed for one in shown),
+            attention=sum(one.parked + one.lapsed + one.failed for one in shown),
             now=context.claims.store.clock.facts.witness_us // 1000,
             **_first_steps(request, context),
         )
@@ -66,6 +64,7 @@ class Board(Controller):
             "project.html",
             project=name,
             look=look,
+            did=tasks.confirmed_of_all(query.get("did", ""), snapshot.hold),
             **_shown(name, snapshot, look),
             **_first_steps(request, context),
         )
@@ -90,37 +89,46 @@ class Board(Controller):
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
-    @get("/p/{project:str}/break")
-    async def ask_to_break(
-        self, request: Req, project: FromPath[str], context: NamedDependency[BoardContext]
+    @get("/p/{project:str}/{deed:str}")
+    async def ask(
+        self,
+        request: Req,
+        project: FromPath[str],
+        deed: FromPath[str],
+        context: NamedDependency[BoardContext],
     ) -> Page:
-        """Say what breaking a claim does, and ask for the reason and the key."""
-        name = in_project(project)
-        given = fields(request.scope["query_string"])
-        return await breaking.ask(request, context, name, given)
+        """Say what a person is about to do, and ask for the reason and the key."""
+        name, given = _deed(project, deed), fields(request.scope["query_string"])
+        return await deeds.ask(request, context, name, deed, given)
 
-    @post("/p/{project:str}/break")
-    async def break_(
+    @post("/p/{project:str}/{deed:str}")
+    async def do(
+        self,
+        request: Req,
+        project: FromPath[str],
+        deed: FromPath[str],
+        context: NamedDependency[BoardContext],
+    ) -> Page:
+        """Do it, for a person who typed an admin key into a page of ours."""
+        name, given = _deed(project, deed), fields(await request.body())
+        return await deeds.do(request, context, name, deed, given)
+
+    @get("/p/{project:str}/t/{task:path}")
+    async def task(
         self, request: Req, project: FromPath[str], context: NamedDependency[BoardContext]
     ) -> Page:
-        """Break a claim, for a person who typed an admin key into a page of ours."""
-        name = in_project(project)
-        given = fields(await request.body())
-        if not breaking.from_here(request, context):
-            raise NoSuchPage("A claim is broken from this service's own page only.")
-        if errors := breaking.wrong(given):
-            return await breaking.ask(request, context, name, given, errors, 422)
-        if not context.is_admin(given.get("key", "")):
-            wrong = "That is not an admin key of this service. Nothing was changed."
-            return await breaking.ask(request, context, name, given, [wrong], 403)
-        wanted = {key: given[key].strip() for key in ("task", "fence", "reason")}
-        asked = break_.BreakRequest.of(wanted, [])
-        by = given.get("by", "").strip() or breaking.user(request)
-        outcome = await break_.run(context.claims, Call(name, asked, by=by))
-        if isinstance(outcome, Ended):
-            return Response(b"", status_code=303, headers={"Location": f"/p/{name}"})
-        moved = "The claim changed since you looked, so nothing was broken. This is how it is now."
-        return await breaking.ask(request, context, name, given, [moved], 409)
+        """Show all that is known of a task."""
+        # The framework's own path parameter has lost doubled and trailing slashes.
+        raw = request.scope["raw_path"].split(b"/", 4)[4]
+        return await tasks.show(request, context, in_project(project), unquote_to_bytes(raw))
+
+    @get("/p/{project:str}/t")
+    async def task_by_name(
+        self, request: Req, project: FromPath[str], context: NamedDependency[BoardContext]
+    ) -> Page:
+        """Show all that is known of a task whose name no path can have."""
+        raw = fields(request.scope["query_string"]).get("task", "").encode()
+        return await tasks.show(request, context, in_project(project), raw)
 
     @get("/board/{name:str}", sync_to_thread=False)
     def asset(self, name: FromPath[str]) -> Page:
@@ -132,6 +140,13 @@ class Board(Controller):
             media_type=assets.media_type(name),
             headers={"Cache-Control": "public, max-age=31536000, immutable"},
         )
+
+
+def _deed(project: str, deed: str) -> Project:
+    """Return the project in which something that people do is to be done."""
+    if deed not in deeds.DEEDS:
+        raise NoSuchPage("There is no such page here.")
+    return in_project(project)
 
 
 def _first_steps(request: Req, context: BoardContext) -> dict[str, Any]:
@@ -150,18 +165,19 @@ def _shown(project: Project, snapshot: Snapshot, look: Look) -> dict[str, Any]:
     """Return what the page shows of a snapshot."""
     now, extent = snapshot.now_ms, snapshot.extent
     part = snapshot.key != ALL or extent.pages > 1
-    order = {one.claim.task: look.order(one) for one, _ in snapshot.rows}
-    wanted = {one.claim.task for one, _ in snapshot.rows if part or look.wants(one)}
+    order = {one.task: look.order(one) for one, _ in snapshot.rows}
+    wanted = {one.task for one, _ in snapshot.rows if part or look.wants(one)}
     sections = []
     for key, (title, _) in SECTIONS.items():
-        rows = [(one, html) for one, html in snapshot.rows if one.section == key]
-        rows.sort(key=lambda row: order[row[0].claim.task])
+        there = [(one, html) for one, html in snapshot.rows if one.section == key]
+        there.sort(key=lambda row: order[row[0].task])
         painted = "\n".join(
-            views.paint(html, now, hidden=one.claim.task not in wanted) for one, html in rows
+            rows.paint(html, now, hidden=one.task not in wanted) for one, html in there
         )
-        here = sum(one.claim.task in wanted for one, _ in rows)
-        number = extent.numbers[key] if part else here
-        sections.append((key, title, number, here, Markup(painted)))  # noqa: S704 - by a template
+        here = sum(one.task in wanted for one, _ in there)
+        number, beyond = extent.numbers[key] if part else here, snapshot.beyond.get(key, "")
+        painted_rows = Markup(painted)  # noqa: S704 - rendered by a template
+        sections.append((key, title, number, beyond, here, painted_rows))
     holders = snapshot.holders | {look.holder}
     return {
         "after": snapshot.id,
@@ -169,13 +185,14 @@ def _shown(project: Project, snapshot: Snapshot, look: Look) -> dict[str, Any]:
         "pages": Markup(pager(project, snapshot.key, extent)),  # noqa: S704 - by a template
         "part": part,
         "now": now,
-        "at": _utc(now),
+        "at": relative_time.utc(now),
         "attention": snapshot.counts.attention,
         "counts": asdict(snapshot.counts),
         "sections": sections,
         "shown": len(wanted),
         "total": snapshot.total,
         "cut": snapshot.cut,
+        "hold": Markup(snapshot.hold),  # noqa: S704 - rendered by a template
         "holders": sorted(holders - {""}, key=str.lower),
         "recent": Markup("\n".join(snapshot.recent)),  # noqa: S704 - rendered by a template
         "filters": FILTERS,
@@ -183,11 +200,6 @@ def _shown(project: Project, snapshot: Snapshot, look: Look) -> dict[str, Any]:
         "sorts": SORTS,
         "everything": EVERYTHING,
     }
-
-
-def _utc(now_ms: int) -> str:
-    seconds = now_ms // 1000
-    return f"{seconds // 3600 % 24:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 def _no_page(_: Req, error: NoSuchPage) -> Page:

@@ -15,10 +15,13 @@ from typing import Any
 
 import msgspec
 
-from dibs.board import relative_time, telling, views
-from dibs.board.known import RECENT, Known
+from dibs.board import rows as rendering
+from dibs.board import telling, views
+from dibs.board.known import Known
+from dibs.board.look import EVERYTHING, Look
 from dibs.board.relative_time import Html
-from dibs.board.views import EVERYTHING, SECTIONS, Counts, Look, Row
+from dibs.board.rows import SECTIONS, Row
+from dibs.board.views import Counts
 from dibs.words import Event, Project, Task
 
 ROWS = 200
@@ -30,7 +33,7 @@ BEHIND = 64
 
 CHANGE_ID = re.compile(r"[0-9a-f]{1,32}\.[0-9]{1,15}")
 """What a change is called: a sheet and a number."""
-_ALERTS = ("parked", "lapsed", "broken", "queued")
+_ALERTS = ("parked", "lapsed", "broken", "failed", "queued")
 _RESYNC = b"event: resync\ndata: {}\n\n"
 _TROUBLE = b"event: trouble\ndata: {}\n\n"
 _encode = msgspec.json.Encoder().encode
@@ -84,6 +87,10 @@ class Snapshot:
     recent: tuple[str, ...]
     cut: int
     """How many claims are shown, when there are more; else 0."""
+    beyond: dict[str, str]
+    """What a section says of tasks that are not shown."""
+    hold: str
+    """What is said where a person keeps the whole project back."""
     holders: frozenset[str]
 
 
@@ -133,6 +140,7 @@ class Sheet:
         self._html: dict[Task, tuple[Row, Html]] = {}
         self._told: dict[Task, Row] = {}
         self._told_event, self._told_counts, self._told_extent = "", known.counts, _NOWHERE
+        self._told_hold = known.hold
         self._settle(*self.rows())
 
     @property
@@ -161,8 +169,9 @@ class Sheet:
     def _settle(self, rows: Sequence[Row], extent: Extent) -> None:
         """Take note that viewers know all this."""
         known = self._known
-        self._told = {row.claim.task: row for row in rows}
+        self._told = {row.task: row for row in rows}
         self._told_event, self._told_counts = known.last_event(), known.counts
+        self._told_hold = known.hold
         self._told_extent = extent
         self._html = {task: self._html[task] for task in self._told if task in self._html}
 
@@ -175,15 +184,15 @@ class Sheet:
                 await asyncio.sleep(0)
 
     def _render(self, row: Row) -> bool:
-        kept = self._html.get(row.claim.task)
+        kept = self._html.get(row.task)
         if kept and kept[0] is row:
             return False
-        self._html[row.claim.task] = row, views.render(row)
+        self._html[row.task] = row, rendering.render(row)
         return True
 
     def _rendered(self, row: Row) -> Html:
         self._render(row)
-        return self._html[row.claim.task][1]
+        return self._html[row.task][1]
 
     def snapshot(self) -> Snapshot:
         """Return the page as its viewers have it."""
@@ -197,8 +206,10 @@ class Sheet:
             extent=extent,
             total=len(known.rows),
             counts=known.counts,
-            recent=tuple(known.paint_recent()),
+            recent=tuple(known.paint(list(known.recent))),
             cut=known.cut,
+            beyond=views.beyond(known.beyond),
+            hold=views.banner(known.project, known.hold, known.now_ms),
             holders=known.holders(rows),
         )
 
@@ -207,17 +218,19 @@ class Sheet:
         known, (rows, extent) = self._known, self.rows()
         changed, clocks = [], []
         for row in rows:
-            old = self._told.get(row.claim.task)
+            old = self._told.get(row.task)
             if old is row:
                 continue
-            if old and old.same_but_clocks(row.claim):
-                clocks.append(views.clocks(row.claim))
+            ticks = rendering.clocks(row)
+            if old and ticks and old.same_but_clocks(row):
+                clocks.append(ticks)
             else:
                 changed.append(row)
-        here = {row.claim.task for row in rows}
+        here = {row.task for row in rows}
         gone = [task for task in self._told if task not in here]
         fresh = known.since(self._told_event)
         same = known.counts == self._told_counts and extent == self._told_extent
+        same = same and known.hold == self._told_hold
         if changed or clocks or gone or fresh or not same:
             self._send(self._patch(changed, clocks, gone, fresh, extent))
         self._settle(rows, extent)
@@ -227,25 +240,26 @@ class Sheet:
         changed: Sequence[Row],
         clocks: Sequence[tuple[str, int, int]],
         gone: Sequence[Task],
-        fresh: Sequence[tuple[Event, Html]],
+        fresh: Sequence[Event],
         extent: Extent,
     ) -> dict[str, Any]:
         now = self._known.now_ms
-        events = [event for event, _ in fresh]
         return {
             "now": now,
             "rows": [
-                (one.claim.task, one.section, views.paint(self._rendered(one), now))
+                (one.task, one.section, rendering.paint(self._rendered(one), now))
                 for one in changed
             ],
             "clocks": clocks,
             "gone": gone,
-            "lately": [relative_time.fill(html, now) for _, html in fresh[-RECENT:]],
+            "lately": self._known.paint(fresh)[::-1],
             "counts": asdict(self._known.counts),
             "numbers": extent.numbers,
+            "beyond": views.beyond(self._known.beyond),
+            "hold": views.banner(self._known.project, self._known.hold, now),
             "pages": pager(self._known.project, self.key, extent),
-            "say": _saying(events),
-            "alerts": self._alerts(events),
+            "say": _saying(fresh[::-1]),
+            "alerts": self._alerts(fresh[::-1]),
         }
 
     def _send(self, data: dict[str, Any]) -> None:
@@ -295,7 +309,7 @@ class Sheet:
         for event in events:
             if event.type in _ALERTS:
                 row = self._known.rows.get(event.task)
-                waiting = row.claim.waiters if row else 0
+                waiting = row.now.waiters if row else 0
                 text = event.reason or event.note or ""
                 told = {"title": telling.sentence(event), "text": text, "task": event.task}
                 alerts[event.type, event.task] = {"type": event.type, "waiting": waiting, **told}

@@ -2,6 +2,29 @@
 
 from dibs.words import Event, Holder
 
+_SAID = {
+    "lapsed": "* lapsed: {who} was not heard from",
+    "broken": "{by} broke *, which {who} held",
+    "queued": "{who} waits for *",
+    "unqueued": "{who} no longer waits for *",
+    "done": "{who} finished *",
+    "revived": "{who} came back to *",
+    "resumed": "{who} went on with *",
+    "abandoned": "{who} gave up *",
+    "listed": "*{rest} {was} listed",
+    "changed": "*{rest} {was} changed in the list",
+    "dropped": "*{rest} {was} dropped from the list",
+    "ready": "*{rest} {are} ready",
+    "blocked": "*{rest} {are} blocked",
+    "failed": "* failed: its attempts are used up",
+    "retried": "{by} lets * be tried again",
+    "on-hold": "{by} keeps * back",
+    "damaged": "Something happened that nobody can read *",
+}
+"""What to say of an event; the star stands for its task."""
+_OTHERWISE = {"off-hold": ("* may be claimed again", "{by} lets * be claimed again")}
+"""What happened by itself, and what a person did."""
+
 
 def name(holder: Holder | None) -> str:
     """Return what to call a holder."""
@@ -10,33 +33,25 @@ def name(holder: Holder | None) -> str:
     return holder.label or holder.ref or "somebody"
 
 
-def said(event: Event) -> tuple[str, str]:
-    """Return an event in words: before and after the task's name."""
-    who = name(event.holder)
-    match event.type:
-        case "lapsed":
-            return "", f" lapsed: {who} was not heard from"
-        case "broken":
-            return f"{event.by or 'somebody'} broke ", f", which {who} held"
-        case "queued":
-            return f"{who} waits for ", ""
-        case "unqueued":
-            return f"{who} no longer waits for ", ""
-        case "done":
-            return f"{who} finished ", ""
-        case "revived":
-            return f"{who} came back to ", ""
-        case "resumed":
-            return f"{who} went on with ", ""
-        case "abandoned":
-            return f"{who} gave up ", ""
-        case "damaged":
-            return "Something happened that nobody can read ", ""
-        case other:
-            return f"{who} {other} ", ""
+def said(event: Event, more: int = 0) -> tuple[str, str]:
+    """Return an event, and `more` of its kind, in words: before and after the task's name."""
+    words = _SAID.get(event.type)
+    if event.type in _OTHERWISE:
+        words = _OTHERWISE[event.type][bool(event.by)]
+    if words is None:
+        return f"{name(event.holder)} {event.type} ", ""
+    before, after = words.split("*")
+    facts = {
+        "who": name(event.holder),
+        "by": event.by or "somebody",
+        "rest": f" and {more} more" if more else "",
+        "was": "were" if more else "was",
+        "are": "are" if more else "is",
+    }
+    return before.format(**facts), after.format(**facts)
 
 
 def sentence(event: Event) -> str:
     """Return an event as plain text, for screen readers and notifications."""
     before, after = said(event)
-    return f"{before}{event.task}{after}"
+    return f"{before}{event.task or 'the project'}{after}"

@@ -31,6 +31,12 @@ class Overview:
     lapsed: int
     done: int
     """In the last 24 hours, unlike the others."""
+    failed: int
+    ready: int
+    """Tasks that are listed and may be claimed, lapsed ones among them."""
+    blocked: int
+    on_hold: bool
+    """A person keeps the whole project back."""
     changed_at: datetime | None
 
 

@@ -132,17 +132,19 @@ class Reader:
         rec = _records.decode(view)
         state = self._state(rec)
         if state in ("free", "ready", "blocked", "on-hold", "failed"):
+            queue = self._queue(rec)
             return Free(
                 project=self.project,
                 task=rec.task,
                 state=state,
                 grants=rec.grants if rec.owner else 0,
                 lapses=rec.lapses + self._is_overdue(rec),
-                waiters=len(self._queue(rec)) or rec.waiting,
+                waiters=len(queue) or rec.waiting,
                 previous=self._ended(rec) if rec.owner else None,
                 attempt=self._attempt(rec),
                 hold=self._hold(rec),
                 listed=_listed(rec),
+                queue=queue,
             )
         return self._claim(rec, state)
 

@@ -179,9 +179,12 @@ class Store:
     async def overview(self, project: Project) -> Overview:
         """Return a project at a glance."""
         _, read, rest = await self.run(OVERVIEW, project, arguments=_Overview(str(_DAY_MS)))
-        held, parked, lapsed, done, changed = rest
+        *numbers, on_hold, changed = rest
+        held, parked, lapsed, done, failed, ready, blocked = map(int, numbers)
         at = read.facts.instant(int(changed)) if changed else None
-        return Overview(project, int(held), int(parked), int(lapsed), int(done), at)
+        return Overview(
+            project, held, parked, lapsed, done, failed, ready, blocked, on_hold == "1", at
+        )
 
     async def pulse(self, project: Project) -> Pulse:
         """Return what the last 24 hours came to."""

@@ -32,7 +32,7 @@ function tick() {
     const left = "left" in time.dataset && Math.max(0, time.dataset.t - now);
     const text = left === false ? span(now - time.dataset.t) : span(left, true);
     if (time.textContent !== text) time.textContent = text;
-    if (left !== false) time.parentNode.lastElementChild.value = left / 1000;
+    if (left !== false && time.parentNode.matches(".left")) time.parentNode.lastElementChild.value = left / 1000;
   }
 }
 
@@ -61,10 +61,9 @@ function matches(row, q) {
   return !q || all("[data-q]", row).some((part) => part.textContent.toLowerCase().includes(q));
 }
 
-function order({ dataset: { task, holder, kind, due, ended, since } }) {
-  const first = kind === "done" ? -ended : Number(since);
-  const left = kind === "done" ? first : Number(due);
-  return { task: task.toLowerCase(), holder: holder.toLowerCase(), left }[form.elements.sort.value] ?? first;
+function order({ dataset: { task, holder, first, due } }) {
+  const by = { task: task.toLowerCase(), holder: holder.toLowerCase(), left: Number(due) };
+  return by[form.elements.sort.value] ?? Number(first);
 }
 
 function arrange() {
@@ -115,7 +114,10 @@ function put(task, section, html) {
   const fresh = element(html);
   const row = rows.get(task) ?? fresh;
   for (const { name, value } of fresh.attributes) row.setAttribute(name, value);
-  [...row.cells].forEach((cell, i) => {
+  if (row.cells.length !== fresh.cells.length) { // somebody has it now, or nobody any more
+    $("details", fresh).open = $("details", row).open;
+    row.replaceChildren(...fresh.childNodes);
+  } else [...row.cells].forEach((cell, i) => {
     const next = fresh.cells[i];
     if (cell.innerHTML === next.innerHTML) return;
     if ($("details[open]", cell)) $("details", next).open = true;
@@ -123,7 +125,7 @@ function put(task, section, html) {
   });
   rows.set(task, row);
   const [{ holder }, { options }] = [row.dataset, form.elements.holder];
-  if (![...options].some(({ value }) => value === holder)) options.add(new Option(holder, holder));
+  if (holder && ![...options].some(({ value }) => value === holder)) options.add(new Option(holder, holder));
   const body = document.getElementById(section);
   if (row.parentNode !== body) body.append(row);
 }
@@ -167,9 +169,13 @@ function summarise(counts) {
   icon.href = icon.dataset[some ? "alert" : "calm"];
 }
 
-function turn({ pages, numbers }) {
+function turn({ pages, numbers, beyond, hold }) {
   for (const nav of all("[data-pages]")) if (nav.innerHTML !== pages) nav.innerHTML = pages;
-  for (const key in numbers) $(`#${key} .number`).textContent = numbers[key];
+  for (const key in numbers) {
+    $(`#${key} .number`).textContent = numbers[key];
+    $(`#${key} .beyond`).textContent = beyond[key] ?? "";
+  }
+  if ($("#held-back").innerHTML !== hold) $("#held-back").innerHTML = hold;
 }
 
 function patch(data) {
@@ -195,6 +201,7 @@ async function resync() {
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   const fresh = new Map(all("tr[data-task]", page).map((row) => [row.dataset.task, row]));
   const numbers = all(".number", page).map((one) => [one.closest("tbody").id, one.textContent]);
+  const beyond = all(".beyond", page).map((one) => [one.closest("tbody").id, one.textContent]);
   const counts = all("[data-count]", page).map((one) => [one.dataset.count, one.textContent]);
   patch({
     now: $("main", page).dataset.now,
@@ -203,6 +210,7 @@ async function resync() {
     lately: all("#recent li", page).map((item) => item.outerHTML).reverse(),
     counts: Object.fromEntries(counts), clocks: [], say: "", alerts: [],
     pages: $("[data-pages]", page).innerHTML, numbers: Object.fromEntries(numbers),
+    beyond: Object.fromEntries(beyond), hold: $("#held-back", page).innerHTML,
   });
 }
 
@@ -260,23 +268,30 @@ function notify({ type, title, text, task, waiting }) {
   } catch { /* some phones let only service workers notify */ }
 }
 
-// Breaking a claim: the page that asks works by itself; here it opens in place.
+// What people do: the page that asks works by itself; here it opens in place.
 async function ask(href, options) {
   const asking = $("#asking");
   const answer = await fetch(href, { redirect: "manual", ...options });
-  if (answer.type === "opaqueredirect") return asking.close();
+  if (answer.type === "opaqueredirect") return done(asking);
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  asking.replaceChildren($("#break", page));
+  asking.replaceChildren($("#deed", page));
   if (!asking.open) asking.showModal();
   $("textarea", asking)?.focus();
 }
 
+function done(asking) {
+  const [{ dataset }, told] = [$("form", asking), $("#did")];
+  asking.close();
+  say(told.textContent = dataset.done);
+  told.hidden = false;
+}
+
 document.addEventListener("click", (event) => {
-  const target = event.target.closest(".break, #asking .cancel, a.tile, .clear");
+  const target = event.target.closest(".deed, #asking .cancel, a.tile, .clear");
   if (!target || event.ctrlKey || event.metaKey || event.shiftKey) return;
   if (isPart() && target.matches("a.tile, .clear")) return; // the link itself
   event.preventDefault();
-  if (target.matches(".break")) return ask(target.href).catch(() => { location = target.href; });
+  if (target.matches(".deed")) return ask(target.href).catch(() => { location = target.href; });
   if (target.matches(".cancel")) return $("#asking").close();
   if (target.matches(".clear")) for (const field of all("input, select", form)) field.value = "";
   else form.elements.state.value = target.ariaCurrent ? "" : target.dataset.state;
@@ -299,6 +314,7 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "?") $("#help").showModal();
   else if (event.key === "j") go(place + 1);
   else if (event.key === "k") go(place < 0 ? 0 : place - 1);
+  else if (event.key === "o" && place >= 0) $("a.name", list[place]).click();
   else if (event.key === "Enter" && at.matches("tr[data-task]")) $("details", at).open ^= true;
   else return;
   event.preventDefault();

@@ -3,6 +3,7 @@
 -- ARG.states wanted, comma-separated: held,parked,lapsed,failed,on-hold,done
 -- ARG.text that a task, label, branch or note must contain, lower case, '' for all
 -- ARG.holder (ref or label), '' for all   .mine: '1' for those of SESSION   .most claims to give
+-- ARG.told: '1' with what is written down of each, but for its body
 -- ARG.cursor: '' or "index score task", the last claim of the page before
 --
 -- {'listed', now, seq, cursor | '', damaged, view…}   seq is the last event's id, epoch-stream id
@@ -87,7 +88,7 @@ for number = first, #indexes do
         if rec.damaged then
           table.insert(reply[5], at)
         elseif rec.state and live(rec) == (index.key == LIVE) and matches(at, rec, index) then
-          reply[#reply + 1] = view(at, rec)
+          reply[#reply + 1] = view(at, rec, nil, ARG.told == '1' and 'list')
         end
       end
     end

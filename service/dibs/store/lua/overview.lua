@@ -1,7 +1,8 @@
 -- overview.lua: a project at a glance. Changes nothing.
 --
 -- ARG.done_ms: how long ago a task may have been done to be counted
--- {'overview', now, held, parked, lapsed, done, changed | ''}   changed: lease time of the last event
+-- {'overview', now, held, parked, lapsed, done, failed, ready, blocked, on hold: 1 | 0, changed | ''}
+--   changed: lease time of the last event
 -- {'stalled', now}
 --
 -- Safe to run twice: it only reads. O(log claims): it counts by the indexes, so a deadline that a
@@ -21,4 +22,6 @@ if last[1] then
   end
 end
 return answer('overview', text(live - parked), text(parked), text(lapsed),
-              text(call('ZCOUNT', PREFIX .. ':done', since, '+inf')), changed)
+              text(call('ZCOUNT', PREFIX .. ':done', since, '+inf')), text(call('ZCARD', PREFIX .. ':failed')),
+              text(call('ZCARD', PREFIX .. ':ready')), text(call('ZCARD', PREFIX .. ':blocked')),
+              text(call('HEXISTS', META, 'hold')), changed)

@@ -1,0 +1,224 @@
+"""The rows of a board: claims, and tasks that nobody has."""
+
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Literal, cast
+
+from markupsafe import Markup, escape
+from msgspec.structs import replace
+
+from dibs.board import relative_time
+from dibs.board.html import ENV, link, ms
+from dibs.board.relative_time import Html
+from dibs.board.telling import name
+from dibs.store.glance import Seen
+from dibs.words import Claim, Free, Holder, Listed, Previous, Task
+
+Kind = Literal[
+    "stale",
+    "lapsed",
+    "failed",
+    "parked",
+    "working",
+    "free",
+    "ready",
+    "on-hold",
+    "blocked",
+    "done",
+]
+"""A task's state as people ask for it: `held` is `working`, or `stale` when nothing is heard."""
+SECTIONS: dict[str, tuple[str, tuple[Kind, ...]]] = {
+    "stuck": ("Stuck", ("stale", "lapsed")),
+    "failed": ("Failed", ("failed",)),
+    "parked": ("Waiting for a person", ("parked",)),
+    "working": ("Working now", ("working",)),
+    "again": ("Free again", ("free",)),
+    "ready": ("Ready", ("ready",)),
+    "hold": ("On hold", ("on-hold",)),
+    "blocked": ("Blocked", ("blocked",)),
+    "done": ("Recently finished", ("done",)),
+}
+SECTION: dict[str, str] = {kind: name for name, (_, kinds) in SECTIONS.items() for kind in kinds}
+_PLACE = {name: place for place, name in enumerate(SECTIONS)}
+NOTE_SHOWN = 300
+"""Characters of a note that are shown; a task's own page has all of it."""
+QUEUE_SHOWN = 10
+"""Sessions of a queue that are named; all are counted."""
+LAST = 1 << 53
+"""The rank of what has none."""
+_CLAIM, _IDLE = ENV.get_template("row.html"), ENV.get_template("idle.html")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One task on the board."""
+
+    now: Claim | Free
+    kind: Kind
+    rank: int = LAST
+    """Where it stands in the order of `next`."""
+    missing: int = 0
+    """How many of its needs are not done."""
+    needs: tuple[tuple[Task, str], ...] = ()
+    """The first of those, each with its state."""
+
+    @property
+    def task(self) -> Task:
+        """Return its name."""
+        return self.now.task
+
+    @property
+    def section(self) -> str:
+        """Return the section it stands in."""
+        return SECTION[self.kind]
+
+    @property
+    def place(self) -> int:
+        """Return the number of the section it stands in, from the top."""
+        return _PLACE[self.section]
+
+    @property
+    def holder(self) -> Holder | None:
+        """Return who has it, or had it last."""
+        if isinstance(self.now, Claim):
+            return self.now.holder
+        return self.now.previous.holder if self.now.previous else None
+
+    @property
+    def who(self) -> str:
+        """Return what to call the holder, '' where nobody ever had it."""
+        return name(self.holder) if self.holder else ""
+
+    @property
+    def note(self) -> str | None:
+        """Return what the holder wrote last, or a person who ended the claim."""
+        if isinstance(self.now, Claim):
+            return self.now.note
+        return self.now.previous.note if self.now.previous else None
+
+    @property
+    def title(self) -> str | None:
+        """Return what the team calls it."""
+        return self.now.listed.title if self.now.listed else None
+
+    @property
+    def resembles(self) -> str:
+        """Return another name that this one looks like, or ''."""
+        return next(iter(self.now.resembles), "") if isinstance(self.now, Claim) else ""
+
+    @property
+    def lapses(self) -> int:
+        """Return how often it lapsed, as far as that is news: a task that is done is done."""
+        return self.now.lapses if self.kind != "done" else 0
+
+    @property
+    def first(self) -> int:
+        """Return where it stands in its section, unless somebody asks for another order."""
+        if self.kind in ("ready", "blocked"):
+            return self.rank
+        if self.now.hold and self.kind == "on-hold":
+            return ms(self.now.hold.until) if self.now.hold.until else LAST
+        if isinstance(self.now, Free):
+            return -ms(self.now.previous.at) if self.now.previous else 0
+        if self.kind == "done":
+            return -ms(self.now.ended_at or self.now.expires_at)
+        return ms(self.now.acquired_at)
+
+    @property
+    def due(self) -> int:
+        """Return where it stands among those that have time left, the least first."""
+        if isinstance(self.now, Free) or self.kind == "done":
+            return self.first
+        return ms(self.now.expires_at)
+
+    def same_but_clocks(self, other: "Row") -> bool:
+        """Say if `other` is this row with other clocks."""
+        if isinstance(self.now, Claim) and isinstance(other.now, Claim):
+            return bool(_shape(self.now) == _shape(other.now))
+        return self == other
+
+
+_shape = attrgetter(
+    *("state", "fence", "holder", "ttl", "acquired_at", "stale", "note", "pr", "ended_at"),
+    *("queue", "grants", "lapses", "previous", "attempt", "hold", "listed"),
+)
+
+
+def row(seen: Seen) -> Row | None:
+    """Return a task as the board keeps it: of what is long, as much as a row shows. None where
+    there is nothing to show: nobody has it, had it or wrote it down."""
+    now = seen.now
+    what = kind(now)
+    if what == "free" and not now.previous:
+        return None
+    cut = {
+        "previous": _cut_previous(now.previous),
+        "listed": _cut_listing(now.listed),
+        "hold": now.hold and replace(now.hold, reason=_cut(now.hold.reason)),
+        "queue": now.queue[:QUEUE_SHOWN],
+    }
+    if isinstance(now, Free):
+        rank = LAST if seen.rank is None else seen.rank
+        return Row(replace(now, **cut), what, rank, seen.missing, seen.needs)
+    return Row(replace(now, note=now.note and _cut(now.note), **cut), what)
+
+
+def kind(now: Claim | Free) -> Kind:
+    """Return a task's state as people ask for it."""
+    if isinstance(now, Claim) and now.state == "held":
+        return "stale" if now.stale else "working"
+    return cast(Kind, now.state)
+
+
+def _cut_previous(previous: Previous | None) -> Previous | None:
+    if previous and previous.note:
+        return replace(previous, note=_cut(previous.note))
+    return previous
+
+
+def _cut_listing(listed: Listed | None) -> Listed | None:
+    return replace(listed, body=None, needs=()) if listed else None
+
+
+def _cut(note: str) -> str:
+    return note if len(note) <= NOTE_SHOWN else note[: NOTE_SHOWN - 1] + "…"
+
+
+def paint(html: Html, now_ms: int, *, hidden: bool = False) -> str:
+    """Return a row's element as it is now."""
+    return ("<tr hidden" if hidden else "<tr") + relative_time.fill(html, now_ms)
+
+
+def render(row: Row) -> Html:
+    """Return a row's element, less its first three characters: see paint()."""
+    data = (
+        f' data-kind="{row.kind}" data-first="{row.first}" data-due="{row.due}"'
+        f' data-waiters="{row.now.waiters}" data-lapses="{row.now.lapses}"'
+    )
+    shown: dict[str, Any] = {
+        "row": row,
+        "kind": row.kind,
+        "who": escape(row.who),
+        "url": link(row.holder.url) if row.holder else None,
+        "data": Markup(data),  # noqa: S704 - words of ours and numbers
+    }
+    if isinstance(row.now, Free):
+        html = _IDLE.render(task=row.now, **shown)
+    else:
+        html = _CLAIM.render(claim=row.now, **shown, **_times(row.now, row.kind))
+    return relative_time.cut(html.removeprefix("<tr"))
+
+
+def _times(claim: Claim, kind: Kind) -> dict[str, Any]:
+    since, beat, due = ms(claim.acquired_at), ms(claim.heartbeat_at), ms(claim.expires_at)
+    ended = ms(claim.ended_at) if claim.ended_at else due
+    over = kind in ("done", "lapsed")
+    return {"over": over, "since": since, "beat": beat, "due": due, "ended": ended}
+
+
+def clocks(row: Row) -> tuple[str, int, int] | None:
+    """Return what a plain heartbeat changes: the deadline and the last sign of life."""
+    now = row.now
+    if isinstance(now, Free):
+        return None
+    return now.task, ms(now.expires_at), ms(now.heartbeat_at)
