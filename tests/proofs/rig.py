@@ -48,7 +48,7 @@ RULES = Rules(
     fresh_ms=4_000,
     stale_ms=2_000,
     tenures_kept=4,
-    waiting_most=3,
+    waiting_most=2,
     retention_ms=70_000,
     done_retention_ms=90_000,
 )

@@ -19,7 +19,7 @@ class Tenures:
         """What people keep back, by task, the project by ''; also when its time is over, until
         somebody has looked."""
         self.history: dict[str, list[tuple[int, str]]] = {}
-        """The tenures that ended, the latest first: fence and how."""
+        """The tenures before the one that stands for a task, the latest first: fence and how."""
         self.events: list[tuple[str, str, str, int]] = []
         self.endings: dict[tuple[int, str, str], int] = {}
         """(fence, whose, task): when it was given up or broken."""
@@ -111,17 +111,13 @@ class Tenures:
             self.tell_failed(task, tenure.failures - 1)
 
     def over_with(self, task: str, how: str) -> None:
-        """Its tenure is over: what that counts for, and what is kept of it."""
-        tenure, kept = self.tasks[task], self.history.setdefault(task, [])
+        """Its tenure is over: what that counts for."""
+        tenure = self.tasks[task]
         if tenure.state in HELD:
             brief = how == "released" and self.now - tenure.since < self.rules.brief_ms
             tenure.failures += how in FAILS or (brief and self.is_listed(task))
             if how == "released" and not self.is_listed(task):
                 tenure.failures = 0
-        else:
-            kept.pop(0)
-        kept.insert(0, (tenure.fence, how))
-        del kept[self.rules.tenures_kept :]
         tenure.state = how
 
     def tell_failed(self, task: str, before: int) -> None:
@@ -150,6 +146,9 @@ class Tenures:
         new = Tenure(self.me, self.fence, ttl, due, self.now, self.now, label, note)
         if before:
             new.grants, new.lapses = before.grants + 1, before.lapses
+            kept = self.history.setdefault(task, [])
+            kept.insert(0, (before.fence, before.outcome))
+            del kept[self.rules.tenures_kept - 1 :]
             if before.state != "done" and not self.used_up(task):
                 new.failures = before.failures
             new.previous, before.previous, new.queue = before, None, before.queue
@@ -190,9 +189,6 @@ class Tenures:
         if was == "lapsed":
             tenure.ended = 0
             tenure.failures -= 1
-            self.history[task].pop(0)
-            if not self.history[task]:
-                del self.history[task]
             self.losses[self.me].pop(task, None)
             self.tell("revived", task, self.me)
         if state == "parked" and was != "parked":

@@ -167,18 +167,19 @@ class Contract(RuleBasedStateMachine):
         number = self.fence(task, fence) or self.fence(task, "right")
         self.do(self.rig.break_, task, number, hold=hold)
 
-    @rule(task=st.one_of(task, task, st.none()), until=st.sampled_from([5, 20, None]))
+    @rule(task=st.sampled_from([*TASKS, *TASKS, None]), until=st.sampled_from([5, 5, 20, None]))
     def hold(self, task: str | None, until: int | None) -> None:
         self.do(self.rig.hold, task, until)
 
-    @rule(task=st.one_of(task, task, st.none()))
+    @rule(task=st.sampled_from([*TASKS, None]))
     def unhold(self, task: str | None) -> None:
         self.do(self.rig.unhold, task)
 
+    @precondition(lambda self: self.rig.model.holds)
     @rule()
-    def the_project_goes_on(self) -> None:
-        if "" in self.rig.model.holds:
-            self.do(self.rig.unhold, None)
+    def everything_goes_on(self) -> None:
+        for task in list(self.rig.model.holds):
+            self.do(self.rig.unhold, task or None)
 
     @rule(task=task, fence=fences)
     def retry(self, task: str, fence: str) -> None:
@@ -186,8 +187,21 @@ class Contract(RuleBasedStateMachine):
 
     @rule(task=task, who=who, outcome=st.sampled_from(["abandoned", "abandoned", "released"]))
     def somebody_gives_up(self, task: str, who: int, outcome: str) -> None:
-        self.do(self.rig.claim, who, task)
-        self.do(self.rig.release, who, task, outcome=outcome)
+        for _ in range(2):
+            self.do(self.rig.claim, who, task)
+            self.do(self.rig.release, who, task, outcome=outcome)
+
+    @precondition(lambda self: self.rig.model.failed())
+    @rule()
+    def what_failed_is_retried(self) -> None:
+        for task in self.rig.model.failed():
+            self.do(self.rig.retry, task, None)
+
+    @rule()
+    def everybody_parks(self) -> None:
+        for who in range(len(self.rig.sessions)):
+            self.do(self.rig.beat, who, None, state="parked")
+        self.do(self.rig.next, 3)
 
     @rule(task=task, who=st.one_of(who, st.none()))
     def show(self, task: str, who: int | None) -> None:

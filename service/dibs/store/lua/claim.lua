@@ -30,6 +30,7 @@
 --- @include listing.lua
 --- @include tenure.lua
 --- @include holds.lua
+--- @include past.lua
 --- @include queue.lua
 --- @include verdict.lua
 
@@ -81,6 +82,7 @@ local function grant(task, rec, like, alike)
     failures = rec.state ~= 'done' and not used_up(rec) and rec.failures or nil,
   }
   if rec.owner then
+    keep_tenure(task, rec)
     fresh.last_owner, fresh.last_fence, fresh.last_outcome = rec.owner, rec.fence, rec.was or rec.state
     fresh.last_label, fresh.last_note, fresh.last_ended = rec.label, rec.note, rec.ended
     fresh.last_branch, fresh.last_url, fresh.last_pr = rec.branch, rec.url, rec.pr
@@ -209,13 +211,12 @@ if damaged and (mode ~= 'any' or #free + #mine + #refused == 0) then return answ
 if grows and not ROOM then return answer('full', told) end
 
 -- What follows a refusal of a task, so that who asks knows what stands in the way.
-local function reasons(word, task, project_hold)
+local function reasons(word, task, rec, project_hold)
   local row = {}
   if word == 'on-hold' then
     row = {project_hold and 'project' or 'task', project_hold or call('HGET', HOLDS_KEPT, task) or '', task}
   elseif word == 'failed' then
-    row = redis.pcall('LRANGE', PREFIX .. ':tenures:' .. task, 0, 2)
-    if row.err then row = {} end
+    row = tenures_of(task, rec, 3)
   elseif word == 'blocked' then
     local entry = listing(task)
     for need in each(entry and entry.needs) do
@@ -238,7 +239,7 @@ if refusing then
     end
     -- The queues of 32 tasks, of which nobody is told, would take a tenth of a second.
     local row = {word, view(task, rec, mode ~= 'one'), free_at and text(free_at - NOW) or ''}
-    for _, fact in ipairs(reasons(word, task, project_hold)) do row[#row + 1] = fact end
+    for _, fact in ipairs(reasons(word, task, rec, project_hold)) do row[#row + 1] = fact end
     reply[#reply + 1] = row
   end
   return reply

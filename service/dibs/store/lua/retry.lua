@@ -25,12 +25,12 @@ end
 
 rec.failures = nil
 if done then
-  rec.was, rec.reason, rec.by = 'done', reason, by
+  rec.was = 'done'
   transition(task, rec, 'retried')
 else
   let_holder_write()
   save_again(task, rec)
   set_ready(task, rec)
-  tell('retried', task, rec, 'reason', reason, 'by', by)
 end
+tell('retried', task, rec, 'reason', reason, 'by', by)
 return answer('ended', {}, {task, state_now(task, rec), ''})

@@ -9,6 +9,7 @@
 -- Safe to run twice: it only reads. O(needs + dependents + tickets of the task).
 --- @include common.lua
 --- @include listing.lua
+--- @include past.lua
 
 local function views(tasks)
   local found = {}
@@ -26,6 +27,5 @@ local entry, needs, dependents = listing(ARG.task), {}, redis.pcall('SMEMBERS', 
 for need in each(entry and entry.needs) do needs[#needs + 1] = need end
 table.sort(dependents)
 for i = 101, #dependents do dependents[i] = nil end
-local tenures = redis.pcall('LRANGE', PREFIX .. ':tenures:' .. ARG.task, 0, -1)
-if tenures.err then tenures = {} end
+local tenures = tenures_of(ARG.task, rec, RULES.tenures_kept)
 return answer('shown', view(ARG.task, rec, nil, 'whole'), views(needs), views(dependents), tenures)

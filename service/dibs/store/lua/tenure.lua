@@ -1,37 +1,10 @@
 -- tenure.lua: how a task moves from state to state: a claim is granted, lapses, goes on, ends, is lost; and
 -- when it is forgotten.
---
---   :tenures:TASK   the tenures of it that ended, the latest first, RULES.tenures_kept at most, each as JSON
 
 local function leave(place)
   if not place then return end
   local left = redis.pcall('HINCRBY', PREFIX .. ':places', place, -1)
   if type(left) == 'table' or left <= 0 then call('HDEL', PREFIX .. ':places', place) end
-end
-
--- What is kept of a tenure that ended, or lapsed; one that goes on after it lapsed is kept when it ends.
-local function keep_tenure(task, rec, first)
-  local key = PREFIX .. ':tenures:' .. task
-  local kept = cjson.encode({
-    fence = rec.fence, ref = string.sub(rec.owner, 1, 10), label = rec.label, branch = rec.branch, url = rec.url,
-    since = rec.since, ended = rec.ended, outcome = rec.state, note = rec.note, pr = rec.pr, reason = rec.reason,
-    by = rec.by,
-  })
-  local last = not first and redis.pcall('LPOP', key)
-  if type(last) == 'string' then GREW = GREW - #last end
-  local many = redis.pcall('LPUSH', key, kept)
-  if type(many) == 'table' then
-    call('DEL', key)  -- something else lies there
-    many = call('LPUSH', key, kept)
-  end
-  GREW = GREW + #kept
-  if many > RULES.tenures_kept then GREW = GREW - #call('RPOP', key) end
-end
-
--- It went on after it lapsed, so it has not ended.
-local function drop_tenure(task)
-  local last = redis.pcall('LPOP', PREFIX .. ':tenures:' .. task)
-  if type(last) == 'string' then GREW = GREW - #last end
 end
 
 -- How a tenure counts that moves on to `to`: 1 where it failed. On a name that nobody listed, which may be
@@ -51,7 +24,7 @@ end
 -- Move `task` to the state `to`, and write `rec`. `old` is the record of the tenure before, where `rec`
 -- begins a new one. Nothing else writes a state, and all that follows from it is kept here: when the task
 -- was due or ended, how often it failed, the index, the set of a live state other than 'held', what its
--- holder and its address have, what is ready, the tenures, and the event. A heartbeat comes here too, with the state that the task has.
+-- holder and its address have, what is ready, and the event. A heartbeat comes here too, with the state that the task has.
 local function transition(task, rec, to, old)
   local from = (old or rec).state
   local left, entered = INDEX[from], INDEX[to]
@@ -81,11 +54,6 @@ local function transition(task, rec, to, old)
       leave(rec.place)
     end
   end
-  if not old and entered ~= ':live' and to ~= 'retried' then
-    keep_tenure(task, rec, left == ':live')
-  elseif not old and left == ':lapsed' and entered == ':live' then
-    drop_tenure(task)
-  end
   if rec.listed or rec.failures or failed or old and old.failures then set_ready(task, rec) end
   if (from == 'done') ~= (to == 'done') then tell_dependents(task, to == 'done' and -1 or 1) end
   if old then return tell('claimed', task, rec) end
@@ -96,7 +64,7 @@ local function transition(task, rec, to, old)
   -- The event of a state is called like it, and has these fields of the record.
   local fields, shown = {}, ({
     lapsed = 'note', parked = 'note', done = 'note pr', released = 'note pr', abandoned = 'note pr',
-    broken = 'reason by', retried = 'reason by',
+    broken = 'reason by',
   })[to]
   for field in string.gmatch(shown or '', '%a+') do
     fields[#fields + 1], fields[#fields + 2] = field, rec[field] or ''
