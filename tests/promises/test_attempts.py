@@ -249,6 +249,19 @@ async def test_of_many_tenures_the_last_twenty_are_kept(desk: Desk) -> None:
     assert isinstance(whole.now, Claim) is False
 
 
+SMALL = Rules(record_bytes=20_000, attempts=0, rate_per_session=0, rate_per_project=0)
+
+
+@pytest.mark.parametrize("rules", [SMALL])
+async def test_what_is_kept_of_the_past_never_keeps_a_claim_out(desk: Desk) -> None:
+    for number in range(60):
+        await give_up(desk, f"lane/{number % 3}", "released", note="n" * 1000)
+    whole = await acting.task(desk.store, desk.project, "lane/2")
+    assert 1 <= len(whole.tenures) < 20
+    for number in range(8):
+        await desk.granted(new_session(), f"T-{number}", note="n" * 500)
+
+
 @quick
 async def test_a_finished_project_leaves_no_tenures(desk: Desk) -> None:
     await give_up(desk, "T-1")

@@ -170,6 +170,8 @@ class Audit:
         for task in holds:
             expected[f"task:{task}"] = {"state": "new"} | listed(model, task)
         kept = {task: tenures for task, tenures in model.history.items() if tenures}
+        if kept:
+            expected["past"] = sorted(kept)
         return expected | {f"tenures:{task}": tenures for task, tenures in kept.items()}
 
     def _check_events(self, model: Model) -> None:
@@ -206,6 +208,7 @@ def read_key(pipeline: Any, name: str, key: str) -> None:
         "blocked",
         "failed",
         "on-hold",
+        "past",
     ):
         pipeline.zrange(key, 0, -1)
     elif kind == "tenures":
@@ -298,7 +301,7 @@ FACTS: dict[str, Any] = {
     "missing": lambda value: {task: int(many) for task, many in value.items()},
     **dict.fromkeys(("listed", "ready", "blocked"), list),
     **dict.fromkeys(
-        ("failed", "on-hold", "held", "live", "lapsed", "done", "parked", "ended", "needed"), sorted
+        ("failed", "on-hold", "past", "held", "live", "lapsed", "done", "parked", "ended", "needed"), sorted
     ),
     **dict.fromkeys(("endings", "queued", "losers"), set),
 }

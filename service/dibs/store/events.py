@@ -1,14 +1,14 @@
 """The log of a project's transitions: one stream, read from a cursor that names its epoch."""
 
 import re
+from collections.abc import Sequence
 
 from redis.exceptions import ResponseError
 
-from dibs.store.clock import LeaseClock
+from dibs.store.clock import Facts, LeaseClock
 from dibs.store.keys import keys
-from dibs.store.records import event
 from dibs.store.redis.link import Link
-from dibs.words import Event, Project
+from dibs.words import Event, Holder, Project, Task
 
 _EPOCH = re.compile("[0-9]{1,16}")
 
@@ -78,3 +78,35 @@ def stream_id(text: str) -> tuple[int, int]:
     """Return a stream entry's id as numbers that compare."""
     ms, _, seq = text.partition("-")
     return int(ms), int(seq or 0)
+
+
+def event(epoch: str, entry_id: str, flat: Sequence[str], facts: Facts) -> Event:
+    """Return one entry of a project's stream; one that nobody can read is of the type `damaged`."""
+    rec = dict(zip(flat[::2], flat[1::2], strict=False))
+    try:
+        return _event(epoch, entry_id, rec, facts)
+    except (KeyError, ValueError):
+        ms, _, _ = entry_id.partition("-")
+        return Event(
+            id=f"{epoch}-{entry_id}",
+            type="damaged",
+            task=Task(rec.get("task", "")),
+            at=Facts(0, 0, "").instant(int(ms)),
+            fence=0,
+            holder=None,
+        )
+
+
+def _event(epoch: str, entry_id: str, rec: dict[str, str], facts: Facts) -> Event:
+    return Event(
+        id=f"{epoch}-{entry_id}",
+        type=rec["type"],
+        task=Task(rec["task"]),
+        at=facts.instant(int(rec["at"])),
+        fence=int(rec["fence"]),
+        holder=Holder(rec["ref"], rec["label"] or None) if rec.get("ref") else None,
+        note=rec.get("note") or None,
+        reason=rec.get("reason") or None,
+        by=rec.get("by") or None,
+        pr=rec.get("pr") or None,
+    )

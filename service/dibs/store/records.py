@@ -11,7 +11,6 @@ from dibs.store.clock import Facts
 from dibs.words import (
     LAPSES_FLAGGED,
     Claim,
-    Event,
     Fence,
     Free,
     Hold,
@@ -308,35 +307,3 @@ class Reader:
             self.claim(one) if one else Free.unknown(self.project, Task(need))
             for need, one in zip(facts[::2], facts[1::2], strict=True)
         )
-
-
-def event(epoch: str, entry_id: str, flat: Sequence[str], facts: Facts) -> Event:
-    """Return one entry of a project's stream; one that nobody can read is of the type `damaged`."""
-    rec = dict(zip(flat[::2], flat[1::2], strict=False))
-    try:
-        return _event(epoch, entry_id, rec, facts)
-    except (KeyError, ValueError):
-        ms, _, _ = entry_id.partition("-")
-        return Event(
-            id=f"{epoch}-{entry_id}",
-            type="damaged",
-            task=Task(rec.get("task", "")),
-            at=Facts(0, 0, "").instant(int(ms)),
-            fence=0,
-            holder=None,
-        )
-
-
-def _event(epoch: str, entry_id: str, rec: dict[str, str], facts: Facts) -> Event:
-    return Event(
-        id=f"{epoch}-{entry_id}",
-        type=rec["type"],
-        task=Task(rec["task"]),
-        at=facts.instant(int(rec["at"])),
-        fence=int(rec["fence"]),
-        holder=Holder(rec["ref"], rec["label"] or None) if rec.get("ref") else None,
-        note=rec.get("note") or None,
-        reason=rec.get("reason") or None,
-        by=rec.get("by") or None,
-        pr=rec.get("pr") or None,
-    )

@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 
 from redis.exceptions import RedisError
 
-from dibs.store.events import CursorExpired, stream_id
+from dibs.store.events import CursorExpired, event, stream_id
 from dibs.store.keys import keys
-from dibs.store.records import event
 from dibs.store.redis.blocking import Reader
 from dibs.store.redis.failures import StoreDown
 from dibs.store.store import Store

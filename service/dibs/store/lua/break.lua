@@ -12,6 +12,7 @@
 -- O(log live claims).
 --- @include common.lua
 --- @include listing.lua
+--- @include past.lua
 --- @include tenure.lua
 --- @include holds.lua
 --- @include holder.lua

@@ -28,9 +28,9 @@
 -- O(tasks × log live claims of the project + tickets of a refused task).
 --- @include common.lua
 --- @include listing.lua
+--- @include past.lua
 --- @include tenure.lua
 --- @include holds.lua
---- @include past.lua
 --- @include queue.lua
 --- @include verdict.lua
 
@@ -250,6 +250,7 @@ if #free > 0 then whose, limit = over_quota(#free) end
 if whose then return answer('quota', told, whose, text(limit)) end
 
 local records, events, since = sums(kept[2])
+if #free > 0 and records then make_room_of_past(records) end
 if (records or 0) + GREW >= RULES.record_bytes then
   return answer('quota', told, 'bytes', text(RULES.record_bytes))
 end

@@ -13,6 +13,7 @@
 -- `working` sets it to now + ttl. O(claims of the session).
 --- @include common.lua
 --- @include listing.lua
+--- @include past.lua
 --- @include tenure.lua
 --- @include holder.lua
 

@@ -10,6 +10,7 @@
 -- Safe to run twice: the second run finds the same hold. O(log tasks on hold + tags of the task).
 --- @include common.lua
 --- @include listing.lua
+--- @include past.lua
 --- @include tenure.lua
 --- @include holds.lua
 

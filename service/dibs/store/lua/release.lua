@@ -12,6 +12,7 @@
 -- O(claims of the session × log live claims of the project).
 --- @include common.lua
 --- @include listing.lua
+--- @include past.lua
 --- @include tenure.lua
 --- @include queue.lua
 --- @include holder.lua

@@ -10,6 +10,7 @@
 -- Safe to run twice: the second finds neither, and says so. O(tags and dependents of the task).
 --- @include common.lua
 --- @include listing.lua
+--- @include past.lua
 --- @include tenure.lua
 
 local task, reason, by = ARG.task, ARG.reason, ARG.by

@@ -10,6 +10,7 @@
 -- RULES.recount_ms.
 --- @include common.lua
 --- @include listing.lua
+--- @include past.lua
 --- @include tenure.lua
 --- @include holds.lua
 

@@ -15,6 +15,7 @@
 -- O(entries × needs + tasks that these need in turn).
 --- @include common.lua
 --- @include listing.lua
+--- @include past.lua
 --- @include tenure.lua
 
 local KEPT = {'title', 'priority', 'needs', 'tags', 'url', 'source', 'attempts'}
@@ -166,7 +167,8 @@ if grows and ARG.dry == '' then
   if REFUSAL then return REFUSAL end
   if not ROOM then return answer('full', {}) end
   local records = sums(call('HGET', META, 'weighs') or nil)
-  if (records or 0) >= RULES.record_bytes then return answer('quota', {}, 'bytes', text(RULES.record_bytes)) end
+  make_room_of_past(records or 0)
+  if (records or 0) + GREW >= RULES.record_bytes then return answer('quota', {}, 'bytes', text(RULES.record_bytes)) end
 end
 
 if grows and ARG.dry == '' and not call('HGET', META, 'epoch') then

@@ -161,9 +161,8 @@ local function forget(task, rec)
     }
     save(task, anew)
     set_ready(task, anew, entry)
-  elseif call('EXISTS', tenures) == 1 then
-    for _, kept in ipairs(redis.pcall('LRANGE', tenures, 0, -1)) do GREW = GREW - #kept end
-    call('DEL', tenures)
+  else
+    forget_past(task)
   end
   if rec.damaged then tell_dependents(task) end
 end

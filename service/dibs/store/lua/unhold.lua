@@ -8,6 +8,7 @@
 -- Safe to run twice: the second finds no hold, and says so. O(log tasks on hold + tags of the task).
 --- @include common.lua
 --- @include listing.lua
+--- @include past.lua
 --- @include tenure.lua
 --- @include holds.lua
 
