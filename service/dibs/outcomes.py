@@ -175,6 +175,7 @@ class Written:
     """The list is written down: what that changed, in the order of the request."""
 
     changes: tuple[str, ...]
+    lost: Losses = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,7 @@ class Circle(Negative):
     """Tasks that need each other, in a circle, each the next one. Nothing was written."""
 
     path: tuple[Task, ...]
+    lost: Losses = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,11 +232,11 @@ class ProblemError(Exception):
         self.body.update(facts)
 
 
-def invalid(errors: list[dict[str, str]]) -> ProblemError:
+def invalid(errors: list[dict[str, str]], **facts: Any) -> ProblemError:
     """Name every bad field at once, NAMED of them at most."""
     fields = list(dict.fromkeys(error["field"] for error in errors))
     names = ", ".join(fields[:NAMED])
     if len(fields) > NAMED:
         names += f" and {len(fields) - NAMED} more"
     sentence = " ".join(error["message"] for error in errors[:3])
-    return ProblemError("invalid", f"Refused: {names}. {sentence}", errors=errors[:NAMED])
+    return ProblemError("invalid", f"Refused: {names}. {sentence}", errors=errors[:NAMED], **facts)

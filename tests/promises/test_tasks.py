@@ -364,3 +364,14 @@ async def test_one_task_shows_its_needs_and_its_dependents(desk: Desk) -> None:
         ("elsewhere", "free"),
     ]
     assert [(each.task, each.state) for each in whole.dependents] == [("T-3", "blocked")]
+
+
+async def test_who_writes_the_list_hears_what_they_lost_once(desk: Desk) -> None:
+    held = await desk.granted(desk.ann, "T-1")
+    await desk.break_("T-1", held.fence, "stuck", by="lead")
+    told = await acting.tasks(desk.store, desk.project, desk.ann, [{"task": "T-2"}])
+    assert isinstance(told, o.Written)
+    assert [(loss.task, loss.reason) for loss in told.lost] == [("T-1", "broken")]
+    again = await acting.tasks(desk.store, desk.project, desk.ann, [{"task": "T-2"}])
+    assert isinstance(again, o.Written)
+    assert again.lost == ()

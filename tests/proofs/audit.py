@@ -301,7 +301,19 @@ FACTS: dict[str, Any] = {
     "missing": lambda value: {task: int(many) for task, many in value.items()},
     **dict.fromkeys(("listed", "ready", "blocked"), list),
     **dict.fromkeys(
-        ("failed", "on-hold", "past", "held", "live", "lapsed", "done", "parked", "ended", "needed"), sorted
+        (
+            "failed",
+            "on-hold",
+            "past",
+            "held",
+            "live",
+            "lapsed",
+            "done",
+            "parked",
+            "ended",
+            "needed",
+        ),
+        sorted,
     ),
     **dict.fromkeys(("endings", "queued", "losers"), set),
 }

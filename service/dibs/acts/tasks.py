@@ -15,6 +15,7 @@ from dibs.problems import invalid
 from dibs.requests import LINES, Errors, Request, Tag, Task, Url, as_schema, fault, limited_text
 from dibs.responses import Reply
 from dibs.store import Store, Unwilling
+from dibs.store.records import Reader
 from dibs.store.scripts import Declaration
 from dibs.text import lower
 
@@ -131,35 +132,44 @@ async def write(store: Store, call: Call[TasksRequest]) -> Outcome:
             return rate_limited(read, rest)
         case "unsafe":
             raise Unwilling(store.unsafe, sent=read.unsure)
-        case "cycle":
-            return o.Circle(tuple(map(words.Task, rest[1:])), unsure=read.unsure)
-        case "full":
-            return o.NoRoom((), store.room(), unsure=read.unsure)
-        case "quota":
-            return o.OverQuota(rest[1], int(rest[2]), (), unsure=read.unsure)
         case _:
-            return o.Written(tuple(rest[1:]))
+            return _outcome(store, tag, read, rest)
+
+
+def _outcome(store: Store, tag: str, read: Reader, rest: list[Any]) -> Outcome:
+    """Return what the script came to, where it looked at the list."""
+    lost = tuple(map(read.loss, rest[0]))
+    match tag:
+        case "cycle":
+            return o.Circle(tuple(map(words.Task, rest[1:])), lost, unsure=read.unsure)
+        case "full":
+            return o.NoRoom(lost, store.room(), unsure=read.unsure)
+        case "quota":
+            return o.OverQuota(rest[1], int(rest[2]), lost, unsure=read.unsure)
+        case _:
+            return o.Written(tuple(rest[1:]), lost)
 
 
 def answer(outcome: Outcome, request: TasksRequest) -> Reply:
     """Answer what was written."""
     match outcome:
-        case o.Written(changes):
+        case o.Written(changes, lost):
             told: dict[str, list[str]] = {change: [] for change in CHANGES}
             for entry, change in zip(request.tasks, changes, strict=True):
                 told[change].append(entry.task)
-            return responses.ok(told)
-        case o.Circle(path):
+            return responses.ok(told, lost)
+        case o.Circle(path, lost):
             named = [at for at, entry in enumerate(request.tasks) if entry.task in path]
             at = next((at for at in named if not request.tasks[at].drop), 0)
             start = path.index(request.tasks[at].task) if named else 0
             detail = messages.circle((*path[start:], *path[:start]))
-            raise invalid([fault(f"tasks.{at}.needs", detail)])
-        case o.OverQuota(whose, limit):
-            facts = {"whose": whose, "limit": limit}
+            raise invalid([fault(f"tasks.{at}.needs", detail)], **responses.losses(lost))
+        case o.OverQuota(whose, limit, lost):
+            facts = {"whose": whose, "limit": limit, **responses.losses(lost)}
             raise responses.problem("quota", messages.quota(outcome), outcome, **facts)
-        case o.NoRoom(_, why):
-            raise responses.problem("full", why or messages.NO_ROOM, outcome)
+        case o.NoRoom(lost, why):
+            detail = why or messages.NO_ROOM
+            raise responses.problem("full", detail, outcome, **responses.losses(lost))
         case o.RateLimited():
             raise responses.rate_limited(outcome)
         case never:

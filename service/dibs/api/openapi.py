@@ -209,7 +209,7 @@ def _schemas() -> Schema:
         server_time={"type": "string", "format": "date-time"},
         damaged={**many, "items": {"type": "string"}},
     )
-    found["Written"] = _object(**{change: {**many, "items": task} for change in CHANGES})
+    found["Written"] = _object(**{change: {**many, "items": task} for change in CHANGES}, lost=lost)
     found["Backlog"] = _object(
         tasks={**many, "items": either},
         seq={"type": "string"},

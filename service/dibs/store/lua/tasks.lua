@@ -6,9 +6,9 @@
 --   case), and of title, body, priority, needs, tags, url, source, attempts (lists with a line each) those
 --   that were given, '' to clear them; drop: '1' takes it from the list
 --
--- {'listed', now, {}, 'created' | 'updated' | 'unchanged' | 'dropped' …}   one for each entry
--- {'cycle', now, {}, task…}   the first needs the second, and so on, and the last the first; 1,000 at most
--- {'damaged', now, {}, task}   {'full', now, {}}   {'unsafe', now}   {'quota', now, {}, 'bytes', limit}
+-- {'listed', now, losses, 'created' | 'updated' | 'unchanged' | 'dropped' …}   one for each entry
+-- {'cycle', now, losses, task…}   the first needs the second, and so on, and the last the first; 1,000 at most
+-- {'damaged', now, losses, task}   {'full', now, losses}   {'unsafe', now}   {'quota', now, losses, 'bytes', limit}
 -- {'rate-limited', …}   {'stalled', now}
 --
 -- Claims, attempts and what is done stay as they are. Safe to run twice: the second run changes nothing.
@@ -18,6 +18,7 @@
 --- @include past.lua
 --- @include tenure.lua
 
+local told = look_at_losses()
 local KEPT = {'title', 'priority', 'needs', 'tags', 'url', 'source', 'attempts'}
 local entries, given = {}, {}
 for i = AT.entries, #ARGV do
@@ -62,7 +63,10 @@ for _, entry in ipairs(entries) do
   local kept = not entry.needs and listing(entry.task)
   local adds = entry.drop ~= '1' and (entry.needs or kept and kept.dropped)
   local names = adds and not known[entry.task] and circle(entry.task, known)
-  if names then return answer('cycle', {}, unpack(names, 1, math.min(#names, 1000))) end
+  if names then
+    mark_told()
+    return answer('cycle', told, unpack(names, 1, math.min(#names, 1000)))
+  end
 end
 
 -- What would be kept of an entry, and what is kept now; and what that comes to.
@@ -151,7 +155,10 @@ end
 local plan, grows = {}, false
 for i, entry in ipairs(entries) do
   local rec = meet(entry.task)
-  if rec.damaged then return answer('damaged', {}, entry.task) end
+  if rec.damaged then
+    mark_told()
+    return answer('damaged', told, entry.task)
+  end
   local new, old, what = merged(entry)
   plan[i] = {entry, old, new, what}
   grows = grows or what == 'created' or what == 'updated'
@@ -165,10 +172,11 @@ if grows and ARG.dry == '' then
     look_for_room(redis.pcall('SET', PREFIX .. ':nothing', '', 'XX'))
   end
   if REFUSAL then return REFUSAL end
-  if not ROOM then return answer('full', {}) end
+  mark_told()
+  if not ROOM then return answer('full', told) end
   local records = sums(call('HGET', META, 'weighs') or nil)
   make_room_of_past(records or 0)
-  if (records or 0) + GREW >= RULES.record_bytes then return answer('quota', {}, 'bytes', text(RULES.record_bytes)) end
+  if (records or 0) + GREW >= RULES.record_bytes then return answer('quota', told, 'bytes', text(RULES.record_bytes)) end
 end
 
 if grows and ARG.dry == '' and not call('HGET', META, 'epoch') then
@@ -181,7 +189,8 @@ for _, step in ipairs(plan) do
     for need in each(step[3].needs) do meet(need) end
   end
 end
-local reply = {'listed', NOW_TEXT, {}}
+mark_told()
+local reply = {'listed', NOW_TEXT, told}
 for i, step in ipairs(plan) do
   reply[i + 3] = step[4]
   if ARG.dry == '' and step[4] ~= 'unchanged' then write(unpack(step)) end
