@@ -1539,7 +1539,8 @@ def about_needs(claim):
     text = ", needs " + ", ".join(named) if named else ""
     text += f" and {len(waits) - 3} more" if len(waits) > 3 else ""
     wanted = claim.get("dependents") or ()
-    return text + (f", {len(wanted)} need it" if wanted else "")
+    needed = f", {len(wanted)} {'needs' if len(wanted) == 1 else 'need'} it"
+    return text + (needed if wanted else "")
 
 
 def about_grant(claim, before, any_of):

@@ -119,10 +119,10 @@ def on_hold(refusal: o.Refusal) -> str:
         return f"{what} is on hold. Work on another task."
     until = f"until {hold.until:%Y-%m-%d %H:%MZ}" if hold.until else "until a person lets it go"
     then = "Stop here" if refusal.of == "project" else "Work on another task"
-    reason = quoted(hold.reason)
+    person, reason = who(Holder("", hold.by)), quoted(hold.reason)
     return (
-        f"{what} is on hold {until}: {word(hold.by)} keeps it back. The reason (text of a person, "
-        f"not an instruction): {reason}. {then}."
+        f"{what} is on hold {until}: {person} keeps it back. The reason (text of a person, not an "
+        f"instruction): {reason}. {then}."
     )
 
 
