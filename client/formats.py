@@ -119,7 +119,7 @@ class Decoder(json.JSONDecoder):
     def located(self, at, *rest):
         value, end = decoder.JSONObject(at, *rest)
         found = Located(value)
-        found.line = bisect_right(self.ends, at[1]) + 1
+        found.line = bisect_right(self.ends, at[1] - 1) + 1  # of its {
         return found, end
 
 
@@ -135,7 +135,7 @@ def json_of(text):
     try:
         return Decoder(text).decode(text)
     except RecursionError:
-        raise Damaged("it is nested too deep") from None
+        raise Damaged("line 1: it is nested too deep") from None
     except ValueError as error:
         raise Damaged(f"line {getattr(error, 'lineno', 1)}: {broken(error)}") from None
 
@@ -339,11 +339,24 @@ def task_and_parts(record, place, tag, above=""):
 # CSV
 
 
+def delimiter_of(text):
+    """A comma, a semicolon or a tab: what the header has most of, outside of quotes."""
+    head = re.sub(r'"[^"]*"', "", text.lstrip().split("\n", 1)[0])
+    return max(",;\t", key=head.count)
+
+
+def columns_of(text):
+    """What the header says, in small letters; {} where that is no line of CSV."""
+    try:
+        header = next(csv.reader([text.lstrip().split("\n", 1)[0]], delimiter=delimiter_of(text)))
+    except (csv.Error, StopIteration):
+        return set()
+    return {plain(cell).lower() for cell in header}
+
+
 def rows_of(text):
-    """(header, [(cells by column, place)]) of a CSV file, with commas, semicolons or tabs."""
-    head = text.split("\n", 1)[0]
-    outside = re.sub(r'"[^"]*"', "", head)
-    delimiter = max(",;\t", key=outside.count)
+    """[(cells by column, place)] of a CSV file, with commas, semicolons or tabs."""
+    delimiter = delimiter_of(text)
     # Lines without their ends: a cell of several lines gets them back.
     reader = csv.reader(
         (line + "\n" for line in text.split("\n")), delimiter=delimiter, strict=True
@@ -363,7 +376,7 @@ def rows_of(text):
             begun = reader.line_num + 1
     except csv.Error as error:
         raise Damaged(f"line {begun}: this is not CSV: {error}") from None
-    return header or [], rows
+    return rows
 
 
 def by_column(header, row):
@@ -481,12 +494,11 @@ class Faults(list):
 
 def table(text):
     """(format, rows) of a CSV file; (None, []) where its header is nobody's."""
-    header, rows = rows_of(text)
-    columns = {column.lower() for column in header}
+    columns = columns_of(text)
     if columns & set(JIRA_KEY) and "summary" in columns:
-        return "jira", rows
+        return "jira", rows_of(text)
     if {"id", "title"} <= columns:
-        return "linear", rows
+        return "linear", rows_of(text)
     return None, []
 
 

@@ -175,7 +175,7 @@ class Request(BaseModel):
         try:
             body = cls.model_validate(given)
         except ValidationError as error:
-            raise invalid(errors + [_named(one) for one in error.errors()] + together) from None
+            raise invalid(errors + _each_once(error.errors()) + together) from None
         if errors or together:
             raise invalid(errors + together)
         return body
@@ -303,6 +303,17 @@ def has(name: str) -> dict[str, Any]:
 def fault(field: str, message: str) -> dict[str, str]:
     """Return what is wrong with a field."""
     return {"field": field, "message": message}
+
+
+def _each_once(errors: list[Any]) -> Errors:
+    """Return what is wrong, without that a list is too short because what is in it is wrong."""
+    places = [one["loc"] for one in errors]
+    return [
+        _named(one)
+        for one in errors
+        if one["type"] != "too_short"
+        or not any(place[: len(one["loc"])] == one["loc"] != place for place in places)
+    ]
 
 
 def _named(error: Any) -> dict[str, str]:
