@@ -40,6 +40,10 @@ class Damaged(Exception):
     """What is wrong with a file, and where, in a few words."""
 
 
+class Elsewhere(str):
+    """The name of a task of another source: no prefix belongs before it."""
+
+
 class Item:
     """One task of a file. `fields` are those that the file says something about."""
 
@@ -246,8 +250,7 @@ def blockers(record, place, repository):
                 continue
             number = need(one, "number", int, f"{place}, {field}")
             other = ISSUE.match(str(one.get("html_url") or one.get("url") or ""))
-            elsewhere = other[2] if other and other[2] != repository else ""
-            yield f"{elsewhere}#{number}"
+            yield named(other[2] if other else "", number, repository)
 
 
 def blockers_in(body, repository):
@@ -255,7 +258,12 @@ def blockers_in(body, repository):
     for line in WAITS.findall(body):
         line = ISSUE.sub(lambda issue: f" {issue[2]}#{issue[3]} ", line)
         for elsewhere, number in NAMED.findall(line):
-            yield f"{elsewhere if elsewhere != repository else ''}#{number}"
+            yield named(elsewhere, number, repository)
+
+
+def named(elsewhere, number, repository):
+    is_here = elsewhere in ("", repository)
+    return f"#{number}" if is_here else Elsewhere(f"{elsewhere}#{number}")
 
 
 def beads(records, faults):

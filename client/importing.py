@@ -17,6 +17,7 @@ FILE_MOST = 8 << 20
 BATCH_MOST, BATCH_BYTES = 500, (1 << 20) - 4096
 NAMED_MOST = 20  # faults that are told one by one
 SHOWN_MOST = 8  # names of each kind in the plan
+CIRCLE = "need each other"  # as the service says it
 PATIENCE_S = 120  # in all, where the service says that we ask too often
 CALL_S = 20.0
 GH_DEFAULT = 30  # issues that `gh issue list` gives unless --limit says more
@@ -214,10 +215,13 @@ class Plan:
 
     def add(self, item, prefix):
         """Give an item its whole name; what is there twice is a fault."""
-        item.name = unicodedata.normalize("NFC", prefix + item.name)
-        item.needs = [unicodedata.normalize("NFC", prefix + need) for need in item.needs]
-        item.blocks = [unicodedata.normalize("NFC", prefix + other) for other in item.blocks]
-        item.parent = unicodedata.normalize("NFC", prefix + item.parent) if item.parent else None
+
+        def whole(name):
+            is_ours = not isinstance(name, client.part("formats").Elsewhere)
+            return unicodedata.normalize("NFC", (prefix if is_ours else "") + name)
+
+        item.name, item.parent = whole(item.name), item.parent and whole(item.parent)
+        item.needs, item.blocks = [*map(whole, item.needs)], [*map(whole, item.blocks)]
         first = self.by_name.setdefault(item.name, item)
         if first is not item:
             text = (
@@ -340,6 +344,11 @@ class Plan:
         around = " needs ".join(map(client.word, [*names[:10], *names[:1]]))
         self.faults.append(f"{place}these need each other: {around}")
 
+    def turns(self, entry):
+        """Does a task that is listed need others than before?"""
+        one = self.listed.get(entry["task"])
+        return one is not None and sorted(needs_of(one)) != sorted(entry["needs"])
+
     def learn(self, told):
         """What the service says that would change."""
         for change, names in told.items():
@@ -396,7 +405,7 @@ def written(session, plan, entries, is_dry=False):
     faults = []
     for batch in batches(entries):
         try:
-            reply = posted(session, {"tasks": batch, "dry_run": is_dry})
+            reply = looked(session, plan, batch) if is_dry else posted(session, {"tasks": batch})
             for change in client.CHANGES:
                 told[change] += reply[change]
         except client.Failure as failure:
@@ -406,6 +415,26 @@ def written(session, plan, entries, is_dry=False):
             faults += found
     stop_at(faults, [])
     return told
+
+
+def looked(session, plan, batch):
+    """What the service would do with a portion. Beside what is still as before it may make a circle
+    that the whole does not make: then it is looked at without the needs that change."""
+    try:
+        return posted(session, {"tasks": batch, "dry_run": True})
+    except client.Failure as failure:
+        told = str(failure.problem.get("errors"))
+        turned = {entry["task"] for entry in batch if plan.turns(entry)}
+        if CIRCLE not in told or not turned:
+            raise
+    less = [dict(entry) for entry in batch]
+    for entry in less:
+        if entry["task"] in turned:
+            del entry["needs"]
+    reply = posted(session, {"tasks": less, "dry_run": True})
+    same = [task for task in reply["unchanged"] if task not in turned]
+    moved = [task for task in reply["unchanged"] if task in turned]
+    return dict(reply, unchanged=same, updated=[*reply["updated"], *moved])
 
 
 def write(session, plan):
