@@ -61,7 +61,7 @@ def boxes(text):
             match = None
         elif HEADING.match(line):
             section += 1
-        if match:
+        if match and (match[4] or "").strip():
             found.append(Line(number, match, section))
         elif found and is_below(line, found[-1], section):
             found[-1].below.append(line)
@@ -218,8 +218,8 @@ def narrowed(ends):
     """At most as many as a task may need: beyond, the last one waits for the first."""
     while len(ends) > NEEDS_MOST:
         last, room = ends[-1], max(1, NEEDS_MOST - len(set(ends[-1].needs)))
-        last.needs += [one.name for one in ends[:-1][:room]]
-        ends = [*ends[:-1][room:], last]
+        last.needs += [one.name for one in ends[:room]]
+        ends = [last, *ends[room:-1]]
     return ends
 
 

@@ -1423,6 +1423,7 @@ def json_of(raw):
 def check_answer(reply, act):
     """Raise one of MALFORMED unless the service answers this to that act: all that is used later is
     looked at here."""
+    check_losses(reply)
     if act == "tasks" or act[:6] == "tasks?":
         check_written(reply, act)
         return
@@ -1435,7 +1436,6 @@ def check_answer(reply, act):
         about_likes(one)
         about_before(one) + body_of(one) + about_title(one)
         about_needs(one)
-    check_losses(reply)
 
 
 def check_written(reply, act):

@@ -11,6 +11,8 @@ import unicodedata
 from bisect import bisect_right
 from json import decoder, scanner
 
+import dibs_client as client
+
 TITLE_MOST, BODY_MOST, TAG_MOST, TAGS_MOST = 200, 8192, 50, 10
 CUT = "\n… (cut here: it was longer)"
 # What an item is to the team: to do; over there; not to be done now; or there for others only.
@@ -276,7 +278,7 @@ def beads(records, faults):
 
 def bead(record, place):
     name = need(record, "id", str, place)
-    place = f"{place} ({name})"
+    place = f"{place} ({client.word(name)})"
     item = Item(name, place, state_of(get(record, "status", str, place) or ""))
     if record.get("issue_type") == "epic" and item.kind == OPEN:
         item.kind = GROUP
@@ -313,14 +315,14 @@ def taskmaster(lists, faults):
         tasks = one.get("tasks") if isinstance(one, dict) else None
         for record, place in each(tasks if isinstance(tasks, list) else (), faults):
             with faults.catch():
-                yield from task_and_parts(record, f"{place}, tag {plain(tag)}", tag)
+                yield from task_and_parts(record, f"{place}, tag {client.word(tag)}", tag)
 
 
 def task_and_parts(record, place, tag, above=""):
     """A task of Task Master, and its subtasks."""
     number = str(need(record, "id", (int, str), place))
     number = above + number.rpartition(".")[2] if above else number
-    place = f"{place} ({number})"
+    place = f"{place} ({client.word(number)})"
     item = Item(f"{tag}/{number}", place, state_of(get(record, "status", str, place) or ""))
     details, tests = get(record, "details", str, place), get(record, "testStrategy", str, place)
     item.title(need(record, "title", str, place)).body(
@@ -340,7 +342,7 @@ def task_and_parts(record, place, tag, above=""):
     for part in parts:
         if not isinstance(part, dict):
             raise Damaged(f"{place}, subtasks: it has to be objects")
-        where = f"line {getattr(part, 'line', 0)}, tag {plain(tag)}"
+        where = f"line {getattr(part, 'line', 0)}, tag {client.word(tag)}"
         yield from task_and_parts(part, where, tag, f"{number}.")
 
 
@@ -420,7 +422,7 @@ def ticket(cells, place):
     key = first(cells, *JIRA_KEY)
     if not key:
         raise Damaged(f"{place}, Issue key: it is missing")
-    place = f"{place} ({key})"
+    place = f"{place} ({client.word(key)})"
     if not first(cells, "summary"):
         raise Damaged(f"{place}, Summary: it is missing")
     category = first(cells, "status category") or first(cells, "status")
@@ -453,7 +455,7 @@ def linear_issue(cells, place):
     name = first(cells, "id")
     if not name:
         raise Damaged(f"{place}, ID: it is missing")
-    place = f"{place} ({name})"
+    place = f"{place} ({client.word(name)})"
     if not first(cells, "title"):
         raise Damaged(f"{place}, Title: it is missing")
     item = Item(name, place, state_of(first(cells, "status")))

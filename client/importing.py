@@ -264,7 +264,7 @@ class Plan:
             one = left.pop()
             if one.name not in seen:
                 seen.add(one.name)
-                left += self.parts.get(one.name, []) if one.kind == "group" else []
+                left += reversed(self.parts.get(one.name, []) if one.kind == "group" else [])
                 found += [one.name] if one.kind != "group" else []
         return found
 

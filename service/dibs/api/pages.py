@@ -26,8 +26,10 @@ PARTS: tuple[str, ...] = (
     "shell.py",
     "work.py",
     "install.py",
+    "importing.py",
+    "formats.py",
+    "checklists.py",
 )
-PARTS += ("importing.py", "formats.py", "checklists.py")
 """Files of the client that dibs.py knows by their digests, and into which nothing is filled."""
 
 
