@@ -215,12 +215,18 @@ def test_a_project_can_be_purged_and_its_fences_go_on(tmp_path: Path) -> None:
     with Running("--data-dir", str(folder)) as service:
         first = claim(service, "acme.web")[1]["fence"]
         assert claim(service, "acme.other")[0] == 201
+        entries = [{"task": "T-8", "body": "x", "tags": ["a"]}, {"task": "T-9", "needs": ["T-8"]}]
+        session = new_session()
+        written = service.ask("POST", "/v1/acme.web/tasks", {"tasks": entries}, session)
+        assert written[0] == 200, written
         purged = dibs("purge", "acme.web", **where)
         assert purged.returncode == 0, purged.stderr
         assert purged.stdout.startswith("deleted acme.web: ")
         status, again = claim(service, "acme.web")
         assert status == 201, "nobody holds it any more"
         assert again["fence"] > first
+        assert service.ask("GET", "/v1/acme.web/tasks")[1]["tasks"] == [], "nor is it listed"
+        assert service.claim("T-9", project="acme.web")[0] == 201, "nothing of a list is left"
         assert claim(service, "acme.other")[0] == 409, "another project is as it was"
     purged = dibs("purge", "acme.other", **where)
     assert purged.returncode == 0, "it works while no service runs as well"

@@ -12,7 +12,7 @@ import pytest
 import redis
 from tests.harness import processes
 from tests.harness.processes import until
-from tests.harness.services import DIBS, Running, clean_environ, new_session
+from tests.harness.services import DIBS, Running, Service, clean_environ, new_session
 from tests.ops.load import Load
 
 from dibs.store.local.embedded import EmbeddedStore
@@ -161,6 +161,43 @@ def test_data_of_the_format_before_is_gone_on_with_and_each_claim_kept(
                 status, claim = service.claim("T-1", session)
                 assert (status, claim["note"]) == (200, "mine")
         client.config_set("maxmemory", "0")
+
+
+def format_of(folder: Path) -> bytes | None:
+    """What the data of a private store says of its format; None while nobody answers."""
+    try:
+        with redis.Redis(unix_socket_path=str(folder / "data" / "valkey.sock")) as client:
+            return client.get("dibs:format")
+    except redis.RedisError:
+        return None
+
+
+@pytest.mark.parametrize("killed_when", ["the store answers", "it is upgraded", "it is ready"])
+def test_an_upgrade_that_is_killed_loses_no_claim(tmp_path: Path, killed_when: str) -> None:
+    """Service and store end by kill -9, each time a little later; then it starts as ever."""
+    session = new_session()
+    with Service(tmp_path, env=NO_RATES) as service:
+        fences = {f"T-{n}": service.claim(f"T-{n}", session)[1]["fence"] for n in range(40)}
+        with redis.Redis(unix_socket_path=str(tmp_path / "data" / "valkey.sock")) as client:
+            client.set("dibs:format", "2")
+        moments = {
+            "the store answers": lambda: format_of(tmp_path) is not None,
+            "it is upgraded": lambda: format_of(tmp_path) == b"3",
+            "it is ready": lambda: bool(service.said),
+        }
+        for _ in range(2):
+            service.kill()
+            command = [*DIBS, "serve", "--port", "0"]
+            with open(service.out, "w") as out:
+                process = processes.start(command, env=service.env, cwd=tmp_path, stdout=out)
+                until(moments[killed_when], killed_when, every_s=0.001)
+                process.kill()
+                processes.end(process)
+        service.start()
+        assert format_of(tmp_path) == b"3"
+        for task, fence in fences.items():
+            status, claim = service.claim(task, session)
+            assert (status, claim["fence"]) == (200, fence)
 
 
 def test_a_service_whose_store_was_taken_over_by_a_newer_version_stops(store: str) -> None:

@@ -1,12 +1,16 @@
 """Real processes race for the tasks of a real repository, and survive crashes (I10)."""
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 from tests.conftest import new_session
 from tests.harness import processes
 from tests.harness.services import Service, running
+from tests.races.draining import drain, tasks_of
 from tests.races.racing import NO_LIMITS, race_for_one, share_out
 
 REPOSITORY = Path(__file__).parents[2]
@@ -102,3 +106,98 @@ def _everything(service: Service) -> dict[str, int]:
         cursor = page["cursor"]
         if not cursor:
             return found
+
+
+def test_fifty_processes_drain_a_list_each_task_once_after_its_needs_and_in_order(
+    tmp_path: Path,
+) -> None:
+    """Rules 23 and 24, of 500 tasks whose needs are ten deep."""
+    with running(tmp_path / "service", env=NO_LIMITS) as service:
+        drain(service.port, 50, tasks_of(500, 10))
+
+
+BATCH = 25
+
+
+def _batch(number: int) -> list[dict[str, Any]]:
+    """One request of a list: each task needs one of the batch before."""
+    names = [f"B-{number}-{n}" for n in range(BATCH)]
+    needs = {"needs": [f"B-{number - 1}-0"]} if number else {}
+    return [{"task": name, "body": f"text of {name}", **needs} for name in names]
+
+
+def test_kill_9_in_the_middle_of_a_list_leaves_each_request_whole_or_undone(tmp_path: Path) -> None:
+    service = Service(tmp_path / "service", env=NO_LIMITS)
+    session, written = new_session(), set[int]()
+    try:
+        service.start()
+        with _caller(service, session) as http:
+            assert http.post("/claim", json={"task": "B-0-1"}).status_code == 201
+        for crash in range(4):
+            with _written(service, session, crash * 30, written) as underway:
+                assert underway.wait(20)
+                service.kill()  # its store dies with it, in the midst of the list
+            service.start()
+        kept = _whole_list(service)
+        batches = {number for _, number, _ in kept}
+        assert written <= batches, "what was acknowledged is there"
+        for number in batches:
+            assert {n for _, b, n in kept if b == number} == set(range(BATCH)), "all or nothing"
+        held = _everything(service)
+        assert set(held) == {"B-0-1"}, "the claim went through it all"
+        with _caller(service, session) as http:
+            for number in range(120):
+                answer = http.post("/tasks", json={"tasks": _batch(number)}).json()
+                told = "unchanged" if number in batches else "created"
+                assert len(answer[told]) == BATCH, (number, answer)
+        states = {task: state for task, (state, _, _) in _states(service).items()}
+        assert states["B-0-0"] == "ready"
+        assert states["B-7-3"] == "blocked"
+    finally:
+        service.stop()
+
+
+@contextlib.contextmanager
+def _written(
+    service: Service, session: str, first: int, written: set[int]
+) -> Iterator[threading.Event]:
+    """Write thirty requests of a list from a thread; give what is set when it is under way."""
+    underway = threading.Event()
+
+    def load() -> None:
+        try:
+            with _caller(service, session) as http:
+                for number in range(first, first + 30):
+                    if http.post("/tasks", json={"tasks": _batch(number)}).status_code == 200:
+                        written.add(number)
+                    if number == first + 9:
+                        underway.set()
+        except httpx.TransportError:
+            pass  # the crash; what was not acknowledged is there as a whole, or not at all
+        finally:
+            underway.set()
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        yield underway
+    finally:
+        thread.join(20)
+
+
+def _states(service: Service) -> dict[str, tuple[str, int, int]]:
+    """What is listed: its state, its batch, its place there."""
+    found, cursor = {}, ""
+    while True:
+        query = {"limit": 200} | ({"cursor": cursor} if cursor else {})
+        page = httpx.get(f"{service.url}/v1/crash.test/tasks", params=query).json()
+        for task in page["tasks"]:
+            _, batch, place = task["task"].split("-")
+            found[task["task"]] = (task["state"], int(batch), int(place))
+        cursor = page["cursor"]
+        if not cursor:
+            return found
+
+
+def _whole_list(service: Service) -> set[tuple[str, int, int]]:
+    return set(_states(service).values())
