@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import pydantic_core
@@ -157,6 +157,8 @@ class Request(BaseModel):
     """A request's fields; unknown ones are refused, so that a misspelt one is not ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    fits_a_form: ClassVar[bool] = True
+    """Whether a form can say all of it."""
 
     @classmethod
     def also(cls, given: dict[str, Any]) -> Errors:

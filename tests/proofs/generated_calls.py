@@ -3,6 +3,7 @@ most would, or left out."""
 
 import re
 import unicodedata
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -60,7 +61,13 @@ def filter_case(context: Any, case: Any) -> bool:
     body = case.body if isinstance(case.body, dict) else {}
     query = case.query or {}
     tasks = names(body, case.path_parameters or {})
-    lines = [query.get("q"), query.get("holder"), *map(body.get, ("label", "branch", "url", "pr"))]
+    lines = [query.get("q"), query.get("holder"), query.get("tag")]
+    lines += map(body.get, ("label", "branch", "url", "pr", "tag"))
+    entries = listed(body.get("tasks"))
+    for entry in entries:
+        if isinstance(entry, dict):
+            tasks += [entry.get("task"), *listed(entry.get("needs"))]
+            lines += [*map(entry.get, ("title", "url", "source")), *listed(entry.get("tags"))]
     return (
         all(map(normal, tasks))
         and all(map(written, tasks + lines))
@@ -68,6 +75,8 @@ def filter_case(context: Any, case: Any) -> bool:
         and seen(body.get("reason"))
         and within(body.get("ttl"), LEAST_TTL_S, MOST_TTL_S)
         and within(body.get("wait"), 0, MOST_WAIT_S)
+        and ahead(body.get("until"))
+        and alone(entries)
         and not query.get("cursor")  # only the service knows its cursors
         and not (case.media_type == FORM and None in body.values())  # a form cannot say null
     )
@@ -78,6 +87,24 @@ def names(body: dict[str, Any], path: dict[str, Any]) -> list[object]:
     several = [body.get("any_of"), body.get("all_of")]
     lists = [each if isinstance(each, list) else [each] for each in several]
     return [body.get("task"), path.get("task"), *lists[0], *lists[1]]
+
+
+def listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def alone(entries: list[object]) -> bool:
+    """Say if no task is there twice or needs itself, and none needs another of the list: that no
+    two need each other no schema can say."""
+    named = [str(entry.get("task")) for entry in entries if isinstance(entry, dict)]
+    needed = [need for e in entries if isinstance(e, dict) for need in listed(e.get("needs"))]
+    blank = any(
+        isinstance(t, str) and t != t.strip()
+        for e in entries
+        if isinstance(e, dict)
+        for t in listed(e.get("tags"))
+    )
+    return len(set(named)) == len(named) and not set(named) & set(map(str, needed)) and not blank
 
 
 def normal(name: object) -> bool:
@@ -104,6 +131,16 @@ def readable(value: object) -> bool:
     try:
         return not isinstance(value, str) or bool(urlsplit(value))
     except ValueError:
+        return False
+
+
+def ahead(until: object) -> bool:
+    """Say if a span or an instant lies in the future; or is wrong in a way that the schema says."""
+    try:
+        return not re.match(r"\d{4}-", str(until)) or datetime.fromisoformat(
+            str(until).upper()
+        ) > datetime.now(UTC)
+    except (ValueError, TypeError):
         return False
 
 

@@ -10,8 +10,9 @@ def claim(said: dict[str, Any]) -> dict[str, Any]:
     """A claim object's facts, as `seen.task` has them."""
     if not said.get("grants"):
         return {"task": said["task"], "state": said["state"]}
-    facts = {name: said[name] for name in ("task", "state", "grants", "lapses", "waiters")}
-    if said["state"] == "free":
+    shown = ("task", "state", "grants", "lapses", "waiters", "attempt")
+    facts = {name: said[name] for name in shown}
+    if said["state"] in ("free", "failed"):
         return facts
     before, holder = said["previous"], said["holder"]
     return facts | {
@@ -51,7 +52,7 @@ def said(status: int, body: dict[str, Any]) -> Any:
         claims = body.get("claims", [body])
         return "kept", sorted(map(claim, claims), key=by_task), lost
     code = body["code"]
-    if code in ("held", "cooling", "done"):
+    if code in ("held", "cooling", "done", "failed"):
         conflicts = body.get("conflicts") or [{**body, "retry_after": body.get("retry_after")}]
         refusals = [(each["code"], claim(each["claim"]), each["retry_after"]) for each in conflicts]
         return "refused", refusals, lost

@@ -40,6 +40,8 @@ def _until(value: object) -> Until:
         span_s = words.duration_s(value, "until")
     except words.Refused:
         raise words.Refused(_SAID) from None
+    if span_s > 999_999_999:
+        raise words.Refused("until is 31 years at most; leave it out for as long as it takes.")
     if span_s < 1:
         raise words.Refused("until lies in the future: 1 s at least.")
     return Until(for_ms=span_s * 1000)
@@ -51,7 +53,7 @@ UntilField = Annotated[
     as_schema(
         anyOf=[
             {"type": "integer", "minimum": 1, "maximum": 999_999_999},
-            {"type": "string", "pattern": f"^([0-9]{{1,9}}[smh]?|{_INSTANT.pattern})$"},
+            {"type": "string", "pattern": f"^([1-9][0-9]{{0,4}}[smh]?|{_INSTANT.pattern})$"},
         ]
     ),
 ]

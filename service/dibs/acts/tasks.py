@@ -1,9 +1,9 @@
 """tasks: write down which tasks there are, what each needs, and which come first."""
 
 import json
-from typing import Annotated, Any, NamedTuple, assert_never
+from typing import Annotated, Any, ClassVar, NamedTuple, assert_never
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from dibs import messages, responses, words
 from dibs import outcomes as o
@@ -12,7 +12,18 @@ from dibs.acts.holding import rate_limited
 from dibs.claims import Claims
 from dibs.likeness import skeleton
 from dibs.problems import invalid
-from dibs.requests import LINES, Errors, Request, Tag, Task, Url, as_schema, fault, limited_text
+from dibs.requests import (
+    LINE,
+    LINES,
+    Errors,
+    Request,
+    Tag,
+    Task,
+    Url,
+    as_schema,
+    fault,
+    limited_text,
+)
 from dibs.responses import Reply
 from dibs.store import Store, Unwilling
 from dibs.store.records import Reader
@@ -31,8 +42,23 @@ def _lines(text: str, what: str) -> str:
 Title = Annotated[
     str,
     limited_text("A title", words.TITLE_CHARS),
-    as_schema(type="string", maxLength=words.TITLE_CHARS),
+    as_schema(type="string", maxLength=words.TITLE_CHARS, pattern=LINE),
 ]
+
+
+def _whole(least: int, most: int) -> tuple[BeforeValidator, Any]:
+    """Return the check of a whole number between these; 2.0 is one too, as in JSON."""
+
+    def checked(value: object) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise words.Refused(f"This is a whole number from {least} to {most}.")
+        return value
+
+    return BeforeValidator(checked), as_schema(type="integer", minimum=least, maximum=most)
+
+
 Body = Annotated[
     str,
     limited_text("A body", words.BODY_CHARS, _lines),
@@ -46,12 +72,12 @@ class Entry(Request):
     task: Task
     title: Title | None = None
     body: Body | None = None
-    priority: Annotated[int, Field(ge=0, le=words.PRIORITY_LAST, strict=True)] | None = None
+    priority: Annotated[int, *_whole(0, words.PRIORITY_LAST)] | None = None
     needs: Annotated[tuple[Task, ...], Field(max_length=words.NEEDS_MOST)] | None = None
     tags: Annotated[tuple[Tag, ...], Field(max_length=words.TAGS_MOST)] | None = None
     url: Url | None = None
     source: Title | None = None
-    max_attempts: Annotated[int, Field(ge=1, le=100, strict=True)] | None = None
+    max_attempts: Annotated[int, *_whole(1, words.ATTEMPTS_MOST)] | None = None
     drop: bool = False
 
     def kept(self, project: words.Project) -> str:
@@ -78,12 +104,15 @@ class TasksRequest(Request):
 
     tasks: Annotated[tuple[Entry, ...], Field(min_length=1, max_length=words.ENTRIES_MOST)]
     dry_run: bool = False
+    fits_a_form: ClassVar[bool] = False
 
     @classmethod
     def also(cls, given: dict[str, Any]) -> Errors:
         """See Request."""
         wrong, seen = [], dict[str, int]()
         entries = given.get("tasks")
+        if isinstance(entries, str):
+            wrong.append(fault("tasks", "A list of tasks is sent as JSON; a form cannot say it."))
         for at, entry in enumerate(entries if isinstance(entries, list) else []):
             if not isinstance(entry, dict) or not isinstance(entry.get("task"), str):
                 continue

@@ -123,7 +123,9 @@ def _one_of(names: tuple[str, ...]) -> Schema:
 
 def _post(act: Act, shapes: dict[int, Schema]) -> Schema:
     schema = _ref(act.request.__name__)
-    kinds = (responses.JSON, "application/x-www-form-urlencoded")
+    kinds = [responses.JSON]
+    if act.request.fits_a_form:
+        kinds.append("application/x-www-form-urlencoded")
     session = [_SESSION, _IDEMPOTENCY] if act.caller == "session" else []
     operation: Schema = {
         "operationId": act.name,
