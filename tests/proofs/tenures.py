@@ -188,7 +188,7 @@ class Tenures:
         tenure.label, tenure.note = label or tenure.label, note or tenure.note
         if was == "lapsed":
             tenure.ended = 0
-            tenure.failures -= 1
+            tenure.failures = max(0, tenure.failures - 1)
             self.losses[self.me].pop(task, None)
             self.tell("revived", task, self.me)
         if state == "parked" and was != "parked":
