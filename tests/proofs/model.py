@@ -153,7 +153,7 @@ class Model(People):
     def met(self, task: str | None) -> list[str]:
         """The task that an act names, or all that I may have."""
         mine = [each for each in sorted(self.tasks) if self.ours(each)]
-        mine = [each for each in mine if self.tasks[each].state in HELD or self.known(each)]
+        mine = [t for t in mine if self.tasks[t].state in HELD or self.loss(self.me, t)]
         return list(filter(self.meet, [task] if task else mine))
 
     def ours(self, task: str) -> bool:
