@@ -94,14 +94,16 @@ def test_keep_it_and_escape_leave_everything_as_it_was(team: Team, board: Open) 
     assert tasks(page) == ["T-12"]
 
 
-def post(team: Team, form: dict[str, str], **headers: str) -> tuple[int, Any, dict[str, str]]:
+def post(
+    team: Team, form: dict[str, str], deed: str = "break", **headers: str
+) -> tuple[int, Any, dict[str, str]]:
     """Send the form as a browser would."""
     import http.client
 
     connection = http.client.HTTPConnection("127.0.0.1", team.service.port, timeout=10)
     body = urllib.parse.urlencode(form)
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request("POST", f"/p/{team.project}/break", body, {"Content-Type": FORM, **sent})
+    connection.request("POST", f"/p/{team.project}/{deed}", body, {"Content-Type": FORM, **sent})
     reply = connection.getresponse()
     text = reply.read().decode()
     connection.close()

@@ -122,7 +122,13 @@ def test_the_character_that_marks_clocks_cannot_be_smuggled_in() -> None:
     assert html.count("left 1") >= 5
 
 
-@pytest.mark.parametrize("path", ["/", "/p/a.b", "/p/a.b/break?task=T&fence=1", "/p/-bad"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/p/a.b", "/p/a.b/break?task=T&fence=1", "/p/-bad"),
+        *("/p/a.b/hold", "/p/a.b/t/T-1", "/p/a.b/other"),
+    ],
+)
 def test_every_page_forbids_what_is_not_its_own(service: Running, path: str) -> None:
     _, text, headers = service.ask("GET", path)
     policy = dict(
