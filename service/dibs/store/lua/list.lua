@@ -51,7 +51,8 @@ local indexes = {
   {key = PREFIX .. ':done', states = {'done'}, score = '+inf', backwards = true},
   {key = PREFIX .. ':damaged', wanted = true, states = {}, score = '-inf', backwards = false},
   {key = PREFIX .. ':failed', states = {'failed'}, score = '+inf', backwards = true},
-  {key = PREFIX .. ':on-hold', states = {'on-hold'}, score = '-inf', backwards = false},
+  -- A hold that is over stands there until somebody looks, and may have hidden that a task failed.
+  {key = PREFIX .. ':on-hold', states = {'on-hold', 'failed'}, score = '-inf', backwards = false},
 }
 for _, index in ipairs(indexes) do
   for _, state in ipairs(index.states) do
