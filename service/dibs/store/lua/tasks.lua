@@ -193,6 +193,9 @@ mark_told()
 local reply = {'listed', NOW_TEXT, told}
 for i, step in ipairs(plan) do
   reply[i + 3] = step[4]
-  if ARG.dry == '' and step[4] ~= 'unchanged' then write(unpack(step)) end
+  if ARG.dry == '' and step[4] ~= 'unchanged' then
+    let_holder_write()  -- what is dropped may go where there is no room
+    write(unpack(step))
+  end
 end
 return reply
