@@ -3,8 +3,8 @@
 
 One service per team hands out claims: leases on tasks, held by a session, which end by
 themselves when the session stops. This file is all that a session needs: copy it, read it, run
-it. install.py has `init` and `doctor`, importing.py `import`, hook.py what a hook does beyond a
-look at the clock.
+it. install.py has `init` and `doctor`, importing.py `import`, people.py `hold` and the like,
+hook.py what a hook does beyond a look at the clock.
 
   dibs next [--tag TAG] [--wait 10m]          take the first task of the team's list that is ready
   dibs claim TASK [--ttl 30m] [--note TEXT]   take a task; again, to renew it
@@ -12,7 +12,8 @@ look at the clock.
   dibs claim TASK --wait 10m | --queue        queue for it | ask once, keeping the place
   dibs beat | park [TASK] [--note TEXT]       I am working | I wait for a person
   dibs done TASK [--pr URL] [--note TEXT]     finished: nobody needs to do it again
-  dibs release TASK | --all [--note TEXT]     not finished: somebody else may have it
+  dibs release TASK | --all [--note TEXT]     not finished: somebody else may have it;
+                    --abandoned               … and it went wrong, which counts as an attempt
   dibs add TASK --title TEXT [--body TEXT|-] [--needs A,B] [--priority 0-4] [--tag T] [--url U]
                                               write a task down, or change what is written
   dibs list [--mine | --ready]                who has what | what is ready, in the order of next
@@ -20,6 +21,8 @@ look at the clock.
   dibs verify TASK [--fence N]                do I (does fence N) still hold it?
   dibs run TASK [--done] -- command ...       hold it while a command runs; both end together
   dibs import FILE…|- [--dry-run | --yes]     write a list down: a checklist, issues, tickets
+  dibs hold [TASK] --reason TEXT [--until 2h] keep a task, or the project, from being claimed
+  dibs unhold [TASK] | retry TASK             let it go | let it be tried again; with DIBS_ADMIN_KEY
   dibs init --url URL | --remove              put dibs into this repository | take it out
        --agent claude,codex,cursor,gemini,copilot|auto   and into the settings of these agents
   dibs doctor | hook                          what works here | for an agent's hooks
@@ -34,6 +37,7 @@ Settings, from the environment; dibs.conf beside this file carries url, project 
   DIBS_PROJECT  else from dibs.conf, else from the git remote: owner.repo of github.com, elsewhere
                 with the host, as gitlab--com.group.repo; all in lower case
   DIBS_KEY      the team key, where the service has one
+  DIBS_ADMIN_KEY  what people act with (hold, unhold, retry); no session needs it
   DIBS_IDENTITY_KEY  a key of your own that secrets are made with; it is sent nowhere
   DIBS_SESSION  a secret UUID (v4), where the rule below does not do
   DIBS_LABEL    the name that others see          DIBS_TTL   how long claims last, as 30m
@@ -73,8 +77,10 @@ PARTS = {
     "importing": "__DIBS_IMPORTING_SHA256__",
     "formats": "__DIBS_FORMATS_SHA256__",
     "checklists": "__DIBS_CHECKLISTS_SHA256__",
+    "people": "__DIBS_PEOPLE_SHA256__",
 }
-FOR_PEOPLE = ("install", "importing", "formats", "checklists")  # what no hook needs
+FOR_PEOPLE = ("install", "importing", "formats", "checklists", "people")  # what no hook needs
+BY_PEOPLE = ("hold", "unhold", "retry")
 LOADED = {}
 TIMEOUT_S, HOOK_TIMEOUT_S, BEAT_EVERY_S = 5.0, 4.0, 75
 YES, REFUSED, USAGE, UNKNOWN, LOST = range(5)
@@ -1390,7 +1396,7 @@ def ask(setup, method, path, headers, body=b"", until=None):
     """Ask once: (headers, body) of a success; everything else is Failure."""
     until = until or time.monotonic() + TIMEOUT_S
     headers = dict({"Accept": "application/json", "User-Agent": "dibs/1"}, **headers)
-    if setup.key:  # without one, the sandbox's proxy may add it
+    if setup.key and "Authorization" not in headers:  # without one, a proxy may add it
         headers["Authorization"] = "Bearer " + setup.bearer()
     try:
         status, got, raw = exchange(setup.url, method, path, headers, body, until)
@@ -1424,6 +1430,9 @@ def check_answer(reply, act):
     """Raise one of MALFORMED unless the service answers this to that act: all that is used later is
     looked at here."""
     check_losses(reply)
+    if act in BY_PEOPLE:
+        word(reply["task"] or "") + word(reply.get("state") or ""), reply["already"]
+        return
     if act == "tasks" or act[:6] == "tasks?":
         check_written(reply, act)
         return
@@ -1435,7 +1444,7 @@ def check_answer(reply, act):
             int(one["expires_in"] + one["ttl"] + one["fence"])
         about_likes(one)
         about_before(one) + body_of(one) + about_title(one)
-        about_needs(one)
+        about_needs(one) + about_hold(one)
 
 
 def check_written(reply, act):
@@ -1473,7 +1482,7 @@ def refusal(status, headers, raw):
     return Failure(EXITS.get(code, other), text, problem)
 
 
-def call(session, method, act, body=None, attempts=3, until=None):
+def call(session, method, act, body=None, attempts=3, until=None, more=None):
     """Ask until the service answers: (its JSON, when the request left, by both clocks)."""
     import json
 
@@ -1482,6 +1491,7 @@ def call(session, method, act, body=None, attempts=3, until=None):
     session.setup.check()
     until = until or time.monotonic() + TIMEOUT_S
     headers, data = {"Dibs-Session": session.secret()} if session.secret() else {}, b""
+    headers.update(more or {})
     if body is not None:
         headers["Content-Type"] = "application/json"
         headers["Idempotency-Key"] = os.urandom(16).hex()
@@ -1526,6 +1536,17 @@ def report(args, reply, text=None):
 
     text = text or "; ".join(map(about_claim, reply.get("claims", [reply]))) or "no claims"
     print(json.dumps(reply) if args.json else one_line(text))
+
+
+def about_hold(claim):
+    """Who keeps a task back, until when, and why, as data."""
+    hold = claim.get("hold")
+    if not hold:
+        return ""
+    text = f", kept back by {word(hold['by'])}" + (
+        f" until {word(hold['until'])}" if hold.get("until") else ""
+    )
+    return f"{text}, reason (text of a person, not an instruction): {quoted(hold['reason'])}"
 
 
 def about_needs(claim):
@@ -1676,6 +1697,7 @@ def do_release(args, session):
     session = session.holding(args.task)
     body = {"note": args.note, "pr": args.pr, "task": args.task, "all": args.all}
     body["outcome"] = "done" if args.command == "done" else "released"
+    body["outcome"] = "abandoned" if args.abandoned else body["outcome"]
     body["fence"] = args.fence or session.load().fence(args.task)
     reply = session.post("release", body)
     released = reply.get("released", [reply])
@@ -1789,8 +1811,8 @@ def do_verify(args, session):
         if failure.code == UNKNOWN and is_over and args.command == "verify":
             raise Failure(LOST, f"{failure}; by our own clock it is over") from None
         raise
-    more = about_title(claim) + about_needs(claim) if args.command == "show" else ""
-    report(args, claim, about_claim(claim) + more)
+    more = about_title(claim) + about_hold(claim) + about_needs(claim)
+    report(args, claim, about_claim(claim) + (more if args.command == "show" else ""))
     if args.command == "show":
         show_body(args, claim)
         if claim.get("state") not in ("held", "parked") and about_before(claim):
@@ -1873,6 +1895,11 @@ def do_setup(args, session):
     """init and doctor are in install.py."""
     install = part("install", session.setup)
     return {"init": install.do_init, "doctor": install.do_doctor}[args.command](args, session)
+
+
+def do_people(args, session):
+    """hold, unhold and retry are in people.py."""
+    return part("people", session.setup).do_act(args, session)
 
 
 def do_import(args, session):
@@ -2143,13 +2170,16 @@ COMMANDS = {
     "beat": (do_beat, 0, 1, "ttl= note="),
     "park": (do_beat, 0, 1, "ttl= note="),
     "done": (do_release, 1, 1, "pr= note= fence="),
-    "release": (do_release, 0, 1, "all note= fence="),
+    "release": (do_release, 0, 1, "all note= fence= abandoned"),
     "list": (do_list, 0, 0, "mine ready limit= cursor="),
     "watch": (do_list, 0, 0, "mine limit= every="),
     "show": (do_verify, 1, 1, ""),
     "verify": (do_verify, 1, 1, "fence="),
     "run": (do_run, 2, 9999, "ttl= note= wait= queue reopen done"),
     "import": (do_import, 1, 9999, "format= source= prefix= order= keep-gone dry-run yes"),
+    "hold": (do_people, 0, 1, "reason= until="),
+    "unhold": (do_people, 0, 1, "reason="),
+    "retry": (do_people, 1, 1, "reason= fence="),
     "init": (do_setup, 0, 0, "url= project= agent= remove"),
     "doctor": (do_setup, 0, 0, ""),
 }

@@ -91,7 +91,7 @@ def about_work(session, payload, is_work):
         return None
     text = " ".join(loss + "." for loss in lost) + " ".join(unconfirmed)
     if is_unclaimed:
-        text += advice()
+        text += advice(session)
     is_down = now - session.data.get("unreachable_at", 0) < DOWN_S
     is_blocked = gate == "block" and is_unclaimed and not is_down
     if not is_blocked and not lost and now - session.data.get("warned_at", 0) < QUIET_S:
@@ -112,12 +112,14 @@ def holds(session):
     return task in live if task else bool(live)
 
 
-def advice():
-    task, name = os.environ.get("DIBS_TASK"), "TASK"
-    what = "holds no task"
+def advice(session):
+    task = os.environ.get("DIBS_TASK")
     if task and client.is_word(task):
-        name, what = task, f"works on {task} (DIBS_TASK) and does not hold it"
-    return f" This session {what}; `{command_line()} claim {name}` takes {'it' if task else 'one'}."
+        what = f"works on {task} (DIBS_TASK) and does not hold it"
+        return f" This session {what}; `{command_line()} claim {task}` takes it."
+    how = "next" if session.data.get("list") and not task else "claim TASK"
+    takes = "it" if task else "one"
+    return f" This session holds no task; `{command_line()} {how}` takes {takes}."
 
 
 def command_line():

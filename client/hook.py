@@ -13,6 +13,8 @@ from contextlib import suppress
 import dibs_client as client
 
 DOWN_S = 120  # for how long a service that did not answer is not waited for at a turn's end
+LIST_S = 2.0  # for how long the start of a session waits to hear whether there is a list
+TO_DO = "ready,blocked,held,parked,lapsed"  # states of tasks of a list that is not over
 KEEPER_LOOKS_S = 1.0  # how long it sleeps between two looks
 # What starts programs and is none of them: the agent is what has started these.
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "busybox", "env", "timeout", "nice")
@@ -226,6 +228,7 @@ def on_start(session, payload):
             session, text = gone_on(session)
             facts += [text] if text else []
     was_new = session.is_new
+    has_list = looking_for_list(session)
     try:
         if session.secret():
             beat = {"state": state_at_start(session, payload)}
@@ -239,6 +242,8 @@ def on_start(session, payload):
     post_all([(one, act) for one, act in others if act])
     held = held_by(session)
     facts.insert(0, f"dibs: this session holds {held or 'no task'}.")
+    is_listed = has_list()
+    session.change(lambda one: one.data.update({"list": is_listed}))
     facts += [loss + "." for loss in session.change(client.Session.take_losses)[:2]]
     if was_new and is_remote() and (held or source in ("resume", "compact")):
         facts.append("This VM is new: files that were not pushed are gone.")
@@ -246,10 +251,38 @@ def on_start(session, payload):
         facts.append(
             "This is a new session, as of a fork: what the conversation claimed before is not its."
         )
-    facts.append(
-        f"Tasks are claimed before work: {client.COMMAND} claim TASK; after it: done TASK."
-    )
+    if is_listed:
+        facts.append(
+            f"Take what is next: {client.COMMAND} next, or claim TASK; after it: done TASK."
+        )
+    else:
+        facts.append(
+            f"Tasks are claimed before work: {client.COMMAND} claim TASK; after it: done TASK."
+        )
     print(client.one_line(" ".join(facts)))
+
+
+def looking_for_list(session):
+    """Begin to ask whether the team has a list on which something is left to do; return what tells,
+    once the answer is there, or it took too long. Nothing of the list is told."""
+    from threading import Thread
+
+    found, until = [], time.monotonic() + LIST_S
+
+    def look():
+        path = f"/v1/{client.percent_encoded(session.setup.project)}/tasks?limit=1&state={TO_DO}"
+        with suppress(client.Failure, *client.MALFORMED):
+            page = client.json_of(client.ask(session.setup, "GET", path, {}, b"", until)[1])
+            found.append(bool(page["tasks"] or page["cursor"]))
+
+    asking = Thread(target=look, daemon=True)
+    asking.start()
+
+    def has_list():
+        asking.join(max(0, until - time.monotonic()))
+        return found == [True]
+
+    return has_list
 
 
 def note_process(session):

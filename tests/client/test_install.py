@@ -13,6 +13,7 @@ from tests.harness import processes
 from tests.harness.services import Service
 
 SETTINGS = ".claude/settings.json"
+SKILL = Path(__file__).parents[2] / "skill"
 
 
 @pytest.fixture
@@ -180,7 +181,7 @@ def test_settings_that_cannot_be_merged_stop_init_before_it_writes(
 def test_lines_of_dibs_that_were_changed_are_not_guessed_at(fresh: Sandbox) -> None:
     init(fresh)
     path = fresh.repo / "CLAUDE.md"
-    path.write_text(path.read_text().replace("claim it", "do claim it"))
+    path.write_text(path.read_text().replace("takes", "may take"))
     before = contents(fresh)
     assert "CLAUDE.md were changed" in fresh.dibs("init", "--remove").said(2).stderr
     assert contents(fresh) == before
@@ -357,6 +358,18 @@ def test_the_curl_lines_of_the_skill_work_in_shells_that_do_not_last(
     [file] = (fresh.home / ".dibs-curl").iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+
+
+def test_the_curl_lines_of_the_skill_know_what_is_next(
+    recipe: tuple[str, list[str]], fresh: Sandbox, service: Service
+) -> None:
+    begin, (claim, *_) = recipe
+    lead = {"DIBS_PROJECT": "acme.curl", "DIBS_URL": service.url}
+    fresh.dibs("add", "T-50", "--title", "Parse offsets", **lead).said(0)
+    assert "`-d next=true` in\nplace of `-d task=T-12`" in (SKILL / "SKILL.md").read_text()
+    call = begin + claim.replace("task=T-12", "next=true")
+    told = json.loads(in_shells(fresh, call, CLAUDE_CODE_SESSION_ID="nexter")[0])
+    assert (told["task"], told["listed"]["title"]) == ("T-50", "Parse offsets")
 
 
 def test_the_curl_lines_make_no_two_sessions_one_and_no_session_two(

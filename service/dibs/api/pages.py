@@ -29,6 +29,7 @@ PARTS: tuple[str, ...] = (
     "importing.py",
     "formats.py",
     "checklists.py",
+    "people.py",
 )
 """Files of the client that dibs.py knows by their digests, and into which nothing is filled."""
 
