@@ -24,6 +24,7 @@ from dibs.board.known import PART, Readings
 from dibs.board.look import Look
 from dibs.board.sheets import ALL, Key
 from dibs.claims import Bounds, Claims
+from dibs.store import glance
 from dibs.store.store import Store
 from dibs.words import Project, Task
 
@@ -267,3 +268,53 @@ def service_of_few(tmp_path: Path) -> Any:
     with Running("--data-dir", str(tmp_path / "d")) as running:
         yield running
         running.stop()
+
+
+def written(team: Team, number: int, **entry: Any) -> None:
+    """Write so many tasks down, each with the worst that may be written."""
+    for first in range(0, number, 100):
+        entries = [{"task": f"{n:04}" + '"' * 196, **entry} for n in range(first, first + 100)]
+        team.write(*entries)
+
+
+def test_pages_of_the_worst_lists_are_bounded(tmp_path: Path) -> None:
+    with Running("--data-dir", str(tmp_path / "d"), env={"DIBS_MAX_BODY": "1048576"}) as running:
+        team = Team(running)
+        needs = [f"{n}" + '"' * 199 for n in range(9)]
+        worst = {"title": '"&' * 100, "body": "<" * 1000, "tags": ['"&' * 25]}
+        written(team, 400, **worst)
+        for number in range(200):
+            who, name = f"s{number:03}", f"{number:04}" + '"' * 196
+            team.claim(who, name, branch='"' * 200)
+            team.release(who, name, "abandoned", note='"&' * 500)
+        team.project += ".blocked"
+        written(team, 400, **worst, needs=needs)
+        for project in (team.project.removesuffix(".blocked"), team.project):
+            _, html, _ = running.ask("GET", f"/p/{project}")
+            assert html.count("<tr role") == 200 + 10
+            assert len(html.encode()) < 1.5 * MB
+        running.stop()
+
+
+async def test_of_a_long_list_a_board_reads_a_part_of_each_kind(
+    service: Service, large: Feeds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [Task(f"N-{number:04}") for number in range(1200)]
+    for first in range(0, 1200, 400):
+        entries = [{"task": name} for name in names[first : first + 400]]
+        await acting.tasks(service.store, service.project, new_session(), entries)
+    looked, most = glance.look, 0
+
+    async def look(*given: Any, **more: Any) -> Any:
+        nonlocal most
+        found = await looked(*given, **more)
+        most = max(most, len(found.tasks))
+        return found
+
+    monkeypatch.setattr(glance, "look", look)
+    feed = large.of(service.project)
+    snapshot = await feed.snapshot(Key(Look(state="ready")))
+    assert [row.task for row, _ in snapshot.rows] == names[:200]
+    assert snapshot.counts.ready == 1200
+    assert most == PART
+    assert feed.kept <= 1000 + PART + 2 * 200

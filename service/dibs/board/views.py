@@ -50,8 +50,9 @@ def beyond(more: Mapping[str, int]) -> dict[str, str]:
     """Return what sections say of tasks that are on no page; `more`: how many, by kind."""
     said = {}
     for kind in (kind for kind in KINDS if more.get(kind)):
+        number = "" if kind == "free" else f"{more[kind]:,} "
         order = ", in the order of dibs next" if kind == "ready" else ""
-        said[SECTION[kind]] = f"and {more[kind]:,} more; these are the first{order}"
+        said[SECTION[kind]] = f"and {number}more; these are the first{order}"
     return said
 
 

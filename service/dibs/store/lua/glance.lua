@@ -8,8 +8,9 @@
 --
 -- {'glance', now, hold of the project as JSON | '', {kind, how many at most, …}, how many of ARG.kind,
 --   damaged, {view | '', rank | '', needs not done, need, state…}…}
---   rank: where it stands in the order of `next`; of the needs that are not done the first few are named
--- Safe to run twice: it only reads. O(tasks × needs), of a kind at most RULES.list_scan tasks.
+--   how many: of those that are free .most + 1 at most   rank: where it stands in the order of `next`
+--   Of the needs that are not done the first few are named.
+-- Safe to run twice: it only reads. O(tasks × needs), of a kind at most SCAN tasks.
 --- @include common.lua
 --- @include listing.lua
 
@@ -18,7 +19,7 @@ local KINDS = {
   ready = {index = READY, range = 'ZRANGE'}, ['on-hold'] = {index = ON_HOLD, range = 'ZRANGE'},
   blocked = {index = PREFIX .. ':blocked', range = 'ZRANGE'},
 }
-local NEEDS = 3
+local NEEDS, SCAN = 3, 1000
 local states = {}
 
 local function hold_of_all()
@@ -68,7 +69,7 @@ for i = AT.tasks, #ARGV do
 end
 
 local kind, most, found, from = KINDS[ARG.kind], tonumber(ARG.most), 0, 0
-while kind and from < RULES.list_scan do
+while kind and from < SCAN and found <= most do
   local page = call(kind.range, kind.index, from, from + 199)
   for _, task in ipairs(page) do
     local rec = load(task)
@@ -79,11 +80,11 @@ while kind and from < RULES.list_scan do
       if found <= most then add(task, rec) end
     end
   end
-  from = #page < 200 and RULES.list_scan or from + 200
-  -- Whoever had it and that nobody wrote down: that is not in the index, and has to be counted.
-  if found >= most and ARG.kind ~= 'free' then
-    found, from = math.max(found, call('ZCARD', kind.index)), RULES.list_scan
-  end
+  from = #page < 200 and SCAN or from + 200
+end
+-- There may be more. Those that are free are among others in their index, so that they are not counted.
+if kind and found > most then
+  found = ARG.kind == 'free' and most + 1 or math.max(found, call('ZCARD', kind.index))
 end
 reply[5] = text(found)
 return reply
