@@ -84,6 +84,7 @@ def test_who_reads_gzip_gets_it_and_the_same(service: Running, path: str) -> Non
         ("/p/p?holder=guess", {}),
         ("/p/p?unknown=guess", {}),
         ("/p/p/break?task=T-1&fence=1", {}),
+        ("/p/p/hold?task=T-1", {}),
         ("/p/p", {"Sec_Fetch_Site": "cross-site"}),
         ("/p/p", {"Sec_Fetch_Site": "same-site"}),
         ("/v1/p/claims?q=T", {"Sec_Fetch_Site": "cross-site"}),

@@ -27,6 +27,9 @@ TURNS = "tests/ops/test_turns.py::test_"
 BYTES = ("tests/promises/test_bytes.py",)
 LIKENESS = "tests/promises/test_likeness.py"
 BOARD_BOUNDS = "tests/board/test_bounds.py::test_"
+SECTIONS = "tests/board/test_sections.py::test_"
+TASK_PAGE = "tests/board/test_task_page.py::test_"
+DEEDS = "tests/board/test_deeds.py::test_"
 CLIENT_FORGOTTEN = ("tests/client/test_forgotten.py",)
 DETAILS = ("tests/http/test_words_of_others.py",)
 WORDS_OF_OTHERS = ("tests/client/test_words_of_others.py",)
@@ -1677,6 +1680,78 @@ MUTANTS = [
         " or not claims.streams.has_room(project, counted)",
         "",
         (TURNS + "claims_that_wait_take_a_part_of_the_connections_and_others_hear_at_once",),
+    ),
+    Mutant(
+        "ready on the board in another order",
+        "board/rows.py",
+        "the board's order of what is ready is that of next",
+        "            return self.rank\n",
+        "            return -self.rank\n",
+        (SECTIONS + "ready_is_in_the_order_of_next",),
+    ),
+    Mutant(
+        "a task that was broken goes from the board",
+        "board/rows.py",
+        "what somebody had stays on the board",
+        '    if what == "free" and not now.previous:\n',
+        '    if what == "free":\n',
+        (SECTIONS + "a_task_that_somebody_had_stays_until_somebody_has_it_again",),
+    ),
+    Mutant(
+        "a board does not follow what a task needs",
+        "board/known.py",
+        "the board says what a task is blocked by",
+        "        wanted = [*tasks, *self._needing(set(tasks))]\n",
+        "        wanted = [*tasks]\n",
+        (SECTIONS + "a_task_goes_through_the_sections_by_itself",),
+    ),
+    Mutant(
+        "a board reads all of a list",
+        "board/known.py",
+        "a board reads a part of each kind",
+        "kind=kind, most=PART)",
+        "kind=kind, most=5_000)",
+        (BOARD_BOUNDS + "of_a_long_list_a_board_reads_a_part_of_each_kind",),
+    ),
+    Mutant(
+        "a form of another site does what people do",
+        "board/deeds.py",
+        "a page of another site does nothing",
+        "    if not from_here(request, context):\n",
+        "    if False:\n",
+        (DEEDS + "a_page_of_another_site_does_nothing",),
+    ),
+    Mutant(
+        "a form without an admin key does what people do",
+        "board/deeds.py",
+        "people act with an admin key",
+        '    if not context.is_admin(given.get("key", "")):\n',
+        "    if False:\n",
+        (DEEDS + "what_is_wrong_is_said_and_nothing_is_done",),
+    ),
+    Mutant(
+        "a page confirms what somebody wrote into its URL",
+        "board/tasks.py",
+        "an act is confirmed by what is so",
+        '        case "unhold" if not now.hold:\n',
+        '        case "unhold":\n',
+        (DEEDS + "a_page_confirms_nothing_that_is_not_so",),
+    ),
+    Mutant(
+        "the text of a task is markup",
+        "board/templates/task.html",
+        "what sessions write is text",
+        '{{ "\\n" ~ listed.body }}',
+        "{{ listed.body|safe }}",
+        (TASK_PAGE + "markup_in_what_others_wrote_is_text",),
+    ),
+    Mutant(
+        "a slash in a name leads elsewhere",
+        "board/html.py",
+        "a task of any name has a page",
+        'else quote(char, safe="")',
+        'else quote(char, safe="/")',
+        (TASK_PAGE + "the_boards_link_leads_to_the_page_of_a_task_of_any_name",),
     ),
     Mutant(
         "a break for a page of another site",
