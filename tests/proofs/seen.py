@@ -23,7 +23,7 @@ def state(model: "Tenures", task: str) -> str:
         return tenure.state
     if model.on_hold(task):
         return "on-hold"
-    if model.used_up(task, overdue):
+    if tenure and model.used_up(task, overdue):
         return "failed"
     if tenure and (overdue or tenure.state == "lapsed"):
         return "lapsed"
