@@ -67,6 +67,12 @@ def claim(lane: Lane) -> Script:
         yield lane.wire.claim(lane.task(turn), lane.who(0 if lane.wire.leased else turn))
 
 
+def next_(lane: Lane) -> Script:
+    """Claims of what is next in a list, each by another session."""
+    for turn in itertools.count():
+        yield lane.wire.next(lane.who(turn))
+
+
 def refused(lane: Lane) -> Script:
     """Claims of a task that another session has."""
     other = Lane(lane.wire, 0xFFFF, lane.lanes)
@@ -152,10 +158,14 @@ ACTS: dict[str, Callable[[Lane], Script]] = {
 }
 
 
+OF_LISTS: dict[str, Callable[[Lane], Script]] = {"next": next_}
+"""Acts that only dibs has; see list.py."""
+
+
 def script(wire: str, act: str, number: int, lanes: int, project: str = "") -> Script:
     """Return what connection `number` of `lanes` does."""
     name = project or (f"bench.list-{_SALT:x}" if act == "list" else PROJECT)
-    return ACTS[act](Lane(WIRES[wire](name), number, lanes))
+    return (ACTS | OF_LISTS)[act](Lane(WIRES[wire](name), number, lanes))
 
 
 def good(wire: str, act: str) -> tuple[int, ...]:

@@ -55,6 +55,10 @@ class Dibs:
         """Take `task`."""
         return self._post("claim", who, f'{{"task": "{task}", {_FACTS}')
 
+    def next(self, who: str) -> bytes:
+        """Take what is next in the list."""
+        return self._post("claim", who, f'{{"next": true, {_FACTS}')
+
     def proof(self, reply: bytes) -> str:
         """Return what later calls name from the claim's reply: the fence."""
         found = _FENCE.search(reply)

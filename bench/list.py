@@ -1,0 +1,206 @@
+"""What a list of tasks costs: how fast it is written, and what is next in it.
+
+python -m bench.list            100,000 tasks, about three minutes
+python -m bench.list --quick    5,000 tasks
+"""
+
+import argparse
+import contextlib
+import http.client
+import json
+import statistics
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from tests.harness.processes import clean_signals
+
+from bench import contenders
+from bench.growth import store_url
+from bench.wires import FACTS, PROJECT
+
+MANY, IMPORTED, DEPENDENTS, A_CALL = 100_000, 10_000, 1_000, 500
+LANES, SECONDS, ROUNDS = 32, 0.5, 9
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure, and what it is to be."""
+
+    what: str
+    goal: str
+    found: str
+    is_met: bool
+
+
+class Caller:
+    """A session with a connection of its own."""
+
+    def __init__(self, port: int, project: str = PROJECT) -> None:
+        self._http = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._project, self._session = project, str(uuid.uuid4())
+
+    def post(self, call: str, **fields: Any) -> float:
+        """POST; return how many seconds it took."""
+        head = {"Dibs-Session": self._session, "Content-Type": "application/json"}
+        body, began = json.dumps(fields), time.perf_counter()
+        self._http.request("POST", f"/v1/{self._project}/{call}", body, head)
+        reply = self._http.getresponse()
+        said = reply.read()
+        took = time.perf_counter() - began
+        if reply.status not in (200, 201):
+            raise RuntimeError(f"{call}: {reply.status} {said[:500]!r}")
+        return took
+
+    def write(self, entries: list[Entry]) -> float:
+        """Write a list, as many entries a call as may be; return how many seconds that took."""
+        calls = range(0, len(entries), A_CALL)
+        return sum(self.post("tasks", tasks=entries[at : at + A_CALL]) for at in calls)
+
+
+def entry(name: str, number: int) -> Entry:
+    """A task as trackers have them: a title, a tag, a priority."""
+    title = f"Let the parser read dates of kind {number:06}"
+    return {"task": f"{name}-{number:06}", "title": title, "priority": number % 5, "tags": ["api"]}
+
+
+def with_text(name: str, number: int) -> Entry:
+    """The same with what an import brings: a text of 500 characters, a need, a link."""
+    more = {
+        "body": "What is to be done, in a few sentences. " * 12,
+        "url": "https://e.org/issues/7",
+    }
+    needs = {"needs": [f"{name}-{number - 1:06}"]} if number % 10 else {}
+    return entry(name, number) | more | needs
+
+
+def measure(say: Callable[[str], None], *, quick: bool = False) -> list[Row]:
+    """Return what was found."""
+    many = 5_000 if quick else MANY
+    imported = 1_000 if quick else IMPORTED
+    with contextlib.ExitStack() as held:
+        folder = held.enter_context(contenders.folder())
+        service = held.enter_context(contenders.dibs("dibs", data=folder))
+        store = held.enter_context(
+            contextlib.closing(redis.Redis.from_url(store_url(folder), socket_timeout=60))
+        )
+        say(f"list: {imported:,} tasks are written")
+        rows = list(_import(service.port, imported))
+        say("list: bytes")
+        rows += _bytes(service.port, store, 2_000 if quick else 10_000)
+        say(f"list: {many:,} tasks are written")
+        Caller(service.port).write([entry("T", number) for number in range(many)])
+        say("list: dependents")
+        rows.append(_dependents(service.port, 3 if quick else 9))
+        say("list: next and claims take turns")
+        rows.append(_next(service, many, quick=quick))
+    return rows
+
+
+def _import(port: int, many: int) -> Iterator[Row]:
+    lead, entries = Caller(port, "bench.import"), [with_text("I", n) for n in range(many)]
+    share = many / IMPORTED
+    for what, most_s in (("written", 10), ("written again, nothing changed", 5)):
+        took = lead.write(entries)
+        what = f"{many:,} tasks with texts of 480 characters {what}, 500 a call"
+        yield Row(what, f"≤ {most_s * share:g} s", f"{took:.1f} s", took <= most_s * share)
+
+
+def _bytes(port: int, store: Any, many: int) -> Iterator[Row]:
+    def used() -> int:
+        time.sleep(0)
+        for key in store.scan_iter("dibs:*:rates:*", 1_000):
+            store.delete(key)
+        return int(store.info("memory")["used_memory"])
+
+    # First so many that the stream of events is as long as it gets, and no more is counted of it.
+    warm, kept = Caller(port, "bench.bytes"), Caller(port, "bench.bytes")
+    warm.write([entry("W", n) for n in range(12_000)])
+    before = used()
+    kept.write([entry("K", n) for n in range(many)])
+    each = (used() - before) / many
+    yield Row(
+        "store memory per listed task with a title, a tag and no body",
+        "≤ 500 bytes",
+        f"{each:.0f} bytes",
+        each <= 500,
+    )
+    before = used()
+    for first in range(0, many, 25):
+        tasks = [f"L-{number:06}" for number in range(first, first + 25)]
+        Caller(port, "bench.bytes").post("claim", all_of=tasks, **FACTS)
+    each = (used() - before) / many
+    yield Row(
+        "store memory per lease of an unlisted task, all facts given",
+        "≤ 700 bytes",
+        f"{each:.0f} bytes",
+        each <= 700,
+    )
+
+
+def _dependents(port: int, rounds: int) -> Row:
+    lead, took = Caller(port), list[float]()
+    for turn in range(rounds):
+        need = f"D-{turn}"
+        others = [entry(f"D-{turn}", n) | {"needs": [need]} for n in range(DEPENDENTS)]
+        lead.write([{"task": need}, *others])
+        lead.post("claim", task=need)
+        took.append(lead.post("release", task=need, outcome="done") * 1000)
+    found = statistics.median(took)
+    what = f"a task is done that {DEPENDENTS:,} others need, until it is answered"
+    return Row(what, "≤ 20 ms", f"{found:.1f} ms (at most {max(took):.1f})", found <= 20)
+
+
+def _next(service: contenders.Contender, many: int, *, quick: bool) -> Row:
+    from bench.__main__ import load
+
+    ratios, rates = [], []
+    for turn in range(3 if quick else ROUNDS + 1):
+        seconds = 0.2 if quick else SECONDS
+        one, other = (load(service, act, LANES, seconds)["rate"] for act in ("claim", "next"))
+        if turn:  # the first is for warming up
+            ratios.append(other / one)
+            rates.append(other)
+    ratio = statistics.median(ratios)
+    what = f"`next` a second among {many:,} listed tasks ÷ claims by name in the same project"
+    found = f"{ratio:.2f} ({statistics.median(rates):,.0f} a second)"
+    return Row(what, "≥ 0.9", found, ratio >= 0.9)
+
+
+def section(rows: list[Row]) -> str:
+    """Return the part of docs/performance.md that these make."""
+    lines = ["## A list of tasks", ""]
+    lines += [
+        "`python -m bench.list`; with 32 connections, of rounds that take turns the median.",
+        "",
+    ]
+    lines += ["| what | to reach | found |", "|---|--:|--:|"]
+    lines += [f"| {row.what} | {row.goal} | {row.found} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Measure, and print it; say which figures are missed."""
+    clean_signals()
+    parser = argparse.ArgumentParser(prog="python -m bench.list", description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    began = time.monotonic()
+
+    def say(what: str) -> None:
+        print(f"{time.monotonic() - began:5.0f} s  {what}", file=sys.stderr, flush=True)
+
+    rows = measure(say, quick=parser.parse_args().quick)
+    print(section(rows))
+    missed = [row.what for row in rows if not row.is_met]
+    for what in missed:
+        print(f"missed: {what}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
