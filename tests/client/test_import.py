@@ -1,6 +1,8 @@
 """import: the team's list from a file: shown first, all or nothing, the same file twice is one."""
 
+import contextlib
 import json
+import os
 import signal
 import time
 import urllib.request
@@ -81,6 +83,34 @@ def test_a_plan_is_shown_and_nothing_is_written_without_a_yes(sandbox: Make) -> 
     dry = ann.dibs("import", path, "--dry-run").said(0)
     assert dry.stdout == "would be: 4 created, 0 updated, 0 unchanged, 0 dropped\n"
     assert states(ann) == {}
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1), ("", 1)])
+def test_a_person_at_the_terminal_is_asked_also_through_a_pipe(
+    sandbox: Make, answer: str, code: int
+) -> None:
+    ann, (ours, theirs) = sandbox(), os.openpty()
+    path, said = put(ann, "issues.json", issues(1)), bytearray()
+    os.set_blocking(ours, False)
+    # The first terminal that the leader of a session opens is the one that it is run at.
+    script = 'exec 2<>"$0"; cat "$1" | ( shift; "$@" )'
+    process = ann.start_as(
+        ["sh", "-c", script, os.ttyname(theirs), path, *ann.command("import", "-")]
+    )
+
+    def heard() -> bytes:
+        with contextlib.suppress(BlockingIOError):
+            said.extend(os.read(ours, 4096))
+        return bytes(said)
+
+    until(lambda: b"write this? [y/N]" in heard(), "it asks")
+    assert b"new, 1: #1" in said
+    os.write(ours, answer.encode() + b"\n")
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out.startswith("1 created")) == (code, not code)
+    assert states(ann) == ({"#1": "ready"} if not code else {})
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_three_sessions_drain_a_checklist_in_its_order_by_next_alone(sandbox: Make) -> None:
