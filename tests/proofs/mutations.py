@@ -34,6 +34,10 @@ CLIENT_FORGOTTEN = ("tests/client/test_forgotten.py",)
 DETAILS = ("tests/http/test_words_of_others.py",)
 WORDS_OF_OTHERS = ("tests/client/test_words_of_others.py",)
 
+IMPORT = "tests/client/test_import.py::test_"
+IMPORT_FORMATS = "tests/client/test_import_formats.py::test_"
+NEXT = "tests/client/test_next.py::test_"
+PEOPLE = "tests/client/test_people.py::test_"
 LISTS = "tests/promises/test_tasks.py"
 LISTED = (LISTS, MACHINE)
 UPGRADES = ("tests/ops/test_stop_and_go.py",)
@@ -2178,5 +2182,69 @@ MUTANTS = [
         "  redis.call('DEL', KEYS[1])",
         "  --",
         UPGRADES,
+    ),
+    Mutant(
+        "a text of a task without its frame",
+        "client/dibs.py",
+        "the text of a task never leaves its frame (rule 20)",
+        '    body = ["  | " + line for line in lines]',
+        "    body = [line for line in lines]",
+        (NEXT + "the_text_of_a_task_is_whole_and_never_leaves_its_frame",),
+    ),
+    Mutant(
+        "an import without a dry run",
+        "client/importing.py",
+        "a damaged file changes nothing",
+        '{"tasks": batch, "dry_run": True}',
+        '{"tasks": batch, "dry_run": False}',
+        (IMPORT + "a_plan_is_shown_and_nothing_is_written_without_a_yes",),
+    ),
+    Mutant(
+        "an import in the order of the file alone",
+        "client/importing.py",
+        "each portion of an import can stand",
+        "(entries[name] for name in self.order if name in updated)",
+        "(entries[name] for name in entries if name in updated)",
+        (IMPORT + "needs_may_turn_around_from_one_import_to_the_next",),
+    ),
+    Mutant(
+        "an import drops what another source lists",
+        "client/importing.py",
+        "what is gone is taken from the list of its own source alone",
+        'self.source_of(task) not in self.sources or one["state"] == "done"',
+        'one["state"] == "done"',
+        (IMPORT + "what_is_gone_is_dropped_of_this_source_alone_or_kept",),
+    ),
+    Mutant(
+        "an import drops what is done",
+        "client/importing.py",
+        "an import undoes nothing that is done (rule 25)",
+        ' or one["state"] == "done":\n',
+        ":\n",
+        (IMPORT + "an_import_touches_no_claim_and_undoes_no_done",),
+    ),
+    Mutant(
+        "an import takes the names of another source",
+        "client/importing.py",
+        "a task is known by its source and the id that it has there",
+        "            if source and source not in self.sources:\n",
+        "            if False:\n",
+        (IMPORT + "a_name_of_another_source_is_another_task",),
+    ),
+    Mutant(
+        "a phase that waits for nothing",
+        "client/checklists.py",
+        "spec-kit's phases are barriers",
+        "        barrier = narrowed(ends)\n",
+        "        barrier = []\n",
+        (IMPORT_FORMATS + "spec_kit_phases_are_barriers_and_p_runs_beside",),
+    ),
+    Mutant(
+        "the admin key goes to any host",
+        "client/people.py",
+        "the admin key goes to its own host alone",
+        '    key = setup.bound("DIBS_ADMIN_KEY", key, place)\n',
+        "",
+        (PEOPLE + "the_admin_key_goes_to_the_host_that_it_is_for_alone",),
     ),
 ]
