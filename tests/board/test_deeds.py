@@ -151,7 +151,7 @@ def test_a_whole_project_is_kept_back_and_let_go(
 ) -> None:
     team.write("T-1")
     page = board(**how)
-    page.get_by_role("link", name="Keep it back… (the whole project)").click()
+    page.get_by_role("link", name="Keep project back…").click()
     assert f"Keep all of {team.project} back?" in page.locator("#deed").inner_text()
     fill(page)
     page.wait_for_selector(".held-back")
