@@ -144,6 +144,64 @@ async def test_no_act_takes_more_commands_in_a_store_with_a_thousand_claims(
     assert await costs() == few
 
 
+async def write(store: Store, *entries: dict[str, Any]) -> None:
+    outcome = await acting.tasks(store, P, who(), entries)
+    assert isinstance(outcome, o.Written), outcome
+
+
+async def take(store: Store, session: Session | None = None) -> Claim:
+    outcome = await acting.claim(store, P, session or who(), [], mode="next", **FACTS)
+    assert isinstance(outcome, o.Granted), outcome
+    return outcome.claims[0]
+
+
+async def test_the_next_costs_as_much_in_a_list_of_three_thousand_as_in_one_of_twenty(
+    store: Store, server: redis.Redis
+) -> None:
+    async def costs() -> dict[str, int]:
+        """The least of three, as above."""
+        tries = []
+        for _ in range(3):
+            ann, found = who(), dict[str, int]()
+            found["next"] = await cost(server, take(store, ann))
+            found["mine"] = await cost(server, take(store, ann))
+            task = (await take(store, ann)).task
+            found["done"] = await cost(server, acting.release(store, P, ann, task, outcome="done"))
+            name = f"X-{uuid.uuid4()}"
+            found["write"] = await cost(server, write(store, {"task": name, "priority": 4}))
+            found["again"] = await cost(server, write(store, {"task": name, "priority": 4}))
+            tries.append(found)
+        return {act: min(each[act] for each in tries) for act in tries[0]}
+
+    await write(store, *({"task": f"first {number}"} for number in range(20)))
+    await costs()  # every script is loaded
+    few = await costs()
+    for first in range(0, 3_000, 500):
+        await write(store, *({"task": f"more {first + number}"} for number in range(500)))
+    assert await costs() == few
+    assert few["next"] <= 28
+    assert few["mine"] <= 18
+    assert few["again"] <= 9
+
+
+async def test_a_thousand_dependents_cost_little_more_than_an_event_each(
+    store: Store, server: redis.Redis
+) -> None:
+    async def costs(many: int) -> int:
+        """What it takes to make a task done that so many need."""
+        need, ann = f"need of {many}", who()
+        others = [{"task": f"{need} {number}", "needs": [need]} for number in range(many)]
+        await write(store, {"task": need})
+        for first in range(0, many, 500):
+            await write(store, *others[first : first + 500])
+        await grant(store, need, ann)
+        return await cost(server, acting.release(store, P, ann, Task(need), outcome="done"))
+
+    await costs(1)  # every script is loaded
+    few = await costs(2)
+    assert await costs(1_000) <= few + 998 + 20
+
+
 async def test_claims_that_are_made_at_once_leave_together(
     store: Store, server: redis.Redis
 ) -> None:

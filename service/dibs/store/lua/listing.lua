@@ -20,12 +20,14 @@ local HOLDS_KEPT, ON_HOLD, FAILED = PREFIX .. ':holds', PREFIX .. ':on-hold', PR
 local NEVER = text(2 ^ 53 - 1)
 local IDLE = {new = true, lapsed = true, released = true, abandoned = true, broken = true, retried = true}
 
--- What is written down of a task; nil where it is not listed, or nobody can read it.
-local function listing(task)
-  local kept = redis.pcall('GET', PREFIX .. ':listing:' .. task)
+-- A listing as it is kept; nil where nobody can read it.
+local function read_listing(kept)
   local entry = type(kept) == 'string' and texts(kept)
   if entry and number(entry.priority) and number(entry.order) then return entry end
 end
+
+-- What is written down of a task; nil where it is not listed, or nobody can read it.
+local function listing(task) return read_listing(redis.pcall('GET', PREFIX .. ':listing:' .. task)) end
 
 -- By priority, then by the order in which they were written down: one number, exact below 2^53.
 local function rank(entry) return text(entry.priority * 2 ^ 48 + entry.order) end
@@ -64,23 +66,70 @@ local function count_missing(task, entry)
   return missing
 end
 
--- `task` is done now (`by` is -1), or is not any more (1), or nobody knows what it was (nil).
-local function tell_dependents(task, by)
-  for _, other in ipairs(redis.pcall('SMEMBERS', PREFIX .. ':needed:' .. task)) do
-    local entry = listing(other)
-    -- One whose listing was damaged, and written anew, may need it no more.
-    if entry and string.find('\n' .. (entry.needs or '') .. '\n', '\n' .. task .. '\n', 1, true) then
-      local was_blocked = not by and call('HEXISTS', MISSING, other) == 1
-      local left = by and redis.pcall('HINCRBY', MISSING, other, by)
-      if type(left) ~= 'number' or left < 0 then
-        left = count_missing(other, entry)
-      elseif left == 0 then
-        call('HDEL', MISSING, other)
-      end
-      if by and left == (by < 0 and 0 or 1) or not by and was_blocked ~= (left > 0) then
-        local now = set_ready(other, load(other), entry)
-        if now then tell(now, other, {}) end
+local BLOCKED, AT_ONCE = PREFIX .. ':blocked', 500
+
+-- One whose listing was damaged, and written anew, may need it no more.
+local function needs(entry, task)
+  return string.find('\n' .. (entry.needs or '') .. '\n', '\n' .. task .. '\n', 1, true) ~= nil
+end
+
+-- Count anew what `other` lacks; it was ready or blocked before, or neither.
+local function recount(other, entry, was)
+  count_missing(other, entry)
+  local now = set_ready(other, load(other), entry)
+  if now and now ~= was then tell(now, other, {}) end
+end
+
+-- Tell AT_ONCE of them at most, with a few commands for all: there may be thousands.
+local function tell_some(others, task, by)
+  local left, right, word = READY, BLOCKED, 'blocked'
+  if by < 0 then left, right, word = BLOCKED, READY, 'ready' end
+  local keys, counts, moves = {}, {}, {[left] = {}, [right] = {}}
+  for i, other in ipairs(others) do keys[i] = PREFIX .. ':listing:' .. other end
+  local kept, missing = call('MGET', unpack(keys)), call('HMGET', MISSING, unpack(others))
+  local ranks, met = call('ZMSCORE', left, unpack(others)), {}
+  for i, other in ipairs(others) do
+    local entry, many = read_listing(kept[i]), number(missing[i] or '0')
+    many = many and many + by
+    if not entry or not needs(entry, task) then
+      -- Nothing is known of it, or nothing that this is about.
+    elseif not many or many < 0 then
+      recount(other, entry, ranks[i] and (by < 0 and 'blocked' or 'ready'))
+    else
+      if many == 0 then met[#met + 1] = other else counts[#counts + 1], counts[#counts + 2] = other, text(many) end
+      if many == (by < 0 and 0 or 1) and ranks[i] then
+        local indexes = {left, right}
+        for tag in each(entry.tags) do indexes[#indexes + 1] = READY .. ':' .. tag end
+        for _, index in ipairs(indexes) do
+          local moved = moves[index] or {}
+          if index == left or index ~= right and by > 0 then
+            moved[#moved + 1] = other
+          else
+            moved[#moved + 1], moved[#moved + 2] = ranks[i], other
+          end
+          moves[index] = moved
+        end
+        tell(word, other, {})
       end
     end
+  end
+  if #counts > 0 then call('HSET', MISSING, unpack(counts)) end
+  if #met > 0 then call('HDEL', MISSING, unpack(met)) end
+  for index, moved in pairs(moves) do
+    local leaves = index == left or index ~= right and by > 0
+    if #moved > 0 then call(leaves and 'ZREM' or 'ZADD', index, unpack(moved)) end
+  end
+end
+
+-- `task` is done now (`by` is -1), or is not any more (1), or nobody knows what it was (nil).
+local function tell_dependents(task, by)
+  local all = redis.pcall('SMEMBERS', PREFIX .. ':needed:' .. task)
+  for first = 1, by and #all or 0, AT_ONCE do
+    tell_some({unpack(all, first, math.min(first + AT_ONCE - 1, #all))}, task, by)
+  end
+  for _, other in ipairs(by and {} or all) do
+    local entry = listing(other)
+    local was = call('HEXISTS', MISSING, other) == 1 and 'blocked' or 'ready'
+    if entry and needs(entry, task) then recount(other, entry, was) end
   end
 end
