@@ -116,6 +116,23 @@ async def test_a_tag_narrows_what_is_next(desk: Desk) -> None:
     await nothing(desk, desk.bob, tag="no such tag")
 
 
+async def test_a_tag_has_what_has_it_now_and_is_ready(desk: Desk) -> None:
+    await write(desk, {"task": "T-1", "tags": ["web"]}, needs("T-2", "T-1", tags=["web", "api"]))
+    await write(desk, {"task": "T-3", "tags": ["web"]})
+    await write(desk, {"task": "T-3", "tags": []})
+    assert (await take(desk, desk.ann, tag="web")).task == "T-1"
+    told = await nothing(desk, desk.bob, tag="web")
+    assert (told.held, told.blocked, told.cooling) == (1, 1, 0)
+    await desk.release(desk.ann, "T-1", outcome="done")
+    assert (await take(desk, desk.bob, tag="api")).task == "T-2"
+    await desk.release(desk.bob, "T-2")
+    await desk.granted(desk.ann, "T-1", reopen=True)
+    for tag in ("web", "api"):
+        assert (await nothing(desk, desk.bob, tag=tag)).cooling == 0
+    await desk.release(desk.ann, "T-1", outcome="done")
+    assert (await take(desk, desk.bob, tag="web")).task == "T-2"
+
+
 async def test_a_task_is_ready_only_when_every_need_is_done(desk: Desk) -> None:
     await write(desk, needs("T-3", "T-1", "T-2"), "T-1", "T-2")
     assert await states(desk) == ["T-3 blocked", "T-1 ready", "T-2 ready"]
