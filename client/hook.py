@@ -228,7 +228,6 @@ def on_start(session, payload):
             session, text = gone_on(session)
             facts += [text] if text else []
     was_new = session.is_new
-    has_list = looking_for_list(session)
     try:
         if session.secret():
             beat = {"state": state_at_start(session, payload)}
@@ -242,7 +241,7 @@ def on_start(session, payload):
     post_all([(one, act) for one, act in others if act])
     held = held_by(session)
     facts.insert(0, f"dibs: this session holds {held or 'no task'}.")
-    is_listed = has_list()
+    is_listed = has_list(session)
     session.change(lambda one: one.data.update({"list": is_listed}))
     facts += [loss + "." for loss in session.change(client.Session.take_losses)[:2]]
     if was_new and is_remote() and (held or source in ("resume", "compact")):
@@ -262,27 +261,18 @@ def on_start(session, payload):
     print(client.one_line(" ".join(facts)))
 
 
-def looking_for_list(session):
-    """Begin to ask whether the team has a list on which something is left to do; return what tells,
-    once the answer is there, or it took too long. Nothing of the list is told."""
-    from threading import Thread
-
-    found, until = [], time.monotonic() + LIST_S
-
-    def look():
-        path = f"/v1/{client.percent_encoded(session.setup.project)}/tasks?limit=1&state={TO_DO}"
-        with suppress(client.Failure, *client.MALFORMED):
-            page = client.json_of(client.ask(session.setup, "GET", path, {}, b"", until)[1])
-            found.append(bool(page["tasks"] or page["cursor"]))
-
-    asking = Thread(target=look, daemon=True)
-    asking.start()
-
-    def has_list():
-        asking.join(max(0, until - time.monotonic()))
-        return found == [True]
-
-    return has_list
+def has_list(session):
+    """Has the team a list on which something is left to do? Nothing of it is told. Where nobody
+    answered a moment ago, or not in time, none."""
+    if time.time() - session.data.get("unreachable_at", 0) < DOWN_S:
+        return False
+    path = f"/v1/{client.percent_encoded(session.setup.project)}/tasks?limit=1&state={TO_DO}"
+    try:
+        until = time.monotonic() + LIST_S
+        page = client.json_of(client.ask(session.setup, "GET", path, {}, b"", until)[1])
+        return bool(page["tasks"] or page["cursor"])
+    except (client.Failure, *client.MALFORMED):
+        return False
 
 
 def note_process(session):
