@@ -24,6 +24,9 @@ AGENTS = "tests/client/test_agents.py::test_"
 CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
 SMALLER = "tests/http/test_smaller.py::test_"
 TURNS = "tests/ops/test_turns.py::test_"
+ATTEMPTS = ("tests/promises/test_attempts.py",)
+HOLDS = ("tests/promises/test_holds.py",)
+QUEUES = ("tests/promises/test_queue.py",)
 BYTES = ("tests/promises/test_bytes.py",)
 LIKENESS = "tests/promises/test_likeness.py"
 BOARD_BOUNDS = "tests/board/test_bounds.py::test_"
@@ -2034,8 +2037,13 @@ MUTANTS = [
         "a circle of needs is written",
         "store/lua/tasks.lua",
         "no circle of needs is written (rule 24)",
+<<<<<<< HEAD
         "  if names then\n    mark_told()",
         "  if false then\n    mark_told()",
+=======
+        "  if names then\n    mark_told()\n",
+        "  if false then\n    mark_told()\n",
+>>>>>>> 8d54559 (Put back the bugs of attempts, holds and queues of several)
         LISTED,
     ),
     Mutant(
@@ -2138,8 +2146,13 @@ MUTANTS = [
         "a dry run writes",
         "store/lua/tasks.lua",
         "a dry run changes nothing (rule 25)",
+<<<<<<< HEAD
         "  if ARG.dry == '' and step[4] ~= 'unchanged' then\n    let",
         "  if step[4] ~= 'unchanged' then\n    let",
+=======
+        "  if ARG.dry == '' and step[4] ~= 'unchanged' then\n    let_holder_write()",
+        "  if step[4] ~= 'unchanged' then\n    let_holder_write()",
+>>>>>>> 8d54559 (Put back the bugs of attempts, holds and queues of several)
         LISTED,
     ),
     Mutant(
@@ -2184,6 +2197,7 @@ MUTANTS = [
         UPGRADES,
     ),
     Mutant(
+<<<<<<< HEAD
         "a text of a task without its frame",
         "client/dibs.py",
         "the text of a task never leaves its frame (rule 20)",
@@ -2246,5 +2260,133 @@ MUTANTS = [
         '    key = setup.bound("DIBS_ADMIN_KEY", key, place)\n',
         "",
         (PEOPLE + "the_admin_key_goes_to_the_host_that_it_is_for_alone",),
+=======
+        "a broken claim is no attempt",
+        "store/lua/tenure.lua",
+        "every way to fail counts (rule 12)",
+        "to == 'lapsed' or to == 'abandoned' or to == 'broken' or brief",
+        "to == 'lapsed' or to == 'abandoned' or brief",
+        ATTEMPTS,
+    ),
+    Mutant(
+        "a lapse that goes on is an attempt",
+        "store/lua/tenure.lua",
+        "what goes on has not failed (rule 12)",
+        "    many = many - 1\n",
+        "    many = many\n",
+        ATTEMPTS,
+    ),
+    Mutant(
+        "a lock that is released fails",
+        "store/lua/tenure.lua",
+        "a name nobody listed may be a lock (rule 12)",
+        "    if to == 'released' and not rec.listed then many = 0 end\n",
+        "",
+        ATTEMPTS,
+    ),
+    Mutant(
+        "a failed task is handed out",
+        "store/lua/verdict.lua",
+        "used-up attempts stop (rule 12)",
+        "  if rec.state ~= 'done' and used_up(rec) and not reopen then return 'failed', nil end\n",
+        "",
+        ATTEMPTS,
+    ),
+    Mutant(
+        "a failed task is next",
+        "store/lua/listing.lua",
+        "next passes over what failed (rule 12)",
+        "    call('ZADD', FAILED, rec.ended, task)\n    idle = false\n",
+        "    call('ZADD', FAILED, rec.ended, task)\n",
+        ATTEMPTS,
+    ),
+    Mutant(
+        "a retry forgets nothing",
+        "store/lua/retry.lua",
+        "a retry counts anew (rule 12)",
+        "rec.failures = nil\n",
+        "",
+        ATTEMPTS,
+    ),
+    Mutant(
+        "the next is not told the branch",
+        "store/lua/claim.lua",
+        "the next one knows (rule 21)",
+        "fresh.last_branch, fresh.last_url, fresh.last_pr = rec.branch, rec.url, rec.pr",
+        "fresh.last_url, fresh.last_pr = rec.url, rec.pr",
+        ATTEMPTS,
+    ),
+    Mutant(
+        "a past that keeps claims out",
+        "store/lua/claim.lua",
+        "history never keeps a claim out",
+        "if #free > 0 and records then make_room_of_past(records) end\n",
+        "",
+        ATTEMPTS,
+    ),
+    Mutant(
+        "a hold is not looked at",
+        "store/lua/verdict.lua",
+        "what is on hold is refused (rule 28)",
+        "  if on_hold(rec) then return 'on-hold'",
+        "  if false then return 'on-hold'",
+        HOLDS,
+    ),
+    Mutant(
+        "a hold ends what runs",
+        "store/lua/verdict.lua",
+        "what runs goes on (rule 28)",
+        "  if rec.owner == SESSION and (live(rec)",
+        "  if rec.owner == SESSION and not rec.hold and (live(rec)",
+        HOLDS,
+    ),
+    Mutant(
+        "a hold has no end",
+        "store/lua/common.lua",
+        "a hold ends by itself",
+        "(number(rec.hold) or 0) > NOW end",
+        "(number(rec.hold) or 0) > 0 end",
+        HOLDS,
+    ),
+    Mutant(
+        "a project on hold grants",
+        "store/lua/claim.lua",
+        "a project on hold grants nothing (rule 28)",
+        "  hold = kept[3] and hold_of(kept[3])\n",
+        "  hold = nil\n",
+        HOLDS,
+    ),
+    Mutant(
+        "a break that holds lets go",
+        "store/lua/break.lua",
+        "a break may keep the task back",
+        "if ARG.hold == '1' then keep_back(task, rec, {",
+        "if false then keep_back(task, rec, {",
+        HOLDS,
+    ),
+    Mutant(
+        "parked work does not count as waiting",
+        "store/lua/claim.lua",
+        "next stops where people are behind",
+        "if parked + failed >= RULES.waiting_most",
+        "if failed >= RULES.waiting_most",
+        HOLDS,
+    ),
+    Mutant(
+        "places in other queues stay",
+        "store/lua/claim.lua",
+        "one that came free is enough (rule 9)",
+        "      leave_queue(ARGV[i], meet(ARGV[i]))\n",
+        "",
+        QUEUES,
+    ),
+    Mutant(
+        "who stopped asking has a whole window",
+        "store/lua/verdict.lua",
+        "a stale ticket idles a task five seconds (rule 9)",
+        "+ RULES.fresh_ms < begins then",
+        "+ RULES.fresh_ms < 0 then",
+        QUEUES,
+>>>>>>> 8d54559 (Put back the bugs of attempts, holds and queues of several)
     ),
 ]
