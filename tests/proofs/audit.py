@@ -8,7 +8,6 @@ import redis
 from tests.proofs.lists import Entry
 from tests.proofs.model import Model
 from tests.proofs.records import HELD, Hold, Tenure
-from tests.proofs.tenures import Tenures
 
 from dibs.store import Rules
 
@@ -43,7 +42,7 @@ class Audit:
         """What is kept beyond its retention, because it is listed or on hold, is found there: the
         sweep takes it out of the indexes by its end, and an act may put it back."""
         kept = {*model.entries, *model.holds} & set(model.tasks)
-        old = {task for task in kept if Tenures.over(model, model.tasks[task])}
+        old = {task for task in kept if model.aged(model.tasks[task])}
         for each in facts:
             for index in ("lapsed", "done", "ended"):
                 if names := [name for name in each.pop(index, []) if name not in old]:

@@ -2037,13 +2037,8 @@ MUTANTS = [
         "a circle of needs is written",
         "store/lua/tasks.lua",
         "no circle of needs is written (rule 24)",
-<<<<<<< HEAD
         "  if names then\n    mark_told()",
         "  if false then\n    mark_told()",
-=======
-        "  if names then\n    mark_told()\n",
-        "  if false then\n    mark_told()\n",
->>>>>>> 8d54559 (Put back the bugs of attempts, holds and queues of several)
         LISTED,
     ),
     Mutant(
@@ -2146,13 +2141,8 @@ MUTANTS = [
         "a dry run writes",
         "store/lua/tasks.lua",
         "a dry run changes nothing (rule 25)",
-<<<<<<< HEAD
         "  if ARG.dry == '' and step[4] ~= 'unchanged' then\n    let",
         "  if step[4] ~= 'unchanged' then\n    let",
-=======
-        "  if ARG.dry == '' and step[4] ~= 'unchanged' then\n    let_holder_write()",
-        "  if step[4] ~= 'unchanged' then\n    let_holder_write()",
->>>>>>> 8d54559 (Put back the bugs of attempts, holds and queues of several)
         LISTED,
     ),
     Mutant(
@@ -2197,7 +2187,6 @@ MUTANTS = [
         UPGRADES,
     ),
     Mutant(
-<<<<<<< HEAD
         "a text of a task without its frame",
         "client/dibs.py",
         "the text of a task never leaves its frame (rule 20)",
@@ -2260,7 +2249,8 @@ MUTANTS = [
         '    key = setup.bound("DIBS_ADMIN_KEY", key, place)\n',
         "",
         (PEOPLE + "the_admin_key_goes_to_the_host_that_it_is_for_alone",),
-=======
+    ),
+    Mutant(
         "a broken claim is no attempt",
         "store/lua/tenure.lua",
         "every way to fail counts (rule 12)",
@@ -2387,6 +2377,5 @@ MUTANTS = [
         "+ RULES.fresh_ms < begins then",
         "+ RULES.fresh_ms < 0 then",
         QUEUES,
->>>>>>> 8d54559 (Put back the bugs of attempts, holds and queues of several)
     ),
 ]

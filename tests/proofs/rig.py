@@ -477,7 +477,9 @@ class Rig:
             if not cursor:
                 break
         self.model.look(witness.step_of(self.link.runs[-1]))
-        expected = [seen.task(self.model, task) for task in self.model.tasks]
+        model = self.model
+        known = [t for t, one in model.tasks.items() if one.state != "done" or not model.aged(one)]
+        expected = [seen.task(model, task) for task in known]
         expected = [c for c in expected if c["state"] in states]
         assert sorted(claims, key=by_task) == sorted(expected, key=by_task), "the list is wrong"
         last = self.audit.last_event

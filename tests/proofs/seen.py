@@ -25,7 +25,7 @@ def state(model: "Tenures", task: str) -> str:
         return "on-hold"
     if tenure and model.used_up(task, overdue):
         return "failed"
-    if tenure and (overdue or tenure.state == "lapsed"):
+    if tenure and (overdue or tenure.state == "lapsed") and not model.aged(tenure):
         return "lapsed"
     return model.standing(task) or "free"
 

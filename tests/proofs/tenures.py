@@ -37,11 +37,15 @@ class Tenures:
                 instant = max(instant, lost_to + span)
         return instant
 
-    def over(self, tenure: Tenure) -> bool:
-        """Whether it ended so long ago that it counts as never known."""
+    def aged(self, tenure: Tenure) -> bool:
+        """Whether it ended so long ago that it counts as never known, or only as the past."""
         done = tenure.state == "done"
         ended = self.deadline(tenure) if tenure.state in HELD else tenure.ended
         return ended + self.rules_kept(done) <= self.now
+
+    def over(self, tenure: Tenure) -> bool:
+        """Whether it counts as never known."""
+        return self.aged(tenure)
 
     def standing(self, task: str) -> str | None:
         """How a task stands that nobody has, where a list says more than `free`; see Lists."""

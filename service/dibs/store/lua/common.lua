@@ -150,11 +150,13 @@ local function lapsed(rec) return rec.state == 'lapsed' or overdue(rec) end
 
 -- A tenure that ended so long ago counts as never known, whether the sweeper has been there or not.
 -- No key ends by itself: a store whose policy is volatile-… would evict it before its time.
-local function over(rec)
-  if rec.listed or rec.hold then return false end
+local function aged(rec)
   local ended = live(rec) and rec.due_at or tonumber(rec.ended)
-  return ended + (rec.state == 'done' and RULES.done_retention_ms or RULES.retention_ms) <= NOW
+  return ended ~= nil and ended + (rec.state == 'done' and RULES.done_retention_ms or RULES.retention_ms) <= NOW
 end
+
+-- But what is listed, or on hold, is kept.
+local function over(rec) return not (rec.listed or rec.hold) and aged(rec) end
 
 -- What is kept as JSON is an object of texts, numbers in it text, too. nil for anything else.
 local function texts(kept)
@@ -234,7 +236,7 @@ local function state_now(task, rec)
   if rec.state == 'done' or live(rec) and not overdue(rec) then return rec.state end
   if on_hold(rec) then return 'on-hold' end
   if used_up(rec) then return 'failed' end
-  if lapsed(rec) then return 'lapsed' end
+  if lapsed(rec) and not aged(rec) then return 'lapsed' end
   if rec.listed ~= '1' then return 'free' end  -- or it was dropped from the list
   return call('HEXISTS', PREFIX .. ':missing', task) == 1 and 'blocked' or 'ready'
 end

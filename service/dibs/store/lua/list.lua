@@ -19,7 +19,8 @@ local want = {}
 for state in string.gmatch(wanted, '[%a-]+') do want[state] = true end
 
 local function matches(task, rec, states)
-  if not rec.owner or not states[state_now(task, rec)] then return false end
+  local state = state_now(task, rec)
+  if not rec.owner or not states[state] or state == 'done' and aged(rec) then return false end
   if holder ~= '' and holder ~= rec.label and holder ~= string.sub(rec.owner, 1, 10) then return false end
   if mine and rec.owner ~= SESSION then return false end
   if needle == '' then return true end
