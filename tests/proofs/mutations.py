@@ -2157,8 +2157,8 @@ MUTANTS = [
         "what is listed is forgotten",
         "store/lua/common.lua",
         "what is listed is kept with its past (rules 11 and 25)",
-        "  if rec.listed or rec.hold then return false end\n",
-        "  if rec.hold then return false end\n",
+        "return not (rec.listed or rec.hold) and aged(rec)",
+        "return not rec.hold and aged(rec)",
         LISTED,
     ),
     Mutant(
