@@ -94,7 +94,7 @@ def test_a_blocked_task_is_refused_with_what_it_waits_for(sandbox: Make) -> None
     shown = bob.dibs("show", "T-2").said(0).stdout
     assert shown.startswith('T-2: blocked: "two", needs T-1 (held by ann')
     assert "T-0 (free)" in shown
-    assert ", 1 need it" in bob.dibs("show", "T-1").said(0).stdout
+    assert ", 1 needs it" in bob.dibs("show", "T-1").said(0).stdout
 
 
 def test_the_next_one_is_told_what_the_one_before_has_left(sandbox: Make) -> None:
