@@ -227,13 +227,13 @@ def on_start(session, payload):
         with suppress(OSError):
             session, text = gone_on(session)
             facts += [text] if text else []
-    was_new = session.is_new
+    was_new, may_ask = session.is_new, True
     try:
         if session.secret():
             beat = {"state": state_at_start(session, payload)}
             session.post("heartbeat", beat, 2, 1, client.HOOK_TIMEOUT_S)
     except client.Failure as failure:
-        is_down = failure.code == client.UNKNOWN
+        is_down, may_ask = failure.code == client.UNKNOWN, False
         facts.append(
             "dibs was not reached just now." if is_down else f"`{client.COMMAND} doctor` helps."
         )
@@ -241,7 +241,7 @@ def on_start(session, payload):
     post_all([(one, act) for one, act in others if act])
     held = held_by(session)
     facts.insert(0, f"dibs: this session holds {held or 'no task'}.")
-    is_listed = has_list(session)
+    is_listed = may_ask and has_list(session)
     session.change(lambda one: one.data.update({"list": is_listed}))
     facts += [loss + "." for loss in session.change(client.Session.take_losses)[:2]]
     if was_new and is_remote() and (held or source in ("resume", "compact")):

@@ -273,7 +273,8 @@ async def test_an_act_of_a_session_that_holds_something_passes_a_crowd() -> None
 
     def claim(project: str, session: str) -> Any:
         headers = [(b"dibs-session", session.encode())]
-        return acts({"raw_path": f"/v1/{project}/claim".encode(), "headers": headers}, None, send)
+        path = f"/v1/{project}/claim".encode()
+        return acts({"method": "POST", "raw_path": path, "headers": headers}, None, send)
 
     await claim("first", "holder")
     asked = [asyncio.create_task(claim(f"n{n}", f"nobody {n}")) for n in range(200)]
