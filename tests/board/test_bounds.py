@@ -31,6 +31,10 @@ from dibs.words import Project, Task
 __all__ = ["service"]
 MB = 1_000_000
 
+PROJECTS = 20
+READ_ONE = 5
+"""Commands that a reading of one project takes at least."""
+
 
 def memory(pid: int) -> int:
     """What a process has in memory, in bytes."""
@@ -91,12 +95,15 @@ def test_a_glance_at_all_projects_costs_as_much_whatever_they_hold(tmp_path: Pat
     with Running("--data-dir", str(tmp_path / "d")) as running:
         path = str(tmp_path / "d" / "valkey.sock")
         with redis.Redis(unix_socket_path=path, decode_responses=True) as store:
-            for number in range(20):
+            for number in range(PROJECTS):
                 assert running.claim("T-1", project=f"many.{number}")[0] == 201
-            until(lambda: "many.19" in running.ask("GET", "/")[1], "the page has them all")
+            until(
+                lambda: f"many.{PROJECTS - 1}" in running.ask("GET", "/")[1],
+                "the page has them all",
+            )
             few = least_commands(running, store)
             team = Team(running)
-            for number in range(20):
+            for number in range(PROJECTS):
                 team.project = f"many.{number}"
                 team.many(300)
             many = least_commands(running, store)
@@ -104,13 +111,19 @@ def test_a_glance_at_all_projects_costs_as_much_whatever_they_hold(tmp_path: Pat
 
 
 def least_commands(running: Running, store: redis.Redis) -> int:
-    """How many commands a reading of all projects takes; the service's own come beside it."""
+    """How many commands a reading of all projects takes; the service's own come beside it. A page
+    from what was read a moment ago takes fewer, and is no reading."""
     found: list[int] = []
-    for _ in range(4):
+
+    def was_read_thrice() -> bool:
         store.config_resetstat()
         running.ask("GET", "/")
         stats: Any = store.info("commandstats")
-        found.append(sum(each["calls"] for each in stats.values()))
+        calls = sum(each["calls"] for each in stats.values())
+        found.extend([calls] if calls >= READ_ONE * PROJECTS else [])
+        return len(found) >= 3
+
+    until(was_read_thrice, "the projects are read")
     return min(found)
 
 
