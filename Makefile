@@ -40,7 +40,7 @@ check: $(VENV)/.dev      ## everything that a change must pass: style, types, im
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest $(SEVERAL) $(ARGS)
+	$(BIN)/pytest $(SEVERAL) --durations=20 $(ARGS)
 
 prove: $(VENV)/.dev      ## try to break the contract for ten minutes, or ARGS="--minutes 60"
 	$(BIN)/python -m tests.proofs.prove $(ARGS)
