@@ -141,12 +141,11 @@ def raw_scripts() -> dict[str, str]:
     now = str(int(time.time() * 1_000_000))
     task = "T-__rand_int__"
     facts = {name: FACTS[name] for name in ("label", "branch", "url", "note")}
-    claiming = claim.Arguments(
-        "one", tag="", ttl_ms="", reopen="", queue="", closed="", place="", **facts
-    )
+    names = ("tag", "ttl_ms", "reopen", "queue", "closed", "place", "pr")
+    claiming = claim.Arguments("one", **dict.fromkeys(names, ""), **facts)
     acts = {
         "claim": [*claiming, task],
-        "heartbeat": [*heartbeat.Arguments("T-0", fence="", ttl_ms="", state="", note="")],
+        "heartbeat": [*heartbeat.Arguments("T-0", fence="", ttl_ms="", state="", note="", pr="")],
     }
     rates = {}
     with contenders.folder() as folder, contenders.redis(folder, "always") as url:

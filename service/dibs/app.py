@@ -67,6 +67,7 @@ def rules(settings: Settings) -> Rules:
     return Rules(
         ttl_ms=settings.default_ttl * 1000,
         park_ms=settings.park_ttl * 1000,
+        review_ms=settings.review_ttl * 1000,
         grace_ms=settings.grace * 1000,
         handover_ms=settings.handover * 1000,
         ticket_ms=settings.ticket * 1000,
@@ -115,6 +116,7 @@ def build(settings: Settings, url: str | None) -> Service:
     access = Access(
         [key.get_secret_value() for key in settings.team_key],
         [key.get_secret_value() for key in settings.admin_key],
+        ci=[key.get_secret_value() for key in settings.ci_key],
         projects=settings.projects,
         read_open=settings.read == "open",
         limits=Limits(

@@ -16,7 +16,7 @@ SWEEPS_PER_TICK = 250
 """Projects swept in one second at most; with more of them each has its turn less often."""
 MEMORY_TICKS = 10
 """The store is asked for its memory once in so many seconds."""
-_STATES = ("held", "parked", "lapsed", "done")
+_STATES = ("held", "parked", "review", "lapsed", "done")
 
 
 class Maintenance:
@@ -116,7 +116,7 @@ class Maintenance:
         # A project that is new to this process has a past that another process has counted; what
         # is new since this process began to sweep it has not.
         if before is None and self._swept_before:
-            before = Counts(0, 0, 0, 0, 0, 0, 0)
+            before = Counts(0, 0, 0, 0, 0, 0, 0, 0)
         if before is not None:
             self._metrics.add("dibs_lapses_total", by=max(0, counts.lapses - before.lapses))
             self._metrics.add("dibs_breaks_total", by=max(0, counts.breaks - before.breaks))

@@ -100,6 +100,7 @@ def nothing_ready(outcome: o.NothingReady) -> str:
     counts = (
         (outcome.held, "held"),
         (outcome.parked, "parked"),
+        (outcome.review, "in review"),
         (outcome.blocked, "blocked"),
         (outcome.on_hold, "on hold"),
         (outcome.failed, "failed"),
@@ -146,9 +147,9 @@ def _end(tenure: Tenure) -> str:
 def waiting(outcome: o.Waiting) -> str:
     """Say what waits for people."""
     return (
-        f"{outcome.parked} parked and {outcome.failed} failed tasks wait for people, and the limit "
-        f"is {outcome.limit} (DIBS_MAX_WAITING): `next` gives no more until some of them went on. "
-        "Stop here, or ask again later."
+        f"{outcome.parked} parked, {outcome.review} reviewed and {outcome.failed} failed tasks "
+        f"wait for people, and the limit is {outcome.limit} (DIBS_MAX_WAITING): `next` gives no "
+        "more until some of them went on. Stop here, or ask again later."
     )
 
 
@@ -170,10 +171,12 @@ def refused(refusal: o.Refusal) -> str:
     )
     match refusal.verdict:
         case "held":
-            state = "parked by" if claim.state == "parked" else "held by"
+            states = {"parked": "parked by", "review": "in review by"}
+            state = states.get(claim.state, "held by")
             left = f"for {span(claim.expires_in)} more, until {clock(claim.expires_at)}"
             stale = " It has sent no heartbeat for a while." if claim.stale else ""
-            rest = f"{stale}{note}{place}"
+            pr = f" Pull request: {word(claim.pr)}." if claim.pr else ""
+            rest = f"{pr}{stale}{note}{place}"
             return f"{task} is {state} {who(claim.holder)} {left}.{rest}"
         case "cooling":
             return (
@@ -221,6 +224,13 @@ def lost(loss: Loss) -> str:
         return (
             f"Your claim on {task} was broken by {who(loss.by)} at {at}.{note} "
             "Stop working on it, keep your branch, and claim another task."
+        )
+    if loss.reason == "rejected":
+        pr = f" {word(loss.pr)}" if loss.pr else ""
+        return (
+            f"The pull request{pr} of your claim on {task} was rejected at {at} ({who(loss.by)} "
+            f"says so), and the claim has ended.{note} Claim it again before you continue, or "
+            "claim another task."
         )
     if loss.reason == "forgotten":
         lost_it = (
@@ -298,23 +308,3 @@ def damaged(task: str) -> str:
 def damaged_line(task: str) -> str:
     """Say that a task on a list cannot be read."""
     return f"Damaged: {word(task)}. Its record cannot be read; a break with fence 1 frees it.\n"
-
-
-def still_held(now: Claim | Free) -> str:
-    """Say that a task is not tried again because somebody has it."""
-    has = who(now.holder) if isinstance(now, Claim) else "somebody"
-    return (
-        f"{has} has {word(now.task)} now, so there is nothing to retry. Break the claim first if "
-        "it has to end."
-    )
-
-
-def moved(now: Claim | Free, fence: int) -> str:
-    """Say that a person named a fence that is not current."""
-    task = word(now.task)
-    if isinstance(now, Free) or now.state == "done":
-        return f"No session holds {task} any more with fence {fence}. Look again."
-    return (
-        f"Fence {fence} is not the current one of {task}: {who(now.holder)} holds it with "
-        f"fence {now.fence}. Look again before you act on it."
-    )

@@ -120,7 +120,7 @@ def families(
             "dibs_claims",
             "gauge",
             "Claims in all projects, as last swept",
-            {"state": ("held", "parked", "lapsed", "done")},
+            {"state": ("held", "parked", "review", "lapsed", "done")},
             (),
         ),
         ("dibs_queue_tickets", "gauge", "Sessions that wait in queues, as last swept", {}, ()),

@@ -61,6 +61,7 @@ class NothingReady(Negative):
 
     held: int
     parked: int
+    review: int
     blocked: int
     on_hold: int
     failed: int
@@ -85,6 +86,7 @@ class Waiting(Negative):
 
     limit: int
     parked: int
+    review: int
     failed: int
     lost: Losses = ()
 
@@ -147,6 +149,18 @@ class Moved(Negative):
     """The fence that a person named is not the current one."""
 
     now: Claim | Free
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguous(Negative):
+    """Two tasks at least are on the pull request, or branch, that was named."""
+
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unmatched(Negative):
+    """No session had such a task."""
 
 
 @dataclass(frozen=True, slots=True)

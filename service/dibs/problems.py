@@ -52,7 +52,7 @@ TABLE = (
         "An admin key is required",
         "Only a person with an admin key may break a claim, put something on hold or let it go, or "
         "let a task be tried again. The team key is not enough. If the service was started without "
-        "an admin key, nobody can.",
+        "an admin key, nobody can. A key for CI (DIBS_CI_KEY) reads and resolves, nothing else.",
     ),
     Problem(
         "not-found",
@@ -136,6 +136,19 @@ TABLE = (
         "a failover, a restore or a flush; `by` names who has the task now, if anybody). Stop "
         "working on the task, keep what you have on your branch, and claim another; what was "
         "forgotten and nobody has, claim again.",
+    ),
+    Problem(
+        "unmatched",
+        404,
+        "No task is known by that",
+        "No session had a task with that name, pull request or branch, or it was too long ago. "
+        "Nothing was changed: a resolve never makes up a claim.",
+    ),
+    Problem(
+        "ambiguous",
+        409,
+        "Two tasks share that pull request or branch",
+        "`tasks` names them. Say which one: give `task`, and its `fence`.",
     ),
     Problem(
         "fence-required",

@@ -1,6 +1,7 @@
 """Validates requests. All bad fields are named at once, each with its rule."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -70,6 +71,18 @@ def _url(value: object) -> str:
     if text and text.split() != [text]:
         raise words.Refused("A url has no blanks.")
     return text
+
+
+def _pr(value: object) -> str:
+    """A pull request by one name: two that differ in what follows its number are the same."""
+    text = _url(value)
+    if not text:
+        return ""
+    scheme, _, rest = text.partition("://")
+    host, slash, path = rest.partition("/")
+    path = re.split(r"[?#]", path, maxsplit=1)[0].rstrip("/")
+    path = re.sub(r"((?:pull|pulls|pull-requests|merge_requests|pullrequest)/\d+)/.*", r"\1", path)
+    return f"{scheme.lower()}://{host.lower()}{slash}{path}"
 
 
 def as_schema(**schema: Any) -> WithJsonSchema:
@@ -146,6 +159,11 @@ Url = Annotated[
 ]
 
 
+Pr = Annotated[
+    str,
+    BeforeValidator(_pr),
+    as_schema(type="string", maxLength=500, pattern=rf"^(https?://[^\s{_REFUSED}]*)?$"),
+]
 Tag = Annotated[
     str,
     BeforeValidator(words.tag),

@@ -2,12 +2,17 @@
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer, SecretStr
 from pydantic_settings import NoDecode
 
 from dibs.words import duration_s
+
+KEY_CHARS = 20
+KEY_VARIETY = 8
+"""Different characters in a key at least: fewer are typed, or repeated, and can be guessed."""
 
 Duration = Annotated[
     int, BeforeValidator(lambda value: duration_s(value)), PlainSerializer(lambda s: span(s))
@@ -116,3 +121,19 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")  # RFC 6761, 6.3
+
+
+def key_faults(name: str, keys: Sequence[SecretStr]) -> list[str]:
+    """Return what is wrong with the keys of a setting, a sentence each."""
+    found = []
+    for key in map(SecretStr.get_secret_value, keys):
+        if len(key) < KEY_CHARS:
+            found.append(f"every key in {name} needs {KEY_CHARS} characters or more")
+        elif not (key.isascii() and key.isprintable()):
+            found.append(f"a key in {name} has characters beyond ASCII")
+        elif len(set(key)) < KEY_VARIETY:
+            found.append(
+                f"a key in {name} is too easy to guess: make one with python3 -c "
+                "'import secrets; print(secrets.token_urlsafe(32))'"
+            )
+    return found

@@ -5,6 +5,7 @@
 
 import re
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from pydantic import Field, PlainSerializer, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dibs.setting_values import (
+    KEY_CHARS,
     Duration,
     Keys,
     Networks,
@@ -20,12 +22,10 @@ from dibs.setting_values import (
     Share,
     Size,
     is_loopback,
+    key_faults,
 )
 
 DAY_S = 86_400
-KEY_CHARS = 20
-KEY_VARIETY = 8
-"""Different characters in a key at least: fewer are typed, or repeated, and can be guessed."""
 BACKLOG = 2_048
 """Connections that wait to be accepted, during a restart above all; no knob, it costs nothing."""
 
@@ -82,6 +82,11 @@ class Settings(BaseSettings):
         description="keys that every call must carry, comma-separated so that they can be rotated; "
         f"at least {KEY_CHARS} characters each; none: only on loopback, or with DIBS_OPEN",
     )
+    ci_key: Keys = Field(
+        (),
+        description="keys for CI, comma-separated: they read, verify and resolve (a pull request "
+        "was merged or rejected), and open nothing else; none: only an admin key resolves",
+    )
     open: bool = Field(
         False,
         description="let in everybody who can reach the URL: required to listen beyond loopback "
@@ -98,7 +103,9 @@ class Settings(BaseSettings):
         "acme.* for all of acme; none: any",
     )
     admin_key: Keys = Field(
-        (), description="keys that may break a claim, comma-separated; none: no claim can be broken"
+        (),
+        description="keys of people who may break a claim, put on hold, let go and retry, "
+        "comma-separated; none: nobody may",
     )
     default_ttl: Duration = Field(
         1800, description="ttl of a claim that names none: longer than any single build step"
@@ -106,6 +113,10 @@ class Settings(BaseSettings):
     min_ttl: Duration = Field(10, description="shortest ttl: below it a slow network loses claims")
     max_ttl: Duration = Field(DAY_S, description="longest ttl")
     park_ttl: Duration = Field(4 * 3600, description="how long a parked claim waits for its person")
+    review_ttl: Duration = Field(
+        7 * DAY_S,
+        description="how long a claim in review waits for a verdict on its pull request",
+    )
     grace: Duration = Field(
         30, description="how long after a lapse only the last holder may take the task back"
     )
@@ -248,19 +259,12 @@ class Settings(BaseSettings):
 
     def _key_problems(self) -> list[str]:
         problems = []
-        for name, keys in (("DIBS_TEAM_KEY", self.team_key), ("DIBS_ADMIN_KEY", self.admin_key)):
-            for key in map(SecretStr.get_secret_value, keys):
-                if len(key) < KEY_CHARS:
-                    problems.append(f"every key in {name} needs {KEY_CHARS} characters or more")
-                elif not (key.isascii() and key.isprintable()):
-                    problems.append(f"a key in {name} has characters beyond ASCII")
-                elif len(set(key)) < KEY_VARIETY:
-                    problems.append(
-                        f"a key in {name} is too easy to guess: make one with python3 -c "
-                        "'import secrets; print(secrets.token_urlsafe(32))'"
-                    )
-        if set(self.team_key) & set(self.admin_key):
-            problems.append("DIBS_TEAM_KEY and DIBS_ADMIN_KEY have a key in common")
+        named = {"TEAM": self.team_key, "ADMIN": self.admin_key, "CI": self.ci_key}
+        for name, keys in ((f"DIBS_{each}_KEY", keys) for each, keys in named.items()):
+            problems += key_faults(name, keys)
+        for one, other in combinations(named, 2):
+            if set(named[one]) & set(named[other]):
+                problems.append(f"DIBS_{one}_KEY and DIBS_{other}_KEY have a key in common")
         if self.open and self.team_key:
             problems.append("DIBS_OPEN lets everybody in and DIBS_TEAM_KEY does not: choose one")
         if self.read == "open" and not self.team_key:
@@ -291,7 +295,7 @@ class Settings(BaseSettings):
         return problems
 
 
-SECRET_FLAGS = ("team_key", "admin_key")
+SECRET_FLAGS = ("team_key", "admin_key", "ci_key")
 """Settings without a flag: what stands on a command line is seen in the list of processes."""
 
 

@@ -22,10 +22,12 @@ Fence = NewType("Fence", int)
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
-State = Literal["held", "parked", "lapsed", "failed", "on-hold", "done", "free", "ready", "blocked"]
+State = Literal[
+    "held", "parked", "review", "lapsed", "failed", "on-hold", "done", "free", "ready", "blocked"
+]
 Outcome = Literal["released", "abandoned", "done"]
 
-STATES: tuple[State, ...] = ("held", "parked", "lapsed", "failed", "on-hold", "done")
+STATES: tuple[State, ...] = ("held", "parked", "review", "lapsed", "failed", "on-hold", "done")
 """Of a task that somebody has, or had, as the list of claims shows it."""
 OUTCOMES: tuple[Outcome, ...] = ("released", "abandoned", "done")
 
@@ -326,6 +328,7 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
     at: Instant
     by: Holder | None
     note: str | None
+    pr: str | None = None
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from dibs.acts import heartbeat as beating
 from dibs.acts import hold as holding
 from dibs.acts import list_ as listing
 from dibs.acts import release as releasing
+from dibs.acts import resolve as resolving
 from dibs.acts import retry as retrying
 from dibs.acts import show as showing
 from dibs.acts import task as one_task
@@ -61,13 +62,14 @@ async def heartbeat(
     fence: Fence | None = None,
     *,
     ttl_s: int | None = None,
-    state: Literal["", "working", "parked"] = "",
+    state: Literal["", "working", "parked", "review"] = "",
     note: str = "",
+    pr: str = "",
     request: str = "",
 ) -> beating.Outcome:
     """Heartbeat for one claim, or for all."""
     wish = beating.HeartbeatRequest.model_construct(
-        task=task, fence=fence, ttl=ttl_s, state=state or None, note=note
+        task=task, fence=fence, ttl=ttl_s, state=state or None, note=note, pr=pr
     )
     return await beating.beat(store, Call(Project(project), wish, Session(session), request))
 
@@ -158,3 +160,12 @@ async def backlog(store: Store, project: Any, **query: Any) -> o.Backlog:
 async def task(store: Store, project: Any, name: str, session: Any = None) -> o.Whole:
     """One task with what it needs and what needs it."""
     return await one_task.look(store, Project(project), Task(name), session)
+
+
+async def resolve(
+    store: Store, project: Any, *, as_: str = "", by: str = "ci", **given: Any
+) -> resolving.Outcome:
+    """Say how a pull request ended, as CI; `as_` says `opened`. Its fields are checked."""
+    wish = resolving.ResolveRequest.of({"outcome": "merged", **given}, [])
+    call = Call(Project(project), wish, by=by)
+    return await resolving.end(store, call, as_ or wish.outcome)

@@ -18,6 +18,7 @@ QUICK = Rules(
     ttl_ms=20_000,
     grace_ms=5_000,
     max_hold_ms=60_000,
+    review_ms=600_000,
     handover_ms=8_000,
     ticket_ms=15_000,
     retention_ms=60_000,

@@ -114,8 +114,9 @@ class Audit:
         expected: dict[str, Any] = {}
         if model.epoch and model.fence:
             expected["fence"] = model.fence
-        indexes = {"live": HELD, "parked": ("parked",), "lapsed": ("lapsed",), "done": ("done",)}
-        indexes["ended"] = ("released", "abandoned", "broken", "retried")
+        indexes: dict[str, tuple[str, ...]] = {"live": HELD}
+        indexes |= {state: (state,) for state in ("parked", "review", "lapsed", "done")}
+        indexes["ended"] = ("released", "abandoned", "broken", "rejected", "retried")
         for index, states in indexes.items():
             if names := sorted(name for name, t in model.tasks.items() if t.state in states):
                 expected[index] = names
@@ -128,12 +129,22 @@ class Audit:
                 expected.setdefault(f"held:{tenure.owner}", []).append(name)
             if tenure.queue:
                 expected[f"queue:{name}"] = [(t.joined, t.until, t.session) for t in tenure.queue]
+            self.add_faces(expected, name, tenure)
         for session, losses in model.losses.items():
             if losses:
                 expected[f"lost:{session}"] = sorted(
                     (loss.task, loss.fence, loss.reason, loss.open) for loss in losses.values()
                 )
-        return {key: sorted(v) if key.startswith("held:") else v for key, v in expected.items()}
+        sets = ("held:", "branch:", "pr:")
+        return {key: sorted(v) if key.startswith(sets) else v for key, v in expected.items()}
+
+    @staticmethod
+    def add_faces(expected: dict[str, Any], name: str, tenure: Tenure) -> None:
+        """By its branch and pull request, and those of the tenure before, a task is found."""
+        for field in ("branch", "pr"):
+            tenures = [each for each in (tenure, tenure.previous) if each]
+            for value in {getattr(each, field) for each in tenures} - {""}:
+                expected.setdefault(f"{field}:{value}", []).append(name)
 
     def expected_of_the_list(self, model: Model) -> dict[str, Any]:
         expected: dict[str, Any] = {}
@@ -212,7 +223,7 @@ def read_key(pipeline: Any, name: str, key: str) -> None:
         pipeline.zrange(key, 0, -1)
     elif kind == "tenures":
         pipeline.lrange(key, 0, -1)
-    elif kind in ("held", "parked", "queued", "needed"):
+    elif kind in ("held", "parked", "review", "queued", "needed", "branch", "pr"):
         pipeline.smembers(key)
     else:
         pipeline.type(key)
@@ -311,6 +322,9 @@ FACTS: dict[str, Any] = {
             "parked",
             "ended",
             "needed",
+            "branch",
+            "pr",
+            "review",
         ),
         sorted,
     ),

@@ -12,7 +12,7 @@ from dibs.store import Rules
 
 T = TypeVar("T")
 
-IDLE = (None, "lapsed", "released", "abandoned", "broken", "retried")
+IDLE = (None, "lapsed", "released", "abandoned", "broken", "rejected", "retried")
 
 
 @dataclass(frozen=True)
@@ -207,12 +207,21 @@ class Lists(Tenures):
     def nothing(self, soonest: list[int]) -> tuple[str, Any]:
         live = [tenure for tenure in self.tasks.values() if tenure.state in HELD]
         parked = sum(tenure.state == "parked" for tenure in live)
+        review = sum(tenure.state == "review" for tenure in live)
         if not soonest and live:
             soonest = [min(tenure.due for tenure in live) + self.rules.grace_ms]
         wait = max(1, -(-(min(soonest) - self.now) // 1000)) if soonest else None
         blocked, ready = len(self.in_order("blocked")), len(self.in_order("ready"))
         on_hold = len([task for task in self.holds if task])
-        counts = (len(live) - parked, parked, blocked, on_hold, len(self.failed()), ready)
+        counts = (
+            len(live) - parked - review,
+            parked,
+            review,
+            blocked,
+            on_hold,
+            len(self.failed()),
+            ready,
+        )
         return "nothing", (*counts, wait)
 
     def failed(self) -> list[str]:

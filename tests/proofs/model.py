@@ -55,6 +55,8 @@ class Model(People):
         queue: bool,
         label: str,
         note: str,
+        pr: str,
+        branch: str,
     ) -> Answer:
         if mode == "next":
             found, answer = self.look_for_next(reopen)
@@ -76,34 +78,44 @@ class Model(People):
             return "refused", [seen.refusal(self, *each) for each in refused]
         if free and (whose := self.over_quota(len(free))):
             return "quota", whose
-        self.take(free, mine, ttl, label, note)
+        face = {"label": label, "note": note, "pr": pr, "branch": branch}
+        self.take(free, mine, ttl, face)
         if queue and mode == "any":
             self.leave_others(tasks, free + mine)
         return "granted", (len(free), [seen.task(self, task) for task in free + mine])
 
-    def take(
-        self, free: list[str], mine: list[str], ttl: int | None, label: str, note: str
-    ) -> None:
+    def take(self, free: list[str], mine: list[str], ttl: int | None, face: dict[str, str]) -> None:
         for task in free:
-            self.grant(task, ttl or self.rules.ttl_ms, label, note)
+            self.grant(task, ttl or self.rules.ttl_ms, **face)
         for task in mine:
-            self.keep(task, ttl, label=label, note=note)
+            self.keep(task, ttl, "held", False, **face)
 
     def heartbeat(
-        self, task: str | None, fence: int | None, ttl: int | None, state: str, note: str
+        self,
+        task: str | None,
+        fence: int | None,
+        ttl: int | None,
+        state: str,
+        note: str,
+        pr: str,
     ) -> Answer:
         kept = [each for each in self.met(task) if self.mine(each)]
         if task and not (kept and fence in (None, self.tasks[task].fence)):
             return self.not_mine(task, fence, moved=bool(kept))
         for each in kept:
-            word = "parked" if state == "parked" else "held"
-            self.keep(each, ttl, word, resume=state == "working", note=note)
+            if task or self.tasks[each].state != "review":
+                word = state if state in ("parked", "review") else "held"
+                self.keep(each, ttl, word, resume=state == "working", note=note, pr=pr)
         return "kept", [seen.task(self, each) for each in kept]
 
-    def release(self, task: str | None, fence: int | None, outcome: str, note: str) -> Answer:
+    def release(
+        self, task: str | None, fence: int | None, outcome: str, note: str, pr: str
+    ) -> Answer:
         ours = [each for each in self.met(task) if self.ours(each)]
+        if not task:
+            ours = [t for t in ours if seen.state(self, t) != "review"]
         if not task or (ours and fence in (None, self.tasks[task].fence)):
-            return "ended", [self.end(each, outcome, note) for each in ours]
+            return "ended", [self.end(each, outcome, note, pr=pr) for each in ours]
         already = self.gave_up(task, fence)
         if not ours and not (already and fence) and self.leave_queue(task):
             return "ended", [(task, seen.state(self, task), False)]
@@ -166,7 +178,8 @@ class Model(People):
             return False
         self.lapse(task)
         tenure = self.tasks[task]
-        return tenure.state in HELD or tenure.since + self.rules.max_hold_ms > self.now
+        since = tenure.anew or tenure.since
+        return tenure.state in HELD or since + self.rules.max_hold_ms > self.now
 
     def verdict(self, task: str, reopen: bool) -> tuple[str, int | None]:
         """What stands between me and a task, and until when."""

@@ -784,8 +784,8 @@ MUTANTS = [
         "seen a ms late",
         "store/records.py",
         "a passed deadline is lapsed at once (rule 3)",
-        '("held", "parked") and rec.due <= self.now_ms',
-        '("held", "parked") and rec.due < self.now_ms',
+        "LIVE and rec.due <= self.now_ms",
+        "LIVE and rec.due < self.now_ms",
     ),
     Mutant(
         "everything is mine",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tests.proofs import seen
 from tests.proofs.queues import Queues
-from tests.proofs.records import HELD, Answer, Hold
+from tests.proofs.records import HELD, Answer, Hold, Tenure
 
 Refused = list[tuple[str, str, int | None]]
 
@@ -25,8 +25,9 @@ class People(Queues):
         if found is None:
             return "", self.nothing(soonest)
         if self.must_drain(found, reopen):
-            parked = [t for t in self.tasks.values() if t.state == "parked"]
-            return found, ("waiting", (self.rules.waiting_most, len(parked), len(self.failed())))
+            states = [tenure.state for tenure in self.tasks.values()]
+            waits = (states.count("parked"), states.count("review"), len(self.failed()))
+            return found, ("waiting", (self.rules.waiting_most, *waits))
         return found, None
 
     def leave_others(self, tasks: Sequence[str], got: Sequence[str]) -> None:
@@ -38,7 +39,7 @@ class People(Queues):
     def must_drain(self, task: str, reopen: bool) -> bool:
         """So much waits for people that `next` gives no more."""
         most = self.rules.waiting_most
-        waits = [t for t in self.tasks.values() if t.state == "parked"]
+        waits = [t for t in self.tasks.values() if t.state in ("parked", "review")]
         too_many = most > 0 and len(waits) + len(self.failed()) >= most
         return too_many and self.verdict(task, reopen)[0] == "free"
 
@@ -89,4 +90,83 @@ class People(Queues):
         if tenure.state == "done":
             tenure.was, tenure.state, tenure.ended = "done", "retried", self.now
         self.tell("retried", task, tenure.owner)
+        return "ended", [(task, seen.state(self, task), False)]
+
+    def resolve(
+        self,
+        task: str,
+        pr: str,
+        branch: str,
+        fence: int | None,
+        outcome: str,
+        note: str,
+        by: str,
+    ) -> Answer:
+        """How a pull request ended, of a task or of the one that is on it."""
+        for field, value in () if task else (("pr", pr), ("branch", branch)):
+            now, before = self.on(field, value)
+            live = [each for each in now if self.tasks[each].state in HELD]
+            now = live if len(now) > 1 and live else now
+            if len(now) > 1:
+                return "ambiguous", tuple(now[:2])
+            if now or before:
+                task = (now or before)[0]
+                if not now:
+                    return "moved", seen.task(self, task)
+                break
+        tenure = self.meet(task) if task else None
+        if not tenure:
+            return "unknown", None
+        self.lapse(task)
+        if fence and fence != tenure.fence:
+            return "moved", seen.task(self, task)
+        return self.judged(task, tenure, outcome, pr, note, by)
+
+    def on(self, field: str, value: str) -> tuple[list[str], list[str]]:
+        """The tasks that are on a pull request or branch, and those whose tenure before was."""
+        now: list[str] = []
+        before: list[str] = []
+        for task in sorted(self.tasks) if value else ():
+            last = self.tasks[task].previous
+            mine = getattr(self.tasks[task], field) == value
+            if not (mine or (last and getattr(last, field) == value)):
+                continue
+            if not self.meet(task):
+                continue
+            self.lapse(task)
+            (now if mine else before).append(task)
+        return now, before
+
+    def judged(
+        self, task: str, tenure: Tenure, outcome: str, pr: str, note: str, by: str
+    ) -> Answer:
+        to = {"merged": "done", "rejected": "rejected", "opened": "review"}[outcome]
+        open_ = tenure.state in (*HELD, "lapsed")
+        other = bool(pr and tenure.pr and pr != tenure.pr and not open_)
+        late = to == "review" and not open_ and tenure.state != "rejected"
+        if (tenure.state == to and not other) or late:
+            return "ended", [(task, seen.state(self, task), True)]
+        tenure.pr, tenure.note = pr or tenure.pr, note or tenure.note
+        was, failures = tenure.state, tenure.failures
+        failed = ("lapsed", "rejected")
+        if to == "rejected":
+            tenure.failures += was not in (*failed, "abandoned", "broken")
+        if was in failed and to == "review":
+            tenure.failures = max(0, failures - 1)
+        tenure.state = to
+        if to == "review":
+            tenure.due, tenure.beat = self.now + self.rules.review_ms, self.now
+            tenure.ended = 0
+            if was in failed:
+                self.tell("revived", task, tenure.owner)
+        else:
+            tenure.ended = self.now
+        if was == "lapsed":
+            self.losses.get(tenure.owner, {}).pop(task, None)
+        self.tell(to, task, tenure.owner)
+        if to == "rejected":
+            self.lose(tenure, task, "rejected", by, note)
+            self.tell_failed(task, failures)
+        if to == "done" and was in HELD:
+            self.endings[tenure.fence, tenure.owner[: seen.REF_CHARS], task] = self.now
         return "ended", [(task, seen.state(self, task), False)]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-HELD = ("held", "parked")
+HELD = ("held", "parked", "review")
 GIVEN_UP = ("released", "abandoned", "done")
 Answer = tuple[str, Any]
 """What an act came to, and the facts that go with it, which are others for each act."""
@@ -86,6 +86,10 @@ class Tenure:
     lapses: int = 0
     failures: int = 0
     """Tenures before it that failed, and this one where it did."""
+    anew: int = 0
+    """Since when max_hold counts, where it came back from its review."""
+    pr: str = ""
+    branch: str = ""
     was: str = ""
     """How it had ended, where a person let the task be tried again."""
     ended: int = 0

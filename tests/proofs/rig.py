@@ -21,6 +21,7 @@ from tests.harness.oversight import keep
 from tests.proofs import seen, witness
 from tests.proofs.audit import Audit
 from tests.proofs.model import Model
+from tests.proofs.records import HELD
 from tests.tools.clock import SteppedClock
 
 from dibs import outcomes as o
@@ -34,6 +35,7 @@ from dibs.words import Project, Session, Task
 RULES = Rules(
     ttl_ms=20_000,
     park_ms=40_000,
+    review_ms=50_000,
     grace_ms=5_000,
     handover_ms=8_000,
     ticket_ms=15_000,
@@ -247,6 +249,11 @@ class Rig:
         name, wish = Task(task) if task else None, {"reason": "go on", "by": "a person"}
         return self.act(lambda: acting.unhold(self.store, self.project, name, **wish))
 
+    def resolve(self, outcome: str, **given: Any) -> Any:
+        as_ = "opened" if outcome == "opened" else ""
+        given["outcome"] = "merged" if as_ else outcome
+        return self.act(lambda: acting.resolve(self.store, self.project, as_=as_, **given))
+
     def retry(self, task: str, fence: Any) -> Any:
         wish = {"reason": "once more", "by": "a person"}
         name = Task(task)
@@ -423,7 +430,7 @@ class Rig:
         now = self.store.clock.facts.lease_ms
         self.protected.clear()
         for task, tenure in self.model.tasks.items():
-            if tenure.state in ("held", "parked") and self.model.deadline(tenure) > now:
+            if tenure.state in HELD and self.model.deadline(tenure) > now:
                 self.protected[task] = (tenure.fence, now + tenure.ttl)
                 if self.model.deadline(tenure) <= now + tenure.ttl - 1_000:
                     self.met["a claim under way met an outage"] += 1
@@ -432,7 +439,7 @@ class Rig:
         """Each claim that met the outage says that it has a ttl left, at least."""
         for task, (fence, _) in list(self.protected.items()):
             claim = self.show(task)
-            if claim.state in ("held", "parked") and claim.fence == fence:
+            if claim.state in HELD and claim.fence == fence:
                 ttl = self.model.tasks[task].ttl // 1000
                 assert claim.expires_in >= ttl, f"after an outage {task!r} has less than its ttl"
             else:
@@ -451,7 +458,7 @@ class Rig:
             last = max(last + 1, time_us)
             assert fence == last, f"fence {fence} of {task!r} is not {last}"
             before = self.model.tasks.get(task)
-            if before is None or before.state not in ("held", "parked", "lapsed"):
+            if before is None or before.state not in (*HELD, "lapsed"):
                 continue
             for name, known in (("an outage", self.protected), ("a reply", self.acknowledged)):
                 fence_then, *_, until = known.get(task, (0, 0))
@@ -460,7 +467,7 @@ class Rig:
 
     def _note_deadlines(self, run: witness.Run) -> None:
         for view in witness.views(run):
-            if view.get("state") in ("held", "parked"):
+            if view.get("state") in HELD:
                 until = int(view["due"]) + self.rules.grace_ms
                 self.acknowledged[view["task"]] = (int(view["fence"]), view["owner"], until)
 

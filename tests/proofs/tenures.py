@@ -144,10 +144,13 @@ class Tenures:
         loss = Loss(task, tenure.fence, reason, by, note, open, until)
         self.losses.setdefault(tenure.owner, {})[task] = loss
 
-    def grant(self, task: str, ttl: int, label: str, note: str) -> None:
+    def grant(
+        self, task: str, ttl: int, label: str, note: str, pr: str = "", branch: str = ""
+    ) -> None:
         before, self.fence = self.tasks.get(task), self.new_fence(task)
         due = self.now + min(ttl, self.rules.max_hold_ms)
         new = Tenure(self.me, self.fence, ttl, due, self.now, self.now, label, note)
+        new.pr, new.branch = pr, branch
         if before:
             new.grants, new.lapses = before.grants + 1, before.lapses
             kept = self.history.setdefault(task, [])
@@ -179,34 +182,44 @@ class Tenures:
         resume: bool = False,
         label: str = "",
         note: str = "",
+        pr: str = "",
+        branch: str = "",
     ) -> None:
         tenure = self.tasks[task]
         was, due = tenure.state, self.deadline(tenure)
         if ttl and state == "held":
             tenure.ttl = ttl
         span = tenure.ttl if state == "held" else ttl or self.rules.park_ms
+        if was == "review" and state != "review":
+            tenure.anew, due = self.now, 0
         if resume:  # the one way to a sooner deadline
             due = min(due, self.now + span)
-        tenure.due = max(due, min(self.now + span, tenure.since + self.rules.max_hold_ms))
+        limit = (tenure.anew or tenure.since) + self.rules.max_hold_ms
+        if state == "review":
+            span, limit = self.rules.review_ms, self.now + self.rules.review_ms
+        tenure.due = max(due, min(self.now + span, limit))
         tenure.state, tenure.beat = state, self.now
         tenure.label, tenure.note = label or tenure.label, note or tenure.note
+        tenure.pr, tenure.branch = pr or tenure.pr, branch or tenure.branch
         if was == "lapsed":
             tenure.ended = 0
             tenure.failures = max(0, tenure.failures - 1)
             self.losses[self.me].pop(task, None)
             self.tell("revived", task, self.me)
-        if state == "parked" and was != "parked":
-            self.tell("parked", task, self.me)
-        if state == "held" and was == "parked":
+        if state != "held" and was != state:
+            self.tell(state, task, self.me)
+        if state == "held" and was in ("parked", "review"):
             self.tell("resumed", task, self.me)
 
-    def end(self, task: str, outcome: str, note: str, reason: str = "") -> tuple[str, str, bool]:
+    def end(
+        self, task: str, outcome: str, note: str, reason: str = "", pr: str = ""
+    ) -> tuple[str, str, bool]:
         self.notice(task)
         tenure = self.tasks[task]
         failures = tenure.failures
         self.over_with(task, outcome)
         tenure.ended, tenure.reason = self.now, reason
-        tenure.note = note or tenure.note
+        tenure.note, tenure.pr = note or tenure.note, pr or tenure.pr
         self.losses.get(tenure.owner, {}).pop(task, None)
         whose = outcome if outcome == "broken" else self.me[: seen.REF_CHARS]
         self.endings[tenure.fence, whose, task] = self.now

@@ -28,6 +28,7 @@ IS_SHORT = os.environ.get("DIBS_PROOF_FORM") == "short"
 PHASES = [Phase.generate] if os.environ.get("DIBS_PROOF_SHRINK") == "0" else list(Phase)
 STEPS = int(os.environ.get("DIBS_PROOF_STEPS", "50"))
 
+PRS = tuple(f"https://example.org/pull/{number}" for number in range(3))
 who = st.integers(0, 3)
 task = st.sampled_from(TASKS)
 ttl = st.sampled_from([None, None, 10, 20, 30, 60])
@@ -72,17 +73,34 @@ class Contract(RuleBasedStateMachine):
 
     def do(self, act: Any, *args: Any, **wish: Any) -> None:
         wish = {key: value for key, value in wish.items() if value is not None}
-        people = (self.rig.break_, self.rig.hold, self.rig.unhold, self.rig.retry)
+        rig = self.rig
+        people = (rig.break_, rig.hold, rig.unhold, rig.retry, rig.resolve)
         if act not in people:
             wish["request"] = f"r{self.rig.model.fence}-{len(self.rig.model.events)}-{id(wish)}"
         self.again = (act, args, wish)
         act(*args, **wish)
 
-    @rule(who=who, task=task, ttl=ttl, note=note, queue=st.booleans(), reopen=st.booleans())
+    @rule(
+        who=who,
+        task=task,
+        ttl=ttl,
+        note=note,
+        queue=st.booleans(),
+        reopen=st.booleans(),
+        face=st.sampled_from([{}, {}, {"branch": "feat/one"}, {"branch": "b", "pr": PRS[0]}]),
+    )
     def claim(
-        self, who: int, task: str, ttl: int | None, note: str, queue: bool, reopen: bool
+        self,
+        who: int,
+        task: str,
+        ttl: int | None,
+        note: str,
+        queue: bool,
+        reopen: bool,
+        face: dict[str, str],
     ) -> None:
-        self.do(self.rig.claim, who, task, ttl_s=ttl, note=note, queue=queue, reopen=reopen)
+        wish = {"ttl_s": ttl, "note": note, "queue": queue, "reopen": reopen, **face}
+        self.do(self.rig.claim, who, task, **wish)
 
     @rule(
         who=who,
@@ -184,6 +202,29 @@ class Contract(RuleBasedStateMachine):
     @rule(task=task, fence=fences)
     def retry(self, task: str, fence: str) -> None:
         self.do(self.rig.retry, task, self.fence(task, fence))
+
+    @rule(task=task, again=st.booleans())
+    def holder_opens_a_pull_request(self, task: str, again: bool) -> None:
+        tenure = self.rig.model.tasks.get(task)
+        if tenure:
+            who, pr = self.rig.who(tenure.owner), PRS[TASKS.index(task) // 2 + again]
+            self.do(self.rig.beat, who, task, tenure.fence, state="review", pr=pr)
+
+    @rule(
+        way=st.sampled_from(["task", "pr", "pr", "branch"]),
+        task=task,
+        fence=fences,
+        outcome=st.sampled_from(["merged", "rejected", "rejected", "opened"]),
+    )
+    def resolve(self, way: str, task: str, fence: str, outcome: str) -> None:
+        tenure = self.rig.model.tasks.get(task)
+        given = {"task": task}
+        if way == "pr":
+            given = {"pr": (tenure.pr if tenure else "") or PRS[0]}
+        elif way == "branch":
+            given = {"branch": (tenure.branch if tenure else "") or "feat/one"}
+        number = self.fence(task, fence) if way == "task" else None
+        self.do(self.rig.resolve, outcome, fence=number, **given)
 
     @rule(task=task, who=who, outcome=st.sampled_from(["abandoned", "abandoned", "released"]))
     def somebody_gives_up(self, task: str, who: int, outcome: str) -> None:
@@ -295,7 +336,7 @@ MEETS = (
     *("granted: new", "granted: mine", "full", "kept", "moved", "ended", "ended: already"),
     *(f"refused: {why}" for why in ("held", "cooling", "done", "turn", "blocked")),
     *("refused: on-hold", "refused: failed", "failed", "retried", "on-hold", "off-hold"),
-    *("held-back", "waiting", "held"),
+    *("held-back", "waiting", "held", "review", "rejected", "ambiguous", "unknown"),
     *("listed", "changed", "dropped", "ready", "blocked", "cycle", "nothing"),
     *(f"quota: {whose}" for whose in ("session", "project", "queue")),
     *(f"not-mine: {why}" for why in ("lost", "not-holder", "moved")),

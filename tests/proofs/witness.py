@@ -19,7 +19,7 @@ from dibs.store.store import OVERVIEW, SWEEP, Unlist
 from dibs.words import Claim, Free, Loss
 
 BY_SESSIONS = ("claim", "heartbeat", "release", "tasks")
-BY_PEOPLE = ("break", "hold", "unhold", "retry")
+BY_PEOPLE = ("break", "hold", "unhold", "retry", "resolve")
 REPLAYED = (*BY_SESSIONS, *BY_PEOPLE, "show", "sweep")
 
 
@@ -136,9 +136,10 @@ def step(run: Run, now: int, fences: dict[str, int], *, full: bool = False) -> S
             closed,
             _place,
             label,
-            _branch,
+            branch,
             _url,
             note,
+            pr,
             *named,
         ]:
             args = {
@@ -148,13 +149,14 @@ def step(run: Run, now: int, fences: dict[str, int], *, full: bool = False) -> S
                 "reopen": reopen == "1",
             }
             args |= {"queue": queue == "1", "label": label, "note": note}
+            args |= {"pr": pr, "branch": branch}
             full = full or closed == "full"
-        case "heartbeat", [task, fence, ttl, state, note]:
+        case "heartbeat", [task, fence, ttl, state, note, pr]:
             args = {"task": task or None, "fence": int(fence) if fence else None}
-            args |= {"ttl": int(ttl or 0), "state": state, "note": note}
-        case "release", [task, fence, outcome, note, _pr]:
+            args |= {"ttl": int(ttl or 0), "state": state, "note": note, "pr": pr}
+        case "release", [task, fence, outcome, note, pr]:
             args = {"task": task or None, "fence": int(fence) if fence else None}
-            args |= {"outcome": outcome, "note": note}
+            args |= {"outcome": outcome, "note": note, "pr": pr}
         case "tasks", [dry, closed, *entries]:
             args = {
                 "entries": [entry_of(json.loads(entry)) for entry in entries],
@@ -182,6 +184,9 @@ def of_people(act: str, given: list[str], now: int) -> dict[str, Any]:
         case "hold", [task, reason, by, for_ms, _until_ms]:
             until = now + int(for_ms) if for_ms else None
             args = {"task": task, "reason": reason, "until": until}
+        case "resolve", [task, pr, branch, fence, outcome, note, _sha, by]:
+            args = {"task": task, "pr": pr, "branch": branch, "fence": int(fence or 0)}
+            args |= {"outcome": outcome, "note": note}
         case "retry", [task, fence, reason, by]:
             args = {"task": task, "fence": int(fence or 0), "reason": reason}
         case _, [task, reason, by]:
@@ -272,10 +277,14 @@ def said(outcome: object) -> tuple[str, Any, list[Any]]:
 
 def _said_of_the_list(outcome: object) -> tuple[str, Any] | None:
     match outcome:
-        case o.NothingReady(held, parked, blocked, on_hold, failed, cooling, wait):
-            return "nothing", (held, parked, blocked, on_hold, failed, cooling, wait)
-        case o.Waiting(limit, parked, failed):
-            return "waiting", (limit, parked, failed)
+        case o.NothingReady(held, parked, review, blocked, on_hold, failed, cooling, wait):
+            return "nothing", (held, parked, review, blocked, on_hold, failed, cooling, wait)
+        case o.Waiting(limit, parked, review, failed):
+            return "waiting", (limit, parked, review, failed)
+        case o.Ambiguous(tasks):
+            return "ambiguous", tasks
+        case o.Unmatched():
+            return "unknown", None
         case o.HeldBack(_, hold, already):
             return "held-back", (hold.by, hold.reason, already)
         case o.StillHeld(now):

@@ -11,6 +11,7 @@ from dibs.acts import (
     hold,
     list_,
     release,
+    resolve,
     retry,
     show,
     task,
@@ -28,6 +29,7 @@ ACTS: tuple[Act, ...] = (
     hold.ACT,
     unhold.ACT,
     retry.ACT,
+    resolve.ACT,
     tasks.ACT,
     list_.ACT,
     show.ACT,
@@ -41,7 +43,7 @@ READS = frozenset(act.path for act in ACTS if act.method == "GET")
 SCRIPTS: dict[str, Declaration] = {
     module.SCRIPT.name: module.SCRIPT
     for module in (
-        *(claim, heartbeat, release, break_, hold, unhold, retry),
+        *(claim, heartbeat, release, break_, hold, unhold, retry, resolve),
         *(tasks, list_, show, backlog, task),
     )
 }

@@ -58,7 +58,7 @@ class Act:
     answer: Callable[..., Reply]
     """Turn what it came to, and a POST's request, into an answer; or raise a ProblemError."""
     method: Literal["POST", "GET"] = "POST"
-    caller: Literal["session", "admin", "reader"] = "session"
+    caller: Literal["session", "admin", "ci", "reader"] = "session"
     body_most: int = 0
     """Bytes of a body, where they are more than the setting for all says."""
     by_address: bool = False

@@ -18,7 +18,8 @@ from dibs.text import lower
 from dibs.words import Project, Session, Task
 
 STATES = (
-    *("ready", "blocked", "on-hold", "failed", "held", "parked", "lapsed", "done", "dropped"),
+    *("ready", "blocked", "on-hold", "failed"),
+    *("held", "parked", "review", "lapsed", "done", "dropped"),
 )
 _STATE = "|".join(STATES)
 _CURSOR = r"[0-9]{1,17} .{1,600}"
@@ -28,7 +29,7 @@ class BacklogQuery(Request):
     """GET tasks."""
 
     state: Annotated[str, as_schema(type="string", pattern=f"^({_STATE})(,({_STATE}))*$")] = (
-        "ready,blocked,on-hold,failed,held,parked,lapsed,done"
+        "ready,blocked,on-hold,failed,held,parked,review,lapsed,done"
     )
     tag: Tag | None = None
     q: Annotated[

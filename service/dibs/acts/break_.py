@@ -2,8 +2,8 @@
 
 from typing import NamedTuple, assert_never
 
-from dibs import messages, responses, words
 from dibs import outcomes as o
+from dibs import responses, verdicts, words
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import releases, shown
 from dibs.acts.people import NOBODY, Reason
@@ -73,7 +73,7 @@ def answer(outcome: Outcome, request: BreakRequest) -> Reply:
         case o.Ended(ended):
             return responses.ok(ended[0])
         case o.Moved(now):
-            detail = messages.moved(now, request.fence or words.Fence(0))
+            detail = verdicts.moved(now, request.fence or words.Fence(0))
             raise responses.problem("fence-moved", detail, outcome, claim=responses.builtin(now))
         case never:
             assert_never(never)

@@ -17,6 +17,7 @@ from dibs.requests import (
     Errors,
     Label,
     Note,
+    Pr,
     Request,
     Tag,
     Task,
@@ -60,6 +61,7 @@ class ClaimRequest(Request):
     label: Label = ""
     branch: Branch = ""
     url: Url = ""
+    pr: Pr = ""
     queue: bool = False
     wait: Duration = 0
     reopen: bool = False
@@ -120,6 +122,7 @@ class Arguments(NamedTuple):
     branch: str
     url: str
     note: str
+    pr: str
 
 
 SCRIPT = Declaration("claim", Arguments, several="tasks", lasting="granted")
@@ -190,6 +193,7 @@ def _arguments(store: Store, call: Call[ClaimRequest]) -> Callable[[], tuple[str
             request.branch,
             request.url,
             request.note,
+            request.pr,
         )
         return (*own, *tasks)
 
@@ -211,10 +215,11 @@ def _outcome(store: Store, project: Project, tag: str, read: Reader, rest: list[
         case "nothing":
             free_in_ms, *counts = rest[1:]
             wait_s = max(1, seconds(int(free_in_ms))) if free_in_ms else None
-            held_, parked, blocked, on_hold, failed, cooling = map(int, counts)
+            held_, parked, review, blocked, on_hold, failed, cooling = map(int, counts)
             return o.NothingReady(
                 held=held_,
                 parked=parked,
+                review=review,
                 blocked=blocked,
                 on_hold=on_hold,
                 failed=failed,
@@ -224,8 +229,8 @@ def _outcome(store: Store, project: Project, tag: str, read: Reader, rest: list[
                 unsure=read.unsure,
             )
         case "waiting":
-            limit, parked, failed = map(int, rest[1:])
-            return o.Waiting(limit, parked, failed, lost, unsure=read.unsure)
+            limit, parked, review, failed = map(int, rest[1:])
+            return o.Waiting(limit, parked, review, failed, lost, unsure=read.unsure)
         case "full":
             return o.NoRoom(lost, store.room(), unsure=read.unsure)
         case _:
@@ -255,8 +260,8 @@ def answer(outcome: Outcome, request: ClaimRequest) -> Reply:
             raise contended(outcome, one=one, every=request.all_of is not None)
         case o.NothingReady():
             raise nothing_ready(outcome)
-        case o.Waiting(limit, parked, failed, lost):
-            counts = {"parked": parked, "failed": failed}
+        case o.Waiting(limit, parked, review, failed, lost):
+            counts = {"parked": parked, "review": review, "failed": failed}
             facts = {"whose": "waiting", "limit": limit, "counts": counts}
             facts |= responses.losses(lost)
             raise responses.problem("quota", messages.waiting(outcome), outcome, **facts)

@@ -7,7 +7,7 @@ from dibs import responses
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import held, milliseconds, refusal, refused
 from dibs.claims import Claims
-from dibs.requests import Duration, Errors, Fence, Note, Request, Task, fault, has
+from dibs.requests import Duration, Errors, Fence, Note, Pr, Request, Task, fault, has
 from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
@@ -21,20 +21,29 @@ class HeartbeatRequest(Request):
     task: Task | None = None
     fence: Fence | None = None
     ttl: Duration | None = None
-    state: Literal["working", "parked"] | None = None
+    state: Literal["working", "parked", "review"] | None = None
     note: Note = ""
+    pr: Pr = ""
 
     @classmethod
     def also(cls, given: dict[str, Any]) -> Errors:
         """See Request."""
         if given.get("fence") is not None and given.get("task") is None:
             return [fault("fence", "A fence belongs to one task: name the task as well.")]
+        if given.get("pr") and given.get("task") is None:
+            return [fault("pr", "A pull request belongs to one task: name the task as well.")]
+        if given.get("state") == "review" and not (given.get("task") and given.get("pr")):
+            return [fault("state", "A review is of one pull request: give task and pr.")]
         return []
 
     @classmethod
     def together(cls) -> dict[str, Any]:
         """See Request."""
-        return {"anyOf": [{"not": has("fence")}, has("task")]}
+        of_all = {"state": {"enum": ["working", "parked", None]}, "pr": {"const": ""}}
+        of_one = {"anyOf": [{"properties": {"state": of_all["state"]}}, has("pr")]}
+        return {
+            "anyOf": [{"not": has("fence"), "properties": of_all}, {"allOf": [has("task"), of_one]}]
+        }
 
 
 class Arguments(NamedTuple):
@@ -45,6 +54,7 @@ class Arguments(NamedTuple):
     ttl_ms: str
     state: str
     note: str
+    pr: str
 
 
 SCRIPT = Declaration("heartbeat", Arguments, rates="holding")
@@ -65,6 +75,7 @@ async def beat(store: Store, call: Call[HeartbeatRequest]) -> Outcome:
         milliseconds(request.ttl),
         request.state or "",
         request.note,
+        request.pr,
     )
     tag, read, rest = await store.run(SCRIPT, call.project, call.session, arguments, call.key)
     if no := refused(tag, read, rest, call.project, request.task):

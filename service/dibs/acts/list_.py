@@ -28,7 +28,7 @@ class ListQuery(Request):
     """GET claims."""
 
     state: Annotated[str, as_schema(type="string", pattern=f"^({_STATE})(,({_STATE}))*$")] = (
-        "held,parked,lapsed"
+        "held,parked,review,lapsed"
     )
     holder: Label = ""
     mine: bool = False

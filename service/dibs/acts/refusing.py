@@ -25,6 +25,7 @@ def nothing_ready(outcome: o.NothingReady) -> ProblemError:
     counts = {
         "held": outcome.held,
         "parked": outcome.parked,
+        "review": outcome.review,
         "blocked": outcome.blocked,
         "on_hold": outcome.on_hold,
         "failed": outcome.failed,

@@ -7,7 +7,7 @@ from dibs import responses
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import refusal, refused, releases
 from dibs.claims import Claims
-from dibs.requests import Errors, Fence, Note, Request, Task, Url, fault, has
+from dibs.requests import Errors, Fence, Note, Pr, Request, Task, fault, has
 from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
@@ -23,7 +23,7 @@ class ReleaseRequest(Request):
     fence: Fence | None = None
     outcome: Literal["released", "abandoned", "done"] = "released"
     note: Note = ""
-    pr: Url = ""
+    pr: Pr = ""
 
     @classmethod
     def also(cls, given: dict[str, Any]) -> Errors:

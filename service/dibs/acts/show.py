@@ -41,7 +41,7 @@ def answer(found: Claim | Free, fence: Number | None) -> Reply:
     if fence is None:
         return responses.ok(found)
     # A lapsed claim may still be revived, but its holder must not build on that: not current.
-    live = isinstance(found, Claim) and found.state in ("held", "parked", "done")
+    live = isinstance(found, Claim) and found.state in ("held", "parked", "review", "done")
     current = live and isinstance(found, Claim) and found.fence == fence
     return responses.ok({**responses.builtin(found), "current": current})
 

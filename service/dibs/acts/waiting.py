@@ -11,7 +11,7 @@ from dibs.store.stream import ShuttingDown, Subscription
 from dibs.words import Project, Task
 
 T = TypeVar("T")
-_NO_USE = ("claimed", "queued", "parked", "resumed", "revived")
+_NO_USE = ("claimed", "queued", "parked", "review", "resumed", "revived")
 """Events after which a task that was not free is still not free."""
 
 

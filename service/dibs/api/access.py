@@ -70,6 +70,7 @@ class Access:
         team: Sequence[str] = (),
         admin: Sequence[str] = (),
         *,
+        ci: Sequence[str] = (),
         projects: Sequence[str] = (),
         read_open: bool = False,
         limits: Limits = NONE,
@@ -78,6 +79,7 @@ class Access:
         """`projects`: exact names and `owner.*`, none for any; `read_open`: all may read."""
         self._team = [_digest(key) for key in team]
         self._admin = [_digest(key) for key in admin]
+        self._ci = [_digest(key) for key in ci]
         self._tokens = Tokens(admin)
         self._projects = frozenset(name for name in projects if not name.endswith(".*"))
         self._owners = tuple(name[:-1] for name in projects if name.endswith(".*"))
@@ -127,8 +129,10 @@ class Access:
         parts = path.split("/", 3)
         page = parts[1] != "v1"
         project = parts[2] if len(parts) > 2 and parts[1] in ("v1", "p") else ""
-        # A page's one POST, the break, takes an admin key of its own.
-        if self._team and not (self._read_open and (page or scope["method"] in ("GET", "HEAD"))):
+        if self._ci and self._is_of_ci(scope, authorization, page=page):
+            pass
+        # What people do on a page takes an admin key of its own.
+        elif self._team and not (self._read_open and (page or scope["method"] in ("GET", "HEAD"))):
             self._check_key(authorization, project, page=page)
         if project and not self._serves(project):
             raise ProblemError(
@@ -137,6 +141,20 @@ class Access:
                 "the accepted projects (DIBS_PROJECTS). Nothing was written.",
             )
         return project
+
+    def _is_of_ci(self, scope: Any, authorization: str | None, *, page: bool) -> bool:
+        """Say if a key for CI is shown; raise `forbidden` where that opens nothing."""
+        given, _ = read(authorization)
+        if given is None or not _among(given, self._ci):
+            return False
+        path, reads = scope["path"], scope["method"] in ("GET", "HEAD")
+        if not page and (reads or path.endswith("/resolve")):
+            return True
+        raise ProblemError(
+            "forbidden",
+            "A key for CI reads, verifies and resolves, and opens nothing else. Sessions claim "
+            "with the team key.",
+        )
 
     def _pay_for_read(self, scope: Any, key: str | None, project: str) -> None:
         """Let a read pass, or raise `rate-limited`: apart from what claims or holds."""
@@ -201,8 +219,9 @@ class Access:
             "client), or HTTP Basic with the key as the password."
         )
 
-    def check_admin(self, headers: Mapping[bytes, bytes]) -> str:
-        """Let an admin key pass; return who it says it is (the Basic user name), or ''.
+    def check_person(self, headers: Mapping[bytes, bytes], *, ci: bool = False) -> str:
+        """Let an admin key pass, or one for `ci`; return who it says it is (the Basic user name),
+        or ''.
 
         A browser that came from elsewhere is refused first: it may send a login that it remembers.
         """
@@ -213,14 +232,16 @@ class Access:
                 "board.",
             )
         given, user = read(headers.get(b"authorization", b"").decode("latin-1"))
-        if given is None or not _among(given, self._admin):
+        keys = self._admin + (self._ci if ci else [])
+        if given is None or not _among(given, keys):
+            whom, name = ("CI or people", "CI") if ci else ("people", "ADMIN")
             raise ProblemError(
                 "forbidden",
-                "This is for people: it requires an admin key. "
+                f"This is for {whom}: it requires a key of theirs. "
                 + (
-                    "Send it as `Authorization: Bearer <admin key>`."
-                    if self._admin
-                    else "This service has none: its operator can set DIBS_ADMIN_KEY."
+                    "Send it as `Authorization: Bearer <key>`."
+                    if keys
+                    else f"This service has none: its operator can set DIBS_{name}_KEY."
                 ),
             )
         return "" if fault_of_name(user) else user[:NAME_CHARS]

@@ -126,8 +126,8 @@ class FastPath:
             return errors.answer(scope, error)
 
     async def _do(self, act: Act, post: Post, scope: Any) -> Reply:
-        if act.caller == "admin":
-            by = self._access.check_admin(post.headers)
+        if act.caller in ("admin", "ci"):
+            by = self._access.check_person(post.headers, ci=act.caller == "ci")
             project, request = post.fields(act.request, [])
             call = Call(project, request, by=by)
         else:

@@ -13,10 +13,10 @@ from dibs.acts import break_, hold, retry, show, unhold
 from dibs.acts.act import Act, Call
 from dibs.board.context import BoardContext, NoSuchPage, Page, Req, page
 from dibs.board.html import task_path
-from dibs.messages import still_held
 from dibs.problems import ProblemError
 from dibs.requests import Errors, fault
 from dibs.store import glance
+from dibs.verdicts import still_held
 from dibs.words import Claim, Free, Hold, Project, Task
 
 NAME_CHARS = 100

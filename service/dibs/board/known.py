@@ -39,7 +39,7 @@ EVENTS = 500
 """More events than this since the last time are too many to go by."""
 _TOLD = 100
 """Events that are kept for pages that nobody looked at meanwhile."""
-_LIVE = ("held", "parked", "lapsed")
+_LIVE = ("held", "parked", "review", "lapsed")
 
 
 class Readings:

@@ -12,6 +12,7 @@ class Counts:
 
     held: int
     parked: int
+    review: int
     lapsed: int
     done: int
     tickets: int
@@ -28,6 +29,7 @@ class Overview:
     project: Project
     held: int
     parked: int
+    review: int
     lapsed: int
     done: int
     """In the last 24 hours, unlike the others."""

@@ -26,6 +26,7 @@ from dibs.words import (
 )
 
 REF_CHARS = 10
+LIVE = ("held", "parked", "review")
 
 
 def seconds(ms: int) -> int:
@@ -153,7 +154,7 @@ class Reader:
         return self._claim(rec, self._state(rec))
 
     def _is_overdue(self, rec: Record) -> bool:
-        return rec.state in ("held", "parked") and rec.due <= self.now_ms
+        return rec.state in LIVE and rec.due <= self.now_ms
 
     def _attempt(self, rec: Record) -> int:
         return rec.failures + self._is_overdue(rec) + 1
@@ -193,7 +194,7 @@ class Reader:
             return cast(State, rec.now)
         if self._is_overdue(rec):
             return "lapsed"
-        known = ("held", "parked", "lapsed", "done")
+        known = (*LIVE, "lapsed", "done")
         return cast(State, rec.state) if rec.state in known else "free"
 
     def _claim(self, rec: Record, state: State) -> Claim:
@@ -208,7 +209,7 @@ class Reader:
             state=state,
             fence=rec.fence,
             holder=rec.holder(),
-            mine=rec.owner == self.session and rec.state in ("held", "parked", "lapsed", "done"),
+            mine=rec.owner == self.session and rec.state in (*LIVE, "lapsed", "done"),
             ttl=rec.ttl // 1000,
             expires_in=max(0, seconds(rec.due - self.now_ms)) if rec.state != "done" else 0,
             expires_at=at(rec.due),
@@ -274,6 +275,7 @@ class Reader:
             at=self.facts.instant(int(entry["at"])),
             by=by,
             note=entry.get("note") or None,
+            pr=entry.get("pr") or None,
         )
 
     def refusal(self, verdict: str, view: str, free_in_ms: str, *facts: str) -> Refusal:

@@ -13,6 +13,7 @@ class Rules:
 
     ttl_ms: int = 30 * 60_000
     park_ms: int = 4 * 3_600_000
+    review_ms: int = 7 * 24 * 3_600_000
     grace_ms: int = 30_000
     handover_ms: int = 60_000
     max_hold_ms: int = 24 * 3_600_000

@@ -180,10 +180,11 @@ class Store:
         """Return a project at a glance."""
         _, read, rest = await self.run(OVERVIEW, project, arguments=_Overview(str(_DAY_MS)))
         *numbers, on_hold, changed = rest
-        held, parked, lapsed, done, failed, ready, blocked = map(int, numbers)
+        held, parked, review, lapsed, done, failed, ready, blocked = map(int, numbers)
         at = read.facts.instant(int(changed)) if changed else None
         return Overview(
-            project, held, parked, lapsed, done, failed, ready, blocked, on_hold == "1", at
+            *(project, held, parked, review, lapsed, done, failed, ready, blocked),
+            *(on_hold == "1", at),
         )
 
     async def pulse(self, project: Project) -> Pulse:

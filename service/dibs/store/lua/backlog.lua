@@ -1,6 +1,6 @@
 -- backlog.lua: a page of what is listed, in the order of `next`, as one snapshot. Changes nothing.
 --
--- ARG.states wanted, comma-separated: ready,blocked,on-hold,failed,held,parked,lapsed,done,dropped
+-- ARG.states wanted, comma-separated: ready,blocked,on-hold,failed,held,parked,review,lapsed,done,dropped
 -- ARG.tag that a task must have, '' for any   .text that its name or title must contain, lower case
 -- ARG.most tasks to give   .cursor: '' or "rank task", the last of the page before
 --

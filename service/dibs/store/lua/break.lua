@@ -13,6 +13,7 @@
 --- @include common.lua
 --- @include listing.lua
 --- @include past.lua
+--- @include faces.lua
 --- @include tenure.lua
 --- @include holds.lua
 --- @include holder.lua

@@ -5,7 +5,7 @@
 -- ARG.reopen: 1 | ''           .queue: 1 | '' (mode one or any)
 -- ARG.closed: '' | full | unsafe | address, why nothing new may be granted now; what is ours goes on
 -- ARG.place: hash of the address that it counts for, or ''
--- ARG.label  .branch  .url  .note
+-- ARG.label  .branch  .url  .note  .pr
 -- ARG.tasks, from AT.tasks on, in the caller's order, behind each its skeleton (see likeness.py), '' for
 --   its lower case
 --
@@ -14,8 +14,8 @@
 --   verdict: held | cooling | done | turn | blocked, by needs that are not done
 -- {'refused', now, losses, {'on-hold', view, free_in_ms, 'task' | 'project', hold as JSON, task}…}
 -- {'refused', now, losses, {'failed', view, '', tenure as JSON…}…}   the last three
--- {'nothing', now, losses, free_in_ms | '', held, parked, blocked, on hold, failed, cooling}   no task is ready
--- {'waiting', now, losses, limit, parked, failed}   so many wait for people that none is given (mode next only)
+-- {'nothing', now, losses, free_in_ms | '', held, parked, review, blocked, on hold, failed, cooling}   no task is ready
+-- {'waiting', now, losses, limit, parked, review, failed}   so many wait for people that none is given (mode next only)
 -- {'damaged', now, losses, task}   nobody can read the record of this one; nothing was granted
 -- {'quota', now, losses, 'session' | 'project' | 'address' | 'bytes' | 'queue', limit}
 -- {'address', now}   it would have been granted, and the address has to wait
@@ -29,6 +29,7 @@
 --- @include common.lua
 --- @include listing.lua
 --- @include past.lua
+--- @include faces.lua
 --- @include tenure.lua
 --- @include holds.lua
 --- @include queue.lua
@@ -37,7 +38,7 @@
 local mode, ttl_ms = ARG.mode, tonumber(ARG.ttl_ms)
 local queue = ARG.queue == '1'
 local closed, place = ARG.closed, ARG.place
-local label, branch, url, note = ARG.label, ARG.branch, ARG.url, ARG.note
+local label, branch, url, note, pr = ARG.label, ARG.branch, ARG.url, ARG.note, ARG.pr
 
 -- A write that changes nothing, before any other: a full store refuses it, and so new claims first.
 if closed ~= '' then
@@ -73,7 +74,7 @@ local function grant(task, rec, like, alike)
     owner = SESSION, fence = text(FENCE), ttl = text(ttl), since = NOW_TEXT, beat = NOW_TEXT,
     due_at = NOW + math.min(ttl, RULES.max_hold_ms),
     label = label ~= '' and label or nil, branch = branch ~= '' and branch or nil,
-    url = url ~= '' and url or nil, note = note ~= '' and note or nil,
+    url = url ~= '' and url or nil, note = note ~= '' and note or nil, pr = pr ~= '' and pr or nil,
     like = like ~= '' and like or nil, place = place ~= '' and place or nil,
     resembles = listed ~= '' and not rec.owner and listed or nil,
     grants = rec.owner and text(tonumber(rec.grants or '1') + 1), lapses = rec.lapses, queued = rec.queued,
@@ -97,6 +98,7 @@ local function grant(task, rec, like, alike)
     redis.pcall('HDEL', PREFIX .. ':queue:' .. task, SESSION)
     if drop_tickets(task, fresh) == 0 then fresh.queued = nil end
   end
+  pass_faces(task, rec, fresh)
   transition(task, fresh, 'held', rec)
   return fresh
 end
@@ -131,9 +133,10 @@ local free, mine, refused, damaged = {}, {}, {}, nil
 -- What `next` found nothing of.
 local function nothing(index, soonest)
   local live_now, parked = call('ZCARD', LIVE), call('SCARD', PREFIX .. ':parked')
+  local review = call('SCARD', PREFIX .. ':review')
   local first = call('ZRANGE', LIVE, 0, 0, 'WITHSCORES')
   soonest = soonest or first[2] and tonumber(first[2]) + RULES.grace_ms
-  local counts = {live_now - parked, parked}
+  local counts = {live_now - parked - review, parked, review}
   for _, each_index in ipairs({PREFIX .. ':blocked', ON_HOLD, FAILED, index}) do
     counts[#counts + 1] = call('ZCARD', each_index)
   end
@@ -155,9 +158,10 @@ if mode == 'next' then
   end
   if #free > 0 and RULES.waiting_most > 0 then
     local parked, failed = call('SCARD', PREFIX .. ':parked'), call('ZCARD', FAILED)
-    if parked + failed >= RULES.waiting_most then
+    local review = call('SCARD', PREFIX .. ':review')
+    if parked + review + failed >= RULES.waiting_most then
       mark_told()
-      return answer('waiting', told, text(RULES.waiting_most), text(parked), text(failed))
+      return answer('waiting', told, text(RULES.waiting_most), text(parked), text(review), text(failed))
     end
   end
 end
@@ -269,7 +273,7 @@ for i, choice in ipairs(free) do
 end
 for _, choice in ipairs(mine) do
   local task, rec = unpack(choice)
-  keep(task, rec, {ttl_ms = ttl_ms, note = note, label = label, branch = branch, url = url})
+  keep(task, rec, {ttl_ms = ttl_ms, note = note, label = label, branch = branch, url = url, pr = pr})
   reply[#reply + 1] = view(task, rec, nil, 'whole')
 end
 if queue and mode == 'any' then

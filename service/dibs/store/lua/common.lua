@@ -41,7 +41,7 @@ end
 
 -- Keys that most runs need. The others are put together where they are needed, after PREFIX:
 --   :lapsed, :done, :ended    tasks whose last tenure lapsed, was done, or was given up or broken, by when
---   :parked, :queued          tasks that are parked, that have a queue; for counting only
+--   :parked, :review, :queued tasks that are parked, in review, that have a queue; for counting only
 --   :queue:TASK               its tickets
 --   :losers                   sessions that lost something, by when the first of that may be forgotten
 --   :endings                  ends that somebody asked for, "fence who task", by when; `who` is the ref of
@@ -140,8 +140,8 @@ end
 -- The states of a task that somebody has or had, and the index that has the task in each: ':live' by its
 -- deadline, the others by its end. transition() in tenure.lua is what moves a task between them.
 local INDEX = {
-  held = ':live', parked = ':live', lapsed = ':lapsed', done = ':done',
-  released = ':ended', abandoned = ':ended', broken = ':ended', retried = ':ended',
+  held = ':live', parked = ':live', review = ':live', lapsed = ':lapsed', done = ':done',
+  released = ':ended', abandoned = ':ended', broken = ':ended', rejected = ':ended', retried = ':ended',
 }
 
 local function live(rec) return INDEX[rec.state] == ':live' end

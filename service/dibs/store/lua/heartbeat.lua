@@ -1,7 +1,7 @@
 -- heartbeat.lua: push back the deadline of one claim of this session, or of all of them.
 --
 -- ARG.task, '' for all   .fence, '' for any   .ttl_ms, '' for the claim's own
--- ARG.state: working | parked | ''   .note, '' to leave it
+-- ARG.state: working | parked | review | ''   .note  .pr, '' to leave it
 --
 -- {'kept', now, losses, view…}
 -- {'not-mine', now, losses, view | '', 'lost' | 'not-holder' | 'moved', loss}   one task only
@@ -14,12 +14,13 @@
 --- @include common.lua
 --- @include listing.lua
 --- @include past.lua
+--- @include faces.lua
 --- @include tenure.lua
 --- @include holder.lua
 
 local one, fence, ttl_ms, note = ARG.task, ARG.fence, tonumber(ARG.ttl_ms), ARG.note
-local change = {ttl_ms = ttl_ms, note = note, resume = ARG.state == 'working'}
-if ARG.state == 'parked' then change.state = 'parked' end
+local change = {ttl_ms = ttl_ms, note = note, pr = ARG.pr, resume = ARG.state == 'working'}
+if ARG.state == 'parked' or ARG.state == 'review' then change.state = ARG.state end
 
 local function mine(task, rec)
   if rec.owner ~= SESSION then return false end
@@ -46,7 +47,8 @@ local reply = {'kept', NOW_TEXT, told}
 for _, task in ipairs(own_tasks()) do
   local rec = meet(task)
   if mine(task, rec) then
-    keep(task, rec, change)
+    -- What is in review needs no heartbeat, and is work again only where its task is named.
+    if rec.state ~= 'review' then keep(task, rec, change) end
     reply[#reply + 1] = view(task, rec)
   elseif rec.owner ~= SESSION and not rec.damaged then
     let_holder_write()

@@ -28,7 +28,11 @@ end
 local function finish(task, rec, outcome, fields)
   local lapsed_before = rec.state == 'lapsed'
   for field, value in pairs(fields) do
-    if value ~= '' then rec[field] = value end
+    if value ~= '' and field == 'pr' then
+      set_face(task, rec, field, value)
+    elseif value ~= '' then
+      rec[field] = value
+    end
   end
   transition(task, rec, outcome)
   if lapsed_before or KNOWN == nil or KNOWN[task] ~= nil then call('HDEL', LOST .. rec.owner, task) end

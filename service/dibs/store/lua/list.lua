@@ -1,6 +1,6 @@
 -- list.lua: a page of a project's claims, as one snapshot. Changes nothing.
 --
--- ARG.states wanted, comma-separated: held,parked,lapsed,failed,on-hold,done
+-- ARG.states wanted, comma-separated: held,parked,review,lapsed,failed,on-hold,done
 -- ARG.text that a task, label, branch or note must contain, lower case, '' for all
 -- ARG.holder (ref or label), '' for all   .mine: '1' for those of SESSION   .most claims to give
 -- ARG.told: '1' with what is written down of each, but for its body
@@ -47,7 +47,7 @@ end
 
 -- Where to look, and for which states there: what is due is in :live until somebody has settled it.
 local indexes = {
-  {key = LIVE, states = {'held', 'parked', 'lapsed', 'failed', 'on-hold'}, score = '-inf', backwards = false},
+  {key = LIVE, states = {'held', 'parked', 'review', 'lapsed', 'failed', 'on-hold'}, score = '-inf', backwards = false},
   {key = PREFIX .. ':lapsed', states = {'lapsed'}, score = '+inf', backwards = true},
   {key = PREFIX .. ':done', states = {'done'}, score = '+inf', backwards = true},
   {key = PREFIX .. ':damaged', wanted = true, states = {}, score = '-inf', backwards = false},

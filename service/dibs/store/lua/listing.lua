@@ -18,7 +18,7 @@
 local READY, MISSING = PREFIX .. ':ready', PREFIX .. ':missing'
 local HOLDS_KEPT, ON_HOLD, FAILED = PREFIX .. ':holds', PREFIX .. ':on-hold', PREFIX .. ':failed'
 local NEVER = text(2 ^ 53 - 1)
-local IDLE = {new = true, lapsed = true, released = true, abandoned = true, broken = true, retried = true}
+local IDLE = {new = true, lapsed = true, released = true, abandoned = true, broken = true, rejected = true, retried = true}
 
 -- A listing as it is kept; nil where nobody can read it.
 local function read_listing(kept)

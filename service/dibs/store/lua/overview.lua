@@ -1,7 +1,7 @@
 -- overview.lua: a project at a glance. Changes nothing.
 --
 -- ARG.done_ms: how long ago a task may have been done to be counted
--- {'overview', now, held, parked, lapsed, done, failed, ready, blocked, on hold: 1 | 0, changed | ''}
+-- {'overview', now, held, parked, review, lapsed, done, failed, ready, blocked, on hold: 1 | 0, changed | ''}
 --   changed: lease time of the last event
 -- {'stalled', now}
 --
@@ -12,7 +12,8 @@
 local since = NOW - tonumber(ARG.done_ms)
 local live = call('ZCOUNT', LIVE, '(' .. NOW_TEXT, '+inf')
 local lapsed = call('ZCARD', PREFIX .. ':lapsed') + call('ZCOUNT', LIVE, '-inf', NOW_TEXT)
-local parked = math.min(live, call('SCARD', PREFIX .. ':parked'))
+local review = math.min(live, call('SCARD', PREFIX .. ':review'))
+local parked = math.min(live - review, call('SCARD', PREFIX .. ':parked'))
 local last = call('XREVRANGE', EVENTS, '+', '-', 'COUNT', 1)
 local changed = ''
 if last[1] then
@@ -21,7 +22,7 @@ if last[1] then
     if fields[i] == 'at' and number(fields[i + 1]) then changed = fields[i + 1] end
   end
 end
-return answer('overview', text(live - parked), text(parked), text(lapsed),
+return answer('overview', text(live - parked - review), text(parked), text(review), text(lapsed),
               text(call('ZCOUNT', PREFIX .. ':done', since, '+inf')), text(call('ZCARD', PREFIX .. ':failed')),
               text(call('ZCARD', PREFIX .. ':ready')), text(call('ZCARD', PREFIX .. ':blocked')),
               text(call('HEXISTS', META, 'hold')), changed)

@@ -13,6 +13,7 @@
 --- @include common.lua
 --- @include listing.lua
 --- @include past.lua
+--- @include faces.lua
 --- @include tenure.lua
 --- @include queue.lua
 --- @include holder.lua
@@ -67,7 +68,8 @@ end
 local reply = {'ended', NOW_TEXT, told}
 for _, task in ipairs(own_tasks()) do
   local rec = meet(task)
-  if rec.owner == SESSION and (live(rec) or rec.state == 'lapsed') then
+  -- What is in review outlives its session: who ends that names the task.
+  if rec.owner == SESSION and (live(rec) and (rec.state ~= 'review' or overdue(rec)) or rec.state == 'lapsed') then
     reply[#reply + 1] = release(task, rec)
   end
 end

@@ -11,6 +11,7 @@
 --- @include common.lua
 --- @include listing.lua
 --- @include past.lua
+--- @include faces.lua
 --- @include tenure.lua
 
 local task, reason, by = ARG.task, ARG.reason, ARG.by

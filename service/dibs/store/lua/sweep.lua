@@ -1,16 +1,17 @@
 -- sweep.lua: write down deadlines that have passed, so that people hear of them, and drop what is
 -- past its retention. Correctness never waits for it: every act looks at the deadline itself.
 --
--- {'swept', now, more: 1 | '', gone: 1 | '', damaged, held, parked, lapsed, done, tickets, lapses, breaks}
+-- {'swept', now, more: 1 | '', gone: 1 | '', damaged, held, parked, review, lapsed, done, tickets, lapses, breaks}
 --   gone: nothing is kept of the project, or any more
 --   damaged: tasks whose record nobody can read, MOST at most
---   held, parked, lapsed, done, tickets: how many there are now   lapses, breaks: how many ever
+--   held, parked, review, lapsed, done, tickets: how many there are now   lapses, breaks: how many ever
 -- Safe to run twice: what is written down or dropped is not due any more. O(log live claims +
 -- tickets) when nothing is due, at most MOST of each kind a run; O(all that is kept) once in
 -- RULES.recount_ms.
 --- @include common.lua
 --- @include listing.lua
 --- @include past.lua
+--- @include faces.lua
 --- @include tenure.lua
 --- @include holds.lua
 
@@ -120,6 +121,7 @@ for _, task in ipairs(call('SMEMBERS', PREFIX .. ':queued')) do
 end
 
 local live_now, parked = call('ZCARD', LIVE), call('SCARD', PREFIX .. ':parked')
+local review = call('SCARD', PREFIX .. ':review')
 local many_lapsed, many_done = call('ZCARD', PREFIX .. ':lapsed'), call('ZCARD', PREFIX .. ':done')
 if live_now == 0 then call('DEL', PREFIX .. ':places') end
 local damaged = call('ZRANGE', PREFIX .. ':damaged', 0, MOST - 1)
@@ -158,7 +160,7 @@ end
 
 if more == '' and live_now + many_lapsed + many_done == 0 and TOLD == 0 and call(
     'EXISTS', PREFIX .. ':ended', PREFIX .. ':endings', PREFIX .. ':losers', PREFIX .. ':queued',
-    PREFIX .. ':damaged', PREFIX .. ':parked', PREFIX .. ':listed', ON_HOLD) == 0 and not project_hold then
+    PREFIX .. ':damaged', PREFIX .. ':parked', PREFIX .. ':review', PREFIX .. ':listed', ON_HOLD) == 0 and not project_hold then
   -- A fence that is given later is larger than the last one without that being known: it is the time.
   if (number(kept[3]) or 0) < math.max(NOW_US, WITNESS_US) then
     call('DEL', META, EVENTS)
@@ -169,5 +171,5 @@ elseif more == '' and (kept[3] or kept[4]) then
   if NOW - (since or 0) > RULES.recount_ms then weigh() end
 end
 
-return answer('swept', more, gone, damaged, text(live_now - parked), text(parked), text(many_lapsed),
+return answer('swept', more, gone, damaged, text(live_now - parked - review), text(parked), text(review), text(many_lapsed),
               text(many_done), text(waiting), text(number(kept[1]) or 0), text(number(kept[2]) or 0))

@@ -16,6 +16,7 @@
 --- @include common.lua
 --- @include listing.lua
 --- @include past.lua
+--- @include faces.lua
 --- @include tenure.lua
 
 local told = look_at_losses()

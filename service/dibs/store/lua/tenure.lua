@@ -11,8 +11,11 @@ end
 -- a lock, `released` is a good end; of a task of the list, within RULES.brief_ms, it is giving up.
 local function count_failure(rec, from, to)
   local many = tonumber(rec.failures or '0')
-  if from == 'lapsed' and INDEX[to] == ':live' then
+  local failed = from == 'lapsed' or from == 'rejected'
+  if failed and INDEX[to] == ':live' then
     many = many - 1
+  elseif to == 'rejected' then
+    if not failed and from ~= 'abandoned' and from ~= 'broken' then many = many + 1 end
   elseif INDEX[from] == ':live' then
     local brief = rec.listed and to == 'released' and NOW - rec.since < RULES.brief_ms
     if to == 'lapsed' or to == 'abandoned' or to == 'broken' or brief then many = many + 1 end
@@ -59,11 +62,12 @@ local function transition(task, rec, to, old)
   if old then return tell('claimed', task, rec) end
   if left == ':live' and from ~= 'held' then call('SREM', PREFIX .. ':' .. from, task) end
   if entered == ':live' and to ~= 'held' then call('SADD', PREFIX .. ':' .. to, task) end
-  local back = entered == ':live' and ({parked = 'resumed', lapsed = 'revived'})[from]
+  local back = entered == ':live' and (to == 'held' or left ~= ':live')
+    and ({parked = 'resumed', review = 'resumed', lapsed = 'revived', rejected = 'revived'})[from]
   if back then tell(back, task, rec) end
   -- The event of a state is called like it, and has these fields of the record.
   local fields, shown = {}, ({
-    lapsed = 'note', parked = 'note', done = 'note pr', released = 'note pr', abandoned = 'note pr',
+    lapsed = 'note', parked = 'note', review = 'note pr branch', done = 'note pr by sha', rejected = 'note pr by', released = 'note pr', abandoned = 'note pr',
     broken = 'reason by',
   })[to]
   for field in string.gmatch(shown or '', '%a+') do
@@ -142,6 +146,7 @@ local function forget(task, rec)
     call('HSET', META, alike, table.concat(kept, '\n'))
   end
   call('DEL', RECORD .. task, PREFIX .. ':queue:' .. task)
+  drop_faces(task, rec)
   if SIZES[task] then GREW, SIZES[task] = GREW - weight(task, SIZES[task]), nil end
   call('SREM', PREFIX .. ':queued', task)
   for _, index in ipairs({':lapsed', ':done', ':ended', ':failed'}) do call('ZREM', PREFIX .. index, task) end
@@ -149,6 +154,7 @@ local function forget(task, rec)
     if call('ZREM', LIVE, task) == 1 then leave(rec.place) end
     call('ZREM', PREFIX .. ':damaged', task)
     call('SREM', PREFIX .. ':parked', task)
+    call('SREM', PREFIX .. ':review', task)
     call('HDEL', META, 'weighs')  -- nobody knows what it weighed when it could be read
   end
   if rec.state == 'lapsed' then call('HDEL', LOST .. rec.owner, task) end
@@ -191,26 +197,36 @@ local function drop_tickets(task, rec, these)
   return waiting
 end
 
+-- From when on max_hold counts: a tenure begins anew where it comes back from review.
+local function held_from(rec) return number(rec.anew) or tonumber(rec.since) end
+
 -- A lapsed claim that nobody took may go on, same fence, while it is within max_hold.
 local function revivable(rec)
-  return rec.state == 'lapsed' and tonumber(rec.since) + RULES.max_hold_ms > NOW
+  return rec.state == 'lapsed' and held_from(rec) + RULES.max_hold_ms > NOW
 end
 
 -- Extend the claim `rec` of SESSION on `task`, bring it back if it lapsed, and apply `change`:
--- {ttl_ms, state = 'held'|'parked', resume = bool, note, label, branch, url}, each or nil.
+-- {ttl_ms, state = 'held'|'parked'|'review', resume = bool, note, label, branch, url, pr}, each or nil.
 local function keep(task, rec, change)
   settle(task, rec)
   local revived, to = rec.state == 'lapsed', change.state or 'held'
   if change.ttl_ms and to == 'held' then rec.ttl = text(change.ttl_ms) end
   local span = tonumber(rec.ttl)
   if to == 'parked' then span = change.ttl_ms or RULES.park_ms end
+  if rec.state == 'review' and to ~= 'review' then
+    rec.anew, rec.due_at = NOW_TEXT, 0  -- it is work again, and has the time of work
+  end
   if change.resume then rec.due_at = math.min(rec.due_at, NOW + span) end
   -- Never earlier than the deadline that the holder already has, and never past max_hold.
-  local limit = tonumber(rec.since) + RULES.max_hold_ms
+  local limit = held_from(rec) + RULES.max_hold_ms
+  if to == 'review' then span, limit = RULES.review_ms, NOW + RULES.review_ms end
   rec.due_at = math.max(rec.due_at, math.min(NOW + span, limit))
   rec.beat = NOW_TEXT
-  for _, field in ipairs({'note', 'label', 'branch', 'url'}) do
+  for _, field in ipairs({'note', 'label', 'url'}) do
     if change[field] and change[field] ~= '' then rec[field] = change[field] end
+  end
+  for _, field in ipairs({'branch', 'pr'}) do
+    if change[field] and change[field] ~= '' then set_face(task, rec, field, change[field]) end
   end
   transition(task, rec, to)
   if revived then call('HDEL', LOST .. SESSION, task) end

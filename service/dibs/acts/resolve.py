@@ -1,0 +1,135 @@
+"""resolve: CI, the forge or a person says how the pull request of a task ended."""
+
+from typing import Annotated, Any, Literal, NamedTuple, assert_never
+
+from dibs import outcomes as o
+from dibs import responses, verdicts, words
+from dibs.acts.act import Act, Call
+from dibs.acts.holding import releases, shown
+from dibs.claims import Claims
+from dibs.requests import (
+    LINE,
+    Branch,
+    Errors,
+    Fence,
+    Note,
+    Pr,
+    Request,
+    Task,
+    as_schema,
+    fault,
+    has,
+    limited_text,
+)
+from dibs.responses import Reply
+from dibs.store import Store
+from dibs.store.scripts import Declaration
+
+Outcome = o.Ended | o.Moved | o.Ambiguous | o.Unmatched
+NOBODY = "ci"
+"""How is called who does not say who it is."""
+_WAYS = ("task", "pr", "branch")
+
+
+class ResolveRequest(Request):
+    """POST resolve: a task, or the pull request or branch that it is on."""
+
+    task: Task | None = None
+    pr: Pr = ""
+    branch: Branch = ""
+    fence: Fence | None = None
+    outcome: Literal["merged", "rejected"]
+    note: Note = ""
+    sha: Annotated[
+        str, limited_text("sha", 64), as_schema(type="string", maxLength=64, pattern=LINE)
+    ] = ""
+
+    @classmethod
+    def also(cls, given: dict[str, Any]) -> Errors:
+        """See Request."""
+        if not any(given.get(name) for name in _WAYS):
+            return [fault("task", "Name a task, or its pull request (pr), or its branch.")]
+        return []
+
+    @classmethod
+    def together(cls) -> dict[str, Any]:
+        """See Request."""
+        return {"anyOf": [has(name) for name in _WAYS]}
+
+
+class Arguments(NamedTuple):
+    """The arguments of resolve.lua."""
+
+    task: str
+    pr: str
+    branch: str
+    fence: str
+    outcome: str
+    note: str
+    sha: str
+    by: str
+
+
+SCRIPT = Declaration("resolve", Arguments, rates="none", lasting="ended")
+
+
+async def run(claims: Claims, call: Call[ResolveRequest]) -> Outcome:
+    """End a review, or what went on without one."""
+    return await end(claims.store, call, call.request.outcome)
+
+
+async def end(store: Store, call: Call[ResolveRequest], outcome: str) -> Outcome:
+    """See run; `opened` as an outcome lets the task wait for its review. Raises StoreDown."""
+    request, project = call.request, call.project
+    arguments = Arguments(
+        request.task or "",
+        request.pr,
+        request.branch,
+        str(request.fence or ""),
+        outcome,
+        request.note,
+        request.sha,
+        call.by or NOBODY,
+    )
+    tag, read, rest = await store.run(SCRIPT, project, None, arguments, call.key)
+    match tag:
+        case "moved":
+            now = shown(read, project, request.task or words.Task(""), rest[1])
+            return o.Moved(now, unsure=read.unsure)
+        case "ambiguous":
+            return o.Ambiguous(tuple(map(words.Task, rest[1:])), unsure=read.unsure)
+        case "unknown":
+            return o.Unmatched(unsure=read.unsure)
+        case _:
+            return o.Ended(releases(rest[1:]))
+
+
+def answer(outcome: Outcome, request: ResolveRequest) -> Reply:
+    """Answer a resolve."""
+    match outcome:
+        case o.Ended(ended):
+            return responses.ok(ended[0])
+        case o.Moved(now):
+            detail = verdicts.newer(now, request.fence)
+            raise responses.problem("fence-moved", detail, outcome, claim=responses.builtin(now))
+        case o.Ambiguous(tasks):
+            detail = verdicts.ambiguous(tasks)
+            raise responses.problem("ambiguous", detail, outcome, tasks=list(tasks))
+        case o.Unmatched():
+            asked = request.task or request.pr or request.branch
+            raise responses.problem("unmatched", verdicts.unmatched(asked), outcome)
+        case never:
+            assert_never(never)
+
+
+ACT = Act(
+    name="resolve",
+    path="resolve",
+    summary="How the pull request of a task ended; requires a key for CI or an admin key.",
+    request=ResolveRequest,
+    success={200: ("Release",)},
+    problems=("forbidden", "fence-moved", "ambiguous", "unmatched"),
+    caller="ci",
+    run=run,
+    answer=answer,
+)

@@ -1,0 +1,100 @@
+-- resolve.lua: how the pull request of a task ended, or how it goes on. Who says so is CI, the forge, or a person.
+--
+-- ARG.task, '' where the next two are to find it   .pr, '' or its URL   .branch, '' or the branch that it is on
+-- ARG.fence, '' for any   .outcome: merged | rejected; opened: it waits for its review
+-- ARG.note  .sha  .by: who says so
+--
+-- {'ended', now, losses, {task, state, already}}   state is the task's now
+-- {'moved', now, losses, view | ''}   a newer tenure has the task, or the fence is not that of the last one
+-- {'ambiguous', now, losses, task, task}   two tasks at least are on that pull request or branch
+-- {'unknown', now, losses}   no session ever had such a task, or it was long ago
+-- {'damaged', now, losses, task}   nobody can read its record
+-- {'stalled', now}
+-- Safe to run twice: the second run finds the task as the first one left it, and says 'already'.
+-- O(tasks on one branch, MOST of them at most).
+--- @include common.lua
+--- @include listing.lua
+--- @include past.lua
+--- @include faces.lua
+--- @include tenure.lua
+
+local MOST = 100
+local task, pr, fence, outcome = ARG.task, ARG.pr, ARG.fence, ARG.outcome
+local given = {pr = pr, branch = ARG.branch}
+
+-- The tasks that have a branch or pull request: of this tenure, and of the one before.
+local function found_by(field, value)
+  local now, before = {}, {}
+  local named = value ~= '' and redis.pcall('SRANDMEMBER', face(field, value), MOST) or {}
+  for _, each in ipairs(named) do
+    local rec = meet(each)
+    settle(each, rec)
+    if rec[field] == value then
+      now[#now + 1] = each
+    elseif rec['last_' .. field] == value then
+      before[#before + 1] = each
+    end
+  end
+  table.sort(now)
+  return now, before
+end
+
+-- Of several, those that somebody has are meant.
+local function live_ones(tasks)
+  local found = {}
+  for _, each in ipairs(tasks) do
+    if live(load(each)) then found[#found + 1] = each end
+  end
+  return #found > 0 and found or tasks
+end
+
+-- The one task that is meant; or an answer that says why there is none.
+local function find()
+  for _, field in ipairs({'pr', 'branch'}) do
+    local now, before = found_by(field, given[field])
+    if #now > 1 then now = live_ones(now) end
+    if #now > 1 then return nil, answer('ambiguous', {}, now[1], now[2]) end
+    if now[1] then return now[1] end
+    if before[1] then return nil, answer('moved', {}, view(before[1], load(before[1]))) end
+  end
+  return nil, answer('unknown', {})
+end
+
+if task == '' then
+  local refusal
+  task, refusal = find()
+  if refusal then return refusal end
+end
+local rec = meet(task)
+if rec.damaged then return answer('damaged', {}, task) end
+settle(task, rec)
+if not rec.owner then return answer('unknown', {}) end
+if fence ~= '' and fence ~= rec.fence then return answer('moved', {}, view(task, rec)) end
+
+local to = ({merged = 'done', rejected = 'rejected', opened = 'review'})[outcome]
+local was_other = pr ~= '' and rec.pr and rec.pr ~= pr and not live(rec) and rec.state ~= 'lapsed'
+if rec.state == to and not was_other then
+  return answer('ended', {}, {task, state_now(task, rec), '1'})
+end
+-- A pull request that is opened brings nothing back that ended another way than by its being closed.
+if to == 'review' and not live(rec) and rec.state ~= 'lapsed' and rec.state ~= 'rejected' then
+  return answer('ended', {}, {task, state_now(task, rec), '1'})
+end
+
+if pr ~= '' then set_face(task, rec, 'pr', pr) end
+if ARG.note ~= '' then rec.note = ARG.note end
+rec.by, rec.sha = ARG.by, ARG.sha ~= '' and ARG.sha or nil
+local lapsed_before, held_before = rec.state == 'lapsed', live(rec)
+if to == 'review' then
+  rec.due_at = NOW + RULES.review_ms
+  rec.beat = NOW_TEXT
+end
+let_holder_write()
+transition(task, rec, to)
+if lapsed_before then call('HDEL', LOST .. rec.owner, task) end
+if to == 'rejected' then
+  note_loss(rec.owner, task, rec.fence, 'rejected', NOW + RULES.retention_ms, {by_label = ARG.by, note = ARG.note, pr = rec.pr})
+elseif held_before and to == 'done' then
+  call('ZADD', PREFIX .. ':endings', rec.ended, rec.fence .. ' ' .. string.sub(rec.owner, 1, 10) .. ' ' .. task)
+end
+return answer('ended', {}, {task, state_now(task, rec), ''})
