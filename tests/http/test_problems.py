@@ -193,7 +193,7 @@ def asking_for_the_next_where_all_is_held(desk: Desk) -> httpx.Response:
     ann.post("tasks", tasks=[{"task": "T-1"}, {"task": "T-2", "needs": ["T-1"]}])
     assert ann.post("claim", next=True).json()["task"] == "T-1"
     answer = desk.caller().post("claim", next=True)
-    none = {"parked": 0, "on_hold": 0, "failed": 0, "cooling": 0}
+    none = {"parked": 0, "review": 0, "on_hold": 0, "failed": 0, "cooling": 0}
     assert answer.json()["counts"] == none | {"held": 1, "blocked": 1}
     assert answer.json()["retry_after"] > 60
     return answer
@@ -259,6 +259,26 @@ def a_hold_without_the_admin_key(desk: Desk) -> httpx.Response:
     return desk.caller().post("hold", reason="x")
 
 
+@answers("unmatched")
+def a_verdict_on_what_nobody_had(desk: Desk) -> httpx.Response:
+    return desk.admin().post("resolve", task="T-1", outcome="merged")
+
+
+@answers("ambiguous")
+def a_verdict_on_a_branch_of_two_tasks(desk: Desk) -> httpx.Response:
+    ann = desk.caller()
+    ann.post("claim", all_of=["T-1", "T-2"], branch="feat/both")
+    answer = desk.admin().post("resolve", branch="feat/both", outcome="merged")
+    assert answer.json()["tasks"] == ["T-1", "T-2"]
+    return answer
+
+
+@answers("fence-moved")
+def a_verdict_on_an_earlier_tenure(desk: Desk) -> httpx.Response:
+    desk.caller().post("claim", task="T-1")
+    return desk.admin().post("resolve", task="T-1", fence=1, outcome="merged")
+
+
 @answers("quota")
 def a_claim_of_the_next_while_too_many_wait_for_people(desk: Desk) -> httpx.Response:
     ann, bob = desk.caller(), desk.caller()
@@ -270,7 +290,7 @@ def a_claim_of_the_next_while_too_many_wait_for_people(desk: Desk) -> httpx.Resp
     bob.post("heartbeat", state="parked")
     answer = bob.post("claim", next=True)
     assert (answer.json()["whose"], answer.json()["limit"]) == ("waiting", 3)
-    assert answer.json()["counts"] == {"parked": 3, "failed": 0}
+    assert answer.json()["counts"] == {"parked": 3, "review": 0, "failed": 0}
     assert bob.post("claim", task="T-3").status_code == 201, "by its name it may be claimed"
     return answer
 

@@ -43,6 +43,7 @@ NEXT = "tests/client/test_next.py::test_"
 PEOPLE = "tests/client/test_people.py::test_"
 LISTS = "tests/promises/test_tasks.py"
 LISTED = (LISTS, MACHINE)
+REVIEWS = ("tests/promises/test_review.py",)
 UPGRADES = ("tests/ops/test_stop_and_go.py",)
 
 
@@ -407,7 +408,7 @@ MUTANTS = [
         "revival past max_hold",
         "store/lua/tenure.lua",
         "nobody holds for ever (max_hold)",
-        "return rec.state == 'lapsed' and tonumber(rec.since) + RULES.max_hold_ms > NOW",
+        "return rec.state == 'lapsed' and held_from(rec) + RULES.max_hold_ms > NOW",
         "return rec.state == 'lapsed'",
     ),
     Mutant(
@@ -2377,5 +2378,85 @@ MUTANTS = [
         "+ RULES.fresh_ms < begins then",
         "+ RULES.fresh_ms < 0 then",
         QUEUES,
+    ),
+    Mutant(
+        "a review lapses like work",
+        "store/lua/tenure.lua",
+        "a review waits for its verdict (rule 22)",
+        "  if to == 'review' then span, limit = RULES.review_ms, NOW + RULES.review_ms end\n",
+        "",
+        REVIEWS,
+    ),
+    Mutant(
+        "a release of all ends reviews",
+        "store/lua/release.lua",
+        "what a session does for all leaves a review alone (rule 22)",
+        "(live(rec) and (rec.state ~= 'review' or overdue(rec)) or rec.state == 'lapsed')",
+        "(live(rec) or rec.state == 'lapsed')",
+        REVIEWS,
+    ),
+    Mutant(
+        "a heartbeat for all makes a review work",
+        "store/lua/heartbeat.lua",
+        "what a session does for all leaves a review alone (rule 22)",
+        "if rec.state ~= 'review' then keep(task, rec, change) end",
+        "keep(task, rec, change)",
+        REVIEWS,
+    ),
+    Mutant(
+        "who goes on after a review is past max_hold",
+        "store/lua/tenure.lua",
+        "max_hold counts anew (rule 22)",
+        "rec.anew, rec.due_at = NOW_TEXT, 0",
+        "rec.due_at = 0",
+        REVIEWS,
+    ),
+    Mutant(
+        "a verdict ends a newer tenure",
+        "store/lua/resolve.lua",
+        "a newer tenure is never touched (rule 22)",
+        "    if before[1] then return nil,",
+        "    if before[1] then return before[1],",
+        REVIEWS,
+    ),
+    Mutant(
+        "a verdict looks at no fence",
+        "store/lua/resolve.lua",
+        "a verdict names the tenure (rule 5)",
+        "if fence ~= '' and fence ~= rec.fence then",
+        "if false then",
+        REVIEWS,
+    ),
+    Mutant(
+        "a verdict on two tasks takes the first",
+        "store/lua/resolve.lua",
+        "two tasks that share a branch are both named (rule 22)",
+        "    if #now > 1 then return nil, answer('ambiguous', {}, now[1], now[2]) end\n",
+        "",
+        REVIEWS,
+    ),
+    Mutant(
+        "an author hears of no rejection",
+        "store/lua/resolve.lua",
+        "a rejection is told to the author (rule 22)",
+        "if to == 'rejected' then\n  note_loss(",
+        "if false then\n  note_loss(",
+        REVIEWS,
+    ),
+    Mutant(
+        "a rejection is no attempt",
+        "store/lua/tenure.lua",
+        "a rejected tenure counts as an attempt (rule 12)",
+        "if not failed and from ~= 'abandoned' and from ~= 'broken' then many = many + 1 end",
+        "many = many + 0",
+        REVIEWS,
+    ),
+    Mutant(
+        "a key for CI claims",
+        "api/access.py",
+        "a key for CI reads and resolves, nothing else (rule 28)",
+        'if not page and (reads or path.endswith("/resolve")):',
+        "if not page:",
+        ("tests/http/test_review.py",),
     ),
 ]

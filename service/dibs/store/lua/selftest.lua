@@ -77,6 +77,7 @@ expect(is(1), 'SADD', key('set'), 'a')
 forget('set')
 expect(is(1), 'SCARD', key('set'))
 expect(first_is('a'), 'SMEMBERS', key('set'))
+expect(first_is('a'), 'SRANDMEMBER', key('set'), '5')
 expect(is(1), 'SREM', key('set'), 'a')
 
 expect(is(2), 'ZADD', key('sorted'), '1', 'a', '2', 'b')
