@@ -2359,8 +2359,8 @@ MUTANTS = [
         "parked work does not count as waiting",
         "store/lua/claim.lua",
         "next stops where people are behind",
-        "if parked + failed >= RULES.waiting_most",
-        "if failed >= RULES.waiting_most",
+        "if parked + review + failed >= RULES.waiting_most",
+        "if review + failed >= RULES.waiting_most",
         HOLDS,
     ),
     Mutant(
