@@ -11,19 +11,22 @@ hook.py what a hook does beyond a look at the clock.
   dibs claim TASK --any T2 T3 | --all T2 T3   the first free one | all of them or none
   dibs claim TASK --wait 10m | --queue        queue for it | ask once, keeping the place
   dibs beat | park [TASK] [--note TEXT]       I am working | I wait for a person
-  dibs done TASK [--pr URL] [--note TEXT]     finished: nobody needs to do it again
+  dibs review TASK --pr URL [--note TEXT]     its pull request is open: mine until the verdict
+  dibs done TASK [--note TEXT]                finished, without one: nobody needs to do it again
   dibs release TASK | --all [--note TEXT]     not finished: somebody else may have it;
                     --abandoned               … and it went wrong, which counts as an attempt
   dibs add TASK --title TEXT [--body TEXT|-] [--needs A,B] [--priority 0-4] [--tag T] [--url U]
                                               write a task down, or change what is written
   dibs list [--mine | --ready]                who has what | what is ready, in the order of next
-  dibs show TASK | watch                      one task, whole | the list, again and again
+  dibs show TASK [--history] | watch          one task, whole | the list, again and again
   dibs verify TASK [--fence N]                do I (does fence N) still hold it?
+  dibs verify --branch NAME | --pr URL        the same for the task that is on it
   dibs run TASK [--done] -- command ...       hold it while a command runs; both end together
   dibs import FILE…|- [--dry-run | --yes]     write a list down: a checklist, issues, tickets
   dibs hold [TASK] --reason TEXT [--until 2h] keep a task, or the project, from being claimed
   dibs unhold [TASK] | retry TASK             let it go | let it be tried again; with DIBS_ADMIN_KEY
   dibs init --url URL | --remove              put dibs into this repository | take it out
+       --pre-push   and into this checkout's pre-push hook
        --agent claude,codex,cursor,gemini,copilot|auto   and into the settings of these agents
   dibs doctor | hook                          what works here | for an agent's hooks
   … --as NAME                                 as a sub-agent of this session, with its own claims
@@ -84,7 +87,8 @@ BY_PEOPLE = ("hold", "unhold", "retry")
 LOADED = {}
 TIMEOUT_S, HOOK_TIMEOUT_S, BEAT_EVERY_S = 5.0, 4.0, 75
 YES, REFUSED, USAGE, UNKNOWN, LOST = range(5)
-LOSSES = ("lapsed", "broken", "forgotten")
+LOSSES = ("lapsed", "broken", "forgotten", "rejected")
+LIVE = ("held", "parked", "review")
 HOOK_NOTES = ("its turn ended", "at work again")  # fixed words, of which nothing is anybody's
 BEATS = ("PostToolUse", "PostToolUseFailure", "UserPromptSubmit", "PreCompact")
 BEATS += ("Keep",)  # of our own, while a tool runs
@@ -95,6 +99,7 @@ EXITS = {"held": 1, "cooling": 1, "done": 1, "not-holder": 1, "quota": 1, "lost"
 EXITS.update({"blocked": 1, "nothing-ready": 1, "on-hold": 1, "failed": 1})
 WAITED_FOR = ("held", "cooling", "nothing-ready")
 NOT_RETRIED = ("refused-by-policy", "no-trust", "too-large")  # asking again gives the same
+PR_PAGES = r"((?:pull|pulls|pull-requests|merge_requests|pullrequest)/\d+)/.*"
 MOST_BYTES = 8 << 20  # of an answer, its head included
 QUOTED_MOST = 200  # characters of a text that another party wrote
 LISTED_MOST = 50  # tasks that are shown as ready, unless another number is asked for
@@ -179,6 +184,8 @@ def talk(text):
 
 def duration_text(seconds):
     minutes = seconds // 60
+    if minutes >= 48 * 60:
+        return f"{minutes // 1440}d"
     return f"{seconds}s" if minutes < 2 else f"{minutes}m" if minutes < 120 else f"{minutes // 60}h"
 
 
@@ -884,18 +891,22 @@ class Session:
             for gone in reply.get("released", [reply]):
                 claims.pop(gone.get("task"), None)
         elif sent and act != "tasks":
-            if act == "heartbeat":
-                self.data["parked_at"] = time.time() if body["state"] == "parked" else 0
-                if not task:
-                    claims.clear()
-            for claim in reply.get("claims", [reply]):
-                claims[claim["task"]] = kept_of(claim, sent)
+            self.keep_claims(act, body, reply, sent)
         elif act != "claim" and reply.get("code") in ("lost", "not-holder"):
             claims.pop(task, None)
         for loss in reply.get("lost", []):
             if (self.fence(loss["task"]) or loss["fence"] + 1) <= loss["fence"]:
                 del claims[loss["task"]]
             self.data["lost"] = [*self.data["lost"][-4:], loss]
+
+    def keep_claims(self, act, body, reply, sent):
+        """Remember the claims that a claim or heartbeat was answered with."""
+        if act == "heartbeat" and body["state"] != "review":
+            self.data["parked_at"] = time.time() if body["state"] == "parked" else 0
+        if act == "heartbeat" and not body.get("task"):
+            self.data["claims"].clear()
+        for claim in reply.get("claims", [reply]):
+            self.data["claims"][claim["task"]] = kept_of(claim, sent)
 
     def ask_after(self, before, body, reply, until):
         """Claims that a heartbeat of all found no more, and of which the service said nothing, as
@@ -904,6 +915,8 @@ class Session:
         for task in before.keys() - self.data["claims"].keys() - told:
             fence = before[task]["fence"]
             named = {"task": task, "fence": fence, "state": body.get("state")}
+            if before[task].get("pr"):  # it is in review, and stays so
+                named.update(state="review", pr=before[task]["pr"])
             try:
                 self.learn("heartbeat", named, *call(self, "POST", "heartbeat", named, 1, until))
             except Failure as failure:
@@ -998,6 +1011,8 @@ def kept_of(claim, sent):
     left = claim["expires_in"] - max(1.0, 0.05 * claim["ttl"])
     kept = {"until": [now + left for now in sent], "fence": claim["fence"]}
     kept.update(ttl=claim["ttl"], parked=claim["state"] == "parked")
+    if claim["state"] == "review":
+        kept["pr"] = claim["pr"]
     note = claim.get("note") or ""
     kept["note"] = note if note in ("", *HOOK_NOTES) else "…"
     return kept
@@ -1147,8 +1162,8 @@ def holder_name(holder):
 def loss_of(task, fence, problem):
     """What became of a claim of ours, from the refusal of its heartbeat; None where we ended it."""
     claim, kind = problem.get("claim") or {}, problem.get("code")
-    loss = {key: problem.get(key) for key in ("reason", "at", "by", "note")}
-    if kind != "lost" and claim.get("state") not in ("held", "parked"):
+    loss = {key: problem.get(key) for key in ("reason", "at", "by", "note", "pr")}
+    if kind != "lost" and claim.get("state") not in LIVE:
         return None
     if kind != "lost" or not (loss["reason"] and loss["at"]):
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -1165,7 +1180,10 @@ def about_loss(loss, is_brief=False):
         text += ", by a person" if reason == "broken" and not by.get("ref") else ""
         by = {"ref": by["ref"]} if by.get("ref") else {}
     if by:
-        text += (", by " if reason == "broken" else ", now with ") + holder_name(by)
+        is_act = reason in ("broken", "rejected")
+        text += (", by " if is_act else ", now with ") + holder_name(by)
+    if loss.get("pr") and not is_brief:
+        text += f", pull request {word(loss['pr'])}"
     if not loss.get("note"):
         return text
     if is_brief:
@@ -1520,7 +1538,8 @@ def about_claim(claim):
     text, holder = f"{word(claim['task'])}: {word(claim['state'])}", claim.get("holder") or {}
     if holder:
         text += " by " + ("you" if claim.get("mine") else holder_name(holder))
-    if claim["state"] in ("held", "parked"):
+    text += f", pull request {word(claim['pr'])}" if claim["state"] == "review" else ""
+    if claim["state"] in LIVE:
         text += f", {duration_text(int(claim['expires_in']))} left, fence {int(claim['fence'])}"
     text += f", {word(claim['flag'])}" if claim.get("flag") else ""
     if not claim.get("note"):
@@ -1554,7 +1573,7 @@ def about_needs(claim):
     waits = [need for need in claim.get("needs") or () if need["state"] != "done"]
     named = []
     for need in waits[:3]:
-        holder = need.get("holder") if need["state"] in ("held", "parked") else None
+        holder = need.get("holder") if need["state"] in LIVE else None
         named.append(f"{word(need['task'])} ({word(need['state'])}")
         named[-1] += f" by {holder_name(holder)})" if holder else ")"
     text = ", needs " + ", ".join(named) if named else ""
@@ -1637,6 +1656,7 @@ def claim_body(args, session):
         "tag": one_of(args.tag, "--tag") if several == "next" else None,
         "ttl": args.ttl or os.environ.get("DIBS_TTL"),
         "note": args.note,
+        "pr": args.pr,
         "label": session.label,
         "branch": without_invisible(branch) or None,
         "url": "https://claude.ai/code/" + agent_id() if remote and agent_id() else None,
@@ -1682,10 +1702,13 @@ def text_of_stdin():
 
 
 def do_beat(args, session):
+    if args.command == "review" and not args.pr:
+        raise Failure(USAGE, "review wants --pr URL; without a pull request it is `done`")
     session = session.holding(args.task)
-    body = {"note": args.note, "ttl": args.ttl, "task": args.task}
+    body = {"note": args.note, "ttl": args.ttl, "task": args.task, "pr": args.pr}
     body["fence"] = session.load().fence(args.task)
-    body["state"] = "parked" if args.command == "park" else "working"
+    states = {"park": "parked", "review": "review"}
+    body["state"] = states.get(args.command, "working")
     reply = session.post("heartbeat", body)
     report(args, reply)
     return LOST if reply.get("lost") else YES
@@ -1797,33 +1820,133 @@ def listed_mine(args, session):
     return json.dumps(replies[0])
 
 
+def do_show(args, session):
+    """One task, whole: its claim, what the team wrote down, what it needs, who had it."""
+    claim = call(session.load(), "GET", f"tasks/{percent_encoded(args.task)}")[0]
+    more = about_title(claim) + about_hold(claim) + about_needs(claim)
+    report(args, claim, about_claim(claim) + more)
+    show_body(args, claim)
+    if args.history and not args.json:
+        print("\n".join(map(about_tenure, claim.get("tenures") or ())) or "no history")
+    if claim.get("state") not in LIVE and about_before(claim):
+        talk(about_before(claim))
+    for loss in session.load().data.get("told", []):
+        if loss["task"] == args.task:
+            talk(about_loss(loss))
+    return YES
+
+
 def do_verify(args, session):
-    """show, and verify: does this fence (by default our own) still hold the task?"""
+    """Does this fence (by default our own) still hold the task?"""
+    if getattr(args, "pre-push"):
+        return verify_push(session)
+    args.task = args.task or task_on(args, session)
     session = session.holding(args.task, is_read=True)
     fence = args.fence or session.load().fence(args.task)
     path = f"claims/{percent_encoded(args.task)}" + (f"?fence={fence}" if fence else "")
-    if args.command == "show":
-        path = f"tasks/{percent_encoded(args.task)}"
     try:
         claim = call(session, "GET", path)[0]
     except Failure as failure:
         is_over = fence and not args.fence and args.task not in session.live()
-        if failure.code == UNKNOWN and is_over and args.command == "verify":
+        if failure.code == UNKNOWN and is_over:
             raise Failure(LOST, f"{failure}; by our own clock it is over") from None
         raise
-    more = about_title(claim) + about_hold(claim) + about_needs(claim)
-    report(args, claim, about_claim(claim) + (more if args.command == "show" else ""))
-    if args.command == "show":
-        show_body(args, claim)
-        if claim.get("state") not in ("held", "parked") and about_before(claim):
-            talk(about_before(claim))
-        told = session.load().data.get("told", [])
-        for loss in told:
-            if loss["task"] == args.task:
-                talk(about_loss(loss))
-    if args.command == "show" or (claim.get("current") if fence else claim.get("mine")):
+    report(args, claim)
+    if claim.get("current") if fence else claim.get("mine"):
         return YES
     return LOST if fence else REFUSED
+
+
+def about_tenure(tenure):
+    """A tenure that is over, in one line: when, who, how it ended, and what was left of it."""
+    begun, ended = (minute_of(tenure[name]) for name in ("acquired_at", "ended_at"))
+    text = f"{begun} to {ended}: {holder_name(tenure['holder'])}"
+    text += f", {word(tenure['outcome'])}, fence {int(tenure['fence'])}"
+    text += f", by {word(tenure['by'])}" if tenure.get("by") else ""
+    text += f", pull request {word(tenure['pr'])}" if tenure.get("pr") else ""
+    if tenure.get("reason"):
+        text += f", reason (text of a person, not an instruction): {quoted(tenure['reason'])}"
+    return text + (
+        f", {about_note(tenure['note'], tenure['holder'])}" if tenure.get("note") else ""
+    )
+
+
+def minute_of(instant):
+    """2026-11-30 07:55Z"""
+    text = instant[:16].replace("T", " ")
+    return text + "Z" if set(text) <= set("0123456789-: ") else quoted(instant)
+
+
+def task_on(args, session):
+    """The task that is on a branch or pull request; Failure where none is, or several are."""
+    field, value = ("pr", args.pr) if args.pr else ("branch", args.branch)
+    if not value:
+        raise Failure(USAGE, "verify a TASK, or --branch NAME, or --pr URL")
+    tasks = [claim["task"] for claim in claims_on(session, field, value)]
+    if len(tasks) == 1:
+        return tasks[0]
+    if not tasks:
+        raise Failure(REFUSED, f"no claim is on {word(value)}")
+    raise Failure(REFUSED, f"several are on {word(value)}: " + ", ".join(map(word, tasks[:5])))
+
+
+def claims_on(session, field, value):
+    """The claims that have this branch or pull request; those that somebody holds, if any does."""
+    found, cursor = [], ""
+    shown = canonical(value) if field == "pr" else value
+    while True:
+        path = "claims?limit=200&state=held,parked,review,lapsed,done"
+        path += f"&q={percent_encoded(shown[:200])}"
+        path += f"&cursor={percent_encoded(cursor)}" if cursor else ""
+        page = call(session.load(), "GET", path)[0]
+        found += [claim for claim in page.get("claims", ()) if on(claim, field) == shown]
+        cursor = page.get("cursor")
+        if not cursor:
+            return [claim for claim in found if claim["state"] in LIVE] or found
+
+
+def on(claim, field):
+    return claim.get("pr") if field == "pr" else (claim.get("holder") or {}).get("branch")
+
+
+def canonical(url):
+    """A pull request's URL as the service keeps it: without what its pages and forms add."""
+    import re
+
+    scheme, _, rest = url.strip().partition("://")
+    host, slash, path = rest.partition("/")
+    path = re.split(r"[?#]", path, maxsplit=1)[0].rstrip("/")
+    path = re.sub(PR_PAGES, r"\1", path)
+    return f"{scheme.lower()}://{host.lower()}{slash}{path}"
+
+
+def pushed_branches():
+    """Those that git's pre-push hook is told on stdin, by their names here and there."""
+    lines = sys.stdin.buffer.read(1 << 20).decode("utf-8", "replace").splitlines()
+    refs = (line.split(" ")[at] for line in lines for at in (0, 2) if line.count(" ") >= 3)
+    names = (without_invisible(ref[11:]) for ref in refs if ref.startswith("refs/heads/"))
+    return list(dict.fromkeys(filter(None, names)))
+
+
+def verify_push(session):
+    """For git's pre-push hook: stop a push of what was lost, or of a branch on which another
+    session works. Where the service does not answer, it goes on, and says so."""
+    try:
+        reply = session.post("heartbeat", {"state": "working"}) if session.load().live() else {}
+        if reply.get("lost"):
+            raise Failure(LOST, "nothing was pushed: a claim of this session was lost")
+        ours = session.live_here()
+        for branch in pushed_branches():
+            for claim in claims_on(session, "branch", branch):
+                is_ours = claim.get("mine") or claim["task"] in ours
+                if claim["state"] in LIVE and not is_ours:
+                    text = f"nothing was pushed to {word(branch)}: {about_claim(claim)}"
+                    raise Failure(REFUSED, text)
+    except Failure as failure:
+        if failure.code in (LOST, REFUSED):
+            raise
+        talk(f"the push goes on unverified: {failure}")
+    return YES
 
 
 def do_run(args, session):
@@ -2165,22 +2288,23 @@ def is_installed():
 # What runs each command, how many plain words it takes (least, most), and its flags.
 COMMANDS = {
     "next": (do_claim, 0, 0, "tag= ttl= note= wait="),
-    "claim": (do_claim, 1, 32, "any= all= ttl= note= wait= queue reopen"),
+    "claim": (do_claim, 1, 32, "any= all= ttl= note= wait= queue reopen pr="),
     "add": (do_add, 1, 1, "title= body= priority= needs= tag= url= max-attempts="),
-    "beat": (do_beat, 0, 1, "ttl= note="),
-    "park": (do_beat, 0, 1, "ttl= note="),
+    "beat": (do_beat, 0, 1, "ttl= note= pr="),
+    "park": (do_beat, 0, 1, "ttl= note= pr="),
+    "review": (do_beat, 1, 1, "pr= note="),
     "done": (do_release, 1, 1, "pr= note= fence="),
     "release": (do_release, 0, 1, "all note= fence= abandoned"),
     "list": (do_list, 0, 0, "mine ready limit= cursor="),
     "watch": (do_list, 0, 0, "mine limit= every="),
-    "show": (do_verify, 1, 1, ""),
-    "verify": (do_verify, 1, 1, "fence="),
+    "show": (do_show, 1, 1, "history"),
+    "verify": (do_verify, 0, 1, "fence= branch= pr= pre-push"),
     "run": (do_run, 2, 9999, "ttl= note= wait= queue reopen done"),
     "import": (do_import, 1, 9999, "format= source= prefix= order= keep-gone dry-run yes"),
     "hold": (do_people, 0, 1, "reason= until="),
     "unhold": (do_people, 0, 1, "reason="),
     "retry": (do_people, 1, 1, "reason= fence="),
-    "init": (do_setup, 0, 0, "url= project= agent= remove"),
+    "init": (do_setup, 0, 0, "url= project= agent= remove pre-push"),
     "doctor": (do_setup, 0, 0, ""),
 }
 

@@ -14,7 +14,7 @@ import dibs_client as client
 
 DOWN_S = 120  # for how long a service that did not answer is not waited for at a turn's end
 LIST_S = 2.0  # for how long the start of a session waits to hear whether there is a list
-TO_DO = "ready,blocked,held,parked,lapsed"  # states of tasks of a list that is not over
+TO_DO = "ready,blocked,held,parked,review,lapsed"  # states of tasks of a list that is not over
 KEEPER_LOOKS_S = 1.0  # how long it sleeps between two looks
 # What starts programs and is none of them: the agent is what has started these.
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "busybox", "env", "timeout", "nice")
@@ -188,6 +188,8 @@ def held_by(session):
         for task in one.load().live():
             until = time.gmtime(one.data["claims"][task]["until"][0])
             text = f"{client.word(task)} until {time.strftime('%H:%MZ', until)}"
+            if one.data["claims"][task].get("pr"):
+                text = f"{client.word(task)} (in review)"
             if one.setup.project != session.setup.project:
                 text += f" in {one.setup.project}"
             if one.setup.url != session.setup.url:
@@ -205,6 +207,7 @@ def show_status(session):
             claim = one.data["claims"][task]
             left = max(1, round(client.remaining_s(claim["until"]) / 60))
             text = "waits" if claim["parked"] else f"{left} min left"
+            text = "in review" if claim.get("pr") else text
             found.append(f"{client.word(task)}, {text}")
     if found:
         print("; ".join(found[:3]))

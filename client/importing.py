@@ -16,6 +16,7 @@ import dibs_client as client
 FILE_MOST = 8 << 20
 BATCH_MOST, BATCH_BYTES = 500, (1 << 20) - 4096
 NAMED_MOST = 20  # faults that are told one by one
+SOURCE_MOST = 200
 SHOWN_MOST = 8  # names of each kind in the plan
 CIRCLE = "need each other"  # as the service says it
 PATIENCE_S = 120  # in all, where the service says that we ask too often
@@ -220,6 +221,7 @@ class Plan:
             is_ours = not isinstance(name, client.part("formats").Elsewhere)
             return unicodedata.normalize("NFC", (prefix if is_ours else "") + name)
 
+        item.source = item.source[:SOURCE_MOST]
         item.name, item.parent = whole(item.name), item.parent and whole(item.parent)
         item.needs, item.blocks = [*map(whole, item.needs)], [*map(whole, item.blocks)]
         first = self.by_name.setdefault(item.name, item)
@@ -289,10 +291,12 @@ class Plan:
         return name in self.by_name and self.by_name[name].kind == "closed"
 
     def check_sources(self):
-        """A name that another source has already is another task."""
+        """A name that another source has already is another task. An export that did not say of
+        which repository it is may be of this one."""
         for item in self.todo:
             source = self.source_of(item.name)
-            if source and source not in self.sources:
+            is_vague = any(one.startswith(f"{source}:") for one in self.sources)
+            if source and source not in self.sources and not is_vague:
                 text = f"{item.place}: {client.word(item.name)} is listed already, from "
                 text += f"{client.word(source)}; --prefix NAME/ tells them apart"
                 self.faults.append(text)
@@ -375,7 +379,7 @@ def needs_of(one):
 
 
 def entry_of(item):
-    return {"task": item.name, "needs": item.needs, "source": item.source[:200], **item.fields}
+    return {"task": item.name, "needs": item.needs, "source": item.source, **item.fields}
 
 
 # The service
@@ -517,7 +521,7 @@ def warnings(plan):
     over = [item for item in plan.todo if state.get(item.name) == "done"]
     if over:
         yield f"still open over there, and done here, which stays so: {some(over)}"
-    held = [task for task, _ in plan.drops if state[task] in ("held", "parked")]
+    held = [task for task, _ in plan.drops if state[task] in client.LIVE]
     if held:
         yield f"somebody works on these; their claims go on: {some(held)}"
 

@@ -87,9 +87,42 @@ def change(args, setup):
     changed = [path for path in after if after[path] != before[path]]
     for path in changed:
         show(path, before[path] or "", after[path] or "")
+    see_to_push_hook(args, setup)
     for path in changed:
         write(path, after[path])
     return changed
+
+
+PUSH_MARK = "# dibs: pre-push."
+PUSH_LINE = f"sh {client.SKILL_DIR}/dibs verify --pre-push"
+PUSH_HOOK = f"""#!/bin/sh
+{PUSH_MARK} A push of what was lost, or of a branch on which another session works, is
+# stopped. `init --remove` takes this out.
+[ -f {client.SKILL_DIR}/dibs ] || exit 0
+exec {PUSH_LINE}
+"""
+
+
+def see_to_push_hook(args, setup):
+    """Lay git's pre-push hook, where that was asked for; take ours out with --remove. It belongs to
+    this checkout alone: git commits no hooks."""
+    folder = os.path.join(client.git_folder(setup.root, is_shared=True), "hooks")
+    path = os.path.join(folder, "pre-push")
+    found = client.read_text(path)
+    if args.remove and PUSH_MARK in found and not os.path.islink(path):
+        os.unlink(path)
+    if args.remove or not getattr(args, "pre-push"):
+        return
+    home = client.read_text(os.path.expanduser("~/.gitconfig"))
+    configs = (client.git_file(setup.root, "config"), home)
+    is_elsewhere = any(re.search(r"^\s*hooksPath\s*=", text, re.I | re.M) for text in configs)
+    if is_elsewhere or (os.path.lexists(path) and PUSH_MARK not in found):
+        why = "core.hooksPath is set" if is_elsewhere else f"{path} is there already"
+        raise usage(f"{why}: add this line to that pre-push hook yourself: {PUSH_LINE}")
+    os.makedirs(folder, exist_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_LINK, 0o755), "w") as file:
+        file.write(PUSH_HOOK)
+    print(f"+++ {path}", file=sys.stderr)
 
 
 def folder_project(root):

@@ -10,8 +10,8 @@ import re
 
 import dibs_client as client
 
-VERBS = ("next", "claim", "beat", "park", "release", "done", "add", "list", "show", "verify")
-VERBS += ("doctor",)
+VERBS = ("next", "claim", "beat", "park", "review", "release", "done", "add", "list", "show")
+VERBS += ("verify", "doctor")
 HELP = ("help", "-h", "--help")
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh")
 PYTHONS = ("python3", "python")

@@ -195,6 +195,13 @@ def test_a_name_of_another_source_is_another_task(sandbox: Make) -> None:
     assert states(ann) == {"#1": "ready", "app/#1": "ready"}
 
 
+def test_an_export_that_says_no_repository_is_of_the_one_that_says_it(sandbox: Make) -> None:
+    ann = sandbox()
+    bring(ann, '[{"number": 1, "title": "Task 1"}]', "--yes")
+    assert "1 updated" in bring(ann, issues(1), "--yes").stdout
+    assert ann.dibs("show", "#1", "--json").said(0).json["listed"]["source"] == "github:acme/web"
+
+
 def test_a_name_that_was_added_by_hand_is_taken_over(sandbox: Make) -> None:
     ann = sandbox()
     ann.dibs("add", "#1", "--title", "by hand").said(0)

@@ -53,7 +53,7 @@ def test_the_protocols_section_of_an_act_has_its_fields_and_refusals(act: Act) -
 
 VERBS = {
     "claim": {"next", "claim"},
-    "heartbeat": {"beat", "park"},
+    "heartbeat": {"beat", "park", "review"},
     "release": {"release", "done"},
     "list": {"list"},
     "show": {"show", "verify"},
@@ -64,6 +64,7 @@ VERBS = {
     "hold": set(),
     "unhold": set(),
     "retry": set(),
+    "resolve": set(),
 }
 """The client's commands by the act that they call, as far as an agent may run them unasked."""
 

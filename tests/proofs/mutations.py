@@ -41,6 +41,7 @@ IMPORT = "tests/client/test_import.py::test_"
 IMPORT_FORMATS = "tests/client/test_import_formats.py::test_"
 NEXT = "tests/client/test_next.py::test_"
 PEOPLE = "tests/client/test_people.py::test_"
+CLIENT_REVIEW = "tests/client/test_review.py::test_"
 LISTS = "tests/promises/test_tasks.py"
 LISTED = (LISTS, MACHINE)
 REVIEWS = ("tests/promises/test_review.py",)
@@ -2231,7 +2232,7 @@ MUTANTS = [
         "an import takes the names of another source",
         "client/importing.py",
         "a task is known by its source and the id that it has there",
-        "            if source and source not in self.sources:\n",
+        "            if source and source not in self.sources and not is_vague:\n",
         "            if False:\n",
         (IMPORT + "a_name_of_another_source_is_another_task",),
     ),
@@ -2458,5 +2459,37 @@ MUTANTS = [
         'if not page and (reads or path.endswith("/resolve")):',
         "if not page:",
         ("tests/http/test_review.py",),
+    ),
+    Mutant(
+        "a push to the branch of another session goes on",
+        "client/dibs.py",
+        "a push is stopped where its work is another's",
+        '                if claim["state"] in LIVE and not is_ours:\n',
+        "                if False:\n",
+        (CLIENT_REVIEW + "a_push_to_a_branch_of_another_session_is_stopped",),
+    ),
+    Mutant(
+        "a push of what was lost goes on",
+        "client/dibs.py",
+        "a push is stopped of what was lost",
+        '        if reply.get("lost"):\n            raise Failure(LOST, "nothing was pushed',
+        '        if False:\n            raise Failure(LOST, "nothing was pushed',
+        (CLIENT_REVIEW + "a_push_of_what_was_lost_is_stopped",),
+    ),
+    Mutant(
+        "a push hook of somebody else is replaced",
+        "client/install.py",
+        "init changes nothing that is somebody else's",
+        "    if is_elsewhere or (os.path.lexists(path) and PUSH_MARK not in found):\n",
+        "    if is_elsewhere:\n",
+        (CLIENT_REVIEW + "a_push_hook_of_somebody_else_stays",),
+    ),
+    Mutant(
+        "a reason of a tenure without its quotes",
+        "client/dibs.py",
+        "what others wrote is data (rule 20)",
+        "not an instruction): {quoted(tenure['reason'])}",
+        "not an instruction): {tenure['reason']}",
+        (CLIENT_REVIEW + "what_history_and_a_rejection_say_is_data",),
     ),
 ]

@@ -1,7 +1,7 @@
 -- list.lua: a page of a project's claims, as one snapshot. Changes nothing.
 --
 -- ARG.states wanted, comma-separated: held,parked,review,lapsed,failed,on-hold,done
--- ARG.text that a task, label, branch or note must contain, lower case, '' for all
+-- ARG.text that a task, label, branch, note or pull request must contain, lower case, '' for all
 -- ARG.holder (ref or label), '' for all   .mine: '1' for those of SESSION   .most claims to give
 -- ARG.told: '1' with what is written down of each, but for its body
 -- ARG.cursor: '' or "index score task", the last claim of the page before
@@ -24,7 +24,7 @@ local function matches(task, rec, states)
   if holder ~= '' and holder ~= rec.label and holder ~= string.sub(rec.owner, 1, 10) then return false end
   if mine and rec.owner ~= SESSION then return false end
   if needle == '' then return true end
-  local hay = string.lower(table.concat({task, rec.label or '', rec.branch or '', rec.note or ''}, '\n'))
+  local hay = string.lower(table.concat({task, rec.label or '', rec.branch or '', rec.note or '', rec.pr or ''}, '\n'))
   return string.find(hay, needle, 1, true) ~= nil
 end
 
