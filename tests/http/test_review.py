@@ -130,7 +130,7 @@ PATHS = {
 @pytest.mark.parametrize("more", PATHS)
 def test_a_pull_request_has_one_name(ann: Caller, ci: Caller, more: str) -> None:
     in_review(ann)
-    spelled = PR.replace("https://github.com", "HTTPS://GitHub.com") + more
+    spelled = PR.replace("github.com", "GitHub.com") + more
     assert ci.post("resolve", pr=spelled, outcome="merged").json()["task"] == "T-1"
 
 
