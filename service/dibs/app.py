@@ -16,6 +16,7 @@ from dibs.api.access import Access, Limits
 from dibs.api.ending import answered_at_the_end
 from dibs.api.fast_path import FastPath
 from dibs.api.headers import with_headers
+from dibs.api.hooks import Forge, Hooks
 from dibs.api.routes import V1
 from dibs.api.smaller import smaller
 from dibs.api.turns import in_turn, shared
@@ -165,6 +166,12 @@ def build(settings: Settings, url: str | None) -> Service:
     )
     framed = with_headers(observe.observed(edge.exact(smaller(shared(app))), metrics))
     rest = answered_at_the_end(in_turn(framed, metrics))
+    forge = Forge(
+        [secret.get_secret_value() for secret in settings.github_secret],
+        settings.github_label,
+        dict(settings.github_projects),
+    )
+    rest = Hooks(rest, store, access, metrics, forge)
     fast_path = FastPath(rest, claims, access, metrics, settings.max_body)
     metrics.set("dibs_build_info", __version__, to=1)
     return Service(proxies.naming(fast_path), store, broadcaster, maintenance, metrics)

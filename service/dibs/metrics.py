@@ -55,9 +55,14 @@ class Family:
 
 
 def families(
-    codes: Sequence[str], routes: Sequence[str], acts: Sequence[str], version: str
+    codes: Sequence[str],
+    routes: Sequence[str],
+    acts: Sequence[str],
+    forge: tuple[Sequence[str], Sequence[str]],
+    version: str,
 ) -> list[Family]:
-    """Return every metric of the service. `codes` are the problems', the others are names."""
+    """Return every metric of the service. `codes` are the problems', the others are names; of the
+    forge's, those of events and of what they came to."""
     told: list[tuple[str, str, str, dict[str, tuple[str, ...]], tuple[float, ...]]] = [
         (
             "dibs_acts_total",
@@ -155,6 +160,13 @@ def families(
             "Connections closed by a limit: too many, a request too slow, too large or malformed, "
             "too much behind one request, an answer that nobody reads, quiet while others want in",
             {"why": ("many", "slow", "large", "malformed", "pipelined", "unread", "quiet")},
+            (),
+        ),
+        (
+            "dibs_forge_events_total",
+            "counter",
+            "Events that a forge told, and what they came to",
+            {"event": tuple(forge[0]), "result": tuple(forge[1])},
             (),
         ),
         ("dibs_build_info", "gauge", "1, with the version", {"version": (version,)}, ()),

@@ -47,6 +47,14 @@ TABLE = (
         "Send `Authorization: Bearer <team key>`, or HTTP Basic with the key as the password.",
     ),
     Problem(
+        "bad-signature",
+        401,
+        "The signature of the forge is missing or wrong",
+        "A webhook signs each delivery with its secret, which has to be the DIBS_GITHUB_SECRET of "
+        "this service: X-Hub-Signature-256, an HMAC with SHA-256 of the body. The older "
+        "X-Hub-Signature (SHA-1) is not accepted. Nothing was read.",
+    ),
+    Problem(
         "forbidden",
         403,
         "An admin key is required",

@@ -12,6 +12,7 @@ import uvicorn
 
 from dibs import signals
 from dibs.acts import POSTS
+from dibs.api import hooks
 from dibs.app import Service
 from dibs.door import Door
 from dibs.protocol import Limits, protocol
@@ -83,6 +84,8 @@ def _limits(settings: Settings, seats: Seats) -> Limits:
     large = [act for act in POSTS.values() if act.body_most > settings.max_body]
     paths = tuple(b"/" + act.path.encode() for act in large)
     most = max((act.body_most for act in large), default=0)
+    if settings.github_secret and settings.max_body < hooks.BODY_MOST:
+        paths, most = (*paths, hooks.PATH.encode()), max(most, hooks.BODY_MOST)
     return Limits(seats, settings.max_body, most, paths)
 
 

@@ -11,8 +11,9 @@ from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, PlainSerializer, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from dibs.forge_settings import ForgeSettings
 from dibs.setting_values import (
     KEY_CHARS,
     Duration,
@@ -30,7 +31,7 @@ BACKLOG = 2_048
 """Connections that wait to be accepted, during a restart above all; no knob, it costs nothing."""
 
 
-class Settings(BaseSettings):
+class Settings(ForgeSettings):
     """What `dibs serve` runs with: environment variables DIBS_…, and its flags."""
 
     model_config = SettingsConfigDict(env_prefix="DIBS_", extra="ignore", frozen=True)
@@ -259,12 +260,13 @@ class Settings(BaseSettings):
 
     def _key_problems(self) -> list[str]:
         problems = []
-        named = {"TEAM": self.team_key, "ADMIN": self.admin_key, "CI": self.ci_key}
-        for name, keys in ((f"DIBS_{each}_KEY", keys) for each, keys in named.items()):
+        names = ("team_key", "admin_key", "ci_key", "github_secret")
+        named = {f"DIBS_{name.upper()}": getattr(self, name) for name in names}
+        for name, keys in named.items():
             problems += key_faults(name, keys)
         for one, other in combinations(named, 2):
             if set(named[one]) & set(named[other]):
-                problems.append(f"DIBS_{one}_KEY and DIBS_{other}_KEY have a key in common")
+                problems.append(f"{one} and {other} have a key in common")
         if self.open and self.team_key:
             problems.append("DIBS_OPEN lets everybody in and DIBS_TEAM_KEY does not: choose one")
         if self.read == "open" and not self.team_key:
@@ -295,7 +297,7 @@ class Settings(BaseSettings):
         return problems
 
 
-SECRET_FLAGS = ("team_key", "admin_key", "ci_key")
+SECRET_FLAGS = ("team_key", "admin_key", "ci_key", "github_secret")
 """Settings without a flag: what stands on a command line is seen in the list of processes."""
 
 
@@ -316,9 +318,10 @@ class Knob:
 
 
 def knobs() -> list[Knob]:
-    """Return every setting, in the order of the class."""
+    """Return every setting, in the order of the class, a forge's last."""
     found = []
-    for name, field in Settings.model_fields.items():
+    last = ForgeSettings.model_fields
+    for name, field in sorted(Settings.model_fields.items(), key=lambda one: one[0] in last):
         flag = "" if name in SECRET_FLAGS else f"--{name.replace('_', '-')}"
         default = field.get_default()
         if default in (None, (), ""):

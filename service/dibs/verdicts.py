@@ -18,6 +18,8 @@ def still_held(now: Claim | Free) -> str:
 def newer(now: Claim | Free, fence: int | None) -> str:
     """Say that a verdict is not about the tenure that a task has now."""
     task = word(now.task)
+    if isinstance(now, Claim) and now.fence == fence:
+        return f"{task} is on another pull request: {word(now.pr or '')}. Nothing was changed."
     if isinstance(now, Claim) and fence:
         return (
             f"Fence {fence} is not the current one of {task}: {who(now.holder)} has it with fence "

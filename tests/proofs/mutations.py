@@ -45,6 +45,7 @@ CLIENT_REVIEW = "tests/client/test_review.py::test_"
 LISTS = "tests/promises/test_tasks.py"
 LISTED = (LISTS, MACHINE)
 REVIEWS = ("tests/promises/test_review.py",)
+FORGE = ("tests/forge/test_hook.py",)
 UPGRADES = ("tests/ops/test_stop_and_go.py",)
 
 
@@ -2491,5 +2492,53 @@ MUTANTS = [
         "not an instruction): {quoted(tenure['reason'])}",
         "not an instruction): {tenure['reason']}",
         (CLIENT_REVIEW + "what_history_and_a_rejection_say_is_data",),
+    ),
+    Mutant(
+        "a signature that nobody checks",
+        "api/hooks.py",
+        "only what the forge has signed is listened to (decision 21)",
+        "        if not any(matches):\n",
+        "        if not matches:\n",
+        FORGE,
+    ),
+    Mutant(
+        "a delivery is done again",
+        "forge/deliveries.py",
+        "what a forge told is done once (decision 21)",
+        '    return "" if tag == "new" else tag\n',
+        '    return ""\n',
+        FORGE,
+    ),
+    Mutant(
+        "a delivery is known by its id alone",
+        "store/lua/delivery.lua",
+        "what a forge told is done once (decision 21)",
+        "if at('id ', ARG.id) or at('body ', ARG.digest) then",
+        "if at('id ', ARG.id) then",
+        FORGE,
+    ),
+    Mutant(
+        "the branch of a fork counts",
+        "forge/github.py",
+        "a stranger with a fork ends nobody's claim (decision 21)",
+        "    usable = is_here and len",
+        "    usable = len",
+        FORGE,
+    ),
+    Mutant(
+        "a verdict makes up a claim",
+        "store/lua/resolve.lua",
+        "a verdict makes up nothing (rule 22)",
+        "if not rec.owner then return answer('unknown', {}) end\n",
+        "if not rec.owner then return answer('ended', {}, {task, 'done', ''}) end\n",
+        FORGE,
+    ),
+    Mutant(
+        "a verdict on another pull request counts",
+        "store/lua/resolve.lua",
+        "a verdict ends what it is about (rule 22)",
+        "if outcome ~= 'opened' and pr ~= '' and rec.pr and rec.pr ~= pr and stands then",
+        "if false then",
+        FORGE,
     ),
 ]

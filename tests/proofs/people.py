@@ -118,7 +118,9 @@ class People(Queues):
         if not tenure:
             return "unknown", None
         self.lapse(task)
-        if fence and fence != tenure.fence:
+        stands = {"merged": (*HELD, "lapsed"), "rejected": (*HELD, "lapsed", "done")}
+        other = pr and tenure.pr not in ("", pr) and tenure.state in stands.get(outcome, ())
+        if other or (fence and fence != tenure.fence):
             return "moved", seen.task(self, task)
         return self.judged(task, tenure, outcome, pr, note, by)
 
@@ -142,7 +144,7 @@ class People(Queues):
     ) -> Answer:
         to = {"merged": "done", "rejected": "rejected", "opened": "review"}[outcome]
         open_ = tenure.state in (*HELD, "lapsed")
-        other = bool(pr and tenure.pr and pr != tenure.pr and not open_)
+        other = bool(pr and pr != tenure.pr and (to == "review" or tenure.pr))
         late = to == "review" and not open_ and tenure.state != "rejected"
         if (tenure.state == to and not other) or late:
             return "ended", [(task, seen.state(self, task), True)]
@@ -163,7 +165,8 @@ class People(Queues):
             tenure.ended = self.now
         if was == "lapsed":
             self.losses.get(tenure.owner, {}).pop(task, None)
-        self.tell(to, task, tenure.owner)
+        if was != to:
+            self.tell(to, task, tenure.owner)
         if to == "rejected":
             self.lose(tenure, task, "rejected", by, note)
             self.tell_failed(task, failures)

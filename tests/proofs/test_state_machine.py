@@ -211,7 +211,7 @@ class Contract(RuleBasedStateMachine):
             self.do(self.rig.beat, who, task, tenure.fence, state="review", pr=pr)
 
     @rule(
-        way=st.sampled_from(["task", "pr", "pr", "branch"]),
+        way=st.sampled_from(["task", "pr", "pr", "branch", "both"]),
         task=task,
         fence=fences,
         outcome=st.sampled_from(["merged", "rejected", "rejected", "opened"]),
@@ -223,7 +223,9 @@ class Contract(RuleBasedStateMachine):
             given = {"pr": (tenure.pr if tenure else "") or PRS[0]}
         elif way == "branch":
             given = {"branch": (tenure.branch if tenure else "") or "feat/one"}
-        number = self.fence(task, fence) if way == "task" else None
+        elif way == "both":
+            given["pr"] = PRS[TASKS.index(task) // 2]
+        number = self.fence(task, fence) if "task" in given else None
         self.do(self.rig.resolve, outcome, fence=number, **given)
 
     @rule(task=task, who=who, outcome=st.sampled_from(["abandoned", "abandoned", "released"]))

@@ -134,7 +134,7 @@ class Access:
         # What people do on a page takes an admin key of its own.
         elif self._team and not (self._read_open and (page or scope["method"] in ("GET", "HEAD"))):
             self._check_key(authorization, project, page=page)
-        if project and not self._serves(project):
+        if project and not self.serves(project):
             raise ProblemError(
                 "not-found",
                 f"This service does not accept project {project[:100]!r}: its operator has listed "
@@ -189,7 +189,8 @@ class Access:
         """Count the new claims that an address was granted."""
         self._new.pay(claimant.address, monotonic(), count)
 
-    def _serves(self, project: str) -> bool:
+    def serves(self, project: str) -> bool:
+        """Say if the service accepts a project."""
         if not self._projects and not self._owners:
             return True
         return project in self._projects or project.startswith(self._owners or ("\0",))
@@ -254,6 +255,7 @@ class Access:
         if not isinstance(error, ProblemError) or error.problem.code not in (
             "unauthorized",
             "forbidden",
+            "bad-signature",
         ):
             return
         address, now = network_of(scope), monotonic()

@@ -94,6 +94,15 @@ def wrong_method(scope: Any) -> ProblemError:
     )
 
 
+def post_only(scope: Any) -> ProblemError:
+    """Say that a path is for POST alone."""
+    return ProblemError(
+        "wrong-method",
+        f"{scope['method']} is not for this path; it takes POST.",
+        headers={"Allow": "POST"},
+    )
+
+
 def _http(scope: Any, error: HTTPException) -> ProblemError:
     if isinstance(error, NotFoundException):
         return ProblemError("not-found", "This path does not exist; /openapi.json lists all paths.")

@@ -114,9 +114,9 @@ class FastPath:
             declared = int(given.get(b"content-length", -1))
             if act.body_most and not 0 <= declared <= self._max_body:
                 async with self._large:  # so many strangers' bodies would take all memory
-                    body = await _body(receive, declared, max(act.body_most, self._max_body))
+                    body = await body_of(receive, declared, max(act.body_most, self._max_body))
             else:
-                body = await _body(receive, declared, self._max_body)
+                body = await body_of(receive, declared, self._max_body)
             return await self._do(act, Post(project, scope["query_string"], given, body), scope)
         except asyncio.CancelledError:
             # The service ends and could not wait for this act; uvicorn would say it was a mistake.
@@ -141,7 +141,7 @@ class FastPath:
         return act.answer(outcome, request)
 
 
-async def _body(receive: Any, declared: int, most: int) -> bytes:
+async def body_of(receive: Any, declared: int, most: int) -> bytes:
     """Return a request's body, or raise `too-large`, or `invalid` where a part of it is missing.
 
     `declared` is what it should have, -1 where nobody says. What is too large is not asked for.

@@ -10,6 +10,7 @@ from litestar.types import ASGIApp
 
 from dibs import __version__
 from dibs.acts import ACTS
+from dibs.forge.deeds import RESULTS
 from dibs.metrics import CONTENT_TYPE, Metrics, families
 from dibs.problems import TABLE
 
@@ -32,9 +33,12 @@ _ROUTES = {
     "/problems/{code}": "file",
     "/": "board",
 }
+FORGE_EVENTS = ("pull_request", "issues", "ping")
+"""Those of a forge that are counted by name."""
 _ACTS = tuple(act.name for act in ACTS)
-ROUTES = (*dict.fromkeys((*_ACTS, *_ROUTES.values())), "other")
-FAMILIES = families(CODES, ROUTES, _ACTS, __version__)
+ROUTES = (*dict.fromkeys((*_ACTS, *_ROUTES.values(), "hook")), "other")
+FORGE = (*FORGE_EVENTS, "other"), RESULTS
+FAMILIES = families(CODES, ROUTES, _ACTS, FORGE, __version__)
 
 
 def observed(app: ASGIApp, metrics: Metrics) -> ASGIApp:

@@ -34,6 +34,7 @@ _DAY_MS = 86_400_000
 _SWEPT = (
     *(":live", ":lapsed", ":done", ":ended", ":endings", ":losers", ":queued", ":damaged"),
     ":listed",
+    ":deliveries",
 )
 """What the sweeper goes by: a project with none of these keys has nothing that is kept."""
 _ATTEMPTS = 3

@@ -71,9 +71,15 @@ settle(task, rec)
 if not rec.owner then return answer('unknown', {}) end
 if fence ~= '' and fence ~= rec.fence then return answer('moved', {}, view(task, rec)) end
 
+-- Of two pull requests of one tenure the last that was told is the task's: a verdict on another is none on it.
+local stands = live(rec) or rec.state == 'lapsed' or rec.state == 'done' and outcome == 'rejected'
+if outcome ~= 'opened' and pr ~= '' and rec.pr and rec.pr ~= pr and stands then
+  return answer('moved', {}, view(task, rec))
+end
+
 local to = ({merged = 'done', rejected = 'rejected', opened = 'review'})[outcome]
-local was_other = pr ~= '' and rec.pr and rec.pr ~= pr and not live(rec) and rec.state ~= 'lapsed'
-if rec.state == to and not was_other then
+local is_news = pr ~= '' and rec.pr ~= pr and (to == 'review' or rec.pr)
+if rec.state == to and not is_news then
   return answer('ended', {}, {task, state_now(task, rec), '1'})
 end
 -- A pull request that is opened brings nothing back that ended another way than by its being closed.

@@ -120,6 +120,9 @@ for _, task in ipairs(call('SMEMBERS', PREFIX .. ':queued')) do
   end
 end
 
+-- A forge's delivery that is older than that is not listened to (forge/deliveries.py).
+redis.pcall('ZREMRANGEBYSCORE', PREFIX .. ':deliveries', '-inf', text(NOW - 8 * 86400000))
+
 local live_now, parked = call('ZCARD', LIVE), call('SCARD', PREFIX .. ':parked')
 local review = call('SCARD', PREFIX .. ':review')
 local many_lapsed, many_done = call('ZCARD', PREFIX .. ':lapsed'), call('ZCARD', PREFIX .. ':done')
@@ -160,7 +163,8 @@ end
 
 if more == '' and live_now + many_lapsed + many_done == 0 and TOLD == 0 and call(
     'EXISTS', PREFIX .. ':ended', PREFIX .. ':endings', PREFIX .. ':losers', PREFIX .. ':queued',
-    PREFIX .. ':damaged', PREFIX .. ':parked', PREFIX .. ':review', PREFIX .. ':listed', ON_HOLD) == 0 and not project_hold then
+    PREFIX .. ':damaged', PREFIX .. ':parked', PREFIX .. ':review', PREFIX .. ':listed',
+    PREFIX .. ':deliveries', ON_HOLD) == 0 and not project_hold then
   -- A fence that is given later is larger than the last one without that being known: it is the time.
   if (number(kept[3]) or 0) < math.max(NOW_US, WITNESS_US) then
     call('DEL', META, EVENTS)

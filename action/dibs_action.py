@@ -1,0 +1,303 @@
+"""dibs in a workflow of GitHub: `verify`, a required check; `resolve`, when something is closed.
+
+Standard library, Python 3.8 and newer. All that it takes is in the environment: DIBS_DO, DIBS_URL,
+DIBS_KEY, DIBS_PROJECT, DIBS_MODE (warn|require), DIBS_UNREACHABLE (warn|fail), and what GitHub
+sets (GITHUB_EVENT_NAME, GITHUB_EVENT_PATH, GITHUB_REPOSITORY, GITHUB_SERVER_URL). Nothing is
+checked out, and nothing of the pull request is run.
+"""
+
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+CALL_S, TRIES, BETWEEN_S = 10, 3, 2
+MOST = 8 << 20  # bytes of an answer
+PAGES = 30
+TRAILER = re.compile(r"^[ \t]*Dibs:[ \t]+(\S[^\r\n]*?)[ \t\r]*$", re.IGNORECASE | re.MULTILINE)
+QUEUED = re.compile(r"/pr-(\d+)-[0-9a-f]+$")
+INSIDERS = ("OWNER", "MEMBER", "COLLABORATOR")
+LIVE = ("held", "parked", "review")
+SAFE = "abcdefghijklmnopqrstuvwxyz0123456789._-"
+
+
+class Stop(Exception):
+    """The end of the job: it failed, or it passes with a warning."""
+
+    def __init__(self, text, fails=True):
+        super().__init__(text)
+        self.text, self.fails = text, fails
+
+
+class Unreachable(Exception):
+    """The service did not answer."""
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A key goes to the host that was named, and to no other."""
+
+    def redirect_request(self, *_):
+        return None
+
+
+def say(kind, text):
+    """A line that GitHub shows (a workflow command); a text of strangers cannot begin another."""
+    flat = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    print(f"::{kind} title=dibs::{flat}")
+
+
+def setting(name, default, choices=None):
+    value = os.environ.get(name, "").strip() or default
+    if choices and value not in choices:
+        raise Stop(f"{name} is {' or '.join(choices)}, not {value[:50]!r}")
+    return value
+
+
+def project_of(page):
+    """The project of a repository, as the client calls it (dibs.py, project_of)."""
+    place = urllib.parse.urlsplit(page)
+    host, steps = (place.hostname or "").rstrip("."), place.path.strip("/").lower().split("/")
+    whole = "/".join([host, *steps])
+    if host == "github.com" and len(steps) == 2 and "." not in steps[0]:
+        name, is_exact = ".".join(steps), "--" not in steps[0]
+    else:
+        name = ".".join([host.replace(".", "--") if "." in host else host + "--", *steps])
+        is_exact = "--" not in host and "." not in "".join(steps)
+    safe = "".join(char if char in SAFE else "-" for char in name)
+    if is_exact and safe == name and safe[0] not in "._-" and len(safe) <= 100:
+        return safe
+    digest = hashlib.sha256(whole.encode("utf-8", "replace")).hexdigest()[:8]
+    return f"{safe.lstrip('._-')[:91] or 'x'}-{digest}"
+
+
+def trailers_in(text):
+    """(task, fence or None) of each line `Dibs: TASK FENCE`."""
+    found = {}
+    for line in TRAILER.findall(text or "")[:10]:
+        name, _, last = line.rpartition(" ")
+        is_fenced = name and last.isascii() and last.isdigit() and len(last) <= 16
+        task, fence = (name.rstrip(), int(last)) if is_fenced else (line, None)
+        found.setdefault(task, fence)
+    return list(found.items())
+
+
+def same(one, other):
+    """Whether two URLs are of one pull request."""
+
+    def plain(url):
+        scheme, _, rest = re.split(r"[?#]", url or "")[0].partition("://")
+        host, _, path = rest.partition("/")
+        path = re.sub(r"(pull/\d+)/.*", r"\1", path).rstrip("/")
+        return scheme.lower(), host.lower(), path.lower()
+
+    return bool(one) and plain(one) == plain(other)
+
+
+class Service:
+    """The service, and one project there."""
+
+    def __init__(self, url, key, project):
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise Stop("DIBS_URL is not the http(s) URL of a dibs service")
+        self.url, self.key, self.project = url.rstrip("/"), key, project
+        self.open = urllib.request.build_opener(NoRedirect).open
+
+    def call(self, path, fields=None):
+        """(status, what was answered). Raises Unreachable."""
+        headers = {"Accept": "application/json", "User-Agent": "dibs-action"}
+        if self.key:
+            headers["Authorization"] = "Bearer " + self.key
+        data = None
+        if fields is not None:
+            data = json.dumps(fields).encode()
+            headers["Content-Type"] = "application/json"
+        where = f"{self.url}/v1/{urllib.parse.quote(self.project, safe='')}/{path}"
+        why = ""
+        for attempt in range(TRIES):
+            if attempt:
+                time.sleep(BETWEEN_S)
+            try:
+                status, answer = self.once(urllib.request.Request(where, data, headers))
+            except (OSError, ValueError, RecursionError) as error:
+                why = str(getattr(error, "reason", error))[:200]
+                continue
+            if status < 500 and status != 429:
+                return status, answer
+            why = answer.get("detail") or f"it answers {status}"
+        raise Unreachable(f"The dibs service at {self.url} cannot be asked: {why}")
+
+    def once(self, request):
+        try:
+            with self.open(request, timeout=CALL_S) as reply:
+                status, text = reply.status, reply.read(MOST)
+        except urllib.error.HTTPError as refused:
+            with refused:
+                status, text = refused.code, refused.read(MOST)
+        answer = json.loads(text.decode())
+        if not isinstance(answer, dict):
+            raise ValueError("what answers is no dibs")
+        return status, answer
+
+    def get(self, path):
+        """What is at a path. Raises Stop where we may not look."""
+        status, answer = self.call(path)
+        if status == 200:
+            return answer
+        raise Stop(f"dibs refuses to tell: {answer.get('detail') or status}")
+
+    def claim(self, task, fence=None):
+        query = f"?fence={fence}" if fence else ""
+        return self.get("claims/" + urllib.parse.quote(task, safe="") + query)
+
+    def claim_of(self, pull):
+        """The live claim on a pull request, or on its branch; or None."""
+        of_branch, cursor = [], ""
+        for _ in range(PAGES):
+            page = self.get(f"claims?state=held,parked,review&limit=200&cursor={cursor}")
+            for claim in page.get("claims", ()):
+                if same(claim.get("pr"), pull.url):
+                    return claim
+                if pull.branch and (claim.get("holder") or {}).get("branch") == pull.branch:
+                    of_branch.append(claim)
+            cursor = page.get("cursor") or ""
+            if not cursor:
+                break
+        return of_branch[0] if len(of_branch) == 1 else None
+
+
+class Pull:
+    """What the event says of a pull request."""
+
+    def __init__(self, event, name, repository, page):
+        self.url, self.branch, self.is_fork, text = "", "", False, ""
+        if name == "merge_group":
+            group = event.get("merge_group") or {}
+            found = QUEUED.search(group.get("head_ref") or "")
+            self.url = f"{page}/pull/{found[1]}" if found else ""
+            text = (group.get("head_commit") or {}).get("message")
+        else:
+            pull = event.get("pull_request")
+            if not isinstance(pull, dict):
+                raise Stop(f"the event {name or '?'} is of no pull request and no merge group")
+            head = pull.get("head") or {}
+            of = ((head.get("repo") or {}).get("full_name") or "").lower()
+            self.url, text = pull.get("html_url") or "", pull.get("body")
+            self.is_fork = of != repository.lower()
+            self.branch = "" if self.is_fork else head.get("ref") or ""
+            self.merged, self.sha = bool(pull.get("merged")), pull.get("merge_commit_sha") or ""
+            self.trusted = not self.is_fork or pull.get("author_association") in INSIDERS
+        self.trailers = trailers_in(text)
+
+
+def who(claim):
+    holder = claim.get("holder") or {}
+    name = holder.get("label") or "session"
+    branch = f" on branch {holder['branch']}" if holder.get("branch") else ""
+    return f"{name} (ref {holder.get('ref', '?')}){branch}"
+
+
+def state_of(claim, fence):
+    """Why a fence is not current, in a sentence."""
+    task, state = claim.get("task"), claim.get("state")
+    if claim.get("fence") and claim["fence"] != fence:
+        also = f": {who(claim)} has it with fence {claim['fence']}" if state in LIVE else ""
+        return f"{task}: fence {fence} is not the current one{also} ({state})"
+    return f"{task}: the claim with fence {fence} is over, the task is {state}"
+
+
+def verify(service, pull, mode):
+    """Stop unless the claim behind a pull request is current."""
+    fenced = [(task, fence) for task, fence in pull.trailers if fence]
+    if fenced:
+        found = [(service.claim(task, fence), fence) for task, fence in fenced]
+        wrong = [state_of(claim, fence) for claim, fence in found if not claim.get("current")]
+        if wrong:
+            again = "Claim the task again, or leave it to who has it, before this is merged"
+            raise Stop(f"{'; '.join(wrong)}. {again}.")
+        return ", ".join(f"{task} is held with fence {fence}" for task, fence in fenced)
+    claim = service.claim_of(pull)
+    if claim:
+        return f"{claim['task']} is {claim['state']}, by {who(claim)}"
+    how = "Write the line `Dibs: TASK FENCE` into its description, or say `dibs review TASK --pr`"
+    raise Stop(f"No task is claimed for this pull request. {how}.", mode == "require")
+
+
+def resolve(service, pull):
+    """Tell how a pull request ended; return what that came to."""
+    if not service.key:
+        raise Stop("resolve needs a key for CI (DIBS_CI_KEY)")
+    fields = {"outcome": "merged" if pull.merged else "rejected", "pr": pull.url}
+    fields.update({"sha": pull.sha[:64]} if pull.merged else {"note": "closed without merging"})
+    status, first = told(service, fields)
+    done, why = ([first] if status == 200 else []), []
+    trailers = pull.trailers if pull.trusted else []
+    for task, fence in trailers:
+        # Where the task moved on, only a fence says which tenure is meant.
+        if task in [one["task"] for one in done] or (status == 412 and not fence):
+            continue
+        code, answer = told(service, dict(fields, task=task, **({"fence": fence} if fence else {})))
+        (done if code == 200 else why).append(answer)
+    if status == 404 and not trailers and pull.branch:
+        code, answer = told(service, dict(fields, branch=pull.branch))
+        (done if code == 200 else why).append(answer)
+    if done:
+        return ", ".join(f"{one['task']} is {one['state']}" for one in done)
+    details = [answer.get("detail", "") for answer in why] or [first.get("detail", "")]
+    raise Stop(f"Nothing was changed: {' '.join(details)}", fails=False)
+
+
+def told(service, fields):
+    status, answer = service.call("resolve", fields)
+    if status in (200, 404, 409, 412, 422):
+        return status, answer
+    raise Stop(f"dibs refuses: {answer.get('detail') or status}")
+
+
+def run():
+    """The line that is said where all is well. Raises Stop."""
+    act = setting("DIBS_DO", "verify", ("verify", "resolve"))
+    mode = setting("DIBS_MODE", "warn", ("warn", "require"))
+    unreachable = setting("DIBS_UNREACHABLE", "warn", ("warn", "fail"))
+    repository = setting("GITHUB_REPOSITORY", "")
+    page = f"{setting('GITHUB_SERVER_URL', 'https://github.com')}/{repository}"
+    try:
+        with open(os.environ.get("GITHUB_EVENT_PATH", ""), encoding="utf-8") as file:
+            event = json.load(file)
+        if not isinstance(event, dict):
+            raise ValueError("it is no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise Stop(f"the event of this run cannot be read: {error}") from None
+    pull = Pull(event, setting("GITHUB_EVENT_NAME", ""), repository, page)
+    project, key = setting("DIBS_PROJECT", project_of(page)), setting("DIBS_KEY", "")
+    service = Service(setting("DIBS_URL", ""), key, project)
+    try:
+        if act == "resolve":
+            return resolve(service, pull)
+        return verify(service, pull, mode)
+    except Unreachable as down:
+        last = "The check was not made" if act == "verify" else "The verdict was not told"
+        raise Stop(f"{down}. {last}.", unreachable == "fail") from None
+    except Stop as stop:
+        if pull.is_fork and not key and "refuses to tell" in stop.text:
+            text = "GitHub gives pull requests of forks no secrets, so dibs could not be asked"
+            raise Stop(f"{text}. {stop.text}", mode == "require") from None
+        raise
+
+
+def main():
+    try:
+        say("notice", run())
+    except Stop as stop:
+        say("error" if stop.fails else "warning", stop.text)
+        return 1 if stop.fails else 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

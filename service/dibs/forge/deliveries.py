@@ -1,0 +1,79 @@
+"""Remembers what a forge has told: nothing is told twice, and nothing old after something new.
+
+A signature is of the body alone: a thief of one may send it with another id. So both are kept, the
+id and a digest of the body; and of each pull request and issue when it was changed last, because a
+forge sends in no order (decision 21).
+"""
+
+import logging
+import time
+from hashlib import sha256
+from typing import NamedTuple
+
+from dibs.forge.github import Event, PullRequest
+from dibs.store import Store, StoreFull
+from dibs.store.scripts import Declaration
+from dibs.words import Project
+
+log = logging.getLogger("dibs.forge")
+
+OLDEST_S = 7 * 86_400
+"""What was changed before is not listened to: GitHub sends again for three days, and what is
+remembered is kept for eight."""
+
+
+class Arguments(NamedTuple):
+    """The arguments of delivery.lua."""
+
+    id: str
+    digest: str
+    thing: str
+    at_ms: str
+    keep: str
+
+
+SCRIPT = Declaration("delivery", Arguments, rates="none")
+
+
+class Delivery(NamedTuple):
+    """One call of a forge: its id, its body, and what that says."""
+
+    id: str
+    body: bytes
+    event: Event
+
+
+async def seen(store: Store, project: Project, delivery: Delivery) -> str:
+    """Return why a delivery is not listened to: `replayed`, `overtaken`, `old`; or ''.
+
+    Raises StoreDown.
+    """
+    at_s = delivery.event.at_s
+    if at_s and at_s < time.time() - OLDEST_S:
+        return "old"
+    tag, _, _ = await store.run(SCRIPT, project, arguments=_arguments(delivery, ""))
+    return "" if tag == "new" else tag
+
+
+async def keep(store: Store, project: Project, delivery: Delivery) -> None:
+    """Remember it. A full store does not: what was done stays, and is safe to do again.
+
+    Raises StoreDown.
+    """
+    try:
+        await store.run(SCRIPT, project, arguments=_arguments(delivery, "1"))
+    except StoreFull:
+        log.warning("delivery_not_kept project=%s: the store is full", project)
+
+
+def _arguments(delivery: Delivery, keep: str) -> Arguments:
+    event = delivery.event
+    thing = ""
+    if event.thing:
+        is_pr = isinstance(event.thing, PullRequest)
+        thing = (
+            event.thing.url if isinstance(event.thing, PullRequest) else f"#{event.thing.number}"
+        )
+        thing = f"{'pr' if is_pr else event.repository} {thing}"[:600]
+    digest = sha256(delivery.body).hexdigest()[:40]
+    return Arguments(delivery.id, digest, thing, str(event.at_s * 1000), keep)

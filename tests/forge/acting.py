@@ -1,0 +1,62 @@
+"""The action's script as a workflow runs it: a process with an event in a file."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.harness import processes
+from tests.harness.services import Service
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "action/dibs_action.py"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a step came to."""
+
+    code: int
+    said: str
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """The workflow of one repository."""
+
+    service: Service
+    folder: Path
+    repository: str
+    key: str = ""
+
+    def run(
+        self, event: Any, name: str = "pull_request", do: str = "verify", **settings: str
+    ) -> Run:
+        """Run the step for an event (bytes are written as they are)."""
+        file = self.folder / "event.json"
+        file.write_bytes(event if isinstance(event, bytes) else json.dumps(event).encode())
+        env = {
+            "PATH": os.environ["PATH"],
+            "GITHUB_EVENT_NAME": name,
+            "GITHUB_EVENT_PATH": str(file),
+            "GITHUB_REPOSITORY": self.repository,
+            "GITHUB_SERVER_URL": "https://github.com",
+            "DIBS_DO": do,
+            "DIBS_URL": self.service.url,
+            "DIBS_KEY": self.key,
+            "DIBS_PROJECT": "",
+            **settings,
+        }
+        ran = processes.run([sys.executable, "-I", SCRIPT], env=env, timeout=60)
+        assert ran.stderr == ""
+        return Run(ran.returncode, ran.stdout)
+
+    def verify(self, event: Any, name: str = "pull_request", mode: str = "require") -> Run:
+        """The required check."""
+        return self.run(event, name, DIBS_MODE=mode)
+
+    def resolve(self, event: Any) -> Run:
+        """What runs when a pull request is closed."""
+        return self.run(event, "pull_request_target", "resolve")
