@@ -10,7 +10,7 @@ from tests.promises.test_tasks import QUICK, nothing, states, take, write
 from dibs import messages
 from dibs import outcomes as o
 from dibs.problems import ProblemError
-from dibs.words import Claim
+from dibs.words import Claim, Task
 
 quick = pytest.mark.parametrize("rules", [QUICK])
 PR = "https://github.com/acme/web/pull/7"
@@ -227,3 +227,19 @@ async def test_a_bad_verdict_is_refused_with_its_field(desk: Desk, given: Any, f
     with pytest.raises(ProblemError) as refused:
         await acting.resolve(desk.store, desk.project, **given)
     assert field in [error["field"] for error in refused.value.body["errors"]]
+
+
+async def test_the_events_of_one_task_are_its_own_and_go_on_where_a_page_ended(desk: Desk) -> None:
+    for number in range(30):
+        await desk.granted(desk.ann, f"T-{number % 2}")
+        await desk.release(
+            desk.ann, f"T-{number % 2}", outcome="done" if number > 27 else "released"
+        )
+    log, seen, after = desk.store.events, list[str](), ""
+    while True:
+        page, after = await log.of_task(desk.project, Task("T-1"), after, 7)
+        if not page:
+            break
+        assert {event.task for event in page} == {"T-1"}
+        seen += [event.type for event in page]
+    assert seen == [*["claimed", "released"] * 14, "claimed", "done"]

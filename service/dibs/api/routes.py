@@ -21,7 +21,7 @@ from dibs.store import StoreDown
 from dibs.store.events import CursorExpired
 from dibs.store.stream import ShuttingDown
 from dibs.streams import Streams
-from dibs.words import Event, Project, Refused, Session
+from dibs.words import Event, Project, Refused, Session, Task
 
 Req = Request[Any, Any, Any]
 TheClaims = NamedDependency[Claims]
@@ -33,6 +33,7 @@ class EventsQuery(requests.Request):
 
     after: Annotated[str, Field(pattern=r"^([0-9]{1,17}-[0-9]{1,17}-[0-9]{1,17})?$")] = ""
     limit: int = Field(200, ge=1, le=1000)
+    task: requests.Task | None = None
 
 
 def reader(request: Req) -> Session | None:
@@ -132,17 +133,20 @@ class V1(Controller):
             streams.check(name, address)
             after = query.after or await claims.end_of(name)
             return Stream(
-                streams.counted(name, address, _stream(claims, name, after)),
+                streams.counted(name, address, _stream(claims, name, after, query.task)),
                 media_type="text/event-stream",
                 headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
             )
+        log = claims.store.events
         try:
-            events = await claims.store.events.read(name, query.after, query.limit)
+            if query.task:
+                events, end = await log.of_task(name, query.task, query.after, query.limit)
+            else:
+                events = await log.read(name, query.after, query.limit)
+                end = events[-1].id if events else query.after
         except CursorExpired:
-            end = await claims.end_of(name)
-            return _page([], end, reset=True)
-        end = events[-1].id if events else query.after or await claims.end_of(name)
-        return _page(events, end, reset=False)
+            return _page([], await claims.end_of(name), reset=True)
+        return _page(events, end or await claims.end_of(name), reset=False)
 
 
 def _page(events: Sequence[Event], end: str, *, reset: bool) -> Response[bytes]:
@@ -150,7 +154,9 @@ def _page(events: Sequence[Event], end: str, *, reset: bool) -> Response[bytes]:
     return Response(body, media_type=responses.JSON)
 
 
-async def _stream(claims: Claims, project: Project, after: str) -> AsyncIterator[bytes]:
+async def _stream(
+    claims: Claims, project: Project, after: str, task: Task | None = None
+) -> AsyncIterator[bytes]:
     """Server-sent events (WHATWG HTML, 9.2): ids that resume, a comment when all is quiet."""
     yield b"retry: 2000\n" + _sse("open", after, {"seq": after})
     while True:
@@ -158,6 +164,8 @@ async def _stream(claims: Claims, project: Project, after: str) -> AsyncIterator
             async for events in claims.broadcaster.since(project, after):
                 for event in events:
                     after = event.id
+                    if task and event.task != task:
+                        continue
                     yield _sse(event.type, event.id, event)
                 if not events:
                     yield b": quiet\n\n"

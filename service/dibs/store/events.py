@@ -11,6 +11,8 @@ from dibs.store.redis.link import Link
 from dibs.words import Event, Holder, Project, Task
 
 _EPOCH = re.compile("[0-9]{1,16}")
+PAGE = 1_000
+"""Events that are read at once where those of one task are looked for."""
 
 
 class CursorExpired(Exception):
@@ -39,6 +41,20 @@ class EventLog:
         stream = keys(project) + ":events"
         entries = await self._link.command("XRANGE", stream, start, "+", "COUNT", limit)
         return [event(epoch, entry, flat, self._clock.facts) for entry, flat in entries]
+
+    async def of_task(
+        self, project: Project, task: Task, after: str, limit: int
+    ) -> tuple[list[Event], str]:
+        """Return the events of one task after the id `after`, at most `limit`, and from where to go
+        on. O(events kept). Raises CursorExpired."""
+        found: list[Event] = []
+        while page := await self.read(project, after, PAGE):
+            for each in page:
+                after = each.id
+                found += [each] if each.task == task else []
+                if len(found) == limit:
+                    return found, after
+        return found, after
 
     async def latest(self, project: Project, most: int) -> list[Event]:
         """Return the last events, the newest first."""
