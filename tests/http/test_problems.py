@@ -30,6 +30,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "DIBS_MIN_TTL": "1s",
         "DIBS_GRACE": "60s",
         "DIBS_MAX_WAITING": "3",
+        "DIBS_GITHUB_SECRET": "a-secret-of-the-forge-for-these-tests",
     }
     with running(tmp_path_factory.mktemp("strict"), env=env) as service:
         yield service
@@ -257,6 +258,11 @@ def a_hold_without_the_admin_key(desk: Desk) -> httpx.Response:
     for act in ("unhold", "retry"):
         assert desk.caller().post(act, task="T-1", reason="x").json()["code"] == "forbidden"
     return desk.caller().post("hold", reason="x")
+
+
+@answers("bad-signature")
+def a_delivery_that_nobody_signed(desk: Desk) -> httpx.Response:
+    return desk.caller().http.post("/hooks/github", json={"action": "opened"})
 
 
 @answers("unmatched")

@@ -185,7 +185,7 @@ MUTANTS = [
         "what was released is a loss",
         "client/dibs.py",
         "only what another ended is told as lost",
-        'claim.get("state") not in ("held", "parked"):\n        return None\n',
+        'claim.get("state") not in LIVE:\n        return None\n',
         "not claim:\n        return None\n",
         CLIENT_FORGOTTEN,
     ),
