@@ -281,6 +281,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Which attempt at the task this is, or the next one would be: those before it failed."""
     hold: Hold | None = None
     """A person keeps the task back from who would be next; left out where nobody does."""
+    merged: bool = False
+    """It is done because its pull request was merged; left out otherwise."""
     resembles: tuple[Task, ...] = ()
     """Names in use that looked like this one when it was new; left out where there are none."""
     listed: Listed | None = None

@@ -40,6 +40,11 @@ def everything(team: Team) -> None:
     team.claim("eve", "T-40", ttl="10s", note="quiet")
     for _ in range(3):
         team.claim("eve", "T-41", ttl="10s")
+    team.claim("fay", "T-42")
+    team.review("fay", "T-42", "https://github.com/acme/shop/pull/42")
+    team.write("T-43", {"task": "T-44", "needs": ["T-43"], "title": "The one after"})
+    team.fails("T-45", note="cannot be built")
+    team.person("hold", task="T-46", reason="wait")
     path = f"/v1/{team.project}/claims/T-40"
     until(lambda: team.service.ask("GET", path)[1]["state"] == "lapsed", "T-40 lapses")
 

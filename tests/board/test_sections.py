@@ -215,7 +215,7 @@ def test_a_number_stands_for_each_section_that_has_something(team: Team, board: 
     line = page.locator("tr", has=page.get_by_role("link", name=team.project, exact=True))
     first = line.locator("td:nth-child(-n+8)")
     until(
-        lambda: page.reload() and first.all_inner_texts() == [*"0000420"],
+        lambda: page.reload() and first.all_inner_texts() == [*"0000042"],
         "the first page has them, too",
     )
 

@@ -53,7 +53,7 @@ class Subject:
         now = self.now
         match deed:
             case "break":
-                return isinstance(now, Claim) and now.state in ("held", "parked", "lapsed")
+                return isinstance(now, Claim) and now.state not in ("done", "failed", "on-hold")
             case "retry":
                 return now is not None and now.state in ("failed", "done")
             case "unhold":

@@ -25,7 +25,8 @@ from dibs.store.store import Store
 from dibs.words import Event, Hold, Project, Task
 
 ROWS, DONE, RECENT = 2_000, 50, 40
-"""As many claims that are not done, claims that are, and events a board knows of."""
+"""As many claims that are not done, claims that are, and events a board knows of: of those that are
+done, all of the last day besides, as far as they are read at once."""
 PART = 200
 """Tasks that are read at once, and so the longest that a board holds up another call. It knows so
 many of each kind of those that nobody has."""
@@ -165,7 +166,7 @@ class Known:
         store = self._store
         found = await self._readings.read(store, self.project)
         done, events, pulse = await asyncio.gather(
-            list_.page(store, self.project, states=("done",), limit=DONE, told=True),
+            list_.page(store, self.project, states=("done",), limit=PART, told=True),
             store.events.latest(self.project, RECENT),
             store.pulse(self.project),
         )
@@ -240,7 +241,9 @@ class Known:
             same = old and old.same_but_clocks(new)
             if not old or not same or rows.clocks(old) != rows.clocks(new):
                 self.rows[new.task] = new
-        self._trim("done", DONE)
+        day_ago = self.pulse.now_ms - views.DAY_MS
+        today = sum(one.kind == "done" and -one.first > day_ago for one in self.rows.values())
+        self._trim("done", min(PART, max(DONE, today)))
         for kind in glance.KINDS:
             self._trim(kind, PART)
 

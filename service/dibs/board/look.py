@@ -10,9 +10,10 @@ from dibs.words import LAPSES_FLAGGED, Project
 
 FILTERS: dict[str, tuple[str, tuple[Kind, ...]]] = {
     "": ("everything", tuple(kind for _, kinds in SECTIONS.values() for kind in kinds)),
-    "attention": ("needs attention", ("stale", "lapsed", "failed", "parked")),
+    "attention": ("needs attention", ("stale", "lapsed", "failed", "parked", "expiring")),
     "held": ("held", ("working", "stale")),
     "parked": ("parked", ("parked",)),
+    "review": ("in review", ("expiring", "review")),
     "stale": ("stale", ("stale",)),
     "lapsed": ("lapsed", ("lapsed",)),
     "failed": ("failed", ("failed",)),

@@ -20,6 +20,7 @@ Kind = Literal[
     "failed",
     "parked",
     "review",
+    "expiring",
     "working",
     "free",
     "ready",
@@ -27,12 +28,13 @@ Kind = Literal[
     "blocked",
     "done",
 ]
-"""A task's state as people ask for it: `held` is `working`, or `stale` when nothing is heard."""
+"""A task's state as people ask for it: `held` is `working`, or `stale` when nothing is heard; a
+review that soon runs out is `expiring`."""
 SECTIONS: dict[str, tuple[str, tuple[Kind, ...]]] = {
     "stuck": ("Stuck", ("stale", "lapsed")),
     "failed": ("Failed", ("failed",)),
     "parked": ("Waiting for a person", ("parked",)),
-    "review": ("In review", ("review",)),
+    "review": ("In review", ("expiring", "review")),
     "working": ("Working now", ("working",)),
     "again": ("Free again", ("free",)),
     "ready": ("Ready", ("ready",)),
@@ -46,6 +48,8 @@ NOTE_SHOWN = 300
 """Characters of a note that are shown; a task's own page has all of it."""
 QUEUE_SHOWN = 10
 """Sessions of a queue that are named; all are counted."""
+SOON = 7
+"""A review runs out soon in the last one of so many parts of its time: of seven days the last."""
 LAST = 1 << 53
 """The rank of what has none."""
 _CLAIM, _IDLE = ENV.get_template("row.html"), ENV.get_template("idle.html")
@@ -135,6 +139,8 @@ class Row:
 
     def same_but_clocks(self, other: "Row") -> bool:
         """Say if `other` is this row with other clocks."""
+        if self.kind != other.kind:
+            return False
         if isinstance(self.now, Claim) and isinstance(other.now, Claim):
             return bool(_shape(self.now) == _shape(other.now))
         return self == other
@@ -142,7 +148,7 @@ class Row:
 
 _shape = attrgetter(
     *("state", "fence", "holder", "ttl", "acquired_at", "stale", "note", "pr", "ended_at"),
-    *("queue", "grants", "lapses", "previous", "attempt", "hold", "listed"),
+    *("queue", "grants", "lapses", "previous", "attempt", "hold", "merged", "listed"),
 )
 
 
@@ -169,6 +175,9 @@ def kind(now: Claim | Free) -> Kind:
     """Return a task's state as people ask for it."""
     if isinstance(now, Claim) and now.state == "held":
         return "stale" if now.stale else "working"
+    if isinstance(now, Claim) and now.state == "review":
+        whole_s = (now.expires_at - now.heartbeat_at).total_seconds()
+        return "expiring" if now.expires_in * SOON < whole_s else "review"
     return cast(Kind, now.state)
 
 

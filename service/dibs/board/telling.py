@@ -7,7 +7,8 @@ _SAID = {
     "broken": "{by} broke *, which {who} held",
     "queued": "{who} waits for *",
     "unqueued": "{who} no longer waits for *",
-    "done": "{who} finished *",
+    "review": "{who} waits for a review of *",
+    "rejected": "{by} rejected *, which {who} had",
     "revived": "{who} came back to *",
     "resumed": "{who} went on with *",
     "abandoned": "{who} gave up *",
@@ -22,8 +23,11 @@ _SAID = {
     "damaged": "Something happened that nobody can read *",
 }
 """What to say of an event; the star stands for its task."""
-_OTHERWISE = {"off-hold": ("* may be claimed again", "{by} lets * be claimed again")}
-"""What happened by itself, and what a person did."""
+_OTHERWISE = {
+    "off-hold": ("* may be claimed again", "{by} lets * be claimed again"),
+    "done": ("{who} finished *", "* was merged, which {who} had"),
+}
+"""What happened by itself, and what somebody else did."""
 
 
 def name(holder: Holder | None) -> str:

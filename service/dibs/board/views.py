@@ -65,6 +65,7 @@ class Counts:
     stale: int
     lapsed: int
     failed: int
+    review: int
     free: int
     ready: int
     on_hold: int
@@ -99,6 +100,7 @@ def count(rows: Iterable[Row], pulse: Pulse, beyond: Mapping[str, int]) -> Count
         stale=by["stale"],
         lapsed=by["lapsed"],
         failed=by["failed"],
+        review=by["review"] + by["expiring"],
         free=by["free"],
         ready=by["ready"],
         on_hold=by["on-hold"],
@@ -109,7 +111,7 @@ def count(rows: Iterable[Row], pulse: Pulse, beyond: Mapping[str, int]) -> Count
         avoided=pulse.avoided,
         lapses=lapses,
         repeat=repeat,
-        attention=by["stale"] + by["parked"] + by["lapsed"] + by["failed"],
+        attention=by["stale"] + by["parked"] + by["lapsed"] + by["failed"] + by["expiring"],
         headline=_headline(by, repeat),
     )
 
@@ -124,6 +126,9 @@ def _headline(by: Mapping[str, int], repeat: int) -> str:
         needs.append(f"{by['lapsed']} lapsed")
     if by["failed"]:
         needs.append(f"{by['failed']} failed")
+    if by["expiring"]:
+        reviews = "review runs" if by["expiring"] == 1 else "reviews run"
+        needs.append(f"{by['expiring']} {reviews} out")
     if repeat:
         needs.append(f"{repeat} {'keeps' if repeat == 1 else 'keep'} lapsing")
     if needs:

@@ -62,6 +62,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     url: str | None = None
     note: str | None = None
     pr: str | None = None
+    merged: str = ""
     reason: str | None = None
     ended: int = 0
     queue: str = ""
@@ -227,6 +228,7 @@ class Reader:
             previous=self._previous(rec),
             attempt=self._attempt(rec),
             hold=self._hold(rec),
+            merged=state == "done" and bool(rec.merged),
             resembles=_tasks(rec.resembles),
             listed=_listed(rec),
         )

@@ -89,7 +89,8 @@ end
 
 if pr ~= '' then set_face(task, rec, 'pr', pr) end
 if ARG.note ~= '' then rec.note = ARG.note end
-rec.by, rec.sha = ARG.by, ARG.sha ~= '' and ARG.sha or nil
+rec.by, rec.sha = to ~= 'review' and ARG.by or nil, ARG.sha ~= '' and ARG.sha or nil
+rec.merged = to == 'done' and '1' or nil
 local lapsed_before, held_before = rec.state == 'lapsed', live(rec)
 if to == 'review' then
   rec.due_at = NOW + RULES.review_ms
