@@ -31,6 +31,7 @@ BYTES = ("tests/promises/test_bytes.py",)
 LIKENESS = "tests/promises/test_likeness.py"
 BOARD_BOUNDS = "tests/board/test_bounds.py::test_"
 SECTIONS = "tests/board/test_sections.py::test_"
+REVIEW = "tests/board/test_review.py::test_"
 TASK_PAGE = "tests/board/test_task_page.py::test_"
 DEEDS = "tests/board/test_deeds.py::test_"
 CLIENT_FORGOTTEN = ("tests/client/test_forgotten.py",)
@@ -1762,6 +1763,30 @@ MUTANTS = [
         'else quote(char, safe="")',
         'else quote(char, safe="/")',
         (TASK_PAGE + "the_boards_link_leads_to_the_page_of_a_task_of_any_name",),
+    ),
+    Mutant(
+        "a review that runs out asks nobody",
+        "board/rows.py",
+        "a review that runs out asks for a person",
+        'return "expiring" if now.expires_in * SOON < whole_s else "review"',
+        'return "review"',
+        (REVIEW + "a_review_that_runs_out_asks_for_a_person",),
+    ),
+    Mutant(
+        "who finishes a task has merged it",
+        "store/records.py",
+        "merged is what was merged",
+        '            merged=state == "done" and bool(rec.merged),\n',
+        '            merged=state == "done",\n',
+        (REVIEW + "who_finishes_it_without_a_merge_has_not_merged_it",),
+    ),
+    Mutant(
+        "a row says nothing of who had the task before",
+        "board/templates/row.html",
+        "the board says who had a task before",
+        "{%- if claim.previous %} <span",
+        "{%- if false %} <span",
+        (REVIEW + "what_was_rejected_says_so_and_the_next_row_says_who_had_it_before",),
     ),
     Mutant(
         "a break for a page of another site",

@@ -241,16 +241,20 @@ class Known:
             same = old and old.same_but_clocks(new)
             if not old or not same or rows.clocks(old) != rows.clocks(new):
                 self.rows[new.task] = new
-        day_ago = self.pulse.now_ms - views.DAY_MS
-        today = sum(one.kind == "done" and -one.first > day_ago for one in self.rows.values())
-        self._trim("done", min(PART, max(DONE, today)))
-        for kind in glance.KINDS:
-            self._trim(kind, PART)
+        self._trim()
 
-    def _trim(self, kind: str, most: int) -> None:
-        """Keep the first rows of a kind."""
-        there = [one for one in self.rows.values() if one.kind == kind]
-        if len(there) > most:
+    def _trim(self) -> None:
+        """Keep the first rows of each kind of which there may be very many."""
+        day_ago = self.pulse.now_ms - views.DAY_MS
+        found: dict[str, list[Row]] = {kind: [] for kind in ("done", *glance.KINDS)}
+        for one in self.rows.values():
+            if one.kind in found:
+                found[one.kind].append(one)
+        today = sum(-one.first > day_ago for one in found["done"])
+        for kind, there in found.items():
+            most = min(PART, max(DONE, today)) if kind == "done" else PART
+            if len(there) <= most:
+                continue
             there.sort(key=attrgetter("first"))
             for one in there[most:]:
                 del self.rows[one.task]
