@@ -304,7 +304,7 @@ def test_pages_of_the_worst_lists_are_bounded(tmp_path: Path) -> None:
         written(team, 400, **worst, needs=needs)
         for project in (team.project.removesuffix(".blocked"), team.project):
             _, html, _ = running.ask("GET", f"/p/{project}")
-            assert html.count("<tr role") == 200 + 10
+            assert html.count("data-task=") == 200
             assert len(html.encode()) < 1.5 * MB
         running.stop()
 
