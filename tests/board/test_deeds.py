@@ -159,6 +159,7 @@ def test_a_whole_project_is_kept_back_and_let_go(
     status, problem = team.call("claim", "bob", "T-1")
     assert (status, problem["code"], problem["of"]) == (409, "on-hold", "project")
     page.locator(".held-back a.deed").click()
+    page.get_by_text(f"Let all of {team.project} go?").wait_for()
     assert "because" in page.locator("#deed").inner_text()
     fill(page)
     page.wait_for_selector(".held-back", state="detached")
