@@ -64,7 +64,7 @@ def test_a_forge_is_answered_at_once_at_50_events_a_second_while_claims_go_on(
             caller = Caller(service.url, "acme.web")
             while not over.wait(0.02):
                 claims.append(caller.post("claim", task=f"W-{number}").status_code)
-                claims.append(caller.post("release").status_code)
+                claims.append(caller.post("release", task=f"W-{number}").status_code)
             caller.http.close()
 
         holder = Caller(service.url, "acme.web")
