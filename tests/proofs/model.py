@@ -128,7 +128,7 @@ class Model(People):
         current = tenure if tenure and tenure.fence == fence else None
         if (current and current.state == "broken") or self.ended_by("broken", task, fence):
             return "ended", [(task, seen.state(self, task), True)]
-        if not current or current.state in GIVEN_UP:
+        if not current or current.state not in (*HELD, "lapsed"):
             return "moved", seen.task(self, task)
         ended = self.end(task, "broken", "", reason)
         self.lose(current, task, "broken", by, reason)

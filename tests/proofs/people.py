@@ -163,7 +163,7 @@ class People(Queues):
                 self.tell("revived", task, tenure.owner)
         else:
             tenure.ended = self.now
-        if was == "lapsed":
+        if was == "lapsed" or (was == "rejected" and to == "review"):
             self.losses.get(tenure.owner, {}).pop(task, None)
         if was != to:
             self.tell(to, task, tenure.owner)

@@ -210,6 +210,14 @@ class Contract(RuleBasedStateMachine):
             who, pr = self.rig.who(tenure.owner), PRS[TASKS.index(task) // 2 + again]
             self.do(self.rig.beat, who, task, tenure.fence, state="review", pr=pr)
 
+    @rule(who=who, two=st.permutations(TASKS), outcome=st.sampled_from(["merged", "rejected"]))
+    def two_are_on_one_branch(self, who: int, two: list[str], outcome: str) -> None:
+        for task in list(self.rig.model.holds):
+            self.do(self.rig.unhold, task or None)
+        for task in two[:2]:
+            self.do(self.rig.claim, who, task, branch="feat/both", reopen=True)
+        self.do(self.rig.resolve, outcome, branch="feat/both")
+
     @rule(
         way=st.sampled_from(["task", "pr", "pr", "branch", "both"]),
         task=task,
@@ -239,6 +247,16 @@ class Contract(RuleBasedStateMachine):
     def what_failed_is_retried(self) -> None:
         for task in self.rig.model.failed():
             self.do(self.rig.retry, task, None)
+
+    @rule()
+    def two_wait_for_people(self) -> None:
+        for task in list(self.rig.model.holds):
+            self.do(self.rig.unhold, task or None)
+        for who, task in enumerate(TASKS[:2]):
+            self.do(self.rig.claim, who, task, reopen=True)
+            self.do(self.rig.beat, who, None, state="parked")
+        self.do(self.rig.write, 0, {"task": TASKS[2], "needs": []})
+        self.do(self.rig.next, 3, reopen=True)
 
     @rule()
     def everybody_parks(self) -> None:
@@ -355,7 +373,7 @@ def test_no_history_makes_the_store_differ_from_the_contract(server: Server) -> 
     run_state_machine_as_test(
         Contract,
         settings=settings(
-            max_examples=CASES or (50 if IS_SHORT else 200),
+            max_examples=CASES or (50 if IS_SHORT else 300),
             derandomize=not CASES,
             stateful_step_count=STEPS,
             deadline=None,

@@ -91,14 +91,15 @@ if pr ~= '' then set_face(task, rec, 'pr', pr) end
 if ARG.note ~= '' then rec.note = ARG.note end
 rec.by, rec.sha = to ~= 'review' and ARG.by or nil, ARG.sha ~= '' and ARG.sha or nil
 rec.merged = to == 'done' and '1' or nil
-local lapsed_before, held_before = rec.state == 'lapsed', live(rec)
+local is_loss = rec.state == 'lapsed' or to == 'review' and rec.state == 'rejected'
+local held_before = live(rec)
 if to == 'review' then
   rec.due_at = NOW + RULES.review_ms
   rec.beat = NOW_TEXT
 end
 let_holder_write()
 transition(task, rec, to)
-if lapsed_before then call('HDEL', LOST .. rec.owner, task) end
+if is_loss then call('HDEL', LOST .. rec.owner, task) end
 if to == 'rejected' then
   note_loss(rec.owner, task, rec.fence, 'rejected', NOW + RULES.retention_ms, {by_label = ARG.by, note = ARG.note, pr = rec.pr})
 elseif held_before and to == 'done' then
