@@ -60,7 +60,7 @@ local function find_next(index)
     local works = rec.owner == SESSION and rec.state == 'held'
     if works and (not own or tonumber(rec.fence) < tonumber(own_rec.fence)) then own, own_rec = task, rec end
   end
-  if own then return own, own_rec, 'mine' end
+  if own then return own, look_at_hold(own, own_rec), 'mine' end
   for _, task in ipairs(call('ZRANGEBYSCORE', LIVE, '-inf', NOW, 'LIMIT', 0, 100)) do settle(task, meet(task)) end
   for _, task in ipairs(call('ZRANGEBYSCORE', ON_HOLD, '-inf', NOW, 'LIMIT', 0, 100)) do
     look_at_hold(task, meet(task))
