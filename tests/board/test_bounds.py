@@ -32,7 +32,7 @@ __all__ = ["service"]
 MB = 1_000_000
 
 PROJECTS = 20
-READ_ONE = 5
+READ_ONE = 10
 """Commands that a reading of one project takes at least."""
 
 
@@ -115,15 +115,15 @@ def least_commands(running: Running, store: redis.Redis) -> int:
     from what was read a moment ago takes fewer, and is no reading."""
     found: list[int] = []
 
-    def was_read_thrice() -> bool:
+    def was_read_often() -> bool:
         store.config_resetstat()
         running.ask("GET", "/")
         stats: Any = store.info("commandstats")
         calls = sum(each["calls"] for each in stats.values())
         found.extend([calls] if calls >= READ_ONE * PROJECTS else [])
-        return len(found) >= 3
+        return len(found) >= 4
 
-    until(was_read_thrice, "the projects are read")
+    until(was_read_often, "the projects are read")
     return min(found)
 
 

@@ -11,6 +11,7 @@ from dibs import messages
 from dibs import outcomes as o
 from dibs.problems import ProblemError
 from dibs.store import Rules
+from dibs.words import Project
 
 quick = pytest.mark.parametrize("rules", [QUICK])
 
@@ -100,6 +101,24 @@ async def test_a_hold_on_a_project_that_does_not_exist_yet_keeps_its_first_claim
     await hold(desk)
     await desk.store.sweep(desk.project)
     assert (await desk.refused(desk.ann, "T-1")).verdict == "on-hold"
+
+
+async def test_a_person_holds_back_what_they_like_where_the_store_takes_nothing_new(
+    desk: Desk,
+) -> None:
+    held = await desk.granted(desk.ann, "T-1")
+    desk.store.room = lambda: "There is no room."
+    await hold(desk, "T-1")
+    await hold(desk, "never heard of")
+    unknown = Project(f"{desk.project}.new")
+    outcome = await acting.hold(desk.store, unknown, None, reason="freeze", by="lead")
+    assert isinstance(outcome, o.HeldBack)
+    desk.store.room = str
+    await desk.release(desk.ann, "T-1", held.fence)
+    assert (await desk.refused(desk.bob, "T-1")).verdict == "on-hold"
+    refused = await acting.claim(desk.store, unknown, desk.bob, ["T-1"])
+    assert isinstance(refused, o.Conflict)
+    assert refused.refusals[0].of == "project"
 
 
 async def test_all_of_several_is_refused_where_one_is_on_hold(desk: Desk) -> None:

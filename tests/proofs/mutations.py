@@ -2129,7 +2129,7 @@ MUTANTS = [
         "who works on a task is given another",
         "store/lua/verdict.lua",
         "who works on a claim gets that one back (rule 23)",
-        "  if own then return own, own_rec, 'mine' end\n",
+        "  if own then return own, look_at_hold(own, own_rec), 'mine' end\n",
         "",
         LISTED,
     ),

@@ -248,7 +248,7 @@ def claim_said(said: Claim | Free) -> dict[str, Any]:
         "waiters": said.waiters,
     }
     facts["attempt"] = said.attempt
-    if isinstance(said, Free) or said.state in ("free", "on-hold", "failed"):
+    if isinstance(said, Free) or said.state in ("free", "ready", "on-hold", "failed"):
         return facts
     before = said.previous
     return facts | {

@@ -219,7 +219,7 @@ def test_without_room_and_reserve_the_service_says_so_and_comes_back_by_itself(
             assert status == 503 or ready["status"] == "full", "it is never ready between two ends"
             assert "The disk of the store is full" in str(ready)
         assert len(service.logged) <= 8, service.logged
-        until(lambda: lines(service, "store_disk_full"), "it is in the log")
+        until(lambda: lines(service, "store_disk_full"), "it is in the log", 60)
         assert len(lines(service, "store_disk_full")) == 1
         taken.unlink()
         until(lambda: beat(service, holder, "T-1") == 200, "it is back")

@@ -1,15 +1,13 @@
 """backlog: a page of what is listed, in the order of `next`."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
 from dibs import outcomes as o
-from dibs import responses
 from dibs.acts.act import Act
 from dibs.acts.holding import shown
-from dibs.acts.list_ import open_cursor, seal_cursor
+from dibs.acts.list_ import as_page, open_cursor, seal_cursor
 from dibs.requests import LINE, Errors, Request, Tag, as_schema, fault, limited_text
 from dibs.responses import Reply
 from dibs.store import Store
@@ -75,10 +73,7 @@ async def page(
 
 def answer(page: o.Backlog) -> Reply:
     """Answer a list of tasks."""
-    now = datetime.now(UTC).replace(microsecond=0)
-    damaged = {"damaged": page.damaged} if page.damaged else {}
-    rest = {"seq": page.seq, "cursor": page.cursor, "server_time": now}
-    return responses.ok({"tasks": page.tasks, **rest, **damaged})
+    return as_page("tasks", page.tasks, page)
 
 
 ACT = Act(

@@ -3,10 +3,10 @@
 from typing import NamedTuple, assert_never
 
 from dibs import outcomes as o
-from dibs import responses, verdicts, words
+from dibs import responses
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import releases, shown
-from dibs.acts.people import NOBODY, Reason
+from dibs.acts.people import NOBODY, Reason, moved
 from dibs.claims import Claims
 from dibs.problems import ProblemError
 from dibs.requests import Fence, Request, Task
@@ -72,9 +72,8 @@ def answer(outcome: Outcome, request: BreakRequest) -> Reply:
     match outcome:
         case o.Ended(ended):
             return responses.ok(ended[0])
-        case o.Moved(now):
-            detail = verdicts.moved(now, request.fence or words.Fence(0))
-            raise responses.problem("fence-moved", detail, outcome, claim=responses.builtin(now))
+        case o.Moved():
+            raise moved(outcome, request.fence)
         case never:
             assert_never(never)
 

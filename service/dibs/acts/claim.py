@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, assert_never
 
-from dibs import messages, responses
 from dibs import outcomes as o
+from dibs import responses
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import held, milliseconds, rate_limited
-from dibs.acts.refusing import contended, nothing_ready
+from dibs.acts.refusing import contended, limited, nothing_ready, waiting
 from dibs.acts.waiting import until_granted
 from dibs.claims import Claims, OutOfBounds
 from dibs.likeness import skeleton
@@ -260,19 +260,10 @@ def answer(outcome: Outcome, request: ClaimRequest) -> Reply:
             raise contended(outcome, one=one, every=request.all_of is not None)
         case o.NothingReady():
             raise nothing_ready(outcome)
-        case o.Waiting(limit, parked, review, failed, lost):
-            counts = {"parked": parked, "review": review, "failed": failed}
-            facts = {"whose": "waiting", "limit": limit, "counts": counts}
-            facts |= responses.losses(lost)
-            raise responses.problem("quota", messages.waiting(outcome), outcome, **facts)
-        case o.OverQuota(whose, limit, lost):
-            facts = {"whose": whose, "limit": limit, **responses.losses(lost)}
-            raise responses.problem("quota", messages.quota(outcome), outcome, **facts)
-        case o.NoRoom(lost, why):
-            detail = why or messages.NO_ROOM
-            raise responses.problem("full", detail, outcome, **responses.losses(lost))
-        case o.RateLimited():
-            raise responses.rate_limited(outcome)
+        case o.Waiting():
+            raise waiting(outcome)
+        case o.OverQuota() | o.NoRoom() | o.RateLimited():
+            raise limited(outcome)
         case never:
             assert_never(never)
 

@@ -4,8 +4,8 @@ from typing import NamedTuple, assert_never
 
 from pydantic import ConfigDict
 
-from dibs import messages, responses
 from dibs import outcomes as o
+from dibs import responses
 from dibs.acts.act import Act, Call
 from dibs.acts.people import NOBODY, Reason, UntilField
 from dibs.claims import Claims
@@ -15,7 +15,7 @@ from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
 
-Outcome = o.HeldBack | o.Past | o.NoRoom
+Outcome = o.HeldBack | o.Past
 
 
 class HoldRequest(Request):
@@ -49,8 +49,9 @@ async def run(claims: Claims, call: Call[HoldRequest]) -> Outcome:
 async def keep(store: Store, call: Call[HoldRequest]) -> Outcome:
     """See run. Raises StoreDown."""
     request, project = call.request, call.project
-    if not (store.knows(project) or await store.make_known(project, closed=False)):
-        return o.NoRoom(why=store.room())
+    if not store.knows(project):
+        # A store that takes nothing new may not list the project; it is held all the same.
+        await store.make_known(project, closed=False)
     until = request.until
     for_ms, at_ms = (until.for_ms, until.at_ms) if until else (None, None)
     arguments = Arguments(
@@ -70,8 +71,6 @@ def answer(outcome: Outcome, request: HoldRequest) -> Reply:
             return responses.ok(told)
         case o.Past():
             raise invalid([fault("until", "until lies in the past; nothing was kept back.")])
-        case o.NoRoom(_, why):
-            raise responses.problem("full", why or messages.NO_ROOM, outcome)
         case never:
             assert_never(never)
 
@@ -82,7 +81,7 @@ ACT = Act(
     summary="A person keeps a task, or the project, from being claimed; requires an admin key.",
     request=HoldRequest,
     success={200: ("HeldBack",)},
-    problems=("forbidden", "full"),
+    problems=("forbidden",),
     caller="admin",
     run=run,
     answer=answer,

@@ -17,7 +17,7 @@ from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
 from dibs.text import lower
-from dibs.words import Claim, Project, Refused, Session
+from dibs.words import Claim, Free, Project, Refused, Session
 
 LISTED_NOTE_CHARS = 300
 _CURSOR = r"[1-6] ([0-9]{1,16}|[+-]inf) .{0,600}"
@@ -114,11 +114,15 @@ def answer(page: o.Page, *, plain: bool) -> Reply:
         if page.cursor:
             text += f"More: ask again with cursor={page.cursor}\n"
         return Reply(text.encode(), responses.TEXT)
+    return as_page("claims", [*map(_in_a_list, page.claims)], page)
+
+
+def as_page(name: str, items: Sequence[Claim | Free], page: o.Page | o.Backlog) -> Reply:
+    """Answer a page of items with what every page has: where it stands, and where to go on."""
     now = datetime.now(UTC).replace(microsecond=0)
-    claims = [*map(_in_a_list, page.claims)]
     damaged = {"damaged": page.damaged} if page.damaged else {}
     rest = {"seq": page.seq, "cursor": page.cursor, "server_time": now}
-    return responses.ok({"claims": claims, **rest, **damaged})
+    return responses.ok({name: items, **rest, **damaged})
 
 
 def _in_a_list(claim: Claim) -> Claim:

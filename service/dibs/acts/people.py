@@ -6,7 +6,9 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from dibs import words
+from dibs import outcomes as o
+from dibs import responses, verdicts, words
+from dibs.problems import ProblemError
 from dibs.requests import LINES, as_schema, limited_text
 
 NOBODY = "an admin"
@@ -57,3 +59,10 @@ UntilField = Annotated[
         ]
     ),
 ]
+
+
+def moved(outcome: o.Moved, fence: words.Fence | None) -> ProblemError:
+    """Return the problem of an act that names a fence which is not the current one."""
+    detail = verdicts.moved(outcome.now, fence or words.Fence(0))
+    claim = responses.builtin(outcome.now)
+    return responses.problem("fence-moved", detail, outcome, claim=claim)

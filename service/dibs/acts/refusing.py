@@ -1,4 +1,4 @@
-"""The problems of a claim that is refused: which task stands in the way, and why."""
+"""The problems of what is refused: which task stands in the way and why, or which limit."""
 
 from typing import Any
 
@@ -39,6 +39,32 @@ def nothing_ready(outcome: o.NothingReady) -> ProblemError:
         counts=counts,
         **responses.losses(outcome.lost),
     )
+
+
+def waiting(outcome: o.Waiting) -> ProblemError:
+    """Return the problem of a claim of the next while too much waits for people."""
+    return responses.problem(
+        "quota",
+        messages.waiting(outcome),
+        outcome,
+        whose="waiting",
+        limit=outcome.limit,
+        counts={"parked": outcome.parked, "review": outcome.review, "failed": outcome.failed},
+        **responses.losses(outcome.lost),
+    )
+
+
+def limited(outcome: o.OverQuota | o.NoRoom | o.RateLimited) -> ProblemError:
+    """Return the problem of an act that a limit stands in the way of."""
+    match outcome:
+        case o.RateLimited():
+            return responses.rate_limited(outcome)
+        case o.NoRoom(lost, why):
+            detail = why or messages.NO_ROOM
+            return responses.problem("full", detail, outcome, **responses.losses(lost))
+        case o.OverQuota(whose, limit, lost):
+            facts = {"whose": whose, "limit": limit, **responses.losses(lost)}
+            return responses.problem("quota", messages.quota(outcome), outcome, **facts)
 
 
 def contended(outcome: o.Conflict, *, one: bool, every: bool) -> ProblemError:

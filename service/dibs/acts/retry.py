@@ -3,10 +3,10 @@
 from typing import NamedTuple, assert_never
 
 from dibs import outcomes as o
-from dibs import responses, verdicts, words
+from dibs import responses, verdicts
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import releases, shown
-from dibs.acts.people import NOBODY, Reason
+from dibs.acts.people import NOBODY, Reason, moved
 from dibs.claims import Claims
 from dibs.requests import Fence, Request, Task
 from dibs.responses import Reply
@@ -60,9 +60,8 @@ def answer(outcome: Outcome, request: RetryRequest) -> Reply:
     match outcome:
         case o.Ended(ended):
             return responses.ok(ended[0])
-        case o.Moved(now):
-            detail = verdicts.moved(now, request.fence or words.Fence(0))
-            raise responses.problem("fence-moved", detail, outcome, claim=responses.builtin(now))
+        case o.Moved():
+            raise moved(outcome, request.fence)
         case o.StillHeld(now):
             facts = {"task": request.task, "claim": responses.builtin(now)}
             raise responses.problem("held", verdicts.still_held(now), outcome, **facts)

@@ -9,6 +9,7 @@ from dibs import messages, responses, words
 from dibs import outcomes as o
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import rate_limited
+from dibs.acts.refusing import limited
 from dibs.claims import Claims
 from dibs.likeness import skeleton
 from dibs.problems import invalid
@@ -193,14 +194,8 @@ def answer(outcome: Outcome, request: TasksRequest) -> Reply:
             start = path.index(request.tasks[at].task) if named else 0
             detail = messages.circle((*path[start:], *path[:start]))
             raise invalid([fault(f"tasks.{at}.needs", detail)], **responses.losses(lost))
-        case o.OverQuota(whose, limit, lost):
-            facts = {"whose": whose, "limit": limit, **responses.losses(lost)}
-            raise responses.problem("quota", messages.quota(outcome), outcome, **facts)
-        case o.NoRoom(lost, why):
-            detail = why or messages.NO_ROOM
-            raise responses.problem("full", detail, outcome, **responses.losses(lost))
-        case o.RateLimited():
-            raise responses.rate_limited(outcome)
+        case o.OverQuota() | o.NoRoom() | o.RateLimited():
+            raise limited(outcome)
         case never:
             assert_never(never)
 

@@ -164,8 +164,6 @@ def _refusal(outcome: object) -> str:
             return still_held(now)
         case o.Past():
             return "That time is over; nothing was kept back."
-        case o.NoRoom(_, why):
-            return why or "The store is full. Nothing was changed."
         case _:
             return ""
 
