@@ -146,10 +146,11 @@ def _end(tenure: Tenure) -> str:
 
 def waiting(outcome: o.Waiting) -> str:
     """Say what waits for people."""
+    counts = {"parked": outcome.parked, "in review": outcome.review, "failed": outcome.failed}
+    waits = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return (
-        f"{outcome.parked} parked, {outcome.review} reviewed and {outcome.failed} failed tasks "
-        f"wait for people, and the limit is {outcome.limit} (DIBS_MAX_WAITING): `next` gives no "
-        "more until some of them went on. Stop here, or ask again later."
+        f"Tasks that wait for people: {waits}. The limit is {outcome.limit} (DIBS_MAX_WAITING): "
+        "`next` gives no more until some of them went on. Stop here, or ask again later."
     )
 
 

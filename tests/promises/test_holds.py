@@ -245,7 +245,7 @@ async def test_next_gives_no_more_while_too_much_waits_for_people(desk: Desk) ->
     assert isinstance(outcome, o.Waiting)
     assert (outcome.limit, outcome.parked, outcome.failed) == (2, 1, 1)
     said = messages.waiting(outcome)
-    assert "1 parked and 1 failed tasks wait for people" in said
+    assert "Tasks that wait for people: 1 parked, 1 failed." in said
     await desk.granted(desk.bob, "T-3")  # by name it may be had: somebody was told to
     assert (await desk.claim(desk.bob, mode="next")).claims[0].task == "T-3"
     await desk.beat(desk.ann, "T-2", state="working")
