@@ -157,8 +157,6 @@ Url = Annotated[
     BeforeValidator(_url),
     as_schema(type="string", maxLength=500, pattern=rf"^(https?://[^\s{_REFUSED}]*)?$"),
 ]
-
-
 Pr = Annotated[
     str,
     BeforeValidator(_pr),
@@ -318,6 +316,11 @@ def only(name: str, names: tuple[str, ...]) -> dict[str, Any]:
 def has(name: str) -> dict[str, Any]:
     """Return as JSON Schema that there is a field."""
     return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+
+
+def says(name: str) -> dict[str, Any]:
+    """Return as JSON Schema that a field is there and not empty."""
+    return {**has(name), "properties": {name: {"type": "string", "minLength": 1}}}
 
 
 def fault(field: str, message: str) -> dict[str, str]:

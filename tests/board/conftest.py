@@ -39,9 +39,11 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A service with a private store, and an admin key."""
+    """A service with a private store, an admin key, and no rates: how fast a test is is luck."""
     folder = str(tmp_path_factory.mktemp("board"))
-    with Running("--data-dir", folder, env={"DIBS_ADMIN_KEY": ADMIN_KEY}) as running:
+    rates = {f"DIBS_RATE_PER_{whose}": "0" for whose in ("SESSION", "PROJECT")}
+    env = {"DIBS_ADMIN_KEY": ADMIN_KEY, "DIBS_READS_PER_PROJECT": "0", **rates}
+    with Running("--data-dir", folder, env=env) as running:
         yield running
         running.stop()
 

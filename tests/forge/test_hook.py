@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from tests.client.parts import client_module
 from tests.forge.conftest import TEAM
@@ -325,6 +326,29 @@ def test_a_fork_of_somebody_who_belongs_here_is_known_by_its_trailer(
     assert told(service, pull(repository, "opened", **fork))["result"] == "unmatched"
     said = told(service, pull(repository, "opened", body=f"Dibs: T-1 {fence}", **fork))
     assert said["matched"][0]["by"] == "trailer"
+
+
+def test_what_it_answers_is_as_the_description_says(
+    service: Service, repository: str, ann: Caller
+) -> None:
+    described = service.ask("GET", "/openapi.json")[1]
+    operation = described["paths"]["/hooks/github"]["post"]
+    assert set(operation["responses"]) >= {"202", "401", "404", "413", "422", "503"}
+    schema = {"$ref": "#/components/schemas/Delivery", "components": described["components"]}
+    as_said = jsonschema_rs.validator_for(schema).is_valid
+    held(ann, branch="feat/passkey")
+    told_of = [(RECORDED["ping"], "ping"), (pull(repository, "opened"), "pull_request")]
+    told_of += (
+        (pull(repository, "closed", 99), "pull_request"),
+        (issue(repository, "labeled"), "issues"),
+    )
+    results = set()
+    for payload, event in told_of:
+        said = told(service, payload, event)
+        assert as_said(said), said
+        results.add(said["result"])
+    assert results == {"nothing", "done", "unmatched"}
+    assert not as_said({**said, "result": "refused"})
 
 
 # Replays

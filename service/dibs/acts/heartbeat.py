@@ -7,7 +7,7 @@ from dibs import responses
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import held, milliseconds, refusal, refused
 from dibs.claims import Claims
-from dibs.requests import Duration, Errors, Fence, Note, Pr, Request, Task, fault, has
+from dibs.requests import Duration, Errors, Fence, Note, Pr, Request, Task, fault, has, says
 from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
@@ -40,7 +40,7 @@ class HeartbeatRequest(Request):
     def together(cls) -> dict[str, Any]:
         """See Request."""
         of_all = {"state": {"enum": ["working", "parked", None]}, "pr": {"const": ""}}
-        of_one = {"anyOf": [{"properties": {"state": of_all["state"]}}, has("pr")]}
+        of_one = {"anyOf": [{"properties": {"state": of_all["state"]}}, says("pr")]}
         return {
             "anyOf": [{"not": has("fence"), "properties": of_all}, {"allOf": [has("task"), of_one]}]
         }

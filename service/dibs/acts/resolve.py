@@ -18,8 +18,8 @@ from dibs.requests import (
     Task,
     as_schema,
     fault,
-    has,
     limited_text,
+    says,
 )
 from dibs.responses import Reply
 from dibs.store import Store
@@ -54,7 +54,7 @@ class ResolveRequest(Request):
     @classmethod
     def together(cls) -> dict[str, Any]:
         """See Request."""
-        return {"anyOf": [has(name) for name in _WAYS]}
+        return {"anyOf": [says(name) for name in _WAYS]}
 
 
 class Arguments(NamedTuple):

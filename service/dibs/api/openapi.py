@@ -15,6 +15,7 @@ from dibs.acts.act import Act
 from dibs.acts.heartbeat import HeartbeatRequest
 from dibs.acts.tasks import CHANGES
 from dibs.api.routes import EventsQuery
+from dibs.forge.deeds import RESULTS
 from dibs.outcomes import Release
 from dibs.problems import TABLE
 from dibs.store.health import Health
@@ -99,6 +100,7 @@ def _paths() -> Schema:
             events,
             [_PROJECT, *_query(EventsQuery)],
         ),
+        "/hooks/github": {"post": _forge()},
         "/livez": _get("livez", "The process is up.", {responses.JSON: {"type": "object"}}, []),
         "/readyz": _get("readyz", "The store answers.", {responses.JSON: _ref("Health")}, []),
     }
@@ -144,6 +146,35 @@ def _post(act: Act, shapes: dict[int, Schema]) -> Schema:
         },
     }
     return {"post": operation}
+
+
+def _forge() -> Schema:
+    """Return what OpenAPI says of what a forge tells: a delivery, signed as a whole."""
+    names = {
+        "X-Hub-Signature-256": "^sha256=[0-9a-f]{64}$",
+        "X-GitHub-Event": "^[!-~]{1,100}$",
+        "X-GitHub-Delivery": "^[!-~]{1,100}$",
+    }
+    text = {"type": "string"}
+    problems = ("bad-signature", *_ALWAYS, *_FAILING)
+    return {
+        "operationId": "hook",
+        "summary": "What GitHub tells of pull requests and issues, signed; there where the service "
+        "has a secret for it (DIBS_GITHUB_SECRET).",
+        "security": [{}],
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "schema": text | {"pattern": pattern}}
+            for name, pattern in names.items()
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {responses.JSON: {"schema": {"type": "object"}}},
+        },
+        "responses": {
+            "202": _response("What was done.", {responses.JSON: _ref("Delivery")}),
+            **_problems(problems),
+        },
+    }
 
 
 def _get(name: str, summary: str, content: Schema, parameters: list[Schema]) -> Schema:
@@ -224,6 +255,7 @@ def _schemas() -> Schema:
         dependents={**many, "items": either},
         tenures={**many, "items": _ref("Tenure")},
     )
+    found["Delivery"] = _delivery()
     found["HeldBack"] = _object(
         task={"type": ["string", "null"]}, hold=_ref("Hold"), already={"type": "boolean"}
     )
@@ -245,6 +277,23 @@ def _schemas() -> Schema:
         "additionalProperties": True,
     }
     return found
+
+
+def _delivery() -> Schema:
+    text: Schema = {"type": "string"}
+    known: Schema = {"type": ["string", "null"]}
+    match = _object(task=text, state=text, by=text)
+    match["properties"]["already"] = {"type": "boolean"}
+    return _object(
+        event=text,
+        action=text,
+        delivery=text,
+        project=known,
+        result={"enum": [each for each in RESULTS if each != "refused"]},
+        did=known,
+        matched={"type": "array", "items": match},
+        why={"type": "array", "items": text},
+    )
 
 
 def _object(**properties: Schema) -> Schema:
