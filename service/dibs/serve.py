@@ -63,9 +63,10 @@ class DiskLog:
     def __init__(self, watch: Callable[[], str], settings: Settings) -> None:
         self._watch, self._directory, self._why = watch, settings.data_dir, ""
 
-    def __call__(self) -> str:
-        """Return why the disk is full, or ''."""
-        why = self._watch()
+    def __call__(self, found: str = "") -> str:
+        """Return why the disk is full, or ''. `found` is what a start has found, '' for nothing: a
+        little room that the watch sees may be too little for that."""
+        why = self._watch() or found
         if why and not self._why:
             log.error("store_disk_full directory=%s reason=%r", self._directory, why)
         elif self._why and not why:
@@ -104,9 +105,7 @@ class TheStore:
                 self.private.stop()  # lets go of its locks
                 await self._start_again(settings, pauses, disk_of)
 
-    async def _start_again(
-        self, settings: Settings, pauses: Pauses, disk_of: Callable[[], str]
-    ) -> None:
+    async def _start_again(self, settings: Settings, pauses: Pauses, disk_of: DiskLog) -> None:
         """Start the store, as often as it takes while the disk is full."""
         quiet = bool(disk_of())
         while True:
@@ -118,7 +117,8 @@ class TheStore:
             except StoreUnavailable as down:
                 # Without room a start fails in several ways, and room may come. A server that was
                 # killed while it started is treated like one that was killed while it served.
-                if not (isinstance(down, disk.DiskFull | StoreKilled) or disk_of()):
+                full = disk_of(str(down) if isinstance(down, disk.DiskFull) else "")
+                if not (full or isinstance(down, StoreKilled)):
                     raise
                 continue
             break

@@ -19,6 +19,8 @@ from tests.harness.processes import until
 from tests.harness.services import Service, new_session
 from tests.tools.volumes import MB, fill, free, volume
 
+from dibs.serve import DiskLog
+from dibs.settings import Settings
 from dibs.store.local.disk import RESERVE, Limits, Volume, Watch, human, lend, make_room
 from dibs.store.local.embedded import EmbeddedStore, StoreUnavailable
 
@@ -199,6 +201,17 @@ def test_a_service_starts_again_on_a_disk_without_a_free_byte(disk: Path, tmp_pa
             until(lambda: free(disk) > 0, "the reserve was let go of")
 
 
+def test_a_start_for_which_there_is_too_little_room_is_logged_though_the_watch_sees_some(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watch = DiskLog(lambda: "", Settings())
+    for _ in range(3):
+        assert watch("no room to start") == "no room to start"
+    assert watch() == ""
+    told = [record.getMessage().split(" ")[0] for record in caplog.records]
+    assert told == ["store_disk_full", "store_disk_has_room"]
+
+
 def test_without_room_and_reserve_the_service_says_so_and_comes_back_by_itself(
     disk: Path, tmp_path: Path
 ) -> None:
@@ -219,7 +232,7 @@ def test_without_room_and_reserve_the_service_says_so_and_comes_back_by_itself(
             assert status == 503 or ready["status"] == "full", "it is never ready between two ends"
             assert "The disk of the store is full" in str(ready)
         assert len(service.logged) <= 8, service.logged
-        until(lambda: lines(service, "store_disk_full"), "it is in the log", 60)
+        until(lambda: lines(service, "store_disk_full"), "it is in the log")
         assert len(lines(service, "store_disk_full")) == 1
         taken.unlink()
         until(lambda: beat(service, holder, "T-1") == 200, "it is back")

@@ -297,6 +297,7 @@ document.addEventListener("click", (event) => {
   else form.elements.state.value = target.ariaCurrent ? "" : target.dataset.state;
   look();
 });
+$("#asking").addEventListener("close", (event) => event.target.replaceChildren());
 $("#asking").addEventListener("submit", (event) => {
   event.preventDefault();
   const body = new URLSearchParams(new FormData(event.target));
