@@ -67,7 +67,10 @@ class Lists(Tenures):
         """ready or blocked, if it is listed and nobody has it, else None. What else keeps it
         from being claimed is looked at before."""
         entry, tenure = self.entries.get(task), self.tasks.get(task)
-        if not entry or entry.dropped or (tenure.state if tenure else None) not in IDLE:
+        state = tenure.state if tenure else None
+        if tenure and self.overdue(tenure):
+            state = "lapsed"
+        if not entry or entry.dropped or state not in IDLE:
             return None
         return "blocked" if self.missing(task) else "ready"
 

@@ -350,10 +350,12 @@ class Rig:
         self.tick()  # as the service does once a second
         self._check_protected()
 
-    def crash_during(self, call: Call, turns: int) -> None:
+    def crash_during(self, call: Call, turns: int, *, after: bool = False) -> None:
         """Kill the store `turns` of the event loop after an act began; then ask for it again.
 
-        Whether it took effect, what lies in the store tells: all of it or nothing.
+        `after`: the store has done by then what it was sent (it answers another connection), and
+        nobody reads the answer. Whether it took effect, what lies in the store tells: all of it or
+        nothing.
         """
         self.tick()
 
@@ -361,6 +363,9 @@ class Rig:
             asking = asyncio.ensure_future(call())
             for _ in range(turns):
                 await asyncio.sleep(0)
+            if after:
+                self.server.raw.ping()
+                asking.cancel()
             self.server.kill()
             await asyncio.gather(asking, return_exceptions=True)
 

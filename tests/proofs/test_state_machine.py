@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from tests.harness import acting
+from tests.proofs.records import HELD
 from tests.proofs.rig import INSTANTS, Rig, Server
 
 TASKS = ("T-1", "T/2 #x", "T:3", "T.4")
@@ -185,6 +186,13 @@ class Contract(RuleBasedStateMachine):
         number = self.fence(task, fence) or self.fence(task, "right")
         self.do(self.rig.break_, task, number, hold=hold)
 
+    @rule(who=who, task=task, hold=st.booleans())
+    def somebody_is_broken(self, who: int, task: str, hold: bool) -> None:
+        self.everything_goes_on()
+        self.do(self.rig.claim, who, task, reopen=True)
+        self.do(self.rig.break_, task, self.fence(task, "right") or 1, hold=hold)
+        self.do(self.rig.beat, who, task)
+
     @rule(task=st.sampled_from([*TASKS, *TASKS, None]), until=st.sampled_from([5, 5, 20, None]))
     def hold(self, task: str | None, until: int | None) -> None:
         self.do(self.rig.hold, task, until)
@@ -193,9 +201,10 @@ class Contract(RuleBasedStateMachine):
     def unhold(self, task: str | None) -> None:
         self.do(self.rig.unhold, task)
 
-    @precondition(lambda self: self.rig.model.holds)
     @rule()
     def everything_goes_on(self) -> None:
+        self.rig.fill(on=False)
+        self.rig.closed = ""
         for task in list(self.rig.model.holds):
             self.do(self.rig.unhold, task or None)
 
@@ -212,11 +221,19 @@ class Contract(RuleBasedStateMachine):
 
     @rule(who=who, two=st.permutations(TASKS), outcome=st.sampled_from(["merged", "rejected"]))
     def two_are_on_one_branch(self, who: int, two: list[str], outcome: str) -> None:
-        for task in list(self.rig.model.holds):
-            self.do(self.rig.unhold, task or None)
+        self.everything_goes_on()
         for task in two[:2]:
             self.do(self.rig.claim, who, task, branch="feat/both", reopen=True)
         self.do(self.rig.resolve, outcome, branch="feat/both")
+
+    @rule(who=who, task=task, outcome=st.sampled_from(["merged", "rejected"]))
+    def somebody_waits_for_the_verdict(self, who: int, task: str, outcome: str) -> None:
+        self.everything_goes_on()
+        pr = PRS[TASKS.index(task) // 2]
+        self.do(self.rig.claim, who, task, reopen=True)
+        self.do(self.rig.beat, who, task, None, state="review", pr=pr)
+        self.do(self.rig.claim, (who + 1) % 4, task)
+        self.do(self.rig.resolve, outcome, pr=pr)
 
     @rule(
         way=st.sampled_from(["task", "pr", "pr", "branch", "both"]),
@@ -250,13 +267,72 @@ class Contract(RuleBasedStateMachine):
 
     @rule()
     def two_wait_for_people(self) -> None:
-        for task in list(self.rig.model.holds):
-            self.do(self.rig.unhold, task or None)
+        self.everything_goes_on()
         for who, task in enumerate(TASKS[:2]):
             self.do(self.rig.claim, who, task, reopen=True)
             self.do(self.rig.beat, who, None, state="parked")
         self.do(self.rig.write, 0, {"task": TASKS[2], "needs": []})
         self.do(self.rig.next, 3, reopen=True)
+
+    @rule(who=who, other=who, task=task)
+    def somebody_fails_until_it_is_failed(self, who: int, other: int, task: str) -> None:
+        self.everything_goes_on()
+        for _ in range(3):
+            self.do(self.rig.claim, who, task)
+            self.do(self.rig.release, who, task, outcome="abandoned")
+        self.do(self.rig.claim, other, task)
+
+    @rule(who=who, two=st.permutations(TASKS))
+    def a_need_is_done_and_taken_up_again(self, who: int, two: list[str]) -> None:
+        self.everything_goes_on()
+        need, task = two[:2]
+        self.do(self.rig.write, who, {"task": task, "needs": [need]}, {"task": need, "needs": []})
+        self.do(self.rig.claim, who, need, reopen=True)
+        self.do(self.rig.release, who, need, outcome="done")
+        self.do(self.rig.claim, who, need, reopen=True)
+
+    @rule(who=who, task=task, other=task)
+    def what_was_listed_is_dropped(self, who: int, task: str, other: str) -> None:
+        self.everything_goes_on()
+        needs = [task] if other != task else []
+        self.do(self.rig.write, who, {"task": task, "needs": []})
+        self.do(self.rig.write, who, {"task": other, "needs": needs})
+        self.do(self.rig.write, who, {"task": task, "drop": True})
+
+    @rule(who=who, two=st.permutations(TASKS))
+    def two_need_each_other(self, who: int, two: list[str]) -> None:
+        self.everything_goes_on()
+        for task, need in (two[:2], two[1::-1]):
+            self.do(self.rig.write, who, {"task": task, "needs": [need]})
+
+    @rule(who=who, task=task)
+    def somebody_wants_what_is_kept_back(self, who: int, task: str) -> None:
+        self.everything_goes_on()
+        self.do(self.rig.hold, task, 20)
+        self.do(self.rig.claim, who, task, reopen=True)
+        self.do(self.rig.next, who)
+
+    @rule(who=who)
+    def one_session_wants_more_than_its_share(self, who: int) -> None:
+        self.everything_goes_on()
+        for task in TASKS:
+            self.do(self.rig.claim, who, task, reopen=True)
+
+    @rule(task=task, who=who)
+    def holder_comes_back_after_another_took_over(self, task: str, who: int) -> None:
+        tenure = self.rig.model.tasks.get(task)
+        if tenure and tenure.state in HELD:
+            holder = self.rig.who(tenure.owner)
+            self.everything_goes_on()
+            self.rig.pass_until(task, "grace", 1)
+            self.do(self.rig.claim, (holder + 1 + who % 3) % 4, task, reopen=True)
+            self.do(self.rig.beat, holder, task, tenure.fence)
+
+    @rule(task=task, off=st.sampled_from([-1, 1]))
+    def holder_names_another_fence(self, task: str, off: int) -> None:
+        tenure = self.rig.model.tasks.get(task)
+        if tenure:
+            self.do(self.rig.beat, self.rig.who(tenure.owner), task, max(1, tenure.fence + off))
 
     @rule()
     def everybody_parks(self) -> None:
@@ -320,6 +396,15 @@ class Contract(RuleBasedStateMachine):
     def store_fills(self, full: bool) -> None:
         self.rig.fill(on=full)
 
+    @rule(who=who, task=task)
+    def somebody_claims_in_a_full_store(self, who: int, task: str) -> None:
+        self.everything_goes_on()
+        for each in range(len(self.rig.sessions)):
+            self.do(self.rig.release, each, task)
+        self.rig.fill(on=True)
+        self.do(self.rig.claim, who, task, reopen=True)
+        self.rig.fill(on=False)
+
     @rule(why=st.sampled_from(["", "", "There is no room."]))
     def doors_close(self, why: str) -> None:
         self.rig.closed = why
@@ -337,18 +422,34 @@ class Contract(RuleBasedStateMachine):
         self.rig.restart()
 
     @precondition(lambda self: self.restarts)
-    @rule(who=who, task=task, queue=st.booleans(), turns=st.integers(0, 60))
-    def store_is_killed_during_a_claim(self, who: int, task: str, queue: bool, turns: int) -> None:
+    @rule(
+        who=who,
+        task=task,
+        queue=st.booleans(),
+        turns=st.one_of(st.integers(0, 6), st.integers(0, 60)),
+        after=st.booleans(),
+    )
+    def store_is_killed_during_a_claim(
+        self, who: int, task: str, queue: bool, turns: int, after: bool
+    ) -> None:
         self.restarts -= 1
         rig = self.rig
+        if after:  # then it is to be granted
+            self.everything_goes_on()
+            tenure = rig.model.tasks.get(task)
+            for each in {who, rig.who(tenure.owner) if tenure else who}:
+                self.do(rig.release, each, None)
         wish: dict[str, Any] = {
             "queue": queue,
+            "reopen": after,
             "label": f"s{who}",
             "request": f"crash {len(rig.model.events)}",
         }
         session = rig.sessions[who]
         rig.crash_during(
-            lambda: acting.claim(rig.store, rig.project, session, [task], **wish), turns
+            lambda: acting.claim(rig.store, rig.project, session, [task], **wish),
+            turns,
+            after=after,
         )
 
 
@@ -373,7 +474,7 @@ def test_no_history_makes_the_store_differ_from_the_contract(server: Server) -> 
     run_state_machine_as_test(
         Contract,
         settings=settings(
-            max_examples=CASES or (50 if IS_SHORT else 300),
+            max_examples=CASES or (50 if IS_SHORT else 150),
             derandomize=not CASES,
             stateful_step_count=STEPS,
             deadline=None,

@@ -36,6 +36,7 @@ local function found_by(field, value)
     end
   end
   table.sort(now)
+  table.sort(before)
   return now, before
 end
 
