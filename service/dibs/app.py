@@ -13,6 +13,7 @@ from dibs import __version__
 from dibs.addresses import Proxies
 from dibs.api import edge, errors, observe, pages
 from dibs.api.access import Access, Limits
+from dibs.api.bodies import Room
 from dibs.api.ending import answered_at_the_end
 from dibs.api.fast_path import FastPath
 from dibs.api.headers import with_headers
@@ -171,7 +172,8 @@ def build(settings: Settings, url: str | None) -> Service:
         settings.github_label,
         dict(settings.github_projects),
     )
-    rest = Hooks(rest, store, access, metrics, forge)
-    fast_path = FastPath(rest, claims, access, metrics, settings.max_body)
+    room = Room()
+    rest = Hooks(rest, store, access, metrics, forge, room)
+    fast_path = FastPath(rest, claims, access, metrics, settings.max_body, room)
     metrics.set("dibs_build_info", __version__, to=1)
     return Service(proxies.naming(fast_path), store, broadcaster, maintenance, metrics)

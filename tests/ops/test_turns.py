@@ -17,6 +17,7 @@ from tests.harness.processes import until
 from tests.harness.services import Running, new_session
 
 from dibs.api.access import Access
+from dibs.api.bodies import Room
 from dibs.api.ending import answered_at_the_end
 from dibs.api.fast_path import FastPath
 from dibs.api.observe import FAMILIES
@@ -269,7 +270,7 @@ async def test_an_act_of_a_session_that_holds_something_passes_a_crowd() -> None
     async def send(message: Any) -> None: ...
 
     nothing: Any = None
-    acts = Answering(nothing, nothing, nothing, Metrics(FAMILIES), 0)
+    acts = Answering(nothing, nothing, nothing, Metrics(FAMILIES), 0, nothing)
 
     def claim(project: str, session: str) -> Any:
         headers = [(b"dibs-session", session.encode())]
@@ -299,7 +300,7 @@ async def test_an_act_that_the_end_of_the_service_cuts_off_is_told_as_unknown() 
 
     begun, nothing = asyncio.Event(), None
     sent: list[Any] = []
-    acts = Hanging(nothing, nothing, Access(), Metrics(FAMILIES), 1_000)  # type: ignore[arg-type]
+    acts = Hanging(nothing, nothing, Access(), Metrics(FAMILIES), 1_000, Room())  # type: ignore[arg-type]
     scope = {"raw_path": b"/v1/p/claim", "path": "/v1/p/claim", "method": "POST"}
     more = {"headers": [(b"dibs-session", b"s")], "query_string": b""}
     asked = asyncio.create_task(acts(scope | more, receive, send))

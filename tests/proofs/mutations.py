@@ -7,6 +7,7 @@ FAILOVER = "tests/ops/test_failover.py"
 MACHINE = "tests/proofs/test_state_machine.py"
 EDGE = "tests/http/test_edge.py::test_"
 HARDENING = "tests/ops/test_hardening.py::test_"
+BODIES = "tests/ops/test_bodies.py::test_"
 REPAIR = ("tests/store/test_repair.py",)
 EVICTION = "tests/store/test_eviction.py"
 RIGHTS = "tests/store/test_rights.py"
@@ -1003,6 +1004,22 @@ MUTANTS = [
         'if not head.count(b"\\n") == head.count(b"\\r") == len(lines) - 1:',
         "if False:",
         ("tests/ops/test_uvicorn.py::test_no_header_of_an_answer_can_become_two",),
+    ),
+    Mutant(
+        "large bodies of strangers may take all memory",
+        "api/bodies.py",
+        "large bodies at once are bounded by their bytes",
+        "while self._held > self._most and self._coming:",
+        "while False:",
+        (BODIES + "what_has_come_counts_and_who_began_first_makes_room",),
+    ),
+    Mutant(
+        "who sends a large body at once makes room for who does it slowly",
+        "api/bodies.py",
+        "slow bodies keep nobody out",
+        "oldest = next(iter(self._coming))",
+        "oldest = next(reversed(self._coming))",
+        (BODIES + "strangers_who_send_lists_slowly_keep_no_team_from_writing_its_own",),
     ),
     Mutant(
         "a body that never comes is not answered",

@@ -17,11 +17,11 @@ from dibs.acts import POSTS, READS
 from dibs.acts.act import Act, Call
 from dibs.api import edge, errors, headers, observe
 from dibs.api.access import Access
+from dibs.api.bodies import Room, body_of
 from dibs.api.turns import BEGUN_MOST, Holders, Pace
 from dibs.claims import Claims
 from dibs.metrics import Metrics
 from dibs.outcomes import Granted
-from dibs.problems import ProblemError
 from dibs.responses import Reply
 from dibs.store import StoreDown
 from dibs.words import Project, Session
@@ -30,7 +30,7 @@ R = TypeVar("R", bound=requests.Request)
 
 REQUEST_CHARS = 200
 LARGE_AT_ONCE = 4
-"""Bodies beyond the usual size that are read at once; others wait, and their senders with them."""
+"""Acts with a body beyond the usual size that run at once; others wait."""
 
 
 @dataclass(slots=True)
@@ -72,10 +72,17 @@ class FastPath:
     """The acts with POST, as an ASGI application in front of the framework's."""
 
     def __init__(
-        self, rest: ASGIApp, claims: Claims, access: Access, metrics: Metrics, max_body: int
+        self,
+        rest: ASGIApp,
+        claims: Claims,
+        access: Access,
+        metrics: Metrics,
+        max_body: int,
+        room: Room,
     ) -> None:
         self._rest, self._claims, self._access, self._max_body = rest, claims, access, max_body
         self._metrics, self._large = metrics, asyncio.Semaphore(LARGE_AT_ONCE)
+        self._room = room
         self._pace, self._holders = Pace(BEGUN_MOST), Holders()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -113,10 +120,11 @@ class FastPath:
             self._access.admit(scope, given.get(b"authorization", b"").decode("latin-1"))
             declared = int(given.get(b"content-length", -1))
             if act.body_most and not 0 <= declared <= self._max_body:
-                async with self._large:  # so many strangers' bodies would take all memory
-                    body = await body_of(receive, declared, max(act.body_most, self._max_body))
-            else:
-                body = await body_of(receive, declared, self._max_body)
+                most = max(act.body_most, self._max_body)
+                async with self._room.body(receive, declared, most) as body, self._large:
+                    post = Post(project, scope["query_string"], given, body)
+                    return await self._do(act, post, scope)
+            body = await body_of(receive, declared, self._max_body)
             return await self._do(act, Post(project, scope["query_string"], given, body), scope)
         except asyncio.CancelledError:
             # The service ends and could not wait for this act; uvicorn would say it was a mistake.
@@ -139,22 +147,3 @@ class FastPath:
         if call.claimant.address and isinstance(outcome, Granted):
             self._access.pay_for_new(call.claimant, outcome.new)
         return act.answer(outcome, request)
-
-
-async def body_of(receive: Any, declared: int, most: int) -> bytes:
-    """Return a request's body, or raise `too-large`, or `invalid` where a part of it is missing.
-
-    `declared` is what it should have, -1 where nobody says. What is too large is not asked for.
-    """
-    body, more = b"", declared <= most
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ProblemError("invalid", "The request ended before its body was complete.")
-        body += message.get("body", b"")
-        more = message.get("more_body", False) and len(body) <= most
-    if declared > most or len(body) > most:
-        raise ProblemError("too-large", "The body is larger than this service accepts.")
-    if len(body) != declared >= 0:
-        raise edge.short(declared, len(body))
-    return body

@@ -4,7 +4,6 @@ The signature is of the raw body, so the body is taken first, within its limit; 
 looked at before the signature is right.
 """
 
-import asyncio
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from litestar.types import ASGIApp
 from dibs import responses
 from dibs.api import edge, errors, headers, observe
 from dibs.api.access import Access
-from dibs.api.fast_path import body_of
+from dibs.api.bodies import Room
 from dibs.forge import deeds, deliveries, github
 from dibs.forge.deliveries import Delivery
 from dibs.forge.names import project_of
@@ -29,8 +28,6 @@ from dibs.text import fault_of_name
 
 PATH = "/hooks/github"
 BODY_MOST = 1 << 20
-AT_ONCE = 4
-"""Bodies that are read at once: strangers' as well, until the signature is looked at."""
 _SHA256, _SHA1 = b"x-hub-signature-256", b"x-hub-signature"
 _ID_CHARS = 100
 _LARGE = (
@@ -54,10 +51,16 @@ class Hooks:
     """The path of the forge, as an ASGI application in front of the framework's."""
 
     def __init__(
-        self, rest: ASGIApp, store: Store, access: Access, metrics: Metrics, forge: Forge
+        self,
+        rest: ASGIApp,
+        store: Store,
+        access: Access,
+        metrics: Metrics,
+        forge: Forge,
+        room: Room,
     ) -> None:
         self._rest, self._store, self._access, self._metrics = rest, store, access, metrics
-        self._forge, self._reading = forge, asyncio.Semaphore(AT_ONCE)
+        self._forge, self._room = forge, room
         self._secrets = [secret.encode() for secret in forge.secrets]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -84,9 +87,8 @@ class Hooks:
             declared = int(given.get(b"content-length", -1))
             if declared > BODY_MOST:
                 raise ProblemError("too-large", _LARGE)
-            async with self._reading:
-                body = await body_of(receive, declared, BODY_MOST)
-            self._check(signature, body)
+            async with self._room.body(receive, declared, BODY_MOST) as body:
+                self._check(signature, body)
             event = _header(given, b"x-github-event", "X-GitHub-Event")
             delivered = _header(given, b"x-github-delivery", "X-GitHub-Delivery")
             kind = event if event in observe.FORGE_EVENTS else "other"
