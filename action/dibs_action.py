@@ -18,7 +18,6 @@ import urllib.request
 
 CALL_S, TRIES, BETWEEN_S = 10, 3, 2
 MOST = 8 << 20  # bytes of an answer
-PAGES = 30
 TRAILER = re.compile(r"^[ \t]*Dibs:[ \t]+(\S[^\r\n]*?)[ \t\r]*$", re.IGNORECASE | re.MULTILINE)
 QUEUED = re.compile(r"/pr-(\d+)-[0-9a-f]+$")
 INSIDERS = ("OWNER", "MEMBER", "COLLABORATOR")
@@ -86,18 +85,6 @@ def trailers_in(text):
     return list(found.items())
 
 
-def same(one, other):
-    """Whether two URLs are of one pull request."""
-
-    def plain(url):
-        scheme, _, rest = re.split(r"[?#]", url or "")[0].partition("://")
-        host, _, path = rest.partition("/")
-        path = re.sub(r"(pull/\d+)/.*", r"\1", path).rstrip("/")
-        return scheme.lower(), host.lower(), path.lower()
-
-    return bool(one) and plain(one) == plain(other)
-
-
 class Service:
     """The service, and one project there."""
 
@@ -155,20 +142,13 @@ class Service:
         query = f"?fence={fence}" if fence else ""
         return self.get("claims/" + urllib.parse.quote(task, safe="") + query)
 
-    def claim_of(self, pull):
-        """The live claim on a pull request, or on its branch; or None."""
-        of_branch, cursor = [], ""
-        for _ in range(PAGES):
-            page = self.get(f"claims?state=held,parked,review&limit=200&cursor={cursor}")
-            for claim in page.get("claims", ()):
-                if same(claim.get("pr"), pull.url):
-                    return claim
-                if pull.branch and (claim.get("holder") or {}).get("branch") == pull.branch:
-                    of_branch.append(claim)
-            cursor = page.get("cursor") or ""
-            if not cursor:
-                break
-        return of_branch[0] if len(of_branch) == 1 else None
+    def claims_of(self, pull):
+        """The live claims on a pull request, else those on its branch: the service finds them."""
+        fields = {"state": ",".join(LIVE), "pr": pull.url, "branch": pull.branch}
+        named = {name: value for name, value in fields.items() if value}
+        if len(named) == 1:
+            return []
+        return self.get("claims?" + urllib.parse.urlencode(named)).get("claims") or []
 
 
 class Pull:
@@ -221,9 +201,10 @@ def verify(service, pull, mode):
             again = "Claim the task again, or leave it to who has it, before this is merged"
             raise Stop(f"{'; '.join(wrong)}. {again}.")
         return ", ".join(f"{task} is held with fence {fence}" for task, fence in fenced)
-    claim = service.claim_of(pull)
-    if claim:
-        return f"{claim['task']} is {claim['state']}, by {who(claim)}"
+    claims = service.claims_of(pull)
+    on_it = [one for one in claims if one.get("pr") == pull.url.lower()]
+    if on_it or len(claims) == 1:
+        return "; ".join(f"{one['task']} is {one['state']}, by {who(one)}" for one in claims[:5])
     how = "Write the line `Dibs: TASK FENCE` into its description, or say `dibs review TASK --pr`"
     raise Stop(f"No task is claimed for this pull request. {how}.", mode == "require")
 

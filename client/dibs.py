@@ -99,7 +99,6 @@ EXITS = {"held": 1, "cooling": 1, "done": 1, "not-holder": 1, "quota": 1, "lost"
 EXITS.update({"blocked": 1, "nothing-ready": 1, "on-hold": 1, "failed": 1})
 WAITED_FOR = ("held", "cooling", "nothing-ready")
 NOT_RETRIED = ("refused-by-policy", "no-trust", "too-large")  # asking again gives the same
-PR_PAGES = r"((?:pull|pulls|pull-requests|merge_requests|pullrequest)/\d+)/.*"
 MOST_BYTES = 8 << 20  # of an answer, its head included
 QUOTED_MOST = 200  # characters of a text that another party wrote
 LISTED_MOST = 50  # tasks that are shown as ready, unless another number is asked for
@@ -1840,12 +1839,17 @@ def do_verify(args, session):
     """Does this fence (by default our own) still hold the task?"""
     if getattr(args, "pre-push"):
         return verify_push(session)
-    args.task = args.task or task_on(args, session)
+    claim = None if args.task else claim_on(args, session)
+    args.task = args.task or claim["task"]
     session = session.holding(args.task, is_read=True)
     fence = args.fence or session.load().fence(args.task)
     path = f"claims/{percent_encoded(args.task)}" + (f"?fence={fence}" if fence else "")
     try:
-        claim = call(session, "GET", path)[0]
+        if claim:
+            claim["current"] = claim["fence"] == fence and claim["state"] in (*LIVE, "done")
+            claim["mine"] = claim["mine"] or claim["fence"] == session.load().fence(args.task)
+        else:
+            claim = call(session, "GET", path)[0]
     except Failure as failure:
         is_over = fence and not args.fence and args.task not in session.live()
         if failure.code == UNKNOWN and is_over:
@@ -1877,47 +1881,26 @@ def minute_of(instant):
     return text + "Z" if set(text) <= set("0123456789-: ") else quoted(instant)
 
 
-def task_on(args, session):
-    """The task that is on a branch or pull request; Failure where none is, or several are."""
+def claim_on(args, session):
+    """The claim that is on a branch or pull request; Failure where none is, or several are."""
     field, value = ("pr", args.pr) if args.pr else ("branch", args.branch)
     if not value:
         raise Failure(USAGE, "verify a TASK, or --branch NAME, or --pr URL")
-    tasks = [claim["task"] for claim in claims_on(session, field, value)]
-    if len(tasks) == 1:
-        return tasks[0]
+    claims = claims_on(session, field, value)
+    if len(claims) == 1:
+        return claims[0]
+    tasks = [claim["task"] for claim in claims]
     if not tasks:
         raise Failure(REFUSED, f"no claim is on {word(value)}")
     raise Failure(REFUSED, f"several are on {word(value)}: " + ", ".join(map(word, tasks[:5])))
 
 
 def claims_on(session, field, value):
-    """The claims that have this branch or pull request; those that somebody holds, if any does."""
-    found, cursor = [], ""
-    shown = canonical(value) if field == "pr" else value
-    while True:
-        path = "claims?limit=200&state=held,parked,review,lapsed,done"
-        path += f"&q={percent_encoded(shown[:200])}"
-        path += f"&cursor={percent_encoded(cursor)}" if cursor else ""
-        page = call(session.load(), "GET", path)[0]
-        found += [claim for claim in page.get("claims", ()) if on(claim, field) == shown]
-        cursor = page.get("cursor")
-        if not cursor:
-            return [claim for claim in found if claim["state"] in LIVE] or found
-
-
-def on(claim, field):
-    return claim.get("pr") if field == "pr" else (claim.get("holder") or {}).get("branch")
-
-
-def canonical(url):
-    """A pull request's URL as the service keeps it: without what its pages and forms add."""
-    import re
-
-    scheme, _, rest = url.strip().partition("://")
-    host, slash, path = rest.partition("/")
-    path = re.split(r"[?#]", path, maxsplit=1)[0].rstrip("/")
-    path = re.sub(PR_PAGES, r"\1", path)
-    return f"{scheme.lower()}://{host.lower()}{slash}{path}"
+    """The claims that have this branch or pull request, which the service finds at once; those that
+    somebody holds, if any does."""
+    path = f"claims?state=held,parked,review,lapsed,done&{field}={percent_encoded(value.strip())}"
+    found = call(session.load(), "GET", path)[0].get("claims", ())
+    return [claim for claim in found if claim["state"] in LIVE] or list(found)
 
 
 def pushed_branches():

@@ -62,6 +62,9 @@ def _tasks(value: object) -> tuple[words.Task, ...]:
 
 
 _url_text = _check_text("A url", 500)
+_PR_PATH = re.compile(
+    r"(.*?(?:pull|pulls|pull-requests|merge_requests|pullrequest)/\d+)(?:/.*)?", re.IGNORECASE
+)
 
 
 def _url(value: object) -> str:
@@ -81,7 +84,8 @@ def _pr(value: object) -> str:
     scheme, _, rest = text.partition("://")
     host, slash, path = rest.partition("/")
     path = re.split(r"[?#]", path, maxsplit=1)[0].rstrip("/")
-    path = re.sub(r"((?:pull|pulls|pull-requests|merge_requests|pullrequest)/\d+)/.*", r"\1", path)
+    if known := _PR_PATH.fullmatch(path):
+        path = known[1].lower()  # no forge tells names by their case
     return f"{scheme.lower()}://{host.lower()}{slash}{path}"
 
 
@@ -152,16 +156,9 @@ Label = Annotated[
 Branch = Annotated[
     str, limited_text("A branch", 200), as_schema(type="string", maxLength=200, pattern=LINE)
 ]
-Url = Annotated[
-    str,
-    BeforeValidator(_url),
-    as_schema(type="string", maxLength=500, pattern=rf"^(https?://[^\s{_REFUSED}]*)?$"),
-]
-Pr = Annotated[
-    str,
-    BeforeValidator(_pr),
-    as_schema(type="string", maxLength=500, pattern=rf"^(https?://[^\s{_REFUSED}]*)?$"),
-]
+_AS_URL = as_schema(type="string", maxLength=500, pattern=rf"^(https?://[^\s{_REFUSED}]*)?$")
+Url = Annotated[str, BeforeValidator(_url), _AS_URL]
+Pr = Annotated[str, BeforeValidator(_pr), _AS_URL]
 Tag = Annotated[
     str,
     BeforeValidator(words.tag),

@@ -109,6 +109,25 @@ def test_a_claim_is_verified_by_its_branch_or_pull_request(pair: tuple[Sandbox, 
     ann.dibs("verify").said(2)
 
 
+def test_a_claim_is_found_by_its_branch_in_one_call(
+    forged: Service, pair: tuple[Sandbox, Sandbox]
+) -> None:
+    ann, _ = pair
+    on_branch(ann, "feat/clock")
+    ann.dibs("claim", "T-1", "--pr", PR).said(0)
+
+    def asked() -> float:
+        series = forged.metrics()
+        reads = ("list", "show", "task", "backlog")
+        return sum(series[f'dibs_request_seconds_count{{route="{one}"}}'] for one in reads)
+
+    before = asked()
+    ann.dibs("verify", "--branch", "feat/clock").said(0)
+    assert asked() == before + 1
+    ann.dibs("verify", "--pr", PR, "--fence", "17").said(4)
+    assert asked() == before + 2
+
+
 @pytest.fixture
 def guarded(service: Service, fresh: Sandbox) -> Sandbox:
     """A checkout with dibs and its pre-push hook, and somewhere to push to."""

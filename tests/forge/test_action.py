@@ -68,6 +68,35 @@ def test_without_a_line_the_claim_on_the_pull_request_or_its_branch_counts(
     assert flow.verify(elsewhere).code == 0
 
 
+def test_it_is_found_in_one_call_however_many_claims_there_are(
+    flow: Workflow, ann: Caller, bob: Caller
+) -> None:
+    for number in range(220):
+        who = (ann, bob)[number % 2] if number < 90 else Caller(flow.service.url, ann.project)
+        who.http.headers["Authorization"] = ann.http.headers["Authorization"]
+        fence_of(who, f"X-{number}", branch="another")
+        if number >= 90:
+            who.http.close()
+    fence_of(ann, branch="feat/passkey")
+    series = 'dibs_request_seconds_count{route="list"}'
+    before = flow.service.metrics()[series]
+    assert flow.verify(pull(flow.repository, "opened")).code == 0
+    assert flow.service.metrics()[series] == before + 1
+
+
+def test_several_tasks_of_one_pull_request_pass_and_of_one_branch_do_not(
+    flow: Workflow, ann: Caller
+) -> None:
+    event = pull(flow.repository, "opened")
+    for task in ("T-1", "T-2"):
+        fence_of(ann, task, branch="feat/passkey")
+    assert flow.verify(event).code == 1
+    for task in ("T-1", "T-2"):
+        ann.post("heartbeat", task=task, pr=event["pull_request"]["html_url"])
+    ran = flow.verify(event)
+    assert (ran.code, "T-1 is held" in ran.said, "T-2 is held" in ran.said) == (0, True, True)
+
+
 def test_where_no_task_is_claimed_the_mode_decides(flow: Workflow) -> None:
     event = pull(flow.repository, "opened")
     warned, failed = flow.verify(event, mode="warn"), flow.verify(event, mode="require")

@@ -142,7 +142,6 @@ def test_a_pull_request_has_one_name(ann: Caller, ci: Caller, more: str) -> None
         "https://gitlab.com/acme/web/pull/7",
         "https://git.acme.example/acme/web/pull/7",
         "http://github.com/acme/web/pull/7",
-        "https://github.com/Acme/web/pull/7",
     ],
 )
 def test_another_pull_request_is_another(ann: Caller, ci: Caller, pr: str) -> None:
@@ -163,6 +162,28 @@ def test_another_pull_request_is_another(ann: Caller, ci: Caller, pr: str) -> No
 def test_pull_requests_of_other_forges_are_found_too(ann: Caller, ci: Caller, pr: str) -> None:
     ann.post("claim", task="T-1", pr=pr)
     assert ci.post("resolve", pr=pr + "/diffs?x=1", outcome="merged").json()["state"] == "done"
+
+
+def test_a_key_for_ci_finds_a_claim_by_its_pull_request_or_branch_in_one_call(
+    ann: Caller, ci: Caller
+) -> None:
+    in_review(ann, branch="feat/one")
+    ann.post("claim", task="T-2", branch="feat/two")
+    for named, tasks in (
+        ({"pr": PR.replace("acme", "Acme") + "/files?w=1#x"}, ["T-1"]),
+        ({"branch": "feat/two"}, ["T-2"]),
+        ({"pr": PR, "branch": "feat/two"}, ["T-1"]),
+        ({"pr": PR + "7", "branch": "feat/two"}, ["T-2"]),
+        ({"pr": PR + "7"}, []),
+        ({"branch": "feat/one", "state": "held"}, []),
+        ({"branch": "feat/%", "q": "feat"}, []),
+    ):
+        page = ci.get("claims", **named).json()
+        assert [claim["task"] for claim in page["claims"]] == tasks, named
+        assert page["cursor"] is None
+    for wrong in ({"pr": "acme/web#7"}, {"branch": "a\nb"}, {"branch": "x" * 201}):
+        errors = problem_of(ci.get("claims", **wrong), 422, "invalid")["errors"]
+        assert [error["field"] for error in errors] == list(wrong)
 
 
 def test_two_tasks_on_a_branch_are_both_named(ann: Caller, bob: Caller, ci: Caller) -> None:

@@ -57,7 +57,8 @@ def server(embedded: EmbeddedStore) -> Iterator[redis.Redis]:
 @pytest.fixture
 async def store(embedded: EmbeddedStore, server: redis.Redis) -> AsyncIterator[Store]:
     """The service's side of it, with rates that are checked and never reached."""
-    rules = Rules(rate_per_session=10**6, rate_per_project=10**6, claims_per_project=10**6)
+    much = dict.fromkeys(("rate_per_session", "rate_per_project", "claims_per_project"), 10**6)
+    rules = Rules(**much, record_bytes=64 << 20)
     store = Store(PipelineLink.to(embedded.url), rules)
     await store.open()
     yield store
@@ -69,9 +70,10 @@ def who() -> Session:
 
 
 async def grant(
-    store: Store, task: str, session: Session | None = None, project: Project = P
+    store: Store, task: str, session: Session | None = None, project: Project = P, **facts: str
 ) -> Claim:
-    outcome = await acting.claim(store, project, session or who(), [Task(task)], **FACTS)
+    wish = FACTS | facts
+    outcome = await acting.claim(store, project, session or who(), [Task(task)], **wish)
     assert isinstance(outcome, o.Granted), outcome
     return outcome.claims[0]
 
@@ -128,6 +130,12 @@ async def test_no_act_takes_more_commands_in_a_store_with_a_thousand_claims(
         found["beat all"] = await cost(server, acting.heartbeat(store, P, ann))
         found["show"] = await cost(server, acting.show(store, P, task, ann))
         found["list of 10"] = await cost(server, acting.list_(store, P, states=["held"], limit=10))
+        look = acting.list_(store, P, states=["held"], limit=9, branch=task)
+        await acting.heartbeat(store, P, ann, task, pr=f"https://e.org/pull/{task}")
+        await grant(store, task, ann, branch=task)
+        found["by branch"] = await cost(server, look)
+        pr = f"https://e.org/pull/{task}"
+        found["resolve"] = await cost(server, acting.resolve(store, P, pr=pr, outcome="rejected"))
         found["sweep"] = await cost(server, store.sweep(P))
         found["release"] = await cost(server, acting.release(store, P, ann, task))
         return found
@@ -237,6 +245,9 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "long names": ("字" * 190 + "{:06}", {}),
     "long notes": ("T-{:06}", {"note": "\U0001f600" * 1_000}),
     "quotes": ("T-{:06}", {"note": '"' * 1_000, "branch": "\\" * 200}),
+    "branches": ("T-{:06}", {"branch": "b/{:06}", "pr": "https://e.org/pull/{:06}"}),
+    "long branches": ("字" * 190 + "{:06}", {"branch": "枝" * 190 + "{:06}"}),
+    "of one branch": ("T-{:06}", {"branch": "main"}),
 }
 
 
@@ -250,7 +261,8 @@ async def test_what_a_project_weighs_is_what_the_store_needs_for_it(
     name, facts = SHAPES[shape]
     project = Project("weighs." + shape.replace(" ", "-"))
     for number in range(10_000):
-        outcome = await acting.claim(store, project, who(), [Task(name.format(number))], **facts)
+        own = {name: fact.format(number) for name, fact in facts.items()}
+        outcome = await acting.claim(store, project, who(), [Task(name.format(number))], **own)
         if isinstance(outcome, o.OverQuota):
             break
     sizes = {

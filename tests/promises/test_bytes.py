@@ -59,6 +59,11 @@ async def weighed(desk: Desk) -> tuple[int, int]:
     for kind in ("listing", "text"):
         for key in await ask("KEYS", f"dibs:[{{]{desk.project}}}:{kind}:*"):
             records.append(await ask("STRLEN", key))
+    for kind in ("branch", "pr"):
+        for key in await ask("KEYS", f"dibs:[{{]{desk.project}}}:{kind}:*"):
+            size = len(key.partition(f":{kind}:")[2].encode()) + 100
+            tasks = await ask("SMEMBERS", key)
+            records += [size + len(task.encode()) for task in tasks]
     for task in await ask("ZRANGE", f"{keys(desk.project)}:listed", 0, -1):
         records.append(200 + 5 * len(task.encode()))
     entries = await ask("XRANGE", f"{keys(desk.project)}:events", "-", "+")
@@ -290,3 +295,65 @@ async def test_a_project_that_is_gone_is_not_known_any_more_until_somebody_claim
     assert desk.project not in await desk.store.projects()
     await desk.granted(desk.bob, "T-1")
     assert desk.project in await desk.store.projects()
+
+
+@short
+async def test_branches_and_pull_requests_weigh_and_go_with_their_tasks(desk: Desk) -> None:
+    def face(number: int) -> dict[str, str]:
+        return {"branch": f"feat/{number}", "pr": f"https://e.org/pull/{number}"}
+
+    for number in range(4):
+        for who in (desk.ann, desk.bob, desk.ann):
+            await desk.granted(who, f"T-{number}", **face(number))
+            await desk.beat(who, f"T-{number}", pr=f"https://e.org/pull/{number}9")
+            await desk.granted(who, f"T-{number}", branch=f"{who}")
+            await desk.release(who, f"T-{number}", pr="https://e.org/pull/5", outcome="released")
+        assert await sums(desk) == await weighed(desk)
+    await desk.granted(desk.cat, "T-0", **face(9))
+    await acting.resolve(desk.store, desk.project, branch="feat/9")
+    await desk.granted(desk.cat, "T-1", **face(8))
+    await acting.resolve(desk.store, desk.project, pr=face(8)["pr"], outcome="rejected")
+    await desk.granted(desk.bob, "T-2", **face(7))
+    await desk.break_("T-2", (await desk.show("T-2")).fence)
+    await desk.granted(desk.cat, "T-3", **face(6))
+    assert await sums(desk) == await weighed(desk)
+    assert [key for key in await left(desk) if ":branch:" in key or ":pr:" in key]
+    await desk.pass_time(SHORT.max_hold_ms / 1000)
+    assert await gone(desk)
+
+
+@short
+async def test_who_makes_up_branches_pays_for_their_keys(desk: Desk) -> None:
+    got, long = 0, {"branch": "枝" * 200, "pr": "https://e.org/" + "p" * 480}
+    while isinstance(outcome := await desk.claim(new_session(), f"fill {got}", **long), o.Granted):
+        got += 1
+    assert outcome.whose == "bytes"
+    assert got <= 7, "the records alone would be nine"
+    assert (await desk.show("fill 0")).holder.branch == long["branch"]
+
+
+async def test_what_an_older_dibs_left_out_of_the_index_is_found_after_the_sweep(
+    desk: Desk,
+) -> None:
+    await desk.granted(desk.ann, "T-1", branch="feat/one")
+    ask, prefix = desk.store.link.command, keys(desk.project)
+    await ask("DEL", f"{prefix}:branch:feat/one")
+    await ask("HDEL", f"{prefix}:meta", "weighs")
+    await desk.store.sweep(desk.project)
+    assert await sums(desk) == await weighed(desk)
+    ended = await acting.resolve(desk.store, desk.project, branch="feat/one")
+    assert isinstance(ended, o.Ended)
+
+
+@pytest.mark.parametrize("cut", [7, 10_000])
+async def test_a_damaged_record_leaves_no_branch_behind(desk: Desk, cut: int) -> None:
+    held = await desk.granted(desk.ann, "T-1", branch="feat/one", pr="https://e.org/pull/1")
+    assert held.holder.branch
+    ask, prefix = desk.store.link.command, keys(desk.project)
+    kept = await ask("GET", f"{prefix}:task:T-1")
+    await ask("SET", f"{prefix}:task:T-1", kept[: max(0, len(kept) - cut)])
+    assert isinstance(await desk.break_("T-1", 1), o.Ended)
+    await acting.resolve(desk.store, desk.project, pr="https://e.org/pull/1", branch="feat/one")
+    await desk.store.sweep(desk.project)
+    assert await sums(desk) == await weighed(desk)
+    assert [key for key in await left(desk) if ":branch:" in key or ":pr:" in key] == []

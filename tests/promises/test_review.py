@@ -1,5 +1,6 @@
 """Rules 5, 11, 21, 22: a claim lives until the verdict on its pull request."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -159,6 +160,77 @@ async def test_a_task_that_its_session_called_done_is_ready_again_when_that_is_r
     assert (await resolve(desk, pr=PR, outcome="rejected")).state == "ready"
     assert await states(desk) == ["T-1 ready", "T-2 blocked"]
     assert (await desk.show("T-1")).attempt == 2
+
+
+async def test_a_merge_of_what_its_session_called_done_is_noted_and_stands(desk: Desk) -> None:
+    await write(desk, "T-1", {"task": "T-2", "needs": ["T-1"]})
+    await desk.granted(desk.ann, "T-1")
+    await desk.release(desk.ann, "T-1", outcome="done", pr=PR)
+    assert not (await desk.show("T-1")).merged
+    assert not (await resolve(desk, pr=PR, sha="a" * 40, by="octo@github")).already
+    done = await desk.show("T-1")
+    assert isinstance(done, Claim)
+    assert (done.merged, done.pr) == (True, PR)
+    events = await desk.store.events.read(desk.project, "", 99)
+    assert [event.by for event in events if event.type == "done"] == [None, "octo@github"]
+    for outcome in ("merged", "rejected"):
+        again = await resolve(desk, pr=PR, outcome=outcome)
+        assert (again.state, again.already) == ("done", True)
+    assert await states(desk) == ["T-1 done", "T-2 ready"]
+    assert (await desk.show("T-1")).merged
+    await acting.retry(desk.store, desk.project, "T-1", reason="it broke the build", by="lea")
+    for outcome in ("merged", "rejected"):
+        assert (await resolve(desk, pr=PR, outcome=outcome)).state == "ready"
+    assert (await desk.granted(desk.bob, "T-1")).previous.pr == PR
+
+
+async def on(desk: Desk, *states: str, **face: Any) -> list[str]:
+    """The claims on a pull request or branch."""
+    page = await acting.list_(desk.store, desk.project, states=states or ALL, limit=200, **face)
+    assert page.cursor is None
+    return [f"{claim.task} {claim.state}" for claim in page.claims]
+
+
+ALL = ("held", "parked", "review", "lapsed", "done")
+
+
+@quick
+async def test_a_claim_is_found_by_its_pull_request_or_else_by_its_branch(desk: Desk) -> None:
+    await desk.granted(desk.ann, "T-1", branch="feat/one", pr=PR)
+    await desk.granted(desk.bob, "T-2", branch="feat/one")
+    assert await on(desk, branch="feat/one") == ["T-1 held", "T-2 held"]
+    assert await on(desk, pr=PR, branch="feat/one") == ["T-1 held"]
+    assert await on(desk, pr=PR + "8", branch="feat/one") == ["T-1 held", "T-2 held"]
+    assert await on(desk, pr=PR + "8") == await on(desk, branch="feat") == []
+    await desk.beat(desk.ann, "T-1", pr=PR + "8")
+    assert (await on(desk, pr=PR), await on(desk, pr=PR + "8")) == ([], ["T-1 held"])
+    await desk.release(desk.bob, "T-2", outcome="done")
+    await desk.pass_time(30)
+    assert await on(desk, branch="feat/one") == ["T-1 lapsed", "T-2 done"]
+    assert await on(desk, "held", branch="feat/one") == []
+    await desk.granted(desk.cat, "T-1", branch="feat/two")
+    assert await on(desk, branch="feat/one") == ["T-2 done"], "not by the tenure of before"
+    assert await on(desk, branch="feat/two") == ["T-1 held"]
+
+
+@pytest.mark.parametrize("rules", [replace(QUICK, rate_per_project=0)])
+async def test_a_branch_of_very_many_tasks_is_no_name_for_one_of_them(desk: Desk) -> None:
+    for number in range(501):
+        who = desk.ann if number == 250 else new_session()
+        await desk.granted(who, f"T-{number}", branch="main")
+        if who != desk.ann:
+            await desk.release(who, f"T-{number}", outcome="done")
+    for _ in range(5):
+        outcome = await acting.resolve(desk.store, desk.project, branch="main")
+        assert isinstance(outcome, o.Ambiguous), "which of them is luck"
+        assert len(set(outcome.tasks)) == 2
+    assert (await desk.show("T-250")).state == "held"
+    assert len(await on(desk, "held", branch="main")) == 1
+
+
+async def test_a_pull_request_is_one_whatever_the_case_of_its_url(desk: Desk) -> None:
+    await desk.granted(desk.ann, "T-1", pr=PR)
+    assert (await resolve(desk, pr="https://GitHub.com/Acme/Web/Pull/7/Files")).task == "T-1"
 
 
 async def test_a_pull_request_that_is_opened_again_has_its_task_if_nobody_took_it(

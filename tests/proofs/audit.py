@@ -93,6 +93,11 @@ class Audit:
                 weighed += len(self.raw.get(key).encode())
         listed = self.raw.zrange(self.prefix + "listed", 0, -1)
         weighed += sum(200 + 5 * len(task.encode()) for task in listed)
+        for kind in ("branch", "pr"):
+            prefix = f"{self.prefix}{kind}:"
+            for key in self.raw.keys(glob_free(prefix) + "*"):
+                size = len(key.removeprefix(prefix).encode()) + 100
+                weighed += sum(size + len(task.encode()) for task in self.raw.smembers(key))
         records, events, _ = map(int, meta["weighs"].split())
         assert records == weighed, f"records weigh {weighed}, not {records}"
         told = 0
@@ -284,14 +289,13 @@ def task_facts(rec: dict[str, str]) -> dict[str, Any]:
     facts |= {"state": rec["state"], "owner": rec["owner"], "lapses": int(rec.get("lapses", 0))}
     facts |= {"label": rec.get("label", ""), "note": rec.get("note", "")}
     facts |= {"grants": int(rec.get("grants", 1)), "failures": int(rec.get("failures", 0))}
-    facts |= list_facts
+    facts |= list_facts | {"merged": "merged" in rec}
     return facts | {"ended": int(rec.get("ended", 0)), "turns_from": int(rec.get("turns_from", 0))}
 
 
 def tenure_facts(tenure: Tenure) -> dict[str, Any]:
-    names = (
-        "fence ttl due since beat grants state owner lapses failures label note ended turns_from"
-    )
+    names = "fence ttl due since beat grants state owner lapses failures label note merged ended"
+    names += " turns_from"
     return {name: getattr(tenure, name) for name in names.split()}
 
 

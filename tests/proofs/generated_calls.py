@@ -61,7 +61,7 @@ def filter_case(context: Any, case: Any) -> bool:
     body = case.body if isinstance(case.body, dict) else {}
     query = case.query or {}
     tasks = names(body, case.path_parameters or {})
-    lines = [query.get("q"), query.get("holder"), query.get("tag")]
+    lines = [*map(query.get, ("q", "holder", "tag", "branch", "pr"))]
     lines += map(body.get, ("label", "branch", "url", "pr", "tag"))
     entries = listed(body.get("tasks"))
     for entry in entries:
@@ -71,7 +71,7 @@ def filter_case(context: Any, case: Any) -> bool:
     return (
         all(map(normal, tasks))
         and all(map(written, tasks + lines))
-        and all(map(readable, [*body.values(), *tasks]))
+        and all(map(readable, [*body.values(), *tasks, query.get("pr")]))
         and seen(body.get("reason"))
         and within(body.get("ttl"), LEAST_TTL_S, MOST_TTL_S)
         and within(body.get("wait"), 0, MOST_WAIT_S)

@@ -118,7 +118,7 @@ class People(Queues):
         if not tenure:
             return "unknown", None
         self.lapse(task)
-        stands = {"merged": (*HELD, "lapsed"), "rejected": (*HELD, "lapsed", "done")}
+        stands = {"merged": (*HELD, "lapsed"), "rejected": (*HELD, "lapsed", "done", "retried")}
         other = pr and tenure.pr not in ("", pr) and tenure.state in stands.get(outcome, ())
         if other or (fence and fence != tenure.fence):
             return "moved", seen.task(self, task)
@@ -146,7 +146,8 @@ class People(Queues):
         open_ = tenure.state in (*HELD, "lapsed")
         other = bool(pr and pr != tenure.pr and (to == "review" or tenure.pr))
         late = to == "review" and not open_ and tenure.state != "rejected"
-        if (tenure.state == to and not other) or late:
+        known = tenure.state == to and (to != "done" or tenure.merged)
+        if ((known or (tenure.merged and to != "review")) and not other) or late:
             return "ended", [(task, seen.state(self, task), True)]
         tenure.pr, tenure.note = pr or tenure.pr, note or tenure.note
         was, failures = tenure.state, tenure.failures
@@ -155,7 +156,7 @@ class People(Queues):
             tenure.failures += was not in (*failed, "abandoned", "broken")
         if was in failed and to == "review":
             tenure.failures = max(0, failures - 1)
-        tenure.state = to
+        tenure.state, tenure.merged, tenure.was = to, to == "done", ""
         if to == "review":
             tenure.due, tenure.beat = self.now + self.rules.review_ms, self.now
             tenure.ended = 0
@@ -165,7 +166,7 @@ class People(Queues):
             tenure.ended = self.now
         if was == "lapsed" or (was == "rejected" and to == "review"):
             self.losses.get(tenure.owner, {}).pop(task, None)
-        if was != to:
+        if was != to or to == "done":
             self.tell(to, task, tenure.owner)
         if to == "rejected":
             self.lose(tenure, task, "rejected", by, note)

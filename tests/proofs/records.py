@@ -92,6 +92,8 @@ class Tenure:
     branch: str = ""
     was: str = ""
     """How it had ended, where a person let the task be tried again."""
+    merged: bool = False
+    """Its pull request was merged."""
     ended: int = 0
     reason: str = ""
     turns_from: int = 0

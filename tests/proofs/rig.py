@@ -431,11 +431,13 @@ class Rig:
         self.full = on
 
     def _protect(self) -> None:
-        """Whoever is live when time is lost has a ttl from when it is found again (rule 13)."""
+        """Whoever is live when time is lost has a ttl from when it is found again (rule 13); but
+        not by what was written in that very ms, in which no store is back: no time passes here.
+        """
         now = self.store.clock.facts.lease_ms
         self.protected.clear()
         for task, tenure in self.model.tasks.items():
-            if tenure.state in HELD and self.model.deadline(tenure) > now:
+            if tenure.state in HELD and self.model.deadline(tenure) > now > tenure.beat:
                 self.protected[task] = (tenure.fence, now + tenure.ttl)
                 if self.model.deadline(tenure) <= now + tenure.ttl - 1_000:
                     self.met["a claim under way met an outage"] += 1

@@ -12,7 +12,17 @@ from pydantic import Field
 from dibs import messages, responses, words
 from dibs import outcomes as o
 from dibs.acts.act import Act
-from dibs.requests import LINE, Errors, Label, Request, as_schema, fault, limited_text
+from dibs.requests import (
+    LINE,
+    Branch,
+    Errors,
+    Label,
+    Pr,
+    Request,
+    as_schema,
+    fault,
+    limited_text,
+)
 from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
@@ -35,6 +45,8 @@ class ListQuery(Request):
     q: Annotated[
         str, limited_text("q", 200), as_schema(type="string", maxLength=200, pattern=LINE)
     ] = ""
+    pr: Pr = ""
+    branch: Branch = ""
     limit: int = Field(200, ge=1, le=200)
     cursor: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$", max_length=1000)] = ""
 
@@ -55,6 +67,8 @@ class Arguments(NamedTuple):
     holder: str
     mine: str
     most: str
+    pr: str
+    branch: str
     told: str
     cursor: str
 
@@ -71,18 +85,22 @@ async def page(
     text: str = "",
     holder: str = "",
     mine: bool = False,
+    pr: str = "",
+    branch: str = "",
     limit: int,
     told: bool = False,
     cursor: str = "",
 ) -> o.Page:
-    """Return a page of claims, `told` with what is written down of each. `cursor` is the one that
-    the page before gave.
+    """Return a page of claims, `told` with what is written down of each; those on `pr` or else on
+    `branch` are all on one. `cursor` is the one that the page before gave.
 
     Raises StoreDown, and Refused for a cursor that no page gave.
     """
     own, also = "1" if mine else "", "1" if told else ""
     start = open_cursor(cursor, _CURSOR)
-    arguments = Arguments(",".join(states), lower(text), holder, own, str(limit), also, start)
+    arguments = Arguments(
+        ",".join(states), lower(text), holder, own, str(limit), pr, branch, also, start
+    )
     _, read, rest = await store.run(SCRIPT, project, session, arguments)
     seq, onwards, damaged, *views = rest
     store.note_damaged(project, damaged)

@@ -10,7 +10,8 @@ from litestar.types import ASGIApp
 
 DECIDING = frozenset(
     b"authorization content-length content-type dibs-session host idempotency-key last-event-id "
-    b"origin sec-fetch-site transfer-encoding".split()
+    b"origin sec-fetch-site transfer-encoding "
+    b"x-github-delivery x-github-event x-hub-signature-256".split()
 )
 """Headers that decide what a request does, and for whom: one of each, and before the body."""
 _HOST = re.compile(rb"([A-Za-z0-9_.~-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")

@@ -4,12 +4,14 @@ The signature is of the raw body, so the body is taken first, within its limit; 
 looked at before the signature is right.
 """
 
+import asyncio
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from time import perf_counter
 from typing import Any
+from weakref import WeakValueDictionary
 
 from litestar.types import ASGIApp
 
@@ -25,6 +27,7 @@ from dibs.problems import ProblemError, invalid
 from dibs.responses import Reply
 from dibs.store import Store
 from dibs.text import fault_of_name
+from dibs.words import Project
 
 PATH = "/hooks/github"
 BODY_MOST = 1 << 20
@@ -61,6 +64,7 @@ class Hooks:
     ) -> None:
         self._rest, self._store, self._access, self._metrics = rest, store, access, metrics
         self._forge, self._room = forge, room
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._secrets = [secret.encode() for secret in forge.secrets]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -130,12 +134,18 @@ class Hooks:
             return said | _told(deeds.Report("ignored", why=[why]))
         said["project"] = project
         delivery = Delivery(delivered, body, event)
+        turn = self._turns.setdefault(f"{project} {deliveries.thing_of(event)}", asyncio.Lock())
+        async with turn:  # an `opened` must not come to act after the `closed` that overtakes it
+            return said | _told(await self._once(project, delivery))
+
+    async def _once(self, project: Project, delivery: Delivery) -> deeds.Report:
+        """Do what a delivery calls for, unless that was told before."""
         if before := await deliveries.seen(self._store, project, delivery):
-            return said | _told(deeds.Report(before, why=[_BEFORE[before]]))
-        report = await deeds.do(self._store, project, event, self._forge.label)
+            return deeds.Report(before, why=[_BEFORE[before]])
+        report = await deeds.do(self._store, project, delivery.event, self._forge.label)
         if report.result == deeds.DONE:  # where nothing was done, nothing can be done again
             await deliveries.keep(self._store, project, delivery)
-        return said | _told(report)
+        return report
 
 
 _BEFORE = {

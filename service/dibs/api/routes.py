@@ -75,6 +75,8 @@ class V1(Controller):
                 text=query.q,
                 holder=query.holder,
                 mine=query.mine,
+                pr=query.pr,
+                branch=query.branch,
                 limit=query.limit,
                 cursor=query.cursor,
             )

@@ -6,20 +6,15 @@ forge sends in no order (decision 21).
 """
 
 import logging
-import time
 from hashlib import sha256
 from typing import NamedTuple
 
-from dibs.forge.github import Event, PullRequest
+from dibs.forge.github import Event, Issue, PullRequest
 from dibs.store import Store, StoreFull
 from dibs.store.scripts import Declaration
 from dibs.words import Project
 
 log = logging.getLogger("dibs.forge")
-
-OLDEST_S = 7 * 86_400
-"""What was changed before is not listened to: GitHub sends again for three days, and what is
-remembered is kept for eight."""
 
 
 class Arguments(NamedTuple):
@@ -48,9 +43,6 @@ async def seen(store: Store, project: Project, delivery: Delivery) -> str:
 
     Raises StoreDown.
     """
-    at_s = delivery.event.at_s
-    if at_s and at_s < time.time() - OLDEST_S:
-        return "old"
     tag, _, _ = await store.run(SCRIPT, project, arguments=_arguments(delivery, ""))
     return "" if tag == "new" else tag
 
@@ -67,13 +59,16 @@ async def keep(store: Store, project: Project, delivery: Delivery) -> None:
 
 
 def _arguments(delivery: Delivery, keep: str) -> Arguments:
-    event = delivery.event
-    thing = ""
-    if event.thing:
-        is_pr = isinstance(event.thing, PullRequest)
-        thing = (
-            event.thing.url if isinstance(event.thing, PullRequest) else f"#{event.thing.number}"
-        )
-        thing = f"{'pr' if is_pr else event.repository} {thing}"[:600]
-    digest = sha256(delivery.body).hexdigest()[:40]
-    return Arguments(delivery.id, digest, thing, str(event.at_s * 1000), keep)
+    digest, at_ms = sha256(delivery.body).hexdigest()[:40], str(delivery.event.at_s * 1000)
+    return Arguments(delivery.id, digest, thing_of(delivery.event), at_ms, keep)
+
+
+def thing_of(event: Event) -> str:
+    """Name the pull request or issue that an event is about."""
+    match event.thing:
+        case PullRequest(url=url):
+            return f"pr {url}"[:600]
+        case Issue(number=number):
+            return f"{event.repository} #{number}"[:600]
+        case _:
+            return ""

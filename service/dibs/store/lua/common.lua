@@ -202,7 +202,13 @@ local function load(task)
   local rec = texts(kept)
   if not rec or not whole(rec) then
     local place, like = string.match(kept, '"place":"(%x+)"'), string.match(kept, '"like":"([^"\\]+)"')
-    return {damaged = true, state = 'damaged', owner = '', due_at = 0, place = place, like = like}
+    local left = {damaged = true, state = 'damaged', owner = '', due_at = 0, place = place, like = like}
+    for name, value in string.gmatch(kept, '"([%l_]+)":"([^"]*)"') do
+      if string.find(' branch pr last_branch last_pr ', ' ' .. name .. ' ', 1, true) then
+        left[name] = string.gsub(value, '\\/', '/')
+      end
+    end
+    return left
   end
   if rec.state == 'new' then return rec end
   rec.due_at = after_stalls(tonumber(rec.due), tonumber(rec.ttl), tonumber(rec.beat))

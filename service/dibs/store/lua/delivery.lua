@@ -5,12 +5,14 @@
 -- ARG.keep: '' to look; '1' once what it calls for is done
 --
 -- {'new', now} {'replayed', now} {'overtaken', now}: something later was told of the thing
+-- {'old', now}   the thing was changed last longer ago than a forge sends again, and is remembered here
 -- {'stalled', now}
 -- Safe to run twice. O(log MOST).
 --- @include common.lua
 
 local TOLD_BEFORE = PREFIX .. ':deliveries'  -- by when, or for a thing, by when it was changed last
 local MOST = 4000
+local OLDEST_MS = 7 * 86400000  -- GitHub sends again for three days; the sweep forgets after eight
 
 local function at(kind, name)
   local found = name ~= '' and redis.pcall('ZSCORE', TOLD_BEFORE, kind .. name)
@@ -19,6 +21,7 @@ end
 
 if ARG.keep == '' then
   if at('id ', ARG.id) or at('body ', ARG.digest) then return answer('replayed') end
+  if ARG.at_ms ~= '0' and tonumber(ARG.at_ms) < NOW_US / 1000 - OLDEST_MS then return answer('old') end
   local last = at('of ', ARG.thing)
   if last and ARG.at_ms ~= '0' and last > tonumber(ARG.at_ms) then return answer('overtaken') end
   return answer('new')

@@ -1,20 +1,23 @@
 -- faces.lua: the branch and the pull request of a task's tenure, by which who knows only those finds it.
 --
 --   :branch:NAME, :pr:URL   the tasks whose record names it, of this tenure or of the one before
+-- An entry weighs as what is in a record does: who makes up branches pays for their keys.
 
 local function face(field, value) return PREFIX .. ':' .. field .. ':' .. value end
+local function face_weight(task, value) return #value + #task + 100 end
 
 local function add_face(task, field, value)
   if not value then return end
   local added = redis.pcall('SADD', face(field, value), task)
   if type(added) == 'table' then
     call('DEL', face(field, value))  -- something else lies there
-    call('SADD', face(field, value), task)
+    added = call('SADD', face(field, value), task)
   end
+  if added == 1 then GREW = GREW + face_weight(task, value) end
 end
 
 local function drop_face(task, field, value)
-  if value then redis.pcall('SREM', face(field, value), task) end
+  if value and redis.pcall('SREM', face(field, value), task) == 1 then GREW = GREW - face_weight(task, value) end
 end
 
 -- Write a branch or pull request into the record of `task`.
@@ -35,9 +38,11 @@ local function pass_faces(task, rec, fresh)
   end
 end
 
-local function drop_faces(task, rec)
+-- Do something with each that a record names.
+local function each_face(task, rec, act)
   for _, field in ipairs({'branch', 'pr'}) do
-    drop_face(task, field, rec[field])
-    drop_face(task, field, rec['last_' .. field])
+    local now, last = rec[field], rec['last_' .. field]
+    if now then act(task, field, now) end
+    if last and last ~= now then act(task, field, last) end
   end
 end

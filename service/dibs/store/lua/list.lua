@@ -3,6 +3,7 @@
 -- ARG.states wanted, comma-separated: held,parked,review,lapsed,failed,on-hold,done
 -- ARG.text that a task, label, branch, note or pull request must contain, lower case, '' for all
 -- ARG.holder (ref or label), '' for all   .mine: '1' for those of SESSION   .most claims to give
+-- ARG.pr  .branch: '' or what a claim must be on, the pull request first; found by its index, on one page
 -- ARG.told: '1' with what is written down of each, but for its body
 -- ARG.cursor: '' or "index score task", the last claim of the page before
 --
@@ -71,6 +72,26 @@ local epoch = text(number(call('HGET', META, 'epoch')) or 0)
 local last = call('XREVRANGE', EVENTS, '+', '-', 'COUNT', 1)
 local reply = {'listed', NOW_TEXT, epoch .. '-' .. (last[1] and last[1][1] or '0-0'), '', {}}
 local scanned = 0
+
+-- Put those on a branch or pull request into the reply (faces.lua); say if there were any.
+local function find(field, value)
+  local tasks = value ~= '' and redis.pcall('SRANDMEMBER', PREFIX .. ':' .. field .. ':' .. value, RULES.list_scan) or {}
+  table.sort(tasks)
+  for _, task in ipairs(tasks) do
+    local rec = load(task)
+    if rec.damaged then
+      table.insert(reply[5], task)
+    elseif rec[field] == value and #reply - 5 < most and matches(task, rec, want) then
+      reply[#reply + 1] = view(task, rec, nil, ARG.told == '1' and 'list')
+    end
+  end
+  return #reply > 5
+end
+
+if ARG.pr .. ARG.branch ~= '' then
+  if not find('pr', ARG.pr) then find('branch', ARG.branch) end
+  return reply
+end
 
 for number = first, #indexes do
   local index = indexes[number]

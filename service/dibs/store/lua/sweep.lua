@@ -131,14 +131,25 @@ local damaged = call('ZRANGE', PREFIX .. ':damaged', 0, MOST - 1)
 local kept = call('HMGET', META, 'lapses', 'breaks', 'fence', 'weighs')
 local gone = ''
 
+-- A record of an older dibs is in no index of branches.
+local IN_FACES = 0
+local function find_again(task, field, value)
+  add_face(task, field, value)
+  IN_FACES = IN_FACES + face_weight(task, value)
+end
+
 -- What lies there, whoever put it there: an older dibs knows of no sums, and a script that met a key of
 -- another kind ended before it wrote them.
 local function weigh()
   local sum, met = 0, {}
+  let_holder_write()
   for _, index in ipairs({':live', ':lapsed', ':done', ':ended', ':damaged', ':listed', ':on-hold'}) do
     for _, task in ipairs(call('ZRANGE', PREFIX .. index, 0, -1)) do
-      local size = not met[task] and redis.pcall('STRLEN', RECORD .. task)
-      if type(size) == 'number' and size > 0 then sum = sum + weight(task, size) end
+      local record = not met[task] and redis.pcall('GET', RECORD .. task)
+      if type(record) == 'string' then
+        sum = sum + weight(task, #record)
+        each_face(task, texts(record) or {}, find_again)
+      end
       if not met[task] then
         for _, tenure in ipairs(redis.pcall('LRANGE', PREFIX .. ':tenures:' .. task, 0, -1)) do sum = sum + #tenure end
       end
@@ -157,8 +168,7 @@ local function weigh()
     for _, entry in ipairs(page) do TOLD_NOW = TOLD_NOW + event_weight(entry[2]) end
     if #page > 0 then from = '(' .. page[#page][1] end
   until #page < 500
-  let_holder_write()
-  call('HSET', META, 'weighs', text(sum) .. ' ' .. text(TOLD_NOW) .. ' ' .. NOW_TEXT)
+  call('HSET', META, 'weighs', text(sum + IN_FACES) .. ' ' .. text(TOLD_NOW) .. ' ' .. NOW_TEXT)
 end
 
 if more == '' and live_now + many_lapsed + many_done == 0 and TOLD == 0 and call(

@@ -146,7 +146,7 @@ local function forget(task, rec)
     call('HSET', META, alike, table.concat(kept, '\n'))
   end
   call('DEL', RECORD .. task, PREFIX .. ':queue:' .. task)
-  drop_faces(task, rec)
+  each_face(task, rec, drop_face)
   if SIZES[task] then GREW, SIZES[task] = GREW - weight(task, SIZES[task]), nil end
   call('SREM', PREFIX .. ':queued', task)
   for _, index in ipairs({':lapsed', ':done', ':ended', ':failed'}) do call('ZREM', PREFIX .. index, task) end

@@ -1,0 +1,239 @@
+"""What a forge costs: how fast it is answered, what it takes from claims; how a claim is found.
+
+python -m bench.hook            50 events a second beside claims, 100,000 claims; 90 s
+python -m bench.hook --quick    a few short rounds, 2,000 claims
+"""
+
+import argparse
+import asyncio
+import contextlib
+import http.client
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.forge.told import pull, signed
+from tests.harness import acting
+from tests.harness.processes import clean_signals, end, start
+
+from bench import contenders
+from bench.contenders import ROOT
+from bench.growth import store_url
+from bench.list import Row
+from dibs import outcomes as o
+from dibs.store import Rules, Store
+from dibs.store.redis.link import PipelineLink
+from dibs.words import Project, Session, Task
+
+RATE, SECONDS, ROUNDS, LANES = 50, 2.0, 12, 32
+LEAD_S = 1.6
+"""Events go on for so much longer than the load, which needs a moment to begin."""
+TASKS = 100
+"""Of the project that the forge tells of; each has a pull request, which is opened and closed."""
+FEW, MANY, LOOKS = 10, 100_000, 200
+ADMIN, SECRET = "an-admin-key-of-this-bench", "a-webhook-secret-for-tests"
+ENV = {"DIBS_ADMIN_KEY": ADMIN, "DIBS_GITHUB_SECRET": SECRET}
+P99_MS, SHARE_LEAST, GROWTH_MOST = 20.0, 0.97, 1.5
+DESCRIPTION = "What was changed and why, in as many words as a session writes. " * 300
+"""So that a delivery has some 20 KiB, as those of GitHub."""
+
+
+def deliver(port: int, first: int, seconds: float) -> list[tuple[float, float]]:
+    """Tell RATE events a second; return when each was due, and its ms from then on."""
+    link, took = http.client.HTTPConnection("127.0.0.1", port, timeout=30), []
+    link.connect()
+    now = time.time()
+    prepared = [_delivery(first + number, now) for number in range(math.ceil(seconds * RATE))]
+    print("ready", flush=True)
+    began = time.time()
+    for number, (body, head) in enumerate(prepared):
+        due = began + number / RATE
+        time.sleep(max(0.0, due - time.time()))
+        link.request("POST", "/hooks/github", body, head)
+        reply = link.getresponse()
+        said = reply.read()
+        took.append((due, (time.time() - due) * 1000))
+        if reply.status != 202 or json.loads(said)["result"] != "done":
+            raise RuntimeError(f"the hook answered {reply.status} {said[:500]!r}")
+    return took
+
+
+def _delivery(number: int, now: float) -> tuple[bytes, dict[str, str]]:
+    """The next event of a pull request: it is opened, closed, opened again, and so on."""
+    turn, task = divmod(number, TASKS)
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - 3_600 + turn))
+    told = pull("acme/web", ("opened", "closed", "reopened", "closed")[turn % 4], task)
+    told["pull_request"] |= {"updated_at": at, "body": DESCRIPTION}
+    told["pull_request"]["head"]["ref"] = f"feat/{task}"
+    body = json.dumps(told).encode()
+    names = {"X-GitHub-Event": "pull_request", "X-GitHub-Delivery": str(uuid.uuid4())}
+    return body, {"Content-Type": "application/json", **names, **signed(body, SECRET)}
+
+
+def measure(say: Callable[[str], None], *, quick: bool = False) -> list[Row]:
+    """Return what was found."""
+    with contextlib.ExitStack() as held:
+        folder = held.enter_context(contenders.folder())
+        service = held.enter_context(contenders.dibs("dibs", data=folder, env=ENV))
+        say("hook: claims, with and without events")
+        rows = _beside(service, say, *((2, 0.6) if quick else (ROUNDS, SECONDS)))
+        many = 2_000 if quick else MANY
+        say(f"hook: {many:,} claims are made")
+        for project, count in (("bench.few", FEW), ("bench.many", many)):
+            asyncio.run(_fill(folder, Project(project), count))
+        say("hook: a claim is found")
+        return rows + _found(service.port, many)
+
+
+def _beside(
+    service: contenders.Contender, say: Callable[[str], None], rounds: int, seconds: float
+) -> list[Row]:
+    """Claims on 32 connections, in turns alone and beside RATE events a second."""
+    from bench.__main__ import load
+
+    caller = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+    head = {"Dibs-Session": str(uuid.uuid4()), "Content-Type": "application/json"}
+    for number in range(TASKS):
+        fields = {"task": f"T-{number}", "branch": f"feat/{number}", "ttl": "12h"}
+        caller.request("POST", "/v1/acme.web/claim", json.dumps(fields), head)
+        caller.getresponse().read()
+    load(service, "claim", LANES, seconds)  # it warms up
+    alone, beside, took, told = list[float](), list[float](), list[float](), 0
+    for turn in range(rounds):
+        for is_beside in (turn % 2 == 0, turn % 2 == 1):
+            if not is_beside:
+                alone.append(load(service, "claim", LANES, seconds)["rate"])
+                continue
+            with _forge(service.port, told, seconds + LEAD_S) as events:
+                began = time.time()
+                beside.append(load(service, "claim", LANES, seconds)["rate"])
+                over = time.time()
+            took += [ms for due, ms in events if began + LEAD_S / 4 < due < over - LEAD_S / 4]
+            told += len(events)
+    share = statistics.median(b / a for a, b in zip(alone, beside, strict=True))
+    p50, p99 = (statistics.quantiles(took, n=100)[at] for at in (49, 98))
+    what = f"a webhook of 20 KiB, {RATE} a second beside claims on {LANES} connections"
+    rates = f"{statistics.median(beside):,.0f} beside {statistics.median(alone):,.0f} a second"
+    return [
+        Row(f"{what}, p99", f"≤ {P99_MS:g} ms", f"{p99:.1f} ms (p50 {p50:.1f})", p99 <= P99_MS),
+        Row(
+            "claims a second beside those events ÷ without, in rounds that take turns",
+            f"≥ {SHARE_LEAST:g}",
+            f"{share:.2f} ({rates})",
+            share >= SHARE_LEAST,
+        ),
+    ]
+
+
+@contextlib.contextmanager
+def _forge(port: int, first: int, seconds: float) -> Iterator[list[tuple[float, float]]]:
+    """A forge that tells events while the block runs; what they took is there afterwards."""
+    plan, took = json.dumps([port, first, seconds]), list[tuple[float, float]]()
+    command = [sys.executable, "-m", "bench.hook", "--deliver", plan]
+    forge = start(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert forge.stdout
+        forge.stdout.readline()
+        yield took
+        said, _ = forge.communicate(timeout=60)
+        took += map(tuple, json.loads(said))
+    finally:
+        end(forge)
+
+
+async def _fill(folder: Path, project: Project, count: int) -> None:
+    """Claim so many tasks, each on a branch and a pull request of its own."""
+    most = dict.fromkeys(("rate_per_session", "rate_per_project", "claims_per_project"), 10**7)
+    store = Store(PipelineLink.to(store_url(folder)), Rules(**most, record_bytes=10**12))
+    await store.open()
+
+    async def one(number: int) -> None:
+        session, tasks = Session(str(uuid.uuid4())), [Task(f"T-{number}")]
+        branch, pr = f"feat/{number}", f"https://e.org/pull/{number}"
+        outcome = await acting.claim(store, project, session, tasks, branch=branch, pr=pr)
+        if not isinstance(outcome, o.Granted):
+            raise RuntimeError(f"a claim came to {outcome}")
+
+    for first in range(0, count, 500):
+        await asyncio.gather(*map(one, range(first, min(first + 500, count))))
+        await store.tick()
+    await store.close()
+
+
+def _found(port: int, many: int) -> list[Row]:
+    """How long a claim is looked for among few and among many, in turns."""
+    caller = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    key = {"Authorization": f"Bearer {ADMIN}", "Content-Type": "application/json"}
+
+    def ask(project: str, way: str, number: int) -> float:
+        body, method, path = None, "GET", f"claims?branch=feat/{number}"
+        if way == "resolve":
+            told = {"pr": f"https://e.org/pull/{number}", "outcome": "rejected"}
+            body, method, path = json.dumps(told), "POST", "resolve"
+        began = time.perf_counter()
+        caller.request(method, f"/v1/{project}/{path}", body, key)
+        reply = caller.getresponse()
+        said = json.loads(reply.read())
+        took = (time.perf_counter() - began) * 1000
+        if reply.status != 200 or (way != "resolve" and len(said["claims"]) != 1):
+            raise RuntimeError(f"{way} was answered {reply.status} {said}")
+        return took
+
+    rows = []
+    for way in ("verify", "resolve"):
+        took: dict[int, list[float]] = {FEW: [], many: []}
+        for turn in range(LOOKS):
+            for project, count in (("bench.few", FEW), ("bench.many", many)):
+                took[count].append(ask(project, way, turn * 7_919 % count))
+        few, all_of = (statistics.median(each) for each in took.values())
+        what = {"verify": "a claim found by its branch", "resolve": "a verdict by pull request"}
+        rows.append(
+            Row(
+                f"{what[way]} among {many:,} claims ÷ among {FEW}",
+                f"≤ {GROWTH_MOST:g}",
+                f"{all_of / few:.2f} ({all_of:.2f} and {few:.2f} ms)",
+                all_of / few <= GROWTH_MOST,
+            )
+        )
+    return rows
+
+
+def section(rows: list[Row]) -> str:
+    """Return the part of docs/performance.md that these make."""
+    lines = ["## A forge", "", "`python -m bench.hook`; medians, of rounds that take turns.", ""]
+    lines += ["| what | to reach | found |", "|---|--:|--:|"]
+    lines += [f"| {row.what} | {row.goal} | {row.found} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Measure, and print it; say which figures are missed."""
+    clean_signals()
+    parser = argparse.ArgumentParser(prog="python -m bench.hook", description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--deliver", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.deliver:
+        print(json.dumps(deliver(*json.loads(given.deliver))))
+        return 0
+    began = time.monotonic()
+
+    def say(what: str) -> None:
+        print(f"{time.monotonic() - began:5.0f} s  {what}", file=sys.stderr, flush=True)
+
+    rows = measure(say, quick=given.quick)
+    print(section(rows))
+    missed = [row.what for row in rows if not row.is_met]
+    for what in missed:
+        print(f"missed: {what}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
