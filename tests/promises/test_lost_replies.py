@@ -27,11 +27,14 @@ class Forgetful:
 
     async def replicated(self, *parts: str | int) -> tuple[Any, bool]:
         answer = await self.link.replicated(*parts)
-        if self.meanwhile and str(parts[0]).startswith("EVAL"):
+        if self.meanwhile and str(parts[0]).startswith(("EVAL", "FCALL")):
             meanwhile, self.meanwhile = self.meanwhile, None
             await meanwhile()
             raise StoreDown("The reply was lost.", sent=True)
         return answer
+
+    def with_key(self, key: str, run: Callable[[Any], Awaitable[Any]]) -> Awaitable[Any]:
+        return run(self)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.link, name)

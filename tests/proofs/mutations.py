@@ -48,6 +48,7 @@ LISTS = "tests/promises/test_tasks.py"
 LISTED = (LISTS, MACHINE)
 REVIEWS = ("tests/promises/test_review.py",)
 FORGE = ("tests/forge/test_hook.py",)
+FUNCTIONS = "tests/store/test_functions.py::test_"
 UPGRADES = ("tests/ops/test_stop_and_go.py",)
 
 
@@ -1132,6 +1133,62 @@ MUTANTS = [
         "connection = await self._connect()\n            except Exception as error:",
         "connection = await self._connect()\n            except OSError as error:",
         ("tests/store/test_link.py",),
+    ),
+    Mutant(
+        "a function that began is done again as a script",
+        "store/redis/functions.py",
+        "what took effect is never denied",
+        "if reply is None or begun(reply) or isinstance",
+        "if reply is None or isinstance",
+        (f"{FUNCTIONS}what_began_or_belongs_elsewhere_is_not_done_again_as_a_script",),
+    ),
+    Mutant(
+        "a store without functions is none",
+        "store/redis/functions.py",
+        "nothing depends on functions",
+        "            self._refused(error, library)\n        return True",
+        "            return False\n        return True",
+        (f"{FUNCTIONS}a_store_that_gives_us_no_functions_is_sent_scripts",),
+    ),
+    Mutant(
+        "functions of old versions pile up",
+        "store/redis/functions.py",
+        "what is kept in a store is bounded",
+        "in dated[KEPT:] if",
+        "in dated[1000:] if",
+        (f"{FUNCTIONS}old_libraries_go_and_those_of_others_stay",),
+    ),
+    Mutant(
+        "functions of others go with ours",
+        "store/redis/functions.py",
+        "what is not ours is left alone",
+        "return dated[0] > 0",
+        "return True",
+        (f"{FUNCTIONS}old_libraries_go_and_those_of_others_stay",),
+    ),
+    Mutant(
+        "a server that refused functions is never asked again",
+        "store/redis/link.py",
+        "what is known of a server ends with the connection",
+        "        self.functions.ask_again()\n",
+        "",
+        (f"{FUNCTIONS}what_was_refused_is_asked_for_again_on_the_next_connection",),
+    ),
+    Mutant(
+        "a run finds what the one before left",
+        "store/library.py",
+        "each act begins anew",
+        "{', '.join(['nil'] * len(new))}",
+        "{', '.join(new)}",
+        (f"{FUNCTIONS}nothing_of_one_run_is_left_for_the_next",),
+    ),
+    Mutant(
+        "two versions share a function",
+        "store/library.py",
+        "no version runs the code of another",
+        'f"{PREFIX}{script}_{digest}"',
+        'f"{PREFIX}{script}"',
+        (f"{FUNCTIONS}two_versions_over_one_store_never_run_one_anothers_code",),
     ),
     Mutant(
         "a silent store is waited for",

@@ -63,10 +63,13 @@ class Recorder:
     async def replicated(self, *parts: str | int) -> tuple[Any, bool]:
         return await self._carried(parts, lambda: self.link.replicated(*parts))
 
+    def with_key(self, key: str, run: Callable[[Any], Awaitable[Any]]) -> Awaitable[Any]:
+        return run(self)
+
     async def _carried(
         self, parts: Sequence[str | int], carry: Callable[[], Awaitable[tuple[Any, bool]]]
     ) -> tuple[Any, bool]:
-        if parts[0] not in ("EVALSHA", "EVAL"):
+        if parts[0] not in ("FCALL", "EVALSHA", "EVAL"):
             return await carry()
         run = Run(self._names[str(parts[1])], str(parts[3]), [str(part) for part in parts[4:]])
         run.between = self._between
@@ -81,7 +84,7 @@ class Recorder:
         except StoreDown:
             raise
         except Exception:
-            self.runs.remove(run)  # refused before it ran: NOSCRIPT, out of memory
+            self.runs.remove(run)  # refused before it ran: not known, out of memory
             raise
         if losable and self.lose_reply:
             self.lose_reply -= 1
@@ -104,7 +107,7 @@ class Recorder:
 
 
 def script_names(rules: Rules) -> dict[str, str]:
-    """What each script's digest, and its text, is called."""
+    """What each script's digest, its text, and its function is called."""
     declared = (*SCRIPTS.values(), SWEEP, OVERVIEW, GLANCE)
     scripts = [
         Script.load("tick", arguments=Tick._fields),
@@ -112,7 +115,8 @@ def script_names(rules: Rules) -> dict[str, str]:
         Script.load("selftest"),
     ]
     scripts += [each.fill(rules) for each in declared]
-    return {key: script.name for script in scripts for key in (script.sha, script.text)}
+    functions = {each.library.name: each.name for each in scripts if each.library}
+    return functions | {key: script.name for script in scripts for key in (script.sha, script.text)}
 
 
 def stalls_of(text: str) -> tuple[tuple[int, int], ...]:

@@ -63,6 +63,7 @@ NOT_NEEDED = ("info", "config|get")
 ELSEWHERE = (
     *("select", "wait", "ping", "role", "scan", "unlink"),
     *("cluster|slots", "cluster|nodes", "cluster|info"),
+    *("fcall", "function|load", "function|list", "function|delete"),
 )
 """What only some stores are asked, or only some commands of a person ask."""
 

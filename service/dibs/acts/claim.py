@@ -125,7 +125,7 @@ class Arguments(NamedTuple):
     pr: str
 
 
-SCRIPT = Declaration("claim", Arguments, several="tasks", lasting="granted")
+SCRIPT = Declaration("claim", Arguments, several="tasks", lasting="granted", often=True)
 
 
 async def run(claims: Claims, call: Call[ClaimRequest]) -> Outcome:

@@ -57,7 +57,7 @@ class Arguments(NamedTuple):
     pr: str
 
 
-SCRIPT = Declaration("heartbeat", Arguments, rates="holding")
+SCRIPT = Declaration("heartbeat", Arguments, rates="holding", often=True)
 
 
 async def run(claims: Claims, call: Call[HeartbeatRequest]) -> Outcome:

@@ -57,7 +57,7 @@ class Arguments(NamedTuple):
     pr: str
 
 
-SCRIPT = Declaration("release", Arguments, rates="holding", lasting="ended")
+SCRIPT = Declaration("release", Arguments, rates="holding", lasting="ended", often=True)
 
 
 async def run(claims: Claims, call: Call[ReleaseRequest]) -> Outcome:

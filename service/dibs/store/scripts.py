@@ -3,13 +3,16 @@
 import functools
 import hashlib
 import re
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any, Literal, NamedTuple
 
 from redis.exceptions import NoScriptError
 
-from dibs.store.redis.link import Link
+from dibs.store.library import Library, Unfit
+from dibs.store.redis.functions import REFUSALS
+from dibs.store.redis.link import Link, ServerLink
 from dibs.store.rules import Rules
 
 _FOR_DRAGONFLY = "--!df flags=allow-undeclared-keys\n"
@@ -23,6 +26,8 @@ _INCLUDE = re.compile(r"^--- @include (\S+)\n", re.MULTILINE)
 _ARGUMENT = re.compile(r"\b(ARG|AT)\.(\w+)")
 _COUNTED = re.compile(r"\bARGV\[\d")
 _COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
+_FUNCTION_TRIES = 2
+"""The second is for one that the server did not know."""
 Rates = Literal["claiming", "holding", "none"]
 """Which rates limit an act: of those who claim, of those who hold something, or none (what needs a
 key, only reads, or is the service's own)."""
@@ -49,22 +54,35 @@ class Script:
     name: str
     text: str
     sha: str
+    library: Library | None = None
+    """The same for stores that keep functions."""
 
     @classmethod
     @functools.lru_cache(128)
     def load(
-        cls, name: str, rules: Rules | None = None, arguments: tuple[str, ...] = ()
+        cls,
+        name: str,
+        rules: Rules | None = None,
+        arguments: tuple[str, ...] = (),
+        *,
+        often: bool = False,
     ) -> "Script":
         """Read `name`.lua and what it includes. Raises Misfit.
 
         `arguments` are the names of all its arguments, in their order: ARG.task in a script is the
-        argument `task`, and AT.tasks the number of the first of several.
+        argument `task`, and AT.tasks the number of the first of several. One that runs `often`
+        has a library.
         """
-        text = _named(name, _read(name), arguments)
-        if rules:
-            text = rules.fill(text)
-        text = _FOR_DRAGONFLY + text
-        return cls(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+        files = _files(name)
+        _check(name, "\n".join(files), arguments)
+        files = [_filled(text, rules, arguments) for text in files]
+        text = _FOR_DRAGONFLY + _together(files)
+        sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        try:
+            library = Library.of(name, files, _INSIDE) if often else None
+        except Unfit as unfit:
+            raise Misfit(f"{name}.lua: {unfit}") from None
+        return cls(name, text, sha, library)
 
 
 class Declaration:
@@ -78,13 +96,15 @@ class Declaration:
         several: str = "",
         rates: Rates = "claiming",
         lasting: str = "",
+        often: bool = False,
     ) -> None:
         """`arguments` names those of its own, each a text; `several` is how those that follow are
         called. Raises Misfit.
 
-        `lasting` is the answer that says that something was done which no failover may forget.
+        `lasting` is the answer that says that something was done which no failover may forget;
+        `often`: it is what a store has most to do with.
         """
-        self.name, self.rates, self.lasting = name, rates, lasting
+        self.name, self.rates, self.lasting, self.often = name, rates, lasting, often
         own: tuple[str, ...] = getattr(arguments, "_fields", ())
         self.arguments = (*Common._fields, *own, *([several] if several else []))
         self.fill(Rules())  # a script that does not fit is found here, and not by the first call
@@ -95,16 +115,22 @@ class Declaration:
             rules = replace(rules, holding=1)
         elif self.rates == "none":
             rules = replace(rules, rate_per_session=0, rate_per_project=0)
-        return Script.load(self.name, rules, self.arguments)
+        return Script.load(self.name, rules, self.arguments, often=self.often)
 
 
-def _read(name: str) -> str:
+def _files(name: str) -> list[str]:
+    """Return the files of a script, those that it includes first."""
     folder = resources.files("dibs.store") / "lua"
     text = (folder / f"{name}.lua").read_text("utf-8")
-    included = _INCLUDE.findall(text)
-    text = _INCLUDE.sub("", text)
-    for part in reversed(included):
-        text = _around((folder / part).read_text("utf-8"), text)
+    included = [(folder / part).read_text("utf-8") for part in _INCLUDE.findall(text)]
+    return [*included, _INCLUDE.sub("", text)]
+
+
+def _together(files: Sequence[str]) -> str:
+    """Return a script: each file in the one before."""
+    *outer, text = files
+    for part in reversed(outer):
+        text = _around(part, text)
     return text
 
 
@@ -116,7 +142,8 @@ def _around(outer: str, inner: str) -> str:
     return f"{outer}\nreturn {function}"
 
 
-def _named(name: str, text: str, arguments: tuple[str, ...]) -> str:
+def _check(name: str, text: str, arguments: tuple[str, ...]) -> None:
+    """Raise Misfit where a script and what it is given do not fit."""
     used = {found[2] for found in _ARGUMENT.finditer(_COMMENT.sub("", text))}
     if unknown := sorted(used - set(arguments)):
         raise Misfit(f"{name}.lua uses arguments that nobody gives it: {', '.join(unknown)}.")
@@ -124,30 +151,55 @@ def _named(name: str, text: str, arguments: tuple[str, ...]) -> str:
         raise Misfit(f"{name}.lua does not use what it is given: {', '.join(idle)}.")
     if _COUNTED.search(text):
         raise Misfit(f"{name}.lua counts its arguments: name them, as ARG.task.")
+
+
+def _filled(text: str, rules: Rules | None, arguments: tuple[str, ...]) -> str:
+    """Return a file with its arguments and rules in it."""
     number = {argument: at for at, argument in enumerate(arguments, 1)}
 
     def placed(found: "re.Match[str]") -> str:
-        at = number[found[2]]
+        at = number.get(found[2], 0)  # 0: in a comment
         return f"ARGV[{at}]" if found[1] == "ARG" else str(at)
 
-    return _ARGUMENT.sub(placed, text)
+    text = _ARGUMENT.sub(placed, text)
+    return rules.fill(text) if rules else text
 
 
 async def run_script(link: Link, script: Script, key: str, args: Any) -> list[Any]:
     """Run `script` on `key`, loading it where the store does not know it (a restart, a flush)."""
     reply: list[Any]
-    try:
-        reply = await link.command("EVALSHA", script.sha, 1, key, *args)
-    except NoScriptError:
-        reply = await link.command("EVAL", script.text, 1, key, *args)
+    reply = await link.with_key(key, lambda server: _run(server, server.command, script, key, args))
     return reply
 
 
 async def run_replicated(link: Link, script: Script, key: str, args: Any) -> tuple[list[Any], bool]:
     """Run `script` on `key`; return its reply, and if enough replicas have what it wrote."""
-    reply: list[Any]
+    reply: tuple[list[Any], bool]
+    reply = await link.with_key(
+        key, lambda server: _run(server, server.replicated, script, key, args)
+    )
+    return reply
+
+
+async def _run(
+    server: ServerLink,
+    give: Callable[..., Awaitable[Any]],
+    script: Script,
+    key: str,
+    args: Any,
+) -> Any:
+    """Run a script at one server, as a function where that keeps any."""
+    library = script.library
+    if library:
+        for _ in range(_FUNCTION_TRIES):
+            if not server.functions.used:
+                break
+            try:
+                return await give("FCALL", library.name, 1, key, *args)
+            except REFUSALS as error:
+                if not await server.functions.amend(server, library, error):
+                    raise
     try:
-        reply, enough = await link.replicated("EVALSHA", script.sha, 1, key, *args)
+        return await give("EVALSHA", script.sha, 1, key, *args)
     except NoScriptError:
-        reply, enough = await link.replicated("EVAL", script.text, 1, key, *args)
-    return reply, enough
+        return await give("EVAL", script.text, 1, key, *args)

@@ -7,7 +7,7 @@ followed a redirection would find held tasks free.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from redis.crc import key_slot
@@ -17,7 +17,7 @@ from dibs.store.redis.blocking import key_of
 from dibs.store.redis.connection import Observe
 from dibs.store.redis.endpoint import Endpoint
 from dibs.store.redis.failures import SlotMoved, StoreDown
-from dibs.store.redis.link import Link, PipelineLink
+from dibs.store.redis.link import Link, PipelineLink, ServerLink
 
 log = logging.getLogger("dibs.store")
 
@@ -54,17 +54,18 @@ class ClusterLink:
 
     async def command(self, *parts: str | int) -> Any:
         """See Link."""
-        return await self._routed(parts, lambda link: link.command(*parts))
+        return await self.with_key(key_of(parts), lambda link: link.command(*parts))
 
     async def replicated(self, *parts: str | int) -> tuple[Any, bool]:
         """See Link."""
-        reply: tuple[Any, bool] = await self._routed(parts, lambda link: link.replicated(*parts))
+        reply: tuple[Any, bool]
+        reply = await self.with_key(key_of(parts), lambda link: link.replicated(*parts))
         return reply
 
-    async def _routed(self, parts: Sequence[str | int], run: Callable[[PipelineLink], Any]) -> Any:
-        """Run a command at the node that serves its key, and once more where that has changed."""
+    async def with_key(self, key: str, run: Callable[[ServerLink], Awaitable[Any]]) -> Any:
+        """See Link."""
         for last in (False, True):
-            link = self._at(await self._owner(key_of(parts)))
+            link = self._at(await self._owner(key))
             try:
                 return await run(link)
             except StoreDown as down:

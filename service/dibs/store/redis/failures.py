@@ -22,8 +22,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 LOST = (RedisConnectionError, RedisTimeoutError, OSError, asyncio.TimeoutError)
 """What a connection that cannot be used raises."""
 
-_IN_SCRIPT = re.compile(r"on @user_script|^(ERR )?Error running script")
-"""In what is said of a command that failed in the middle of a script."""
+_IN_SCRIPT = re.compile(r"on @user_(?:script|function)|^(ERR )?Error running script")
+"""In what is said of a command that failed in the middle of a script, or of a function."""
 _INNER = re.compile(r"@user_script: ?\d+: -?([A-Z]{2}[A-Z_]*) ")
 """Its code where all of it is said under ERR, as Redis 6 does."""
 _DENIED_INNER = re.compile(r"ACL failure in script|The user executing the script can't")
@@ -64,7 +64,7 @@ _UNKNOWN = re.compile(
 )
 _DENIED = re.compile(r"run the '([^']+)' command")
 _NO_KEY = ("permissions to access", "access at least one of the keys")
-_OF_SCRIPT = re.compile(r"\.? script: .*on @user_script:\d+\.?$")
+_OF_SCRIPT = re.compile(r"\.? script: .*on @user_(?:script|function):\d+\.?$")
 """What newer servers add."""
 
 
@@ -154,12 +154,28 @@ def failure(error: Exception, *, sent: bool) -> Exception:
     if isinstance(error, NoScriptError | StoreDown | StoreFull):
         return error
     if isinstance(error, ResponseError | AuthenticationError):
-        return _refused(error)
+        meant = _refused(error)
+        if meant is not error:
+            meant.__cause__ = error
+        return meant
     if isinstance(error, LOST):
         return StoreDown(_unreachable(error), sent=sent)
     if isinstance(error, InvalidResponse):
         return StoreDown(_no_redis(str(error)), sent=sent)
     return error
+
+
+def reply_of(error: Exception) -> RedisError | None:
+    """Return the error reply that a failure comes from; None where no answer came."""
+    for each in (error, error.__cause__):
+        if isinstance(each, ResponseError | AuthenticationError):
+            return each
+    return None
+
+
+def begun(reply: RedisError) -> bool:
+    """Say if a script or function had begun when it met this error, and may have written."""
+    return bool(_IN_SCRIPT.search(str(reply)))
 
 
 def _unreachable(error: Exception) -> str:
@@ -207,7 +223,7 @@ def _refused(error: RedisError) -> Exception:
         return Damaged(
             "The store holds something that dibs did not put there (WRONGTYPE), in the place of a "
             "part of this project. `dibs purge` takes the project out.",
-            sent=bool(_IN_SCRIPT.search(text)),
+            sent=begun(error),
         )
     if code == "LOADING":
         return StoreDown("The store is loading its data.", sent=False)
@@ -221,16 +237,16 @@ def _refused(error: RedisError) -> Exception:
 def _withheld(code: str, text: str) -> Withheld | None:
     """Return what a command that we may not run, or that is not there, means."""
     # A command in a script may have followed others that were carried out.
-    begun = bool(_IN_SCRIPT.search(text))
+    midway = bool(_IN_SCRIPT.search(text))
     if code == "NOPERM":
         what = ""
         if any(said in text for said in _NO_KEY):
             what = "keys that begin with dibs:"
         elif found := _DENIED.search(text):
             what = found[1].upper().replace("|", " ")
-        return Withheld(what, no_right=True, sent=begun)
+        return Withheld(what, no_right=True, sent=midway)
     if found := _UNKNOWN.search(text):  # unnamed where a script ran it
-        return Withheld((found[1] or "").upper(), no_right=False, sent=begun)
+        return Withheld((found[1] or "").upper(), no_right=False, sent=midway)
     return None
 
 

@@ -3,7 +3,7 @@
 All calls share one connection (see connection.py); every failure says if the command was sent.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
@@ -14,6 +14,7 @@ from dibs.store.redis.channel import Channel, ReplicatedChannel
 from dibs.store.redis.connection import Connection, Observe
 from dibs.store.redis.endpoint import Endpoint, endpoint
 from dibs.store.redis.failures import failure
+from dibs.store.redis.functions import Functions
 
 
 class Link(Protocol):
@@ -41,9 +42,20 @@ class Link(Protocol):
         """Return a link to each server that takes claims: one, or the primaries of a cluster."""
         ...
 
+    def with_key(self, key: str, run: "Callable[[ServerLink], Awaitable[Any]]") -> Awaitable[Any]:
+        """Run something at the server that has `key`; once more if another has it meanwhile."""
+        ...
+
     async def close(self) -> None:
         """Drop the connections."""
         ...
+
+
+class ServerLink(Link, Protocol):
+    """A link to one server."""
+
+    functions: Functions
+    """Whether it keeps functions for us."""
 
 
 class PipelineLink:
@@ -55,6 +67,7 @@ class PipelineLink:
         """Nothing is connected yet."""
         self.observe: Observe = lambda seconds: None
         self.replicas = replicas
+        self.functions = Functions()
         self.leave: list[Callable[[Endpoint], None]] = []
         """Hear of a server that is not the right one any more."""
         self._endpoint = endpoint
@@ -71,6 +84,7 @@ class PipelineLink:
         return self._endpoint
 
     async def _open(self) -> Connection:
+        self.functions.ask_again()
         return await Connection.open(await self.locate(), self._observed)
 
     def _observed(self, seconds: float) -> None:
@@ -89,6 +103,10 @@ class PipelineLink:
     async def servers(self) -> list[Link]:
         """See Link."""
         return [self]
+
+    def with_key(self, key: str, run: Callable[[ServerLink], Awaitable[Any]]) -> Awaitable[Any]:
+        """See Link."""
+        return run(self)
 
     def drop(self) -> None:
         """Give up the connections: the server is not the right one any more."""
@@ -109,6 +127,7 @@ class ClientLink:
 
     def __init__(self, client: Redis) -> None:
         self.observe: Observe = lambda seconds: None
+        self.functions = Functions()
         self._client = client
         # The client would turn some replies into dicts; both links give what the server said.
         client.response_callbacks.clear()
@@ -127,6 +146,10 @@ class ClientLink:
     async def servers(self) -> list[Link]:
         """See Link."""
         return [self]
+
+    def with_key(self, key: str, run: Callable[[ServerLink], Awaitable[Any]]) -> Awaitable[Any]:
+        """See Link."""
+        return run(self)
 
     async def close(self) -> None:
         """See Link."""

@@ -126,6 +126,7 @@ class SentinelLink(PipelineLink):
     async def _open(self) -> Connection:
         """Connect to the primary. Raises StoreDown where that is no primary yet, or no more."""
         where = await self.locate()
+        self.functions.ask_again()
         connection = await Connection.open(where, self._observed)
         try:
             role = await connection.ask("ROLE")
