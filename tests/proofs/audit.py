@@ -271,7 +271,7 @@ def entry_facts(kept: dict[str, str]) -> Entry:
     return Entry(
         order=int(kept["order"]),
         title=kept.get("title", ""),
-        priority=int(kept["priority"]),
+        priority=int(kept.get("priority", "2")),
         needs=tuple(filter(None, kept.get("needs", "").split("\n"))),
         tags=tuple(filter(None, kept.get("tags", "").split("\n"))),
         attempts=int(kept.get("attempts", 0)),

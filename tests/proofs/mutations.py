@@ -912,7 +912,7 @@ MUTANTS = [
     ),
     Mutant(
         "a body shorter than declared acts",
-        "api/fast_path.py",
+        "api/bodies.py",
         "a request does what was sent, or nothing",
         "if len(body) != declared >= 0:",
         "if len(body) > declared >= 0:",

@@ -10,6 +10,7 @@ from dibs.outcomes import Refusal, Verdict
 from dibs.store.clock import Facts
 from dibs.words import (
     LAPSES_FLAGGED,
+    PRIORITY,
     Claim,
     Fence,
     Free,
@@ -105,7 +106,7 @@ def listed(kept: str, body: str | None = None) -> Listed:
     return Listed(
         title=entry.get("title"),
         body=body,
-        priority=int(entry["priority"]),
+        priority=int(entry.get("priority", PRIORITY)),
         needs=_tasks(entry.get("needs", "")),
         tags=tuple(filter(None, entry.get("tags", "").split("\n"))),
         url=entry.get("url"),

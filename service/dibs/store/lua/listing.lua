@@ -17,13 +17,15 @@
 
 local READY, MISSING = PREFIX .. ':ready', PREFIX .. ':missing'
 local HOLDS_KEPT, ON_HOLD, FAILED = PREFIX .. ':holds', PREFIX .. ':on-hold', PREFIX .. ':failed'
-local NEVER = text(2 ^ 53 - 1)
+local NEVER, USUAL = text(2 ^ 53 - 1), '2'
 local IDLE = {new = true, lapsed = true, released = true, abandoned = true, broken = true, rejected = true, retried = true}
 
 -- A listing as it is kept; nil where nobody can read it.
 local function read_listing(kept)
   local entry = type(kept) == 'string' and texts(kept)
-  if entry and number(entry.priority) and number(entry.order) then return entry end
+  if not entry then return end
+  entry.priority = entry.priority or USUAL
+  if number(entry.priority) and number(entry.order) then return entry end
 end
 
 -- What is written down of a task; nil where it is not listed, or nobody can read it.

@@ -82,7 +82,7 @@ local function merged(entry)
   end
   local new, changed = {order = old and old.order}, not old or old.dropped ~= nil
   for _, field in ipairs(KEPT) do
-    local value = entry[field] or old and old[field] or field == 'priority' and '2' or ''
+    local value = entry[field] or old and old[field] or field == 'priority' and USUAL or ''
     if value ~= '' then new[field] = value end
     if not old or (old[field] or '') ~= value then changed = true end
   end
@@ -121,6 +121,14 @@ local function write_likeness(task, like)
   call('HSET', META, field, table.concat(names, '\n'))
 end
 
+-- As it is kept: most tasks have the usual priority, which goes without saying.
+local function kept_listing(entry)
+  local kept = {}
+  for field, value in pairs(entry) do kept[field] = value end
+  if kept.priority == USUAL then kept.priority = nil end
+  return cjson.encode(kept)
+end
+
 local function write_text(key, kept)
   local was = redis.pcall('STRLEN', key)
   GREW = GREW + #kept - (type(was) == 'number' and was or 0)
@@ -136,7 +144,7 @@ local function write(entry, old, new, what)
   end
   write_needs(task, old, new)
   write_tags(task, old, new)
-  write_text(PREFIX .. ':listing:' .. task, cjson.encode(new))
+  write_text(PREFIX .. ':listing:' .. task, kept_listing(new))
   if entry.body then write_text(PREFIX .. ':text:' .. task, entry.body) end
   call('ZADD', PREFIX .. ':listed', rank(new), task)
   local listed = new.dropped and 'dropped' or '1'
