@@ -19,6 +19,7 @@ hook.py what a hook does beyond a look at the clock.
                                               write a task down, or change what is written
   dibs list [--mine | --ready]                who has what | what is ready, in the order of next
   dibs show TASK [--history] | watch          one task, whole | the list, again and again
+  dibs history [--since 2026-11-01] [--until DAY] [--csv]   every tenure that ended in these days
   dibs verify TASK [--fence N]                do I (does fence N) still hold it?
   dibs verify --branch NAME | --pr URL        the same for the task that is on it
   dibs run TASK [--done] -- command ...       hold it while a command runs; both end together
@@ -1447,6 +1448,9 @@ def check_answer(reply, act):
     """Raise one of MALFORMED unless the service answers this to that act: all that is used later is
     looked at here."""
     check_losses(reply)
+    if act[:8] == "history?":
+        "".join(one["task"] + about_tenure(one) for one in reply["tenures"])
+        return
     if act in BY_PEOPLE:
         word(reply["task"] or "") + word(reply.get("state") or ""), reply["already"]
         return
@@ -1865,6 +1869,9 @@ def about_tenure(tenure):
     """A tenure that is over, in one line: when, who, how it ended, and what was left of it."""
     begun, ended = (minute_of(tenure[name]) for name in ("acquired_at", "ended_at"))
     text = f"{begun} to {ended}: {holder_name(tenure['holder'])}"
+    attempt, parked_s = int(tenure.get("attempt") or 1), int(tenure.get("parked_seconds") or 0)
+    text += f", attempt {attempt}" if attempt > 1 else ""
+    text += f", parked for {duration_text(parked_s)}" if parked_s else ""
     text += f", {word(tenure['outcome'])}, fence {int(tenure['fence'])}"
     text += f", by {word(tenure['by'])}" if tenure.get("by") else ""
     text += f", pull request {word(tenure['pr'])}" if tenure.get("pr") else ""
@@ -2004,8 +2011,10 @@ def do_setup(args, session):
 
 
 def do_people(args, session):
-    """hold, unhold and retry are in people.py."""
-    return part("people", session.setup).do_act(args, session)
+    """hold, unhold, retry and history are in people.py."""
+    people = part("people", session.setup)
+    do = people.do_history if args.command == "history" else people.do_act
+    return do(args, session)
 
 
 def do_import(args, session):
@@ -2281,6 +2290,7 @@ COMMANDS = {
     "list": (do_list, 0, 0, "mine ready limit= cursor="),
     "watch": (do_list, 0, 0, "mine limit= every="),
     "show": (do_show, 1, 1, "history"),
+    "history": (do_people, 0, 0, "since= until= csv"),
     "verify": (do_verify, 0, 1, "fence= branch= pr= pre-push"),
     "run": (do_run, 2, 9999, "ttl= note= wait= queue reopen done"),
     "import": (do_import, 1, 9999, "format= source= prefix= order= keep-gone dry-run yes"),

@@ -1,4 +1,4 @@
-"""dibs, for people with an admin key: `dibs hold`, `dibs unhold`, `dibs retry`.
+"""dibs, for people: `dibs hold`, `dibs unhold`, `dibs retry` with an admin key; `dibs history`.
 
 dibs.py imports this file. DIBS_ADMIN_KEY goes where the environment says and nowhere else, as the
 team key does; no session needs it, and none is let use it without a question.
@@ -6,8 +6,53 @@ team key does; no session needs it, and none is let use it without a question.
 
 import binascii
 import os
+import sys
+import time
 
 import dibs_client as client
+
+EXPORT_S = 60.0
+
+
+def do_history(args, session):
+    """The tenures of the project that ended in a span of days, as lines, JSON or CSV."""
+    setup = session.load().setup
+    setup.check()
+    span = [(name, getattr(args, name)) for name in ("since", "until") if getattr(args, name)]
+    query = "&".join(f"{name}={client.percent_encoded(value)}" for name, value in span)
+    if args.csv:
+        return write_csv(setup, query)
+    found, cursor = [], ""
+    while cursor is not None:
+        more = f"&cursor={client.percent_encoded(cursor)}" if cursor else ""
+        page = client.call(session, "GET", f"history?{query}{more}")[0]
+        cursor = page["cursor"]
+        for one in () if args.json else page["tenures"]:
+            print(f"{client.word(one['task'])}: {client.about_tenure(one)}")
+        found += page["tenures"]
+    if args.json:
+        client.report(args, {"tenures": found, "cursor": None}, "history")
+    elif not found:
+        print("no history")
+    return client.YES
+
+
+def write_csv(setup, query):
+    """What the service gives as CSV, as it is, whole or not at all."""
+    path = f"/v1/{client.percent_encoded(setup.project)}/history.csv?{query}"
+    until = time.monotonic() + EXPORT_S
+    try:
+        got, raw = client.ask(setup, "GET", path, {"Accept": "text/csv"}, until=until)
+    except client.Failure as failure:
+        if failure.problem.get("code") != "too-large":
+            raise
+        text = f"{failure}: ask for fewer days, with --since and --until"
+        raise client.Failure(client.USAGE, text) from None
+    if "text/csv" not in got.get("content-type", ""):
+        raise client.refusal(200, got, raw)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(raw)
+    return client.YES
 
 
 def do_act(args, session):

@@ -76,6 +76,8 @@ def rules(settings: Settings) -> Rules:
         max_hold_ms=settings.max_hold * 1000,
         retention_ms=settings.retention * 1000,
         done_retention_ms=settings.done_retention * 1000,
+        history_ms=1000
+        * max(settings.history_retention, settings.done_retention, settings.retention),
         claims_per_session=settings.max_claims_per_session,
         claims_per_project=settings.max_claims_per_project,
         claims_per_address=settings.max_claims_per_address,

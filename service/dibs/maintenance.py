@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
+from itertools import islice
 
 from dibs.metrics import TIME_LOST, Metrics
 from dibs.store import Counts, Damaged, Store, StoreDown
@@ -14,6 +15,8 @@ log = logging.getLogger("dibs.maintenance")
 TICK_S = 1.0
 SWEEPS_PER_TICK = 250
 """Projects swept in one second at most; with more of them each has its turn less often."""
+PRESSED = 7 / 8
+"""From this part of the store's memory on history gives way."""
 MEMORY_TICKS = 10
 """The store is asked for its memory once in so many seconds."""
 _STATES = ("held", "parked", "review", "lapsed", "done")
@@ -36,6 +39,8 @@ class Maintenance:
         self._unsafe = ""
         self._turns = False
         self._damaged: set[Project] = set()
+        self._pressed = False
+        """The store has little memory left."""
 
     async def run(self) -> None:
         """Go on until cancelled."""
@@ -82,6 +87,12 @@ class Maintenance:
         self._unsafe = self._store.unsafe
         self._metrics.set("dibs_store_unsafe", to=1 if self._unsafe else 0)
 
+    def _note_pressed(self, pressed: bool) -> None:
+        """One line when history begins to give way, one when it has room again."""
+        if pressed != self._pressed:
+            self._pressed = pressed
+            log.warning("store_memory_short" if pressed else "store_memory_enough")
+
     def _note_down(self, why: str) -> None:
         if not self.down:  # one line an outage, however many calls it meets
             log.error("store_unreachable reason=%r", why)
@@ -95,17 +106,30 @@ class Maintenance:
             for gone in set(self._counts) - set(self._turn):
                 del self._counts[gone]
         batch, self._turn = self._turn[:SWEEPS_PER_TICK], self._turn[SWEEPS_PER_TICK:]
+        used, limit = await self._store.memory()
+        self._note_pressed(bool(limit) and used > limit * PRESSED)
+        batch += self._busy(batch)
         for start in range(0, len(batch), 50):
             await asyncio.gather(*map(self._sweep_one, batch[start : start + 50]))
         if not self._turn:
             self._swept_before = True
             await self._show()
 
+    def _busy(self, batch: list[Project]) -> list[Project]:
+        """Return the others in which something will lapse: where there are so many projects that
+        one round takes seconds, these do not wait for those of which only history is left."""
+        if len(self._counts) <= SWEEPS_PER_TICK:
+            return []
+        named = frozenset(batch)
+        busy = (name for name, counts in self._counts.items() if counts.busy and name not in named)
+        return list(islice(busy, SWEEPS_PER_TICK))
+
     async def _sweep_one(self, project: Project) -> None:
-        more = True
+        more, pressed = True, self._pressed
         while more:
             try:
-                more, counts = await self._store.sweep(project)
+                more, counts = await self._store.sweep(project, pressed=pressed)
+                pressed = False  # a part at a time, and then it is looked how much is left
             except Damaged as damaged:  # the others have to be swept all the same
                 if project not in self._damaged:
                     self._damaged.add(project)

@@ -210,6 +210,20 @@ class Backlog:
     damaged: tuple[Task, ...] = ()
 
 
+class TaskTenure(Tenure, frozen=True, kw_only=True):
+    """A tenure with its task, as the history of a project has it."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Tenures that ended, the first to end leading. There may be more where there is a cursor."""
+
+    tenures: tuple[TaskTenure, ...]
+    cursor: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Whole:
     """A task with what it needs, and what needs it."""

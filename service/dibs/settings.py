@@ -114,24 +114,23 @@ class Settings(ForgeSettings):
     min_ttl: Duration = Field(10, description="shortest ttl: below it a slow network loses claims")
     max_ttl: Duration = Field(DAY_S, description="longest ttl")
     park_ttl: Duration = Field(4 * 3600, description="how long a parked claim waits for its person")
-    review_ttl: Duration = Field(
-        7 * DAY_S,
-        description="how long a claim in review waits for a verdict on its pull request",
-    )
-    grace: Duration = Field(
-        30, description="how long after a lapse only the last holder may take the task back"
-    )
-    handover: Duration = Field(
-        60, description="how long a free task is reserved for the head of its queue"
-    )
+    review_ttl: Duration = Field(7 * DAY_S, description="how long a review waits for its verdict")
+    grace: Duration = Field(30, description="how long after a lapse only its holder may take it")
+    handover: Duration = Field(60, description="how long a free task waits for its queue's head")
     ticket: Duration = Field(
         300, description="how long a place in a queue is kept after its session last asked"
     )
-    max_hold: Duration = Field(
-        DAY_S, description="longest tenure: past it heartbeats no longer extend a claim"
-    )
+    max_hold: Duration = Field(DAY_S, description="longest tenure: no heartbeat extends past it")
     retention: Duration = Field(DAY_S, description="how long the record of an ended claim is kept")
-    done_retention: Duration = Field(14 * DAY_S, description="how long a done task stays done")
+    done_retention: Duration = Field(
+        90 * DAY_S,
+        description="how long a done task stays done, where DIBS_RECORD_BYTES has room",
+    )
+    history_retention: Duration = Field(
+        90 * DAY_S,
+        description="how long it is known who had a task and how that ended, where "
+        "DIBS_RECORD_BYTES has room; at least as long as the two before",
+    )
     max_attempts: int = Field(
         5,
         ge=0,
@@ -158,8 +157,9 @@ class Settings(ForgeSettings):
         18 << 20,
         ge=64 << 10,
         description="size limit of one project's records, live and ended claims alike: at the "
-        "limit new claims are refused there, and heartbeats and releases work, until ended claims "
-        "pass their retention",
+        "limit history gives way, the oldest first (tenures, and what was done before "
+        "DIBS_RETENTION and is not listed); where that is not enough new claims are refused, and "
+        "heartbeats and releases work",
     )
     event_bytes: Size = Field(
         6 << 20,

@@ -1,6 +1,8 @@
 """Limits on event streams and waiting claims, which hold connections that others need."""
 
+import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
@@ -21,6 +23,7 @@ class Streams:
         self._most = max(2, max_connections // 2)
         self._share = max(1, max_connections // 4)
         self._all = 0
+        self._export = asyncio.Lock()
         self._projects: Counter[str] = Counter()
         self._addresses: Counter[str] = Counter()
 
@@ -48,6 +51,15 @@ class Streams:
         with self.one(project, address):
             async for chunk in stream:
                 yield chunk
+
+    @contextlib.asynccontextmanager
+    async def exporting(self) -> AsyncIterator[None]:
+        """Read a part of an export when it is its turn: all of them together take half of the time
+        at most."""
+        async with self._export:
+            began = time.monotonic()
+            yield
+            await asyncio.sleep(time.monotonic() - began)
 
     @contextlib.contextmanager
     def one(self, project: str, address: str) -> Iterator[None]:

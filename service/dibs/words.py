@@ -37,8 +37,7 @@ LABEL_CHARS = 64
 TITLE_CHARS, BODY_CHARS, TAG_CHARS = 200, 8_192, 50
 NEEDS_MOST, TAGS_MOST, ENTRIES_MOST = 32, 10, 500
 PRIORITY, PRIORITY_LAST = 2, 4
-ATTEMPTS_MOST = 100
-TASKS_PER_CLAIM = 32
+ATTEMPTS_MOST, TASKS_PER_CLAIM = 100, 32
 MAX_FENCE = 2**53 - 1
 """Above this a JSON number is no longer exact in every reader (RFC 8259, section 6)."""
 LAPSES_FLAGGED = 3
@@ -210,6 +209,9 @@ class Tenure(msgspec.Struct, frozen=True, kw_only=True):
     acquired_at: Instant
     ended_at: Instant
     outcome: str
+    attempt: int = 1
+    held_seconds: int = 0
+    parked_seconds: int = 0
     note: str | None = None
     pr: str | None = None
     reason: str | None = None

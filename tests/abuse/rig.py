@@ -31,7 +31,7 @@ shows who is refused or kept out, and `make abuse`, by itself on a machine, who 
 LOOK_S = 0.2
 KEPT_S = max(2, round(SECONDS))
 """How long what a stranger writes lives, and how long what is over is remembered: in a service as
-it comes a day and two weeks."""
+it comes a day and, as history, 90 of them."""
 SHARE = str(Settings.model_fields["store_memory"].default)
 """Of the machine's memory, for the store: what a service takes by itself."""
 OPEN = {
@@ -45,6 +45,7 @@ OPEN = {
     "DIBS_TICKET": f"{KEPT_S}s",
     "DIBS_RETENTION": f"{KEPT_S}s",
     "DIBS_DONE_RETENTION": f"{KEPT_S}s",
+    "DIBS_HISTORY_RETENTION": f"{KEPT_S}s",
 }
 BEHIND_FLY = {"DIBS_TRUSTED_PROXIES": "127.0.0.0/8", "DIBS_ADDRESS_HEADER": "Fly-Client-IP"}
 """As in fly.toml: the proxy in front is believed, and addresses count."""

@@ -8,6 +8,7 @@ from dibs.acts import backlog as backlogs
 from dibs.acts import break_ as breaking
 from dibs.acts import claim as claiming
 from dibs.acts import heartbeat as beating
+from dibs.acts import history as historical
 from dibs.acts import hold as holding
 from dibs.acts import list_ as listing
 from dibs.acts import release as releasing
@@ -160,6 +161,11 @@ async def backlog(store: Store, project: Any, **query: Any) -> o.Backlog:
 async def task(store: Store, project: Any, name: str, session: Any = None) -> o.Whole:
     """One task with what it needs and what needs it."""
     return await one_task.look(store, Project(project), Task(name), session)
+
+
+async def history(store: Store, project: Any, **query: Any) -> o.History:
+    """A page of the tenures that ended."""
+    return await historical.page(store, Project(project), historical.HistoryQuery.of(query, []))
 
 
 async def resolve(

@@ -65,6 +65,7 @@ VERBS = {
     "unhold": set(),
     "retry": set(),
     "resolve": set(),
+    "history": set(),
 }
 """The client's commands by the act that they call, as far as an agent may run them unasked."""
 

@@ -277,6 +277,70 @@ async def test_what_a_project_weighs_is_what_the_store_needs_for_it(
     assert 0.7 * rules.record_bytes <= sum(sizes.values()) <= 1.25 * rules.record_bytes
 
 
+LARGEST = {
+    "label": "\u6f22" * 64,
+    "branch": "\U0001f642" * 200,
+    "url": "https://e.org/" + "\U0001f642" * 480,
+    "pr": "https://e.org/" + "\U0001f642" * 480,
+    "note": "\U0001f642" * 1_000,
+}
+HISTORIES: dict[str, tuple[str, str, dict[str, Any], int]] = {
+    "tenures of small names": ("T-{0}", "released", {}, 4_000),
+    "tenures": ("T-{0}", "released", FACTS, 3_000),
+    "done": ("T-{0}", "done", FACTS, 3_000),
+    "the largest tenures": ("\U0001f642" * 190 + "{0}", "abandoned", LARGEST, 300),
+    "the largest done": ("\U0001f642" * 190 + "{0}", "done", LARGEST, 300),
+}
+"""Each a name, how it ends, what is said of it, and how many are more than there is room for."""
+
+
+@pytest.mark.parametrize("kind", HISTORIES)
+async def test_a_history_takes_no_more_than_the_budget_of_its_project_and_refuses_nobody(
+    embedded: EmbeddedStore, server: redis.Redis, kind: str
+) -> None:
+    """As a stranger would fill it, with what a day-old end looks like after a millisecond."""
+    rules = Rules(
+        rate_per_session=0,
+        rate_per_project=0,
+        record_bytes=1 << 20,
+        event_bytes=1 << 20,
+        retention_ms=1,
+        attempts=0,
+    )
+    store = Store(PipelineLink.to(embedded.url), rules)
+    await store.open()
+    name, outcome, facts, many = HISTORIES[kind]
+    project, first = Project("past." + kind.replace(" ", "-")), Task("")
+    for number in range(many):
+        ann, task = who(), Task(name.format(number))
+        first = first or task
+        granted = await acting.claim(store, project, ann, [task], **facts)
+        assert isinstance(granted, o.Granted), f"{number}: {granted}"
+        await acting.release(store, project, ann, task, outcome=outcome)  # type: ignore[arg-type]
+        if number % 20 == 0:
+            await store.sweep(project)
+    sizes = {
+        key.decode(): server.memory_usage(key, samples=0) or 0
+        for key in server.scan_iter(f"dibs:{{{project}}}*", count=10_000)
+        if b":rates:" not in key
+    }
+    del sizes[f"dibs:{{{project}}}:events"]
+    kept = await server_weighs(store, project)
+    oldest = (await acting.history(store, project, limit=1)).tenures[0]
+    tenures = server.zcard(f"dibs:{{{project}}}:history")
+    print(f"{kind}: {tenures} of {many} kept; {kept} bytes counted, {sum(sizes.values())} used")
+    await store.close()
+    assert kept <= 1.05 * rules.record_bytes
+    assert 0.5 * rules.record_bytes <= sum(sizes.values()) <= 1.25 * rules.record_bytes
+    assert oldest.task != first, "the oldest went"
+
+
+async def server_weighs(store: Store, project: Project) -> int:
+    """What the records of a project weigh, as the store counts it."""
+    kept = await store.link.command("HGET", f"dibs:{{{project}}}:meta", "weighs")
+    return int(kept.split()[0])
+
+
 def _without_rates(server: redis.Redis) -> None:
     """Drop what is gone two seconds after the burst anyway."""
     for key in server.scan_iter("*:rates:*", count=10_000):

@@ -19,6 +19,7 @@ SHORT = Rules(
     max_hold_ms=40_000,
     retention_ms=60_000,
     done_retention_ms=60_000,
+    history_ms=60_000,
     record_bytes=20_000,
     event_bytes=64 << 10,
     rate_per_session=0,
@@ -55,7 +56,9 @@ async def weighed(desk: Desk) -> tuple[int, int]:
         for key in await ask("KEYS", prefix.replace("{", "[{]", 1) + "*")
     ]
     for key in await ask("KEYS", f"dibs:[{{]{desk.project}}}:tenures:*"):
-        records += [len(kept.encode()) for kept in await ask("LRANGE", key, 0, -1)]
+        name = key.partition(":tenures:")[2]
+        more = 3 * len(name.encode()) + 300
+        records += [len(kept.encode()) + more for kept in await ask("LRANGE", key, 0, -1)]
     for kind in ("listing", "text"):
         for key in await ask("KEYS", f"dibs:[{{]{desk.project}}}:{kind}:*"):
             records.append(await ask("STRLEN", key))

@@ -27,6 +27,7 @@ SHORT = Rules(
     handover_ms=8_000,
     retention_ms=60_000,
     done_retention_ms=120_000,
+    history_ms=120_000,
     rate_per_session=0,
     rate_per_project=0,
 )

@@ -23,6 +23,7 @@ QUICK = Rules(
     ticket_ms=15_000,
     retention_ms=60_000,
     done_retention_ms=60_000,
+    history_ms=60_000,
     rate_per_session=0,
     rate_per_project=0,
 )

@@ -5,9 +5,9 @@ import math
 from typing import Any
 
 import redis
-from tests.proofs.lists import Entry
+from tests.proofs.facts import FACTS, hold_facts, strange, tenure_facts
 from tests.proofs.model import Model
-from tests.proofs.records import HELD, Hold, Tenure
+from tests.proofs.records import HELD, Tenure
 
 from dibs.store import Rules
 
@@ -33,9 +33,30 @@ class Audit:
         lost = {session for session, losses in model.losses.items() if losses}
         assert lost <= losers, f"nobody looks at what {lost - losers} lost"
         expected = self.expected(model)
+        self._check_history(model, found)
         self._leave_out_the_old(model, found, expected)
         assert found == expected, differences(found, expected)
         self._check_events(model)
+
+    @staticmethod
+    def _check_history(model: Model, found: dict[str, Any]) -> None:
+        """It names all that lies in it, by when that ended, and of what is still a record no more
+        than its ended tenure: all of them that no index by their ends has."""
+        history = found.pop("history", {})
+        lies = {
+            f"{past.fence} {task}": past.ended
+            for task, pasts in model.history.items()
+            for past in pasts
+        }
+        records = {f"{tenure.fence} {task}": tenure for task, tenure in model.tasks.items()}
+        assert lies.items() <= history.items(), f"{lies} lies there, and {history} is known"
+        assert history.keys() - lies.keys() <= records.keys(), f"{history} is kept, of {records}"
+        indexed = {name for index in ("lapsed", "done", "ended") for name in found.get(index, [])}
+        for member, tenure in records.items():
+            task = member.partition(" ")[2]
+            kept = tenure.ended + model.rules.history_ms > model.now
+            if tenure.state not in HELD and task not in indexed and kept:
+                assert history.get(member) == tenure.ended, f"{member} is in no index"
 
     @staticmethod
     def _leave_out_the_old(model: Model, *facts: dict[str, Any]) -> None:
@@ -87,7 +108,8 @@ class Audit:
             s + 5 * len(name.encode()) + 300 for name, s in zip(names, sizes, strict=True)
         )
         for key in self.raw.keys(glob_free(self.prefix + "tenures:") + "*"):
-            weighed += sum(len(each.encode()) for each in self.raw.lrange(key, 0, -1))
+            more = 3 * len(key.removeprefix(self.prefix + "tenures:").encode()) + 300
+            weighed += sum(len(each.encode()) + more for each in self.raw.lrange(key, 0, -1))
         for kind in ("listing", "text"):
             for key in self.raw.keys(glob_free(self.prefix + kind + ":") + "*"):
                 weighed += len(self.raw.get(key).encode())
@@ -184,10 +206,7 @@ class Audit:
             expected["hold"] = model.holds[""]
         for task in holds:
             expected[f"task:{task}"] = {"state": "new"} | listed(model, task)
-        kept = {task: tenures for task, tenures in model.history.items() if tenures}
-        if kept:
-            expected["past"] = sorted(kept)
-        return expected | {f"tenures:{task}": tenures for task, tenures in kept.items()}
+        return expected | {f"tenures:{task}": past for task, past in model.history.items()}
 
     def _check_events(self, model: Model) -> None:
         """The stream has each transition once: the ones since the last check, in any order."""
@@ -223,29 +242,16 @@ def read_key(pipeline: Any, name: str, key: str) -> None:
         "blocked",
         "failed",
         "on-hold",
-        "past",
     ):
         pipeline.zrange(key, 0, -1)
+    elif kind == "history":
+        pipeline.zrange(key, 0, -1, withscores=True)
     elif kind == "tenures":
         pipeline.lrange(key, 0, -1)
     elif kind in ("held", "parked", "review", "queued", "needed", "branch", "pr"):
         pipeline.smembers(key)
     else:
         pipeline.type(key)
-
-
-def losses_facts(value: dict[str, str]) -> list[Any]:
-    losses = map(json.loads, value.values())
-    return sorted((e["task"], int(e["fence"]), e["reason"], "open" in e) for e in losses)
-
-
-def queue_facts(value: dict[str, str]) -> list[Any]:
-    tickets = [(*map(int, text.split(" ")[:3]), who) for who, text in value.items()]
-    return [(joined, until, who) for _, joined, until, who in sorted(tickets)]
-
-
-def strange(value: Any) -> str:
-    return f"a key that nobody asked for: {value}"
 
 
 def listed(model: Model, task: str) -> dict[str, Any]:
@@ -257,80 +263,7 @@ def listed(model: Model, task: str) -> dict[str, Any]:
     }
 
 
-def hold_facts(kept: dict[str, str]) -> Hold:
-    until = kept.get("until_ms")
-    return Hold(kept["by"], kept["reason"], int(until) if until else None)
-
-
-def tenures_facts(kept: list[str]) -> list[tuple[int, str]]:
-    tenures = map(json.loads, kept)
-    return [(int(tenure["fence"]), tenure["outcome"]) for tenure in tenures]
-
-
-def entry_facts(kept: dict[str, str]) -> Entry:
-    return Entry(
-        order=int(kept["order"]),
-        title=kept.get("title", ""),
-        priority=int(kept.get("priority", "2")),
-        needs=tuple(filter(None, kept.get("needs", "").split("\n"))),
-        tags=tuple(filter(None, kept.get("tags", "").split("\n"))),
-        attempts=int(kept.get("attempts", 0)),
-        dropped="dropped" in kept,
-    )
-
-
-def task_facts(rec: dict[str, str]) -> dict[str, Any]:
-    list_facts = {"listed": rec.get("listed", ""), "most": int(rec.get("most", 0))}
-    list_facts["hold"] = int(rec.get("hold", 0))
-    if rec["state"] == "new":
-        return {"state": "new"} | list_facts
-    numbers = ("fence", "ttl", "due", "since", "beat")
-    facts: dict[str, Any] = {name: int(rec[name]) for name in numbers}
-    facts |= {"state": rec["state"], "owner": rec["owner"], "lapses": int(rec.get("lapses", 0))}
-    facts |= {"label": rec.get("label", ""), "note": rec.get("note", "")}
-    facts |= {"grants": int(rec.get("grants", 1)), "failures": int(rec.get("failures", 0))}
-    facts |= list_facts | {"merged": "merged" in rec}
-    return facts | {"ended": int(rec.get("ended", 0)), "turns_from": int(rec.get("turns_from", 0))}
-
-
-def tenure_facts(tenure: Tenure) -> dict[str, Any]:
-    names = "fence ttl due since beat grants state owner lapses failures label note merged ended"
-    names += " turns_from"
-    return {name: getattr(tenure, name) for name in names.split()}
-
-
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
     keys = [k for k in sorted({*found, *expected}) if found.get(k) != expected.get(k)]
     lines = [f"{key}\n  store: {found.get(key)}\n  model: {expected.get(key)}" for key in keys]
     return "the store and the contract differ in\n" + "\n".join(lines)
-
-
-FACTS: dict[str, Any] = {
-    "task": lambda value: task_facts(json.loads(value)),
-    "listing": lambda value: entry_facts(json.loads(value)),
-    "holds": lambda value: {task: hold_facts(json.loads(kept)) for task, kept in value.items()},
-    "tenures": tenures_facts,
-    "lost": losses_facts,
-    "queue": queue_facts,
-    "missing": lambda value: {task: int(many) for task, many in value.items()},
-    **dict.fromkeys(("listed", "ready", "blocked"), list),
-    **dict.fromkeys(
-        (
-            "failed",
-            "on-hold",
-            "past",
-            "held",
-            "live",
-            "lapsed",
-            "done",
-            "parked",
-            "ended",
-            "needed",
-            "branch",
-            "pr",
-            "review",
-        ),
-        sorted,
-    ),
-    **dict.fromkeys(("endings", "queued", "losers"), set),
-}

@@ -152,6 +152,7 @@ class Model(People):
             self.events.append(("off-hold", "", "", 0))
         kept_from = self.now - self.rules.retention_ms
         self.endings = {end: at for end, at in self.endings.items() if at > kept_from}
+        self.forget_history()
         for losses in self.losses.values():
             for task in [task for task, loss in losses.items() if loss.kept_until <= self.now]:
                 del losses[task]
@@ -159,7 +160,8 @@ class Model(People):
 
     def finished(self) -> bool:
         """Nothing is left of the project but its last fence and its events."""
-        kept = (self.tasks, self.entries, self.holds, self.endings, *self.losses.values())
+        lost = self.losses.values()
+        kept = (self.tasks, self.entries, self.holds, self.endings, self.history, *lost)
         return bool(self.epoch) and not any(kept)
 
     def met(self, task: str | None) -> list[str]:

@@ -89,6 +89,7 @@ class People(Queues):
         tenure.failures = 0
         if tenure.state == "done":
             tenure.was, tenure.state, tenure.ended = "done", "retried", self.now
+            tenure.log.append((self.now, "retried"))
         self.tell("retried", task, tenure.owner)
         return "ended", [(task, seen.state(self, task), False)]
 
@@ -157,6 +158,7 @@ class People(Queues):
         if was in failed and to == "review":
             tenure.failures = max(0, failures - 1)
         tenure.state, tenure.merged, tenure.was = to, to == "done", ""
+        tenure.log.append((self.now, to))
         if to == "review":
             tenure.due, tenure.beat = self.now + self.rules.review_ms, self.now
             tenure.ended = 0

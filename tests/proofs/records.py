@@ -99,8 +99,34 @@ class Tenure:
     turns_from: int = 0
     queue: list[Ticket] = field(default_factory=list)
     previous: "Tenure | None" = None
+    attempt: int = 1
+    log: list[tuple[int, str]] = field(default_factory=list)
+    """From when on it was in which state."""
 
     @property
     def outcome(self) -> str:
         """How it ended."""
         return self.was or self.state
+
+    def spent(self, state: str) -> int:
+        """How long it was in a state, in ms."""
+        pairs = zip(self.log, self.log[1:], strict=False)
+        return sum(then - since for (since, was), (then, _) in pairs if was == state)
+
+
+@dataclass(frozen=True)
+class Past:
+    """A tenure that is over, as its project's history has it."""
+
+    fence: int
+    outcome: str
+    ended: int
+    attempt: int
+    held: int
+    parked: int
+
+    @classmethod
+    def of(cls, tenure: Tenure) -> "Past":
+        """What is kept of it."""
+        held, parked = tenure.spent("held"), tenure.spent("parked")
+        return cls(tenure.fence, tenure.outcome, tenure.ended, tenure.attempt, held, parked)

@@ -53,6 +53,7 @@ RULES = Rules(
     waiting_most=2,
     retention_ms=70_000,
     done_retention_ms=90_000,
+    history_ms=110_000,
 )
 """Small numbers, so that a minute reaches every boundary. Rates are another test's business."""
 INSTANTS = ("due", "grace", "max_hold", "ticket", "window", "stale", "over", "loss", "ending")

@@ -1,7 +1,7 @@
 """The life of a tenure in the model: from a grant, over renewals and lapses, to its end."""
 
 from tests.proofs import seen
-from tests.proofs.records import HELD, Hold, Loss, Step, Tenure, Ticket
+from tests.proofs.records import HELD, Hold, Loss, Past, Step, Tenure, Ticket
 
 from dibs.store import Rules
 
@@ -18,8 +18,8 @@ class Tenures:
         self.holds: dict[str, Hold] = {}
         """What people keep back, by task, the project by ''; also when its time is over, until
         somebody has looked."""
-        self.history: dict[str, list[tuple[int, str]]] = {}
-        """The tenures before the one that stands for a task, the latest first: fence and how."""
+        self.history: dict[str, list[Past]] = {}
+        """The tenures before the one that stands for a task, the latest first."""
         self.events: list[tuple[str, str, str, int]] = []
         self.endings: dict[tuple[int, str, str], int] = {}
         """(fence, whose, task): when it was given up or broken."""
@@ -84,9 +84,24 @@ class Tenures:
             if tenure.state == "lapsed":
                 self.losses[tenure.owner].pop(task, None)
             del self.tasks[task]
-            self.history.pop(task, None)
+            self.remember(task, tenure, self.rules.tenures_kept)
             return None
         return tenure
+
+    def remember(self, task: str, tenure: Tenure, most: int) -> None:
+        """Its time as what stands for the task is over; it is history."""
+        if tenure.ended + self.rules.history_ms > self.now:
+            kept = self.history.setdefault(task, [])
+            kept.insert(0, Past.of(tenure))
+            del kept[most:]
+
+    def forget_history(self) -> None:
+        """What ended so long ago is not kept."""
+        kept_from = self.now - self.rules.history_ms
+        for task, kept in list(self.history.items()):
+            self.history[task] = [past for past in kept if past.ended > kept_from]
+            if not self.history[task]:
+                del self.history[task]
 
     def loss(self, session: str, task: str) -> Loss | None:
         found = self.losses.get(session, {}).get(task)
@@ -108,6 +123,7 @@ class Tenures:
         if self.overdue(tenure):
             tenure.due = tenure.ended = self.deadline(tenure)
             tenure.lapses += 1
+            tenure.log.append((tenure.due, "lapsed"))
             self.over_with(task, "lapsed")
             until = tenure.ended + self.rules.retention_ms
             self.lose(tenure, task, "lapsed", until=until, open=True)
@@ -150,14 +166,13 @@ class Tenures:
         before, self.fence = self.tasks.get(task), self.new_fence(task)
         due = self.now + min(ttl, self.rules.max_hold_ms)
         new = Tenure(self.me, self.fence, ttl, due, self.now, self.now, label, note)
-        new.pr, new.branch = pr, branch
+        new.pr, new.branch, new.log = pr, branch, [(self.now, "held")]
         if before:
             new.grants, new.lapses = before.grants + 1, before.lapses
-            kept = self.history.setdefault(task, [])
-            kept.insert(0, (before.fence, before.outcome))
-            del kept[self.rules.tenures_kept - 1 :]
+            self.remember(task, before, self.rules.tenures_kept - 1)
             if before.state != "done" and not self.used_up(task):
                 new.failures = before.failures
+                new.attempt = before.failures + 1
             new.previous, before.previous, new.queue = before, None, before.queue
             if before.state == "lapsed":
                 self.losses[before.owner].pop(task, None)
@@ -199,6 +214,7 @@ class Tenures:
             span, limit = self.rules.review_ms, self.now + self.rules.review_ms
         tenure.due = max(due, min(self.now + span, limit))
         tenure.state, tenure.beat = state, self.now
+        tenure.log.append((self.now, state))
         tenure.label, tenure.note = label or tenure.label, note or tenure.note
         tenure.pr, tenure.branch = pr or tenure.pr, branch or tenure.branch
         if was == "lapsed":
@@ -219,6 +235,7 @@ class Tenures:
         failures = tenure.failures
         self.over_with(task, outcome)
         tenure.ended, tenure.reason = self.now, reason
+        tenure.log.append((self.now, outcome))
         tenure.note, tenure.pr = note or tenure.note, pr or tenure.pr
         self.losses.get(tenure.owner, {}).pop(task, None)
         whose = outcome if outcome == "broken" else self.me[: seen.REF_CHARS]

@@ -99,7 +99,7 @@ def broken_and_had_since(rig: Rig) -> None:
 def gone(rig: Rig) -> None:
     """Nothing is kept of the project any more."""
     broken(rig)
-    rig.pass_time(RULES.retention_ms)
+    rig.pass_time(RULES.history_ms)
     for _ in range(2):
         rig.sweep()
     assert not rig.model.epoch, rig.audit.left()

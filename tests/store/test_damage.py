@@ -207,6 +207,7 @@ async def test_damaged_records_neither_stop_the_sweep_nor_pile_up(
         max_hold_ms=60_000,
         retention_ms=60_000,
         done_retention_ms=120_000,
+        history_ms=120_000,
         rate_per_session=0,
         rate_per_project=0,
         claims_per_session=500,

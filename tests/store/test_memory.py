@@ -121,3 +121,24 @@ def test_at_its_budget_the_store_refuses_new_claims_while_holders_go_on_and_rest
         assert statuses[-20:] == [507] * 20, "what is loaded takes a little less"
         holder_goes_on(service)
         assert service.ask("POST", "/v1/p/release", {"task": "T-1"}, holder)[0] == 200
+
+
+def test_history_leaves_a_store_room_for_new_claims(tmp_path: Path) -> None:
+    """What strangers finish, in as many projects as they like, is history after a day."""
+    flags = ["--data-dir", str(tmp_path / "d"), "--store-memory", "4mb", "--event-bytes", "64kb"]
+    flags += ["--grace", "1s", "--retention", "1s", "--rate-per-project", "0"]
+    with Running(*flags) as service:
+        for number in range(150):
+            who, project = new_session(), f"/v1/p{number % 8}"
+            wish = {"all_of": [f"T-{number}-{n}" for n in range(30)], "note": "n" * 1000}
+            status, _, _ = service.ask("POST", f"{project}/claim", wish, who)
+            assert status in (201, 507)
+            if status == 201:
+                end = {"all": True, "outcome": "done"}
+                assert service.ask("POST", f"{project}/release", end, who)[0] == 200
+        until(lambda: "store_memory_short" in service.log.read_text(), "it is noticed", 30)
+        until(lambda: "store_memory_enough" in service.log.read_text(), "there is room", 60)
+        for number in range(30):
+            assert service.claim(f"new {number}", note="n" * 1000)[0] == 201
+        kept = service.ask("GET", f"/v1/p{149 % 8}/history?limit=1")[1]["tenures"]
+        assert kept, "no more goes than must"

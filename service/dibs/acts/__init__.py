@@ -8,6 +8,7 @@ from dibs.acts import (
     break_,
     claim,
     heartbeat,
+    history,
     hold,
     list_,
     release,
@@ -35,6 +36,7 @@ ACTS: tuple[Act, ...] = (
     show.ACT,
     backlog.ACT,
     task.ACT,
+    history.ACT,
 )
 POSTS = {act.path: act for act in ACTS if act.method == "POST"}
 """By the last part of their paths."""
@@ -44,6 +46,6 @@ SCRIPTS: dict[str, Declaration] = {
     module.SCRIPT.name: module.SCRIPT
     for module in (
         *(claim, heartbeat, release, break_, hold, unhold, retry, resolve),
-        *(tasks, list_, show, backlog, task),
+        *(tasks, list_, show, backlog, task, history),
     )
 }

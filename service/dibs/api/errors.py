@@ -46,8 +46,9 @@ def _problem(scope: Any, error: Exception) -> ProblemError:
     if isinstance(error, TooMany):
         return ProblemError(
             "quota",
-            f"The {error.whose} has reached its limit of {error.limit} event streams. Read pages "
-            "of events (without Accept: text/event-stream), or try again later.",
+            f"The {error.whose} has reached its limit of {error.limit} event streams and exports. "
+            "Read pages (of events without Accept: text/event-stream, of the history without "
+            ".csv), or try again later.",
             retry_after=30,
             whose="streams",
             limit=error.limit,

@@ -24,6 +24,7 @@ _V1 = "/v1/{project}/"
 _ROUTES = {
     **{_V1 + act.path: act.name for act in ACTS if act.method == "GET"},
     _V1 + "events": "events",
+    _V1 + "history.csv": "history",
     "/livez": "health",
     "/readyz": "health",
     "/metrics": "health",

@@ -13,10 +13,11 @@ from dibs import __version__, requests, responses, words
 from dibs.acts import ACTS
 from dibs.acts.act import Act
 from dibs.acts.heartbeat import HeartbeatRequest
+from dibs.acts.history import SpanQuery
 from dibs.acts.tasks import CHANGES
 from dibs.api.routes import EventsQuery
 from dibs.forge.deeds import RESULTS
-from dibs.outcomes import Release
+from dibs.outcomes import Release, TaskTenure
 from dibs.problems import TABLE
 from dibs.store.health import Health
 
@@ -99,6 +100,12 @@ def _paths() -> Schema:
             "Transitions: a page, or (text/event-stream) as they happen.",
             events,
             [_PROJECT, *_query(EventsQuery)],
+        ),
+        "/v1/{project}/history.csv": _get(
+            "history.csv",
+            "All tenures that ended in a span of days, as CSV.",
+            {"text/csv": {"type": "string"}},
+            [_PROJECT, *_query(SpanQuery)],
         ),
         "/hooks/github": {"post": _forge()},
         "/livez": _get("livez", "The process is up.", {responses.JSON: {"type": "object"}}, []),
@@ -223,7 +230,16 @@ def _schemas() -> Schema:
         schema = model.model_json_schema(ref_template=_REF + "{model}")
         found.update(schema.pop("$defs", {}))
         found[model.__name__] = schema | model.together()
-    outputs = (words.Claim, words.Free, words.Event, words.Loss, words.Tenure, Release, Health)
+    outputs = (
+        words.Claim,
+        words.Free,
+        words.Event,
+        words.Loss,
+        words.Tenure,
+        TaskTenure,
+        Release,
+        Health,
+    )
     found.update(schema_components(outputs, ref_template=_REF + "{name}")[1])
     many = {"type": "array"}
     task, either = {"type": "string"}, {"anyOf": [_ref("Claim"), _ref("Free")]}
@@ -249,6 +265,11 @@ def _schemas() -> Schema:
         cursor={"type": ["string", "null"]},
         server_time={"type": "string", "format": "date-time"},
         damaged={**many, "items": {"type": "string"}},
+    )
+    found["History"] = _object(
+        tenures={**many, "items": _ref("TaskTenure")},
+        cursor={"type": ["string", "null"]},
+        server_time={"type": "string", "format": "date-time"},
     )
     more = _object(
         needs={**many, "items": either},

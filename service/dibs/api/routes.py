@@ -10,7 +10,7 @@ from litestar.response import Stream
 from pydantic import Field
 
 from dibs import requests, responses
-from dibs.acts import backlog, list_, show
+from dibs.acts import backlog, history, list_, show
 from dibs.acts.task import TaskQuery
 from dibs.acts.task import answer as answer_task
 from dibs.acts.task import look as look_at_task
@@ -120,6 +120,39 @@ class V1(Controller):
         TaskQuery.of(requests.query(request.scope["query_string"]), [])
         return answer_task(await look_at_task(claims.store, name, wanted, reader(request)))
 
+    @get("/history")
+    async def history_(
+        self, request: Req, project: FromPath[str], claims: TheClaims
+    ) -> responses.Reply:
+        """List the tenures that ended in a span of days."""
+        name = in_project(project)
+        query = history.HistoryQuery.of(requests.query(request.scope["query_string"]), [])
+        try:
+            page = await history.page(claims.store, name, query)
+        except Refused as refused:
+            raise invalid([{"field": "cursor", "message": str(refused)}]) from None
+        return history.answer(page)
+
+    @get("/history.csv")
+    async def history_csv(
+        self, request: Req, project: FromPath[str], claims: TheClaims, streams: TheStreams
+    ) -> Stream:
+        """Give all tenures that ended in a span of days, as CSV."""
+        name = in_project(project)
+        query = history.SpanQuery.of(requests.query(request.scope["query_string"]), [])
+        address = network_of(request.scope)
+        streams.check(name, address)
+        rows = streams.counted(name, address, history.export(claims.store, streams, name, query))
+        first = await anext(rows)  # before the answer begins: a store that is away is a 503
+        return Stream(
+            _from(first, rows),
+            media_type=history.CSV,
+            headers={
+                "Cache-Control": "no-store",
+                "Content-Disposition": f'attachment; filename="{name}-history.csv"',
+            },
+        )
+
     @get("/events")
     async def events(
         self, request: Req, project: FromPath[str], claims: TheClaims, streams: TheStreams
@@ -154,6 +187,12 @@ class V1(Controller):
 def _page(events: Sequence[Event], end: str, *, reset: bool) -> Response[bytes]:
     body = responses.encode({"events": events, "next": end, "reset": reset})
     return Response(body, media_type=responses.JSON)
+
+
+async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in rest:
+        yield chunk
 
 
 async def _stream(

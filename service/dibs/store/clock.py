@@ -63,6 +63,13 @@ class Facts:
                 lost_us = losses[later]
         return _second((lease_ms + lost_us // 1000) // 1000)
 
+    def lease_span(self, from_s: int, to_s: int) -> tuple[int, int]:
+        """Return a span of lease time, in ms, that has all of a span of the wall clock, and may
+        have more: what was lost in between is not looked up."""
+        losses = [self.lost_us, *(lost_us for _, lost_us in map(_stall, self.stalls.split()))]
+        first = 1000 * from_s - max(losses) // 1000 - 1
+        return max(0, first), max(0, 1000 * to_s - min(losses) // 1000 + 1)
+
 
 @functools.lru_cache(4096)
 def _second(unix_s: int) -> datetime:

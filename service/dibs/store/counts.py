@@ -21,6 +21,11 @@ class Counts:
     breaks: int
     """Ever."""
 
+    @property
+    def busy(self) -> bool:
+        """Something there changes by time alone, before long."""
+        return self.held + self.parked + self.review + self.lapsed + self.tickets > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Overview:

@@ -179,11 +179,15 @@ class Reader:
         """Return a tenure that is over; see lua/tenure.lua."""
         entry = json.loads(kept)
         face = (entry.get(name) for name in ("label", "branch", "url"))
+        since, ended = int(entry["since"]), int(entry["ended"])
         return Tenure(
             fence=int(entry["fence"]),
             holder=Holder(entry["ref"], *face),
-            acquired_at=self.facts.instant(int(entry["since"])),
-            ended_at=self.facts.instant(int(entry["ended"])),
+            acquired_at=self.facts.instant(since),
+            ended_at=self.facts.instant(ended),
+            attempt=int(entry.get("attempt", 1)),
+            held_seconds=int(entry.get("worked", ended - since)) // 1000,
+            parked_seconds=int(entry.get("parked", 0)) // 1000,
             outcome=entry["outcome"],
             note=entry.get("note"),
             pr=entry.get("pr"),

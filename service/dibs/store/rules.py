@@ -18,7 +18,9 @@ class Rules:
     handover_ms: int = 60_000
     max_hold_ms: int = 24 * 3_600_000
     retention_ms: int = 24 * 3_600_000
-    done_retention_ms: int = 14 * 24 * 3_600_000
+    done_retention_ms: int = 90 * 24 * 3_600_000
+    history_ms: int = 90 * 24 * 3_600_000
+    """What is kept of each tenure; never less than the two before."""
     claims_per_session: int = 50
     claims_per_project: int = 2_000
     claims_per_address: int = 500

@@ -35,6 +35,7 @@ _SWEPT = (
     *(":live", ":lapsed", ":done", ":ended", ":endings", ":losers", ":queued", ":damaged"),
     ":listed",
     ":deliveries",
+    ":history",
 )
 """What the sweeper goes by: a project with none of these keys has nothing that is kept."""
 _ATTEMPTS = 3
@@ -62,7 +63,11 @@ class _Overview(NamedTuple):
     done_ms: str
 
 
-SWEEP = Declaration("sweep", rates="none")
+class _Sweep(NamedTuple):
+    pressed: str
+
+
+SWEEP = Declaration("sweep", _Sweep, rates="none")
 OVERVIEW = Declaration("overview", _Overview, rates="none")
 
 
@@ -164,9 +169,12 @@ class Store:
         """Return a name for a request that has none."""
         return f"{self.clock.process}-{next(self._requests)}"
 
-    async def sweep(self, project: Project) -> tuple[bool, Counts]:
-        """Write down passed deadlines. Returns if there is more to do, and what there is."""
-        _, _, rest = await self.run(SWEEP, project)
+    async def sweep(self, project: Project, *, pressed: bool = False) -> tuple[bool, Counts]:
+        """Write down passed deadlines. Returns if there is more to do, and what there is.
+
+        `pressed`: the store has little memory left, and history gives way.
+        """
+        _, _, rest = await self.run(SWEEP, project, arguments=_Sweep("1" if pressed else ""))
         more, gone, damaged, *counts = rest
         self.note_damaged(project, damaged)
         if gone:
@@ -202,7 +210,8 @@ class Store:
 
     async def projects(self) -> list[Project]:
         """Return the projects that have claims, or recently had some, sorted."""
-        kept = max(self.rules.done_retention_ms, self.rules.retention_ms, self.rules.max_hold_ms)
+        rules = self.rules
+        kept = max(rules.done_retention_ms, rules.retention_ms, rules.history_ms, rules.max_hold_ms)
         now_ms = time_ms(self.clock.facts)
         long_ago = str(now_ms - kept - _DAY_MS)
         aged = await self.link.command("ZRANGEBYSCORE", INDEX, "-inf", long_ago)

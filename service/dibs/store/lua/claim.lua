@@ -31,6 +31,7 @@
 --- @include past.lua
 --- @include faces.lua
 --- @include tenure.lua
+--- @include room.lua
 --- @include holds.lua
 --- @include queue.lua
 --- @include verdict.lua
@@ -82,8 +83,9 @@ local function grant(task, rec, like, alike)
     -- Of one that is done, or failed, somebody said that it is to be tried anew.
     failures = rec.state ~= 'done' and not used_up(rec) and rec.failures or nil,
   }
+  fresh.attempt = fresh.failures and text(fresh.failures + 1)
   if rec.owner then
-    keep_tenure(task, rec)
+    keep_tenure(task, rec, RULES.tenures_kept - 1)
     fresh.last_owner, fresh.last_fence, fresh.last_outcome = rec.owner, rec.fence, rec.was or rec.state
     fresh.last_label, fresh.last_note, fresh.last_ended = rec.label, rec.note, rec.ended
     fresh.last_branch, fresh.last_url, fresh.last_pr = rec.branch, rec.url, rec.pr

@@ -72,6 +72,8 @@ forget('list')
 expect(first_is('b'), 'LRANGE', key('list'), '0', '-1')
 expect(is('b'), 'LPOP', key('list'))
 expect(is('a'), 'RPOP', key('list'))
+expect(is(1), 'LPUSH', key('list'), 'c')
+expect(is(1), 'LREM', key('list'), -1, 'c')
 
 expect(is(1), 'SADD', key('set'), 'a')
 forget('set')

@@ -1,6 +1,8 @@
 -- sweep.lua: write down deadlines that have passed, so that people hear of them, and drop what is
 -- past its retention. Correctness never waits for it: every act looks at the deadline itself.
 --
+-- ARG.pressed: 1 where the store has little memory left, so that the history gives way; or ''
+--
 -- {'swept', now, more: 1 | '', gone: 1 | '', damaged, held, parked, review, lapsed, done, tickets, lapses, breaks}
 --   gone: nothing is kept of the project, or any more
 --   damaged: tasks whose record nobody can read, MOST at most
@@ -13,6 +15,7 @@
 --- @include past.lua
 --- @include faces.lua
 --- @include tenure.lua
+--- @include room.lua
 --- @include holds.lua
 
 local MOST = 100
@@ -52,10 +55,56 @@ for index, kept_ms in pairs({
   [PREFIX .. ':done'] = RULES.done_retention_ms,
 }) do
   for _, task in ipairs(due(index, NOW - kept_ms)) do
-    if meet(task).damaged then set_aside(task) end
-    call('ZREM', index, task)  -- one that is listed is kept, and found in the list
+    local rec = meet(task)
+    if rec.damaged then set_aside(task) end
+    if rec.owner and INDEX[rec.state] and not rec.damaged and not live(rec) then
+      let_holder_write()
+      refer(task, rec)  -- it is listed or on hold, and so kept
+    end
+    call('ZREM', index, task)
   end
 end
+
+-- What is done for so long is history, and may give way; what is listed does not.
+local filed_until = number(call('HGET', META, 'filed') or nil)
+local filed = call('ZRANGEBYSCORE', PREFIX .. ':done', text(filed_until or 0), text(NOW - RULES.retention_ms), 'WITHSCORES', 'LIMIT', 0, MOST)
+for i = 1, #filed, 2 do
+  local rec = load(filed[i])
+  if rec.state == 'done' and not (rec.listed or rec.hold) then
+    let_holder_write()
+    refer(filed[i], rec)
+  end
+end
+if #filed > 0 then
+  local last, is_full = tonumber(filed[#filed]), #filed == 2 * MOST
+  if is_full then more = '1' end
+  -- Those of one instant are looked at again, unless they are more than a run takes.
+  if is_full and last == filed_until then last = last + 1 end
+  if last ~= filed_until then
+    let_holder_write()
+    call('HSET', META, 'filed', text(last))
+  end
+end
+
+-- A dibs of before kept no more than which tasks have tenures, and what it kept weighed less.
+local before = redis.pcall('ZRANGE', PREFIX .. ':past', 0, MOST - 1)
+for _, task in ipairs(before) do
+  let_holder_write()
+  for _, kept in ipairs(redis.pcall('LRANGE', TENURES .. task, 0, -1)) do
+    local fence, ended = fence_of(kept), string.match(kept, '"ended":"(%d+)"')
+    if fence and ended then refer(task, {fence = fence, ended = ended}) end
+  end
+  call('ZREM', PREFIX .. ':past', task)
+  call('HDEL', META, 'weighs')
+end
+if #before == MOST then more = '1' end
+
+for _, member in ipairs(due(HISTORY, NOW - RULES.history_ms)) do
+  local fence, task = string.match(member, '^(%d+) (.+)$')
+  call('ZREM', HISTORY, member)
+  if task then drop_tenure(task, fence) end
+end
+if ARG.pressed == '1' then give_way(function() return false end) end
 
 for _, task in ipairs(due(ON_HOLD, NOW)) do
   local rec = meet(task)
@@ -143,15 +192,18 @@ end
 local function weigh()
   local sum, met = 0, {}
   let_holder_write()
-  for _, index in ipairs({':live', ':lapsed', ':done', ':ended', ':damaged', ':listed', ':on-hold'}) do
-    for _, task in ipairs(call('ZRANGE', PREFIX .. index, 0, -1)) do
+  for _, index in ipairs({':live', ':lapsed', ':done', ':ended', ':damaged', ':listed', ':on-hold', ':history'}) do
+    for _, task in ipairs(redis.pcall('ZRANGE', PREFIX .. index, 0, -1)) do
+      if index == ':history' then task = string.match(task, '^%d+ (.+)$') or '' end
       local record = not met[task] and redis.pcall('GET', RECORD .. task)
       if type(record) == 'string' then
         sum = sum + weight(task, #record)
         each_face(task, texts(record) or {}, find_again)
       end
       if not met[task] then
-        for _, tenure in ipairs(redis.pcall('LRANGE', PREFIX .. ':tenures:' .. task, 0, -1)) do sum = sum + #tenure end
+        for _, tenure in ipairs(redis.pcall('LRANGE', PREFIX .. ':tenures:' .. task, 0, -1)) do
+          sum = sum + tenure_weight(task, tenure)
+        end
       end
       met[task] = true
       for _, kind in ipairs(index == ':listed' and {':listing:', ':text:'} or {}) do
@@ -174,7 +226,7 @@ end
 if more == '' and live_now + many_lapsed + many_done == 0 and TOLD == 0 and call(
     'EXISTS', PREFIX .. ':ended', PREFIX .. ':endings', PREFIX .. ':losers', PREFIX .. ':queued',
     PREFIX .. ':damaged', PREFIX .. ':parked', PREFIX .. ':review', PREFIX .. ':listed',
-    PREFIX .. ':deliveries', ON_HOLD) == 0 and not project_hold then
+    PREFIX .. ':deliveries', PREFIX .. ':past', HISTORY, ON_HOLD) == 0 and not project_hold then
   -- A fence that is given later is larger than the last one without that being known: it is the time.
   if (number(kept[3]) or 0) < math.max(NOW_US, WITNESS_US) then
     call('DEL', META, EVENTS)

@@ -18,6 +18,7 @@
 --- @include past.lua
 --- @include faces.lua
 --- @include tenure.lua
+--- @include room.lua
 
 local told = look_at_losses()
 local KEPT = {'title', 'priority', 'needs', 'tags', 'url', 'source', 'attempts'}

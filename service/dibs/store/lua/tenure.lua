@@ -34,7 +34,10 @@ local function transition(task, rec, to, old)
   local failed = used_up(rec, tonumber(rec.failures or '0'))
   if not old then
     let_holder_write()
-    if from ~= to then count_failure(rec, from, to) end
+    if from ~= to then
+      count_failure(rec, from, to)
+      count_time(rec, to)
+    end
   end
   rec.state = to
   if entered == ':live' or to == 'lapsed' then rec.due = text(rec.due_at) end
@@ -130,8 +133,8 @@ local function save_again(task, rec)
   if index and index ~= ':live' then call('ZADD', PREFIX .. index, rec.ended, task) end
 end
 
--- Drop all that is kept of a tenure that is over.
-local function forget(task, rec)
+-- Drop the record of a tenure that is over; the tenure goes into the history, but for a `whole` end.
+local function forget(task, rec, whole)
   let_holder_write()
   settle(task, rec)
   -- A field of META has the names that look alike, a line each, by their skeleton. A record keeps it
@@ -146,6 +149,7 @@ local function forget(task, rec)
     call('HSET', META, alike, table.concat(kept, '\n'))
   end
   call('DEL', RECORD .. task, PREFIX .. ':queue:' .. task)
+  if not whole and not rec.damaged and rec.owner then keep_tenure(task, rec, RULES.tenures_kept) end
   each_face(task, rec, drop_face)
   if SIZES[task] then GREW, SIZES[task] = GREW - weight(task, SIZES[task]), nil end
   call('SREM', PREFIX .. ':queued', task)
@@ -159,7 +163,7 @@ local function forget(task, rec)
   end
   if rec.state == 'lapsed' then call('HDEL', LOST .. rec.owner, task) end
   if rec.state == 'done' then tell_dependents(task, 1) end
-  local tenures, entry = PREFIX .. ':tenures:' .. task, rec.damaged and listing(task)
+  local entry = rec.damaged and listing(task)
   if rec.damaged and (entry or call('HEXISTS', HOLDS_KEPT, task) == 1) then
     local anew = {
       state = 'new', listed = entry and (entry.dropped and 'dropped' or '1') or nil, most = entry and entry.attempts,
@@ -167,8 +171,6 @@ local function forget(task, rec)
     }
     save(task, anew)
     set_ready(task, anew, entry)
-  else
-    forget_past(task)
   end
   if rec.damaged then tell_dependents(task) end
 end

@@ -1,0 +1,178 @@
+"""history: the tenures that ended in a span of days, as a page or all of them as CSV."""
+
+import csv
+import io
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from pydantic import BeforeValidator, Field
+
+from dibs import outcomes as o
+from dibs import responses
+from dibs.acts.act import Act
+from dibs.acts.list_ import open_cursor, seal_cursor
+from dibs.requests import Errors, Request, as_schema, fault
+from dibs.responses import Reply
+from dibs.store import Store
+from dibs.store.scripts import Declaration
+from dibs.streams import Streams
+from dibs.words import MAX_FENCE, Project, Refused, Task
+
+PAGE = 200
+DAY_S = 86_400
+CSV = "text/csv; header=present"
+COLUMNS = (
+    *("task", "outcome", "by", "ref", "label", "branch", "pr", "acquired_at", "ended_at"),
+    *("held_seconds", "parked_seconds", "attempt", "fence", "reason", "note", "url"),
+)
+"""Of the CSV; new ones come at the end."""
+_FORMULA = tuple("=+-@\t\r\n")
+"""What begins a formula in a spreadsheet, which would run what a session wrote (OWASP)."""
+_CURSOR = r"[0-9]{1,16} [1-5] .{1,900}"
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+
+def _day(value: object) -> date | None:
+    if value in ("", None) or isinstance(value, date):
+        return value or None  # type: ignore[return-value]
+    try:
+        if isinstance(value, str) and _DAY.fullmatch(value):
+            found = date.fromisoformat(value)
+            if found.year >= 1970:
+                return found
+    except ValueError:
+        pass
+    raise Refused("This is a day as 2026-11-30, of UTC; there is none like that.")
+
+
+Day = Annotated[
+    date | None, BeforeValidator(_day), as_schema(type="string", pattern=rf"^({_DAY.pattern})?$")
+]
+
+
+class SpanQuery(Request):
+    """GET history.csv: from which day to which, both included; where one is missing, all."""
+
+    since: Day = None
+    until: Day = None
+
+    @classmethod
+    def also(cls, given: dict[str, Any]) -> Errors:
+        """See Request."""
+        try:
+            since, until = _day(given.get("since")), _day(given.get("until"))
+        except Refused:
+            return []  # it is said of the field
+        if since and until and since > until:
+            return [fault("since", "The span ends before it begins: since is after until.")]
+        return []
+
+
+class HistoryQuery(SpanQuery):
+    """GET history."""
+
+    limit: int = Field(PAGE, ge=1, le=PAGE)
+    cursor: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$", max_length=1500)] = ""
+
+
+class Arguments(NamedTuple):
+    """The arguments of history.lua."""
+
+    from_ms: str
+    to_ms: str
+    most: str
+    cursor: str
+
+
+SCRIPT = Declaration("history", Arguments, rates="none")
+
+
+async def page(store: Store, project: Project, query: HistoryQuery) -> o.History:
+    """Return a page of tenures. Raises StoreDown, and Refused for a cursor that no page gave."""
+    cursor = open_cursor(query.cursor, _CURSOR)
+    from_s, to_s = _seconds(query)
+
+    def arguments() -> Arguments:
+        from_ms, to_ms = store.clock.facts.lease_span(from_s, to_s)
+        return Arguments(str(from_ms), str(min(to_ms, MAX_FENCE)), str(query.limit), cursor)
+
+    _, read, rest = await store.run(SCRIPT, project, None, arguments)
+    onwards, *rows = rest
+    tenures = (
+        o.TaskTenure(task=Task(task), **msgspec.structs.asdict(read.ended(kept)))
+        for task, kept in rows
+    )
+    return o.History(
+        tuple(one for one in tenures if from_s <= one.ended_at.timestamp() < to_s),
+        seal_cursor(onwards) if onwards else None,
+    )
+
+
+def _seconds(query: SpanQuery) -> tuple[int, int]:
+    """Return the instants between which the days lie."""
+    first, last = query.since or date(1970, 1, 1), query.until or date(9999, 12, 31)
+    from_s, to_s = (
+        int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) for day in (first, last)
+    )
+    return from_s, to_s + DAY_S
+
+
+def answer(found: o.History) -> Reply:
+    """Answer a page."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    return responses.ok({"tenures": found.tenures, "cursor": found.cursor, "server_time": now})
+
+
+async def export(
+    store: Store, streams: Streams, project: Project, query: SpanQuery
+) -> AsyncIterator[bytes]:
+    """Yield all tenures of a span as CSV, a page at a time.
+
+    What fails in the midst ends the answer without its end, so that nobody takes it for whole.
+    """
+    asked, before, begun = HistoryQuery(since=query.since, until=query.until), set[int](), False
+    while True:
+        async with streams.exporting():
+            found = await page(store, project, asked)
+        news = [one for one in found.tenures if one.fence not in before]
+        yield as_csv([*([] if begun else [COLUMNS]), *map(as_row, news)])
+        if not found.cursor:
+            return
+        begun, before = True, {one.fence for one in found.tenures}
+        asked = asked.model_copy(update={"cursor": found.cursor})
+
+
+def as_row(tenure: o.TaskTenure) -> list[str]:
+    """Return a tenure as the cells of COLUMNS."""
+    facts = {**responses.builtin(tenure), **responses.builtin(tenure.holder)}
+    return [_cell(facts[name]) for name in COLUMNS]
+
+
+def _cell(value: object) -> str:
+    """Return a value as text that no spreadsheet takes for a formula."""
+    text = "" if value is None else str(value)
+    return "'" + text if isinstance(value, str) and text.startswith(_FORMULA) else text
+
+
+def as_csv(rows: Iterable[Sequence[str]]) -> bytes:
+    """Return rows as RFC 4180 has them."""
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
+
+
+ACT = Act(
+    name="history",
+    path="history",
+    summary="The tenures that ended in a span of days, the first to end leading.",
+    request=HistoryQuery,
+    success={200: ("History",)},
+    problems=("bad-session",),
+    run=page,
+    answer=answer,
+    method="GET",
+    caller="reader",
+)

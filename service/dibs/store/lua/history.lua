@@ -1,0 +1,97 @@
+-- history.lua: the tenures of a project that ended in a span of time, the first to end leading. Changes nothing.
+--
+-- ARG.from_ms  .to_ms: lease time, the latter not included   .most tenures to give
+-- ARG.cursor: '' or "when index member", the last one that the page before looked at
+--
+-- {'history', now, cursor | '', {task, tenure as JSON}…}
+--   There may be more where there is a cursor, also where a page has none: it looks at so much at most.
+-- {'stalled', now}
+-- One that is moved from a record to the history between two pages may be there twice, none is missed.
+-- Safe to run twice: it only reads. O(log tenures + .most × tenures of a task), at most READ bytes.
+--- @include common.lua
+--- @include past.lua
+
+local READ = 4194304
+local from_ms, to_ms, most = ARG.from_ms, ARG.to_ms, tonumber(ARG.most)
+
+-- Where a tenure that is over may be found: what is due is in :live until somebody has settled it. A move from
+-- one to another goes to a later one.
+local INDEXES = {':live', ':lapsed', ':ended', ':done', ':history'}
+
+local cursor_at, cursor_index, cursor_member = string.match(ARG.cursor, '^(%d+) (%d) (.*)$')
+cursor_index = tonumber(cursor_index or '0')
+
+-- What an index has from the cursor on, and if there may be more of it.
+local function after(number)
+  local from, past, offset, found, flat = cursor_at or from_ms, number == cursor_index, 0, {}, nil
+  if number < cursor_index then from = '(' .. from end
+  repeat
+    flat = redis.pcall(
+      'ZRANGEBYSCORE', PREFIX .. INDEXES[number], from, '(' .. to_ms, 'WITHSCORES', 'LIMIT', offset, most + 1)
+    for i = 1, #flat, 2 do
+      if not (past and flat[i + 1] == cursor_at and flat[i] <= cursor_member) then
+        found[#found + 1] = {at = tonumber(flat[i + 1]), text = flat[i + 1], index = number, member = flat[i]}
+      end
+    end
+    offset = offset + most + 1
+  until #found > 0 or #flat < 2 * (most + 1)
+  return found, #found > 0 and #flat == 2 * (most + 1)
+end
+
+local function is_before(one, other)
+  if one.at ~= other.at then return one.at < other.at end
+  if one.index ~= other.index then return one.index < other.index end
+  return one.member < other.member
+end
+
+local read = 0
+
+local function record(task)
+  local rec = load(task)
+  read = read + (SIZES[task] or 0)
+  return rec.gone or rec
+end
+
+-- The task of an entry, and its tenure as JSON; nothing where it is over no more, or found elsewhere.
+local function open(entry)
+  if entry.index < #INDEXES then
+    local rec = record(entry.member)
+    if rec.damaged or not rec.owner or live(rec) ~= (entry.index == 1) or live(rec) and not overdue(rec) then return end
+    return entry.member, as_tenure(rec)
+  end
+  local fence, task = string.match(entry.member, '^(%d+) (.+)$')
+  if not task then return end
+  for _, kept in ipairs(redis.pcall('LRANGE', TENURES .. task, 0, -1)) do
+    read = read + #kept
+    if fence_of(kept) == fence then
+      if is_kept(kept) then return task, kept end
+      return
+    end
+  end
+  local rec = record(task)
+  if rec.fence ~= fence or live(rec) or rec.ended ~= entry.text then return end
+  if not call('ZSCORE', PREFIX .. INDEX[rec.state], task) then return task, as_tenure(rec) end
+end
+
+-- All of them in order, as far as no index may have more before the next one.
+local all, last = {}, nil
+for number = 1, #INDEXES do
+  local found, is_more = after(number)
+  for _, entry in ipairs(found) do all[#all + 1] = entry end
+  if is_more and (not last or is_before(found[#found], last)) then last = found[#found] end
+end
+table.sort(all, is_before)
+
+local reply = {'history', NOW_TEXT, ''}
+for i, entry in ipairs(all) do
+  local full = #reply - 3 >= most or read >= READ
+  if i > 1 and (full or last and is_before(last, entry)) then
+    local seen = all[i - 1]
+    reply[3] = seen.text .. ' ' .. seen.index .. ' ' .. seen.member
+    return reply
+  end
+  local task, kept = open(entry)
+  if task then reply[#reply + 1] = {task, kept} end
+end
+if last then reply[3] = last.text .. ' ' .. last.index .. ' ' .. last.member end
+return reply
