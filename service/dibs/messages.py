@@ -7,7 +7,7 @@ framed, and a name that is not one plain word is quoted. The client does the sam
 import json
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from dibs import outcomes as o
 from dibs.text import HIDDEN
@@ -17,6 +17,7 @@ CIRCLE_SHOWN = 20
 """Tasks of a circle that a sentence names."""
 QUOTED_MOST = 200
 """At most so many characters of a text that another party wrote."""
+_DAY_S = 86_400
 _HIDDEN = re.compile(f"[{HIDDEN}]")
 _WORD = re.compile(r"[A-Za-z0-9_.@:/#+-]{1,40}")
 UNSURE = "The store left an earlier try of this call unanswered; that try may have taken effect."
@@ -27,7 +28,10 @@ NO_ROOM = (
 
 
 def span(seconds: int) -> str:
-    """Return 90 as "1 min 30 s": two units at most."""
+    """Return 90 as "1 min 30 s": two units at most, days from two of them on."""
+    if seconds >= 2 * _DAY_S:
+        rest = seconds % _DAY_S // 3600
+        return f"{seconds // _DAY_S} days" + (f" {rest} h" if rest else "")
     for size, unit, smaller, small_unit in ((3600, "h", 60, "min"), (60, "min", 1, "s")):
         if seconds >= size:
             rest = seconds % size // smaller
@@ -36,8 +40,9 @@ def span(seconds: int) -> str:
 
 
 def clock(at: datetime) -> str:
-    """Return an instant for people, in UTC."""
-    return f"{at:%H:%M:%SZ}"
+    """Return an instant for people, in UTC; with its day where that may not be today."""
+    is_near = abs(at - datetime.now(UTC)) < timedelta(hours=12)
+    return f"{at:%H:%M:%SZ}" if is_near else f"{at:%Y-%m-%d %H:%MZ}"
 
 
 def quoted(text: str, most: int = QUOTED_MOST) -> str:
