@@ -46,8 +46,8 @@ class Room:
     """Memory for the large bodies of strangers, until they are dealt with.
 
     What has come counts, and not what is to come: who sends slowly keeps nobody out. Where it is
-    full, the body that has been coming for longest makes room, because a client that means it sends a
-    large body in less than a second.
+    full, the body that has been coming for longest makes room, because a client that means it
+    sends a large body in less than a second.
     """
 
     def __init__(self, most: int = ROOM) -> None:
