@@ -165,20 +165,16 @@ def _filled(text: str, rules: Rules | None, arguments: tuple[str, ...]) -> str:
     return rules.fill(text) if rules else text
 
 
-async def run_script(link: Link, script: Script, key: str, args: Any) -> list[Any]:
+def run_script(link: Link, script: Script, key: str, args: Any) -> Awaitable[list[Any]]:
     """Run `script` on `key`, loading it where the store does not know it (a restart, a flush)."""
-    reply: list[Any]
-    reply = await link.with_key(key, lambda server: _run(server, server.command, script, key, args))
-    return reply
+    return link.with_key(key, lambda server: _run(server, server.command, script, key, args))
 
 
-async def run_replicated(link: Link, script: Script, key: str, args: Any) -> tuple[list[Any], bool]:
+def run_replicated(
+    link: Link, script: Script, key: str, args: Any
+) -> Awaitable[tuple[list[Any], bool]]:
     """Run `script` on `key`; return its reply, and if enough replicas have what it wrote."""
-    reply: tuple[list[Any], bool]
-    reply = await link.with_key(
-        key, lambda server: _run(server, server.replicated, script, key, args)
-    )
-    return reply
+    return link.with_key(key, lambda server: _run(server, server.replicated, script, key, args))
 
 
 async def _run(
