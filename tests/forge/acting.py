@@ -11,7 +11,7 @@ from tests.harness import processes
 from tests.harness.services import Service
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "action/dibs_action.py"
+SCRIPT = Path(os.environ.get("DIBS_TEST_ACTION", ROOT / "action/dibs_action.py"))
 
 
 @dataclass(frozen=True)

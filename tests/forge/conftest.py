@@ -8,6 +8,7 @@ from tests.harness.services import Service, running
 from tests.http.conftest import Caller
 
 TEAM, CI = "team-key-for-the-forge-tests", "ci-key-for-the-forge-tests"
+ADMIN = "admin-key-for-the-forge-tests"
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +17,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     env = {
         "DIBS_TEAM_KEY": TEAM,
         "DIBS_CI_KEY": CI,
+        "DIBS_ADMIN_KEY": ADMIN,
         "DIBS_GITHUB_SECRET": f"{OLD_SECRET},{SECRET}",
         "DIBS_GITHUB_LABEL": "agents",
         "DIBS_GITHUB_PROJECTS": "Forge/Named=chosen.name",

@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import jsonschema_rs
 import pytest
 from tests.client.parts import client_module
@@ -135,6 +136,17 @@ def test_a_body_that_is_too_large_is_said_to_be(service: Service) -> None:
 def test_a_delivery_without_its_headers_is_refused(service: Service, name: str) -> None:
     answer = deliver(service, pull("forge/x", "opened"), "pull_request", headers={name: None})
     assert problem_of(answer, 422, "invalid")["errors"][0]["field"] == name
+
+
+@pytest.mark.parametrize("name", ["X-Hub-Signature-256", "X-GitHub-Event", "X-GitHub-Delivery"])
+def test_a_header_of_a_delivery_that_stands_there_twice_is_refused(
+    service: Service, name: str
+) -> None:
+    body = json.dumps(RECORDED["ping"]).encode()
+    sent = {"X-GitHub-Event": "ping", "X-GitHub-Delivery": "d-1", **signed(body)}
+    twice = [*sent.items(), (name, sent[name]), ("Content-Type", "application/json")]
+    answer = httpx.post(f"{service.url}/hooks/github", content=body, headers=twice)
+    assert problem_of(answer, 422, "invalid")["errors"][0]["field"].lower() == name.lower()
 
 
 # What it is about

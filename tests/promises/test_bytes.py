@@ -356,7 +356,9 @@ async def test_a_damaged_record_leaves_no_branch_behind(desk: Desk, cut: int) ->
     kept = await ask("GET", f"{prefix}:task:T-1")
     await ask("SET", f"{prefix}:task:T-1", kept[: max(0, len(kept) - cut)])
     assert isinstance(await desk.break_("T-1", 1), o.Ended)
-    await acting.resolve(desk.store, desk.project, pr="https://e.org/pull/1", branch="feat/one")
+    if cut > 7:  # nothing says what it was on: who looks for that finds out
+        face = {"pr": "https://e.org/pull/1", "branch": "feat/one"}
+        assert isinstance(await acting.resolve(desk.store, desk.project, **face), o.Unmatched)
     await desk.store.sweep(desk.project)
     assert await sums(desk) == await weighed(desk)
     assert [key for key in await left(desk) if ":branch:" in key or ":pr:" in key] == []

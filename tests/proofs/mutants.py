@@ -21,7 +21,7 @@ from tests.proofs.mutations import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
 SERVICE = ROOT / "service" / "dibs"
-CLIENT, SKILL = ROOT / "client", ROOT / "skill"
+CLIENT, SKILL, ACTION = ROOT / "client", ROOT / "skill", ROOT / "action"
 MOST_S = 240
 
 
@@ -35,9 +35,11 @@ class Verdict:
 
 
 def copied(folder: str) -> Path:
-    """The service, the client and the skill, as the package has them: what is served is there."""
+    """The service, the client and the skill, as the package has them: what is served is there. And
+    the action."""
     copy = Path(folder) / "dibs"
-    for part, where in ((SERVICE, copy), (CLIENT, copy / "client"), (SKILL, copy / "skill")):
+    parts = {part: copy / part.name for part in (CLIENT, SKILL, ACTION)}
+    for part, where in {SERVICE: copy, **parts}.items():
         shutil.copytree(part, where, ignore=shutil.ignore_patterns("__pycache__"))
     return copy
 
@@ -62,6 +64,8 @@ def first_failure(mutant: Mutant, folder: str) -> str:
     env = os.environ | {"PYTHONPATH": folder, "DIBS_PROOF_SHRINK": "0"}
     if mutant.file.startswith("client/"):
         env |= {"DIBS_TEST_CLIENT": str(Path(folder) / "dibs/client/dibs.py")}
+    if mutant.file.startswith("action/"):
+        env |= {"DIBS_TEST_ACTION": str(Path(folder) / "dibs" / mutant.file)}
     try:
         ran = processes.run(
             [*command, *mutant.tests],
