@@ -1512,8 +1512,7 @@ MUTANTS = [
         "a record that nobody can read is a free task",
         "store/lua/common.lua",
         "a damaged record is never granted",
-        "    return {damaged = true, state = 'damaged', owner = '', due_at = 0, "
-        "place = place, like = like}\n",
+        "    return left\n",
         "    return {}\n",
         DAMAGE,
     ),
