@@ -127,7 +127,8 @@ def test_a_span_is_of_whole_days_of_utc_both_included(ann: Caller) -> None:
     day, before, after = (f"{now + timedelta(days=n):%Y-%m-%d}" for n in (0, -1, 1))
     spans = [({}, 1), ({"since": before, "until": after}, 1), ({"since": after}, 0)]
     spans += [({"until": before}, 0), ({"since": before, "until": before}, 0)]
-    spans += [({"since": day}, 1)] if f"{datetime.now(UTC):%Y-%m-%d}" == day else []
+    this_day: list[dict[str, str]] = [{"since": day}, {"since": day, "until": day}]
+    spans += [(span, 1) for span in this_day] if f"{datetime.now(UTC):%Y-%m-%d}" == day else []
     for span, many in spans:
         assert len(rows_of(ann.get("history.csv", **span))) == many, span
         assert len(ann.get("history", **span).json()["tenures"]) == many, span

@@ -158,6 +158,17 @@ async def test_time_after_a_lapse_counts_for_nothing(desk: Desk) -> None:
 
 
 @quick
+async def test_a_claim_that_was_only_held_and_came_back_counts_both_its_times(desk: Desk) -> None:
+    held = await desk.granted(desk.ann, "T-1")
+    await desk.pass_time(50)
+    await desk.beat(desk.ann, "T-1", held.fence)
+    await desk.pass_time(5)
+    await desk.release(desk.ann, "T-1")
+    [tenure] = await tenures(desk, "T-1")
+    assert abs(tenure.held_seconds - 25) <= 2, tenure
+
+
+@quick
 async def test_a_claim_that_is_only_held_keeps_no_word_of_it(desk: Desk) -> None:
     await desk.granted(desk.ann, "T-1")
     await desk.pass_time(10)
@@ -288,8 +299,9 @@ async def test_what_was_done_a_day_ago_gives_way_unless_it_is_listed(desk: Desk)
 async def test_where_the_store_has_little_memory_left_history_goes_and_nothing_else(
     desk: Desk,
 ) -> None:
-    await acting.tasks(desk.store, desk.project, desk.ann, [{"task": "L-1"}])
+    await acting.tasks(desk.store, desk.project, desk.ann, [{"task": "L-1"}, {"task": "L-2"}])
     await finish(desk, "L-1", "done")
+    await finish(desk, "L-2", "abandoned")
     await finish(desk, "old", "done")
     await finish(desk, "older")
     await desk.pass_time(QUICK.retention_ms / 1000 + 1)
@@ -299,8 +311,10 @@ async def test_where_the_store_has_little_memory_left_history_goes_and_nothing_e
     await sweep(desk, pressed=True)
     await sweep(desk, pressed=True)
     assert await ended(desk) == ["L-1 done", "young done"]
-    states = {task: (await desk.show(task)).state for task in ("L-1", "old", "young", "held")}
-    assert states == {"L-1": "done", "old": "free", "young": "done", "held": "held"}
+    tasks = ("L-1", "L-2", "old", "young", "held")
+    states = [(await desk.show(task)).state for task in tasks]
+    assert states == ["done", "ready", "free", "done", "held"]
+    assert (await desk.show("L-2")).previous, "who had it is known as long as it is listed"
     assert await sums(desk) == await weighed(desk)
 
 
