@@ -204,7 +204,8 @@ def verify(service, pull, mode):
     claims = service.claims_of(pull)
     on_it = [one for one in claims if one.get("pr") == pull.url.lower()]
     if on_it or len(claims) == 1:
-        return "; ".join(f"{one['task']} is {one['state']}, by {who(one)}" for one in claims[:5])
+        shown = [(one, one["state"].replace("review", "in review")) for one in claims[:5]]
+        return "; ".join(f"{one['task']} is {state}, by {who(one)}" for one, state in shown)
     how = "Write the line `Dibs: TASK FENCE` into its description, or say `dibs review TASK --pr`"
     raise Stop(f"No task is claimed for this pull request. {how}.", mode == "require")
 
