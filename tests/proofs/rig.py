@@ -354,9 +354,9 @@ class Rig:
     def crash_during(self, call: Call, turns: int, *, after: bool = False) -> None:
         """Kill the store `turns` of the event loop after an act began; then ask for it again.
 
-        `after`: the store has done by then what it was sent (it answers another connection), and
-        nobody reads the answer. Whether it took effect, what lies in the store tells: all of it or
-        nothing.
+        `after`: the act has been sent and the store has done it (it answers another connection),
+        and nobody reads the answer. Whether it took effect, what lies in the store tells: all of
+        it or nothing.
         """
         self.tick()
 
@@ -365,6 +365,9 @@ class Rig:
             for _ in range(turns):
                 await asyncio.sleep(0)
             if after:
+                while not self.link.runs and not asking.done():
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0)  # what is sent in a turn leaves at its end
                 self.server.raw.ping()
                 asking.cancel()
             self.server.kill()
