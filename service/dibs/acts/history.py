@@ -40,16 +40,16 @@ def _day(value: object) -> date | None:
         return value or None  # type: ignore[return-value]
     try:
         if isinstance(value, str) and _DAY.fullmatch(value):
-            found = date.fromisoformat(value)
-            if found.year >= 1970:
-                return found
+            return date.fromisoformat(value)
     except ValueError:
         pass
     raise Refused("This is a day as 2026-11-30, of UTC; there is none like that.")
 
 
 Day = Annotated[
-    date | None, BeforeValidator(_day), as_schema(type="string", pattern=rf"^({_DAY.pattern})?$")
+    date | None,
+    BeforeValidator(_day),
+    as_schema(anyOf=[{"type": "string", "format": "date"}, {"type": "string", "maxLength": 0}]),
 ]
 
 
@@ -117,7 +117,7 @@ def _seconds(query: SpanQuery) -> tuple[int, int]:
     from_s, to_s = (
         int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) for day in (first, last)
     )
-    return from_s, to_s + DAY_S
+    return max(from_s, 0), max(to_s + DAY_S, 0)
 
 
 def answer(found: o.History) -> Reply:

@@ -126,6 +126,7 @@ class V1(Controller):
     ) -> responses.Reply:
         """List the tenures that ended in a span of days."""
         name = in_project(project)
+        reader(request)  # a session that is none is told so everywhere
         query = history.HistoryQuery.of(requests.query(request.scope["query_string"]), [])
         try:
             page = await history.page(claims.store, name, query)
