@@ -227,9 +227,8 @@ async def test_a_live_claim_with_all_its_facts_takes_at_most_900_bytes(
     async def fill(name: str, count: int) -> None:
         for first in range(0, count, 500):
             tasks = [f"{name}-{number:06}" for number in range(first, first + 500)]
-            own = [{"branch": f"claude/fix-login-redirect-{task}"} for task in tasks]
-            each = zip(tasks, own, strict=True)
-            await asyncio.gather(*(grant(store, task, **facts) for task, facts in each))
+            branch = "claude/fix-login-redirect-"
+            await asyncio.gather(*(grant(store, task, branch=branch + task) for task in tasks))
 
     await fill("warm", 12_000)  # the stream of events is as long as it gets
     _without_rates(server)
