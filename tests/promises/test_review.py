@@ -69,20 +69,40 @@ async def test_what_a_session_does_for_all_its_claims_leaves_a_review_alone(desk
 
 
 @quick
-async def test_who_goes_on_with_a_reviewed_task_has_the_time_of_work_and_max_hold_anew(
+async def test_who_goes_on_with_a_reviewed_task_has_max_hold_anew_and_keeps_it_for_the_verdict(
     desk: Desk,
 ) -> None:
     held = await desk.granted(desk.ann, "T-1")
     await desk.pass_time(15)
-    await review(desk, desk.ann, "T-1")
+    in_review = await review(desk, desk.ann, "T-1")
     await desk.pass_time(100)
     again = await desk.granted(desk.ann, "T-1")
-    assert (again.fence, again.state, again.expires_in) == (held.fence, "held", 20)
+    assert (again.fence, again.state, again.ttl) == (held.fence, "held", 20)
+    assert again.expires_at == in_review.expires_at
     for _ in range(4):
         await desk.pass_time(14)
-        await desk.beat(desk.ann, "T-1")
-    assert (await desk.show("T-1")).state == "held"
+        await desk.beat(desk.ann, "T-1", state="working")
+    assert (await desk.show("T-1")).expires_at == in_review.expires_at
     assert "resumed T-1" in await desk.events()
+    await desk.pass_time(300)  # its session died, and the pull request is still open
+    assert (await desk.refused(desk.bob, "T-1")).verdict == "held"
+    await resolve(desk, pr=PR, outcome="merged")
+    assert (await desk.show("T-1")).state == "done"
+
+
+@pytest.mark.parametrize("state", ["working", "parked"])
+async def test_who_goes_on_with_a_reviewed_task_and_ends_all_leaves_it_in_review(
+    desk: Desk, state: str
+) -> None:
+    await desk.granted(desk.ann, "T-1")
+    await desk.granted(desk.ann, "T-2")
+    await review(desk, desk.ann, "T-1")
+    await desk.beat(desk.ann, "T-1", state=state)
+    ended = await desk.release(desk.ann, None)
+    assert [each.task for each in ended.releases] == ["T-2"]
+    assert (await desk.refused(desk.bob, "T-1")).claim.state == "review"
+    ended = await desk.release(desk.ann, "T-1")
+    assert [each.state for each in ended.releases] == ["free"], "who names it, ends it"
 
 
 async def test_a_pull_request_may_be_told_with_any_act_of_the_holder(desk: Desk) -> None:

@@ -65,12 +65,13 @@ def task_facts(rec: dict[str, str]) -> dict[str, Any]:
     facts |= {"label": rec.get("label", ""), "note": rec.get("note", "")}
     facts |= {"grants": int(rec.get("grants", 1)), "failures": int(rec.get("failures", 0))}
     facts |= list_facts | {"merged": "merged" in rec}
+    facts |= {"open_until": int(rec.get("open_until", 0))}
     return facts | {"ended": int(rec.get("ended", 0)), "turns_from": int(rec.get("turns_from", 0))}
 
 
 def tenure_facts(tenure: Tenure) -> dict[str, Any]:
     names = "fence ttl due since beat grants state owner lapses failures label note merged ended"
-    names += " turns_from"
+    names += " turns_from open_until"
     return {name: getattr(tenure, name) for name in names.split()}
 
 

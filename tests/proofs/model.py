@@ -113,7 +113,7 @@ class Model(People):
     ) -> Answer:
         ours = [each for each in self.met(task) if self.ours(each)]
         if not task:
-            ours = [t for t in ours if seen.state(self, t) != "review"]
+            ours = [each for each in ours if not self.waits_for_verdict(each)]
         if not task or (ours and fence in (None, self.tasks[task].fence)):
             return "ended", [self.end(each, outcome, note, pr=pr) for each in ours]
         already = self.gave_up(task, fence)
@@ -122,6 +122,15 @@ class Model(People):
         if already:
             return "ended", [(task, seen.state(self, task), True)]
         return self.not_mine(task, fence, moved=bool(ours))
+
+    def waits_for_verdict(self, task: str) -> bool:
+        """In review, or put back into it by whoever goes: it may be worked on again."""
+        tenure = self.tasks[task]
+        if tenure.state not in HELD or self.overdue(tenure):
+            return False
+        if tenure.state != "review" and tenure.open_until > self.now:
+            self.keep(task, None, "review")
+        return tenure.state == "review"
 
     def break_(self, task: str, fence: int | None, reason: str, by: str, hold: bool) -> Answer:
         tenure = self.meet(task)

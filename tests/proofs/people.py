@@ -161,6 +161,7 @@ class People(Queues):
         tenure.log.append((self.now, to))
         if to == "review":
             tenure.due, tenure.beat = self.now + self.rules.review_ms, self.now
+            tenure.open_until = tenure.due
             tenure.ended = 0
             if was in failed:
                 self.tell("revived", task, tenure.owner)

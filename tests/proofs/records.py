@@ -88,6 +88,8 @@ class Tenure:
     """Tenures before it that failed, and this one where it did."""
     anew: int = 0
     """Since when max_hold counts, where it came back from its review."""
+    open_until: int = 0
+    """Until when its pull request is waited for, whatever it does meanwhile."""
     pr: str = ""
     branch: str = ""
     was: str = ""

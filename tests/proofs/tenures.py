@@ -213,6 +213,9 @@ class Tenures:
         if state == "review":
             span, limit = self.rules.review_ms, self.now + self.rules.review_ms
         tenure.due = max(due, min(self.now + span, limit))
+        if state == "review":
+            tenure.open_until = tenure.due
+        tenure.due = max(tenure.due, tenure.open_until)
         tenure.state, tenure.beat = state, self.now
         tenure.log.append((self.now, state))
         tenure.label, tenure.note = label or tenure.label, note or tenure.note

@@ -65,11 +65,18 @@ if one ~= '' then
   return answer('not-mine', told, view(one, rec), why, loss)
 end
 
+-- What is in review, or was and is worked on again, outlives its session: who ends that names the task.
+local function waits(task, rec)
+  if not live(rec) or overdue(rec) then return false end
+  local open = (number(rec.open_until) or 0) > NOW
+  if open and rec.state ~= 'review' then keep(task, rec, {state = 'review'}) end
+  return open or rec.state == 'review'
+end
+
 local reply = {'ended', NOW_TEXT, told}
 for _, task in ipairs(own_tasks()) do
   local rec = meet(task)
-  -- What is in review outlives its session: who ends that names the task.
-  if rec.owner == SESSION and (live(rec) and (rec.state ~= 'review' or overdue(rec)) or rec.state == 'lapsed') then
+  if rec.owner == SESSION and (live(rec) or rec.state == 'lapsed') and not waits(task, rec) then
     reply[#reply + 1] = release(task, rec)
   end
 end

@@ -104,6 +104,7 @@ local is_loss = rec.state == 'lapsed' or to == 'review' and rec.state == 'reject
 local held_before, done_before = live(rec), rec.state == 'done'
 if to == 'review' then
   rec.due_at = NOW + RULES.review_ms
+  rec.open_until = text(rec.due_at)
   rec.beat = NOW_TEXT
 end
 let_holder_write()

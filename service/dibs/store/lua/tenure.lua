@@ -219,10 +219,13 @@ local function keep(task, rec, change)
     rec.anew, rec.due_at = NOW_TEXT, 0  -- it is work again, and has the time of work
   end
   if change.resume then rec.due_at = math.min(rec.due_at, NOW + span) end
-  -- Never earlier than the deadline that the holder already has, and never past max_hold.
+  -- Never earlier than the deadline that the holder already has, and never past max_hold; but while its
+  -- pull request may be open, a session that goes on and dies leaves the task to nobody else (rule 22).
   local limit = held_from(rec) + RULES.max_hold_ms
   if to == 'review' then span, limit = RULES.review_ms, NOW + RULES.review_ms end
   rec.due_at = math.max(rec.due_at, math.min(NOW + span, limit))
+  if to == 'review' then rec.open_until = text(rec.due_at) end
+  rec.due_at = math.max(rec.due_at, number(rec.open_until) or 0)
   rec.beat = NOW_TEXT
   for _, field in ipairs({'note', 'label', 'url'}) do
     if change[field] and change[field] ~= '' then rec[field] = change[field] end
