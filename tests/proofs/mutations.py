@@ -2534,8 +2534,8 @@ MUTANTS = [
         "a span without its last day",
         "acts/history.py",
         "a span has the days that it names",
-        "return from_s, to_s + DAY_S",
-        "return from_s, to_s",
+        "return max(from_s, 0), max(to_s + DAY_S, 0)",
+        "return max(from_s, 0), max(to_s, 0)",
         ("tests/http/test_history.py",),
     ),
     Mutant(

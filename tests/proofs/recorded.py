@@ -33,9 +33,13 @@ if __name__ == "__main__":
     plain = scripts.Script.load
 
     def load(
-        name: str, rules: Rules | None = None, arguments: tuple[str, ...] = ()
+        name: str,
+        rules: Rules | None = None,
+        arguments: tuple[str, ...] = (),
+        *,
+        often: bool = False,
     ) -> scripts.Script:
-        script = plain(name, rules, arguments)
+        script = plain(name, rules, arguments, often=often and name not in WRITTEN)
         return wrapped(script) if name in WRITTEN else script
 
     scripts.Script.load = load  # type: ignore[method-assign,assignment]
