@@ -90,6 +90,17 @@ async def test_who_goes_on_with_a_reviewed_task_has_max_hold_anew_and_keeps_it_f
     assert (await desk.show("T-1")).state == "done"
 
 
+@quick
+async def test_who_goes_on_when_a_review_is_nearly_over_has_the_time_of_work(desk: Desk) -> None:
+    await desk.granted(desk.ann, "T-1")
+    in_review = await review(desk, desk.ann, "T-1")
+    await desk.pass_time(in_review.expires_in - 5)
+    for _ in range(3):
+        await desk.beat(desk.ann, "T-1")
+        await desk.pass_time(14)
+    assert (await desk.show("T-1")).state == "held"
+
+
 @pytest.mark.parametrize("state", ["working", "parked"])
 async def test_who_goes_on_with_a_reviewed_task_and_ends_all_leaves_it_in_review(
     desk: Desk, state: str

@@ -10,7 +10,7 @@ from tests.harness import processes
 from tests.harness.services import running
 
 IS_SHORT = os.environ.get("DIBS_PROOF_FORM") == "short"
-EXAMPLES = int(os.environ.get("DIBS_PROOF_EXAMPLES", "15" if IS_SHORT else "30"))
+EXAMPLES = int(os.environ.get("DIBS_PROOF_EXAMPLES", "15" if IS_SHORT else "20"))
 """For each call, in each of schemathesis's phases that make random ones."""
 SEED = os.environ.get("DIBS_PROOF_SEED", "1")
 ROOT = Path(__file__).parents[2]

@@ -181,6 +181,15 @@ class Contract(RuleBasedStateMachine):
         for who in range(len(self.rig.sessions)):
             self.do(self.rig.claim, who, task, queue=True)
 
+    @rule(task=task)
+    def somebody_comes_before_the_head_of_a_queue(self, task: str) -> None:
+        self.everything_goes_on()
+        for who in range(3):
+            self.do(self.rig.claim, who, task, queue=who == 1, reopen=True)
+        for who in (0, 2):
+            self.do(self.rig.release, who, task)
+        self.do(self.rig.claim, 2, task)
+
     @rule(task=task, fence=fences, hold=st.sampled_from([False, False, True]))
     def break_(self, task: str, fence: str, hold: bool) -> None:
         number = self.fence(task, fence) or self.fence(task, "right")
@@ -489,7 +498,7 @@ def test_no_history_makes_the_store_differ_from_the_contract(server: Server) -> 
     run_state_machine_as_test(
         Contract,
         settings=settings(
-            max_examples=CASES or (50 if IS_SHORT else 110),
+            max_examples=CASES or (50 if IS_SHORT else 80),
             derandomize=not CASES,
             stateful_step_count=STEPS,
             deadline=None,
