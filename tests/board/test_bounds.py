@@ -101,17 +101,18 @@ def test_a_glance_at_all_projects_costs_as_much_whatever_they_hold(tmp_path: Pat
                 lambda: f"many.{PROJECTS - 1}" in running.ask("GET", "/")[1],
                 "the page has them all",
             )
-            few = least_commands(running, store)
+            few = commands_of_readings(running, store)
             team = Team(running)
             for number in range(PROJECTS):
                 team.project = f"many.{number}"
                 team.many(300)
-            many = least_commands(running, store)
-            assert many <= few + 5
+            many = commands_of_readings(running, store)
+            # One that began before it was counted has fewer, one that a sweep came into has more.
+            assert min(many) <= max(few) + 5
 
 
-def least_commands(running: Running, store: redis.Redis) -> int:
-    """How many commands a reading of all projects takes; the service's own come beside it. A page
+def commands_of_readings(running: Running, store: redis.Redis) -> list[int]:
+    """How many commands readings of all projects take; the service's own come beside it. A page
     from what was read a moment ago takes fewer, and is no reading."""
     found: list[int] = []
 
@@ -124,7 +125,7 @@ def least_commands(running: Running, store: redis.Redis) -> int:
         return len(found) >= 4
 
     until(was_read_often, "the projects are read")
-    return min(found)
+    return found
 
 
 @pytest.fixture
