@@ -1175,7 +1175,7 @@ def about_loss(loss, is_brief=False):
     """T-1 was lost: lapsed at 12:31Z, now with ann (ref 9c1e5f03ab), note …; if `is_brief` without
     a word of another party."""
     by, reason, task = loss.get("by") or {}, loss["reason"], word(loss["task"])
-    text = f"{task} was lost: {reason if reason in LOSSES else 'ended'} at {loss['at'][11:16]}Z"
+    text = f"{task} was lost: {reason if reason in LOSSES else 'ended'} at {moment_of(loss['at'])}"
     if is_brief:
         text += ", by a person" if reason == "broken" and not by.get("ref") else ""
         by = {"ref": by["ref"]} if by.get("ref") else {}
@@ -1591,8 +1591,8 @@ def about_grant(claim, before, any_of):
     is_old = before.get(claim["task"]) == claim["fence"]
     if not is_old and claim.get("heartbeat_at") == claim.get("acquired_at"):
         return about_claim(claim) + about_title(claim)
-    since, until = (str(claim.get(name))[11:16] for name in ("acquired_at", "expires_at"))
-    text = f"{word(claim['task'])}: yours since {since}Z, by this session, until {until}Z"
+    since, until = (moment_of(str(claim.get(name))) for name in ("acquired_at", "expires_at"))
+    text = f"{word(claim['task'])}: yours since {since}, by this session, until {until}"
     text += ", and so no other was taken" if any_of else ""
     text += f", {duration_text(int(claim['expires_in']))} left, fence {int(claim['fence'])}"
     return text + about_title(claim)
@@ -1886,6 +1886,17 @@ def minute_of(instant):
     """2026-11-30 07:55Z"""
     text = instant[:16].replace("T", " ")
     return text + "Z" if set(text) <= set("0123456789-: ") else quoted(instant)
+
+
+def moment_of(instant):
+    """07:55Z, with its day where that is more than twelve hours away"""
+    import calendar
+
+    try:
+        at = calendar.timegm(time.strptime(instant[:19], "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return quoted(instant)
+    return minute_of(instant)[11 if abs(at - time.time()) < 43_200 else 0 :]
 
 
 def claim_on(args, session):

@@ -187,7 +187,8 @@ def held_by(session):
     for one in session.family():
         for task in one.load().live():
             until = time.gmtime(one.data["claims"][task]["until"][0])
-            text = f"{client.word(task)} until {time.strftime('%H:%MZ', until)}"
+            moment = client.moment_of(time.strftime("%Y-%m-%dT%H:%M:%S", until))
+            text = f"{client.word(task)} until {moment}"
             if one.data["claims"][task].get("pr"):
                 text = f"{client.word(task)} (in review)"
             if one.setup.project != session.setup.project:

@@ -257,7 +257,7 @@ def test_a_break_is_told_as_what_it_is_without_anybodys_words(
     with answering(http(json.dumps({"claims": [], "lost": [lost]}))) as url:
         ann = sandbox(url, DIBS_SESSION=str(uuid.uuid4()))
         said = ann.hook("SessionStart", source="resume").stdout
-    assert "T-1 was lost: broken at 12:31Z, by a person." in said
+    assert "T-1 was lost: broken at 2026-11-21 12:31Z, by a person." in said
     assert "now with" not in said
     assert "bob" not in said
 

@@ -51,8 +51,8 @@ def tasks_of(ann: Sandbox) -> set[str]:
 @pytest.mark.parametrize(
     ("problem", "how"),
     [
-        (FORGOTTEN, "forgotten at 12:31Z, now with bob (ref 9c1e5f03ab)"),
-        (FORGOTTEN | {"reason": "lapsed", "by": None}, "lapsed at 12:31Z"),
+        (FORGOTTEN, "forgotten at 2026-01-01 12:31Z, now with bob (ref 9c1e5f03ab)"),
+        (FORGOTTEN | {"reason": "lapsed", "by": None}, "lapsed at 2026-01-01 12:31Z"),
         (GONE, "forgotten at "),
         (NOT_HOLDER | {"claim": claim("bob", task="T-1")}, "now with bob (ref 9c1e5f03ab)"),
     ],
@@ -78,7 +78,7 @@ def test_the_hook_that_finds_out_tells_it(sandbox: Make) -> None:
         said_by = json.loads(ann.hook("PostToolUse").stdout)["hookSpecificOutput"]
         told = said_by["additionalContext"]
         assert "was lost" not in json.dumps(edit(ann))
-    assert "T-1 was lost: forgotten at 12:31Z, now with ref 9c1e5f03ab." in told
+    assert "T-1 was lost: forgotten at 2026-01-01 12:31Z, now with ref 9c1e5f03ab." in told
 
 
 def test_the_start_of_a_session_tells_it(sandbox: Make) -> None:
@@ -87,7 +87,7 @@ def test_the_start_of_a_session_tells_it(sandbox: Make) -> None:
         ann = sandbox(url, **LOCAL)
         ann.dibs("claim", "T-1").said(0)
         told = ann.hook("SessionStart", source="resume").stdout
-    assert "T-1 was lost: forgotten at 12:31Z" in told
+    assert "T-1 was lost: forgotten at 2026-01-01 12:31Z" in told
     assert "holds no task" in told
 
 

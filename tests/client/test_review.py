@@ -92,6 +92,17 @@ def test_a_review_wants_a_pull_request_and_outlives_what_hooks_do(
     assert ann.dibs("claim", "T-1", "--json").said(0).json["state"] == "held"  # more to do
 
 
+def test_who_goes_on_after_a_review_is_told_the_day_until_which_it_is_theirs(
+    pair: tuple[Sandbox, Sandbox],
+) -> None:
+    ann, _ = pair
+    ann.dibs("claim", "T-1").said(0)
+    ann.dibs("review", "T-1", "--pr", PR).said(0)
+    ends = ann.dibs("show", "T-1", "--json").json["expires_at"]
+    until = f"until {ends[:10]} {ends[11:16]}Z"
+    assert until in ann.dibs("claim", "T-1").said(0).stdout, "a time of day may be any day's"
+
+
 def test_a_claim_is_verified_by_its_branch_or_pull_request(pair: tuple[Sandbox, Sandbox]) -> None:
     """Rule 17, for who knows no task."""
     ann, bob = pair

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.harness.processes import until
 from tests.harness.services import Running, new_session
 
 from dibs.api.bodies import ROOM, Room
@@ -143,19 +142,3 @@ async def test_what_came_whole_is_not_given_up_but_counts_until_it_is_dealt_with
     assert await read == 80
     late.send(40, more=False)
     assert await late.read(room, 40) == 40
-
-
-def test_no_connection_of_the_strangers_is_kept(service: Running) -> None:
-    headers = f"Dibs-Session: {new_session()}\r\nContent-Type: application/json\r\n"
-    with strangers(service, "/v1/theirs/tasks", headers) as slow:
-        for each in slow:
-            each.settimeout(0.01)
-
-        def answered() -> bool:
-            for each in list(slow):
-                with contextlib.suppress(TimeoutError, ConnectionError):
-                    if each.recv(65536) is not None:
-                        slow.remove(each)
-            return not slow
-
-        until(answered, "each is told that it was too slow")
