@@ -122,9 +122,9 @@ def test_a_script_that_does_not_fit_is_found_when_it_is_declared(
 
 
 def test_a_name_becomes_the_place_of_an_argument_and_an_include_its_text(lua: Path) -> None:
-    (lua / "first.lua").write_text("local one = ARG.one\nlocal function f() return one end\n")
-    (lua / "then.lua").write_text("--- @include first.lua\nreturn {f(), AT.two, ARG.two}\n")
-    text = Script.load("then", arguments=("one", "two")).text
+    (lua / "first.lua").write_text("local one = ARG.zeta\nlocal function f() return one end\n")
+    (lua / "then.lua").write_text("--- @include first.lua\nreturn {f(), AT.alpha, ARG.alpha}\n")
+    text = Script.load("then", arguments=("zeta", "alpha")).text
     assert "local one = ARGV[1]" in text
     assert "return {f(), 2, ARGV[2]}" in text
     assert "@include" not in text

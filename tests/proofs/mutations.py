@@ -51,6 +51,7 @@ REVIEWS = ("tests/promises/test_review.py",)
 FORGE = ("tests/forge/test_hook.py",)
 FUNCTIONS = "tests/store/test_functions.py::test_"
 ACTING = ("tests/forge/test_action.py",)
+ACTS = ("tests/harness/test_acts.py",)
 UPGRADES = ("tests/ops/test_stop_and_go.py",)
 
 
@@ -2985,5 +2986,221 @@ MUTANTS = [
         'claim["current"] = claim["fence"] == fence and claim',
         'claim["current"] = claim',
         (CLIENT_REVIEW + "a_claim_is_found_by_its_branch_in_one_call",),
+    ),
+    # The registry: an act is declared once, and a script fits its declaration.
+    Mutant(
+        "two acts share a path",
+        "acts/unhold.py",
+        "each path leads to its act",
+        '    path="unhold",\n',
+        '    path="hold",\n',
+        ACTS,
+    ),
+    Mutant(
+        "an act is not in the registry",
+        "acts/__init__.py",
+        "an act is in whatever lists acts",
+        "    retry.ACT,\n",
+        "",
+        ACTS,
+    ),
+    Mutant(
+        "an act answers in any spelling",
+        "api/fast_path.py",
+        "one path leads to each thing",
+        "POSTS.get(parts[3])",
+        "POSTS.get(parts[3].lower())",
+        (f"{EDGE}one_path_leads_to_each_thing",),
+    ),
+    Mutant(
+        "what a person does anybody may do",
+        "api/fast_path.py",
+        "the acts of people need their key (rule 28)",
+        'if act.caller in ("admin", "ci"):',
+        'if act.caller == "ci":',
+        ("tests/http/test_access.py",),
+    ),
+    Mutant(
+        "any act may be asked for by GET",
+        "api/fast_path.py",
+        "a path says which methods it takes",
+        'if scope["method"] != "POST":',
+        'if scope["method"] == "TRACE":',
+        ("tests/http/test_bad_input.py",),
+    ),
+    Mutant(
+        "a method that is allowed is not named",
+        "api/errors.py",
+        "a path says which methods it takes",
+        '"POST" if act in POSTS else ""',
+        '"POST" if act in POSTS and not reads else ""',
+        ("tests/http/test_tasks.py",),
+    ),
+    Mutant(
+        "a script may ask for what nobody gives it",
+        "store/scripts.py",
+        "a script that does not fit fails at start",
+        "if unknown := sorted(used - set(arguments)):",
+        "if unknown := sorted(used - used):",
+        ACTS,
+    ),
+    Mutant(
+        "a script may leave out what it is given",
+        "store/scripts.py",
+        "a script that does not fit fails at start",
+        "if argument not in used]:",
+        "if not argument]:",
+        ACTS,
+    ),
+    Mutant(
+        "a script may count its arguments",
+        "store/scripts.py",
+        "a script that does not fit fails at start",
+        "    if _COUNTED.search(text):\n",
+        "    if False:\n",
+        ACTS,
+    ),
+    Mutant(
+        "a script that does not fit is found by the first call",
+        "store/scripts.py",
+        "a script that does not fit fails at start",
+        "        self.fill(Rules())  #",
+        "        #",
+        ACTS,
+    ),
+    Mutant(
+        "an argument is the one beside it",
+        "store/scripts.py",
+        "Python and Lua agree on what an argument is",
+        "enumerate(arguments, 1)",
+        "enumerate(sorted(arguments), 1)",
+        ACTS,
+    ),
+    # The one function that moves a task: every index, event and time that it keeps.
+    *(
+        Mutant(
+            f"entered, but not in {index}",
+            "store/lua/tenure.lua",
+            "record, indexes and events agree (I8)",
+            "  call('ZADD', PREFIX .. entered, rec.ended",
+            f"  local _ = entered ~= '{index}' and call('ZADD', PREFIX .. entered, rec.ended",
+        )
+        for index in (":live", ":lapsed", ":done", ":ended")
+    ),
+    *(
+        Mutant(
+            f"left, but still in {index}",
+            "store/lua/tenure.lua",
+            "record, indexes and events agree (I8)",
+            "    if left then call",
+            f"    if left and left ~= '{index}' then call",
+        )
+        for index in (":lapsed", ":done", ":ended")
+    ),
+    *(
+        Mutant(
+            f"no event for {state}",
+            "store/lua/tenure.lua",
+            "the stream has each transition once (I12)",
+            "  if shown then tell(",
+            f"  if shown and to ~= '{state}' then tell(",
+        )
+        for state in ("parked", "review", "done", "rejected", "released", "abandoned", "broken")
+    ),
+    Mutant(
+        "no event for a grant",
+        "store/lua/tenure.lua",
+        "the stream has each transition once (I12)",
+        "  if old then return tell('claimed', task, rec) end\n",
+        "  if old then return end\n",
+    ),
+    Mutant(
+        "no event for what goes on",
+        "store/lua/tenure.lua",
+        "the stream has each transition once (I12)",
+        "({parked = 'resumed', review = 'resumed', lapsed",
+        "({parked = 'resumed', lapsed",
+    ),
+    Mutant(
+        "no event for what has failed",
+        "store/lua/tenure.lua",
+        "the stream has each transition once (I12)",
+        "  if used_up(rec) and not failed and not rec.hold then tell('failed', task, rec) end\n",
+        "",
+    ),
+    Mutant(
+        "what comes back counts for nobody",
+        "store/lua/tenure.lua",
+        "record, indexes and events agree (I8)",
+        "      call('SADD', HELD .. rec.owner, task)\n",
+        "      local _ = old and call('SADD', HELD .. rec.owner, task)\n",
+    ),
+    Mutant(
+        "in review, but not among those that are counted",
+        "store/lua/tenure.lua",
+        "record, indexes and events agree (I8)",
+        "  if entered == ':live' and to ~= 'held' then call",
+        "  if to == 'parked' then call",
+    ),
+    *(
+        Mutant(
+            f"no longer {state}, but still counted so",
+            "store/lua/tenure.lua",
+            "record, indexes and events agree (I8)",
+            "  if left == ':live' and from ~= 'held' then call",
+            f"  if left == ':live' and from ~= 'held' and from ~= '{state}' then call",
+        )
+        for state in ("parked", "review")
+    ),
+    Mutant(
+        "a heartbeat moves the index alone",
+        "store/lua/tenure.lua",
+        "record, indexes and events agree (I8)",
+        "  if entered == ':live' or to == 'lapsed' then rec.due = text(rec.due_at) end\n",
+        "  if from ~= to then rec.due = text(rec.due_at) end\n",
+    ),
+    Mutant(
+        "a lapse ends when somebody meets it",
+        "store/lua/tenure.lua",
+        "what is kept is kept as long as promised (rule 3)",
+        "    rec.ended = to == 'lapsed' and rec.due or NOW_TEXT\n",
+        "    rec.ended = NOW_TEXT\n",
+    ),
+    Mutant(
+        "what goes on has ended before",
+        "store/lua/tenure.lua",
+        "record, indexes and events agree (I8)",
+        "  elseif rec.ended then\n    rec.ended = nil\n",
+        "",
+    ),
+    Mutant(
+        "what is listed moves in no list",
+        "store/lua/tenure.lua",
+        "what is ready is what next gives (rule 23)",
+        "  if rec.listed or rec.failures or failed",
+        "  if rec.failures or failed",
+        LISTED,
+    ),
+    Mutant(
+        "what failed is listed nowhere as failed",
+        "store/lua/tenure.lua",
+        "record, indexes and events agree (I8)",
+        "  if rec.listed or rec.failures or failed or old and old.failures then set_ready",
+        "  if rec.listed then set_ready",
+    ),
+    Mutant(
+        "a new tenure of what failed leaves it failed",
+        "store/lua/tenure.lua",
+        "record, indexes and events agree (I8)",
+        "or failed or old and old.failures then set_ready",
+        "then set_ready",
+    ),
+    Mutant(
+        "nobody counts how long a task was worked on",
+        "store/lua/tenure.lua",
+        "who had a task, and for how long (rule 21)",
+        "      count_time(rec, to)\n",
+        "",
+        HISTORY,
     ),
 ]
