@@ -19,9 +19,9 @@ from bench import contenders
 from bench.contenders import Contender, Missing
 from bench.wires import FACTS, PROJECT
 from dibs.acts import SCRIPTS, claim, heartbeat
+from dibs.model import Project
 from dibs.store import Rules, Store
 from dibs.store.redis.link import PipelineLink
-from dibs.words import Project
 
 SIZES = (
     ("1,000 in 1 project", 1_000, 1),

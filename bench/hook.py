@@ -27,10 +27,10 @@ from bench import contenders
 from bench.contenders import ROOT
 from bench.growth import store_url
 from bench.list import Row
-from dibs import outcomes as o
+from dibs import results as o
+from dibs.model import Project, Session, Task
 from dibs.store import Rules, Store
 from dibs.store.redis.link import PipelineLink
-from dibs.words import Project, Session, Task
 
 RATE, SECONDS, ROUNDS, LANES = 50, 2.0, 12, 8
 SENDERS = 4

@@ -12,16 +12,16 @@ from fakeredis import FakeAsyncRedis
 from tests.harness import acting, oversight
 from tests.tools.clock import SteppedClock
 
-from dibs import outcomes as o
+from dibs import results as o
 from dibs.acts import heartbeat as beating
 from dibs.acts import release as releasing
 from dibs.claims import Bounds, Claims
+from dibs.model import Claim, Fence, Free, Project, Session, Task
 from dibs.store import Rules, Store
+from dibs.store.broadcast import EventBroadcaster
 from dibs.store.local.embedded import EmbeddedStore
 from dibs.store.redis.blocking import BlockingLink
 from dibs.store.redis.link import ClientLink, PipelineLink
-from dibs.store.stream import EventBroadcaster
-from dibs.words import Claim, Fence, Free, Project, Session, Task
 
 _numbers = itertools.count(1)
 Stepped = tuple[EmbeddedStore, SteppedClock]
@@ -46,13 +46,13 @@ FIRST = (
     *(
         "ops/test_replicas.py",
         "ops/test_hardening.py",
-        "ops/test_observe.py",
+        "ops/test_telemetry.py",
         "races/test_races.py",
     ),
     *("client/test_parts.py", "perf/test_costs.py", "ops/test_front.py", "board/test_bounds.py"),
     *(
         "client/test_install.py",
-        "ops/test_turns.py",
+        "ops/test_admission.py",
         "client/test_run.py",
         "ops/test_stop_and_go.py",
     ),
@@ -60,7 +60,7 @@ FIRST = (
         "board/test_first_paint.py",
         "board/test_break.py",
         "ops/test_serving.py",
-        "http/test_edge.py",
+        "http/test_smuggling.py",
     ),
     *(
         "client/test_trust.py",

@@ -11,32 +11,32 @@ from litestar.types import ASGIApp, ControllerRouterHandler
 
 from dibs import __version__
 from dibs.addresses import Proxies
-from dibs.api import edge, errors, observe, pages
-from dibs.api.access import Access, Limits
+from dibs.api import errors, pages, smuggling, telemetry
+from dibs.api.access import Access, AccessLimits
+from dibs.api.admission import in_turn, shared
 from dibs.api.bodies import Room
-from dibs.api.ending import answered_at_the_end
+from dibs.api.compression import compressed
 from dibs.api.fast_path import FastPath
 from dibs.api.headers import with_headers
-from dibs.api.hooks import Forge, Hooks
 from dibs.api.routes import V1
-from dibs.api.smaller import smaller
-from dibs.api.turns import in_turn, shared
+from dibs.api.shutdown import answered_at_the_end
+from dibs.api.webhooks import Forge, Webhooks
 from dibs.board import routes as board
 from dibs.board.context import BoardContext
 from dibs.board.feed import Feeds
-from dibs.board.lobby import Lobby
+from dibs.board.overview_cache import OverviewCache
 from dibs.claims import Bounds, Claims
 from dibs.maintenance import Maintenance, maintained
 from dibs.metrics import Metrics
 from dibs.problems import ProblemError
 from dibs.settings import Settings
 from dibs.store import Rules, Store
+from dibs.store.broadcast import EventBroadcaster
 from dibs.store.local import disk
-from dibs.store.redis import target
-from dibs.store.redis.blocking import Reader
+from dibs.store.redis import store_url
+from dibs.store.redis.blocking import BlockingReader
 from dibs.store.redis.link import ClientLink, Link
-from dibs.store.stream import EventBroadcaster
-from dibs.streams import Streams
+from dibs.stream_limit import StreamLimit
 
 log = logging.getLogger("dibs")
 
@@ -91,7 +91,7 @@ def rules(settings: Settings) -> Rules:
     )
 
 
-def links(url: str | None, replicas: int = 0) -> tuple[Link, Reader]:
+def links(url: str | None, replicas: int = 0) -> tuple[Link, BlockingReader]:
     """Return the link for acts and the one for blocking reads; `url` None is the fake."""
     if url is None:
         from fakeredis import FakeAsyncRedis, FakeServer  # of the extra `memory`
@@ -101,20 +101,20 @@ def links(url: str | None, replicas: int = 0) -> tuple[Link, Reader]:
             ClientLink(FakeAsyncRedis(server=server, decode_responses=True, protocol=2)),
             ClientLink(FakeAsyncRedis(server=server, decode_responses=True, protocol=2)),
         )
-    link = target.link_to(target.parse(url), replicas)
-    return link, target.reader_to(link)
+    link = store_url.link_to(store_url.parse(url), replicas)
+    return link, store_url.reader_to(link)
 
 
 def build(settings: Settings, url: str | None) -> Service:
     """Put the service together around the store at `url` (None: in memory)."""
-    metrics = Metrics(observe.FAMILIES)
+    metrics = Metrics(telemetry.FAMILIES)
     link, blocking = links(url, settings.replicas)
     link.observe = lambda seconds: metrics.observe("dibs_store_seconds", value=seconds)
     store = Store(link, rules(settings))
-    if private := disk.watch_of(url, disk.Limits.of(settings)):
+    if private := disk.watch_of(url, disk.DiskLimits.of(settings)):
         store.room = private
     broadcaster = EventBroadcaster(store, blocking)
-    streams = Streams(settings.max_connections)
+    streams = StreamLimit(settings.max_connections)
     claims = Claims(store, broadcaster, Bounds(settings.min_ttl, settings.max_ttl), streams)
     proxies = Proxies(settings.trusted_proxies, settings.address_header)
     access = Access(
@@ -123,7 +123,7 @@ def build(settings: Settings, url: str | None) -> Service:
         ci=[key.get_secret_value() for key in settings.ci_key],
         projects=settings.projects,
         read_open=settings.read == "open",
-        limits=Limits(
+        limits=AccessLimits(
             reads_per_project=settings.reads_per_project,
             reads_per_address=settings.reads_per_address,
             new_per_address=settings.new_per_address,
@@ -136,13 +136,13 @@ def build(settings: Settings, url: str | None) -> Service:
     def provide_claims() -> Claims:
         return claims
 
-    def provide_streams() -> Streams:
+    def provide_streams() -> StreamLimit:
         return streams
 
     context = BoardContext(
         streams=streams,
         feeds=feeds,
-        lobby=Lobby(store),
+        lobby=OverviewCache(store),
         claims=claims,
         is_admin=access.is_admin,
         breakable=access.breakable,
@@ -152,7 +152,7 @@ def build(settings: Settings, url: str | None) -> Service:
     handlers: list[ControllerRouterHandler] = [
         V1,
         *pages.handlers(store, lambda: maintenance.down, settings.public_url, opened=access.open),
-        observe.handler(metrics),
+        telemetry.handler(metrics),
         board.router(context, ProblemError),
     ]
     app = Litestar(
@@ -167,7 +167,7 @@ def build(settings: Settings, url: str | None) -> Service:
         request_max_body_size=settings.max_body,
         logging_config=None,
     )
-    framed = with_headers(observe.observed(edge.exact(smaller(shared(app))), metrics))
+    framed = with_headers(telemetry.observed(smuggling.exact(compressed(shared(app))), metrics))
     rest = answered_at_the_end(in_turn(framed, metrics))
     forge = Forge(
         [secret.get_secret_value() for secret in settings.github_secret],
@@ -175,7 +175,7 @@ def build(settings: Settings, url: str | None) -> Service:
         dict(settings.github_projects),
     )
     room = Room()
-    rest = Hooks(rest, store, access, metrics, forge, room)
+    rest = Webhooks(rest, store, access, metrics, forge, room)
     fast_path = FastPath(rest, claims, access, metrics, settings.max_body, room)
     metrics.set("dibs_build_info", __version__, to=1)
     return Service(proxies.naming(fast_path), store, broadcaster, maintenance, metrics)

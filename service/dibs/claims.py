@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from dibs.model import Project
 from dibs.store import Store
-from dibs.store.stream import EventBroadcaster
-from dibs.streams import Streams
-from dibs.words import Project
+from dibs.store.broadcast import EventBroadcaster
+from dibs.stream_limit import StreamLimit
 
 
 class OutOfBounds(ValueError):
@@ -31,7 +31,7 @@ class Claims:
     store: Store
     broadcaster: EventBroadcaster
     bounds: Bounds
-    streams: Streams = field(default_factory=lambda: Streams(1_000))
+    streams: StreamLimit = field(default_factory=lambda: StreamLimit(1_000))
     """Who waits is counted together with who listens."""
 
     def check_ttl(self, ttl_s: int | None) -> None:

@@ -26,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def client() -> Any:
     """Load the client, which is no part of this package, as what its files know it by."""
-    from dibs.shipped import shipped
+    from dibs.package_files import package_folder
 
-    name, path = "dibs_client", shipped("client") / "dibs.py"
+    name, path = "dibs_client", package_folder("client") / "dibs.py"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise FileNotFoundError("the client's file is missing from this installation")
@@ -93,7 +93,7 @@ def tend(act: str, arguments: Sequence[str]) -> int:
 
 def administer(act: str, arguments: Sequence[str]) -> int:
     """Run `dibs purge PROJECT` or `dibs token PROJECT`."""
-    from dibs import words
+    from dibs import model
     from dibs.api import tokens
     from dibs.purge import purge
     from dibs.store.local.embedded import StoreUnavailable
@@ -112,7 +112,7 @@ def administer(act: str, arguments: Sequence[str]) -> int:
     if settings is None:
         return 2
     try:
-        project = words.project(given.project)
+        project = model.project(given.project)
         if act == "token":
             if not settings.admin_key:
                 print("dibs token: set DIBS_ADMIN_KEY to an admin key first", file=sys.stderr)
@@ -122,7 +122,7 @@ def administer(act: str, arguments: Sequence[str]) -> int:
             return 0
         url = settings.redis_url.get_secret_value() if settings.redis_url else None
         print(purge(project, redis_url=url, data_dir=settings.data_dir))
-    except words.Refused as refused:
+    except model.Refused as refused:
         print(f"dibs {act}: {refused}", file=sys.stderr)
         return 2
     except StoreUnavailable as refusal:
@@ -132,12 +132,12 @@ def administer(act: str, arguments: Sequence[str]) -> int:
 
 
 def _span_s(text: str) -> int:
-    """Return the seconds of 90d, or of what every duration may be. Raises words.Refused."""
-    from dibs import words
+    """Return the seconds of 90d, or of what every duration may be. Raises model.Refused."""
+    from dibs import model
 
     if text.endswith("d") and text[:-1].isascii() and text[:-1].isdigit():
         return int(text[:-1][:6]) * 86_400
-    return words.duration_s(text, "A span (like 12h or 90d)")
+    return model.duration_s(text, "A span (like 12h or 90d)")
 
 
 def _settings(prog: str, given: Mapping[str, Any]) -> "Settings | None":
@@ -146,7 +146,7 @@ def _settings(prog: str, given: Mapping[str, Any]) -> "Settings | None":
 
     from dibs.environment import blank_variables, unknown_variables
     from dibs.settings import load
-    from dibs.store.redis.target import parse
+    from dibs.store.redis.store_url import parse
 
     blank = [name for name in blank_variables() if name.removeprefix("DIBS_").lower() not in given]
     wrong = [f"{name} is set but empty: give it a value, or unset it" for name in blank]

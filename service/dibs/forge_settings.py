@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, PlainSerializer
 from pydantic_settings import BaseSettings, NoDecode
 
-from dibs import words
+from dibs import model
 from dibs.setting_values import Keys
 
 _REPOSITORY = re.compile(r"[a-z0-9_.-]+/[a-z0-9_.-]+")
@@ -21,7 +21,7 @@ def _pairs(value: object) -> object:
         repository, _, project = (part.strip() for part in text.partition("="))
         if not _REPOSITORY.fullmatch(repository.lower()):
             raise ValueError(f"{text[:100]!r} is not like owner/repo=project")
-        pairs.append((repository.lower(), words.project(project)))
+        pairs.append((repository.lower(), model.project(project)))
     if not pairs:
         raise ValueError("is set but names no repository: give it some, or unset it")
     if len(dict(pairs)) < len(pairs):

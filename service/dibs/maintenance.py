@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from itertools import islice
 
 from dibs.metrics import TIME_LOST, Metrics
+from dibs.model import Project
 from dibs.store import Counts, Damaged, Store, StoreDown
-from dibs.words import Project
 
 log = logging.getLogger("dibs.maintenance")
 

@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from dibs import outcomes as o
-from dibs.text import HIDDEN
-from dibs.words import Claim, Free, Holder, Loss, Tenure
+from dibs import results as o
+from dibs.characters import HIDDEN
+from dibs.model import Claim, Free, Holder, Loss, Tenure
 
 CIRCLE_SHOWN = 20
 """Tasks of a circle that a sentence names."""

@@ -17,13 +17,13 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from dibs.api.connection_problems import HEAD_BYTES, REFUSALS, REQUEST_S
 from dibs.api.headers import DECIDING, Header, is_host
-from dibs.api.refusals import HEAD_BYTES, REFUSALS, REQUEST_S
 from dibs.coalescing import CoalescingTransport
-from dibs.heads import end_of_part, whole, without_offers
+from dibs.connection_slots import QUIET_S, ConnectionSlots, is_kept_for
+from dibs.framing import end_of_part, whole, without_offers
 from dibs.metrics import Metrics
 from dibs.responses import WHOLE
-from dibs.seats import QUIET_S, Seats, is_kept_for
 
 log = logging.getLogger("dibs.protocol")
 
@@ -39,10 +39,10 @@ answer: closing at once would take it away (RFC 9112, 9.6)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ConnectionLimits:
     """What one connection may cost."""
 
-    seats: Seats
+    seats: ConnectionSlots
     """Of all connections to this process."""
     body: int
     """Bytes."""
@@ -51,7 +51,7 @@ class Limits:
     large_paths: tuple[bytes, ...] = ()
 
 
-class Connection(HttpToolsProtocol):
+class HttpConnection(HttpToolsProtocol):
     """A connection to this service."""
 
     # Slots, because beyond 30 attributes a dict makes each look at one slower.
@@ -64,7 +64,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(
         self,
-        limits: Limits,
+        limits: ConnectionLimits,
         metrics: Metrics,
         config: uvicorn.Config,
         server_state: ServerState,
@@ -341,10 +341,10 @@ class Connection(HttpToolsProtocol):
             self._seats.quiet(self, now)
 
 
-def protocol(limits: Limits, metrics: Metrics) -> Callable[..., Connection]:
+def protocol(limits: ConnectionLimits, metrics: Metrics) -> Callable[..., HttpConnection]:
     """Return what makes a connection, as uvicorn calls it."""
 
-    def make(**given: Any) -> Connection:
-        return Connection(limits, metrics, **given)
+    def make(**given: Any) -> HttpConnection:
+        return HttpConnection(limits, metrics, **given)
 
     return make

@@ -7,13 +7,13 @@ from urllib.parse import quote
 
 import redis
 
+from dibs.model import Project
 from dibs.store import StoreDown
 from dibs.store.keys import keys
 from dibs.store.local import datadir
 from dibs.store.local.embedded import EmbeddedStore, StoreUnavailable
-from dibs.store.redis import target
+from dibs.store.redis import store_url
 from dibs.store.redis.link import Link
-from dibs.words import Project
 
 SCANNED = 1_000
 """Keys that the store looks at in one go; it answers others in between."""
@@ -37,7 +37,7 @@ def purge(project: Project, *, redis_url: str | None, data_dir: Path) -> str:
 
 
 async def _purge(url: str, project: Project) -> int:
-    link = target.link_to(target.parse(url))
+    link = store_url.link_to(store_url.parse(url))
     try:
         await link.command("ZREM", "dibs:projects", project)
         return sum([await _delete(link, server, project) for server in await link.servers()])

@@ -10,8 +10,7 @@ import pydantic_core
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.json_schema import WithJsonSchema
 
-from dibs import text as characters
-from dibs import words
+from dibs import characters, model
 from dibs.problems import ProblemError, invalid
 
 Errors = list[dict[str, str]]
@@ -23,41 +22,41 @@ FIELDS_MOST = 100
 Check = Callable[[str, str], str]
 
 
-def _check_text(what: str, most: int, check: Check = words.plain_text) -> Callable[[object], str]:
+def _check_text(what: str, most: int, check: Check = model.plain_text) -> Callable[[object], str]:
     def checked(value: object) -> str:
         if not isinstance(value, str):
-            raise words.Refused(f"{what} is text.")
+            raise model.Refused(f"{what} is text.")
         if len(value) > most:
-            raise words.Refused(f"{what} has at most {most} characters; this has {len(value)}.")
+            raise model.Refused(f"{what} has at most {most} characters; this has {len(value)}.")
         return check(value, what)
 
     return checked
 
 
-def limited_text(what: str, most: int, check: Check = words.plain_text) -> BeforeValidator:
+def limited_text(what: str, most: int, check: Check = model.plain_text) -> BeforeValidator:
     """Return the check of a field that is text of at most so many characters."""
     return BeforeValidator(_check_text(what, most, check))
 
 
 def _label(value: object) -> str:
     if not isinstance(value, str):
-        raise words.Refused("A label is text.")
-    return words.label(value)
+        raise model.Refused("A label is text.")
+    return model.label(value)
 
 
-def _task(value: object) -> words.Task:
+def _task(value: object) -> model.Task:
     if not isinstance(value, str):
-        raise words.Refused("A task is text.")
-    return words.task(value)
+        raise model.Refused("A task is text.")
+    return model.task(value)
 
 
-def _tasks(value: object) -> tuple[words.Task, ...]:
+def _tasks(value: object) -> tuple[model.Task, ...]:
     items = [value] if isinstance(value, str) else value
-    if not isinstance(items, list) or not 1 <= len(items) <= words.TASKS_PER_CLAIM:
-        raise words.Refused(f"This is a list of 1 to {words.TASKS_PER_CLAIM} tasks.")
+    if not isinstance(items, list) or not 1 <= len(items) <= model.TASKS_PER_CLAIM:
+        raise model.Refused(f"This is a list of 1 to {model.TASKS_PER_CLAIM} tasks.")
     tasks = tuple(_task(item) for item in items)
     if len(set(tasks)) < len(tasks):
-        raise words.Refused("The list has a task twice.")
+        raise model.Refused("The list has a task twice.")
     return tasks
 
 
@@ -70,9 +69,9 @@ _PR_PATH = re.compile(
 def _url(value: object) -> str:
     text = _url_text(value)
     if text and not text.startswith(("https://", "http://")):
-        raise words.Refused("A url starts with https:// or http://.")
+        raise model.Refused("A url starts with https:// or http://.")
     if text and text.split() != [text]:
-        raise words.Refused("A url has no blanks.")
+        raise model.Refused("A url has no blanks.")
     return text
 
 
@@ -103,7 +102,7 @@ def _pattern(part: str) -> str:
 
 
 _REFUSED = _pattern(characters.CONTROL + characters.FORMAT + characters.EMPTY + characters.BLANKS)
-"""What `words.plain_text` refuses; but for what no short pattern can say: that a character is
+"""What `model.plain_text` refuses; but for what no short pattern can say: that a character is
 unassigned, private or a tag, and that too many marks follow each other."""
 _CONTROL = _pattern(characters.CONTROL)
 LINE = f"^[^{_REFUSED}]*$"
@@ -112,30 +111,30 @@ _LABEL = rf"^([A-Za-z0-9_.@:/+ -]|[^\x00-\x7f{_REFUSED}])*$"
 TASK_SCHEMA: dict[str, Any] = {
     "type": "string",
     "minLength": 1,
-    "maxLength": words.TASK_CHARS,
+    "maxLength": model.TASK_CHARS,
     # Nor can a pattern say that the name is NFC.
     "pattern": rf"^[^\s{_REFUSED}]([^{_REFUSED}]*[^\s{_REFUSED}])?$",
 }
-Task = Annotated[words.Task, BeforeValidator(_task), as_schema(**TASK_SCHEMA)]
+Task = Annotated[model.Task, BeforeValidator(_task), as_schema(**TASK_SCHEMA)]
 Tasks = Annotated[
-    tuple[words.Task, ...],
+    tuple[model.Task, ...],
     BeforeValidator(_tasks),
     as_schema(
         type="array",
         items=TASK_SCHEMA,
         minItems=1,
-        maxItems=words.TASKS_PER_CLAIM,
+        maxItems=model.TASKS_PER_CLAIM,
         uniqueItems=True,
     ),
 ]
 Fence = Annotated[
-    words.Fence,
-    BeforeValidator(words.fence),
-    as_schema(type="integer", minimum=1, maximum=words.MAX_FENCE),
+    model.Fence,
+    BeforeValidator(model.fence),
+    as_schema(type="integer", minimum=1, maximum=model.MAX_FENCE),
 ]
 Duration = Annotated[
     int,
-    BeforeValidator(words.duration_s),
+    BeforeValidator(model.duration_s),
     as_schema(
         anyOf=[
             {"type": "integer", "minimum": 0, "maximum": 999_999_999},
@@ -145,13 +144,13 @@ Duration = Annotated[
 ]
 Note = Annotated[
     str,
-    limited_text("A note", words.NOTE_CHARS, words.prose),
-    as_schema(type="string", maxLength=words.NOTE_CHARS, pattern=LINES),
+    limited_text("A note", model.NOTE_CHARS, model.prose),
+    as_schema(type="string", maxLength=model.NOTE_CHARS, pattern=LINES),
 ]
 Label = Annotated[
     str,
     BeforeValidator(_label),
-    as_schema(type="string", maxLength=words.LABEL_CHARS, pattern=_LABEL),
+    as_schema(type="string", maxLength=model.LABEL_CHARS, pattern=_LABEL),
 ]
 Branch = Annotated[
     str, limited_text("A branch", 200), as_schema(type="string", maxLength=200, pattern=LINE)
@@ -161,8 +160,8 @@ Url = Annotated[str, BeforeValidator(_url), _AS_URL]
 Pr = Annotated[str, BeforeValidator(_pr), _AS_URL]
 Tag = Annotated[
     str,
-    BeforeValidator(words.tag),
-    as_schema(type="string", minLength=1, maxLength=words.TAG_CHARS, pattern=LINE),
+    BeforeValidator(model.tag),
+    as_schema(type="string", minLength=1, maxLength=model.TAG_CHARS, pattern=LINE),
 ]
 
 
@@ -209,15 +208,15 @@ def parse(content_type: str, body: bytes, errors: Errors) -> dict[str, Any]:
             return _form(body.decode("ascii"))
         given = pydantic_core.from_json(body, allow_inf_nan=False)
         if not isinstance(given, dict):
-            raise words.Refused("The body is one JSON object.")
+            raise model.Refused("The body is one JSON object.")
         if not _has_each_once(body, given):
             json.loads(body.decode(), object_pairs_hook=_once, parse_int=str, parse_float=str)
         if len(given) > FIELDS_MOST:
-            raise words.Refused(f"A body has at most {FIELDS_MOST} fields; this has {len(given)}.")
+            raise model.Refused(f"A body has at most {FIELDS_MOST} fields; this has {len(given)}.")
         return given
     except UnicodeDecodeError:
         errors.append(fault("body", "The body is not UTF-8 text."))
-    except words.Refused as refused:
+    except model.Refused as refused:
         errors.append(fault("body", str(refused)))
     except ValueError as error:
         errors.append(fault("body", f"The body cannot be read: {str(error)[:200]}."))
@@ -242,7 +241,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         name = next(name for name in names if names.count(name) > 1)
-        raise words.Refused(f"The field {name[:100]} is in the body twice.")
+        raise model.Refused(f"The field {name[:100]} is in the body twice.")
     return found
 
 
@@ -250,32 +249,32 @@ def query(raw: bytes) -> dict[str, Any]:
     """Return the fields of a query string."""
     try:
         return _form(raw.decode("ascii"))
-    except words.Refused as refused:
+    except model.Refused as refused:
         raise invalid([fault("query", str(refused))]) from None
     except ValueError:
         raise invalid([fault("query", "The query is not UTF-8 text, percent-encoded.")]) from None
 
 
-def task_in_path(raw: bytes) -> words.Task:
+def task_in_path(raw: bytes) -> model.Task:
     """Return the task that a percent-encoded path ends with."""
     try:
-        return words.task(unquote_to_bytes(raw).decode())
+        return model.task(unquote_to_bytes(raw).decode())
     except UnicodeDecodeError:
         raise invalid([fault("task", "The task in the path is not UTF-8.")]) from None
-    except words.Refused as refused:
+    except model.Refused as refused:
         raise invalid([fault("task", str(refused))]) from None
 
 
-def project(text: str, errors: Errors) -> words.Project:
+def project(text: str, errors: Errors) -> model.Project:
     """Return the project of the path; what is wrong with it goes to `errors`."""
     try:
-        return words.project(text)
-    except words.Refused as refused:
+        return model.project(text)
+    except model.Refused as refused:
         errors.append(fault("project", str(refused)))
-        return words.Project("-")
+        return model.Project("-")
 
 
-def session(text: str | None) -> words.Session:
+def session(text: str | None) -> model.Session:
     """Return the session, or raise `bad-session` with the reason."""
     if not text:
         raise ProblemError(
@@ -284,8 +283,8 @@ def session(text: str | None) -> words.Session:
             "`uuidgen` or Python's uuid.uuid4(), and keep it.",
         )
     try:
-        return words.session(text)
-    except words.Refused as refused:
+        return model.session(text)
+    except model.Refused as refused:
         raise ProblemError("bad-session", str(refused)) from None
 
 
@@ -293,12 +292,12 @@ def _form(text: str) -> dict[str, Any]:
     given: dict[str, Any] = {}
     count = text.count("&") + 1
     if count > FIELDS_MOST:
-        raise words.Refused(f"A request has at most {FIELDS_MOST} fields; this has {count}.")
+        raise model.Refused(f"A request has at most {FIELDS_MOST} fields; this has {count}.")
     for name, value in parse_qsl(text, keep_blank_values=True, errors="strict"):
         if name in ("any_of", "all_of"):
             given.setdefault(name, []).append(value)
         elif name in given:
-            raise words.Refused(f"The field {name[:100]} is there twice.")
+            raise model.Refused(f"The field {name[:100]} is there twice.")
         else:
             given[name] = value
     return given
@@ -341,5 +340,5 @@ def _named(error: Any) -> dict[str, str]:
     if error["type"] == "extra_forbidden":
         return fault(field[:100], "This field does not exist.")
     cause = error.get("ctx", {}).get("error")
-    message = str(cause) if isinstance(cause, words.Refused) else f"{error['msg']}."
+    message = str(cause) if isinstance(cause, model.Refused) else f"{error['msg']}."
     return fault(field[:100], message)

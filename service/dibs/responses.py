@@ -9,9 +9,9 @@ import msgspec
 from litestar.types import Receive, Scope, Send
 
 from dibs import messages
-from dibs import outcomes as o
+from dibs import results as o
+from dibs.model import Claim, Loss
 from dibs.problems import ProblemError
-from dibs.words import Claim, Loss
 
 JSON = "application/json"
 PROBLEM = "application/problem+json"

@@ -22,7 +22,7 @@ from dibs.store.format import UnsupportedStore
 from dibs.store.local import disk, mark, memory
 from dibs.store.local.embedded import EmbeddedStore, StoreKilled, StoreUnavailable
 from dibs.store.redis.failures import SlotMoved, StoreDown, StoreFull, said
-from dibs.store.redis.target import parse
+from dibs.store.redis.store_url import parse
 
 log = logging.getLogger("dibs.serve")
 
@@ -92,7 +92,9 @@ class TheStore:
         """
         if self.private is None:
             return
-        disk_of = DiskLog(disk.Watch(self.private.directory, disk.Limits.of(settings)), settings)
+        disk_of = DiskLog(
+            disk.Watch(self.private.directory, disk.DiskLimits.of(settings)), settings
+        )
         pauses = Pauses()
         while True:
             await asyncio.sleep(WATCH_S)

@@ -11,12 +11,12 @@ from typing import Any
 import uvicorn
 
 from dibs import signals
+from dibs.acceptor import Acceptor
 from dibs.acts import POSTS
-from dibs.api import hooks
+from dibs.api import webhooks
 from dibs.app import Service
-from dibs.door import Door
-from dibs.protocol import Limits, protocol
-from dibs.seats import Seats
+from dibs.connection_slots import ConnectionSlots
+from dibs.protocol import ConnectionLimits, protocol
 from dibs.settings import Settings
 
 DRAIN_S = 1.5
@@ -26,7 +26,7 @@ DRAIN_S = 1.5
 class Server(uvicorn.Server):
     """A server whose long polls and streams end with the first signal (uvicorn would wait)."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, door: Door) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, door: Acceptor) -> None:
         super().__init__(config)
         self._service, self._door = service, door
         self._metrics = service.metrics
@@ -80,16 +80,16 @@ class Server(uvicorn.Server):
                 signal.signal(each, handler)
 
 
-def _limits(settings: Settings, seats: Seats) -> Limits:
+def _limits(settings: Settings, seats: ConnectionSlots) -> ConnectionLimits:
     large = [act for act in POSTS.values() if act.body_most > settings.max_body]
     paths = tuple(b"/" + act.path.encode() for act in large)
     most = max((act.body_most for act in large), default=0)
-    if settings.github_secret and settings.max_body < hooks.BODY_MOST:
-        paths, most = (*paths, hooks.PATH.encode()), max(most, hooks.BODY_MOST)
-    return Limits(seats, settings.max_body, most, paths)
+    if settings.github_secret and settings.max_body < webhooks.BODY_MOST:
+        paths, most = (*paths, webhooks.PATH.encode()), max(most, webhooks.BODY_MOST)
+    return ConnectionLimits(seats, settings.max_body, most, paths)
 
 
-def config(settings: Settings, service: Service, seats: Seats) -> uvicorn.Config:
+def config(settings: Settings, service: Service, seats: ConnectionSlots) -> uvicorn.Config:
     """Return how uvicorn serves `service` to those who have a seat."""
     drain: Any = DRAIN_S  # uvicorn only ever hands it to wait_for, which takes a fraction
     connection: Any = protocol(_limits(settings, seats), service.metrics)
@@ -116,8 +116,8 @@ async def serve(
 ) -> None:
     """Serve until a signal. `ready` hears the server once all is there to answer. Raises
     StoreDown or UnsupportedStore."""
-    seats = Seats(settings.max_connections)
-    door = Door(listener, seats)
+    seats = ConnectionSlots(settings.max_connections)
+    door = Acceptor(listener, seats)
     server = Server(config(settings, service, seats), service, door)
     with server.capture_signals(), contextlib.closing(door):
         async with service.running():

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainSerializer, SecretStr
 from pydantic_settings import NoDecode
 
-from dibs.words import duration_s
+from dibs.model import duration_s
 
 KEY_CHARS = 20
 KEY_VARIETY = 8

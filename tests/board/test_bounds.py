@@ -16,17 +16,17 @@ from tests.harness import acting
 from tests.harness.processes import until
 from tests.harness.services import Running
 
-from dibs import outcomes as o
+from dibs import results as o
 from dibs.acts import list_
 from dibs.board import feed as feeds
+from dibs.board.board_query import BoardQuery
+from dibs.board.claim_cache import PART, Readings
 from dibs.board.feed import Crowded, Feeds
-from dibs.board.known import PART, Readings
-from dibs.board.look import Look
-from dibs.board.sheets import ALL, Key
+from dibs.board.live_pages import ALL, Key
 from dibs.claims import Bounds, Claims
-from dibs.store import glance
+from dibs.model import Project, Task
+from dibs.store import board_tasks
 from dibs.store.store import Store
-from dibs.words import Project, Task
 
 __all__ = ["service"]
 MB = 1_000_000
@@ -190,7 +190,7 @@ async def test_a_large_board_that_is_asked_for_again_is_right_without_a_whole_re
     reads.clear()
     for task in ("A-1", "A-2"):
         await acting.claim(service.store, service.project, new_session(), [Task(task)])
-    look = Look(q="A-")
+    look = BoardQuery(q="A-")
     shown = (await feed.snapshot(Key(look))).rows
     assert [row.task for row, _ in shown] == ["A-1", "A-2"]
     assert not reads[f"{service.project} held,parked,lapsed"]
@@ -210,7 +210,7 @@ async def test_what_changes_while_a_large_board_is_read_is_not_missed(
         return await asked(self, store, project, cursor)
 
     monkeypatch.setattr(Readings, "_part", part)
-    snapshot = await large.of(service.project).snapshot(Key(Look(q="late")))
+    snapshot = await large.of(service.project).snapshot(Key(BoardQuery(q="late")))
     assert [row.task for row, _ in snapshot.rows] == ["late"]
 
 
@@ -241,10 +241,10 @@ async def test_only_so_many_pages_of_a_board_are_followed(service: Service, larg
     feed = large.of(service.project)
     viewers = []
     for number in range(feeds.SHEETS):
-        key = Key(Look(q=f"T-0{number}"))
+        key = Key(BoardQuery(q=f"T-0{number}"))
         viewers.append(Viewer(feed, (await feed.snapshot(key)).id, key))
         await asyncio.sleep(0)
-    another = Key(Look(q="T-09"))
+    another = Key(BoardQuery(q="T-09"))
     assert (await feed.snapshot(another)).rows, "it can be looked at"
     with pytest.raises(Crowded):
         await large.to_follow(service.project, another)
@@ -317,7 +317,7 @@ async def test_of_a_long_list_a_board_reads_a_part_of_each_kind(
     for first in range(0, 1200, 400):
         entries = [{"task": name} for name in names[first : first + 400]]
         await acting.tasks(service.store, service.project, new_session(), entries)
-    looked, most = glance.look, 0
+    looked, most = board_tasks.look, 0
 
     async def look(*given: Any, **more: Any) -> Any:
         nonlocal most
@@ -325,9 +325,9 @@ async def test_of_a_long_list_a_board_reads_a_part_of_each_kind(
         most = max(most, len(found.tasks))
         return found
 
-    monkeypatch.setattr(glance, "look", look)
+    monkeypatch.setattr(board_tasks, "look", look)
     feed = large.of(service.project)
-    snapshot = await feed.snapshot(Key(Look(state="ready")))
+    snapshot = await feed.snapshot(Key(BoardQuery(state="ready")))
     assert [row.task for row, _ in snapshot.rows] == names[:200]
     assert snapshot.counts.ready == 1200
     assert most == PART

@@ -14,15 +14,15 @@ from tests.harness import acting
 
 from dibs.app import links
 from dibs.board import feed as feeds
-from dibs.board import sheets
+from dibs.board import live_pages
 from dibs.board.feed import Feed, Feeds
-from dibs.board.sheets import ALL, Key
+from dibs.board.live_pages import ALL, Key
 from dibs.claims import Bounds, Claims
-from dibs.outcomes import Granted
-from dibs.store import Rules, Store, glance
+from dibs.model import Project, Task
+from dibs.results import Granted
+from dibs.store import Rules, Store, board_tasks
+from dibs.store.broadcast import EventBroadcaster
 from dibs.store.local.embedded import EmbeddedStore
-from dibs.store.stream import EventBroadcaster
-from dibs.words import Project, Task
 
 _numbers = itertools.count(1)
 ANN = new_session()
@@ -113,14 +113,14 @@ async def test_every_viewer_hears_of_a_claim_that_was_read_once(
         while not all(viewer.told for viewer in viewers):
             await asyncio.sleep(0.01)
     reads = 0
-    look = glance.look
+    look = board_tasks.look
 
     async def counted(*arguments: Any, **more: Any) -> Any:
         nonlocal reads
         reads += 1
         return await look(*arguments, **more)
 
-    monkeypatch.setattr(glance, "look", counted)
+    monkeypatch.setattr(board_tasks, "look", counted)
     await claim(service, "T-1")
     for viewer in viewers:
         await viewer.hears("T-1")
@@ -175,7 +175,7 @@ async def test_a_viewer_who_does_not_keep_up_starts_over_and_costs_no_memory(
 ) -> None:
     async with contextlib.aclosing(feed.follow((await feed.snapshot()).id)) as stream:
         await anext(stream)
-        for number in range(sheets.BEHIND + 3):
+        for number in range(live_pages.BEHIND + 3):
             await claim(service, f"T-{number}")
             await feed.refresh()
         assert await anext(stream) == b"event: resync\ndata: {}\n\n"

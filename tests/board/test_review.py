@@ -9,9 +9,9 @@ from tests.board.conftest import Team, row, settles, tasks
 from tests.board.test_safety import a_claim
 from tests.harness.processes import until
 
-from dibs.board import rows, views
+from dibs.board import rows, summary
+from dibs.store.board_tasks import BoardTask
 from dibs.store.counts import Pulse
-from dibs.store.glance import Seen
 
 Open = Callable[..., Page]
 STILL = {"java_script_enabled": False}
@@ -50,8 +50,8 @@ def test_a_review_that_runs_out_asks_for_a_person() -> None:
     week = a_claim(**facts, expires_in=7 * 86_400)
     day = a_claim(**facts, expires_in=86_400 - 1)
     assert [rows.kind(week), rows.kind(day)] == ["review", "expiring"]
-    found = [row for one in (week, day) if (row := rows.row(Seen(one)))]
-    counts = views.count(found, Pulse(0, 0, 0), {})
+    found = [row for one in (week, day) if (row := rows.row(BoardTask(one)))]
+    counts = summary.count(found, Pulse(0, 0, 0), {})
     assert (counts.review, counts.attention) == (2, 1)
     assert counts.headline == "1 review runs out."
     assert 'class="pill expiring">review<' in "".join(rows.render(found[1]))

@@ -10,9 +10,9 @@ from tests.board.conftest import Team, live, row, settles, tasks
 from tests.harness.processes import until
 from tests.harness.services import Running
 
-from dibs.board import rows, views
-from dibs.store.glance import Seen
-from dibs.words import Claim, Event, Fence, Holder, Previous, Project, Task, Waiter
+from dibs.board import rows, summary
+from dibs.model import Claim, Event, Fence, Holder, Previous, Project, Task, Waiter
+from dibs.store.board_tasks import BoardTask
 
 Open = Callable[..., Page]
 TEAM_KEY = "a-team-key-for-these-tests"
@@ -55,7 +55,7 @@ def test_markup_in_a_url_of_the_board_is_text(team: Team, board: Open) -> None:
 
 
 def painted(claim: Claim) -> str:
-    row = rows.row(Seen(claim))
+    row = rows.row(BoardTask(claim))
     assert row
     return rows.paint(rows.render(row), 0)
 
@@ -103,7 +103,7 @@ def test_an_address_that_is_no_web_address_becomes_no_link_even_from_old_data() 
         holder=None,
         pr="data:text/html,x",
     )
-    assert 'target="_blank"' not in "".join(views.happening(Project("p"), event))
+    assert 'target="_blank"' not in "".join(summary.happening(Project("p"), event))
 
 
 def test_the_character_that_marks_clocks_cannot_be_smuggled_in() -> None:

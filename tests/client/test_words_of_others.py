@@ -14,7 +14,7 @@ from tests.client.test_hooks import LOCAL, edit
 from tests.tools.injected import NOTE_FRAME, ORDER, TEXTS, faults
 
 from dibs import messages
-from dibs.words import Fence, Holder, Loss, Task
+from dibs.model import Fence, Holder, Loss, Task
 
 REF = "9c1e5f03ab"
 

@@ -8,9 +8,9 @@ from tests.harness.services import running
 
 from dibs.acts import ACTS
 from dibs.api.routes import EventsQuery
+from dibs.model import Claim, Holder, Listed
 from dibs.problems import TABLE
 from dibs.requests import Request
-from dibs.words import Claim, Holder, Listed
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from dibs import outcomes as o
+from dibs import results as o
 from dibs.acts import backlog as backlogs
 from dibs.acts import break_ as breaking
 from dibs.acts import claim as claiming
@@ -19,8 +19,8 @@ from dibs.acts import task as one_task
 from dibs.acts import tasks as writing
 from dibs.acts import unhold as unholding
 from dibs.acts.act import Call, Claimant
+from dibs.model import Claim, Fence, Free, Project, Session, Task
 from dibs.store import Store
-from dibs.words import Claim, Fence, Free, Project, Session, Task
 
 list_ = listing.page
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tests.proofs import model
+from tests.proofs import reference_model
 
 from dibs.acts import ACTS, POSTS, SCRIPTS
 from dibs.acts.act import Act
 from dibs.acts.tasks import Entry
-from dibs.api.observe import FAMILIES, ROUTES
 from dibs.api.openapi import document
+from dibs.api.telemetry import FAMILIES, ROUTES
 from dibs.problems import BY_CODE
-from dibs.store.scripts import Common, Declaration, Misfit, Script
+from dibs.store.scripts import Common, Declaration, Script, ScriptMismatch
 
 ROOT = Path(__file__).parent.parent.parent
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text("utf-8")
@@ -88,7 +88,9 @@ def test_what_an_act_may_answer_is_in_the_description(act: Act) -> None:
 @pytest.mark.parametrize("act", [act for act in ACTS if act.method == "POST"], ids=lambda a: a.name)
 def test_the_proofs_know_what_an_act_means(act: Act) -> None:
     name = {"break": "break_", "tasks": "tasks_"}.get(act.name, act.name)
-    assert hasattr(model.Model, name), "tests/proofs/model.py says what it means"
+    assert hasattr(reference_model.Model, name), (
+        "tests/proofs/reference_model.py says what it means"
+    )
 
 
 @pytest.fixture
@@ -117,7 +119,7 @@ def test_a_script_that_does_not_fit_is_found_when_it_is_declared(
 ) -> None:
     common = "".join(f"local _ = ARG.{name}\n" for name in Common._fields)
     (lua / "odd.lua").write_text(common + text)
-    with pytest.raises(Misfit, match=says):
+    with pytest.raises(ScriptMismatch, match=says):
         Declaration("odd", _Two)
 
 

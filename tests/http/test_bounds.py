@@ -11,8 +11,8 @@ import redis
 from tests.harness.processes import until
 from tests.harness.services import Running, new_session
 
-from dibs.budgets import NAMES_MOST, Budget
-from dibs.streams import Streams, TooMany
+from dibs.rate_limit import NAMES_MOST, RateLimit
+from dibs.stream_limit import StreamLimit, TooMany
 
 
 def test_however_many_ask_for_the_projects_the_store_is_asked_as_for_one(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_streams_leave_connections_for_callers(tmp_path: Path, path: str) -> Non
 
 
 def test_the_shares_of_streams_are_by_project_by_address_and_in_all() -> None:
-    streams = Streams(8)
+    streams = StreamLimit(8)
     held = [streams.one("a", "1"), streams.one("a", "2")]
     for one in held:
         one.__enter__()
@@ -142,7 +142,7 @@ def test_readers_of_a_project_are_refused_before_anybody_who_holds_or_claims(
 
 
 def test_a_budget_lets_through_what_it_says_and_forgets_who_asked_longest_ago() -> None:
-    budget = Budget(2, saved_s=3)
+    budget = RateLimit(2, saved_s=3)
     let_through = 0
     for tenth in range(100):
         if not budget.wait_s("a", 100 + tenth / 10):
@@ -154,6 +154,6 @@ def test_a_budget_lets_through_what_it_says_and_forgets_who_asked_longest_ago() 
     for number in range(NAMES_MOST):
         budget.pay(f"n{number}", 110)
     assert len(budget._paid) == NAMES_MOST
-    unlimited = Budget(0, saved_s=3)
+    unlimited = RateLimit(0, saved_s=3)
     unlimited.pay("a", 1, 1000)
     assert unlimited.wait_s("a", 1) == 0

@@ -19,7 +19,7 @@ from tests.http.conftest import Caller
 from tests.http.test_tasks import errors_of
 
 from dibs.acts.history import COLUMNS
-from dibs.streams import Streams
+from dibs.stream_limit import StreamLimit
 
 PR = "https://github.com/acme/web/pull/7"
 TODAY = f"{datetime.now(UTC):%Y-%m-%d}"
@@ -211,7 +211,7 @@ def test_exports_take_turns_and_count_as_streams(tmp_path: Path) -> None:
 
 
 async def test_all_exports_of_a_process_take_half_of_its_time_at_most() -> None:
-    streams, order = Streams(100), list[str]()
+    streams, order = StreamLimit(100), list[str]()
 
     async def export(name: str) -> None:
         for _ in range(3):

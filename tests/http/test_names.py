@@ -10,7 +10,7 @@ import pytest
 from tests.http.conftest import ADMIN, Caller
 from tests.http.test_bad_input import fields_of, problem_of
 
-from dibs import words
+from dibs import model
 from dibs.guessable import is_guessable
 
 INVISIBLE = {
@@ -181,9 +181,9 @@ def test_a_session_that_was_judged_is_kept_nowhere() -> None:
     text = str(uuid.uuid4())
     held = sys.getrefcount(text)
     for _ in range(3):
-        assert words.session(text) == text
+        assert model.session(text) == text
     assert sys.getrefcount(text) == held
-    containers = [one for one in vars(words).values() if isinstance(one, dict | list | set)]
+    containers = [one for one in vars(model).values() if isinstance(one, dict | list | set)]
     assert [one for one in containers if text in one] == []
 
 

@@ -11,9 +11,9 @@ from tests.harness.services import Service
 from tests.http.conftest import ADMIN, Caller
 from tests.tools.injected import NOTE_FRAME, ORDER, TEXTS, faults
 
-from dibs import messages, responses, verdicts
-from dibs import outcomes as o
-from dibs.words import Claim, Fence, Holder, Loss, Task
+from dibs import decision_messages, messages, responses
+from dibs import results as o
+from dibs.model import Claim, Fence, Holder, Loss, Task
 
 NOW = datetime.now(UTC)
 
@@ -98,7 +98,7 @@ def test_every_sentence_holds_whatever_text_reached_the_store(name: str) -> None
     for verdict in ("held", "cooling", "turn", "done"):
         said = messages.refused(o.Refusal(verdict, claim, 5, None))
         carries(said, notes=int(verdict != "turn"), why=verdict)
-    carries(verdicts.moved(claim, 3), notes=0)
+    carries(decision_messages.moved(claim, 3), notes=0)
     lost = [("lapsed", claim.holder), ("broken", Holder("", text)), ("lapsed", None)]
     for reason, by in [*lost, ("forgotten", claim.holder)]:
         loss = Loss(task=Task(text), fence=Fence(7), reason=reason, at=NOW, by=by, note=text)

@@ -14,12 +14,12 @@ from tests.harness.services import Running, new_session
 from tests.ops.farm import PASSWORD, Node, cluster, sentinels
 from tests.ops.load import Grant, Load
 
-from dibs.outcomes import Granted
+from dibs.model import Project, Session, Task
+from dibs.results import Granted
 from dibs.store import Rules, Store
-from dibs.store.clock import Facts
+from dibs.store.clock import ClockReading
 from dibs.store.local.embedded import EmbeddedStore
 from dibs.store.redis.link import PipelineLink
-from dibs.words import Project, Session, Task
 
 PROJECTS = [f"team.repo{number}" for number in range(9)]
 NO_RATES = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
@@ -207,7 +207,7 @@ async def test_a_promoted_replica_with_a_slow_clock_gives_no_fence_from_the_past
         await store.open()
         seen = store.clock.facts
         ahead_us = seen.witness_us + 3_000_000  # what the old primary's clock said last
-        store.clock.facts = Facts(ahead_us, seen.lost_us, seen.stalls)
+        store.clock.facts = ClockReading(ahead_us, seen.lost_us, seen.stalls)
         granted = await acting.claim(store, Project("p"), Session(new_session()), [Task("T-1")])
         assert isinstance(granted, Granted)
         assert granted.claims[0].fence >= ahead_us

@@ -18,8 +18,8 @@ from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
-from dibs import heads
-from dibs.protocol import Connection
+from dibs import framing
+from dibs.protocol import HttpConnection
 from dibs.server import Server
 
 ROOT = Path(__file__).parents[2]
@@ -59,13 +59,13 @@ def test_it_has_no_way_of_its_own_round_what_is_overridden() -> None:
         *("on_message_begin", "on_url", "on_header", "on_headers_complete", "on_body"),
         *("on_message_complete", "on_response_complete"),
     }
-    own = {name for name in vars(Connection) if name in OVERRIDDEN}
+    own = {name for name in vars(HttpConnection) if name in OVERRIDDEN}
     assert own == OVERRIDDEN
 
 
 def test_nothing_else_of_its_inside_is_used() -> None:
-    source = inspect.getsource(Connection)
-    told = set(re.findall(r"self\.(\w+)", source)) - set(vars(Connection))
+    source = inspect.getsource(HttpConnection)
+    told = set(re.findall(r"self\.(\w+)", source)) - set(vars(HttpConnection))
     assert told - {"_seats", "_metrics"} == USED
     assert set(re.findall(r"self\.cycle\.(\w+)", source)) == OF_A_CYCLE
 
@@ -92,13 +92,13 @@ async def test_an_answer_at_once_is_byte_for_byte_the_one_that_it_would_send(
     )
     await cycle.send({"type": "http.response.start", "status": 201, "headers": own})
     await cycle.send({"type": "http.response.body", "body": b"{}", "more_body": False})
-    assert b"".join(sent) == heads.whole(201, always, own, keep_alive=keep_alive) + b"{}"
+    assert b"".join(sent) == framing.whole(201, always, own, keep_alive=keep_alive) + b"{}"
 
 
 def test_no_header_of_an_answer_can_become_two() -> None:
     for text in (b"a\r\nset-cookie: b", b"a\nb", b"a\rb"):
         with pytest.raises(ValueError, match="more than one line"):
-            heads.whole(200, [], [(b"x-request-id", text)], keep_alive=True)
+            framing.whole(200, [], [(b"x-request-id", text)], keep_alive=True)
 
 
 def test_the_server_has_all_that_is_built_on() -> None:
@@ -115,11 +115,11 @@ def test_the_server_has_all_that_is_built_on() -> None:
     source = inspect.getsource(uvicorn.Server)
     for part in ("config=config", "server_state=self.server_state", "self.lifespan.state"):
         assert part in source
-    assert "disconnected" in OF_A_CYCLE, "turns.py asks a request for it"
+    assert "disconnected" in OF_A_CYCLE, "admission.py asks a request for it"
 
 
 async def test_started_on_no_sockets_it_listens_to_nothing() -> None:
-    """door.py lets in who comes; what uvicorn listened to by itself would be a way round."""
+    """acceptor.py lets in who comes; what uvicorn listened to by itself would be a way round."""
     config = uvicorn.Config(lambda *_: None, lifespan="off", log_config=None, port=1)
     config.load()
     server = uvicorn.Server(config)

@@ -20,13 +20,13 @@ import redis
 from bench.echo import app as echo
 from tests.harness import acting
 
-from dibs import outcomes as o
+from dibs import results as o
 from dibs.app import build
+from dibs.model import Claim, Project, Session, Task
 from dibs.settings import Settings
 from dibs.store import Rules, Store
 from dibs.store.local.embedded import EmbeddedStore
 from dibs.store.redis.link import PipelineLink
-from dibs.words import Claim, Project, Session, Task
 
 FACTS: dict[str, Any] = {
     "label": "session_01HZX3Q9T7VYB2",

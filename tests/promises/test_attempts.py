@@ -8,9 +8,9 @@ from tests.harness import acting
 from tests.promises.test_tasks import QUICK, nothing, states, take, write
 
 from dibs import messages
-from dibs import outcomes as o
+from dibs import results as o
+from dibs.model import Claim
 from dibs.store import Rules
-from dibs.words import Claim
 
 quick = pytest.mark.parametrize("rules", [QUICK])
 

@@ -7,11 +7,11 @@ from tests.conftest import Desk, new_session
 from tests.harness import acting
 
 from dibs import messages
-from dibs import outcomes as o
+from dibs import results as o
+from dibs.model import Task
 from dibs.store import Rules
 from dibs.store.events import CursorExpired
 from dibs.store.keys import keys
-from dibs.words import Task
 
 SHORT = Rules(
     ttl_ms=20_000,

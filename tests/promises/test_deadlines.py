@@ -4,7 +4,7 @@ import pytest
 from tests.conftest import Desk
 from tests.harness import acting
 
-from dibs import outcomes as o
+from dibs import results as o
 from dibs.store import Rules
 
 

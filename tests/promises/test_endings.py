@@ -2,8 +2,8 @@
 
 from tests.conftest import Desk
 
-from dibs import outcomes as o
-from dibs.words import Task
+from dibs import results as o
+from dibs.model import Task
 
 
 async def test_a_release_frees_the_task_and_a_repeat_says_already(desk: Desk) -> None:

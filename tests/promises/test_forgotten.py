@@ -7,7 +7,7 @@ import redis
 from tests.conftest import Desk, Stepped
 
 from dibs import messages
-from dibs import outcomes as o
+from dibs import results as o
 from dibs.acts import holding
 from dibs.problems import ProblemError
 from dibs.store import Rules, Store

@@ -9,10 +9,10 @@ from tests.conftest import Desk, new_session
 from tests.harness import acting
 from tests.promises.test_bytes import NOTE, sums, weighed
 
-from dibs import outcomes as o
+from dibs import results as o
+from dibs.model import Tenure
 from dibs.store import Rules
 from dibs.store.keys import keys
-from dibs.words import Tenure
 
 QUICK = Rules(
     ttl_ms=20_000,

@@ -8,10 +8,10 @@ from tests.harness import acting
 from tests.promises.test_tasks import QUICK, nothing, states, take, write
 
 from dibs import messages
-from dibs import outcomes as o
+from dibs import results as o
+from dibs.model import Project
 from dibs.problems import ProblemError
 from dibs.store import Rules
-from dibs.words import Project
 
 quick = pytest.mark.parametrize("rules", [QUICK])
 

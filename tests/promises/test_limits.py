@@ -9,12 +9,12 @@ import pytest
 from tests.conftest import Desk, new_session
 from tests.harness import acting
 
-from dibs import outcomes as o
+from dibs import results as o
+from dibs.model import Project, Session
 from dibs.store import Rules, StoreDown
 from dibs.store.local.embedded import EmbeddedStore
 from dibs.store.redis.link import PipelineLink
 from dibs.store.store import Store
-from dibs.words import Project, Session
 
 FEW = Rules(claims_per_session=2, claims_per_project=3, rate_per_session=0, rate_per_project=0)
 

@@ -7,12 +7,12 @@ import pytest
 from tests.conftest import Desk, Stepped, new_session
 from tests.harness import acting
 
-from dibs import outcomes as o
+from dibs import results as o
 from dibs.acts import claim, heartbeat
+from dibs.model import Task
 from dibs.problems import ProblemError
 from dibs.store import Rules, Store, StoreDown
 from dibs.store.redis.link import Link, PipelineLink
-from dibs.words import Task
 
 
 class Forgetful:

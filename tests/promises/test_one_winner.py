@@ -4,7 +4,7 @@ import asyncio
 
 from tests.conftest import Desk, new_session
 
-from dibs import outcomes as o
+from dibs import results as o
 
 
 async def test_one_of_fifty_racing_sessions_gets_the_task(desk: Desk) -> None:

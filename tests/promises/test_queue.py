@@ -6,13 +6,13 @@ import pytest
 from tests.conftest import Desk, new_session
 from tests.harness import acting
 
-from dibs import outcomes as o
+from dibs import results as o
 from dibs.acts import claim
 from dibs.acts.act import Call
 from dibs.claims import Bounds, Claims
+from dibs.model import Project, Task
 from dibs.store import Rules
 from dibs.store.store import Store
-from dibs.words import Project, Task
 
 
 async def test_a_freed_task_is_kept_for_the_head_of_its_queue(desk: Desk) -> None:

@@ -14,10 +14,10 @@ from tests.conftest import Desk, new_session
 from tests.harness import acting
 from tests.tools.servers import KINDS, serving
 
-from dibs import outcomes as o
+from dibs import results as o
+from dibs.model import Task
 from dibs.store import Rules, Store
 from dibs.store.redis.link import PipelineLink
-from dibs.words import Task
 
 SHORT = Rules(
     ttl_ms=20_000,

@@ -9,9 +9,9 @@ from tests.harness import acting
 from tests.promises.test_tasks import QUICK, nothing, states, take, write
 
 from dibs import messages
-from dibs import outcomes as o
+from dibs import results as o
+from dibs.model import Claim, Task
 from dibs.problems import ProblemError
-from dibs.words import Claim, Task
 
 quick = pytest.mark.parametrize("rules", [QUICK])
 PR = "https://github.com/acme/web/pull/7"

@@ -8,11 +8,11 @@ import pytest
 from tests.conftest import Desk, new_session
 from tests.harness import acting
 
-from dibs import outcomes as o
+from dibs import results as o
+from dibs.model import Claim
 from dibs.problems import ProblemError
 from dibs.store import Rules
 from dibs.store.store import INDEX
-from dibs.words import Claim
 
 QUICK = Rules(
     ttl_ms=20_000,

@@ -6,8 +6,8 @@ from typing import Any
 
 import redis
 from tests.proofs.facts import FACTS, hold_facts, strange, tenure_facts
-from tests.proofs.model import Model
 from tests.proofs.records import HELD, Tenure
+from tests.proofs.reference_model import Model
 
 from dibs.store import Rules
 

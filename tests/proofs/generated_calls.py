@@ -9,9 +9,9 @@ from urllib.parse import unquote, urlsplit
 
 import schemathesis
 
-from dibs import text, words
+from dibs import characters, model
 
-SAID = re.compile(f"[{text.CONTROL}{text.FORMAT}{text.EMPTY}{text.BLANKS}]")
+SAID = re.compile(f"[{characters.CONTROL}{characters.FORMAT}{characters.EMPTY}{characters.BLANKS}]")
 """What the patterns of the description refuse."""
 FORM = "application/x-www-form-urlencoded"
 MOST_WAIT_S, LEAST_TTL_S, MOST_TTL_S = 25, 10, 86_400
@@ -117,12 +117,12 @@ def written(line: object) -> bool:
     if not isinstance(line, str):
         return True
     line = unquote(line)  # the task in a path comes as it is sent
-    return bool(SAID.search(line)) or not text.fault_of_name(line)
+    return bool(SAID.search(line)) or not characters.fault_of_name(line)
 
 
 def seen(reason: object) -> bool:
     """Say if a reason is not of characters that show nothing only."""
-    return not reason or bool(text.shown(str(reason)))
+    return not reason or bool(characters.shown(str(reason)))
 
 
 def readable(value: object) -> bool:
@@ -146,6 +146,6 @@ def ahead(until: object) -> bool:
 
 def within(value: object, least: int, most: int) -> bool:
     try:
-        return least <= words.duration_s(value) <= most
-    except words.Refused:
+        return least <= model.duration_s(value) <= most
+    except model.Refused:
         return True  # wrong in a way that the schema does say

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 BOUNDARIES = "tests/proofs/test_boundaries.py"
 FAILOVER = "tests/ops/test_failover.py"
 MACHINE = "tests/proofs/test_state_machine.py"
-EDGE = "tests/http/test_edge.py::test_"
+EDGE = "tests/http/test_smuggling.py::test_"
 HARDENING = "tests/ops/test_hardening.py::test_"
 BODIES = "tests/ops/test_bodies.py::test_"
 REPAIR = ("tests/store/test_repair.py",)
@@ -23,19 +23,19 @@ WORK = "tests/client/test_work.py::test_"
 GATE = "tests/client/test_gate.py::test_"
 AGENTS = "tests/client/test_agents.py::test_"
 CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
-SMALLER = "tests/http/test_smaller.py::test_"
-TURNS = "tests/ops/test_turns.py::test_"
+SMALLER = "tests/http/test_compression.py::test_"
+TURNS = "tests/ops/test_admission.py::test_"
 HISTORY = ("tests/promises/test_history.py",)
 ATTEMPTS = ("tests/promises/test_attempts.py",)
 HOLDS = ("tests/promises/test_holds.py",)
 QUEUES = ("tests/promises/test_queue.py",)
 BYTES = ("tests/promises/test_bytes.py",)
-LIKENESS = "tests/promises/test_likeness.py"
+LIKENESS = "tests/promises/test_confusables.py"
 BOARD_BOUNDS = "tests/board/test_bounds.py::test_"
 SECTIONS = "tests/board/test_sections.py::test_"
 REVIEW = "tests/board/test_review.py::test_"
 TASK_PAGE = "tests/board/test_task_page.py::test_"
-DEEDS = "tests/board/test_deeds.py::test_"
+DEEDS = "tests/board/test_forms.py::test_"
 CLIENT_FORGOTTEN = ("tests/client/test_forgotten.py",)
 DETAILS = ("tests/http/test_words_of_others.py",)
 WORDS_OF_OTHERS = ("tests/client/test_words_of_others.py",)
@@ -48,7 +48,7 @@ CLIENT_REVIEW = "tests/client/test_review.py::test_"
 LISTS = "tests/promises/test_tasks.py"
 LISTED = (LISTS, MACHINE)
 REVIEWS = ("tests/promises/test_review.py",)
-FORGE = ("tests/forge/test_hook.py",)
+FORGE = ("tests/forge/test_webhook.py",)
 FUNCTIONS = "tests/store/test_functions.py::test_"
 ACTING = ("tests/forge/test_action.py",)
 ACTS = ("tests/harness/test_acts.py",)
@@ -827,7 +827,7 @@ MUTANTS = [
     ),
     Mutant(
         "the policy is asked of CONFIG alone",
-        "store/shown.py",
+        "store/server_info.py",
         "a store that may evict claims grants none, whatever it hides (rule 1)",
         'info.get("maxmemory_policy") or await',
         "await",
@@ -837,7 +837,7 @@ MUTANTS = [
         "the policy is looked at only at start",
         "store/store.py",
         "a store that begins to evict grants nothing (rule 1)",
-        "        self.unsafe = shown.unsafe(self.clock.shown)\n",
+        "        self.unsafe = server_info.unsafe(self.clock.shown)\n",
         "",
         (EVICTION,),
     ),
@@ -851,7 +851,7 @@ MUTANTS = [
     ),
     Mutant(
         "policies known to evict are refused, others let through",
-        "store/shown.py",
+        "store/server_info.py",
         "a policy that nobody has thought of yet is not trusted (rule 1)",
         "return bool(policy) and not _SPARES_CLAIMS.fullmatch(policy.lower())",
         'return policy.startswith("allkeys")',
@@ -877,8 +877,8 @@ MUTANTS = [
         "no self-test",
         "store/store.py",
         "what a store lacks is told before anybody claims",
-        "shown.unfit(self.clock.shown) or await selftest.lacks(self.link)",
-        "shown.unfit(self.clock.shown)",
+        "server_info.unfit(self.clock.shown) or await selftest.lacks(self.link)",
+        "server_info.unfit(self.clock.shown)",
         (RIGHTS,),
     ),
     Mutant(
@@ -887,7 +887,7 @@ MUTANTS = [
         "claims lapse whoever answers INFO",
         "elseif turns then",
         "elseif false then",
-        ("tests/store/test_turns.py",),
+        ("tests/store/test_restarts.py",),
     ),
     Mutant(
         "a run that is known is never news",
@@ -895,11 +895,11 @@ MUTANTS = [
         "a restart gives every live claim one more ttl (rule 13)",
         "known and returns >= RETURNS_MOST",
         "known",
-        ("tests/store/test_turns.py",),
+        ("tests/store/test_restarts.py",),
     ),
     Mutant(
         "a user without INFO cannot start",
-        "store/shown.py",
+        "store/server_info.py",
         "what the store withholds is not known, and no reason to stay away",
         'text = str(await server.command("INFO"))\n    except (Withheld, ResponseError):',
         'text = str(await server.command("INFO"))\n    except ResponseError:',
@@ -907,7 +907,7 @@ MUTANTS = [
     ),
     Mutant(
         "an offer to upgrade loses the body",
-        "heads.py",
+        "framing.py",
         "a request does what was sent, or nothing",
         "        if name not in _OFFERS:",
         '        if name not in (*_OFFERS, b"content-length", b"transfer-encoding"):',
@@ -923,7 +923,7 @@ MUTANTS = [
     ),
     Mutant(
         "a short form on the board acts",
-        "api/edge.py",
+        "api/smuggling.py",
         "a request does what was sent, or nothing",
         "and size != declared >= 0:",
         "and size > declared >= 0:",
@@ -955,7 +955,7 @@ MUTANTS = [
     ),
     Mutant(
         "a slash at the end",
-        "api/edge.py",
+        "api/smuggling.py",
         "one path leads to each thing",
         'if before != "/" and ("" in before',
         'if before != "/" and ("" in before.strip("/")',
@@ -963,7 +963,7 @@ MUTANTS = [
     ),
     Mutant(
         "a path is decoded",
-        "api/edge.py",
+        "api/smuggling.py",
         "one path leads to each thing",
         '        scope["path"] = path  #',
         "        path = path  #",
@@ -1003,7 +1003,7 @@ MUTANTS = [
     ),
     Mutant(
         "a header with two lines is sent",
-        "heads.py",
+        "framing.py",
         "a request does what was sent, or nothing",
         'if not head.count(b"\\n") == head.count(b"\\r") == len(lines) - 1:',
         "if False:",
@@ -1203,7 +1203,7 @@ MUTANTS = [
     ),
     Mutant(
         "a filler is a letter",
-        "text.py",
+        "characters.py",
         "two names that look the same are not two tasks",
         "HIDDEN = FORMAT + EMPTY + PLANE_14",
         "HIDDEN = FORMAT + PLANE_14",
@@ -1211,7 +1211,7 @@ MUTANTS = [
     ),
     Mutant(
         "tags in a note",
-        "text.py",
+        "characters.py",
         "no text is for machines alone (rule 20)",
         "HIDDEN = FORMAT + EMPTY + PLANE_14",
         "HIDDEN = FORMAT + EMPTY",
@@ -1219,7 +1219,7 @@ MUTANTS = [
     ),
     Mutant(
         "piles of marks",
-        "text.py",
+        "characters.py",
         "two names that look the same are not two tasks",
         "        if run > MARKS_MOST:",
         "        if run > 200:",
@@ -1227,7 +1227,7 @@ MUTANTS = [
     ),
     Mutant(
         "the session of an example",
-        "words.py",
+        "model.py",
         "a session cannot be guessed",
         "    if is_guessable(found.group()):",
         "    if not found.group():",
@@ -1463,7 +1463,7 @@ MUTANTS = [
     ),
     Mutant(
         "a board is read at one stroke",
-        "board/known.py",
+        "board/claim_cache.py",
         "a large board is read in parts that hold nobody up",
         "PART = 200\n",
         "PART = 2_000\n",
@@ -1471,7 +1471,7 @@ MUTANTS = [
     ),
     Mutant(
         "a board is read anew for everybody who asks",
-        "board/known.py",
+        "board/claim_cache.py",
         "all who look share one reading",
         "        if whole or not well or not await self._catch_up():\n",
         "        if True:\n",
@@ -1479,7 +1479,7 @@ MUTANTS = [
     ),
     Mutant(
         "what changes while a board is read is missed",
-        "board/known.py",
+        "board/claim_cache.py",
         "a board that is read in parts is right",
         "        if events and newer(events[0].id, seq) and not await self._catch_up():\n",
         "        if False:\n",
@@ -1487,7 +1487,7 @@ MUTANTS = [
     ),
     Mutant(
         "a page of all rows",
-        "board/sheets.py",
+        "board/live_pages.py",
         "a page is less than a megabyte",
         "        rows = wanted[(number - 1) * ROWS : number * ROWS]\n",
         "        rows = wanted\n",
@@ -1618,7 +1618,7 @@ MUTANTS = [
     ),
     Mutant(
         "case makes another name",
-        "likeness.py",
+        "confusables.py",
         "whoever claims a name that looks like another is told",
         "text = task.lower()",
         "text = str(task)",
@@ -1626,7 +1626,7 @@ MUTANTS = [
     ),
     Mutant(
         "letters of other scripts are others",
-        "likeness.py",
+        "confusables.py",
         "whoever claims a name that looks like another is told",
         "text.translate(_SAME)",
         "text",
@@ -1634,7 +1634,7 @@ MUTANTS = [
     ),
     Mutant(
         "an issue of any repository",
-        "likeness.py",
+        "confusables.py",
         "names that differ in more are not taken for one another",
         'return not rest or name == path or ("--" in host and rest == path)',
         "return True",
@@ -1682,7 +1682,7 @@ MUTANTS = [
     ),
     Mutant(
         "a search is compressed beside the notes",
-        "api/smaller.py",
+        "api/compression.py",
         "the length of an answer tells no note",
         "    return all(name in NOT_REPEATED for name, _ in query)\n",
         "    return True\n",
@@ -1690,7 +1690,7 @@ MUTANTS = [
     ),
     Mutant(
         "another site learns how long an answer is",
-        "api/smaller.py",
+        "api/compression.py",
         "the length of an answer tells no note",
         '    if headers.get(b"sec-fetch-site", b"none") not in _OURS:\n        return False\n',
         "",
@@ -1698,7 +1698,7 @@ MUTANTS = [
     ),
     Mutant(
         "gzip for who refuses it",
-        "api/smaller.py",
+        "api/compression.py",
         "answers are compressed for who asks",
         'and (found[1] is None or found[1].strip(b"0.") != b"")',
         "",
@@ -1706,7 +1706,7 @@ MUTANTS = [
     ),
     Mutant(
         "newcomers wait for who only holds a connection",
-        "seats.py",
+        "connection_slots.py",
         "a stranger who holds connections keeps nobody out (rule 18)",
         "self._make_room(now - FRESH_S)",
         "False",
@@ -1730,7 +1730,7 @@ MUTANTS = [
     ),
     Mutant(
         "who is on the way in is not counted",
-        "door.py",
+        "acceptor.py",
         "of many who come at once none is refused: they wait outside (rule 18)",
         "has_room(loop.time(), len(self._entering))",
         "has_room(loop.time())",
@@ -1738,7 +1738,7 @@ MUTANTS = [
     ),
     Mutant(
         "one newcomer in each round",
-        "door.py",
+        "acceptor.py",
         "newcomers are heard at once, however busy the process is",
         "for _ in range(AT_ONCE):",
         "for _ in range(1):",
@@ -1754,7 +1754,7 @@ MUTANTS = [
     ),
     Mutant(
         "reads take no turns",
-        "api/turns.py",
+        "api/admission.py",
         "readers keep no holder waiting (rule 18)",
         "READS_AT_ONCE = 4",
         "READS_AT_ONCE = 400",
@@ -1786,7 +1786,7 @@ MUTANTS = [
     ),
     Mutant(
         "a board does not follow what a task needs",
-        "board/known.py",
+        "board/claim_cache.py",
         "the board says what a task is blocked by",
         "        wanted = [*tasks, *self._needing(set(tasks))]\n",
         "        wanted = [*tasks]\n",
@@ -1794,7 +1794,7 @@ MUTANTS = [
     ),
     Mutant(
         "a board reads all of a list",
-        "board/known.py",
+        "board/claim_cache.py",
         "a board reads a part of each kind",
         "kind=kind, most=PART)",
         "kind=kind, most=5_000)",
@@ -1802,7 +1802,7 @@ MUTANTS = [
     ),
     Mutant(
         "a form of another site does what people do",
-        "board/deeds.py",
+        "board/forms.py",
         "a page of another site does nothing",
         "    if not from_here(request, context):\n",
         "    if False:\n",
@@ -1810,7 +1810,7 @@ MUTANTS = [
     ),
     Mutant(
         "a form without an admin key does what people do",
-        "board/deeds.py",
+        "board/forms.py",
         "people act with an admin key",
         '    if not context.is_admin(given.get("key", "")):\n',
         "    if False:\n",
@@ -1818,7 +1818,7 @@ MUTANTS = [
     ),
     Mutant(
         "a page confirms what somebody wrote into its URL",
-        "board/tasks.py",
+        "board/task_page.py",
         "an act is confirmed by what is so",
         '        case "unhold" if not now.hold:\n',
         '        case "unhold":\n',
@@ -1925,7 +1925,7 @@ MUTANTS = [
     ),
     Mutant(
         "a page that the end cuts off is a mistake of the service",
-        "api/ending.py",
+        "api/shutdown.py",
         "who is cut off by the end hears 503, and if anything may have changed",
         "            if begun:\n                raise\n",
         "            raise\n",
@@ -1933,7 +1933,7 @@ MUTANTS = [
     ),
     Mutant(
         "nobody counts the reads that are refused",
-        "api/turns.py",
+        "api/admission.py",
         "a read that is refused is counted",
         '            metrics.add("dibs_reads_refused_total")\n',
         "",
@@ -1945,7 +1945,7 @@ MUTANTS = [
         "time that was lost is counted, and why",
         '"back", "damaged")',
         '"back")',
-        ("tests/ops/test_observe.py",),
+        ("tests/ops/test_telemetry.py",),
     ),
     Mutant(
         "a line goes on as it was written",
@@ -2733,7 +2733,7 @@ MUTANTS = [
     ),
     Mutant(
         "a signature that nobody checks",
-        "api/hooks.py",
+        "api/webhooks.py",
         "only what the forge has signed is listened to (decision 21)",
         "        if not any(matches):\n",
         "        if not matches:\n",
@@ -2877,9 +2877,9 @@ MUTANTS = [
     ),
     Mutant(
         "a delivery that did nothing is remembered",
-        "api/hooks.py",
+        "api/webhooks.py",
         "what found no task may be sent again (decision 21)",
-        "        if report.result == deeds.DONE:",
+        "        if report.result == handler.DONE:",
         "        if True:",
         FORGE,
     ),
@@ -2893,7 +2893,7 @@ MUTANTS = [
     ),
     Mutant(
         "a trailer's fence is not looked at",
-        "forge/deeds.py",
+        "forge/handler.py",
         "a newer tenure is never touched (rule 22)",
         '"fence": trailer.fence} if trailer',
         '"fence": None} if trailer',
@@ -2901,7 +2901,7 @@ MUTANTS = [
     ),
     Mutant(
         "a project by the case of its repository",
-        "forge/names.py",
+        "forge/repository.py",
         "a repository has the project that the client calls it",
         "[step.lower() for step in",
         "[step for step in",
@@ -2909,7 +2909,7 @@ MUTANTS = [
     ),
     Mutant(
         "an issue without the label is listed",
-        "forge/deeds.py",
+        "forge/handler.py",
         "only what has the label is listed",
         "is_wanted = issue.open and has_label and",
         "is_wanted = issue.open and",
@@ -2917,7 +2917,7 @@ MUTANTS = [
     ),
     Mutant(
         "what is listed from elsewhere is replaced",
-        "forge/deeds.py",
+        "forge/handler.py",
         "listing never undoes (rule 25)",
         "    if listed and listed.source and listed.source.lower() != source:\n",
         "    if False:\n",

@@ -20,17 +20,17 @@ from tests.harness import acting
 from tests.harness.oversight import keep
 from tests.proofs import seen, witness
 from tests.proofs.audit import Audit
-from tests.proofs.model import Model
 from tests.proofs.records import HELD
+from tests.proofs.reference_model import Model
 from tests.tools.clock import SteppedClock
 
-from dibs import outcomes as o
-from dibs import words
+from dibs import model
+from dibs import results as o
+from dibs.model import Project, Session, Task
 from dibs.store import Rules, Store, StoreDown
 from dibs.store.local import mark
 from dibs.store.local.embedded import EmbeddedStore
 from dibs.store.redis.link import PipelineLink
-from dibs.words import Project, Session, Task
 
 RULES = Rules(
     ttl_ms=20_000,
@@ -484,7 +484,7 @@ class Rig:
 
     def _check_list(self) -> None:
         """The list, page by page, is every claim once; its `seq` is the last event."""
-        states, cursor, claims, seq = words.STATES, "", [], ""
+        states, cursor, claims, seq = model.STATES, "", [], ""
         while True:
             page = self.run(
                 acting.list_(self.store, self.project, states=states, limit=2, cursor=cursor)
@@ -495,9 +495,13 @@ class Rig:
             if not cursor:
                 break
         self.model.look(witness.step_of(self.link.runs[-1]))
-        model = self.model
-        known = [t for t, one in model.tasks.items() if one.state != "done" or not model.aged(one)]
-        expected = [seen.task(model, task) for task in known]
+        reference = self.model
+        known = [
+            task
+            for task, one in reference.tasks.items()
+            if one.state != "done" or not reference.aged(one)
+        ]
+        expected = [seen.task(reference, task) for task in known]
         expected = [c for c in expected if c["state"] in states]
         assert sorted(claims, key=by_task) == sorted(expected, key=by_task), "the list is wrong"
         last = self.audit.last_event

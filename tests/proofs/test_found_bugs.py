@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from tests.proofs.rig import RULES, Rig, Server
 
-from dibs import outcomes as o
+from dibs import results as o
 
 ANN, BOB, CAT = 0, 1, 2
 TTL, GRACE, WINDOW, TICKET = RULES.ttl_ms, RULES.grace_ms, RULES.handover_ms, RULES.ticket_ms

@@ -25,7 +25,7 @@ from tests.proofs.histories import (
     witnessed,
     world,
 )
-from tests.proofs.model import Model
+from tests.proofs.reference_model import Model
 
 from dibs.app import rules
 from dibs.settings import load

@@ -1,7 +1,7 @@
 """A machine that tries to break the contract: any act, any moment, any trouble, in any order.
 
 It drives a real store under a frozen clock and compares every answer, record, index and event with
-the model (tests/proofs/model.py). `make prove` runs it for as long as it is told.
+the model (tests/proofs/reference_model.py). `make prove` runs it for as long as it is told.
 """
 
 import os

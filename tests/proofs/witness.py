@@ -7,16 +7,16 @@ from typing import Any
 
 from tests.proofs.records import Step
 
-from dibs import outcomes as o
+from dibs import results as o
 from dibs.acts import SCRIPTS
+from dibs.model import Claim, Free, Loss
 from dibs.store import StoreDown
+from dibs.store.board_tasks import SCRIPT as GLANCE
 from dibs.store.clock import Tick
-from dibs.store.glance import SCRIPT as GLANCE
 from dibs.store.redis.link import Link
 from dibs.store.rules import Rules
 from dibs.store.scripts import Script
 from dibs.store.store import OVERVIEW, SWEEP, Unlist
-from dibs.words import Claim, Free, Loss
 
 BY_SESSIONS = ("claim", "heartbeat", "release", "tasks")
 BY_PEOPLE = ("break", "hold", "unhold", "retry", "resolve")

@@ -9,17 +9,17 @@ import redis
 from tests.conftest import Desk, Stepped, new_session
 from tests.harness import acting
 
-from dibs import outcomes as o
-from dibs.api.observe import FAMILIES
-from dibs.board.lobby import Lobby
+from dibs import results as o
+from dibs.api.telemetry import FAMILIES
+from dibs.board.overview_cache import OverviewCache
 from dibs.maintenance import Maintenance
 from dibs.metrics import Metrics
+from dibs.model import Task
 from dibs.store import Damaged, Rules, Store, StoreDown
 from dibs.store.clock import KEY as CLOCK
-from dibs.store.clock import Facts
+from dibs.store.clock import ClockReading
 from dibs.store.keys import keys
 from dibs.store.redis.link import PipelineLink
-from dibs.words import Task
 
 ALL = ("held", "parked", "lapsed", "done")
 NOT_HELD = 1
@@ -394,7 +394,7 @@ async def test_a_damaged_secret_is_named_and_not_the_services_mistake(desk: Desk
 
 
 def test_an_instant_past_all_calendars_is_the_last_of_them() -> None:
-    assert Facts(1, 0, "").instant(9 * 10**15).year == 9999
+    assert ClockReading(1, 0, "").instant(9 * 10**15).year == 9999
 
 
 async def test_what_is_no_claim_in_an_index_hides_no_other(desk: Desk, raw: Any) -> None:
@@ -432,7 +432,7 @@ async def test_a_project_whose_keys_are_not_ours_is_refused_and_costs_no_other_p
     assert maintenance._counts[other.project].held == 1
     said = [line for line in caplog.messages if f"_damaged project={desk.project} " in line]
     assert len(said) == (key != "events"), "it is said once, where the sweep meets it"
-    overviews, _ = await Lobby(desk.store).look()
+    overviews, _ = await OverviewCache(desk.store).look()
     assert other.project in [one.project for one in overviews]
 
 

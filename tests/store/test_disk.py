@@ -21,7 +21,7 @@ from tests.tools.volumes import MB, fill, free, volume
 
 from dibs.serve import DiskLog
 from dibs.settings import Settings
-from dibs.store.local.disk import RESERVE, Limits, Volume, Watch, human, lend, make_room
+from dibs.store.local.disk import RESERVE, DiskLimits, Volume, Watch, human, lend, make_room
 from dibs.store.local.embedded import EmbeddedStore, StoreUnavailable
 
 ROUNDS = int(os.environ.get("DIBS_DISK_ROUNDS", "3"))
@@ -63,13 +63,13 @@ def lines(service: Service, event: str) -> list[str]:
     ids=["a small volume: 15 %", "1 GB: 100 MB", "a large one: 100 MB"],
 )
 def test_the_lesser_of_a_part_and_a_size_is_kept_free(total: int, kept: int) -> None:
-    assert Limits().kept_free(total) == kept
-    assert Limits(percent=0).kept_free(total) == 0
-    assert Limits(most=0).kept_free(total) == 0
+    assert DiskLimits().kept_free(total) == kept
+    assert DiskLimits(percent=0).kept_free(total) == 0
+    assert DiskLimits(most=0).kept_free(total) == 0
 
 
 def test_claims_stop_at_the_limit_and_go_on_a_little_above_it(tmp_path: Path) -> None:
-    limits, kept = Limits(), 100 * MB
+    limits, kept = DiskLimits(), 100 * MB
     watch = Watch(tmp_path, limits)
 
     def why(free_mb: int) -> str:

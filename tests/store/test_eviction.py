@@ -9,12 +9,12 @@ from tests.conftest import new_session
 from tests.harness import acting
 from tests.tools.servers import KINDS, Server, serving
 
-from dibs import outcomes as o
+from dibs import results as o
+from dibs.model import Project, Task
 from dibs.store import Rules, Store, StoreDown
 from dibs.store.format import UnsupportedStore
 from dibs.store.redis.link import PipelineLink
-from dibs.store.shown import may_evict_claims
-from dibs.words import Project, Task
+from dibs.store.server_info import may_evict_claims
 
 FREE = Rules(rate_per_session=0, rate_per_project=0, claims_per_session=2_000)
 PROJECT = Project("evic.tion")

@@ -14,7 +14,7 @@ from tests.conftest import Desk, Stepped, new_session
 from tests.harness import acting
 from tests.tools.clock import SteppedClock
 
-from dibs import outcomes as o
+from dibs import results as o
 from dibs.acts import SCRIPTS
 from dibs.store import Rules, Store, StoreDown, StoreFull
 from dibs.store.format import UnsupportedStore

@@ -17,17 +17,17 @@ from tests.ops.farm import PASSWORD as FARM_PASSWORD
 from tests.ops.farm import cluster, free_ports
 from tests.tools.servers import KINDS, serving
 
-from dibs import outcomes as o
+from dibs import results as o
 from dibs.acts import SCRIPTS, claim
+from dibs.model import Project, Task
 from dibs.store import Rules, Store, StoreDown
-from dibs.store.library import Library, Unfit
+from dibs.store.library import Library, NoLibrary
 from dibs.store.local.embedded import EmbeddedStore
 from dibs.store.redis import functions
 from dibs.store.redis.failures import ErrorReply, failure
 from dibs.store.redis.functions import Functions
 from dibs.store.redis.link import PipelineLink
-from dibs.store.redis.target import link_to, parse
-from dibs.words import Project, Task
+from dibs.store.redis.store_url import link_to, parse
 
 FREE = Rules(rate_per_session=0, rate_per_project=0, claims_per_session=2_000)
 PROJECT = Project("func.tions")
@@ -462,5 +462,5 @@ async def test_a_user_who_may_load_and_not_list_has_functions_all_the_same() -> 
 def test_a_script_that_would_mean_something_else_as_a_library_is_refused(
     text: str, why: str
 ) -> None:
-    with pytest.raises(Unfit, match=why):
+    with pytest.raises(NoLibrary, match=why):
         Library.of("x", [text], "INSIDE()")

@@ -20,7 +20,7 @@ from dibs.store.redis import blocking
 from dibs.store.redis.connection import Connection
 from dibs.store.redis.endpoint import Endpoint
 from dibs.store.redis.link import PipelineLink
-from dibs.store.redis.target import link_to, parse, reader_to
+from dibs.store.redis.store_url import link_to, parse, reader_to
 
 
 @pytest.fixture

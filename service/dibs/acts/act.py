@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
+from dibs.model import Project, Session
 from dibs.requests import Request
 from dibs.responses import Reply
-from dibs.words import Project, Session
 
 R = TypeVar("R", bound=Request)
 

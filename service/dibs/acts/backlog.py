@@ -4,16 +4,16 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from dibs import outcomes as o
+from dibs import results as o
 from dibs.acts.act import Act
 from dibs.acts.holding import shown
 from dibs.acts.list_ import as_page, open_cursor, seal_cursor
+from dibs.characters import lower
+from dibs.model import Project, Session, Task
 from dibs.requests import LINE, Errors, Request, Tag, as_schema, fault, limited_text
 from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
-from dibs.text import lower
-from dibs.words import Project, Session, Task
 
 STATES = (
     *("ready", "blocked", "on-hold", "failed"),

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple, assert_never
 
-from dibs import outcomes as o
 from dibs import responses
+from dibs import results as o
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import releases, shown
 from dibs.acts.people import NOBODY, Reason, moved

@@ -3,14 +3,17 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, assert_never
 
-from dibs import outcomes as o
 from dibs import responses
+from dibs import results as o
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import held, milliseconds, rate_limited
-from dibs.acts.refusing import contended, limited, nothing_ready, waiting
+from dibs.acts.refusals import contended, limited, nothing_ready, waiting
 from dibs.acts.waiting import until_granted
+from dibs.characters import lower
 from dibs.claims import Claims, OutOfBounds
-from dibs.likeness import skeleton
+from dibs.confusables import skeleton
+from dibs.model import Claim, Project, Session
+from dibs.model import Task as Name
 from dibs.requests import (
     Branch,
     Duration,
@@ -29,11 +32,8 @@ from dibs.requests import (
 )
 from dibs.responses import Reply
 from dibs.store import Store, Unwilling
-from dibs.store.records import Reader, seconds
+from dibs.store.records import ReplyDecoder, seconds
 from dibs.store.scripts import Declaration
-from dibs.text import lower
-from dibs.words import Claim, Project, Session
-from dibs.words import Task as Name
 
 WAIT_MOST_S = 25
 """Longer than this a request looks dead to proxies on the way."""
@@ -200,7 +200,9 @@ def _arguments(store: Store, call: Call[ClaimRequest]) -> Callable[[], tuple[str
     return made
 
 
-def _outcome(store: Store, project: Project, tag: str, read: Reader, rest: list[Any]) -> Outcome:
+def _outcome(
+    store: Store, project: Project, tag: str, read: ReplyDecoder, rest: list[Any]
+) -> Outcome:
     """Return what the script came to, where it looked at the tasks."""
     lost = tuple(map(read.loss, rest[0]))
     match tag:

@@ -2,8 +2,8 @@
 
 from typing import Any, Literal, NamedTuple, assert_never
 
-from dibs import outcomes as o
 from dibs import responses
+from dibs import results as o
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import held, milliseconds, refusal, refused
 from dibs.claims import Claims

@@ -10,16 +10,16 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from pydantic import BeforeValidator, Field
 
-from dibs import outcomes as o
 from dibs import responses
+from dibs import results as o
 from dibs.acts.act import Act
 from dibs.acts.list_ import open_cursor, seal_cursor
+from dibs.model import MAX_FENCE, Project, Refused, Task
 from dibs.requests import Errors, Request, as_schema, fault
 from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
-from dibs.streams import Streams
-from dibs.words import MAX_FENCE, Project, Refused, Task
+from dibs.stream_limit import StreamLimit
 
 PAGE = 200
 DAY_S = 86_400
@@ -127,7 +127,7 @@ def answer(found: o.History) -> Reply:
 
 
 async def export(
-    store: Store, streams: Streams, project: Project, query: SpanQuery
+    store: Store, streams: StreamLimit, project: Project, query: SpanQuery
 ) -> AsyncIterator[bytes]:
     """Yield all tenures of a span as CSV, a page at a time.
 

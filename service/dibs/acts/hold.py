@@ -4,8 +4,8 @@ from typing import NamedTuple, assert_never
 
 from pydantic import ConfigDict
 
-from dibs import outcomes as o
 from dibs import responses
+from dibs import results as o
 from dibs.acts.act import Act, Call
 from dibs.acts.people import NOBODY, Reason, UntilField
 from dibs.claims import Claims

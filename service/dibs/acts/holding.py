@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from dibs import messages, responses
-from dibs import outcomes as o
+from dibs import results as o
+from dibs.model import Claim, Fence, Free, Project, Task
 from dibs.problems import ProblemError
-from dibs.store.records import Reader, seconds
-from dibs.words import Claim, Fence, Free, Project, Task
+from dibs.store.records import ReplyDecoder, seconds
 
 
-def shown(read: Reader, project: Project, task: Task, view: str) -> Claim | Free:
+def shown(read: ReplyDecoder, project: Project, task: Task, view: str) -> Claim | Free:
     """Return a task as a script showed it; '' is one that is not known."""
     return read.claim(view) if view else Free.unknown(project, task)
 
@@ -27,12 +27,12 @@ def releases(rows: Sequence[Sequence[str]]) -> tuple[o.Release, ...]:
     return tuple(o.Release(Task(task), state, already == "1") for task, state, already in rows)
 
 
-def rate_limited(read: Reader, rest: list[Any]) -> o.RateLimited:
+def rate_limited(read: ReplyDecoder, rest: list[Any]) -> o.RateLimited:
     """Return whose rate is used up."""
     return o.RateLimited(rest[1], max(1, seconds(int(rest[0]))), unsure=read.unsure)
 
 
-def not_mine(read: Reader, project: Project, task: Task | None, rest: list[Any]) -> o.NotMine:
+def not_mine(read: ReplyDecoder, project: Project, task: Task | None, rest: list[Any]) -> o.NotMine:
     """Return why the session does not hold a task."""
     told, view, why, loss = rest
     now = shown(read, project, task or Task(""), view)
@@ -41,7 +41,7 @@ def not_mine(read: Reader, project: Project, task: Task | None, rest: list[Any])
 
 
 def refused(
-    tag: str, read: Reader, rest: list[Any], project: Project, task: Task | None
+    tag: str, read: ReplyDecoder, rest: list[Any], project: Project, task: Task | None
 ) -> o.NotMine | o.RateLimited | None:
     """Return why a script refused an act of a holder; None if it did not."""
     if tag == "rate-limited":

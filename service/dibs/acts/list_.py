@@ -9,9 +9,11 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from pydantic import Field
 
-from dibs import messages, responses, words
-from dibs import outcomes as o
+from dibs import messages, model, responses
+from dibs import results as o
 from dibs.acts.act import Act
+from dibs.characters import lower
+from dibs.model import Claim, Free, Project, Refused, Session
 from dibs.requests import (
     LINE,
     Branch,
@@ -26,12 +28,10 @@ from dibs.requests import (
 from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
-from dibs.text import lower
-from dibs.words import Claim, Free, Project, Refused, Session
 
 LISTED_NOTE_CHARS = 300
 _CURSOR = r"[1-6] ([0-9]{1,16}|[+-]inf) .{0,600}"
-_STATE = "|".join(words.STATES)
+_STATE = "|".join(model.STATES)
 
 
 class ListQuery(Request):
@@ -54,8 +54,8 @@ class ListQuery(Request):
     def also(cls, given: dict[str, Any]) -> Errors:
         """See Request."""
         wanted = str(given.get("state", "held")).split(",")
-        if set(wanted) - set(words.STATES):
-            return [fault("state", f"A state is one or more of {', '.join(words.STATES)}.")]
+        if set(wanted) - set(model.STATES):
+            return [fault("state", f"A state is one or more of {', '.join(model.STATES)}.")]
         return []
 
 

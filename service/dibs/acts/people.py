@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from dibs import outcomes as o
-from dibs import responses, verdicts, words
+from dibs import decision_messages, model, responses
+from dibs import results as o
 from dibs.problems import ProblemError
 from dibs.requests import LINES, as_schema, limited_text
 
@@ -16,9 +16,9 @@ NOBODY = "an admin"
 
 Reason = Annotated[
     str,
-    limited_text("A reason", words.NOTE_CHARS, words.prose),
+    limited_text("A reason", model.NOTE_CHARS, model.prose),
     Field(min_length=1),
-    as_schema(type="string", minLength=1, maxLength=words.NOTE_CHARS, pattern=LINES),
+    as_schema(type="string", minLength=1, maxLength=model.NOTE_CHARS, pattern=LINES),
 ]
 
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)")
@@ -37,15 +37,15 @@ def _until(value: object) -> Until:
         try:
             return Until(at_ms=int(datetime.fromisoformat(value.upper()).timestamp() * 1000))
         except (ValueError, OverflowError):
-            raise words.Refused(_SAID) from None
+            raise model.Refused(_SAID) from None
     try:
-        span_s = words.duration_s(value, "until")
-    except words.Refused:
-        raise words.Refused(_SAID) from None
+        span_s = model.duration_s(value, "until")
+    except model.Refused:
+        raise model.Refused(_SAID) from None
     if span_s > 999_999_999:
-        raise words.Refused("until is 31 years at most; leave it out for as long as it takes.")
+        raise model.Refused("until is 31 years at most; leave it out for as long as it takes.")
     if span_s < 1:
-        raise words.Refused("until lies in the future: 1 s at least.")
+        raise model.Refused("until lies in the future: 1 s at least.")
     return Until(for_ms=span_s * 1000)
 
 
@@ -61,8 +61,8 @@ UntilField = Annotated[
 ]
 
 
-def moved(outcome: o.Moved, fence: words.Fence | None) -> ProblemError:
+def moved(outcome: o.Moved, fence: model.Fence | None) -> ProblemError:
     """Return the problem of an act that names a fence which is not the current one."""
-    detail = verdicts.moved(outcome.now, fence or words.Fence(0))
+    detail = decision_messages.moved(outcome.now, fence or model.Fence(0))
     claim = responses.builtin(outcome.now)
     return responses.problem("fence-moved", detail, outcome, claim=claim)

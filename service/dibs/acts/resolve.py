@@ -2,8 +2,8 @@
 
 from typing import Annotated, Any, Literal, NamedTuple, assert_never
 
-from dibs import outcomes as o
-from dibs import responses, verdicts, words
+from dibs import decision_messages, model, responses
+from dibs import results as o
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import releases, shown
 from dibs.claims import Claims
@@ -94,10 +94,10 @@ async def end(store: Store, call: Call[ResolveRequest], outcome: str) -> Outcome
     tag, read, rest = await store.run(SCRIPT, project, None, arguments, call.key)
     match tag:
         case "moved":
-            now = shown(read, project, request.task or words.Task(""), rest[1])
+            now = shown(read, project, request.task or model.Task(""), rest[1])
             return o.Moved(now, unsure=read.unsure)
         case "ambiguous":
-            return o.Ambiguous(tuple(map(words.Task, rest[1:])), unsure=read.unsure)
+            return o.Ambiguous(tuple(map(model.Task, rest[1:])), unsure=read.unsure)
         case "unknown":
             return o.Unmatched(unsure=read.unsure)
         case _:
@@ -110,14 +110,14 @@ def answer(outcome: Outcome, request: ResolveRequest) -> Reply:
         case o.Ended(ended):
             return responses.ok(ended[0])
         case o.Moved(now):
-            detail = verdicts.newer(now, request.fence)
+            detail = decision_messages.newer(now, request.fence)
             raise responses.problem("fence-moved", detail, outcome, claim=responses.builtin(now))
         case o.Ambiguous(tasks):
-            detail = verdicts.ambiguous(tasks)
+            detail = decision_messages.ambiguous(tasks)
             raise responses.problem("ambiguous", detail, outcome, tasks=list(tasks))
         case o.Unmatched():
             asked = request.task or request.pr or request.branch
-            raise responses.problem("unmatched", verdicts.unmatched(asked), outcome)
+            raise responses.problem("unmatched", decision_messages.unmatched(asked), outcome)
         case never:
             assert_never(never)
 

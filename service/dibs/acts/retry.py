@@ -2,8 +2,8 @@
 
 from typing import NamedTuple, assert_never
 
-from dibs import outcomes as o
-from dibs import responses, verdicts
+from dibs import decision_messages, responses
+from dibs import results as o
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import releases, shown
 from dibs.acts.people import NOBODY, Reason, moved
@@ -64,7 +64,7 @@ def answer(outcome: Outcome, request: RetryRequest) -> Reply:
             raise moved(outcome, request.fence)
         case o.StillHeld(now):
             facts = {"task": request.task, "claim": responses.builtin(now)}
-            raise responses.problem("held", verdicts.still_held(now), outcome, **facts)
+            raise responses.problem("held", decision_messages.still_held(now), outcome, **facts)
         case never:
             assert_never(never)
 

@@ -5,12 +5,12 @@ from typing import NamedTuple
 from dibs import responses
 from dibs.acts.act import Act
 from dibs.acts.holding import shown
+from dibs.model import Claim, Free, Project, Session, Task
+from dibs.model import Fence as Number
 from dibs.requests import Fence, Request
 from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
-from dibs.words import Claim, Free, Project, Session, Task
-from dibs.words import Fence as Number
 
 
 class ShowQuery(Request):

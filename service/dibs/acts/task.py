@@ -2,16 +2,16 @@
 
 from typing import NamedTuple
 
-from dibs import outcomes as o
 from dibs import responses
+from dibs import results as o
 from dibs.acts.act import Act
 from dibs.acts.holding import shown
+from dibs.model import Claim, Free, Project, Session, Task
 from dibs.requests import Request
 from dibs.responses import Reply
 from dibs.store import Store
-from dibs.store.records import Reader
+from dibs.store.records import ReplyDecoder
 from dibs.store.scripts import Declaration
-from dibs.words import Claim, Free, Project, Session, Task
 
 
 class TaskQuery(Request):
@@ -42,7 +42,7 @@ async def look(
     )
 
 
-def _each(read: Reader, project: Project, flat: list[str]) -> tuple[Claim | Free, ...]:
+def _each(read: ReplyDecoder, project: Project, flat: list[str]) -> tuple[Claim | Free, ...]:
     pairs = zip(flat[::2], flat[1::2], strict=True)
     return tuple(shown(read, project, Task(task), view) for task, view in pairs)
 

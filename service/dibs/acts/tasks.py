@@ -5,13 +5,14 @@ from typing import Annotated, Any, ClassVar, NamedTuple, assert_never
 
 from pydantic import BeforeValidator, Field
 
-from dibs import messages, responses, words
-from dibs import outcomes as o
+from dibs import messages, model, responses
+from dibs import results as o
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import rate_limited
-from dibs.acts.refusing import limited
+from dibs.acts.refusals import limited
+from dibs.characters import lower
 from dibs.claims import Claims
-from dibs.likeness import skeleton
+from dibs.confusables import skeleton
 from dibs.problems import invalid
 from dibs.requests import (
     LINE,
@@ -27,9 +28,8 @@ from dibs.requests import (
 )
 from dibs.responses import Reply
 from dibs.store import Store, Unwilling
-from dibs.store.records import Reader
+from dibs.store.records import ReplyDecoder
 from dibs.store.scripts import Declaration
-from dibs.text import lower
 
 CHANGES = ("created", "updated", "unchanged", "dropped")
 Outcome = o.Written | o.Circle | o.OverQuota | o.NoRoom | o.RateLimited
@@ -37,13 +37,13 @@ Outcome = o.Written | o.Circle | o.OverQuota | o.NoRoom | o.RateLimited
 
 def _lines(text: str, what: str) -> str:
     """Return a text, its lines ending as here: forges and editors write both kinds."""
-    return words.prose(text.replace("\r\n", "\n"), what)
+    return model.prose(text.replace("\r\n", "\n"), what)
 
 
 Title = Annotated[
     str,
-    limited_text("A title", words.TITLE_CHARS),
-    as_schema(type="string", maxLength=words.TITLE_CHARS, pattern=LINE),
+    limited_text("A title", model.TITLE_CHARS),
+    as_schema(type="string", maxLength=model.TITLE_CHARS, pattern=LINE),
 ]
 
 
@@ -54,7 +54,7 @@ def _whole(least: int, most: int) -> tuple[BeforeValidator, Any]:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise words.Refused(f"This is a whole number from {least} to {most}.")
+            raise model.Refused(f"This is a whole number from {least} to {most}.")
         return value
 
     return BeforeValidator(checked), as_schema(type="integer", minimum=least, maximum=most)
@@ -62,8 +62,8 @@ def _whole(least: int, most: int) -> tuple[BeforeValidator, Any]:
 
 Body = Annotated[
     str,
-    limited_text("A body", words.BODY_CHARS, _lines),
-    as_schema(type="string", maxLength=words.BODY_CHARS, pattern=LINES),
+    limited_text("A body", model.BODY_CHARS, _lines),
+    as_schema(type="string", maxLength=model.BODY_CHARS, pattern=LINES),
 ]
 
 
@@ -73,15 +73,15 @@ class Entry(Request):
     task: Task
     title: Title | None = None
     body: Body | None = None
-    priority: Annotated[int, *_whole(0, words.PRIORITY_LAST)] | None = None
-    needs: Annotated[tuple[Task, ...], Field(max_length=words.NEEDS_MOST)] | None = None
-    tags: Annotated[tuple[Tag, ...], Field(max_length=words.TAGS_MOST)] | None = None
+    priority: Annotated[int, *_whole(0, model.PRIORITY_LAST)] | None = None
+    needs: Annotated[tuple[Task, ...], Field(max_length=model.NEEDS_MOST)] | None = None
+    tags: Annotated[tuple[Tag, ...], Field(max_length=model.TAGS_MOST)] | None = None
     url: Url | None = None
     source: Title | None = None
-    max_attempts: Annotated[int, *_whole(1, words.ATTEMPTS_MOST)] | None = None
+    max_attempts: Annotated[int, *_whole(1, model.ATTEMPTS_MOST)] | None = None
     drop: bool = False
 
-    def kept(self, project: words.Project) -> str:
+    def kept(self, project: model.Project) -> str:
         """Return it as tasks.lua knows it: JSON of texts, lists with a line each."""
         like = skeleton(self.task, project)
         fields: dict[str, str | None] = {
@@ -103,7 +103,7 @@ class Entry(Request):
 class TasksRequest(Request):
     """POST tasks."""
 
-    tasks: Annotated[tuple[Entry, ...], Field(min_length=1, max_length=words.ENTRIES_MOST)]
+    tasks: Annotated[tuple[Entry, ...], Field(min_length=1, max_length=model.ENTRIES_MOST)]
     dry_run: bool = False
     fits_a_form: ClassVar[bool] = False
 
@@ -166,12 +166,12 @@ async def write(store: Store, call: Call[TasksRequest]) -> Outcome:
             return _outcome(store, tag, read, rest)
 
 
-def _outcome(store: Store, tag: str, read: Reader, rest: list[Any]) -> Outcome:
+def _outcome(store: Store, tag: str, read: ReplyDecoder, rest: list[Any]) -> Outcome:
     """Return what the script came to, where it looked at the list."""
     lost = tuple(map(read.loss, rest[0]))
     match tag:
         case "cycle":
-            return o.Circle(tuple(map(words.Task, rest[1:])), lost, unsure=read.unsure)
+            return o.Circle(tuple(map(model.Task, rest[1:])), lost, unsure=read.unsure)
         case "full":
             return o.NoRoom(lost, store.room(), unsure=read.unsure)
         case "quota":

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from dibs import outcomes as o
 from dibs import responses
+from dibs import results as o
 from dibs.acts.act import Act, Call
 from dibs.acts.people import NOBODY, Reason
 from dibs.claims import Claims

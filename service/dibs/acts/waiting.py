@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
-from dibs import outcomes as o
+from dibs import results as o
 from dibs.claims import Claims
+from dibs.model import Project, Task
+from dibs.store.broadcast import ShuttingDown, Subscription
 from dibs.store.events import CursorExpired
-from dibs.store.stream import ShuttingDown, Subscription
-from dibs.words import Project, Task
 
 T = TypeVar("T")
 _NO_USE = ("claimed", "queued", "parked", "review", "resumed", "revived")

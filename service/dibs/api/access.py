@@ -17,9 +17,9 @@ from dibs.acts.act import KNOWN, Claimant
 from dibs.addresses import Proxies, network_of
 from dibs.api.tokens import Tokens
 from dibs.authorization import REALM, read
-from dibs.budgets import Budget
+from dibs.characters import fault_of_name
 from dibs.problems import ProblemError, invalid
-from dibs.text import fault_of_name
+from dibs.rate_limit import RateLimit
 
 Req = Request[Any, Any, Any]
 
@@ -46,7 +46,7 @@ NAME_CHARS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class AccessLimits:
     """How much a second is let through in this process, 0 for no limit."""
 
     reads_per_project: int = 0
@@ -56,7 +56,7 @@ class Limits:
     """Claims of what a session does not hold yet, of those who show no key."""
 
 
-NONE = Limits()
+NONE = AccessLimits()
 
 
 class Access:
@@ -73,7 +73,7 @@ class Access:
         ci: Sequence[str] = (),
         projects: Sequence[str] = (),
         read_open: bool = False,
-        limits: Limits = NONE,
+        limits: AccessLimits = NONE,
         proxies: Proxies | None = None,
     ) -> None:
         """`projects`: exact names and `owner.*`, none for any; `read_open`: all may read."""
@@ -85,9 +85,9 @@ class Access:
         self._owners = tuple(name[:-1] for name in projects if name.endswith(".*"))
         self._read_open = read_open
         self._proxies = proxies or Proxies()
-        self._reads = Budget(limits.reads_per_project, READS_SAVED_S)
-        self._address_reads = Budget(limits.reads_per_address, ADDRESS_READS_SAVED_S)
-        self._new = Budget(limits.new_per_address, NEW_SAVED_S)
+        self._reads = RateLimit(limits.reads_per_project, READS_SAVED_S)
+        self._address_reads = RateLimit(limits.reads_per_address, ADDRESS_READS_SAVED_S)
+        self._new = RateLimit(limits.new_per_address, NEW_SAVED_S)
         self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     @property

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from dibs.api import edge
+from dibs.api import smuggling
 from dibs.problems import ProblemError
 
 ROOM = 16 << 20
@@ -38,7 +38,7 @@ async def body_of(
     if declared > most or len(body) > most:
         raise ProblemError("too-large", "The body is larger than this service accepts.")
     if len(body) != declared >= 0:
-        raise edge.short(declared, len(body))
+        raise smuggling.short(declared, len(body))
     return body
 
 

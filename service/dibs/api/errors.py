@@ -13,12 +13,12 @@ from litestar.exceptions import (
 
 from dibs import messages, responses
 from dibs.acts import POSTS, READS
-from dibs.api import observe
+from dibs.api import telemetry
 from dibs.claims import OutOfBounds
 from dibs.problems import Applied, ProblemError, invalid
 from dibs.responses import Reply
 from dibs.store import Damaged, StoreDown, StoreFull, Unwilling
-from dibs.streams import TooMany
+from dibs.stream_limit import TooMany
 
 log = logging.getLogger("dibs.api")
 Req = Request[Any, Any, Any]
@@ -27,9 +27,9 @@ Req = Request[Any, Any, Any]
 def answer(scope: Any, error: Exception) -> Reply:
     """Return what to answer when `error` was raised; the problem's code is left in the scope."""
     problem = _problem(scope, error)
-    scope[observe.CODE] = problem.problem.code
+    scope[telemetry.CODE] = problem.problem.code
     if "whose" in problem.body:
-        scope[observe.WHOSE] = problem.body["whose"]
+        scope[telemetry.WHOSE] = problem.body["whose"]
     body = responses.encode(problem.body)
     return Reply(body, responses.PROBLEM, problem.problem.status, problem.headers)
 

@@ -2,7 +2,7 @@
 
 The framework's routing, injection and validation cost 50 µs a call, as much as the rest of a claim,
 and each layer around it some 4 (docs/performance.md). Everything but the acts with POST goes to the
-framework. Acts begin a few at a time, those of holders first (turns.py).
+framework. Acts begin a few at a time, those of holders first (admission.py).
 """
 
 import asyncio
@@ -15,16 +15,16 @@ from litestar.types import ASGIApp
 from dibs import requests
 from dibs.acts import POSTS, READS
 from dibs.acts.act import Act, Call
-from dibs.api import edge, errors, headers, observe
+from dibs.api import errors, headers, smuggling, telemetry
 from dibs.api.access import Access
+from dibs.api.admission import BEGUN_MOST, Holders, Pace
 from dibs.api.bodies import Room, body_of
-from dibs.api.turns import BEGUN_MOST, Holders, Pace
 from dibs.claims import Claims
 from dibs.metrics import Metrics
-from dibs.outcomes import Granted
+from dibs.model import Project, Session
 from dibs.responses import Reply
+from dibs.results import Granted
 from dibs.store import StoreDown
-from dibs.words import Project, Session
 
 R = TypeVar("R", bound=requests.Request)
 
@@ -107,7 +107,7 @@ class FastPath:
                 self._holders.heard(session, status)
             await reply.answer(scope, send, headers.of_an_act(scope["headers"]))
         finally:
-            observe.count(scope, self._metrics, act.name, status, perf_counter() - began)
+            telemetry.count(scope, self._metrics, act.name, status, perf_counter() - began)
 
     async def _reply(
         self, project: str, act: Act, given: dict[bytes, bytes], scope: Any, receive: Any
@@ -116,7 +116,7 @@ class FastPath:
             if scope["method"] != "POST":
                 raise errors.wrong_method(scope)
             if len(given) < len(scope["headers"]):
-                edge.single(scope["headers"])
+                smuggling.single(scope["headers"])
             self._access.admit(scope, given.get(b"authorization", b"").decode("latin-1"))
             declared = int(given.get(b"content-length", -1))
             if act.body_most and not 0 <= declared <= self._max_body:

@@ -9,16 +9,16 @@ from typing import Any
 
 from msgspec.json import schema_components
 
-from dibs import __version__, requests, responses, words
+from dibs import __version__, model, requests, responses
 from dibs.acts import ACTS
 from dibs.acts.act import Act
 from dibs.acts.heartbeat import HeartbeatRequest
 from dibs.acts.history import SpanQuery
 from dibs.acts.tasks import CHANGES
 from dibs.api.routes import EventsQuery
-from dibs.forge.deeds import RESULTS
-from dibs.outcomes import Release, TaskTenure
+from dibs.forge.handler import RESULTS
 from dibs.problems import TABLE
+from dibs.results import Release, TaskTenure
 from dibs.store.health import Health
 
 Schema = dict[str, Any]
@@ -212,8 +212,8 @@ def _problems(codes: tuple[str, ...]) -> Schema:
     }
 
 
-def _query(model: type[requests.Request]) -> list[Schema]:
-    properties = model.model_json_schema()["properties"]
+def _query(request: type[requests.Request]) -> list[Schema]:
+    properties = request.model_json_schema()["properties"]
     return [
         {"name": name, "in": "query", "required": False, "schema": schema}
         for name, schema in properties.items()
@@ -226,16 +226,16 @@ def _ref(name: str) -> Schema:
 
 def _schemas() -> Schema:
     found: Schema = {}
-    for model in (act.request for act in ACTS if act.method == "POST"):
-        schema = model.model_json_schema(ref_template=_REF + "{model}")
+    for request in (act.request for act in ACTS if act.method == "POST"):
+        schema = request.model_json_schema(ref_template=_REF + "{model}")
         found.update(schema.pop("$defs", {}))
-        found[model.__name__] = schema | model.together()
+        found[request.__name__] = schema | request.together()
     outputs = (
-        words.Claim,
-        words.Free,
-        words.Event,
-        words.Loss,
-        words.Tenure,
+        model.Claim,
+        model.Free,
+        model.Event,
+        model.Loss,
+        model.Tenure,
         TaskTenure,
         Release,
         Health,

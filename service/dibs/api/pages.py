@@ -11,8 +11,8 @@ from litestar.types import ControllerRouterHandler
 
 from dibs import responses
 from dibs.api.openapi import document
+from dibs.package_files import package_folder
 from dibs.problems import BY_CODE, ProblemError
-from dibs.shipped import shipped
 from dibs.store import Store, StoreDown
 
 Req = Request[Any, Any, Any]
@@ -44,7 +44,7 @@ def _digests() -> dict[bytes, bytes]:
     """Return what stands in dibs.py for the digest of each part, and the digest."""
     digests = {}
     for name in PARTS:
-        digest = sha256((shipped("client") / name).read_bytes()).hexdigest()
+        digest = sha256((package_folder("client") / name).read_bytes()).hexdigest()
         stem = name.removesuffix(".py").upper()
         digests[f"__DIBS_{stem}_SHA256__".encode()] = digest.encode()
     return digests
@@ -52,7 +52,7 @@ def _digests() -> dict[bytes, bytes]:
 
 def _file(folder: str, name: str, url: str) -> responses.Reply:
     """Return a file of the client or the skill, with this service's URL filled in."""
-    allowed = {path.name: path for path in shipped(folder).glob("*") if path.is_file()}
+    allowed = {path.name: path for path in package_folder(folder).glob("*") if path.is_file()}
     if name not in allowed:
         raise ProblemError("not-found", "This file does not exist.")
     content = allowed[name].read_bytes()

@@ -16,16 +16,16 @@ from dibs.acts.task import answer as answer_task
 from dibs.acts.task import look as look_at_task
 from dibs.addresses import network_of
 from dibs.claims import Claims
+from dibs.model import Event, Project, Refused, Session, Task
 from dibs.problems import invalid
 from dibs.store import StoreDown
+from dibs.store.broadcast import ShuttingDown
 from dibs.store.events import CursorExpired
-from dibs.store.stream import ShuttingDown
-from dibs.streams import Streams
-from dibs.words import Event, Project, Refused, Session, Task
+from dibs.stream_limit import StreamLimit
 
 Req = Request[Any, Any, Any]
 TheClaims = NamedDependency[Claims]
-TheStreams = NamedDependency[Streams]
+TheStreams = NamedDependency[StreamLimit]
 
 
 class EventsQuery(requests.Request):

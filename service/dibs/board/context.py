@@ -8,13 +8,13 @@ from urllib.parse import parse_qsl
 
 from litestar import Request, Response
 
-from dibs import words
+from dibs import model
 from dibs.board.feed import Feeds
 from dibs.board.html import ENV
-from dibs.board.lobby import Lobby
+from dibs.board.overview_cache import OverviewCache
 from dibs.claims import Claims
-from dibs.streams import Streams
-from dibs.words import Project
+from dibs.model import Project
+from dibs.stream_limit import StreamLimit
 
 Page = Response[bytes]
 Req = Request[Any, Any, Any]
@@ -39,8 +39,8 @@ class BoardContext:
     """What the pages need to know of the service."""
 
     feeds: Feeds
-    lobby: Lobby
-    streams: Streams
+    lobby: OverviewCache
+    streams: StreamLimit
     claims: Claims
     is_admin: Callable[[str], bool]
     breakable: bool
@@ -75,8 +75,8 @@ def page(template: str, status: int = 200, headers: dict[str, str] | None = None
 def in_project(project: str) -> Project:
     """Return the project of a path."""
     try:
-        return words.project(project)
-    except words.Refused as refused:
+        return model.project(project)
+    except model.Refused as refused:
         raise NoSuchPage(f"“{project[:100]}” is no project. {refused}") from None
 
 

@@ -6,13 +6,13 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 
-from dibs.board.known import Known, Readings
-from dibs.board.sheets import ALL, ROWS, Key, Sheet, Snapshot, Viewer
+from dibs.board.claim_cache import ClaimCache, Readings
+from dibs.board.live_pages import ALL, ROWS, Key, LivePage, Snapshot, Viewer
 from dibs.claims import Claims
+from dibs.model import Event, Project
 from dibs.store import StoreDown
+from dibs.store.broadcast import ShuttingDown, Subscription
 from dibs.store.events import CursorExpired
-from dibs.store.stream import ShuttingDown, Subscription
-from dibs.words import Event, Project
 
 log = logging.getLogger("dibs.board")
 
@@ -42,8 +42,8 @@ class Feed:
     def __init__(self, claims: Claims, project: Project, readings: Readings | None = None) -> None:
         self.project = project
         self._claims = claims
-        self._known = Known(claims, project, readings or Readings())
-        self._sheets: OrderedDict[Key, Sheet] = OrderedDict()
+        self._known = ClaimCache(claims, project, readings or Readings())
+        self._sheets: OrderedDict[Key, LivePage] = OrderedDict()
         self._run_task: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
         self._began = self._read = 0
@@ -71,12 +71,12 @@ class Feed:
             try:
                 sheet = self._sheet(key)
             except Crowded:
-                sheet = Sheet(self._known, key)  # it can be looked at, but not followed
+                sheet = LivePage(self._known, key)  # it can be looked at, but not followed
             await sheet.render()
             sheet.publish()
             return sheet.snapshot()
 
-    def _sheet(self, key: Key) -> Sheet:
+    def _sheet(self, key: Key) -> LivePage:
         """Return the sheet of a page. Raises Crowded."""
         sheet = self._sheets.get(key)
         if sheet is None:
@@ -85,7 +85,7 @@ class Feed:
                 raise Crowded(f"{SHEETS} pages and selections of this board are live")
             for old in unseen[: max(0, len(unseen) + 1 - UNSEEN)]:
                 del self._sheets[old]
-            sheet = self._sheets[key] = Sheet(self._known, key)
+            sheet = self._sheets[key] = LivePage(self._known, key)
             sheet.in_trouble = self._trouble
         self._sheets.move_to_end(key)
         return sheet

@@ -11,9 +11,9 @@ from markupsafe import Markup
 
 from dibs.board import relative_time
 from dibs.board.assets import asset
+from dibs.board.event_text import name
 from dibs.board.relative_time import span
-from dibs.board.telling import name
-from dibs.words import LAPSES_FLAGGED, Project, Task
+from dibs.model import LAPSES_FLAGGED, Project, Task
 
 _IN_A_PATH = frozenset(map(chr, range(0x21, 0x7F))) - frozenset("\"#%&'+/<>?\\^`{|}")
 """ASCII that stands for itself in the part of a path that is a task's name."""

@@ -13,7 +13,8 @@ from litestar.response import Stream
 from markupsafe import Markup
 
 from dibs.addresses import network_of
-from dibs.board import assets, deeds, relative_time, rows, tasks
+from dibs.board import assets, forms, relative_time, rows, task_page
+from dibs.board.board_query import EVERYTHING, FILTERS, MARKS, SORTS, BoardQuery
 from dibs.board.context import (
     BoardContext,
     NoSuchPage,
@@ -25,12 +26,11 @@ from dibs.board.context import (
     page,
 )
 from dibs.board.feed import Crowded
-from dibs.board.look import EVERYTHING, FILTERS, MARKS, SORTS, Look
+from dibs.board.live_pages import ALL, CHANGE_ID, Key, Snapshot, pager
 from dibs.board.rows import SECTIONS
-from dibs.board.sheets import ALL, CHANGE_ID, Key, Snapshot, pager
+from dibs.model import Project
 from dibs.store import StoreDown
-from dibs.streams import TooMany
-from dibs.words import Project
+from dibs.stream_limit import TooMany
 
 
 class Board(Controller):
@@ -58,13 +58,13 @@ class Board(Controller):
         """Show a page of a project as it is now."""
         name = in_project(project)
         query = fields(request.scope["query_string"])
-        look = Look.of(query)
+        look = BoardQuery.of(query)
         snapshot = await context.feeds.of(name).snapshot(Key(look, _number(query)))
         return page(
             "project.html",
             project=name,
             look=look,
-            did=tasks.confirmed_of_all(query.get("did", ""), snapshot.hold),
+            did=task_page.confirmed_of_all(query.get("did", ""), snapshot.hold),
             **_shown(name, snapshot, look),
             **_first_steps(request, context),
         )
@@ -81,7 +81,7 @@ class Board(Controller):
         after = request.headers.get("last-event-id") or query.get("after", "")
         if after and not CHANGE_ID.fullmatch(after):
             raise HTTPException("No change of a board is called that", status_code=422)
-        key = Key(Look.of(query), _number(query))
+        key = Key(BoardQuery.of(query), _number(query))
         feed = await context.feeds.to_follow(name, key)
         return Stream(
             context.streams.counted(name, address, feed.follow(after, key)),
@@ -99,7 +99,7 @@ class Board(Controller):
     ) -> Page:
         """Say what a person is about to do, and ask for the reason and the key."""
         name, given = _deed(project, deed), fields(request.scope["query_string"])
-        return await deeds.ask(request, context, name, deed, given)
+        return await forms.ask(request, context, name, deed, given)
 
     @post("/p/{project:str}/{deed:str}")
     async def do(
@@ -111,7 +111,7 @@ class Board(Controller):
     ) -> Page:
         """Do it, for a person who typed an admin key into a page of ours."""
         name, given = _deed(project, deed), fields(await request.body())
-        return await deeds.do(request, context, name, deed, given)
+        return await forms.do(request, context, name, deed, given)
 
     @get("/p/{project:str}/t/{task:path}")
     async def task(
@@ -120,7 +120,7 @@ class Board(Controller):
         """Show all that is known of a task."""
         # The framework's own path parameter has lost doubled and trailing slashes.
         raw = request.scope["raw_path"].split(b"/", 4)[4]
-        return await tasks.show(request, context, in_project(project), unquote_to_bytes(raw))
+        return await task_page.show(request, context, in_project(project), unquote_to_bytes(raw))
 
     @get("/p/{project:str}/t")
     async def task_by_name(
@@ -128,7 +128,7 @@ class Board(Controller):
     ) -> Page:
         """Show all that is known of a task whose name no path can have."""
         raw = fields(request.scope["query_string"]).get("task", "").encode()
-        return await tasks.show(request, context, in_project(project), raw)
+        return await task_page.show(request, context, in_project(project), raw)
 
     @get("/board/{name:str}", sync_to_thread=False)
     def asset(self, name: FromPath[str]) -> Page:
@@ -144,7 +144,7 @@ class Board(Controller):
 
 def _deed(project: str, deed: str) -> Project:
     """Return the project in which something that people do is to be done."""
-    if deed not in deeds.DEEDS:
+    if deed not in forms.DEEDS:
         raise NoSuchPage("There is no such page here.")
     return in_project(project)
 
@@ -161,7 +161,7 @@ def _number(query: Mapping[str, str]) -> int:
     return max(1, int(text)) if text.isascii() and text.isdigit() and len(text) < 5 else 1
 
 
-def _shown(project: Project, snapshot: Snapshot, look: Look) -> dict[str, Any]:
+def _shown(project: Project, snapshot: Snapshot, look: BoardQuery) -> dict[str, Any]:
     """Return what the page shows of a snapshot."""
     now, extent = snapshot.now_ms, snapshot.extent
     part = snapshot.key != ALL or extent.pages > 1

@@ -8,11 +8,11 @@ from markupsafe import Markup, escape
 from msgspec.structs import replace
 
 from dibs.board import relative_time
+from dibs.board.event_text import name
 from dibs.board.html import ENV, link, ms
 from dibs.board.relative_time import Html
-from dibs.board.telling import name
-from dibs.store.glance import Seen
-from dibs.words import Claim, Free, Holder, Listed, Previous, Task
+from dibs.model import Claim, Free, Holder, Listed, Previous, Task
+from dibs.store.board_tasks import BoardTask
 
 Kind = Literal[
     "stale",
@@ -152,7 +152,7 @@ _shape = attrgetter(
 )
 
 
-def row(seen: Seen) -> Row | None:
+def row(seen: BoardTask) -> Row | None:
     """Return a task as the board keeps it: of what is long, as much as a row shows. None where
     there is nothing to show: nobody has it, had it or wrote it down."""
     now = seen.now

@@ -9,10 +9,10 @@ import logging
 from hashlib import sha256
 from typing import NamedTuple
 
-from dibs.forge.github import Event, Issue, PullRequest
+from dibs.forge.github import ForgeEvent, Issue, PullRequest
+from dibs.model import Project
 from dibs.store import Store, StoreFull
 from dibs.store.scripts import Declaration
-from dibs.words import Project
 
 log = logging.getLogger("dibs.forge")
 
@@ -35,7 +35,7 @@ class Delivery(NamedTuple):
 
     id: str
     body: bytes
-    event: Event
+    event: ForgeEvent
 
 
 async def seen(store: Store, project: Project, delivery: Delivery) -> str:
@@ -63,7 +63,7 @@ def _arguments(delivery: Delivery, keep: str) -> Arguments:
     return Arguments(delivery.id, digest, thing_of(delivery.event), at_ms, keep)
 
 
-def thing_of(event: Event) -> str:
+def thing_of(event: ForgeEvent) -> str:
     """Name the pull request or issue that an event is about."""
     match event.thing:
         case PullRequest(url=url):

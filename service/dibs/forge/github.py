@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from dibs import text as characters
-from dibs import words
+from dibs import characters, model
 
 OPENING = ("opened", "reopened", "ready_for_review")
 LISTING = ("opened", "edited", "labeled", "unlabeled", "reopened")
@@ -35,8 +34,8 @@ class Unreadable(ValueError):
 class Trailer(NamedTuple):
     """A line `Dibs: TASK FENCE`."""
 
-    task: words.Task
-    fence: words.Fence | None
+    task: model.Task
+    fence: model.Fence | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +68,11 @@ class Issue:
         for label in self.labels:
             if found := PRIORITY.fullmatch(label.strip()):
                 return int(found[1] or found[2])
-        return words.PRIORITY
+        return model.PRIORITY
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ForgeEvent:
     """What happened where."""
 
     kind: str
@@ -88,7 +87,7 @@ class Event:
     """When the thing was changed last; 0 where nobody says."""
 
 
-def read(kind: str, body: bytes) -> Event:
+def read(kind: str, body: bytes) -> ForgeEvent:
     """Return the event of a delivery. Raises Unreadable."""
     try:
         payload = msgspec.json.decode(body)
@@ -97,14 +96,14 @@ def read(kind: str, body: bytes) -> Event:
     if not isinstance(payload, dict):
         raise Unreadable("The body is not one JSON object.")
     if kind not in ("pull_request", "issues"):
-        return Event(kind, _or_none(payload, "action", str) or "", "", "", "")
+        return ForgeEvent(kind, _or_none(payload, "action", str) or "", "", "", "")
     action, repository = _get(payload, "action", str), _get(payload, "repository", dict)
     name, page = _get(repository, "full_name", str), _get(repository, "html_url", str)
     login = _or_none(_or_none(payload, "sender", dict) or {}, "login", str) or ""
     thing = _get(payload, "pull_request" if kind == "pull_request" else "issue", dict)
     known = _pull_request(thing, name) if kind == "pull_request" else _issue(thing)
     by = f"{login.removesuffix('[bot]')}@github"
-    return Event(
+    return ForgeEvent(
         kind,
         action,
         name.lower(),
@@ -117,15 +116,15 @@ def read(kind: str, body: bytes) -> Event:
 
 def trailers_in(text: str) -> tuple[Trailer, ...]:
     """Return what the lines `Dibs: TASK FENCE` of a text name; a name that is none is left out."""
-    found: dict[words.Task, Trailer] = {}
+    found: dict[model.Task, Trailer] = {}
     for line in _TRAILER.findall(text)[:TRAILERS_MOST]:
         name, _, last = line.rpartition(" ")
-        fence: words.Fence | None = None
+        fence: model.Fence | None = None
         try:
             if name and last.isascii() and last.isdigit():
-                fence, line = words.fence(last), name.rstrip()
-            task = words.task(unicodedata.normalize("NFC", line))
-        except words.Refused:
+                fence, line = model.fence(last), name.rstrip()
+            task = model.task(unicodedata.normalize("NFC", line))
+        except model.Refused:
             continue
         found.setdefault(task, Trailer(task, fence))
     return tuple(found.values())
@@ -152,7 +151,7 @@ def _issue(given: dict[str, Any]) -> Issue:
     labels = _or_none(given, "labels", list) or []
     return Issue(
         number=number,
-        title=_line(_get(given, "title", str), words.TITLE_CHARS) or f"#{number}",
+        title=_line(_get(given, "title", str), model.TITLE_CHARS) or f"#{number}",
         body=_prose(_or_none(given, "body", str) or ""),
         url=_get(given, "html_url", str),
         open=_get(given, "state", str) == "open",
@@ -180,7 +179,7 @@ def _prose(text: str) -> str:
     """Return a text of strangers as it may be shown, cut."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     kept = "".join(char for char in text if not characters.fault_of_prose(char)).strip()
-    return kept[: words.BODY_CHARS - 1] + _CUT if len(kept) > words.BODY_CHARS else kept
+    return kept[: model.BODY_CHARS - 1] + _CUT if len(kept) > model.BODY_CHARS else kept
 
 
 def _instant_s(text: str | None) -> int:

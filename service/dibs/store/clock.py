@@ -12,7 +12,7 @@ from typing import NamedTuple
 from dibs.store.redis.failures import StoreDown
 from dibs.store.redis.link import Link
 from dibs.store.scripts import Script, run_script
-from dibs.store.shown import Shown, look
+from dibs.store.server_info import ServerInfo, look
 
 KEY = "dibs:clock"
 SWEEPER_MS = 5_000
@@ -36,7 +36,7 @@ class Tick(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Facts:
+class ClockReading:
     """What the last look at the clock said."""
 
     witness_us: int
@@ -85,14 +85,14 @@ class LeaseClock:
 
     def __init__(self, link: Link, stall_ms: int) -> None:
         self.process = uuid.uuid4().hex[:12]
-        self.facts = Facts(0, 0, "")
+        self.facts = ClockReading(0, 0, "")
         self.stale = True
         """A look is due before the next act: the store may have restarted since the last one."""
         self.turns_s = -TURNS_S
         """When the servers behind the store's address last took turns, by our monotonic clock."""
         self.sweeper = False
         """This process was chosen to write down passed deadlines."""
-        self.shown: list[Shown] = []
+        self.shown: list[ServerInfo] = []
         """What each server of the store showed at the last look."""
         self._link = link
         self._stall_ms = stall_ms
@@ -123,7 +123,7 @@ class LeaseClock:
         witness_us, lost_us, stalls, sweeper, why = map(str, reply)
         if why == "turns":
             self.turns_s = time.monotonic()
-        self.facts = Facts(int(witness_us), int(lost_us), stalls.strip())
+        self.facts = ClockReading(int(witness_us), int(lost_us), stalls.strip())
         self.sweeper = sweeper == "1"
         times_us = [server.time_us for server in self.shown if server.time_us]
         apart_us = max(times_us) - min(times_us) if times_us else 0

@@ -10,9 +10,9 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 
+from dibs.model import Claim, Project
 from dibs.store.redis.failures import Damaged, StoreFull
 from dibs.store.redis.link import Link
-from dibs.words import Claim, Project
 
 HOUR_MS = 3_600_000
 HOURS = 24

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from dibs.words import Project
+from dibs.model import Project
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from redis.exceptions import ResponseError
 
-from dibs.store.clock import Facts, LeaseClock
+from dibs.model import Event, Holder, Project, Task
+from dibs.store.clock import ClockReading, LeaseClock
 from dibs.store.keys import keys
 from dibs.store.redis.link import Link
-from dibs.words import Event, Holder, Project, Task
 
 _EPOCH = re.compile("[0-9]{1,16}")
 PAGE = 1_000
@@ -96,7 +96,7 @@ def stream_id(text: str) -> tuple[int, int]:
     return int(ms), int(seq or 0)
 
 
-def event(epoch: str, entry_id: str, flat: Sequence[str], facts: Facts) -> Event:
+def event(epoch: str, entry_id: str, flat: Sequence[str], facts: ClockReading) -> Event:
     """Return one entry of a project's stream; one that nobody can read is of the type `damaged`."""
     rec = dict(zip(flat[::2], flat[1::2], strict=False))
     try:
@@ -107,13 +107,13 @@ def event(epoch: str, entry_id: str, flat: Sequence[str], facts: Facts) -> Event
             id=f"{epoch}-{entry_id}",
             type="damaged",
             task=Task(rec.get("task", "")),
-            at=Facts(0, 0, "").instant(int(ms)),
+            at=ClockReading(0, 0, "").instant(int(ms)),
             fence=0,
             holder=None,
         )
 
 
-def _event(epoch: str, entry_id: str, rec: dict[str, str], facts: Facts) -> Event:
+def _event(epoch: str, entry_id: str, rec: dict[str, str], facts: ClockReading) -> Event:
     return Event(
         id=f"{epoch}-{entry_id}",
         type=rec["type"],

@@ -8,7 +8,7 @@ from typing import Literal
 
 from dibs.store.redis.failures import Moving, SlotMoved, StoreDown, Unwilling
 from dibs.store.redis.link import ClientLink, Link
-from dibs.store.shown import Shown, config_of, info_of, look, number, unsafe
+from dibs.store.server_info import ServerInfo, config_of, info_of, look, number, unsafe
 
 Durability = Literal["strict", "replicated", "relaxed", "unknown"]
 READY_S = 2.0
@@ -126,7 +126,7 @@ def _following(info: Mapping[str, str]) -> int:
     return count
 
 
-def _not_shown(seen: Shown, log: str, synced: str) -> list[str]:
+def _not_shown(seen: ServerInfo, log: str, synced: str) -> list[str]:
     """Return what has to be taken on trust, in sentences."""
     reasons = []
     if not seen.policy:

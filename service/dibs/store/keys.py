@@ -1,6 +1,6 @@
 """The prefix of a project's keys, and the version of the data format."""
 
-from dibs.words import Project
+from dibs.model import Project
 
 FORMAT = "3"
 """The version of the data in the store. It changes when an older service would misread a record."""

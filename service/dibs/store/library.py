@@ -20,7 +20,7 @@ PREFIX = "dibs_"
 """What the names of our libraries begin with."""
 
 
-class Unfit(Exception):
+class NoLibrary(Exception):
     """A script cannot be a library: a mistake of ours, found at start."""
 
 
@@ -82,7 +82,7 @@ def _statements(text: str) -> list[str]:
         elif found:
             found[-1] += f"\n{line}"
         else:
-            raise Unfit(f"This begins no statement: {line}")
+            raise NoLibrary(f"This begins no statement: {line}")
     return found
 
 
@@ -103,13 +103,13 @@ def _parted(statements: list[str], later: str) -> tuple[list[str], list[str]]:
             run.append(each)
             continue
         if twice := names & set(new):
-            raise Unfit(f"Two are called so: {', '.join(sorted(twice))}")
+            raise NoLibrary(f"Two are called so: {', '.join(sorted(twice))}")
         names.update(new)
         if not found:
             made.append(each)
             continue
         if early := _words("\n".join(run)) & set(new):
-            raise Unfit(f"This means another one before its line: {', '.join(sorted(early))}")
+            raise NoLibrary(f"This means another one before its line: {', '.join(sorted(early))}")
         made.append(f"local {found[1]}")
         value = "" if found[2] else f" = {', '.join(['nil'] * len(new))}"
         run.append(f"{each.removeprefix('local ')}{value}")

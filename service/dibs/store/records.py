@@ -6,9 +6,7 @@ from typing import cast
 
 import msgspec
 
-from dibs.outcomes import Refusal, Verdict
-from dibs.store.clock import Facts
-from dibs.words import (
+from dibs.model import (
     LAPSES_FLAGGED,
     PRIORITY,
     Claim,
@@ -25,6 +23,8 @@ from dibs.words import (
     Tenure,
     Waiter,
 )
+from dibs.results import Refusal, Verdict
+from dibs.store.clock import ClockReading
 
 REF_CHARS = 10
 LIVE = ("held", "parked", "review")
@@ -120,10 +120,12 @@ def listed(kept: str, body: str | None = None) -> Listed:
 _records = msgspec.json.Decoder(Record, strict=False)
 
 
-class Reader:
+class ReplyDecoder:
     """Reads the records of one reply: whose eyes, which project, and when."""
 
-    def __init__(self, project: Project, session: str, now_ms: int, facts: Facts, grace_ms: int):
+    def __init__(
+        self, project: Project, session: str, now_ms: int, facts: ClockReading, grace_ms: int
+    ):
         self.project, self.session, self.now_ms = project, session, now_ms
         self.facts, self.grace_ms = facts, grace_ms
         self.unsure = False

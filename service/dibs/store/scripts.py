@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from redis.exceptions import NoScriptError
 
-from dibs.store.library import Library, Unfit
+from dibs.store.library import Library, NoLibrary
 from dibs.store.redis.functions import REFUSALS
 from dibs.store.redis.link import Link, ServerLink
 from dibs.store.rules import Rules
@@ -43,7 +43,7 @@ class Common(NamedTuple):
     session: str
 
 
-class Misfit(Exception):
+class ScriptMismatch(Exception):
     """A script and its declaration do not fit one another: a mistake of ours, found at start."""
 
 
@@ -80,8 +80,8 @@ class Script:
         sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
         try:
             library = Library.of(name, files, _INSIDE) if often else None
-        except Unfit as unfit:
-            raise Misfit(f"{name}.lua: {unfit}") from None
+        except NoLibrary as unfit:
+            raise ScriptMismatch(f"{name}.lua: {unfit}") from None
         return cls(name, text, sha, library)
 
 
@@ -146,11 +146,13 @@ def _check(name: str, text: str, arguments: tuple[str, ...]) -> None:
     """Raise Misfit where a script and what it is given do not fit."""
     used = {found[2] for found in _ARGUMENT.finditer(_COMMENT.sub("", text))}
     if unknown := sorted(used - set(arguments)):
-        raise Misfit(f"{name}.lua uses arguments that nobody gives it: {', '.join(unknown)}.")
+        raise ScriptMismatch(
+            f"{name}.lua uses arguments that nobody gives it: {', '.join(unknown)}."
+        )
     if idle := [argument for argument in arguments if argument not in used]:
-        raise Misfit(f"{name}.lua does not use what it is given: {', '.join(idle)}.")
+        raise ScriptMismatch(f"{name}.lua does not use what it is given: {', '.join(idle)}.")
     if _COUNTED.search(text):
-        raise Misfit(f"{name}.lua counts its arguments: name them, as ARG.task.")
+        raise ScriptMismatch(f"{name}.lua counts its arguments: name them, as ARG.task.")
 
 
 def _filled(text: str, rules: Rules | None, arguments: tuple[str, ...]) -> str:

@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
-from dibs.store import health, selftest, shown
-from dibs.store.clock import Facts, LeaseClock
+from dibs.model import Project, Session
+from dibs.store import health, selftest, server_info
+from dibs.store.clock import ClockReading, LeaseClock
 from dibs.store.collisions import CollisionCounter
 from dibs.store.counts import Counts, Overview, Pulse
 from dibs.store.events import EventLog
 from dibs.store.format import UnsupportedStore, check_format, settled
 from dibs.store.keys import keys
-from dibs.store.records import Reader
+from dibs.store.records import ReplyDecoder
 from dibs.store.redis.failures import Damaged, StoreDown, StoreFull, said
 from dibs.store.redis.link import Link
 from dibs.store.rules import Rules
 from dibs.store.scripts import Declaration, Script, run_replicated, run_script
-from dibs.words import Project, Session
 
 log = logging.getLogger("dibs.store")
 
@@ -98,7 +98,7 @@ class Store:
         Raises StoreDown, or UnsupportedStore.
         """
         await self.clock.look()
-        if refusal := shown.unfit(self.clock.shown) or await selftest.lacks(self.link):
+        if refusal := server_info.unfit(self.clock.shown) or await selftest.lacks(self.link):
             raise UnsupportedStore(refusal)
         await self._identify()
         await self.tick()
@@ -147,7 +147,7 @@ class Store:
     async def tick(self) -> str:
         """Look at the lease clock. Returns why time was lost, or ''."""
         await self.clock.look()
-        self.unsafe = shown.unsafe(self.clock.shown)
+        self.unsafe = server_info.unsafe(self.clock.shown)
         why = await self.clock.tick()
         self._ticked_s = time.monotonic()
         try:
@@ -275,7 +275,7 @@ class Store:
         session: Session | None = None,
         arguments: Sequence[str] | Callable[[], Sequence[str]] = (),
         request: str = "",
-    ) -> tuple[str, Reader, list[Any]]:
+    ) -> tuple[str, ReplyDecoder, list[Any]]:
         """Run a script, once more if the connection was lost: each is safe to run twice.
 
         Return its tag, what reads the rest, and the rest. `arguments` that depend on what a look at
@@ -313,7 +313,7 @@ class Store:
             if reply[0] == "stalled" or (not looked and self._is_news(reply, given)):
                 self.clock.stale = looked = True
                 continue
-            reader = Reader(project, who, int(reply[1]), facts, self.rules.grace_ms)
+            reader = ReplyDecoder(project, who, int(reply[1]), facts, self.rules.grace_ms)
             reader.unsure = sent
             if reply[0] == "damaged":
                 raise self._damaged_record(reader, *reply[2:])
@@ -326,7 +326,7 @@ class Store:
         lacks = reply[0] == "not-mine" and reply[4] == "not-holder" and bool(given.fence)
         return lacks and self._ticked_s + _NEWS_S < time.monotonic()
 
-    def _damaged_record(self, read: Reader, lost: list[str], task: str) -> Damaged:
+    def _damaged_record(self, read: ReplyDecoder, lost: list[str], task: str) -> Damaged:
         """Say that nobody can read the record of `task`."""
         self.note_damaged(read.project, [task])
         return Damaged(
@@ -344,6 +344,6 @@ class Store:
                 log.error("record_damaged project=%s task=%r: break it with fence 1", project, task)
 
 
-def time_ms(facts: Facts) -> int:
+def time_ms(facts: ClockReading) -> int:
     """Return the store's wall clock at the last look, in ms."""
     return facts.witness_us // 1000

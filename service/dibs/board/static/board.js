@@ -50,7 +50,7 @@ function show(next) {
 // Of many claims the page has a part, which the service selects; of few it has all, and selects here.
 const isPart = () => view !== "" || $(".pages").childElementCount > 0;
 
-// Filter, search and sort: in the URL, as the server understands it. The twin of Look in views.py.
+// Filter, search and sort: in the URL, as the server understands it. The twin of BoardQuery in board_query.py.
 function matches(row, q) {
   const { state, holder } = form.elements;
   const { kinds } = state.selectedOptions[0].dataset;

@@ -3,7 +3,7 @@
 A store whose disk is full exits, because `appendfsync always` needs room to write. Three measures
 prevent that, each for the case that the one before was not enough:
 
-1. New claims stop while there is still room for holders (`Limits`).
+1. New claims stop while there is still room for holders (`DiskLimits`).
 2. The log is rewritten, without what no longer counts.
 3. A reserve, an empty file, is freed when the volume is full all the same, perhaps because of
    another program. A small part is for holders. The rest is as large as the log, so that the log
@@ -39,14 +39,14 @@ class DiskFull(StoreUnavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DiskLimits:
     """How much of the volume stays free of new claims: the lesser of the two."""
 
     percent: int = 15
     most: int = 100 * _MB
 
     @classmethod
-    def of(cls, settings: Settings) -> "Limits":
+    def of(cls, settings: Settings) -> "DiskLimits":
         """Return those that are set."""
         return cls(settings.disk_free_percent, settings.disk_free_bytes)
 
@@ -173,7 +173,7 @@ class Volume:
 class Watch:
     """Says why no new claim may be granted; looks at the volume once a second at most."""
 
-    def __init__(self, directory: Path, limits: Limits) -> None:
+    def __init__(self, directory: Path, limits: DiskLimits) -> None:
         self._directory, self._limits = directory, limits
         self._why, self._next = "", 0.0
 
@@ -200,7 +200,7 @@ class Watch:
         )
 
 
-def watch_of(url: str | None, limits: Limits) -> Watch | None:
+def watch_of(url: str | None, limits: DiskLimits) -> Watch | None:
     """Return the watch over the volume of a private store's socket; None of any other store."""
     if url is None or not url.startswith("unix://"):
         return None

@@ -6,7 +6,7 @@
 -- ARG.closed: '' | full | unsafe | address, why nothing new may be granted now; what is ours goes on
 -- ARG.place: hash of the address that it counts for, or ''
 -- ARG.label  .branch  .url  .note  .pr
--- ARG.tasks, from AT.tasks on, in the caller's order, behind each its skeleton (see likeness.py), '' for
+-- ARG.tasks, from AT.tasks on, in the caller's order, behind each its skeleton (see confusables.py), '' for
 --   its lower case
 --
 -- {'granted', now, losses, n, view…}   n of the views (the first ones) are new, the others were ours

@@ -12,7 +12,7 @@ READER_S = 20.0
 """For a blocking read: longer than it waits, and an end to it when the server's host is gone."""
 
 
-class Reader(Protocol):
+class BlockingReader(Protocol):
     """What follows a stream."""
 
     async def command(self, *parts: str | int) -> Any:

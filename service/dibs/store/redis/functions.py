@@ -39,7 +39,7 @@ REFUSALS = (ResponseError, StoreDown, StoreFull)
 """What a refused command raises."""
 
 
-class Server(Protocol):
+class FunctionServer(Protocol):
     """What is needed of a link to one server."""
 
     async def command(self, *parts: str | int) -> Any:
@@ -63,7 +63,7 @@ class Functions:
         """Forget what the server refused: it may be another one, or a newer one."""
         self._not_before_s = 0.0
 
-    async def amend(self, server: Server, library: Library, error: Exception) -> bool:
+    async def amend(self, server: FunctionServer, library: Library, error: Exception) -> bool:
         """Say if an act is to be given again, whose function was refused with `error`.
 
         It did not run then. Either the server knows the function now, or `used` is False. Raises
@@ -78,7 +78,7 @@ class Functions:
             self._refused(error, library)
         return True
 
-    async def _load(self, server: Server, library: Library) -> None:
+    async def _load(self, server: FunctionServer, library: Library) -> None:
         try:
             now_s = int((await server.command("TIME"))[0])
             await server.command("FUNCTION", "LOAD", library.text(now_s))
@@ -98,7 +98,7 @@ class Functions:
                 "functions_refused name=%s why=%r: scripts are sent", library.name, said(error)
             )
 
-    async def _tidy(self, server: Server, now_s: int) -> None:
+    async def _tidy(self, server: FunctionServer, now_s: int) -> None:
         """Delete libraries of ours that are old; who needs one again loads it again."""
         try:
             libraries = await server.command("FUNCTION", "LIST", "LIBRARYNAME", f"{PREFIX}*")

@@ -1,0 +1,196 @@
+"""What people do to tasks on pages of the board: what will happen, what it asks for, doing it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from litestar import Response
+
+from dibs import authorization, model
+from dibs import results as o
+from dibs.acts import break_, hold, retry, show, unhold
+from dibs.acts.act import Act, Call
+from dibs.board.context import BoardContext, NoSuchPage, Page, Req, page
+from dibs.board.html import task_path
+from dibs.decision_messages import still_held
+from dibs.model import Claim, Free, Hold, Project, Task
+from dibs.problems import ProblemError
+from dibs.requests import Errors, fault
+from dibs.store import board_tasks
+
+NAME_CHARS = 100
+_REASON = f"Give a reason, of at most {model.NOTE_CHARS} characters."
+_MOVED = "The task changed since you looked, so nothing was done. This is how it is now."
+
+
+@dataclass(frozen=True, slots=True)
+class ActForm:
+    """Something that people do, with an admin key."""
+
+    act: Act
+    fields: tuple[str, ...]
+    """What its form gives to the act."""
+
+
+DEEDS = {
+    "break": ActForm(break_.ACT, ("task", "fence", "reason", "hold")),
+    "hold": ActForm(hold.ACT, ("task", "reason", "until")),
+    "unhold": ActForm(unhold.ACT, ("task", "reason")),
+    "retry": ActForm(retry.ACT, ("task", "fence", "reason")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What something is to be done to: a task, or (None) the project; and what holds it back."""
+
+    now: Claim | Free | None
+    hold: Hold | None
+
+    def fits(self, deed: str) -> bool:
+        """Say if there is anything to do."""
+        now = self.now
+        match deed:
+            case "break":
+                return isinstance(now, Claim) and now.state not in ("done", "failed", "on-hold")
+            case "retry":
+                return now is not None and now.state in ("failed", "done")
+            case "unhold":
+                return self.hold is not None
+            case _:
+                return True
+
+
+async def ask(
+    request: Req,
+    context: BoardContext,
+    project: Project,
+    deed: str,
+    given: Mapping[str, str],
+    errors: list[str] | None = None,
+    status: int = 200,
+) -> Page:
+    """Show the task as it is now, what the deed does, and the form."""
+    subject = await _subject(context, project, deed, given.get("task", ""))
+    now, told = subject.now if subject else None, list(errors or [])
+    fits = subject is not None and subject.fits(deed)
+    if not fits:
+        status = 409 if errors else 404
+    elif not errors and _moved(now, given.get("fence", "")):
+        told.append("The task changed hands since you looked. This is how it is now.")
+    return page(
+        "act.html",
+        status,
+        project=project,
+        deed=deed,
+        fits=fits,
+        now=now,
+        hold=subject.hold if subject else None,
+        task=given.get("task", ""),
+        errors=told,
+        given=given,
+        by=given.get("by") or user(request),
+        breakable=context.breakable,
+        clock=context.claims.store.clock.facts.witness_us // 1000,
+    )
+
+
+def _moved(now: Claim | Free | None, fence: str) -> bool:
+    return bool(fence) and isinstance(now, Claim) and str(now.fence) != fence
+
+
+async def _subject(context: BoardContext, project: Project, deed: str, task: str) -> Subject | None:
+    """Return what is meant; None where no task is called that."""
+    store = context.claims.store
+    if not task and deed in ("hold", "unhold"):
+        return Subject(None, (await board_tasks.look(store, project)).hold)
+    try:
+        now = await show.look(store, project, model.task(task))
+    except model.Refused:
+        return None
+    return Subject(now, now.hold)
+
+
+async def do(
+    request: Req, context: BoardContext, project: Project, deed: str, given: Mapping[str, str]
+) -> Page:
+    """Do it, for a person who typed an admin key into a page of ours; or say why not."""
+
+    async def again(status: int, *errors: str) -> Page:
+        return await ask(request, context, project, deed, given, list(errors), status)
+
+    if not from_here(request, context):
+        raise NoSuchPage("This is done from this service's own pages only.")
+    by = given.get("by", "").strip()
+    try:
+        asked = _asked(deed, given, by)
+    except ProblemError as problem:
+        return await again(422, *(error["message"] for error in problem.body["errors"]))
+    if not context.is_admin(given.get("key", "")):
+        wrong = "That is not an admin key of this service. Nothing was changed."
+        return await again(403, wrong)
+    call: Call[Any] = Call(project, asked, by=by or user(request))
+    if refusal := _refusal(await DEEDS[deed].act.run(context.claims, call)):
+        return await again(409, refusal)
+    return _done(project, deed, given)
+
+
+def _asked(deed: str, given: Mapping[str, str], by: str) -> Any:
+    """Return the act's request. Raises ProblemError with all that is wrong with the form."""
+    errors: Errors = []
+    wanted = {name: given[name] for name in DEEDS[deed].fields if given.get(name)}
+    wanted["reason"] = given.get("reason", "").strip()
+    if not wanted["reason"]:
+        errors.append(fault("reason", _REASON))
+        wanted["reason"] = "-"  # what else is wrong is said, too
+    try:
+        model.plain_text(by, "A name")
+    except model.Refused as refused:
+        errors.append(fault("by", str(refused)))
+    if len(by) > NAME_CHARS:
+        errors.append(fault("by", f"A name has at most {NAME_CHARS} characters."))
+    if deed == "break" and "fence" not in wanted:
+        errors.append(fault("fence", "Name the fence of the claim that you saw."))
+    return DEEDS[deed].act.request.of(wanted, errors)
+
+
+def _refusal(outcome: object) -> str:
+    """Return why something was not done, '' where it was."""
+    match outcome:
+        case o.Moved():
+            return _MOVED
+        case o.StillHeld(now):
+            return still_held(now)
+        case o.Past():
+            return "That time is over; nothing was kept back."
+        case _:
+            return ""
+
+
+def _done(project: Project, deed: str, given: Mapping[str, str]) -> Page:
+    """Lead to where it is seen that it was done."""
+    task, fence = given.get("task", ""), given.get("fence", "")
+    did = urlencode({"did": deed} | ({"fence": fence} if fence else {}))
+    path = task_path(project, Task(task)) if task else f"/p/{project}"
+    location = f"{path}{'&' if '?' in path else '?'}{did}"
+    return Response(b"", status_code=303, headers={"Location": location})
+
+
+def from_here(request: Req, context: BoardContext) -> bool:
+    """Say if a form was sent from a page of this service, as the browser says it."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site == "same-origin"
+    origin = urlsplit(request.headers.get("origin", "")).netloc
+    ours = {request.headers.get("host", ""), urlsplit(context.base(request)).netloc}
+    return origin in ours - {""}
+
+
+def user(request: Req) -> str:
+    """Return the name that somebody gave the browser's password prompt."""
+    _, user = authorization.read(request.headers.get("authorization"))
+    try:
+        return model.plain_text(user[:NAME_CHARS], "A name")
+    except model.Refused:
+        return ""

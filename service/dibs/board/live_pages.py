@@ -1,0 +1,333 @@
+"""One page of a board, and its changes, sent to all its viewers at once.
+
+A change is rendered once and written as one server-sent event; each viewer gets the same bytes. So
+the work depends on the number of changes, not on the number of viewers.
+"""
+
+import asyncio
+import random
+import re
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgspec
+
+from dibs.board import event_text, summary
+from dibs.board import rows as rendering
+from dibs.board.board_query import EVERYTHING, BoardQuery
+from dibs.board.claim_cache import ClaimCache
+from dibs.board.relative_time import Html
+from dibs.board.rows import SECTIONS, Row
+from dibs.board.summary import RowCounts
+from dibs.model import Event, Project, Task
+
+ROWS = 200
+"""Rows on a page."""
+KEPT_BYTES = 1 << 18
+"""Changes that are kept for viewers who come back; others read the page again."""
+BEHIND = 64
+"""Changes that a slow viewer may be behind before it is told to read the page again."""
+
+CHANGE_ID = re.compile(r"[0-9a-f]{1,32}\.[0-9]{1,15}")
+"""What a change is called: a sheet and a number."""
+_ALERTS = ("parked", "lapsed", "broken", "failed", "queued")
+_RESYNC = b"event: resync\ndata: {}\n\n"
+_TROUBLE = b"event: trouble\ndata: {}\n\n"
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Which page: of which selection and order, and its number from 1 on."""
+
+    look: BoardQuery = EVERYTHING
+    number: int = 1
+
+    def query(self) -> str:
+        """Return it as the page's URL says it, '' for the first of all claims."""
+        page = {"page": str(self.number)} if self.number > 1 else {}
+        return self.look.query(**page)
+
+
+ALL = Key()
+"""The first page of all claims."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What of a board is on a page."""
+
+    number: int
+    pages: int
+    first: int
+    """The number of the page's first row, from 1 on; 0 when there is none."""
+    last: int
+    wanted: int
+    """Rows on all pages."""
+    numbers: dict[str, int]
+    """Rows on all pages, by section."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One page at one moment."""
+
+    id: str
+    """Where a stream goes on from here."""
+    key: Key
+    now_ms: int
+    rows: tuple[tuple[Row, Html], ...]
+    extent: Extent
+    total: int
+    """Rows of the whole board."""
+    counts: RowCounts
+    recent: tuple[str, ...]
+    cut: int
+    """How many claims are shown, when there are more; else 0."""
+    beyond: dict[str, str]
+    """What a section says of tasks that are not shown."""
+    hold: str
+    """What is said where a person keeps the whole project back."""
+    holders: frozenset[str]
+
+
+class Viewer:
+    """What one viewer has not been sent yet."""
+
+    def __init__(self) -> None:
+        self._waiting: list[bytes] = []
+        self._changed = asyncio.Event()
+        self._lost = False
+        self.ended = False
+
+    def put(self, chunk: bytes) -> None:
+        """Add a change. A viewer that does not keep up is to read the page again, once it can."""
+        if self._lost:
+            return
+        self._waiting.append(chunk)
+        if len(self._waiting) > BEHIND:
+            self._waiting, self._lost = [_RESYNC], True
+        self._changed.set()
+
+    def end(self) -> None:
+        """Let the viewer go."""
+        self.ended = True
+        self._changed.set()
+
+    async def get(self) -> bytes:
+        """Return all changes that wait; b"" at the end."""
+        await self._changed.wait()
+        self._changed.clear()
+        waiting, self._waiting, self._lost = self._waiting, [], False
+        return b"" if self.ended else b"".join(waiting)
+
+
+class LivePage:
+    """One page."""
+
+    def __init__(self, known: ClaimCache, key: Key) -> None:
+        self.key = key
+        self._known = known
+        self._ident = secrets.token_hex(4)
+        self._rev = 0
+        self._kept: deque[tuple[int, bytes]] = deque()
+        self._kept_bytes = 0
+        self.viewers: set[Viewer] = set()
+        self.in_trouble = False
+        self._html: dict[Task, tuple[Row, Html]] = {}
+        self._told: dict[Task, Row] = {}
+        self._told_event, self._told_counts, self._told_extent = "", known.counts, _NOWHERE
+        self._told_hold = known.hold
+        self._settle(*self.rows())
+
+    @property
+    def size(self) -> int:
+        """Return how many rows are on the page."""
+        return len(self._told)
+
+    @property
+    def last(self) -> str:
+        """Return the id of the last change."""
+        return f"{self._ident}.{self._rev}"
+
+    def rows(self) -> tuple[list[Row], Extent]:
+        """Return what stands on the page now. Past the last page is the last."""
+        wanted = self._known.ordered(self.key.look)
+        pages = max(1, -(-len(wanted) // ROWS))
+        number = min(self.key.number, pages)
+        rows = wanted[(number - 1) * ROWS : number * ROWS]
+        numbers = dict.fromkeys(SECTIONS, 0)
+        for row in wanted:
+            numbers[row.section] += 1
+        first = (number - 1) * ROWS + 1 if rows else 0
+        last = first + len(rows) - 1 if rows else 0
+        return rows, Extent(number, pages, first, last, len(wanted), numbers)
+
+    def _settle(self, rows: Sequence[Row], extent: Extent) -> None:
+        """Take note that viewers know all this."""
+        known = self._known
+        self._told = {row.task: row for row in rows}
+        self._told_event, self._told_counts = known.last_event(), known.counts
+        self._told_hold = known.hold
+        self._told_extent = extent
+        self._html = {task: self._html[task] for task in self._told if task in self._html}
+
+    async def render(self) -> None:
+        """Render what is new on the page, without holding up others."""
+        rendered = 0
+        for row in self.rows()[0]:
+            rendered += self._render(row)
+            if rendered and rendered % 50 == 0:
+                await asyncio.sleep(0)
+
+    def _render(self, row: Row) -> bool:
+        kept = self._html.get(row.task)
+        if kept and kept[0] is row:
+            return False
+        self._html[row.task] = row, rendering.render(row)
+        return True
+
+    def _rendered(self, row: Row) -> Html:
+        self._render(row)
+        return self._html[row.task][1]
+
+    def snapshot(self) -> Snapshot:
+        """Return the page as its viewers have it."""
+        known = self._known
+        rows, extent = self.rows()
+        return Snapshot(
+            id=self.last,
+            key=self.key,
+            now_ms=known.now_ms,
+            rows=tuple((row, self._rendered(row)) for row in rows),
+            extent=extent,
+            total=len(known.rows),
+            counts=known.counts,
+            recent=tuple(known.paint(list(known.recent))),
+            cut=known.cut,
+            beyond=summary.beyond(known.beyond),
+            hold=summary.banner(known.project, known.hold, known.now_ms),
+            holders=known.holders(rows),
+        )
+
+    def publish(self) -> None:
+        """Tell the viewers what differs from what they have, and keep it for who comes back."""
+        known, (rows, extent) = self._known, self.rows()
+        changed, clocks = [], []
+        for row in rows:
+            old = self._told.get(row.task)
+            if old is row:
+                continue
+            ticks = rendering.clocks(row)
+            if old and ticks and old.same_but_clocks(row):
+                clocks.append(ticks)
+            else:
+                changed.append(row)
+        here = {row.task for row in rows}
+        gone = [task for task in self._told if task not in here]
+        fresh = known.since(self._told_event)
+        same = known.counts == self._told_counts and extent == self._told_extent
+        same = same and known.hold == self._told_hold
+        if changed or clocks or gone or fresh or not same:
+            self._send(self._patch(changed, clocks, gone, fresh, extent))
+        self._settle(rows, extent)
+
+    def _patch(
+        self,
+        changed: Sequence[Row],
+        clocks: Sequence[tuple[str, int, int]],
+        gone: Sequence[Task],
+        fresh: Sequence[Event],
+        extent: Extent,
+    ) -> dict[str, Any]:
+        now = self._known.now_ms
+        return {
+            "now": now,
+            "rows": [
+                (one.task, one.section, rendering.paint(self._rendered(one), now))
+                for one in changed
+            ],
+            "clocks": clocks,
+            "gone": gone,
+            "lately": self._known.paint(fresh)[::-1],
+            "counts": asdict(self._known.counts),
+            "numbers": extent.numbers,
+            "beyond": summary.beyond(self._known.beyond),
+            "hold": summary.banner(self._known.project, self._known.hold, now),
+            "pages": pager(self._known.project, self.key, extent),
+            "say": _saying(fresh[::-1]),
+            "alerts": self._alerts(fresh[::-1]),
+        }
+
+    def _send(self, data: dict[str, Any]) -> None:
+        self._rev += 1
+        head = f"id: {self.last}\nevent: patch\ndata: ".encode()
+        chunk = head + _encode(data) + b"\n\n"
+        self._kept.append((self._rev, chunk))
+        self._kept_bytes += len(chunk)
+        while self._kept and self._kept_bytes > KEPT_BYTES:
+            _, old = self._kept.popleft()
+            self._kept_bytes -= len(old)
+        self.tell(chunk)
+
+    def tell(self, chunk: bytes) -> None:
+        """Send something to all who look."""
+        for viewer in self.viewers:
+            viewer.put(chunk)
+
+    def tick(self) -> bytes:
+        """Return the event that says: nothing is new, and it is now so late."""
+        return b"event: tick\ndata: " + _encode({"now": self._known.now_ms}) + b"\n\n"
+
+    def say_trouble(self) -> None:
+        """Say that the store is away."""
+        self.in_trouble = True
+        self.tell(_TROUBLE)
+
+    async def follow(self, viewer: Viewer, after: str) -> AsyncIterator[bytes]:
+        """Yield server-sent events from the change `after` on. The viewer is one of ours now."""
+        missed = self._missed(after)
+        # Viewers that lost one server at once should not come back to the next at once.
+        retry = b"retry: %d\n\n" % random.randint(1000, 3000)  # noqa: S311
+        yield retry + missed + (_TROUBLE if self.in_trouble else self.tick())
+        while chunk := await viewer.get():
+            yield chunk
+
+    def _missed(self, after: str) -> bytes:
+        ident, _, rev = after.partition(".")
+        if ident != self._ident or int(rev) > self._rev:
+            return _RESYNC
+        missed = [chunk for number, chunk in self._kept if number > int(rev)]
+        return b"".join(missed) if len(missed) == self._rev - int(rev) else _RESYNC
+
+    def _alerts(self, events: Sequence[Event]) -> list[dict[str, object]]:
+        """Return what somebody may want to be notified of."""
+        alerts: dict[tuple[str, Task], dict[str, object]] = {}
+        for event in events:
+            if event.type in _ALERTS:
+                row = self._known.rows.get(event.task)
+                waiting = row.now.waiters if row else 0
+                text = event.reason or event.note or ""
+                told = {"title": event_text.sentence(event), "text": text, "task": event.task}
+                alerts[event.type, event.task] = {"type": event.type, "waiting": waiting, **told}
+        return list(alerts.values())[-20:]
+
+
+_NOWHERE = Extent(1, 1, 0, 0, 0, {})
+
+
+def pager(project: Project, key: Key, extent: Extent) -> str:
+    """Return the links to the other pages; '' where there is one page of all claims."""
+    if extent.pages == 1 and key == ALL:
+        return ""
+    return summary.PAGES.render(project=project, look=key.look, extent=extent)
+
+
+def _saying(events: Sequence[Event]) -> str:
+    """Return what a screen reader is told: a few sentences, or how much happened."""
+    if len(events) > 3:
+        return f"{len(events)} changes, the last: {event_text.sentence(events[-1])}."
+    return " ".join(event_text.sentence(event) + "." for event in events)

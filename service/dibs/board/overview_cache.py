@@ -1,0 +1,51 @@
+"""The overview of all projects, read once for callers that ask at about the same time."""
+
+import asyncio
+from time import monotonic
+
+from dibs.model import Project
+from dibs.store import Damaged, Store
+from dibs.store.counts import Overview
+
+PROJECTS = 200
+"""Projects that are shown: those that were claimed in last."""
+FRESH_S = 1.0
+"""What was read is shown for so long; so the store is asked as seldom, however many look."""
+
+
+class OverviewCache:
+    """The projects of a store, as this process saw them last."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._seen: tuple[list[Overview], int] = ([], 0)
+        self._at_s = -FRESH_S
+        self._reading: asyncio.Task[None] | None = None
+
+    async def look(self) -> tuple[list[Overview], int]:
+        """Return the projects, the one that changed last first, and how many there are in all.
+
+        Raises StoreDown.
+        """
+        if monotonic() - self._at_s >= FRESH_S:
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self._read())
+            await asyncio.shield(self._reading)
+        return self._seen
+
+    async def _read(self) -> None:
+        names, total = await self._store.latest_projects(PROJECTS)
+        found = [one for one in await asyncio.gather(*map(self._overview, names)) if one]
+        self._seen = sorted(found, key=_changed, reverse=True), total
+        self._at_s = monotonic()
+
+    async def _overview(self, project: Project) -> Overview | None:
+        """Return a project at a glance, None where the store has something else in its place."""
+        try:
+            return await self._store.overview(project)
+        except Damaged:
+            return None
+
+
+def _changed(one: Overview) -> float:
+    return one.changed_at.timestamp() if one.changed_at else 0.0

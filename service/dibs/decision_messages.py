@@ -1,0 +1,53 @@
+"""The sentences of answers to people, and to CI: why what they decided was not carried out."""
+
+from collections.abc import Sequence
+
+from dibs.messages import who, word
+from dibs.model import Claim, Free
+
+
+def still_held(now: Claim | Free) -> str:
+    """Say that a task is not tried again because somebody has it."""
+    has = who(now.holder) if isinstance(now, Claim) else "somebody"
+    return (
+        f"{has} has {word(now.task)} now, so there is nothing to retry. Break the claim first if "
+        "it has to end."
+    )
+
+
+def newer(now: Claim | Free, fence: int | None) -> str:
+    """Say that a verdict is not about the tenure that a task has now."""
+    task = word(now.task)
+    if isinstance(now, Claim) and now.fence == fence:
+        return f"{task} is on another pull request: {word(now.pr or '')}. Nothing was changed."
+    if isinstance(now, Claim) and fence:
+        return (
+            f"Fence {fence} is not the current one of {task}: {who(now.holder)} has it with fence "
+            f"{now.fence}. Nothing was changed."
+        )
+    has = f"{who(now.holder)} has it now" if isinstance(now, Claim) else "it has moved on since"
+    return f"That is not about the latest tenure of {task}: {has}. Nothing was changed."
+
+
+def ambiguous(tasks: Sequence[str]) -> str:
+    """Say that more than one task is meant."""
+    named = " and ".join(map(word, tasks))
+    return f"{named} are both on that pull request or branch. Name the task, with its fence."
+
+
+def unmatched(asked: str) -> str:
+    """Say that nobody had what a verdict is about."""
+    return (
+        f"No session has or had a task by {word(asked)}, as far as is known. Nothing was changed."
+    )
+
+
+def moved(now: Claim | Free, fence: int) -> str:
+    """Say that a person named a fence that is not current."""
+    task = word(now.task)
+    if isinstance(now, Free) or now.state == "done":
+        return f"No session holds {task} any more with fence {fence}. Look again."
+    return (
+        f"Fence {fence} is not the current one of {task}: {who(now.holder)} holds it with "
+        f"fence {now.fence}. Look again before you act on it."
+    )

@@ -1,0 +1,188 @@
+"""Broadcasts a project's events: one blocking read per project and process, many subscriptions."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+
+from redis.exceptions import RedisError
+
+from dibs.model import Event, Project
+from dibs.store.events import CursorExpired, event, stream_id
+from dibs.store.keys import keys
+from dibs.store.redis.blocking import BlockingReader
+from dibs.store.redis.failures import StoreDown
+from dibs.store.store import Store
+
+log = logging.getLogger("dibs.stream")
+
+BLOCK_MS = 10_000
+AGAIN_S = 0.5
+QUIET_S = 15.0
+"""After so long without an event a stream says that it is still there."""
+BACKLOG = 1_000
+"""Events that a slow subscription may be behind before it is told to start over."""
+
+
+class ShuttingDown(Exception):
+    """The service is shutting down; there will be no more events from this process."""
+
+
+class Subscription:
+    """The events that one reader has not read yet."""
+
+    def __init__(self, *, ended: bool) -> None:
+        self._waiting: list[Event] = []
+        self._changed = asyncio.Event()
+        self._reset = False
+        self._ended = ended
+
+    def put(self, events: Sequence[Event]) -> None:
+        """Add events; too many unread ones are dropped, and the subscription told so."""
+        self._waiting.extend(events)
+        if len(self._waiting) > BACKLOG:
+            self.reset()
+        self._changed.set()
+
+    def reset(self) -> None:
+        """Tell the subscription that events are missing from here on."""
+        self._waiting.clear()
+        self._reset = True
+        self._changed.set()
+
+    def end(self) -> None:
+        """Let the subscription go, at once."""
+        self._ended = True
+        self._changed.set()
+
+    async def get(self, timeout_s: float) -> list[Event]:
+        """Return the events since the last call, [] after `timeout_s`.
+
+        Raises CursorExpired or ShuttingDown.
+        """
+        if not self._ended:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), timeout_s)
+        self._changed.clear()
+        if self._ended:
+            raise ShuttingDown
+        if self._reset:
+            self._reset = False
+            raise CursorExpired
+        events, self._waiting = self._waiting, []
+        return events
+
+
+class EventBroadcaster:
+    """Follows the projects that somebody listens to."""
+
+    def __init__(self, store: Store, reader: BlockingReader) -> None:
+        self._store, self._reader = store, reader
+        self._subscriptions: dict[Project, set[Subscription]] = {}
+        self._followers: dict[Project, asyncio.Task[None]] = {}
+        self.streams = 0
+        """How many listen now."""
+        self.ended = False
+
+    @contextlib.asynccontextmanager
+    async def listen(self, project: Project) -> AsyncIterator[Subscription]:
+        """Hear what happens in `project` from now on. Raises StoreDown."""
+        subscription = Subscription(ended=self.ended)
+        subscriptions = self._subscriptions.setdefault(project, set())
+        subscriptions.add(subscription)
+        self.streams += 1
+        try:
+            if project not in self._followers:
+                # Known before anybody goes on: what happens from here on is not missed.
+                start = await self._store.events.end(project)
+                if project not in self._followers:
+                    follower = asyncio.create_task(self._follow(project, *start))
+                    self._followers[project] = follower
+            yield subscription
+        finally:
+            self.streams -= 1
+            subscriptions.discard(subscription)
+            if not subscriptions and self._subscriptions.get(project) is subscriptions:
+                del self._subscriptions[project]
+                if project in self._followers:
+                    self._followers.pop(project).cancel()
+
+    async def since(self, project: Project, after: str) -> AsyncIterator[list[Event]]:
+        """Yield the events after the id `after`, then what happens; [] when all is quiet.
+
+        There is no gap and no duplicate. Raises CursorExpired where there would be a gap, StoreDown
+        while the backlog is read, and ShuttingDown.
+        """
+        async with self.listen(project) as subscription:
+            while backlog := await self._store.events.read(project, after, 500):
+                after = backlog[-1].id
+                yield backlog
+            while True:
+                events = [one for one in await subscription.get(QUIET_S) if _later(one.id, after)]
+                if events:
+                    after = events[-1].id
+                yield events
+
+    def end(self) -> None:
+        """Let every subscription go: the service is about to stop."""
+        self.ended = True
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.end()
+
+    async def close(self) -> None:
+        """Stop following."""
+        followers = list(self._followers.values())
+        for follower in followers:
+            follower.cancel()
+        await asyncio.gather(*followers, return_exceptions=True)
+        await self._reader.close()
+
+    async def _follow(self, project: Project, epoch: str, last: str) -> None:
+        stream = keys(project) + ":events"
+        while True:
+            try:
+                if not last:
+                    epoch, last = await self._store.events.end(project)
+                found = await self._reader.command(
+                    "XREAD", "COUNT", 500, "BLOCK", BLOCK_MS, "STREAMS", stream, last
+                )
+                now, _ = await self._store.events.end(project) if found else (epoch, "")
+            except (RedisError, StoreDown, OSError):
+                await asyncio.sleep(AGAIN_S)
+                # The store may come back with other data: what it holds then decides.
+                with contextlib.suppress(StoreDown):
+                    again, _ = await self._store.events.end(project)
+                    if last and again != epoch:
+                        last = self._start_over(project)
+                continue
+            except Exception:  # a defect of ours must not leave subscriptions waiting in silence
+                log.exception("follower_failed project=%s", project)
+                last = self._start_over(project)
+                await asyncio.sleep(AGAIN_S)
+                continue
+            if not found:
+                continue
+            if now != epoch and epoch != "0":
+                last = self._start_over(project)
+                continue
+            epoch = now
+            entries = found[0][1]
+            last = entries[-1][0]
+            facts = self._store.clock.facts
+            events = [event(epoch, entry, flat, facts) for entry, flat in entries]
+            for subscription in self._subscriptions.get(project, ()):
+                subscription.put(events)
+
+    def _start_over(self, project: Project) -> str:
+        for subscription in self._subscriptions.get(project, ()):
+            subscription.reset()
+        return ""
+
+
+def _later(one: str, than: str) -> bool:
+    if not than:
+        return True
+    epoch, _, entry = one.partition("-")
+    other, _, known = than.partition("-")
+    return epoch != other or stream_id(entry) > stream_id(known)
