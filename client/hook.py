@@ -186,8 +186,8 @@ def held_by(session):
     found = []
     for one in session.family():
         for task in one.load().live():
-            until = time.gmtime(one.data["claims"][task]["until"][0])
-            moment = client.moment_of(time.strftime("%Y-%m-%dT%H:%M:%S", until))
+            until = client.stamped(one.data["claims"][task]["until"][0])
+            moment = client.moment_of(until)
             text = f"{client.word(task)} until {moment}"
             if one.data["claims"][task].get("pr"):
                 text = f"{client.word(task)} (in review)"

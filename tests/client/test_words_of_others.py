@@ -3,12 +3,13 @@
 import importlib.util
 import json
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
 from tests.client.conftest import CLIENT, Make
+from tests.client.parts import client_module
 from tests.client.test_bad_input import answering, http
 from tests.client.test_hooks import LOCAL, edit
 from tests.tools.injected import NOTE_FRAME, ORDER, TEXTS, faults
@@ -184,3 +185,18 @@ def test_doctor_takes_no_answer_for_a_clock_that_is_none(sandbox: Make) -> None:
         told(sandbox(url).dibs("doctor").said(0).stdout, ["an order"])
     with answering(http('{"claims": []}')) as url:
         sandbox(url).dibs("doctor").said(0)
+
+
+@pytest.mark.parametrize(
+    ("shift", "shown"),
+    [(0, 11), (-11 * 3600, 11), (11 * 3600, 11), (-13 * 3600, 0), (13 * 3600, 0), (864_000, 0)],
+)
+def test_an_instant_that_is_not_near_is_told_with_its_day(shift: int, shown: int) -> None:
+    instant = (datetime.now(UTC) + timedelta(seconds=shift)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    whole = f"{instant[:10]} {instant[11:16]}Z"
+    assert client_module().moment_of(instant) == whole[shown:]
+
+
+@pytest.mark.parametrize("text", [*TEXTS.values(), "", "2026", "x" * 16, "²026-11-30T07:55"])
+def test_what_is_no_instant_is_told_as_data(text: str) -> None:
+    assert client_module().moment_of(text) == messages.quoted(text)

@@ -22,6 +22,7 @@ PASSING = "tests/client/test_passing.py::test_"
 WORK = "tests/client/test_work.py::test_"
 GATE = "tests/client/test_gate.py::test_"
 AGENTS = "tests/client/test_agents.py::test_"
+START = "tests/client/test_start.py::test_"
 CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
 SMALLER = "tests/http/test_compression.py::test_"
 TURNS = "tests/ops/test_admission.py::test_"
@@ -3202,5 +3203,23 @@ MUTANTS = [
         "      count_time(rec, to)\n",
         "",
         HISTORY,
+    ),
+    Mutant(
+        "an instant loads a calendar",
+        "client/dibs.py",
+        "a claim starts as fast as before",
+        "    text, now = minute_of(instant), time.time()\n",
+        "    import calendar\n\n    text, now = minute_of(instant), calendar and time.time()\n",
+        (START + "what_a_session_runs_loads_nothing_heavy",),
+    ),
+    Mutant(
+        "a far instant is told without its day",
+        "client/dibs.py",
+        "what is told can be acted on",
+        "first <= instant[:19] <= last",
+        "True",
+        (
+            "tests/client/test_words_of_others.py::test_an_instant_that_is_not_near_is_told_with_its_day",
+        ),
     ),
 ]
