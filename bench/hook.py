@@ -27,7 +27,7 @@ from bench import contenders
 from bench.contenders import ROOT
 from bench.growth import store_url
 from bench.list import Row
-from dibs import results as o
+from dibs import results
 from dibs.model import Project, Session, Task
 from dibs.store import Rules, Store
 from dibs.store.redis.link import PipelineLink
@@ -165,7 +165,7 @@ async def _fill(folder: Path, project: Project, count: int) -> None:
         session, tasks = Session(str(uuid.uuid4())), [Task(f"T-{number}")]
         branch, pr = f"feat/{number}", f"https://e.org/pull/{number}"
         outcome = await acting.claim(store, project, session, tasks, branch=branch, pr=pr)
-        if not isinstance(outcome, o.Granted):
+        if not isinstance(outcome, results.Granted):
             raise RuntimeError(f"a claim came to {outcome}")
 
     for first in range(0, count, 500):

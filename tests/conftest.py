@@ -12,7 +12,7 @@ from fakeredis import FakeAsyncRedis
 from tests.harness import acting, oversight
 from tests.tools.clock import SteppedClock
 
-from dibs import results as o
+from dibs import results
 from dibs.acts import heartbeat as beating
 from dibs.acts import release as releasing
 from dibs.claims import Bounds, Claims
@@ -146,24 +146,24 @@ class Desk:
     async def granted(self, who: Session, task: str, **wish: Any) -> Claim:
         """Claim as `who`, who must get it."""
         outcome = await self.claim(who, task, **wish)
-        assert isinstance(outcome, o.Granted), outcome
+        assert isinstance(outcome, results.Granted), outcome
         return outcome.claims[0]
 
-    async def refused(self, who: Session, task: str, **wish: Any) -> o.Refusal:
+    async def refused(self, who: Session, task: str, **wish: Any) -> results.Refusal:
         """Claim as `who`, who must not get it."""
         outcome = await self.claim(who, task, **wish)
-        assert isinstance(outcome, o.Conflict), outcome
+        assert isinstance(outcome, results.Conflict), outcome
         return outcome.refusals[0]
 
     async def refused_or_full(self, who: Session, task: str) -> str:
         """Claim as `who`, who must not get it; say why."""
         outcome = await self.claim(who, task)
-        assert isinstance(outcome, o.Conflict | o.NoRoom), outcome
-        return "refused" if isinstance(outcome, o.Conflict) else "full"
+        assert isinstance(outcome, results.Conflict | results.Full), outcome
+        return "refused" if isinstance(outcome, results.Conflict) else "full"
 
     async def beat(
         self, who: Session, task: str | None = None, fence: int | None = None, **k: Any
-    ) -> beating.Outcome:
+    ) -> beating.Result:
         """Heartbeat as `who`."""
         name = Task(task) if task else None
         return await acting.heartbeat(
@@ -172,7 +172,7 @@ class Desk:
 
     async def release(
         self, who: Session, task: str | None, fence: int | None = None, **k: Any
-    ) -> releasing.Outcome:
+    ) -> releasing.Result:
         """Release as `who`."""
         name = Task(task) if task else None
         return await acting.release(

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from dibs import results as o
+from dibs import results
 from dibs.characters import HIDDEN
 from dibs.model import Claim, Free, Holder, Loss, Tenure
 
@@ -100,24 +100,24 @@ def circle(path: Sequence[str]) -> str:
     return f"These need each other: {' needs '.join((*shown, word(path[0])))}."
 
 
-def nothing_ready(outcome: o.NothingReady) -> str:
+def nothing_ready(result: results.NothingReady) -> str:
     """Say why there is nothing to take."""
     counts = (
-        (outcome.held, "held"),
-        (outcome.parked, "parked"),
-        (outcome.review, "in review"),
-        (outcome.blocked, "blocked"),
-        (outcome.on_hold, "on hold"),
-        (outcome.failed, "failed"),
-        (outcome.cooling, "reserved for a moment"),
+        (result.held, "held"),
+        (result.parked, "parked"),
+        (result.review, "in review"),
+        (result.blocked, "blocked"),
+        (result.on_hold, "on hold"),
+        (result.failed, "failed"),
+        (result.cooling, "reserved for a moment"),
     )
     told = ", ".join(f"{many} {state}" for many, state in counts if many) or "none is listed"
-    wait = outcome.retry_after_s
+    wait = result.retry_after_s
     then = f" One may be free in {span(wait)}." if wait is not None else ""
     return f"No listed task is ready: {told}.{then} Stop here, or ask again later."
 
 
-def on_hold(refusal: o.Refusal) -> str:
+def on_hold(refusal: results.Refusal) -> str:
     """Say who keeps a task, or its project, from being claimed, why, and until when."""
     hold = refusal.hold
     what = "This project" if refusal.of == "project" else word(refusal.claim.task)
@@ -132,7 +132,7 @@ def on_hold(refusal: o.Refusal) -> str:
     )
 
 
-def failed(refusal: o.Refusal) -> str:
+def failed(refusal: results.Refusal) -> str:
     """Say that the attempts at a task are used up, and how the last ones ended."""
     claim = refusal.claim
     ends = "; ".join(_end(tenure) for tenure in refusal.tenures)
@@ -149,21 +149,21 @@ def _end(tenure: Tenure) -> str:
     return f"{tenure.outcome} by {who(tenure.holder)}{said}"
 
 
-def waiting(outcome: o.Waiting) -> str:
+def waiting(result: results.Waiting) -> str:
     """Say what waits for people."""
-    counts = {"parked": outcome.parked, "in review": outcome.review, "failed": outcome.failed}
+    counts = {"parked": result.parked, "in review": result.review, "failed": result.failed}
     waits = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return (
-        f"Tasks that wait for people: {waits}. The limit is {outcome.limit} (DIBS_MAX_WAITING): "
+        f"Tasks that wait for people: {waits}. The limit is {result.limit} (DIBS_MAX_WAITING): "
         "`next` gives no more until some of them went on. Stop here, or ask again later."
     )
 
 
-def refused(refusal: o.Refusal) -> str:
+def refused(refusal: results.Refusal) -> str:
     """Say why a task was not granted."""
-    if refusal.verdict == "on-hold":
+    if refusal.reason == "on-hold":
         return on_hold(refusal)
-    if refusal.verdict == "failed":
+    if refusal.reason == "failed":
         return failed(refusal)
     if isinstance(refusal.claim, Free):
         return blocked(refusal.claim, refusal.needs)
@@ -175,7 +175,7 @@ def refused(refusal: o.Refusal) -> str:
         if refusal.position
         else " Work on another task, or claim it with queue: true to be next."
     )
-    match refusal.verdict:
+    match refusal.reason:
         case "held":
             states = {"parked": "parked by", "review": "in review by"}
             state = states.get(claim.state, "held by")
@@ -190,7 +190,7 @@ def refused(refusal: o.Refusal) -> str:
                 f"{clock(claim.expires_at)}; for {wait} more only that session may take it back."
                 f"{note}{place}"
             )
-        case "turn":
+        case "reserved":
             kept = f"reserved for the head of its queue for {wait} more"
             return f"{task} is free, but {kept}.{place}"
         case _:  # done
@@ -202,17 +202,17 @@ def refused(refusal: o.Refusal) -> str:
             )
 
 
-def not_mine(outcome: o.NotMine, task: str, fence: int | None) -> str:
+def not_mine(result: results.NotMine, task: str, fence: int | None) -> str:
     """Say why a session may not act on a task."""
-    now, task = outcome.now, word(task)
-    if outcome.why == "moved":
+    now, task = result.now, word(task)
+    if result.why == "moved":
         current = now.fence if isinstance(now, Claim) else "none"
         return (
             f"Fence {fence} is not the current one of {task}; you hold it with fence {current}. "
             "Use the current fence."
         )
-    if outcome.loss:
-        return lost(outcome.loss)
+    if result.loss:
+        return lost(result.loss)
     if isinstance(now, Free):
         return f"You do not hold {task}; no session does. Claim it before you work on it."
     if now.state == "done":
@@ -263,43 +263,43 @@ def lost(loss: Loss) -> str:
     )
 
 
-def quota(outcome: o.OverQuota) -> str:
+def quota(result: results.OverQuota) -> str:
     """Say which limit is reached."""
-    match outcome.whose:
+    match result.whose:
         case "session":
             return (
-                f"This session has reached its limit of {outcome.limit} claims. "
+                f"This session has reached its limit of {result.limit} claims. "
                 "Release or finish one first."
             )
         case "project":
             return (
-                f"The project has reached its limit of {outcome.limit} live claims. Release or "
+                f"The project has reached its limit of {result.limit} live claims. Release or "
                 "finish one, or ask again when others end."
             )
         case "bytes":
             return (
-                f"The project's records have reached their limit of {outcome.limit} bytes "
+                f"The project's records have reached their limit of {result.limit} bytes "
                 "(DIBS_RECORD_BYTES). New claims are refused; heartbeats and releases work. Space "
                 "is freed as the retention of ended claims runs out."
             )
         case "address":
             return (
-                f"Your address has reached its limit of {outcome.limit} live claims in this "
+                f"Your address has reached its limit of {result.limit} live claims in this "
                 "project (DIBS_MAX_CLAIMS_PER_ADDRESS). Release or finish one first."
             )
         case _:
-            return f"The queue for this task is full ({outcome.limit} sessions). Pick another task."
+            return f"The queue for this task is full ({result.limit} sessions). Pick another task."
 
 
-def rate_limited(outcome: o.RateLimited) -> str:
+def rate_limited(result: results.RateLimited) -> str:
     """Say whose rate is exceeded, and until when."""
-    again = f"Ask again in {outcome.retry_after_s} s."
-    if outcome.whose == "address":
+    again = f"Ask again in {result.retry_after_s} s."
+    if result.whose == "address":
         return (
             "Too many new claims came from your address (DIBS_NEW_PER_ADDRESS). Your session can "
             f"still renew and release the claims it holds. {again}"
         )
-    return f"Too many requests from this {outcome.whose}. {again}"
+    return f"Too many requests from this {result.whose}. {again}"
 
 
 def damaged(task: str) -> str:

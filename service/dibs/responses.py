@@ -8,8 +8,7 @@ from typing import Any
 import msgspec
 from litestar.types import Receive, Scope, Send
 
-from dibs import messages
-from dibs import results as o
+from dibs import messages, results
 from dibs.model import Claim, Loss
 from dibs.problems import ProblemError
 
@@ -93,21 +92,21 @@ def wants(headers: Mapping[str, str], media_type: str) -> bool:
     return JSON not in named or named.index(media_type) < named.index(JSON)
 
 
-def problem(code: str, detail: str, outcome: o.Negative, **facts: Any) -> ProblemError:
+def problem(code: str, detail: str, result: results.Negative, **facts: Any) -> ProblemError:
     """Return a refusal that says if an earlier try of the same call may have succeeded."""
-    if outcome.unsure:
+    if result.unsure:
         return ProblemError(code, f"{detail} {messages.UNSURE}", outcome="unknown", **facts)
     return ProblemError(code, detail, **facts)
 
 
-def rate_limited(outcome: o.RateLimited) -> ProblemError:
+def rate_limited(result: results.RateLimited) -> ProblemError:
     """Say when to ask again."""
     return problem(
         "rate-limited",
-        messages.rate_limited(outcome),
-        outcome,
-        retry_after=outcome.retry_after_s,
-        whose=outcome.whose,
+        messages.rate_limited(result),
+        result,
+        retry_after=result.retry_after_s,
+        whose=result.whose,
     )
 
 

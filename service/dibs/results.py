@@ -1,4 +1,4 @@
-"""Outcomes: the results of an act. Losing a race is an everyday answer, so these are values.
+"""The results of acts. Losing a race is an everyday answer, so these are values.
 
 Exceptions are for failures that no caller can plan for: see `StoreDown` and `StoreFull`.
 """
@@ -9,7 +9,7 @@ from typing import Literal
 from dibs.model import Claim, Free, Hold, Loss, Task, Tenure
 
 Losses = tuple[Loss, ...]
-Verdict = Literal["held", "cooling", "done", "turn", "blocked", "on-hold", "failed"]
+Reason = Literal["held", "cooling", "done", "reserved", "blocked", "on-hold", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Granted:
 class Refusal:
     """Why one task was not granted, and in how many seconds that may change (None: it will not)."""
 
-    verdict: Verdict
+    reason: Reason
     claim: Claim | Free
     retry_after_s: int | None
     position: int | None
@@ -92,7 +92,7 @@ class Waiting(Negative):
 
 
 @dataclass(frozen=True, slots=True)
-class NoRoom(Negative):
+class Full(Negative):
     """No new claims for now. Heartbeats and releases go on."""
 
     lost: Losses = ()

@@ -16,7 +16,7 @@ from tests.harness import acting
 from tests.harness.processes import until
 from tests.harness.services import Running
 
-from dibs import results as o
+from dibs import results
 from dibs.acts import list_
 from dibs.board import feed as feeds
 from dibs.board.board_query import BoardQuery
@@ -147,7 +147,7 @@ async def fill(store: Store, project: Project, number: int) -> None:
     for first in range(0, number, 25):
         names = [Task(f"T-{n:04}") for n in range(first, first + 25)]
         outcome = await acting.claim(store, project, new_session(), names, mode="all", ttl_s=3600)
-        assert isinstance(outcome, o.Granted), outcome
+        assert isinstance(outcome, results.Granted), outcome
 
 
 @pytest.fixture

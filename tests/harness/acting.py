@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from dibs import results as o
+from dibs import results
 from dibs.acts import backlog as backlogs
 from dibs.acts import break_ as breaking
 from dibs.acts import claim as claiming
@@ -48,7 +48,7 @@ async def claim(
     address: str = "",
     address_waits_s: int = 0,
     **fields: Any,
-) -> claiming.Outcome:
+) -> claiming.Result:
     """Claim once."""
     claimant = Claimant(address, address_waits_s)
     call = Call(Project(project), asked(tasks, **fields), Session(session), request, "", claimant)
@@ -67,7 +67,7 @@ async def heartbeat(
     note: str = "",
     pr: str = "",
     request: str = "",
-) -> beating.Outcome:
+) -> beating.Result:
     """Heartbeat for one claim, or for all."""
     wish = beating.HeartbeatRequest.model_construct(
         task=task, fence=fence, ttl=ttl_s, state=state or None, note=note, pr=pr
@@ -86,7 +86,7 @@ async def release(
     note: str = "",
     pr: str = "",
     request: str = "",
-) -> releasing.Outcome:
+) -> releasing.Result:
     """Release one claim, or all."""
     wish = releasing.ReleaseRequest.model_construct(
         task=task, fence=fence, outcome=outcome, note=note, pr=pr
@@ -110,7 +110,7 @@ async def break_(
     reason: str,
     by: str,
     hold: bool = False,
-) -> breaking.Outcome:
+) -> breaking.Result:
     """Break a claim, as a person."""
     wish = breaking.BreakRequest.model_construct(task=task, fence=fence, reason=reason, hold=hold)
     return await breaking.end(store, Call(Project(project), wish, by=by))
@@ -118,21 +118,23 @@ async def break_(
 
 async def hold(
     store: Store, project: Any, task: Any = None, *, reason: str, by: str, until: Any = None
-) -> holding.Outcome:
+) -> holding.Result:
     """Keep a task or the project back, as a person; its fields are checked."""
     wish = holding.HoldRequest.of({"task": task, "reason": reason, "until": until}, [])
     return await holding.keep(store, Call(Project(project), wish, by=by))
 
 
-async def unhold(store: Store, project: Any, task: Any = None, *, reason: str, by: str) -> o.Ended:
+async def unhold(
+    store: Store, project: Any, task: Any = None, *, reason: str, by: str
+) -> results.Ended:
     """Let it go."""
     wish = unholding.UnholdRequest.model_construct(task=task, reason=reason)
-    return await unholding.let_go(store, Call(Project(project), wish, by=by))
+    return await unholding.unhold(store, Call(Project(project), wish, by=by))
 
 
 async def retry(
     store: Store, project: Any, task: Any, fence: Any = None, *, reason: str, by: str
-) -> retrying.Outcome:
+) -> retrying.Result:
     """Let a task be tried again, as a person."""
     wish = retrying.RetryRequest.model_construct(task=task, fence=fence, reason=reason)
     return await retrying.again(store, Call(Project(project), wish, by=by))
@@ -146,31 +148,31 @@ async def tasks(
     *,
     dry_run: bool = False,
     request: str = "",
-) -> writing.Outcome:
+) -> writing.Result:
     """Write the list; its fields are checked."""
     wish = writing.TasksRequest.of({"tasks": list(entries), "dry_run": dry_run}, [])
     run = writing.write(store, Call(Project(project), wish, Session(session), request))
     return await run
 
 
-async def backlog(store: Store, project: Any, **query: Any) -> o.Backlog:
+async def backlog(store: Store, project: Any, **query: Any) -> results.Backlog:
     """A page of the list."""
     return await backlogs.page(store, Project(project), None, backlogs.BacklogQuery.of(query, []))
 
 
-async def task(store: Store, project: Any, name: str, session: Any = None) -> o.Whole:
+async def task(store: Store, project: Any, name: str, session: Any = None) -> results.Whole:
     """One task with what it needs and what needs it."""
     return await one_task.look(store, Project(project), Task(name), session)
 
 
-async def history(store: Store, project: Any, **query: Any) -> o.History:
+async def history(store: Store, project: Any, **query: Any) -> results.History:
     """A page of the tenures that ended."""
     return await historical.page(store, Project(project), historical.HistoryQuery.of(query, []))
 
 
 async def resolve(
     store: Store, project: Any, *, as_: str = "", by: str = "ci", **given: Any
-) -> resolving.Outcome:
+) -> resolving.Result:
     """Say how a pull request ended, as CI; `as_` says `opened`. Its fields are checked."""
     wish = resolving.ResolveRequest.of({"outcome": "merged", **given}, [])
     call = Call(Project(project), wish, by=by)

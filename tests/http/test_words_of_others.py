@@ -11,8 +11,7 @@ from tests.harness.services import Service
 from tests.http.conftest import ADMIN, Caller
 from tests.tools.injected import NOTE_FRAME, ORDER, TEXTS, faults
 
-from dibs import decision_messages, messages, responses
-from dibs import results as o
+from dibs import decision_messages, messages, responses, results
 from dibs.model import Claim, Fence, Holder, Loss, Task
 
 NOW = datetime.now(UTC)
@@ -95,9 +94,9 @@ def claim_of(text: str, **fields: Any) -> Claim:
 def test_every_sentence_holds_whatever_text_reached_the_store(name: str) -> None:
     text = TEXTS[name]
     claim = claim_of(text, pr=text)
-    for verdict in ("held", "cooling", "turn", "done"):
-        said = messages.refused(o.Refusal(verdict, claim, 5, None))
-        carries(said, notes=int(verdict != "turn"), why=verdict)
+    for verdict in ("held", "cooling", "reserved", "done"):
+        said = messages.refused(results.Refusal(verdict, claim, 5, None))
+        carries(said, notes=int(verdict != "reserved"), why=verdict)
     carries(decision_messages.moved(claim, 3), notes=0)
     lost = [("lapsed", claim.holder), ("broken", Holder("", text)), ("lapsed", None)]
     for reason, by in [*lost, ("forgotten", claim.holder)]:

@@ -205,9 +205,9 @@ async def test_a_promoted_replica_with_a_slow_clock_gives_no_fence_from_the_past
     store = Store(PipelineLink.to(started.url), Rules())
     try:
         await store.open()
-        seen = store.clock.facts
-        ahead_us = seen.witness_us + 3_000_000  # what the old primary's clock said last
-        store.clock.facts = ClockReading(ahead_us, seen.lost_us, seen.stalls)
+        seen = store.clock.reading
+        ahead_us = seen.observed_us + 3_000_000  # what the old primary's clock said last
+        store.clock.reading = ClockReading(ahead_us, seen.lost_us, seen.stalls)
         granted = await acting.claim(store, Project("p"), Session(new_session()), [Task("T-1")])
         assert isinstance(granted, Granted)
         assert granted.claims[0].fence >= ahead_us

@@ -20,7 +20,7 @@ import redis
 from bench.echo import app as echo
 from tests.harness import acting
 
-from dibs import results as o
+from dibs import results
 from dibs.app import build
 from dibs.model import Claim, Project, Session, Task
 from dibs.settings import Settings
@@ -74,7 +74,7 @@ async def grant(
 ) -> Claim:
     wish = FACTS | facts
     outcome = await acting.claim(store, project, session or who(), [Task(task)], **wish)
-    assert isinstance(outcome, o.Granted), outcome
+    assert isinstance(outcome, results.Granted), outcome
     return outcome.claims[0]
 
 
@@ -154,12 +154,12 @@ async def test_no_act_takes_more_commands_in_a_store_with_a_thousand_claims(
 
 async def write(store: Store, *entries: dict[str, Any]) -> None:
     outcome = await acting.tasks(store, P, who(), entries)
-    assert isinstance(outcome, o.Written), outcome
+    assert isinstance(outcome, results.Written), outcome
 
 
 async def take(store: Store, session: Session | None = None) -> Claim:
     outcome = await acting.claim(store, P, session or who(), [], mode="next", **FACTS)
-    assert isinstance(outcome, o.Granted), outcome
+    assert isinstance(outcome, results.Granted), outcome
     return outcome.claims[0]
 
 
@@ -265,7 +265,7 @@ async def test_what_a_project_weighs_is_what_the_store_needs_for_it(
     for number in range(10_000):
         own = {name: fact.format(number) for name, fact in facts.items()}
         outcome = await acting.claim(store, project, who(), [Task(name.format(number))], **own)
-        if isinstance(outcome, o.OverQuota):
+        if isinstance(outcome, results.OverQuota):
             break
     sizes = {
         key.decode(): server.memory_usage(key, samples=0) or 0
@@ -317,7 +317,7 @@ async def test_a_history_takes_no_more_than_the_budget_of_its_project_and_refuse
         ann, task = who(), Task(name.format(number))
         first = first or task
         granted = await acting.claim(store, project, ann, [task], **facts)
-        assert isinstance(granted, o.Granted), f"{number}: {granted}"
+        assert isinstance(granted, results.Granted), f"{number}: {granted}"
         await acting.release(store, project, ann, task, outcome=outcome)  # type: ignore[arg-type]
         if number % 20 == 0:
             await store.sweep(project)

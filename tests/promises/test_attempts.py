@@ -7,8 +7,7 @@ from tests.conftest import Desk, new_session
 from tests.harness import acting
 from tests.promises.test_tasks import QUICK, nothing, states, take, write
 
-from dibs import messages
-from dibs import results as o
+from dibs import messages, results
 from dibs.model import Claim
 from dibs.store import Rules
 
@@ -46,7 +45,7 @@ async def test_a_task_given_up_five_times_is_refused_with_the_reasons(
     for number in range(5):
         await give_up(desk, "T-1", note=f"reason {number}")
     refusal = await desk.refused(desk.bob, "T-1")
-    assert (refusal.verdict, refusal.claim.state, refusal.claim.attempt) == ("failed", "failed", 6)
+    assert (refusal.reason, refusal.claim.state, refusal.claim.attempt) == ("failed", "failed", 6)
     assert [tenure.note for tenure in refusal.tenures] == ["reason 4", "reason 3", "reason 2"]
     said = messages.refused(refusal)
     assert "failed 5 times" in said
@@ -84,7 +83,7 @@ async def test_who_holds_a_lapsed_task_whose_attempts_are_used_up_may_go_on(desk
     held = await take(desk, desk.ann)
     await desk.pass_time(26)
     assert (await desk.show("T-1")).state == "failed"
-    assert (await desk.refused(desk.bob, "T-1")).verdict == "failed"
+    assert (await desk.refused(desk.bob, "T-1")).reason == "failed"
     again = await desk.granted(desk.ann, "T-1")
     assert (again.fence, again.state) == (held.fence, "held")
 
@@ -149,10 +148,10 @@ async def test_a_person_lets_a_failed_task_be_tried_again(desk: Desk) -> None:
     await write(desk, {"task": "T-1", "max_attempts": 1})
     await give_up(desk, "T-1", note="no key")
     first = await acting.retry(desk.store, desk.project, "T-1", reason="key is there", by="lead")
-    assert isinstance(first, o.Ended)
+    assert isinstance(first, results.Ended)
     assert (first.releases[0].state, first.releases[0].already) == ("ready", False)
     again = await acting.retry(desk.store, desk.project, "T-1", reason="key is there", by="lead")
-    assert isinstance(again, o.Ended)
+    assert isinstance(again, results.Ended)
     assert again.releases[0].already
     [event] = [e for e in await desk.store.events.read(desk.project, "", 99) if e.type == "retried"]
     assert (event.by, event.reason, event.task) == ("lead", "key is there", "T-1")
@@ -175,15 +174,15 @@ async def test_a_person_lets_a_done_task_be_tried_again_and_what_needs_it_waits(
 async def test_a_retry_names_what_the_person_saw(desk: Desk) -> None:
     held = await desk.granted(desk.ann, "T-1")
     refused = await acting.retry(desk.store, desk.project, "T-1", reason="r", by="lead")
-    assert isinstance(refused, o.StillHeld)
+    assert isinstance(refused, results.StillHeld)
     await desk.release(desk.ann, "T-1", outcome="done")
     moved = await acting.retry(
         desk.store, desk.project, "T-1", held.fence - 1, reason="r", by="lead"
     )
-    assert isinstance(moved, o.Moved)
+    assert isinstance(moved, results.Moved)
     assert (await desk.show("T-1")).state == "done"
     ended = await acting.retry(desk.store, desk.project, "T-1", held.fence, reason="r", by="lead")
-    assert isinstance(ended, o.Ended)
+    assert isinstance(ended, results.Ended)
 
 
 async def test_a_session_reopens_a_failed_task_at_the_word_of_a_person(desk: Desk) -> None:

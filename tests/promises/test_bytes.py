@@ -6,8 +6,7 @@ import pytest
 from tests.conftest import Desk, new_session
 from tests.harness import acting
 
-from dibs import messages
-from dibs import results as o
+from dibs import messages, results
 from dibs.model import Task
 from dibs.store import Rules
 from dibs.store.events import CursorExpired
@@ -33,7 +32,7 @@ async def fill(desk: Desk) -> list[Task]:
     """Claim until the project weighs as much as it may; return the tasks that somebody got."""
     got: list[Task] = []
     while isinstance(
-        outcome := await desk.claim(new_session(), f"fill {len(got)}", note=NOTE), o.Granted
+        outcome := await desk.claim(new_session(), f"fill {len(got)}", note=NOTE), results.Granted
     ):
         got.append(outcome.claims[0].task)
     assert (outcome.whose, outcome.limit) == ("bytes", desk.store.rules.record_bytes)
@@ -105,14 +104,16 @@ async def test_a_project_that_weighs_what_it_may_gets_nothing_new_while_holders_
     assert (await desk.refused(desk.cat, "T-1", queue=True)).position == 1
 
     assert (await desk.granted(desk.ann, "T-1", note=NOTE)).fence == held.fence
-    assert isinstance(await desk.claim(desk.ann, "T-9", "T-1", mode="any"), o.Granted)
+    assert isinstance(await desk.claim(desk.ann, "T-9", "T-1", mode="any"), results.Granted)
     assert isinstance(
-        await desk.beat(desk.ann, "T-1", held.fence, state="parked", note=NOTE), o.Renewed
+        await desk.beat(desk.ann, "T-1", held.fence, state="parked", note=NOTE), results.Renewed
     )
-    assert isinstance(await desk.beat(desk.ann), o.Renewed)
-    assert isinstance(await desk.break_("T-2", other.fence, reason=NOTE), o.Ended)
+    assert isinstance(await desk.beat(desk.ann), results.Renewed)
+    assert isinstance(await desk.break_("T-2", other.fence, reason=NOTE), results.Ended)
     await desk.pass_time(22)
-    assert isinstance(await desk.release(desk.ann, "T-1", held.fence, outcome="done"), o.Ended)
+    assert isinstance(
+        await desk.release(desk.ann, "T-1", held.fence, outcome="done"), results.Ended
+    )
     assert await sums(desk) == await weighed(desk)
 
 
@@ -181,7 +182,7 @@ async def test_the_sums_are_right_after_a_damaged_record_is_dropped(desk: Desk) 
         await desk.granted(desk.ann, task, note=NOTE)
     for harmed in ("", "{cut"):
         await desk.store.link.command("SET", f"{keys(desk.project)}:task:T-1", harmed)
-        assert isinstance(await desk.break_("T-1", 1), o.Ended)
+        assert isinstance(await desk.break_("T-1", 1), results.Ended)
         await desk.store.sweep(desk.project)
         assert await sums(desk) == await weighed(desk)
         await desk.pass_time(1)
@@ -248,7 +249,7 @@ async def test_a_project_goes_as_a_whole_and_its_fences_go_on(desk: Desk) -> Non
     assert [event.task for event in await desk.store.events.read(desk.project, page.seq, 9)] == [
         "T-1"
     ]
-    assert isinstance(await desk.release(desk.ann, "T-1", held.fence), o.NotMine)
+    assert isinstance(await desk.release(desk.ann, "T-1", held.fence), results.NotMine)
     assert (await desk.show("T-1", desk.bob)).fence == newer.fence
     assert await sums(desk) == await weighed(desk)
 
@@ -328,7 +329,9 @@ async def test_branches_and_pull_requests_weigh_and_go_with_their_tasks(desk: De
 @short
 async def test_who_makes_up_branches_pays_for_their_keys(desk: Desk) -> None:
     got, long = 0, {"branch": "枝" * 200, "pr": "https://e.org/" + "p" * 480}
-    while isinstance(outcome := await desk.claim(new_session(), f"fill {got}", **long), o.Granted):
+    while isinstance(
+        outcome := await desk.claim(new_session(), f"fill {got}", **long), results.Granted
+    ):
         got += 1
     assert outcome.whose == "bytes"
     assert got <= 7, "the records alone would be nine"
@@ -345,7 +348,7 @@ async def test_what_an_older_dibs_left_out_of_the_index_is_found_after_the_sweep
     await desk.store.sweep(desk.project)
     assert await sums(desk) == await weighed(desk)
     ended = await acting.resolve(desk.store, desk.project, branch="feat/one")
-    assert isinstance(ended, o.Ended)
+    assert isinstance(ended, results.Ended)
 
 
 @pytest.mark.parametrize("cut", [7, 10_000])
@@ -355,10 +358,10 @@ async def test_a_damaged_record_leaves_no_branch_behind(desk: Desk, cut: int) ->
     ask, prefix = desk.store.link.command, keys(desk.project)
     kept = await ask("GET", f"{prefix}:task:T-1")
     await ask("SET", f"{prefix}:task:T-1", kept[: max(0, len(kept) - cut)])
-    assert isinstance(await desk.break_("T-1", 1), o.Ended)
+    assert isinstance(await desk.break_("T-1", 1), results.Ended)
     if cut > 7:  # nothing says what it was on: who looks for that finds out
         face = {"pr": "https://e.org/pull/1", "branch": "feat/one"}
-        assert isinstance(await acting.resolve(desk.store, desk.project, **face), o.Unmatched)
+        assert isinstance(await acting.resolve(desk.store, desk.project, **face), results.Unmatched)
     await desk.store.sweep(desk.project)
     assert await sums(desk) == await weighed(desk)
     assert [key for key in await left(desk) if ":branch:" in key or ":pr:" in key] == []

@@ -4,7 +4,7 @@ import pytest
 from tests.conftest import Desk
 from tests.harness import acting
 
-from dibs import results as o
+from dibs import results
 from dibs.store import Rules
 
 
@@ -21,7 +21,7 @@ async def test_in_grace_only_the_last_holder_may_take_it_back(desk: Desk) -> Non
     held = await desk.granted(desk.ann, "T-1", ttl_s=60)
     await desk.pass_time(75)
     refusal = await desk.refused(desk.bob, "T-1")
-    assert refusal.verdict == "cooling"
+    assert refusal.reason == "cooling"
     assert 1 <= (refusal.retry_after_s or 0) <= 16
     assert (await desk.granted(desk.ann, "T-1")).fence == held.fence
 
@@ -41,7 +41,7 @@ async def test_a_heartbeat_revives_a_lapsed_claim_that_nobody_took(desk: Desk) -
     [claim] = (await desk.beat(desk.ann)).claims
     assert (claim.state, claim.fence, claim.expires_in) == ("held", held.fence, 60)
     assert await desk.events() == ["claimed T-1", "lapsed T-1", "revived T-1"]
-    assert isinstance(await desk.claim(desk.bob, "T-1"), o.Conflict)
+    assert isinstance(await desk.claim(desk.bob, "T-1"), results.Conflict)
 
 
 async def test_a_heartbeat_never_shortens_a_deadline(desk: Desk) -> None:
@@ -87,7 +87,7 @@ async def test_past_max_hold_heartbeats_no_longer_extend(desk: Desk) -> None:
     assert claims[0].expires_in <= 30
     await desk.pass_time(31)
     outcome = await desk.beat(desk.ann, "T-1", held.fence)
-    assert isinstance(outcome, o.NotMine)
+    assert isinstance(outcome, results.NotMine)
     assert (outcome.why, outcome.loss.reason) == ("lost", "lapsed")
     await desk.pass_time(30)
     assert (await desk.granted(desk.ann, "T-1")).fence > held.fence

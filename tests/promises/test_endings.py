@@ -2,7 +2,7 @@
 
 from tests.conftest import Desk
 
-from dibs import results as o
+from dibs import results
 from dibs.model import Task
 
 
@@ -10,8 +10,8 @@ async def test_a_release_frees_the_task_and_a_repeat_says_already(desk: Desk) ->
     held = await desk.granted(desk.ann, "T-1")
     first = await desk.release(desk.ann, "T-1", held.fence)
     again = await desk.release(desk.ann, "T-1", held.fence)
-    assert first.releases == (o.Release(Task("T-1"), "free", False),)
-    assert again.releases == (o.Release(Task("T-1"), "free", True),)
+    assert first.releases == (results.Release(Task("T-1"), "free", False),)
+    assert again.releases == (results.Release(Task("T-1"), "free", True),)
     assert (await desk.granted(desk.bob, "T-1")).fence > held.fence
 
 
@@ -20,7 +20,7 @@ async def test_a_late_duplicate_release_never_ends_a_newer_claim(desk: Desk) -> 
     await desk.release(desk.ann, "T-1", first.fence)
     second = await desk.granted(desk.ann, "T-1")
     duplicate = await desk.release(desk.ann, "T-1", first.fence)
-    assert duplicate.releases == (o.Release(Task("T-1"), "held", True),)
+    assert duplicate.releases == (results.Release(Task("T-1"), "held", True),)
     assert (await desk.show("T-1")).fence == second.fence
 
 
@@ -33,7 +33,7 @@ async def test_a_stale_fence_touches_nothing(desk: Desk) -> None:
         await desk.release(desk.ann, "T-1", first.fence),
         await desk.release(desk.ann, "T-1", taken.fence),
     ):
-        assert isinstance(outcome, o.NotMine)
+        assert isinstance(outcome, results.NotMine)
         assert (outcome.why, outcome.loss.by.label) == ("lost", "bob")
     assert (await desk.show("T-1", desk.bob)).mine
 
@@ -44,7 +44,7 @@ async def test_a_stranger_can_neither_extend_nor_release(desk: Desk) -> None:
         await desk.beat(desk.bob, "T-1", held.fence),
         await desk.release(desk.bob, "T-1", held.fence),
     ):
-        assert isinstance(outcome, o.NotMine)
+        assert isinstance(outcome, results.NotMine)
         assert outcome.why == "not-holder"
     assert (await desk.show("T-1")).state == "held"
 
@@ -63,7 +63,7 @@ async def test_done_stays_done_with_evidence_until_reopened(desk: Desk) -> None:
     await desk.release(desk.ann, "T-1", held.fence, outcome="done", pr=pr, note="all green")
     await desk.pass_time(60)
     refusal = await desk.refused(desk.bob, "T-1", queue=True)
-    assert (refusal.verdict, refusal.retry_after_s, refusal.position) == ("done", None, None)
+    assert (refusal.reason, refusal.retry_after_s, refusal.position) == ("done", None, None)
     assert (refusal.claim.pr, refusal.claim.note, refusal.claim.holder.label) == (
         pr,
         "all green",
@@ -105,7 +105,7 @@ async def test_a_retry_of_the_request_that_told_hears_it_again(desk: Desk) -> No
 async def test_a_broken_claim_is_free_and_its_holder_hears_who_and_why(desk: Desk) -> None:
     held = await desk.granted(desk.ann, "T-1")
     outcome = await desk.break_("T-1", held.fence, reason="laptop is gone", by="lead")
-    assert outcome.releases == (o.Release(Task("T-1"), "free", False),)
+    assert outcome.releases == (results.Release(Task("T-1"), "free", False),)
     late = await desk.beat(desk.ann, "T-1", held.fence)
     assert (late.why, late.loss.reason, late.loss.by.label) == ("lost", "broken", "lead")
     assert late.loss.note == "laptop is gone"
@@ -118,7 +118,7 @@ async def test_a_break_with_another_fence_breaks_nothing(desk: Desk) -> None:
     await desk.release(desk.ann, "T-1")
     second = await desk.granted(desk.bob, "T-1")
     outcome = await desk.break_("T-1", first.fence)
-    assert isinstance(outcome, o.Moved)
+    assert isinstance(outcome, results.Moved)
     assert outcome.now.fence == second.fence
     assert (await desk.show("T-1")).state == "held"
 

@@ -6,8 +6,7 @@ import pytest
 import redis
 from tests.conftest import Desk, Stepped
 
-from dibs import messages
-from dibs import results as o
+from dibs import messages, results
 from dibs.acts import holding
 from dibs.problems import ProblemError
 from dibs.store import Rules, Store
@@ -41,13 +40,13 @@ def forget(raw: Any, desk: Desk, task: str) -> None:
     raw.srem(f"{keys(desk.project)}:held:{desk.store.hashed(desk.ann)}", task)
 
 
-async def lost(desk: Desk, task: str, fence: int) -> o.NotMine:
+async def lost(desk: Desk, task: str, fence: int) -> results.NotMine:
     """Ask with a heartbeat and with a release, which must agree."""
     beat, released = (
         await desk.beat(desk.ann, task, fence),
         await desk.release(desk.ann, task, fence),
     )
-    assert isinstance(beat, o.NotMine)
+    assert isinstance(beat, results.NotMine)
     assert (beat.why, beat.loss) == (released.why, released.loss)
     return beat
 
@@ -86,7 +85,7 @@ async def test_a_claim_in_a_store_that_was_flushed_is_lost(desk: Desk, raw: Any)
     told = await lost(desk, "T-1", held.fence)
     assert (told.loss.reason, told.loss.by.label) == ("forgotten", "bob")
     again = await desk.claim(desk.ann, "T-2")
-    assert isinstance(again, o.Granted)
+    assert isinstance(again, results.Granted)
 
 
 async def test_a_claim_whose_record_was_damaged_and_freed_is_lost(desk: Desk, raw: Any) -> None:

@@ -9,7 +9,7 @@ from tests.conftest import Desk, new_session
 from tests.harness import acting
 from tests.promises.test_bytes import NOTE, sums, weighed
 
-from dibs import results as o
+from dibs import results
 from dibs.model import Tenure
 from dibs.store import Rules
 from dibs.store.keys import keys
@@ -263,7 +263,7 @@ async def test_where_a_project_is_full_the_oldest_history_goes_and_nothing_that_
     for number in range(60):
         await desk.granted(new_session(), f"N-{number}")
     assert (await desk.show("held")).fence == held.fence
-    assert (await desk.refused(desk.bob, "L-1")).verdict == "done"
+    assert (await desk.refused(desk.bob, "L-1")).reason == "done"
     after = [name for name in await ended(desk) if name.startswith("T-")]
     assert 0 < len(after) < 30
     assert after == [name for name in before if name.startswith("T-")][-len(after) :]
@@ -276,7 +276,7 @@ async def test_what_was_done_a_day_ago_gives_way_unless_it_is_listed(desk: Desk)
     await finish(desk, "L-1", "done", note=NOTE)
     done: list[str] = []
     while isinstance(
-        full := await desk.claim(desk.bob, f"T-{len(done)}", note=NOTE), o.Granted
+        full := await desk.claim(desk.bob, f"T-{len(done)}", note=NOTE), results.Granted
     ):  # none of it is older than the retention
         done.append(f"T-{len(done)}")
         await desk.release(desk.bob, done[-1], outcome="done")
@@ -284,14 +284,14 @@ async def test_what_was_done_a_day_ago_gives_way_unless_it_is_listed(desk: Desk)
     await desk.pass_time(QUICK.retention_ms / 1000 + 1)
     await sweep(desk)
     for task in ("L-1", *done):
-        assert (await desk.refused(desk.bob, task)).verdict == "done"
+        assert (await desk.refused(desk.bob, task)).reason == "done"
     for number in range(20):
         await desk.granted(new_session(), f"N-{number}", note=NOTE)
     states = [(await desk.show(task)).state for task in done]
     assert states[0] == "free", "the oldest went"
     assert states == sorted(states, key="free".__ne__), "and no younger one before an older"
     assert states[-1] == "done"
-    assert (await desk.refused(desk.bob, "L-1")).verdict == "done"
+    assert (await desk.refused(desk.bob, "L-1")).reason == "done"
     assert await sums(desk) == await weighed(desk)
 
 

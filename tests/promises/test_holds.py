@@ -7,8 +7,7 @@ from tests.conftest import Desk
 from tests.harness import acting
 from tests.promises.test_tasks import QUICK, nothing, states, take, write
 
-from dibs import messages
-from dibs import results as o
+from dibs import messages, results
 from dibs.model import Project
 from dibs.problems import ProblemError
 from dibs.store import Rules
@@ -16,15 +15,15 @@ from dibs.store import Rules
 quick = pytest.mark.parametrize("rules", [QUICK])
 
 
-async def hold(desk: Desk, task: str | None = None, **how: Any) -> o.HeldBack:
+async def hold(desk: Desk, task: str | None = None, **how: Any) -> results.HeldBack:
     """Keep something back, as the lead."""
     wish = {"reason": "wait for the design", "by": "lead", **how}
     outcome = await acting.hold(desk.store, desk.project, task, **wish)
-    assert isinstance(outcome, o.HeldBack), outcome
+    assert isinstance(outcome, results.HeldBack), outcome
     return outcome
 
 
-async def unhold(desk: Desk, task: str | None = None) -> o.Release:
+async def unhold(desk: Desk, task: str | None = None) -> results.Release:
     """Let it go."""
     outcome = await acting.unhold(desk.store, desk.project, task, reason="go", by="lead")
     return outcome.releases[0]
@@ -38,7 +37,7 @@ async def test_a_task_on_hold_is_refused_and_says_who_why_and_until_when(
         await write(desk, "T-1")
     await hold(desk, "T-1", until="2h")
     refusal = await desk.refused(desk.bob, "T-1", reopen=True)
-    assert (refusal.verdict, refusal.of, refusal.claim.state) == ("on-hold", "task", "on-hold")
+    assert (refusal.reason, refusal.of, refusal.claim.state) == ("on-hold", "task", "on-hold")
     assert refusal.hold
     assert (refusal.hold.by, refusal.hold.reason) == ("lead", "wait for the design")
     assert refusal.hold.until
@@ -65,12 +64,12 @@ async def test_what_runs_goes_on_and_is_kept_back_when_it_ends(desk: Desk) -> No
     await write(desk, "T-1")
     held = await take(desk, desk.ann)
     await hold(desk, "T-1")
-    assert isinstance(await desk.beat(desk.ann, "T-1"), o.Renewed)
+    assert isinstance(await desk.beat(desk.ann, "T-1"), results.Renewed)
     again = await desk.granted(desk.ann, "T-1")
     assert (again.fence, again.state) == (held.fence, "held")
     assert again.hold
     await desk.release(desk.ann, "T-1")
-    assert (await desk.refused(desk.bob, "T-1")).verdict == "on-hold"
+    assert (await desk.refused(desk.bob, "T-1")).reason == "on-hold"
     assert await states(desk) == ["T-1 on-hold"]
 
 
@@ -80,16 +79,16 @@ async def test_a_project_on_hold_grants_nothing_and_renews_what_is_held(desk: De
     await hold(desk)
     for wish in ({"mode": "one"}, {"mode": "any"}, {"mode": "all"}):
         outcome = await desk.claim(desk.bob, "T-2", **wish)
-        assert isinstance(outcome, o.Conflict)
+        assert isinstance(outcome, results.Conflict)
         [refusal] = outcome.refusals
-        assert (refusal.verdict, refusal.of) == ("on-hold", "project")
+        assert (refusal.reason, refusal.of) == ("on-hold", "project")
         assert "This project is on hold" in messages.refused(refusal)
     new = await desk.refused(desk.bob, "never heard of")
-    assert (new.verdict, new.claim.task) == ("on-hold", "never heard of")
+    assert (new.reason, new.claim.task) == ("on-hold", "never heard of")
     following = await desk.claim(desk.bob, mode="next")
-    assert isinstance(following, o.Conflict)
+    assert isinstance(following, results.Conflict)
     assert (await desk.granted(desk.ann, "T-1")).fence == held.fence
-    assert isinstance(await desk.beat(desk.ann, "T-1"), o.Renewed)
+    assert isinstance(await desk.beat(desk.ann, "T-1"), results.Renewed)
     await desk.release(desk.ann, "T-1", outcome="done")
     assert not (await unhold(desk)).already
     await desk.granted(desk.bob, "T-2")
@@ -100,7 +99,7 @@ async def test_a_hold_on_a_project_that_does_not_exist_yet_keeps_its_first_claim
 ) -> None:
     await hold(desk)
     await desk.store.sweep(desk.project)
-    assert (await desk.refused(desk.ann, "T-1")).verdict == "on-hold"
+    assert (await desk.refused(desk.ann, "T-1")).reason == "on-hold"
 
 
 async def test_a_person_holds_back_what_they_like_where_the_store_takes_nothing_new(
@@ -112,19 +111,19 @@ async def test_a_person_holds_back_what_they_like_where_the_store_takes_nothing_
     await hold(desk, "never heard of")
     unknown = Project(f"{desk.project}.new")
     outcome = await acting.hold(desk.store, unknown, None, reason="freeze", by="lead")
-    assert isinstance(outcome, o.HeldBack)
+    assert isinstance(outcome, results.HeldBack)
     desk.store.room = str
     await desk.release(desk.ann, "T-1", held.fence)
-    assert (await desk.refused(desk.bob, "T-1")).verdict == "on-hold"
+    assert (await desk.refused(desk.bob, "T-1")).reason == "on-hold"
     refused = await acting.claim(desk.store, unknown, desk.bob, ["T-1"])
-    assert isinstance(refused, o.Conflict)
+    assert isinstance(refused, results.Conflict)
     assert refused.refusals[0].of == "project"
 
 
 async def test_all_of_several_is_refused_where_one_is_on_hold(desk: Desk) -> None:
     await hold(desk, "T-2")
     outcome = await desk.claim(desk.ann, "T-1", "T-2", mode="all")
-    assert isinstance(outcome, o.Conflict)
+    assert isinstance(outcome, results.Conflict)
     assert (await desk.show("T-1")).state == "free"
     chosen = await desk.claim(desk.ann, "T-2", "T-1", mode="any")
     assert [claim.task for claim in chosen.claims] == ["T-1"]
@@ -139,7 +138,7 @@ async def test_a_hold_ends_by_itself_when_its_time_is_over(
     await write(desk, "T-1")
     await hold(desk, task, until=20)
     await desk.pass_time(19)
-    assert (await desk.refused(desk.bob, "T-1")).verdict == "on-hold"
+    assert (await desk.refused(desk.bob, "T-1")).reason == "on-hold"
     await desk.pass_time(2)
     if swept:
         await desk.store.sweep(desk.project)
@@ -151,7 +150,7 @@ async def test_an_instant_that_is_over_is_refused(desk: Desk) -> None:
     outcome = await acting.hold(
         desk.store, desk.project, "T-1", reason="r", by="lead", until="2020-01-01T00:00:00Z"
     )
-    assert isinstance(outcome, o.Past)
+    assert isinstance(outcome, results.Past)
     await desk.granted(desk.ann, "T-1")
 
 
@@ -186,7 +185,7 @@ async def test_a_hold_on_a_name_that_nobody_knows_is_kept_and_leaves_nothing(des
     await hold(desk, "T-9")
     await desk.pass_time(200)
     await desk.store.sweep(desk.project)
-    assert (await desk.refused(desk.bob, "T-9")).verdict == "on-hold"
+    assert (await desk.refused(desk.bob, "T-9")).reason == "on-hold"
     assert (await unhold(desk, "T-9")).state == "free"
     assert (await desk.show("T-9")).state == "free"
     await desk.granted(desk.bob, "T-9")
@@ -198,11 +197,11 @@ async def test_a_break_may_keep_the_task_back_at_once(desk: Desk) -> None:
     outcome = await acting.break_(
         desk.store, desk.project, "T-1", held.fence, reason="wrong", by="lead", hold=True
     )
-    assert isinstance(outcome, o.Ended)
+    assert isinstance(outcome, results.Ended)
     assert outcome.releases[0].state == "on-hold"
     refusal = await desk.refused(desk.ann, "T-1")
     assert refusal.hold
-    assert (refusal.verdict, refusal.hold.reason) == ("on-hold", "wrong")
+    assert (refusal.reason, refusal.hold.reason) == ("on-hold", "wrong")
 
 
 @quick
@@ -211,8 +210,8 @@ async def test_who_holds_a_lapsed_task_may_go_on_although_it_is_on_hold(desk: De
     await hold(desk, "T-1")
     await desk.pass_time(26)
     assert (await desk.show("T-1")).state == "on-hold"
-    assert (await desk.refused(desk.bob, "T-1")).verdict == "on-hold"
-    assert isinstance(await desk.beat(desk.ann, "T-1"), o.Renewed)
+    assert (await desk.refused(desk.bob, "T-1")).reason == "on-hold"
+    assert isinstance(await desk.beat(desk.ann, "T-1"), results.Renewed)
     assert (await desk.granted(desk.ann, "T-1")).fence == held.fence
 
 
@@ -242,7 +241,7 @@ async def test_next_gives_no_more_while_too_much_waits_for_people(desk: Desk) ->
     await take(desk, desk.ann)
     await desk.beat(desk.ann, "T-2", state="parked")
     outcome = await desk.claim(desk.bob, mode="next")
-    assert isinstance(outcome, o.Waiting)
+    assert isinstance(outcome, results.Waiting)
     assert (outcome.limit, outcome.parked, outcome.failed) == (2, 1, 1)
     said = messages.waiting(outcome)
     assert "Tasks that wait for people: 1 parked, 1 failed." in said

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import Desk, new_session
 from tests.harness import acting
 
-from dibs import results as o
+from dibs import results
 from dibs.model import Project, Session
 from dibs.store import Rules, StoreDown
 from dibs.store.local.embedded import EmbeddedStore
@@ -23,10 +23,10 @@ FEW = Rules(claims_per_session=2, claims_per_project=3, rate_per_session=0, rate
 async def test_a_session_holds_so_many_claims_and_no_more(desk: Desk) -> None:
     await desk.claim(desk.ann, "T-1", "T-2", mode="all")
     outcome = await desk.claim(desk.ann, "T-3")
-    assert (type(outcome), outcome.whose, outcome.limit) == (o.OverQuota, "session", 2)
-    assert isinstance(await desk.claim(desk.ann, "T-1"), o.Granted)
+    assert (type(outcome), outcome.whose, outcome.limit) == (results.OverQuota, "session", 2)
+    assert isinstance(await desk.claim(desk.ann, "T-1"), results.Granted)
     await desk.release(desk.ann, "T-2")
-    assert isinstance(await desk.claim(desk.ann, "T-3"), o.Granted)
+    assert isinstance(await desk.claim(desk.ann, "T-3"), results.Granted)
 
 
 @pytest.mark.parametrize("rules", [FEW])
@@ -35,25 +35,25 @@ async def test_lapsed_claims_do_not_count(desk: Desk) -> None:
     await desk.granted(desk.bob, "T-3", ttl_s=60)
     assert (await desk.claim(desk.cat, "T-4")).whose == "project"
     await desk.pass_time(61)
-    assert isinstance(await desk.claim(desk.cat, "T-4"), o.Granted)
-    assert isinstance(await desk.claim(desk.ann, "T-5"), o.Granted)
+    assert isinstance(await desk.claim(desk.cat, "T-4"), results.Granted)
+    assert isinstance(await desk.claim(desk.ann, "T-5"), results.Granted)
 
 
 @pytest.mark.parametrize("rules", [FEW])
 async def test_all_of_beyond_the_quota_grants_nothing(desk: Desk) -> None:
     outcome = await desk.claim(desk.ann, "T-1", "T-2", "T-3", mode="all")
-    assert isinstance(outcome, o.OverQuota)
+    assert isinstance(outcome, results.OverQuota)
     assert (await desk.show("T-1")).state == "free"
 
 
 @pytest.mark.parametrize("rules", [Rules(rate_per_session=5, burst_ms=2000, rate_per_project=0)])
 async def test_a_session_that_asks_too_often_is_told_when_to_ask_again(desk: Desk) -> None:
     outcomes = [await desk.claim(desk.ann, "T-1") for _ in range(20)]
-    limited = [one for one in outcomes if isinstance(one, o.RateLimited)]
+    limited = [one for one in outcomes if isinstance(one, results.RateLimited)]
     assert 6 <= len(limited) <= 9
-    assert isinstance(await desk.claim(desk.bob, "T-2"), o.Granted), "only ann is limited"
+    assert isinstance(await desk.claim(desk.bob, "T-2"), results.Granted), "only ann is limited"
     await desk.pass_time(limited[-1].retry_after_s)
-    assert isinstance(await desk.claim(desk.ann, "T-1"), o.Granted)
+    assert isinstance(await desk.claim(desk.ann, "T-1"), results.Granted)
 
 
 @pytest.mark.parametrize("rules", [Rules(rate_per_session=5, burst_ms=2000, rate_per_project=40)])
@@ -65,7 +65,7 @@ async def test_a_rate_is_kept_however_long_a_session_goes_on(desk: Desk) -> None
     began, passed = await now_s(), 0
     for _ in range(24):
         outcomes = [await desk.claim(desk.ann, "T-1") for _ in range(4)]
-        passed += sum(isinstance(one, o.Granted) for one in outcomes)
+        passed += sum(isinstance(one, results.Granted) for one in outcomes)
         await desk.pass_time(0.5)
     took_s = await now_s() - began
     assert min(5 * took_s, 24 * 4) - 1 <= passed <= 5 * (2 + took_s) + 1
@@ -82,7 +82,7 @@ async def test_what_a_store_keeps_of_a_rate_goes_by_itself(desk: Desk) -> None:
 @pytest.mark.parametrize("rules", [Rules(rate_per_session=0, rate_per_project=5)])
 async def test_the_rate_of_a_project_is_shared_by_its_sessions(desk: Desk) -> None:
     outcomes = await asyncio.gather(*(desk.claim(new_session(), f"T-{n}") for n in range(20)))
-    limited = [one for one in outcomes if isinstance(one, o.RateLimited)]
+    limited = [one for one in outcomes if isinstance(one, results.RateLimited)]
     assert limited
     assert {one.whose for one in limited} == {"project"}
 
@@ -96,15 +96,15 @@ async def test_one_address_has_a_share_of_the_project_and_gets_it_back_however_c
 ) -> None:
     async def claim(who: Session, task: str) -> object:
         outcome = await desk.claim(who, task, ttl_s=60, address="7.7.7.7")
-        return outcome.whose if isinstance(outcome, o.OverQuota) else type(outcome)
+        return outcome.whose if isinstance(outcome, results.OverQuota) else type(outcome)
 
     async def full() -> None:
         for task in ("T-1", "T-2"):
-            assert await claim(desk.ann, task) is o.Granted
+            assert await claim(desk.ann, task) is results.Granted
         assert await claim(desk.bob, "T-3") == "address"
-        assert await claim(desk.ann, "T-1") is o.Granted, "a renewal is nothing new"
-        assert isinstance(await desk.claim(desk.bob, "T-3", address="7.7.7.8"), o.Granted)
-        assert isinstance(await desk.claim(desk.bob, "T-4"), o.Granted), "at no address"
+        assert await claim(desk.ann, "T-1") is results.Granted, "a renewal is nothing new"
+        assert isinstance(await desk.claim(desk.bob, "T-3", address="7.7.7.8"), results.Granted)
+        assert isinstance(await desk.claim(desk.bob, "T-4"), results.Granted), "at no address"
         await desk.release(desk.bob, None)
 
     await full()
@@ -116,9 +116,9 @@ async def test_one_address_has_a_share_of_the_project_and_gets_it_back_however_c
     await desk.break_("T-1", (await desk.show("T-1")).fence)
     await desk.beat(desk.ann, "T-2", state="parked", ttl_s=60)
     await desk.pass_time(61)
-    assert await claim(desk.bob, "T-5") is o.Granted
-    assert await claim(desk.cat, "T-6") is o.Granted
-    assert isinstance(await desk.beat(desk.ann, "T-2"), o.Renewed), (
+    assert await claim(desk.bob, "T-5") is results.Granted
+    assert await claim(desk.cat, "T-6") is results.Granted
+    assert isinstance(await desk.beat(desk.ann, "T-2"), results.Renewed), (
         "a holder comes back, share or not"
     )
     await desk.release(desk.bob, None)
@@ -132,7 +132,7 @@ async def use_up(desk: Desk) -> None:
     """Let strangers use up the rate of the project, of every kind of call there is."""
     for act in (desk.claim, desk.beat, desk.release):
         for _ in range(200):
-            if isinstance(await act(new_session(), "T-stranger"), o.RateLimited):
+            if isinstance(await act(new_session(), "T-stranger"), results.RateLimited):
                 break
         else:
             pytest.fail("the rate has no end")
@@ -144,8 +144,8 @@ async def test_no_rate_of_others_keeps_a_holder_from_its_claim(desk: Desk) -> No
     held = await desk.granted(desk.ann, "T-1", ttl_s=60)
     await use_up(desk)
     for _ in range(20):
-        assert isinstance(await desk.beat(desk.ann, "T-1", held.fence), o.Renewed)
-        assert isinstance(await desk.beat(desk.ann), o.Renewed)
+        assert isinstance(await desk.beat(desk.ann, "T-1", held.fence), results.Renewed)
+        assert isinstance(await desk.beat(desk.ann), results.Renewed)
         assert (await desk.granted(desk.ann, "T-1", ttl_s=60)).fence == held.fence
     for tasks, mode in ((("T-2", "T-1"), "any"), (("T-1",), "all")):
         claims = (await desk.claim(desk.ann, *tasks, mode=mode, ttl_s=60)).claims
@@ -153,7 +153,7 @@ async def test_no_rate_of_others_keeps_a_holder_from_its_claim(desk: Desk) -> No
     await desk.pass_time(70)
     await use_up(desk)
     assert (await desk.beat(desk.ann, "T-1")).claims[0].fence == held.fence, "it comes back"
-    assert isinstance(await desk.release(desk.ann, "T-1", held.fence), o.Ended)
+    assert isinstance(await desk.release(desk.ann, "T-1", held.fence), results.Ended)
 
 
 @pytest.mark.parametrize("rules", [Rules(rate_per_session=0, rate_per_project=1)])
@@ -164,17 +164,17 @@ async def test_who_holds_something_claims_no_more_for_it_than_the_rate_of_the_pr
     await use_up(desk)
     for tasks, mode in ((("T-2",), "one"), (("T-1", "T-2"), "all")):
         outcome = await desk.claim(desk.ann, *tasks, mode=mode)
-        assert (type(outcome), outcome.whose) == (o.RateLimited, "project")
+        assert (type(outcome), outcome.whose) == (results.RateLimited, "project")
     assert (await desk.show("T-2")).state == "free"
 
 
 @pytest.mark.parametrize("rules", [Rules(rate_per_session=5, rate_per_project=0)])
 async def test_a_session_that_claims_too_often_can_still_keep_what_it_has(desk: Desk) -> None:
     held = await desk.granted(desk.ann, "T-1")
-    while not isinstance(await desk.claim(desk.ann, "T-2"), o.RateLimited):
+    while not isinstance(await desk.claim(desk.ann, "T-2"), results.RateLimited):
         pass
-    assert isinstance(await desk.beat(desk.ann, "T-1", held.fence), o.Renewed)
-    assert isinstance(await desk.release(desk.ann, "T-1", held.fence), o.Ended)
+    assert isinstance(await desk.beat(desk.ann, "T-1", held.fence), results.Renewed)
+    assert isinstance(await desk.release(desk.ann, "T-1", held.fence), results.Ended)
 
 
 @pytest.mark.parametrize("rules", [Rules(rate_per_session=1, rate_per_project=1)])
@@ -191,14 +191,14 @@ async def test_a_service_that_has_no_room_grants_nothing_new_while_holders_go_on
     held = await desk.granted(desk.ann, "T-1")
     desk.store.room = lambda: "The disk is nearly full."
     refused = await desk.claim(desk.bob, "T-2")
-    assert (type(refused), refused.why) == (o.NoRoom, "The disk is nearly full.")
-    assert isinstance(await desk.claim(desk.bob, "T-1", queue=True), o.NoRoom)
-    assert isinstance(await desk.claim(desk.bob, "T-1"), o.Conflict), "nothing grows by it"
+    assert (type(refused), refused.why) == (results.Full, "The disk is nearly full.")
+    assert isinstance(await desk.claim(desk.bob, "T-1", queue=True), results.Full)
+    assert isinstance(await desk.claim(desk.bob, "T-1"), results.Conflict), "nothing grows by it"
     assert (await desk.granted(desk.ann, "T-1")).fence == held.fence
-    assert isinstance(await desk.claim(desk.ann, "T-1", "T-2", mode="all"), o.NoRoom)
-    assert isinstance(await desk.claim(desk.ann, "T-2", "T-1", mode="any"), o.Granted)
-    assert isinstance(await desk.beat(desk.ann), o.Renewed)
-    assert isinstance(await desk.release(desk.ann, "T-1", held.fence), o.Ended)
+    assert isinstance(await desk.claim(desk.ann, "T-1", "T-2", mode="all"), results.Full)
+    assert isinstance(await desk.claim(desk.ann, "T-2", "T-1", mode="any"), results.Granted)
+    assert isinstance(await desk.beat(desk.ann), results.Renewed)
+    assert isinstance(await desk.release(desk.ann, "T-1", held.fence), results.Ended)
     desk.store.room = lambda: ""
     await desk.granted(desk.bob, "T-2")
 
@@ -206,7 +206,7 @@ async def test_a_service_that_has_no_room_grants_nothing_new_while_holders_go_on
 async def test_a_service_without_room_takes_up_no_project(desk: Desk) -> None:
     desk.store.room = lambda: "The disk is nearly full."
     desk.project = Project(f"late.{desk.project}")
-    assert isinstance(await desk.claim(desk.ann, "T-1"), o.NoRoom)
+    assert isinstance(await desk.claim(desk.ann, "T-1"), results.Full)
     assert desk.project not in await desk.store.projects()
 
 
@@ -221,7 +221,7 @@ async def test_a_store_that_may_lose_claims_is_given_no_new_ones(desk: Desk) -> 
         assert not down.value.sent
     assert (await desk.show("T-3")).state == "free"
     assert (await desk.granted(desk.ann, "T-1")).fence == held.fence
-    assert isinstance(await desk.beat(desk.ann), o.Renewed)
+    assert isinstance(await desk.beat(desk.ann), results.Renewed)
     assert [loss.task for loss in (await desk.beat(desk.bob)).lost] == ["T-2"], "not told before"
 
 
@@ -241,19 +241,19 @@ async def test_a_full_store_refuses_new_claims_while_holders_go_on(cramped: Desk
     held = await cramped.granted(cramped.ann, "T-1")
     other = await cramped.granted(cramped.ann, "T-2")
     await cramped.store.link.command("CONFIG", "SET", "maxmemory", "1")
-    assert isinstance(await cramped.claim(cramped.bob, "T-9"), o.NoRoom)
+    assert isinstance(await cramped.claim(cramped.bob, "T-9"), results.Full)
     refused = await cramped.claim(cramped.bob, "T-1")
-    assert isinstance(refused, o.Conflict), "who holds it can still be told"
-    assert isinstance(await cramped.claim(cramped.bob, "T-1", queue=True), o.NoRoom)
-    assert isinstance(await cramped.claim(cramped.ann, "T-1"), o.Granted)
+    assert isinstance(refused, results.Conflict), "who holds it can still be told"
+    assert isinstance(await cramped.claim(cramped.bob, "T-1", queue=True), results.Full)
+    assert isinstance(await cramped.claim(cramped.ann, "T-1"), results.Granted)
     outcome = await cramped.beat(cramped.ann, "T-1", held.fence, state="parked", note="x" * 900)
     assert outcome.claims[0].state == "parked"
-    assert isinstance(await cramped.beat(cramped.ann), o.Renewed)
+    assert isinstance(await cramped.beat(cramped.ann), results.Renewed)
     await cramped.release(cramped.ann, "T-1", held.fence, outcome="done", note="y" * 900)
     await cramped.break_("T-2", other.fence)
     assert (await cramped.show("T-9")).state == "free"
     await cramped.store.link.command("CONFIG", "SET", "maxmemory", "0")
-    assert isinstance(await cramped.claim(cramped.bob, "T-9"), o.Granted)
+    assert isinstance(await cramped.claim(cramped.bob, "T-9"), results.Granted)
 
 
 async def test_a_full_store_does_not_let_a_claim_slip_in_behind_a_lapse(cramped: Desk) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import Desk, Stepped, new_session
 from tests.harness import acting
 
-from dibs import results as o
+from dibs import results
 from dibs.acts import claim, heartbeat
 from dibs.model import Task
 from dibs.problems import ProblemError
@@ -95,7 +95,7 @@ async def test_a_release_is_one_that_was_done_whoever_has_had_the_task_since(
     held = await desk.granted(desk.ann, "T-1")
     counter.meanwhile(*counter.had_by("T-1", others))
     ended = await desk.release(desk.ann, "T-1", held.fence, outcome=outcome)
-    assert ended.releases == (o.Release(Task("T-1"), "free", True),)
+    assert ended.releases == (results.Release(Task("T-1"), "free", True),)
     again = await desk.release(desk.ann, "T-1", held.fence)
     assert again.releases[0].already, "and so for whoever asks later"
 
@@ -113,7 +113,7 @@ async def test_a_done_task_that_was_reopened_by_others_was_done_all_the_same(
 
     counter.meanwhile(reopen, reopen, reopen)
     ended = await desk.release(desk.ann, "T-1", held.fence, outcome="done")
-    assert ended.releases == (o.Release(Task("T-1"), "done", True),)
+    assert ended.releases == (results.Release(Task("T-1"), "done", True),)
 
 
 @pytest.mark.parametrize("others", [0, 1, 2, 5])
@@ -124,7 +124,7 @@ async def test_a_break_is_one_that_was_done_whoever_has_had_the_task_since(
     held = await desk.granted(desk.ann, "T-1")
     counter.meanwhile(*counter.had_by("T-1", others))
     ended = await desk.break_("T-1", held.fence)
-    assert ended.releases == (o.Release(Task("T-1"), "free", True),)
+    assert ended.releases == (results.Release(Task("T-1"), "free", True),)
 
 
 async def test_who_never_ended_it_is_not_told_that_they_did(counter: Counter) -> None:
@@ -133,9 +133,9 @@ async def test_who_never_ended_it_is_not_told_that_they_did(counter: Counter) ->
     await desk.release(desk.ann, "T-1", held.fence)
     for have in counter.had_by("T-1", 2):
         await have()
-    assert isinstance(await desk.release(desk.bob, "T-1", held.fence), o.NotMine)
-    assert isinstance(await desk.release(desk.ann, "T-2", held.fence), o.NotMine)
-    assert isinstance(await desk.break_("T-1", held.fence), o.Moved)
+    assert isinstance(await desk.release(desk.bob, "T-1", held.fence), results.NotMine)
+    assert isinstance(await desk.release(desk.ann, "T-2", held.fence), results.NotMine)
+    assert isinstance(await desk.break_("T-1", held.fence), results.Moved)
 
 
 async def test_a_no_after_an_unanswered_try_says_that_it_may_have_been_a_yes(
@@ -158,35 +158,37 @@ async def test_a_no_after_an_unanswered_try_says_that_it_may_have_been_a_yes(
     await desk.granted(desk.ann, "T-2")
     counter.meanwhile(*counter.had_by("T-2", 1))
     nameless = await desk.release(desk.ann, "T-2")
-    assert (type(nameless), nameless.unsure) == (o.NotMine, True), "without a fence nobody knows"
+    assert (type(nameless), nameless.unsure) == (results.NotMine, True), (
+        "without a fence nobody knows"
+    )
 
     counter.meanwhile()
     refused = await desk.claim(desk.ann, "taken")
-    assert (type(refused), refused.unsure) == (o.Conflict, True)
+    assert (type(refused), refused.unsure) == (results.Conflict, True)
     counter.meanwhile()
     moved = await desk.break_("taken", held.fence)
-    assert (type(moved), moved.unsure) == (o.Moved, True)
+    assert (type(moved), moved.unsure) == (results.Moved, True)
 
     desk.store.room = lambda: "The disk is full."
     counter.meanwhile()
     full = await desk.claim(desk.ann, "T-4")
-    assert (type(full), full.unsure) == (o.NoRoom, True)
+    assert (type(full), full.unsure) == (results.Full, True)
     desk.store.room = lambda: ""
     await desk.claim(desk.ann, "Q-1", "Q-2", "Q-3", mode="all")
     counter.meanwhile()
     quota = await desk.claim(desk.ann, "Q-4")
-    assert (type(quota), quota.unsure) == (o.OverQuota, True)
+    assert (type(quota), quota.unsure) == (results.OverQuota, True)
     quota = await desk.claim(desk.ann, "Q-4")
-    assert (type(quota), quota.unsure) == (o.OverQuota, False), "only where a try was lost"
+    assert (type(quota), quota.unsure) == (results.OverQuota, False), "only where a try was lost"
 
 
 @pytest.mark.parametrize("unsure", [True, False])
 def test_a_problem_says_unknown_where_an_earlier_try_was_unanswered(unsure: bool) -> None:
     wish, beat = acting.asked(()), heartbeat.HeartbeatRequest()
     answers: tuple[Callable[[], object], ...] = (
-        lambda: claim.answer(o.OverQuota("session", 3, unsure=unsure), wish),
-        lambda: claim.answer(o.NoRoom(unsure=unsure), wish),
-        lambda: heartbeat.answer(o.RateLimited("session", 3, unsure=unsure), beat),
+        lambda: claim.answer(results.OverQuota("session", 3, unsure=unsure), wish),
+        lambda: claim.answer(results.Full(unsure=unsure), wish),
+        lambda: heartbeat.answer(results.RateLimited("session", 3, unsure=unsure), beat),
     )
     for answer in answers:
         with pytest.raises(ProblemError) as caught:

@@ -4,18 +4,18 @@ import asyncio
 
 from tests.conftest import Desk, new_session
 
-from dibs import results as o
+from dibs import results
 
 
 async def test_one_of_fifty_racing_sessions_gets_the_task(desk: Desk) -> None:
     sessions = [new_session() for _ in range(50)]
     outcomes = await asyncio.gather(*(desk.claim(one, "T-1", label="racer") for one in sessions))
-    winners = [one for one in outcomes if isinstance(one, o.Granted)]
+    winners = [one for one in outcomes if isinstance(one, results.Granted)]
     assert len(winners) == 1
     fence = winners[0].claims[0].fence
-    for loser in (one for one in outcomes if isinstance(one, o.Conflict)):
+    for loser in (one for one in outcomes if isinstance(one, results.Conflict)):
         [refusal] = loser.refusals
-        assert (refusal.verdict, refusal.claim.fence) == ("held", fence)
+        assert (refusal.reason, refusal.claim.fence) == ("held", fence)
         assert refusal.claim.holder.label == "racer"
         assert 1790 <= refusal.claim.expires_in <= 1800
 

@@ -15,7 +15,7 @@ async def test_after_a_pause_or_a_clock_step_a_live_claim_has_one_more_ttl(
     await desk.pass_time(50)
     await desk.jump(jump_s)
     refusal = await desk.refused(desk.bob, "T-1")
-    assert refusal.verdict == "held"
+    assert refusal.reason == "held"
     assert refusal.claim.expires_in == 60
     await desk.pass_time(55)
     [claim] = (await desk.beat(desk.ann)).claims
@@ -41,7 +41,7 @@ async def test_two_outages_in_a_row_each_give_one_more_ttl(desk: Desk) -> None:
         await desk.jump(600)
         await desk.store.tick()
         await desk.pass_time(50)
-    assert (await desk.refused(desk.bob, "T-1")).verdict == "held"
+    assert (await desk.refused(desk.bob, "T-1")).reason == "held"
     await desk.pass_time(45)
     await desk.granted(desk.bob, "T-1")
 

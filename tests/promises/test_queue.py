@@ -6,7 +6,7 @@ import pytest
 from tests.conftest import Desk, new_session
 from tests.harness import acting
 
-from dibs import results as o
+from dibs import results
 from dibs.acts import claim
 from dibs.acts.act import Call
 from dibs.claims import Bounds, Claims
@@ -21,9 +21,9 @@ async def test_a_freed_task_is_kept_for_the_head_of_its_queue(desk: Desk) -> Non
     assert (await desk.refused(desk.cat, "T-1", queue=True)).position == 2
     await desk.release(desk.ann, "T-1")
     refusal = await desk.refused(desk.cat, "T-1", queue=True)
-    assert (refusal.verdict, refusal.claim.state) == ("turn", "free")
+    assert (refusal.reason, refusal.claim.state) == ("reserved", "free")
     assert 1 <= (refusal.retry_after_s or 0) <= 60
-    assert isinstance(await desk.claim(desk.ann, "T-1"), o.Conflict)
+    assert isinstance(await desk.claim(desk.ann, "T-1"), results.Conflict)
     await desk.granted(desk.bob, "T-1", queue=True)
     assert (await desk.refused(desk.cat, "T-1", queue=True)).position == 1
 
@@ -59,7 +59,7 @@ async def test_who_lets_the_window_pass_makes_room_for_the_next_and_nobody_starv
     await desk.refused(desk.cat, "T-1", queue=True)
     await desk.release(desk.ann, "T-1")
     await desk.pass_time(61)
-    assert isinstance(await desk.claim(desk.ann, "T-1"), o.Conflict)
+    assert isinstance(await desk.claim(desk.ann, "T-1"), results.Conflict)
     assert (await desk.granted(desk.cat, "T-1", queue=True)).holder.label == "cat"
 
 
@@ -77,9 +77,9 @@ async def test_a_lapse_hands_over_after_grace_in_the_queues_order(desk: Desk) ->
     await desk.refused(desk.bob, "T-1", queue=True)
     await desk.pass_time(61)
     refusal = await desk.refused(desk.cat, "T-1")
-    assert refusal.verdict == "cooling"
+    assert refusal.reason == "cooling"
     await desk.pass_time(30)
-    assert (await desk.refused(desk.cat, "T-1")).verdict == "turn"
+    assert (await desk.refused(desk.cat, "T-1")).reason == "reserved"
     await desk.granted(desk.bob, "T-1")
 
 
@@ -87,7 +87,7 @@ async def test_a_release_by_somebody_who_waits_leaves_the_queue(desk: Desk) -> N
     await desk.granted(desk.ann, "T-1")
     await desk.refused(desk.bob, "T-1", queue=True)
     outcome = await desk.release(desk.bob, "T-1")
-    assert outcome.releases == (o.Release(Task("T-1"), "held", False),)
+    assert outcome.releases == (results.Release(Task("T-1"), "held", False),)
     assert (await desk.show("T-1")).waiters == 0
 
 
@@ -111,7 +111,7 @@ async def test_a_waiting_claim_is_woken_by_the_release(claims: Claims, store: St
     started = asyncio.get_running_loop().time()
     await acting.release(store, project, ann, "T-1")
     outcome = await waiting
-    assert isinstance(outcome, o.Granted)
+    assert isinstance(outcome, results.Granted)
     assert asyncio.get_running_loop().time() - started < 2
 
 
@@ -135,7 +135,7 @@ async def test_a_waiting_claim_is_answered_when_its_time_is_over(
     outcome = await claim.run(
         claims, Call(Project("times.out"), acting.asked(["T-1"], wait=1), bob)
     )
-    assert isinstance(outcome, o.Conflict)
+    assert isinstance(outcome, results.Conflict)
 
 
 async def test_a_waiting_claim_is_answered_at_once_when_the_service_stops(
@@ -148,7 +148,7 @@ async def test_a_waiting_claim_is_answered_at_once_when_the_service_stops(
     while not (await acting.show(store, "stops", "T-1")).waiters:
         await asyncio.sleep(0.01)
     claims.broadcaster.end()
-    assert isinstance(await asyncio.wait_for(waiting, 2), o.Conflict)
+    assert isinstance(await asyncio.wait_for(waiting, 2), results.Conflict)
 
 
 def test_the_bounds_of_claims_are_those_of_the_wire() -> None:
@@ -162,11 +162,11 @@ async def test_a_refusal_of_several_tasks_counts_who_waits_for_each_and_tells_th
     await desk.granted(desk.ann, "T-1")
     await desk.granted(desk.ann, "T-2")
     for who in (desk.bob, desk.cat):
-        assert isinstance(await desk.claim(who, "T-1", queue=True), o.Conflict)
+        assert isinstance(await desk.claim(who, "T-1", queue=True), results.Conflict)
     for who, places in ((desk.bob, [1, None]), (desk.cat, [2, None])):
         for mode in ("any", "all"):
             refused = await desk.claim(who, "T-1", "T-2", mode=mode)
-            assert isinstance(refused, o.Conflict)
+            assert isinstance(refused, results.Conflict)
             assert [one.position for one in refused.refusals] == places
             assert [one.claim.waiters for one in refused.refusals] == [2, 0]
 
@@ -183,7 +183,7 @@ async def test_a_place_in_each_of_several_queues_is_given_up_when_one_comes_free
     assert [refusal.position for refusal in second.refusals] == [2, 2, 2]
     await desk.release(desk.ann, "deploy/2")
     early = await desk.claim(desk.cat, *slots, mode="any", queue=True)
-    assert [refusal.verdict for refusal in early.refusals] == ["held", "turn", "held"]
+    assert [refusal.reason for refusal in early.refusals] == ["held", "reserved", "held"]
     won = await desk.claim(desk.bob, *slots, mode="any", queue=True)
     assert [claim.task for claim in won.claims] == ["deploy/2"]
     for task, waiters in (("deploy/1", 1), ("deploy/2", 1), ("deploy/3", 1)):
@@ -202,7 +202,7 @@ async def test_who_stopped_asking_keeps_a_free_task_for_five_seconds_only(desk: 
     await desk.refused(desk.bob, "T-1", queue=True)
     await desk.release(desk.ann, "T-1")
     refusal = await desk.refused(desk.bob, "T-1", queue=True)
-    assert (refusal.verdict, refusal.position) == ("turn", 4)
+    assert (refusal.reason, refusal.position) == ("reserved", 4)
     await desk.pass_time(16)
     await desk.granted(desk.bob, "T-1", queue=True)
 
@@ -213,7 +213,7 @@ async def test_who_asked_within_the_last_minute_has_the_whole_window(desk: Desk)
     await desk.pass_time(59)
     await desk.release(desk.ann, "T-1")
     await desk.pass_time(50)
-    assert (await desk.refused(desk.cat, "T-1")).verdict == "turn"
+    assert (await desk.refused(desk.cat, "T-1")).reason == "reserved"
     await desk.granted(desk.bob, "T-1", queue=True)
 
 

@@ -14,7 +14,7 @@ from tests.conftest import Desk, new_session
 from tests.harness import acting
 from tests.tools.servers import KINDS, serving
 
-from dibs import results as o
+from dibs import results
 from dibs.model import Task
 from dibs.store import Rules, Store
 from dibs.store.redis.link import PipelineLink
@@ -83,11 +83,11 @@ async def test_nothing_that_a_promise_rests_on_can_be_evicted(
         fill()
         for n in kept:
             refusal = await desk.refused(desk.bob, f"done {n}")
-            assert (refusal.verdict, refusal.claim.note) == ("done", "it is")
+            assert (refusal.reason, refusal.claim.note) == ("done", "it is")
             again = await desk.release(desk.ann, f"given up {n}", fences[n])
-            assert again.releases == (o.Release(Task(f"given up {n}"), "free", True),)
+            assert again.releases == (results.Release(Task(f"given up {n}"), "free", True),)
         for n in range(10):
-            assert (await desk.refused(desk.bob, f"lapsed {n}")).verdict == "cooling"
+            assert (await desk.refused(desk.bob, f"lapsed {n}")).reason == "cooling"
             assert (await desk.show(f"waited for {n}")).waiters == 2
         for n in kept:
             late = await desk.beat(desk.ann, f"broken {n}", broken[n])
@@ -116,10 +116,10 @@ async def test_what_is_past_its_retention_is_not_known_swept_or_not(desk: Desk) 
     assert (await desk.show("given up")).previous.note == "half way"
     await desk.pass_time(2)
     assert (await desk.show("given up")).previous is None
-    assert isinstance(await desk.release(desk.ann, "given up", held.fence), o.NotMine)
+    assert isinstance(await desk.release(desk.ann, "given up", held.fence), results.NotMine)
     assert (await desk.granted(desk.bob, "given up")).grants == 1
     await desk.pass_time(57)
-    assert (await desk.refused(desk.bob, "done")).verdict == "done"
+    assert (await desk.refused(desk.bob, "done")).reason == "done"
     await desk.pass_time(3)
     page = await acting.list_(desk.store, desk.project, states=["done"], limit=10)
     assert page.claims == ()
@@ -194,7 +194,7 @@ async def test_data_in_which_keys_ended_by_themselves_is_read_and_kept(desk: Des
     await desk.break_("lost", lost.fence)
     await make_older(desk)
 
-    assert (await desk.refused(desk.cat, "done")).verdict == "done"
+    assert (await desk.refused(desk.cat, "done")).reason == "done"
     repeat = await desk.release(desk.ann, "given up", given.fence)
     assert (repeat.releases[0].already, [loss.task for loss in repeat.lost]) == (True, ["lost"])
     assert (await desk.refused(desk.cat, "given up", queue=True)).position == 2

@@ -8,8 +8,7 @@ from tests.conftest import Desk, new_session
 from tests.harness import acting
 from tests.promises.test_tasks import QUICK, nothing, states, take, write
 
-from dibs import messages
-from dibs import results as o
+from dibs import messages, results
 from dibs.model import Claim, Task
 from dibs.problems import ProblemError
 
@@ -20,14 +19,14 @@ PR = "https://github.com/acme/web/pull/7"
 async def review(desk: Desk, who: Any, task: str, pr: str = PR, **wish: Any) -> Claim:
     """Open a pull request for what one holds."""
     outcome = await desk.beat(who, task, state="review", pr=pr, **wish)
-    assert isinstance(outcome, o.Renewed), outcome
+    assert isinstance(outcome, results.Renewed), outcome
     return outcome.claims[0]
 
 
-async def resolve(desk: Desk, **given: Any) -> o.Release:
+async def resolve(desk: Desk, **given: Any) -> results.Release:
     """Say how it ended, as CI."""
     outcome = await acting.resolve(desk.store, desk.project, **given)
-    assert isinstance(outcome, o.Ended), outcome
+    assert isinstance(outcome, results.Ended), outcome
     return outcome.releases[0]
 
 
@@ -37,7 +36,7 @@ async def test_a_task_in_review_is_refused_with_its_pull_request(desk: Desk) -> 
     assert (shown.state, shown.fence, shown.pr) == ("review", held.fence, PR)
     assert 6 * 86_400 < shown.expires_in <= 7 * 86_400
     refusal = await desk.refused(desk.bob, "T-1", reopen=True)
-    assert (refusal.verdict, refusal.claim.state) == ("held", "review")
+    assert (refusal.reason, refusal.claim.state) == ("held", "review")
     said = messages.refused(refusal)
     assert "is in review by ann" in said
     assert PR in said
@@ -50,7 +49,7 @@ async def test_a_review_needs_no_heartbeats_and_is_not_under_max_hold(desk: Desk
     await review(desk, desk.ann, "T-1")
     await desk.pass_time(300)
     assert (await desk.show("T-1")).state == "review"
-    assert (await desk.refused(desk.bob, "T-1")).verdict == "held"
+    assert (await desk.refused(desk.bob, "T-1")).reason == "held"
 
 
 async def test_what_a_session_does_for_all_its_claims_leaves_a_review_alone(desk: Desk) -> None:
@@ -59,7 +58,7 @@ async def test_what_a_session_does_for_all_its_claims_leaves_a_review_alone(desk
     in_review = await review(desk, desk.ann, "T-1")
     for state in ("", "working", "parked"):
         kept = await desk.beat(desk.ann, None, state=state)
-        assert isinstance(kept, o.Renewed)
+        assert isinstance(kept, results.Renewed)
         now = {claim.task: claim.state for claim in kept.claims}
         assert now == {"T-1": "review", "T-2": "parked" if state == "parked" else "held"}
     ended = await desk.release(desk.ann, None)
@@ -85,7 +84,7 @@ async def test_who_goes_on_with_a_reviewed_task_has_max_hold_anew_and_keeps_it_f
     assert (await desk.show("T-1")).expires_at == in_review.expires_at
     assert "resumed T-1" in await desk.events()
     await desk.pass_time(300)  # its session died, and the pull request is still open
-    assert (await desk.refused(desk.bob, "T-1")).verdict == "held"
+    assert (await desk.refused(desk.bob, "T-1")).reason == "held"
     await resolve(desk, pr=PR, outcome="merged")
     assert (await desk.show("T-1")).state == "done"
 
@@ -133,7 +132,7 @@ async def test_merged_makes_the_task_done_and_its_dependents_ready(desk: Desk, b
     assert (ended.task, ended.state, ended.already) == ("T-1", "done", False)
     assert await states(desk) == ["T-1 done", "T-2 ready"]
     assert (await resolve(desk, **{by: named})).already
-    assert (await desk.refused(desk.bob, "T-1")).verdict == "done"
+    assert (await desk.refused(desk.bob, "T-1")).reason == "done"
     released = await desk.release(desk.ann, "T-1", outcome="done")
     assert released.releases[0].already
     [event] = [e for e in await desk.store.events.read(desk.project, "", 99) if e.type == "done"]
@@ -156,7 +155,7 @@ async def test_a_verdict_on_an_old_pull_request_never_touches_a_newer_tenure(des
     for given in ({"pr": PR}, {"branch": "feat/one"}, {"task": "T-1", "fence": old.fence}):
         for outcome in ("merged", "rejected"):
             moved = await acting.resolve(desk.store, desk.project, outcome=outcome, **given)
-            assert isinstance(moved, o.Moved), given
+            assert isinstance(moved, results.Moved), given
     now = await desk.show("T-1")
     assert isinstance(now, Claim)
     assert (now.fence, now.state) == (new.fence, "held")
@@ -175,7 +174,7 @@ async def test_rejected_frees_the_task_and_tells_the_next_and_the_author(desk: D
     assert (before.outcome, before.pr, before.holder.branch) == ("rejected", PR, "feat/one")
     assert (before.note, second.attempt) == ("wrong way", 2)
     heard = await desk.beat(desk.ann, None)
-    assert isinstance(heard, o.Renewed)
+    assert isinstance(heard, results.Renewed)
     [loss] = heard.lost
     assert (loss.task, loss.reason, loss.pr, loss.fence) == ("T-1", "rejected", PR, held.fence)
     assert "was rejected" in messages.lost(loss)
@@ -253,7 +252,7 @@ async def test_a_branch_of_very_many_tasks_is_no_name_for_one_of_them(desk: Desk
             await desk.release(who, f"T-{number}", outcome="done")
     for _ in range(5):
         outcome = await acting.resolve(desk.store, desk.project, branch="main")
-        assert isinstance(outcome, o.Ambiguous), "which of them is luck"
+        assert isinstance(outcome, results.Ambiguous), "which of them is luck"
         assert len(set(outcome.tasks)) == 2
     assert (await desk.show("T-250")).state == "held"
     assert len(await on(desk, "held", branch="main")) == 1
@@ -280,7 +279,7 @@ async def test_two_tasks_on_one_branch_are_both_named_and_neither_is_touched(des
     for task in ("T-1", "T-2"):
         await desk.granted(desk.ann, task, branch="feat/both")
     outcome = await acting.resolve(desk.store, desk.project, branch="feat/both")
-    assert isinstance(outcome, o.Ambiguous)
+    assert isinstance(outcome, results.Ambiguous)
     assert outcome.tasks == ("T-1", "T-2")
     await desk.release(desk.ann, "T-2")
     assert (await resolve(desk, branch="feat/both")).task == "T-1"
@@ -292,7 +291,7 @@ async def test_two_tasks_on_one_branch_are_both_named_and_neither_is_touched(des
 async def test_a_verdict_on_what_nobody_had_makes_up_no_claim(desk: Desk, given: Any) -> None:
     await write(desk, "listed")
     outcome = await acting.resolve(desk.store, desk.project, **given)
-    assert isinstance(outcome, o.Unmatched)
+    assert isinstance(outcome, results.Unmatched)
     assert await states(desk) == ["listed ready"]
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import Desk, new_session
 from tests.harness import acting
 
-from dibs import results as o
+from dibs import results
 from dibs.model import Claim
 from dibs.problems import ProblemError
 from dibs.store import Rules
@@ -34,7 +34,7 @@ async def write(desk: Desk, *entries: dict[str, Any] | str, **how: Any) -> list[
     """Write these down; what that changed, an entry each."""
     named = [{"task": entry} if isinstance(entry, str) else entry for entry in entries]
     outcome = await acting.tasks(desk.store, desk.project, desk.ann, named, **how)
-    assert isinstance(outcome, o.Written), outcome
+    assert isinstance(outcome, results.Written), outcome
     return list(outcome.changes)
 
 
@@ -47,14 +47,14 @@ async def states(desk: Desk, **query: Any) -> list[str]:
 async def take(desk: Desk, who: Any, **wish: Any) -> Claim:
     """Get what is next."""
     outcome = await desk.claim(who, mode="next", **wish)
-    assert isinstance(outcome, o.Granted), outcome
+    assert isinstance(outcome, results.Granted), outcome
     return outcome.claims[0]
 
 
-async def nothing(desk: Desk, who: Any, **wish: Any) -> o.NothingReady:
+async def nothing(desk: Desk, who: Any, **wish: Any) -> results.NothingReady:
     """Get nothing."""
     outcome = await desk.claim(who, mode="next", **wish)
-    assert isinstance(outcome, o.NothingReady), outcome
+    assert isinstance(outcome, results.NothingReady), outcome
     return outcome
 
 
@@ -82,9 +82,9 @@ async def test_the_next_is_the_first_by_priority_and_then_by_its_place(
 async def test_each_of_many_sessions_at_once_gets_another_task(desk: Desk) -> None:
     await write(desk, *(f"T-{number}" for number in range(30)))
     outcomes = await asyncio.gather(*(desk.claim(new_session(), mode="next") for _ in range(40)))
-    got = [one.claims[0].task for one in outcomes if isinstance(one, o.Granted)]
+    got = [one.claims[0].task for one in outcomes if isinstance(one, results.Granted)]
     assert sorted(got) == sorted(f"T-{number}" for number in range(30))
-    assert sum(isinstance(one, o.NothingReady) for one in outcomes) == 10
+    assert sum(isinstance(one, results.NothingReady) for one in outcomes) == 10
 
 
 async def test_the_reply_has_what_is_written_down(desk: Desk) -> None:
@@ -182,21 +182,21 @@ async def test_a_blocked_task_is_refused_by_name_and_says_who_has_its_need(desk:
     await write(desk, needs("T-2", "T-1"), "T-1")
     held = await desk.granted(desk.ann, "T-1", label="ann")
     refusal = await desk.refused(desk.bob, "T-2")
-    assert refusal.verdict == "blocked"
+    assert refusal.reason == "blocked"
     [need] = refusal.needs
     assert isinstance(need, Claim)
     assert (need.task, need.fence) == ("T-1", held.fence)
-    assert (await desk.refused(desk.bob, "T-2", reopen=True)).verdict == "blocked"
+    assert (await desk.refused(desk.bob, "T-2", reopen=True)).reason == "blocked"
 
 
 async def test_who_holds_a_task_keeps_it_when_it_becomes_blocked(desk: Desk) -> None:
     await write(desk, "T-2")
     await desk.granted(desk.ann, "T-2")
     await write(desk, needs("T-2", "T-1"), "T-1")
-    assert isinstance(await desk.beat(desk.ann, "T-2"), o.Renewed)
+    assert isinstance(await desk.beat(desk.ann, "T-2"), results.Renewed)
     assert (await desk.claim(desk.ann, "T-2")).new == 0
     await desk.release(desk.ann, "T-2")
-    assert (await desk.refused(desk.bob, "T-2")).verdict == "blocked"
+    assert (await desk.refused(desk.bob, "T-2")).reason == "blocked"
 
 
 @pytest.mark.parametrize("path", [["T-1", "T-2"], ["T-1", "T-2", "T-3", "T-4"]])
@@ -208,7 +208,7 @@ async def test_a_circle_of_needs_is_refused_with_its_path_and_nothing_is_written
     await write(desk, *known)
     before = await states(desk)
     outcome = await acting.tasks(desk.store, desk.project, desk.ann, [{"task": "new"}, last])
-    assert isinstance(outcome, o.Circle)
+    assert isinstance(outcome, results.Circle)
     assert sorted(outcome.path) == sorted(path)
     turned = outcome.path.index("T-1")
     assert [*outcome.path[turned:], *outcome.path[:turned]] == path
@@ -218,7 +218,7 @@ async def test_a_circle_of_needs_is_refused_with_its_path_and_nothing_is_written
 async def test_a_circle_within_one_request_is_refused(desk: Desk) -> None:
     entries = [needs("A", "B"), needs("B", "C"), needs("C", "B")]
     outcome = await acting.tasks(desk.store, desk.project, desk.ann, entries)
-    assert isinstance(outcome, o.Circle)
+    assert isinstance(outcome, results.Circle)
     assert sorted(outcome.path) == ["B", "C"]
 
 
@@ -229,7 +229,7 @@ async def test_a_circle_that_closes_when_a_dropped_task_is_listed_again_is_refus
     await write(desk, {"task": "A", "drop": True})
     assert await write(desk, needs("B", "A")) == ["updated"]
     outcome = await acting.tasks(desk.store, desk.project, desk.ann, [{"task": "A"}])
-    assert isinstance(outcome, o.Circle)
+    assert isinstance(outcome, results.Circle)
     assert await states(desk) == ["B blocked"]
     assert await write(desk, needs("A"), "B") == ["updated", "unchanged"]
 
@@ -389,8 +389,8 @@ async def test_who_writes_the_list_hears_what_they_lost_once(desk: Desk) -> None
     held = await desk.granted(desk.ann, "T-1")
     await desk.break_("T-1", held.fence, "stuck", by="lead")
     told = await acting.tasks(desk.store, desk.project, desk.ann, [{"task": "T-2"}])
-    assert isinstance(told, o.Written)
+    assert isinstance(told, results.Written)
     assert [(loss.task, loss.reason) for loss in told.lost] == [("T-1", "broken")]
     again = await acting.tasks(desk.store, desk.project, desk.ann, [{"task": "T-2"}])
-    assert isinstance(again, o.Written)
+    assert isinstance(again, results.Written)
     assert again.lost == ()

@@ -214,7 +214,7 @@ class Model(People):
         if self.now < free_from:
             return "cooling", free_from
         ticket, closes = self.turn(task, free_from)
-        return ("turn", closes) if ticket and ticket.session != self.me else ("free", None)
+        return ("reserved", closes) if ticket and ticket.session != self.me else ("free", None)
 
     def denied(self, task: str, tenure: Tenure, reopen: bool) -> tuple[str, int | None] | None:
         """Why nobody may have it, whoever had it last."""

@@ -24,8 +24,7 @@ from tests.proofs.records import HELD
 from tests.proofs.reference_model import Model
 from tests.tools.clock import SteppedClock
 
-from dibs import model
-from dibs import results as o
+from dibs import model, results
 from dibs.model import Project, Session, Task
 from dibs.store import Rules, Store, StoreDown
 from dibs.store.local import mark
@@ -131,7 +130,7 @@ class Rig:
         """task: (fence, session, deadline) as the last reply to anybody said."""
         self.connect()
         self.run(self.store.open())
-        self.lease_least = self.lease_most = self.store.clock.facts.lease_ms
+        self.lease_least = self.lease_most = self.store.clock.reading.lease_ms
 
     def connect(self) -> None:
         self.link = witness.Recorder(PipelineLink.to(self.server.process.url), self.rules)
@@ -151,7 +150,7 @@ class Rig:
         asked = [run for run in self.link.runs if not run.between]
         requests = {run.args[3] for run in asked if run.act in witness.BY_SESSIONS}
         assert len(requests) <= 1, f"one act is one request, however often it is sent: {requests}"
-        if isinstance(outcome, o.Negative):
+        if isinstance(outcome, results.Negative):
             unknown = self.link.lost > 0
             assert outcome.unsure == unknown, f"{outcome}, and {self.link.lost} tries were lost"
         answer = self.replay()
@@ -286,7 +285,7 @@ class Rig:
 
     def tick(self) -> str:
         why = self.answered(self.store.tick)
-        self._check_clock(self.store.clock.facts.lease_ms)
+        self._check_clock(self.store.clock.reading.lease_ms)
         return str(why)
 
     def pass_time(self, ms: int) -> None:
@@ -318,7 +317,7 @@ class Rig:
             "ending": min(self.model.endings.values(), default=0) + self.rules.retention_ms,
         }[instant]
         self.tick()
-        self.pass_time(max(0, at + off_ms - self.store.clock.facts.lease_ms))
+        self.pass_time(max(0, at + off_ms - self.store.clock.reading.lease_ms))
 
     def losses(self, task: str) -> list[Any]:
         """What anybody lost of a task and may still hear of."""
@@ -391,9 +390,9 @@ class Rig:
         for run in unanswered:
             if run.act in witness.REPLAYED and not self._agrees(self.model):
                 after = deepcopy(self.model)
-                witness_us, lost_us = map(int, run.args[:2])
-                now = (max(self.server.clock.now_us, witness_us) - lost_us) // 1000
-                fences = Foretold(after, max(self.server.clock.now_us, witness_us))
+                observed_us, lost_us = map(int, run.args[:2])
+                now = (max(self.server.clock.now_us, observed_us) - lost_us) // 1000
+                fences = Foretold(after, max(self.server.clock.now_us, observed_us))
                 after.run(witness.step(run, now, fences, full=self.full))
                 if self._agrees(after):
                     self.met["a crash after an act"] += 1
@@ -427,7 +426,7 @@ class Rig:
         self.run(self.store.close())
         self.connect()
         self.run(self.store.open())
-        self._check_clock(self.store.clock.facts.lease_ms)
+        self._check_clock(self.store.clock.reading.lease_ms)
 
     def fill(self, *, on: bool) -> None:
         """Take all room from the store, or give it back."""
@@ -438,7 +437,7 @@ class Rig:
         """Whoever is live when time is lost has a ttl from when it is found again (rule 13); but
         not by what was written in that very ms, in which no store is back: no time passes here.
         """
-        now = self.store.clock.facts.lease_ms
+        now = self.store.clock.reading.lease_ms
         self.protected.clear()
         for task, tenure in self.model.tasks.items():
             if tenure.state in HELD and self.model.deadline(tenure) > now > tenure.beat:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from tests.proofs.rig import RULES, Rig, Server
 
-from dibs import results as o
+from dibs import results
 
 ANN, BOB, CAT = 0, 1, 2
 TTL, GRACE, WINDOW, TICKET = RULES.ttl_ms, RULES.grace_ms, RULES.handover_ms, RULES.ticket_ms
@@ -22,18 +22,18 @@ def test_a_full_store_does_not_stop_the_lease_clock(rig: Rig) -> None:
     rig.claim(ANN, "T")
     rig.fill(on=True)
     rig.pass_time(12_000)
-    assert isinstance(rig.beat(ANN), o.Renewed)
+    assert isinstance(rig.beat(ANN), results.Renewed)
     rig.pass_time(12_000)
     rig.sweep()
-    assert isinstance(rig.release(ANN, "T"), o.Ended)
+    assert isinstance(rig.release(ANN, "T"), results.Ended)
 
 
 def test_a_service_starts_on_a_full_store_and_its_holders_renew_by_claiming(rig: Rig) -> None:
     rig.claim(ANN, "T")
     rig.fill(on=True)
     rig.restart_service()
-    assert isinstance(rig.claim(ANN, "T"), o.Granted)
-    assert isinstance(rig.claim(BOB, "U"), o.NoRoom)
+    assert isinstance(rig.claim(ANN, "T"), results.Granted)
+    assert isinstance(rig.claim(BOB, "U"), results.Full)
 
 
 @pytest.mark.parametrize("swept", [False, True])
@@ -44,7 +44,7 @@ def test_releasing_all_ends_a_lapsed_claim_swept_or_not(rig: Rig, swept: bool) -
         rig.sweep()
     ended = rig.release(ANN)
     assert [release.task for release in ended.releases] == ["T"]
-    assert isinstance(rig.claim(BOB, "T"), o.Granted)
+    assert isinstance(rig.claim(BOB, "T"), results.Granted)
 
 
 def test_a_ticket_that_lapsed_is_no_place_to_come_back_to(rig: Rig) -> None:
@@ -64,8 +64,8 @@ def test_who_leaves_at_the_head_leaves_the_next_one_a_whole_window(rig: Rig) -> 
     rig.claim(CAT, "T", queue=True)
     rig.release(BOB, "T")
     rig.pass_time(WINDOW - 1)
-    assert rig.claim(ANN, "T").refusals[0].verdict == "turn"
-    assert isinstance(rig.claim(CAT, "T"), o.Granted)
+    assert rig.claim(ANN, "T").refusals[0].reason == "reserved"
+    assert isinstance(rig.claim(CAT, "T"), results.Granted)
 
 
 def test_a_window_whose_ticket_lapsed_in_it_ends_then_and_the_next_has_its_own(rig: Rig) -> None:
@@ -76,8 +76,8 @@ def test_a_window_whose_ticket_lapsed_in_it_ends_then_and_the_next_has_its_own(r
     rig.release(ANN, "T")
     rig.pass_time(1_000)
     rig.pass_time(WINDOW - 1)
-    assert rig.claim(ANN, "T").refusals[0].verdict == "turn"
-    assert isinstance(rig.claim(CAT, "T"), o.Granted)
+    assert rig.claim(ANN, "T").refusals[0].reason == "reserved"
+    assert isinstance(rig.claim(CAT, "T"), results.Granted)
 
 
 def test_who_waits_for_a_task_that_they_had_before_can_leave_its_queue(rig: Rig) -> None:

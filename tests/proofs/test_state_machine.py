@@ -464,7 +464,7 @@ class Contract(RuleBasedStateMachine):
 
 MEETS = (
     *("granted: new", "granted: mine", "full", "kept", "moved", "ended", "ended: already"),
-    *(f"refused: {why}" for why in ("held", "cooling", "done", "turn", "blocked")),
+    *(f"refused: {why}" for why in ("held", "cooling", "done", "reserved", "blocked")),
     *("refused: on-hold", "refused: failed", "failed", "retried", "on-hold", "off-hold"),
     *("held-back", "waiting", "held", "review", "rejected", "ambiguous", "unknown"),
     *("listed", "changed", "dropped", "ready", "blocked", "cycle", "nothing"),

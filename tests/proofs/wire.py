@@ -2,7 +2,7 @@
 
 from typing import Any
 
-CODES = {"turn": "held", "moved": "not-holder"}
+CODES = {"reserved": "held", "moved": "not-holder"}
 """Verdicts of the store that the wire calls by another name."""
 
 

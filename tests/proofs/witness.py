@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.proofs.records import Step
 
-from dibs import results as o
+from dibs import results
 from dibs.acts import SCRIPTS
 from dibs.model import Claim, Free, Loss
 from dibs.store import StoreDown
@@ -281,21 +281,21 @@ def said(outcome: object) -> tuple[str, Any, list[Any]]:
 
 def _said_of_the_list(outcome: object) -> tuple[str, Any] | None:
     match outcome:
-        case o.NothingReady(held, parked, review, blocked, on_hold, failed, cooling, wait):
+        case results.NothingReady(held, parked, review, blocked, on_hold, failed, cooling, wait):
             return "nothing", (held, parked, review, blocked, on_hold, failed, cooling, wait)
-        case o.Waiting(limit, parked, review, failed):
+        case results.Waiting(limit, parked, review, failed):
             return "waiting", (limit, parked, review, failed)
-        case o.Ambiguous(tasks):
+        case results.Ambiguous(tasks):
             return "ambiguous", tasks
-        case o.Unmatched():
+        case results.Unmatched():
             return "unknown", None
-        case o.HeldBack(_, hold, already):
+        case results.HeldBack(_, hold, already):
             return "held-back", (hold.by, hold.reason, already)
-        case o.StillHeld(now):
+        case results.StillHeld(now):
             return "held", claim_said(now)
-        case o.Written(changes):
+        case results.Written(changes):
             return "listed", list(changes)
-        case o.Circle(path):
+        case results.Circle(path):
             return "cycle", list(path)
         case _:
             return None
@@ -303,21 +303,21 @@ def _said_of_the_list(outcome: object) -> tuple[str, Any] | None:
 
 def _said(outcome: object) -> tuple[str, Any]:
     match outcome:
-        case o.Granted(claims, new):
+        case results.Granted(claims, new):
             return "granted", (new, _all(claims))
-        case o.Conflict(refusals):
+        case results.Conflict(refusals):
             return "refused", [_refusal(refusal) for refusal in refusals]
-        case o.OverQuota(whose):
+        case results.OverQuota(whose):
             return "quota", whose
-        case o.NoRoom():
+        case results.Full():
             return "full", None
-        case o.Renewed(claims):
+        case results.Renewed(claims):
             return "kept", _all(claims)
-        case o.NotMine(why, now, loss):
+        case results.NotMine(why, now, loss):
             return "not-mine", (why, claim_said(now), loss and loss_said(loss))
-        case o.Ended(releases):
+        case results.Ended(releases):
             return "ended", [(each.task, each.state, each.already) for each in releases]
-        case o.Moved(now):
+        case results.Moved(now):
             return "moved", claim_said(now)
         case Claim() | Free():
             return "shown", claim_said(outcome)
@@ -329,9 +329,9 @@ def _all(claims: Sequence[Claim]) -> list[dict[str, Any]]:
     return [claim_said(claim) for claim in claims]
 
 
-def _refusal(refusal: o.Refusal) -> dict[str, Any]:
+def _refusal(refusal: results.Refusal) -> dict[str, Any]:
     return {
-        "verdict": refusal.verdict,
+        "verdict": refusal.reason,
         "claim": claim_said(refusal.claim),
         "retry_after": refusal.retry_after_s,
         "position": refusal.position,

@@ -9,7 +9,7 @@ import redis
 from tests.conftest import Desk, Stepped, new_session
 from tests.harness import acting
 
-from dibs import results as o
+from dibs import results
 from dibs.api.telemetry import FAMILIES
 from dibs.board.overview_cache import OverviewCache
 from dibs.maintenance import Maintenance
@@ -108,7 +108,7 @@ async def listed(desk: Desk, **wanted: Any) -> tuple[list[Task], list[Task]]:
         page = await acting.list_(
             desk.store, desk.project, states=ALL, limit=2, cursor=cursor, **wanted
         )
-        assert isinstance(page, o.Page)
+        assert isinstance(page, results.Page)
         tasks += [claim.task for claim in page.claims]
         damaged += page.damaged
         if not page.cursor:
@@ -139,7 +139,7 @@ async def test_a_damaged_record_costs_only_its_task(
     assert sorted(claim.task for claim in beaten.claims) == ["T-1", "T-3"]
     assert (await desk.store.overview(desk.project)).held >= 2
     assert (await desk.show("T-1")).state == "held"
-    assert isinstance(await desk.claim(desk.bob, "T-4"), o.Granted)
+    assert isinstance(await desk.claim(desk.bob, "T-4"), results.Granted)
 
     for refused in (
         lambda: desk.claim(desk.bob, "T-2"),
@@ -169,9 +169,11 @@ async def test_a_break_that_names_fence_1_frees_a_task_whose_record_is_damaged(
     await desk.granted(desk.ann, "T-1")
     damage(raw, desk, "T-1", DAMAGES[how])
     outcome = await desk.break_("T-1", NOT_HELD, reason="record is damaged")
-    assert outcome.releases == (o.Release(Task("T-1"), "free", False),)
+    assert outcome.releases == (results.Release(Task("T-1"), "free", False),)
     again = await desk.break_("T-1", NOT_HELD)
-    assert again.releases == (o.Release(Task("T-1"), "free", True),), "a repeat ends nothing more"
+    assert again.releases == (results.Release(Task("T-1"), "free", True),), (
+        "a repeat ends nothing more"
+    )
     assert await listed(desk) == ([], [])
     assert (await desk.events())[-1] == "broken T-1"
     taken = await desk.granted(desk.bob, "T-1")
@@ -182,7 +184,7 @@ async def test_a_break_that_names_fence_1_frees_a_task_whose_record_is_damaged(
 
 async def test_a_break_with_fence_1_never_ends_a_claim(desk: Desk) -> None:
     held = await desk.granted(desk.ann, "T-1")
-    assert isinstance(await desk.break_("T-1", NOT_HELD), o.Moved)
+    assert isinstance(await desk.break_("T-1", NOT_HELD), results.Moved)
     assert (await desk.show("T-1")).fence == held.fence
 
 
@@ -250,8 +252,8 @@ async def test_a_damaged_loss_is_not_told_and_harms_nobody(desk: Desk, raw: Any)
     raw.hset(lost, "T-2", json.dumps({"task": "T-2", "at": {}, "kept_until": "never"}))
     outcome = await desk.beat(desk.ann)
     assert [loss.task for loss in outcome.lost] == ["T-3"]
-    assert isinstance(await desk.beat(desk.ann, "T-1"), o.NotMine)
-    assert isinstance(await desk.release(desk.ann, "T-2"), o.NotMine)
+    assert isinstance(await desk.beat(desk.ann, "T-1"), results.NotMine)
+    assert isinstance(await desk.release(desk.ann, "T-2"), results.NotMine)
     raw.zadd(f"{keys(desk.project)}:losers", {desk.store.hashed(desk.ann): 1})
     await swept(desk)
     assert raw.hkeys(lost) == [b"T-3"], "the sweep throws away what nobody can read"
@@ -369,7 +371,7 @@ async def test_a_damaged_clock_is_set_anew_and_costs_no_holder_a_claim(
 ) -> None:
     await desk.store.tick()
     held = await desk.granted(desk.ann, "T-1", ttl_s=600)
-    before = desk.store.clock.facts
+    before = desk.store.clock.reading
     raw.hset(CLOCK, field, value)
     why = await desk.store.tick()
     assert why == ("damaged" if field in ("lost", "witness", "stalls") else why)
@@ -377,8 +379,8 @@ async def test_a_damaged_clock_is_set_anew_and_costs_no_holder_a_claim(
     assert (shown.state, shown.fence) == ("held", held.fence)
     assert shown.expires_in >= 599
     assert shown.expires_at.year < 2100
-    assert desk.store.clock.facts.lease_ms >= before.lease_ms, "lease time never goes back"
-    assert (await desk.refused(desk.bob, "T-1")).verdict == "held"
+    assert desk.store.clock.reading.lease_ms >= before.lease_ms, "lease time never goes back"
+    assert (await desk.refused(desk.bob, "T-1")).reason == "held"
     assert await desk.store.tick() == "", "once"
     await listed(desk)
 
@@ -451,10 +453,10 @@ async def test_a_damaged_record_is_in_the_log_once(
     assert desk.project in said[0]
 
 
-async def write(desk: Desk, *entries: dict[str, Any]) -> o.Written:
+async def write(desk: Desk, *entries: dict[str, Any]) -> results.Written:
     """Write the list."""
     outcome = await acting.tasks(desk.store, desk.project, desk.ann, entries)
-    assert isinstance(outcome, o.Written), outcome
+    assert isinstance(outcome, results.Written), outcome
     return outcome
 
 
@@ -491,13 +493,13 @@ async def test_a_damaged_listing_costs_only_its_place_in_the_list(
     assert await states(desk) == ["T-1 ready", "T-3 ready", "| T-2"]
     assert (await acting.task(desk.store, desk.project, "T-2")).now.state == "blocked"
     refused = await desk.refused(desk.bob, "T-2")
-    assert (refused.verdict, refused.needs) == ("blocked", ())
+    assert (refused.reason, refused.needs) == ("blocked", ())
     await desk.granted(desk.ann, "T-1")
     await desk.release(desk.ann, "T-1", outcome="done")
     raw.hset(f"{keys(desk.project)}:meta", "weighs", "")  # so that the sweep counts
     await swept(desk)
     outcome = await desk.claim(desk.bob, mode="next")
-    assert isinstance(outcome, o.Granted)
+    assert isinstance(outcome, results.Granted)
     assert outcome.claims[0].task == "T-3"
     assert (await write(desk, entry)).changes == ("created",)
     assert await states(desk) == ["T-1 done", "T-3 held", "T-2 ready"]
@@ -511,9 +513,9 @@ async def test_a_listing_that_is_damaged_while_it_is_held_costs_the_holder_nothi
     held = await desk.granted(desk.ann, "T-1")
     raw.set(f"{keys(desk.project)}:listing:T-1", "{cut")
     assert (await desk.granted(desk.ann, "T-1")).fence == held.fence
-    assert isinstance(await desk.beat(desk.ann, "T-1", held.fence), o.Renewed)
-    assert isinstance(await desk.release(desk.ann, "T-1", outcome="done"), o.Ended)
-    assert (await desk.refused(desk.bob, "T-1")).verdict == "done"
+    assert isinstance(await desk.beat(desk.ann, "T-1", held.fence), results.Renewed)
+    assert isinstance(await desk.release(desk.ann, "T-1", outcome="done"), results.Ended)
+    assert (await desk.refused(desk.bob, "T-1")).reason == "done"
 
 
 async def test_a_need_whose_record_is_damaged_blocks_once_it_is_freed(desk: Desk, raw: Any) -> None:
@@ -535,7 +537,7 @@ async def test_a_dropped_task_whose_record_was_damaged_stays_dropped(desk: Desk,
         await write(desk, {"task": "T-1"})
     await desk.break_("T-1", NOT_HELD)
     assert await states(desk) == []
-    assert isinstance(await desk.claim(desk.bob, mode="next"), o.NothingReady)
+    assert isinstance(await desk.claim(desk.bob, mode="next"), results.NothingReady)
 
 
 @pytest.mark.parametrize("value", ["", "soon", "-7", "9" * 40])
@@ -562,7 +564,7 @@ async def test_dependents_of_another_kind_stop_nobody(desk: Desk, raw: Any) -> N
     raw.delete(f"{keys(desk.project)}:needed:T-1")
     raw.set(f"{keys(desk.project)}:needed:T-1", "text")
     await desk.granted(desk.ann, "T-1")
-    assert isinstance(await desk.release(desk.ann, "T-1", outcome="done"), o.Ended)
+    assert isinstance(await desk.release(desk.ann, "T-1", outcome="done"), results.Ended)
     assert await states(desk) == ["T-1 done", "T-2 blocked"], "nobody knows who needs it"
 
 
@@ -574,8 +576,8 @@ async def test_a_list_whose_keys_are_not_ours_costs_no_task_that_nobody_listed(
     raw.set(f"{keys(desk.project)}:{key}", "text")
     with pytest.raises(StoreDown, match="purge"):
         await write(desk, {"task": "T-1"}, {"task": "T-2", "needs": ["T-1"]})
-    assert isinstance(await desk.beat(desk.ann, "T-0", held.fence), o.Renewed)
-    assert isinstance(await desk.release(desk.ann, "T-0", outcome="done"), o.Ended)
+    assert isinstance(await desk.beat(desk.ann, "T-0", held.fence), results.Renewed)
+    assert isinstance(await desk.release(desk.ann, "T-0", outcome="done"), results.Ended)
     await desk.granted(desk.bob, "T-3")
     if key != "listed":  # which the sweep counts: it says that the project is damaged
         await swept(desk)

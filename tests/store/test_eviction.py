@@ -9,7 +9,7 @@ from tests.conftest import new_session
 from tests.harness import acting
 from tests.tools.servers import KINDS, Server, serving
 
-from dibs import results as o
+from dibs import results
 from dibs.model import Project, Task
 from dibs.store import Rules, Store, StoreDown
 from dibs.store.format import UnsupportedStore
@@ -112,7 +112,7 @@ async def test_a_managed_store_without_these_commands_serves_and_says_what_it_do
         async with at(server.url) as store:
             await store.open()
             granted = await acting.claim(store, PROJECT, new_session(), [Task("T-1")])
-            assert isinstance(granted, o.Granted)
+            assert isinstance(granted, results.Granted)
             health = await store.health()
             assert health.status == "ready"
             assert any("CONFIG" in reason for reason in health.reasons)
@@ -147,12 +147,14 @@ async def test_a_store_that_begins_to_evict_grants_nothing_until_it_no_longer_ma
             assert not refused.value.sent
             with pytest.raises(StoreDown, match="noeviction"):
                 await store.health()
-            assert isinstance(await acting.heartbeat(store, PROJECT, ann), o.Renewed)
-            assert isinstance(await acting.release(store, PROJECT, ann, Task("T-1")), o.Ended)
+            assert isinstance(await acting.heartbeat(store, PROJECT, ann), results.Renewed)
+            assert isinstance(await acting.release(store, PROJECT, ann, Task("T-1")), results.Ended)
             _set_policy(server, "noeviction")
             await store.tick()
             assert not store.unsafe
-            assert isinstance(await acting.claim(store, PROJECT, bob, [Task("T-2")]), o.Granted)
+            assert isinstance(
+                await acting.claim(store, PROJECT, bob, [Task("T-2")]), results.Granted
+            )
             assert (await store.health()).status == "ready"
 
 
@@ -182,7 +184,7 @@ async def test_what_is_held_is_not_granted_again_while_others_fill_the_store(
             ann, bob = new_session(), new_session()
             tasks = [Task(f"T-{number}") for number in range(200)]
             for task in tasks:
-                assert isinstance(await acting.claim(store, PROJECT, ann, [task]), o.Granted)
+                assert isinstance(await acting.claim(store, PROJECT, ann, [task]), results.Granted)
             _set_policy(server, policy)
             await store.tick()
             with server.client() as other, other.pipeline(transaction=False) as filling:
@@ -193,7 +195,9 @@ async def test_what_is_held_is_not_granted_again_while_others_fill_the_store(
             taken = 0
             for task in tasks:
                 with contextlib.suppress(StoreDown):
-                    taken += isinstance(await acting.claim(store, PROJECT, bob, [task]), o.Granted)
+                    taken += isinstance(
+                        await acting.claim(store, PROJECT, bob, [task]), results.Granted
+                    )
             assert taken == 0
 
 

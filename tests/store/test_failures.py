@@ -14,7 +14,7 @@ from tests.conftest import Desk, Stepped, new_session
 from tests.harness import acting
 from tests.tools.clock import SteppedClock
 
-from dibs import results as o
+from dibs import results
 from dibs.acts import SCRIPTS
 from dibs.store import Rules, Store, StoreDown, StoreFull
 from dibs.store.format import UnsupportedStore
@@ -204,7 +204,7 @@ async def test_a_script_knows_a_full_store_by_the_words_of_every_server(
     sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
     monkeypatch.setitem(desk.store._scripts, "claim", Script("claim", text, sha))
     if code == "OOM":
-        assert isinstance(await desk.claim(desk.ann, "T-1"), o.NoRoom)
+        assert isinstance(await desk.claim(desk.ann, "T-1"), results.Full)
     else:
         with pytest.raises(StoreDown, match=code):
             await desk.claim(desk.ann, "T-1")
@@ -282,7 +282,7 @@ async def test_a_lost_answer_costs_nothing_the_claim_is_granted_once(
     desk, proxy = dropping
     proxy.drops = 1
     outcome = await desk.claim(desk.ann, "T-1")
-    assert isinstance(outcome, o.Granted)
+    assert isinstance(outcome, results.Granted)
     assert outcome.claims[0].grants == 1
     assert (await desk.events()).count("claimed T-1") == 1
 
@@ -304,7 +304,7 @@ async def test_a_claim_of_unknown_outcome_asked_again_has_the_same_fence(
 async def test_a_store_that_forgot_its_scripts_is_given_them_again(desk: Desk) -> None:
     await desk.granted(desk.ann, "T-1")
     await desk.store.link.command("SCRIPT", "FLUSH")
-    assert isinstance(await desk.beat(desk.ann), o.Renewed)
+    assert isinstance(await desk.beat(desk.ann), results.Renewed)
 
 
 async def test_cancelled_calls_never_mix_up_answers(store: Store) -> None:
@@ -426,7 +426,7 @@ async def test_a_restarted_store_gives_every_live_claim_one_more_ttl(tmp_path: P
         after = await acting.show(store, "restart", "T-1")
         assert after.expires_in == 60
         assert after.fence == before.fence
-        assert isinstance(await acting.claim(store, "restart", bob, ["T-1"]), o.Conflict)
+        assert isinstance(await acting.claim(store, "restart", bob, ["T-1"]), results.Conflict)
         grown = await acting.claim(store, "restart", bob, ["T-2"])
         assert grown.claims[0].fence > before.fence
     finally:

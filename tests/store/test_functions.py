@@ -17,7 +17,7 @@ from tests.ops.farm import PASSWORD as FARM_PASSWORD
 from tests.ops.farm import cluster, free_ports
 from tests.tools.servers import KINDS, serving
 
-from dibs import results as o
+from dibs import results
 from dibs.acts import SCRIPTS, claim
 from dibs.model import Project, Task
 from dibs.store import Rules, Store, StoreDown
@@ -68,11 +68,11 @@ async def all_three(store: Store, task: str) -> None:
     """Claim, renew and release a task, each of which must be done."""
     ann = new_session()
     granted = await acting.claim(store, PROJECT, ann, [Task(task)])
-    assert isinstance(granted, o.Granted), granted
+    assert isinstance(granted, results.Granted), granted
     beat = await acting.heartbeat(store, PROJECT, ann, Task(task))
-    assert isinstance(beat, o.Renewed), beat
+    assert isinstance(beat, results.Renewed), beat
     ended = await acting.release(store, PROJECT, ann, Task(task), outcome="released")
-    assert isinstance(ended, o.Ended), ended
+    assert isinstance(ended, results.Ended), ended
 
 
 @anywhere
@@ -163,9 +163,9 @@ async def test_fifty_at_once_after_a_flush_are_each_answered(kind: str, tmp_path
                         for number in range(50)
                     )
                 )
-                assert {type(outcome) for outcome in told} <= {o.Granted, o.Conflict}
+                assert {type(outcome) for outcome in told} <= {results.Granted, results.Conflict}
             granted = await acting.claim(store, PROJECT, new_session(), [Task("T-last")])
-            assert isinstance(granted, o.Granted)
+            assert isinstance(granted, results.Granted)
 
 
 @anywhere
@@ -181,13 +181,15 @@ async def test_a_full_store_keeps_its_order_and_functions_come_back_with_room(
             operator.config_set("maxmemory", 1)
             for _ in range(2):
                 full = await acting.claim(store, PROJECT, new_session(), [Task("T-2")])
-                assert isinstance(full, o.NoRoom)
+                assert isinstance(full, results.Full)
             held = await acting.claim(store, PROJECT, new_session(), [Task("T-1")])
-            assert isinstance(held, o.Conflict), "what is refused is told in a full store, too"
+            assert isinstance(held, results.Conflict), (
+                "what is refused is told in a full store, too"
+            )
             beat = await acting.heartbeat(store, PROJECT, ann, Task("T-1"))
-            assert isinstance(beat, o.Renewed)
+            assert isinstance(beat, results.Renewed)
             ended = await acting.release(store, PROJECT, ann, Task("T-1"), outcome="released")
-            assert isinstance(ended, o.Ended)
+            assert isinstance(ended, results.Ended)
             operator.config_set("maxmemory", 0)
             await all_three(store, "T-3")
             operator.config_resetstat()
@@ -227,7 +229,7 @@ async def test_two_versions_over_one_store_never_run_one_anothers_code(
                 for store, rules in ((before, FREE), (after, longer)):
                     task = Task(f"T-{number}-{rules.ttl_ms}")
                     granted = await acting.claim(store, PROJECT, new_session(), [task])
-                    assert isinstance(granted, o.Granted)
+                    assert isinstance(granted, results.Granted)
                     assert granted.claims[0].ttl == rules.ttl_ms // 1000
             assert len(libraries(operator)) == 2
 
@@ -277,12 +279,12 @@ async def test_nothing_of_one_run_is_left_for_the_next(kind: str, tmp_path: Path
             for number in range(3):
                 store.room = lambda: "The disk is nearly full."
                 full = await acting.claim(store, PROJECT, new_session(), [Task("T-full")])
-                assert isinstance(full, o.NoRoom), full
+                assert isinstance(full, results.Full), full
                 store.room = room
                 await all_three(store, f"T-{number}")
                 other = Project(f"oth.er{number}")
                 granted = await acting.claim(store, other, new_session(), [Task("T-1")])
-                assert isinstance(granted, o.Granted)
+                assert isinstance(granted, results.Granted)
                 assert not granted.lost
             assert runs(operator)["fcall"] > 10
 
@@ -344,7 +346,7 @@ async def test_each_primary_of_a_cluster_is_asked_for_itself(tmp_path: Path) -> 
             for number in range(30):
                 project = Project(f"clu.ster{number}")
                 granted = await acting.claim(store, project, new_session(), [Task("T-1")])
-                assert isinstance(granted, o.Granted)
+                assert isinstance(granted, results.Granted)
             kept = []
             for node in nodes:
                 with node.client() as client:

@@ -11,7 +11,7 @@ from tests.conftest import new_session
 from tests.harness import acting
 from tests.tools.servers import KINDS, Server, serving
 
-from dibs import results as o
+from dibs import results
 from dibs.model import Project, Task
 from dibs.store import Rules, Store, StoreDown
 from dibs.store.format import UnsupportedStore
@@ -169,7 +169,7 @@ async def test_a_user_who_may_not_see_the_configuration_can_start_and_is_told_wh
             unnoticed = any("goes unnoticed" in reason for reason in health.reasons)
             assert unnoticed == ("-info" in rights or "-@dangerous" in rights)
             granted = await acting.claim(store, PROJECT, new_session(), [Task("T-1")])
-            assert isinstance(granted, o.Granted)
+            assert isinstance(granted, results.Granted)
 
 
 @anywhere
@@ -199,4 +199,4 @@ async def test_a_right_that_is_taken_while_dibs_runs_is_named_and_given_back_it_
                 operator.execute_command("ACL", "SETUSER", "dibs", "+@all")
             assert (await store.health()).status == "ready"
             granted = await acting.claim(store, PROJECT, new_session(), [Task("T-2")])
-            assert isinstance(granted, o.Granted)
+            assert isinstance(granted, results.Granted)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from dibs import results as o
+from dibs import results
 from dibs.acts.act import Act
 from dibs.acts.holding import shown
 from dibs.acts.list_ import as_page, open_cursor, seal_cursor
@@ -60,7 +60,7 @@ SCRIPT = Declaration("backlog", Arguments, rates="none")
 
 async def page(
     store: Store, project: Project, session: Session | None, query: BacklogQuery
-) -> o.Backlog:
+) -> results.Backlog:
     """Return a page of tasks. Raises StoreDown, and Refused for a cursor that no page gave."""
     cursor = open_cursor(query.cursor, _CURSOR)
     arguments = Arguments(query.state, query.tag or "", lower(query.q), str(query.limit), cursor)
@@ -68,10 +68,10 @@ async def page(
     seq, onwards, damaged, *views = rest
     store.note_damaged(project, damaged)
     tasks = tuple(shown(read, project, Task(""), view) for view in views)
-    return o.Backlog(tasks, seq, seal_cursor(onwards) if onwards else None, tuple(damaged))
+    return results.Backlog(tasks, seq, seal_cursor(onwards) if onwards else None, tuple(damaged))
 
 
-def answer(page: o.Backlog) -> Reply:
+def answer(page: results.Backlog) -> Reply:
     """Answer a list of tasks."""
     return as_page("tasks", page.tasks, page)
 

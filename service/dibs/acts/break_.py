@@ -2,8 +2,7 @@
 
 from typing import NamedTuple, assert_never
 
-from dibs import responses
-from dibs import results as o
+from dibs import responses, results
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import releases, shown
 from dibs.acts.people import NOBODY, Reason, moved
@@ -14,7 +13,7 @@ from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
 
-Outcome = o.Ended | o.Moved
+Result = results.Ended | results.Moved
 
 
 class BreakRequest(Request):
@@ -40,7 +39,7 @@ class Arguments(NamedTuple):
 SCRIPT = Declaration("break", Arguments, rates="none", lasting="ended")
 
 
-async def run(claims: Claims, call: Call[BreakRequest]) -> Outcome:
+async def run(claims: Claims, call: Call[BreakRequest]) -> Result:
     """End a claim. Raises ProblemError where no fence is named."""
     if call.request.fence is None:
         raise ProblemError(
@@ -51,7 +50,7 @@ async def run(claims: Claims, call: Call[BreakRequest]) -> Outcome:
     return await end(claims.store, call)
 
 
-async def end(store: Store, call: Call[BreakRequest]) -> Outcome:
+async def end(store: Store, call: Call[BreakRequest]) -> Result:
     """End a claim, if the fence that is named is still the current one. Raises StoreDown."""
     request = call.request
     arguments = Arguments(
@@ -63,17 +62,17 @@ async def end(store: Store, call: Call[BreakRequest]) -> Outcome:
     )
     tag, read, rest = await store.run(SCRIPT, call.project, None, arguments, call.key)
     if tag == "moved":
-        return o.Moved(shown(read, call.project, request.task, rest[1]), unsure=read.unsure)
-    return o.Ended(releases(rest[1:]))
+        return results.Moved(shown(read, call.project, request.task, rest[1]), unsure=read.unsure)
+    return results.Ended(releases(rest[1:]))
 
 
-def answer(outcome: Outcome, request: BreakRequest) -> Reply:
+def answer(result: Result, request: BreakRequest) -> Reply:
     """Answer a break."""
-    match outcome:
-        case o.Ended(ended):
+    match result:
+        case results.Ended(ended):
             return responses.ok(ended[0])
-        case o.Moved():
-            raise moved(outcome, request.fence)
+        case results.Moved():
+            raise moved(result, request.fence)
         case never:
             assert_never(never)
 

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, assert_never
 
-from dibs import responses
-from dibs import results as o
+from dibs import responses, results
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import held, milliseconds, rate_limited
-from dibs.acts.refusals import contended, limited, nothing_ready, waiting
+from dibs.acts.refusals import conflict, limited, nothing_ready, waiting
 from dibs.acts.waiting import until_granted
 from dibs.characters import lower
 from dibs.claims import Claims, OutOfBounds
@@ -43,8 +42,14 @@ PLACE_CHARS = 12
 _NAMED = ("task", "any_of", "all_of", "next")
 _NO = {"const": False}
 
-Outcome = (
-    o.Granted | o.Conflict | o.NothingReady | o.Waiting | o.OverQuota | o.NoRoom | o.RateLimited
+Result = (
+    results.Granted
+    | results.Conflict
+    | results.NothingReady
+    | results.Waiting
+    | results.OverQuota
+    | results.Full
+    | results.RateLimited
 )
 
 
@@ -128,7 +133,7 @@ class Arguments(NamedTuple):
 SCRIPT = Declaration("claim", Arguments, several="tasks", lasting="granted", often=True)
 
 
-async def run(claims: Claims, call: Call[ClaimRequest]) -> Outcome:
+async def run(claims: Claims, call: Call[ClaimRequest]) -> Result:
     """Claim; while refused and `wait` is not over, ask again when something happens.
 
     Where as many wait as may, nobody waits: the answer is that of a claim without `wait`.
@@ -148,7 +153,7 @@ async def run(claims: Claims, call: Call[ClaimRequest]) -> Outcome:
         )
 
 
-async def take(store: Store, call: Call[ClaimRequest]) -> Outcome:
+async def take(store: Store, call: Call[ClaimRequest]) -> Result:
     """Ask once.
 
     A claim that counts for an address is granted nothing new while that address has to wait. Raises
@@ -159,18 +164,22 @@ async def take(store: Store, call: Call[ClaimRequest]) -> Outcome:
     if not (store.knows(project) or await store.make_known(project, closed=waits)):
         if unsafe:
             raise Unwilling(unsafe)
-        return o.RateLimited("address", claimant.wait_s) if waits else o.NoRoom(why=store.room())
+        return (
+            results.RateLimited("address", claimant.wait_s)
+            if waits
+            else results.Full(why=store.room())
+        )
     arguments = _arguments(store, call)
     tag, read, rest = await store.run(SCRIPT, project, call.session, arguments, call.key)
     match tag:
         case "rate-limited":
             return rate_limited(read, rest)
         case "address":
-            return o.RateLimited("address", claimant.wait_s, unsure=read.unsure)
+            return results.RateLimited("address", claimant.wait_s, unsure=read.unsure)
         case "unsafe":
             raise Unwilling(store.unsafe or unsafe, sent=read.unsure)
         case _:
-            return _outcome(store, project, tag, read, rest)
+            return _result(store, project, tag, read, rest)
 
 
 def _arguments(store: Store, call: Call[ClaimRequest]) -> Callable[[], tuple[str, ...]]:
@@ -200,25 +209,27 @@ def _arguments(store: Store, call: Call[ClaimRequest]) -> Callable[[], tuple[str
     return made
 
 
-def _outcome(
+def _result(
     store: Store, project: Project, tag: str, read: ReplyDecoder, rest: list[Any]
-) -> Outcome:
+) -> Result:
     """Return what the script came to, where it looked at the tasks."""
     lost = tuple(map(read.loss, rest[0]))
     match tag:
         case "granted":
-            return o.Granted(tuple(held(read.claim(view)) for view in rest[2:]), int(rest[1]), lost)
+            return results.Granted(
+                tuple(held(read.claim(view)) for view in rest[2:]), int(rest[1]), lost
+            )
         case "refused":
             refusals = tuple(read.refusal(*refusal) for refusal in rest[1:])
             for refusal in refusals:
                 if isinstance(refusal.claim, Claim):
                     store.collisions.avoided(project, read.session, refusal.claim)
-            return o.Conflict(refusals, lost, unsure=read.unsure)
+            return results.Conflict(refusals, lost, unsure=read.unsure)
         case "nothing":
             free_in_ms, *counts = rest[1:]
             wait_s = max(1, seconds(int(free_in_ms))) if free_in_ms else None
             held_, parked, review, blocked, on_hold, failed, cooling = map(int, counts)
-            return o.NothingReady(
+            return results.NothingReady(
                 held=held_,
                 parked=parked,
                 review=review,
@@ -232,11 +243,11 @@ def _outcome(
             )
         case "waiting":
             limit, parked, review, failed = map(int, rest[1:])
-            return o.Waiting(limit, parked, review, failed, lost, unsure=read.unsure)
+            return results.Waiting(limit, parked, review, failed, lost, unsure=read.unsure)
         case "full":
-            return o.NoRoom(lost, store.room(), unsure=read.unsure)
+            return results.Full(lost, store.room(), unsure=read.unsure)
         case _:
-            return o.OverQuota(rest[1], int(rest[2]), lost, unsure=read.unsure)
+            return results.OverQuota(rest[1], int(rest[2]), lost, unsure=read.unsure)
 
 
 def _with_likeness(tasks: Sequence[Name], project: Project) -> list[str]:
@@ -248,24 +259,24 @@ def _with_likeness(tasks: Sequence[Name], project: Project) -> list[str]:
     return arguments
 
 
-def answer(outcome: Outcome, request: ClaimRequest) -> Reply:
+def answer(result: Result, request: ClaimRequest) -> Reply:
     """Answer a claim."""
-    match outcome:
-        case o.Granted(claims, new, lost):
+    match result:
+        case results.Granted(claims, new, lost):
             status = 201 if new else 200
             if request.all_of:
                 ordered = sorted(claims, key=lambda claim: request.tasks.index(claim.task))
                 return responses.ok({"claims": ordered}, lost, status)
             return responses.ok(claims[0], lost, status)
-        case o.Conflict():
+        case results.Conflict():
             one = request.task is not None or request.next
-            raise contended(outcome, one=one, every=request.all_of is not None)
-        case o.NothingReady():
-            raise nothing_ready(outcome)
-        case o.Waiting():
-            raise waiting(outcome)
-        case o.OverQuota() | o.NoRoom() | o.RateLimited():
-            raise limited(outcome)
+            raise conflict(result, one=one, every=request.all_of is not None)
+        case results.NothingReady():
+            raise nothing_ready(result)
+        case results.Waiting():
+            raise waiting(result)
+        case results.OverQuota() | results.Full() | results.RateLimited():
+            raise limited(result)
         case never:
             assert_never(never)
 

@@ -2,8 +2,7 @@
 
 from typing import Any, Literal, NamedTuple, assert_never
 
-from dibs import responses
-from dibs import results as o
+from dibs import responses, results
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import held, milliseconds, refusal, refused
 from dibs.claims import Claims
@@ -12,7 +11,7 @@ from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
 
-Outcome = o.Renewed | o.NotMine | o.RateLimited
+Result = results.Renewed | results.NotMine | results.RateLimited
 
 
 class HeartbeatRequest(Request):
@@ -60,13 +59,13 @@ class Arguments(NamedTuple):
 SCRIPT = Declaration("heartbeat", Arguments, rates="holding", often=True)
 
 
-async def run(claims: Claims, call: Call[HeartbeatRequest]) -> Outcome:
+async def run(claims: Claims, call: Call[HeartbeatRequest]) -> Result:
     """Extend one claim, or all of the session's."""
     claims.check_ttl(call.request.ttl)
     return await beat(claims.store, call)
 
 
-async def beat(store: Store, call: Call[HeartbeatRequest]) -> Outcome:
+async def beat(store: Store, call: Call[HeartbeatRequest]) -> Result:
     """Extend, whatever the ttl. Raises StoreDown."""
     request = call.request
     arguments = Arguments(
@@ -81,18 +80,18 @@ async def beat(store: Store, call: Call[HeartbeatRequest]) -> Outcome:
     if no := refused(tag, read, rest, call.project, request.task):
         return no
     claims = tuple(held(read.claim(view)) for view in rest[1:])
-    return o.Renewed(claims, tuple(map(read.loss, rest[0])))
+    return results.Renewed(claims, tuple(map(read.loss, rest[0])))
 
 
-def answer(outcome: Outcome, request: HeartbeatRequest) -> Reply:
+def answer(result: Result, request: HeartbeatRequest) -> Reply:
     """Answer a heartbeat."""
-    match outcome:
-        case o.Renewed(claims, lost):
+    match result:
+        case results.Renewed(claims, lost):
             if request.task is not None:
                 return responses.ok(claims[0], lost)
             return responses.ok({"claims": claims, "lost": lost})
-        case o.NotMine() | o.RateLimited():
-            raise refusal(outcome, request.task, request.fence)
+        case results.NotMine() | results.RateLimited():
+            raise refusal(result, request.task, request.fence)
         case never:
             assert_never(never)
 

@@ -10,8 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from pydantic import BeforeValidator, Field
 
-from dibs import responses
-from dibs import results as o
+from dibs import responses, results
 from dibs.acts.act import Act
 from dibs.acts.list_ import open_cursor, seal_cursor
 from dibs.model import MAX_FENCE, Project, Refused, Task
@@ -90,22 +89,22 @@ class Arguments(NamedTuple):
 SCRIPT = Declaration("history", Arguments, rates="none")
 
 
-async def page(store: Store, project: Project, query: HistoryQuery) -> o.History:
+async def page(store: Store, project: Project, query: HistoryQuery) -> results.History:
     """Return a page of tenures. Raises StoreDown, and Refused for a cursor that no page gave."""
     cursor = open_cursor(query.cursor, _CURSOR)
     from_s, to_s = _seconds(query)
 
     def arguments() -> Arguments:
-        from_ms, to_ms = store.clock.facts.lease_span(from_s, to_s)
+        from_ms, to_ms = store.clock.reading.lease_span(from_s, to_s)
         return Arguments(str(from_ms), str(min(to_ms, MAX_FENCE)), str(query.limit), cursor)
 
     _, read, rest = await store.run(SCRIPT, project, None, arguments)
     onwards, *rows = rest
     tenures = (
-        o.TaskTenure(task=Task(task), **msgspec.structs.asdict(read.ended(kept)))
+        results.TaskTenure(task=Task(task), **msgspec.structs.asdict(read.ended(kept)))
         for task, kept in rows
     )
-    return o.History(
+    return results.History(
         tuple(one for one in tenures if from_s <= one.ended_at.timestamp() < to_s),
         seal_cursor(onwards) if onwards else None,
     )
@@ -120,7 +119,7 @@ def _seconds(query: SpanQuery) -> tuple[int, int]:
     return max(from_s, 0), max(to_s + DAY_S, 0)
 
 
-def answer(found: o.History) -> Reply:
+def answer(found: results.History) -> Reply:
     """Answer a page."""
     now = datetime.now(UTC).replace(microsecond=0)
     return responses.ok({"tenures": found.tenures, "cursor": found.cursor, "server_time": now})
@@ -145,7 +144,7 @@ async def export(
         asked = asked.model_copy(update={"cursor": found.cursor})
 
 
-def as_row(tenure: o.TaskTenure) -> list[str]:
+def as_row(tenure: results.TaskTenure) -> list[str]:
     """Return a tenure as the cells of COLUMNS."""
     facts = {**responses.builtin(tenure), **responses.builtin(tenure.holder)}
     return [_cell(facts[name]) for name in COLUMNS]

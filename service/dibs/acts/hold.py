@@ -4,8 +4,7 @@ from typing import NamedTuple, assert_never
 
 from pydantic import ConfigDict
 
-from dibs import responses
-from dibs import results as o
+from dibs import responses, results
 from dibs.acts.act import Act, Call
 from dibs.acts.people import NOBODY, Reason, UntilField
 from dibs.claims import Claims
@@ -15,7 +14,7 @@ from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
 
-Outcome = o.HeldBack | o.Past
+Result = results.HeldBack | results.Past
 
 
 class HoldRequest(Request):
@@ -41,12 +40,12 @@ class Arguments(NamedTuple):
 SCRIPT = Declaration("hold", Arguments, rates="none", lasting="held-back")
 
 
-async def run(claims: Claims, call: Call[HoldRequest]) -> Outcome:
+async def run(claims: Claims, call: Call[HoldRequest]) -> Result:
     """Keep a task or the project back."""
     return await keep(claims.store, call)
 
 
-async def keep(store: Store, call: Call[HoldRequest]) -> Outcome:
+async def keep(store: Store, call: Call[HoldRequest]) -> Result:
     """See run. Raises StoreDown."""
     request, project = call.request, call.project
     if not store.knows(project):
@@ -59,17 +58,17 @@ async def keep(store: Store, call: Call[HoldRequest]) -> Outcome:
     )
     tag, read, rest = await store.run(SCRIPT, project, None, arguments, call.key)
     if tag == "past":
-        return o.Past(unsure=read.unsure)
-    return o.HeldBack(request.task, read.hold(rest[1]), already=rest[2] == "1")
+        return results.Past(unsure=read.unsure)
+    return results.HeldBack(request.task, read.hold(rest[1]), already=rest[2] == "1")
 
 
-def answer(outcome: Outcome, request: HoldRequest) -> Reply:
+def answer(result: Result, request: HoldRequest) -> Reply:
     """Answer a hold."""
-    match outcome:
-        case o.HeldBack(task, hold, already):
+    match result:
+        case results.HeldBack(task, hold, already):
             told = {"task": task, "hold": responses.builtin(hold), "already": already}
             return responses.ok(told)
-        case o.Past():
+        case results.Past():
             raise invalid([fault("until", "until lies in the past; nothing was kept back.")])
         case never:
             assert_never(never)

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dibs import messages, responses
-from dibs import results as o
+from dibs import messages, responses, results
 from dibs.model import Claim, Fence, Free, Project, Task
 from dibs.problems import ProblemError
 from dibs.store.records import ReplyDecoder, seconds
@@ -22,27 +21,31 @@ def held(claim: Claim | Free) -> Claim:
     return claim
 
 
-def releases(rows: Sequence[Sequence[str]]) -> tuple[o.Release, ...]:
+def releases(rows: Sequence[Sequence[str]]) -> tuple[results.Release, ...]:
     """Return claims that ended."""
-    return tuple(o.Release(Task(task), state, already == "1") for task, state, already in rows)
+    return tuple(
+        results.Release(Task(task), state, already == "1") for task, state, already in rows
+    )
 
 
-def rate_limited(read: ReplyDecoder, rest: list[Any]) -> o.RateLimited:
+def rate_limited(read: ReplyDecoder, rest: list[Any]) -> results.RateLimited:
     """Return whose rate is used up."""
-    return o.RateLimited(rest[1], max(1, seconds(int(rest[0]))), unsure=read.unsure)
+    return results.RateLimited(rest[1], max(1, seconds(int(rest[0]))), unsure=read.unsure)
 
 
-def not_mine(read: ReplyDecoder, project: Project, task: Task | None, rest: list[Any]) -> o.NotMine:
+def not_mine(
+    read: ReplyDecoder, project: Project, task: Task | None, rest: list[Any]
+) -> results.NotMine:
     """Return why the session does not hold a task."""
     told, view, why, loss = rest
     now = shown(read, project, task or Task(""), view)
     known = read.loss(loss) if loss else None
-    return o.NotMine(why, now, known, tuple(map(read.loss, told)), unsure=read.unsure)
+    return results.NotMine(why, now, known, tuple(map(read.loss, told)), unsure=read.unsure)
 
 
 def refused(
     tag: str, read: ReplyDecoder, rest: list[Any], project: Project, task: Task | None
-) -> o.NotMine | o.RateLimited | None:
+) -> results.NotMine | results.RateLimited | None:
     """Return why a script refused an act of a holder; None if it did not."""
     if tag == "rate-limited":
         return rate_limited(read, rest)
@@ -55,15 +58,15 @@ def milliseconds(span_s: int | None) -> str:
 
 
 def refusal(
-    outcome: o.NotMine | o.RateLimited, task: Task | None, fence: Fence | None
+    result: results.NotMine | results.RateLimited, task: Task | None, fence: Fence | None
 ) -> ProblemError:
     """Say that the session does not hold a task, and why; or that it asks too often."""
-    if isinstance(outcome, o.RateLimited):
-        return responses.rate_limited(outcome)
-    facts: dict[str, Any] = {"task": task, "claim": responses.builtin(outcome.now)}
-    if outcome.loss:
-        loss = responses.builtin(outcome.loss)
+    if isinstance(result, results.RateLimited):
+        return responses.rate_limited(result)
+    facts: dict[str, Any] = {"task": task, "claim": responses.builtin(result.now)}
+    if result.loss:
+        loss = responses.builtin(result.loss)
         facts.update(reason=loss["reason"], by=loss["by"], at=loss["at"], note=loss["note"])
-    code = "lost" if outcome.loss else "not-holder"
-    detail = messages.not_mine(outcome, str(task), fence)
-    return responses.problem(code, detail, outcome, **facts, **responses.losses(outcome.lost))
+    code = "lost" if result.loss else "not-holder"
+    detail = messages.not_mine(result, str(task), fence)
+    return responses.problem(code, detail, result, **facts, **responses.losses(result.lost))

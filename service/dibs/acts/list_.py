@@ -9,8 +9,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from pydantic import Field
 
-from dibs import messages, model, responses
-from dibs import results as o
+from dibs import messages, model, responses, results
 from dibs.acts.act import Act
 from dibs.characters import lower
 from dibs.model import Claim, Free, Project, Refused, Session
@@ -90,7 +89,7 @@ async def page(
     limit: int,
     told: bool = False,
     cursor: str = "",
-) -> o.Page:
+) -> results.Page:
     """Return a page of claims, `told` with what is written down of each; those on `pr` or else on
     `branch` are all on one. `cursor` is the one that the page before gave.
 
@@ -105,7 +104,7 @@ async def page(
     seq, onwards, damaged, *views = rest
     store.note_damaged(project, damaged)
     claims = tuple(map(read.tenure, views))
-    return o.Page(claims, seq, seal_cursor(onwards) if onwards else None, tuple(damaged))
+    return results.Page(claims, seq, seal_cursor(onwards) if onwards else None, tuple(damaged))
 
 
 def seal_cursor(text: str) -> str:
@@ -125,7 +124,7 @@ def open_cursor(cursor: str, pattern: str) -> str:
     return text
 
 
-def answer(page: o.Page, *, plain: bool) -> Reply:
+def answer(page: results.Page, *, plain: bool) -> Reply:
     """Answer a list."""
     if plain:
         text = responses.table(page.claims) + "".join(map(messages.damaged_line, page.damaged))
@@ -135,7 +134,9 @@ def answer(page: o.Page, *, plain: bool) -> Reply:
     return as_page("claims", [*map(_in_a_list, page.claims)], page)
 
 
-def as_page(name: str, items: Sequence[Claim | Free], page: o.Page | o.Backlog) -> Reply:
+def as_page(
+    name: str, items: Sequence[Claim | Free], page: results.Page | results.Backlog
+) -> Reply:
     """Answer a page of items with what every page has: where it stands, and where to go on."""
     now = datetime.now(UTC).replace(microsecond=0)
     damaged = {"damaged": page.damaged} if page.damaged else {}

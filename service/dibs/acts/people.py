@@ -6,8 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from dibs import decision_messages, model, responses
-from dibs import results as o
+from dibs import decision_messages, model, responses, results
 from dibs.problems import ProblemError
 from dibs.requests import LINES, as_schema, limited_text
 
@@ -61,8 +60,8 @@ UntilField = Annotated[
 ]
 
 
-def moved(outcome: o.Moved, fence: model.Fence | None) -> ProblemError:
+def moved(result: results.Moved, fence: model.Fence | None) -> ProblemError:
     """Return the problem of an act that names a fence which is not the current one."""
-    detail = decision_messages.moved(outcome.now, fence or model.Fence(0))
-    claim = responses.builtin(outcome.now)
-    return responses.problem("fence-moved", detail, outcome, claim=claim)
+    detail = decision_messages.moved(result.now, fence or model.Fence(0))
+    claim = responses.builtin(result.now)
+    return responses.problem("fence-moved", detail, result, claim=claim)

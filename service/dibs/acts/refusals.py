@@ -4,14 +4,13 @@ from typing import Any
 
 import msgspec
 
-from dibs import messages, responses
-from dibs import results as o
+from dibs import messages, responses, results
 from dibs.model import Claim, Free
 from dibs.problems import ProblemError
 
 _CODES = {
     "held": "held",
-    "turn": "held",
+    "reserved": "held",
     "cooling": "cooling",
     "done": "done",
     "blocked": "blocked",
@@ -20,56 +19,56 @@ _CODES = {
 }
 
 
-def nothing_ready(outcome: o.NothingReady) -> ProblemError:
+def nothing_ready(result: results.NothingReady) -> ProblemError:
     """Return the problem of a claim of the next where there is none."""
     counts = {
-        "held": outcome.held,
-        "parked": outcome.parked,
-        "review": outcome.review,
-        "blocked": outcome.blocked,
-        "on_hold": outcome.on_hold,
-        "failed": outcome.failed,
-        "cooling": outcome.cooling,
+        "held": result.held,
+        "parked": result.parked,
+        "review": result.review,
+        "blocked": result.blocked,
+        "on_hold": result.on_hold,
+        "failed": result.failed,
+        "cooling": result.cooling,
     }
     return responses.problem(
         "nothing-ready",
-        messages.nothing_ready(outcome),
-        outcome,
-        retry_after=outcome.retry_after_s,
+        messages.nothing_ready(result),
+        result,
+        retry_after=result.retry_after_s,
         counts=counts,
-        **responses.losses(outcome.lost),
+        **responses.losses(result.lost),
     )
 
 
-def waiting(outcome: o.Waiting) -> ProblemError:
+def waiting(result: results.Waiting) -> ProblemError:
     """Return the problem of a claim of the next while too much waits for people."""
     return responses.problem(
         "quota",
-        messages.waiting(outcome),
-        outcome,
+        messages.waiting(result),
+        result,
         whose="waiting",
-        limit=outcome.limit,
-        counts={"parked": outcome.parked, "review": outcome.review, "failed": outcome.failed},
-        **responses.losses(outcome.lost),
+        limit=result.limit,
+        counts={"parked": result.parked, "review": result.review, "failed": result.failed},
+        **responses.losses(result.lost),
     )
 
 
-def limited(outcome: o.OverQuota | o.NoRoom | o.RateLimited) -> ProblemError:
+def limited(result: results.OverQuota | results.Full | results.RateLimited) -> ProblemError:
     """Return the problem of an act that a limit stands in the way of."""
-    match outcome:
-        case o.RateLimited():
-            return responses.rate_limited(outcome)
-        case o.NoRoom(lost, why):
+    match result:
+        case results.RateLimited():
+            return responses.rate_limited(result)
+        case results.Full(lost, why):
             detail = why or messages.NO_ROOM
-            return responses.problem("full", detail, outcome, **responses.losses(lost))
-        case o.OverQuota(whose, limit, lost):
+            return responses.problem("full", detail, result, **responses.losses(lost))
+        case results.OverQuota(whose, limit, lost):
             facts = {"whose": whose, "limit": limit, **responses.losses(lost)}
-            return responses.problem("quota", messages.quota(outcome), outcome, **facts)
+            return responses.problem("quota", messages.quota(result), result, **facts)
 
 
-def contended(outcome: o.Conflict, *, one: bool, every: bool) -> ProblemError:
+def conflict(result: results.Conflict, *, one: bool, every: bool) -> ProblemError:
     """Return the problem of a claim that was refused: of `one`, of `every`, or of any."""
-    refusals, lost = outcome.refusals, outcome.lost
+    refusals, lost = result.refusals, result.lost
     waits = [refusal.retry_after_s for refusal in refusals]
     known = [wait for wait in waits if wait is not None]
     if every:
@@ -88,21 +87,21 @@ def contended(outcome: o.Conflict, *, one: bool, every: bool) -> ProblemError:
         facts["conflicts"] = [
             {
                 "task": refusal.claim.task,
-                "code": _CODES[refusal.verdict],
+                "code": _CODES[refusal.reason],
                 "retry_after": refusal.retry_after_s,
                 "claim": _without_queue(refusal.claim),
                 **({"queue": _queue(refusal)} if refusal.position else {}),
             }
             for refusal in refusals
         ]
-    code = _CODES[first.verdict]
+    code = _CODES[first.reason]
     facts.update(responses.losses(lost))
-    return responses.problem(code, detail, outcome, retry_after=retry_after, **facts)
+    return responses.problem(code, detail, result, retry_after=retry_after, **facts)
 
 
-def _reasons(refusal: o.Refusal) -> dict[str, Any]:
+def _reasons(refusal: results.Refusal) -> dict[str, Any]:
     """Return the facts of a refusal that is about more than who has the task."""
-    match refusal.verdict:
+    match refusal.reason:
         case "blocked":
             return {"needs": responses.builtin(refusal.needs)}
         case "on-hold":
@@ -121,7 +120,7 @@ def _without_queue(claim: Claim | Free) -> Any:
     return responses.builtin(msgspec.structs.replace(claim, queue=()))
 
 
-def _queue(refusal: o.Refusal) -> dict[str, int | None]:
+def _queue(refusal: results.Refusal) -> dict[str, int | None]:
     """Our place, and how long it may take if everybody before us uses a whole ttl."""
     position, claim = refusal.position or 1, refusal.claim
     ttl = claim.ttl if isinstance(claim, Claim) else 0

@@ -2,8 +2,7 @@
 
 from typing import Any, Literal, NamedTuple, assert_never
 
-from dibs import responses
-from dibs import results as o
+from dibs import responses, results
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import refusal, refused, releases
 from dibs.claims import Claims
@@ -12,7 +11,7 @@ from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
 
-Outcome = o.Ended | o.NotMine | o.RateLimited
+Result = results.Ended | results.NotMine | results.RateLimited
 
 
 class ReleaseRequest(Request):
@@ -60,12 +59,12 @@ class Arguments(NamedTuple):
 SCRIPT = Declaration("release", Arguments, rates="holding", lasting="ended", often=True)
 
 
-async def run(claims: Claims, call: Call[ReleaseRequest]) -> Outcome:
+async def run(claims: Claims, call: Call[ReleaseRequest]) -> Result:
     """End one claim, or all that the session has."""
     return await end(claims.store, call)
 
 
-async def end(store: Store, call: Call[ReleaseRequest]) -> Outcome:
+async def end(store: Store, call: Call[ReleaseRequest]) -> Result:
     """See run. Raises StoreDown."""
     request = call.request
     arguments = Arguments(
@@ -74,15 +73,15 @@ async def end(store: Store, call: Call[ReleaseRequest]) -> Outcome:
     tag, read, rest = await store.run(SCRIPT, call.project, call.session, arguments, call.key)
     if no := refused(tag, read, rest, call.project, request.task):
         return no
-    return o.Ended(releases(rest[1:]), tuple(map(read.loss, rest[0])))
+    return results.Ended(releases(rest[1:]), tuple(map(read.loss, rest[0])))
 
 
-def answer(outcome: Outcome, request: ReleaseRequest) -> Reply:
+def answer(outcome: Result, request: ReleaseRequest) -> Reply:
     """Answer a release."""
     match outcome:
-        case o.Ended(ended, lost):
+        case results.Ended(ended, lost):
             return responses.ok({"released": ended} if request.task is None else ended[0], lost)
-        case o.NotMine() | o.RateLimited():
+        case results.NotMine() | results.RateLimited():
             raise refusal(outcome, request.task, request.fence)
         case never:
             assert_never(never)

@@ -2,8 +2,7 @@
 
 from typing import Annotated, Any, Literal, NamedTuple, assert_never
 
-from dibs import decision_messages, model, responses
-from dibs import results as o
+from dibs import decision_messages, model, responses, results
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import releases, shown
 from dibs.claims import Claims
@@ -25,7 +24,7 @@ from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
 
-Outcome = o.Ended | o.Moved | o.Ambiguous | o.Unmatched
+Result = results.Ended | results.Moved | results.Ambiguous | results.Unmatched
 NOBODY = "ci"
 """How is called who does not say who it is."""
 _WAYS = ("task", "pr", "branch")
@@ -73,12 +72,12 @@ class Arguments(NamedTuple):
 SCRIPT = Declaration("resolve", Arguments, rates="none", lasting="ended")
 
 
-async def run(claims: Claims, call: Call[ResolveRequest]) -> Outcome:
+async def run(claims: Claims, call: Call[ResolveRequest]) -> Result:
     """End a review, or what went on without one."""
     return await end(claims.store, call, call.request.outcome)
 
 
-async def end(store: Store, call: Call[ResolveRequest], outcome: str) -> Outcome:
+async def end(store: Store, call: Call[ResolveRequest], outcome: str) -> Result:
     """See run; `opened` as an outcome lets the task wait for its review. Raises StoreDown."""
     request, project = call.request, call.project
     arguments = Arguments(
@@ -95,27 +94,27 @@ async def end(store: Store, call: Call[ResolveRequest], outcome: str) -> Outcome
     match tag:
         case "moved":
             now = shown(read, project, request.task or model.Task(""), rest[1])
-            return o.Moved(now, unsure=read.unsure)
+            return results.Moved(now, unsure=read.unsure)
         case "ambiguous":
-            return o.Ambiguous(tuple(map(model.Task, rest[1:])), unsure=read.unsure)
+            return results.Ambiguous(tuple(map(model.Task, rest[1:])), unsure=read.unsure)
         case "unknown":
-            return o.Unmatched(unsure=read.unsure)
+            return results.Unmatched(unsure=read.unsure)
         case _:
-            return o.Ended(releases(rest[1:]))
+            return results.Ended(releases(rest[1:]))
 
 
-def answer(outcome: Outcome, request: ResolveRequest) -> Reply:
+def answer(outcome: Result, request: ResolveRequest) -> Reply:
     """Answer a resolve."""
     match outcome:
-        case o.Ended(ended):
+        case results.Ended(ended):
             return responses.ok(ended[0])
-        case o.Moved(now):
+        case results.Moved(now):
             detail = decision_messages.newer(now, request.fence)
             raise responses.problem("fence-moved", detail, outcome, claim=responses.builtin(now))
-        case o.Ambiguous(tasks):
+        case results.Ambiguous(tasks):
             detail = decision_messages.ambiguous(tasks)
             raise responses.problem("ambiguous", detail, outcome, tasks=list(tasks))
-        case o.Unmatched():
+        case results.Unmatched():
             asked = request.task or request.pr or request.branch
             raise responses.problem("unmatched", decision_messages.unmatched(asked), outcome)
         case never:

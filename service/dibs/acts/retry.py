@@ -2,8 +2,7 @@
 
 from typing import NamedTuple, assert_never
 
-from dibs import decision_messages, responses
-from dibs import results as o
+from dibs import decision_messages, responses, results
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import releases, shown
 from dibs.acts.people import NOBODY, Reason, moved
@@ -13,7 +12,7 @@ from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
 
-Outcome = o.Ended | o.Moved | o.StillHeld
+Result = results.Ended | results.Moved | results.StillHeld
 
 
 class RetryRequest(Request):
@@ -36,35 +35,37 @@ class Arguments(NamedTuple):
 SCRIPT = Declaration("retry", Arguments, rates="none", lasting="ended")
 
 
-async def run(claims: Claims, call: Call[RetryRequest]) -> Outcome:
+async def run(claims: Claims, call: Call[RetryRequest]) -> Result:
     """Let a task be tried again."""
     return await again(claims.store, call)
 
 
-async def again(store: Store, call: Call[RetryRequest]) -> Outcome:
+async def again(store: Store, call: Call[RetryRequest]) -> Result:
     """See run. Raises StoreDown."""
     request, project = call.request, call.project
     arguments = Arguments(request.task, str(request.fence or ""), request.reason, call.by or NOBODY)
     tag, read, rest = await store.run(SCRIPT, project, None, arguments, call.key)
     match tag:
         case "moved":
-            return o.Moved(shown(read, project, request.task, rest[1]), unsure=read.unsure)
+            return results.Moved(shown(read, project, request.task, rest[1]), unsure=read.unsure)
         case "held":
-            return o.StillHeld(shown(read, project, request.task, rest[1]), unsure=read.unsure)
+            return results.StillHeld(
+                shown(read, project, request.task, rest[1]), unsure=read.unsure
+            )
         case _:
-            return o.Ended(releases(rest[1:]))
+            return results.Ended(releases(rest[1:]))
 
 
-def answer(outcome: Outcome, request: RetryRequest) -> Reply:
+def answer(result: Result, request: RetryRequest) -> Reply:
     """Answer a retry."""
-    match outcome:
-        case o.Ended(ended):
+    match result:
+        case results.Ended(ended):
             return responses.ok(ended[0])
-        case o.Moved():
-            raise moved(outcome, request.fence)
-        case o.StillHeld(now):
+        case results.Moved():
+            raise moved(result, request.fence)
+        case results.StillHeld(now):
             facts = {"task": request.task, "claim": responses.builtin(now)}
-            raise responses.problem("held", decision_messages.still_held(now), outcome, **facts)
+            raise responses.problem("held", decision_messages.still_held(now), result, **facts)
         case never:
             assert_never(never)
 

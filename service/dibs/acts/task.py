@@ -2,8 +2,7 @@
 
 from typing import NamedTuple
 
-from dibs import responses
-from dibs import results as o
+from dibs import responses, results
 from dibs.acts.act import Act
 from dibs.acts.holding import shown
 from dibs.model import Claim, Free, Project, Session, Task
@@ -29,12 +28,12 @@ SCRIPT = Declaration("task", Arguments, rates="none")
 
 async def look(
     store: Store, project: Project, task: Task, session: Session | None = None
-) -> o.Whole:
+) -> results.Whole:
     """Return one task as it is now. Raises StoreDown."""
     _, read, rest = await store.run(SCRIPT, project, session, Arguments(task))
     view, needs, dependents, tenures = rest
     now = shown(read, project, task, view)
-    return o.Whole(
+    return results.Whole(
         now,
         _each(read, project, needs),
         _each(read, project, dependents),
@@ -47,7 +46,7 @@ def _each(read: ReplyDecoder, project: Project, flat: list[str]) -> tuple[Claim 
     return tuple(shown(read, project, Task(task), view) for task, view in pairs)
 
 
-def answer(found: o.Whole) -> Reply:
+def answer(found: results.Whole) -> Reply:
     """Answer for one task."""
     now = responses.builtin(found.now)
     whole = (found.needs, found.dependents, found.tenures)

@@ -5,8 +5,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, assert_never
 
 from pydantic import BeforeValidator, Field
 
-from dibs import messages, model, responses
-from dibs import results as o
+from dibs import messages, model, responses, results
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import rate_limited
 from dibs.acts.refusals import limited
@@ -32,7 +31,7 @@ from dibs.store.records import ReplyDecoder
 from dibs.store.scripts import Declaration
 
 CHANGES = ("created", "updated", "unchanged", "dropped")
-Outcome = o.Written | o.Circle | o.OverQuota | o.NoRoom | o.RateLimited
+Result = results.Written | results.Circle | results.OverQuota | results.Full | results.RateLimited
 
 
 def _lines(text: str, what: str) -> str:
@@ -137,12 +136,12 @@ class Arguments(NamedTuple):
 SCRIPT = Declaration("tasks", Arguments, several="entries", lasting="listed")
 
 
-async def run(claims: Claims, call: Call[TasksRequest]) -> Outcome:
+async def run(claims: Claims, call: Call[TasksRequest]) -> Result:
     """Write the list, or say what would change. Raises StoreDown."""
     return await write(claims.store, call)
 
 
-async def write(store: Store, call: Call[TasksRequest]) -> Outcome:
+async def write(store: Store, call: Call[TasksRequest]) -> Result:
     """Write the list. Raises StoreDown, also where the store is unsafe and something is new."""
     request, project = call.request, call.project
     entries = [entry.kept(project) for entry in request.tasks]
@@ -150,7 +149,7 @@ async def write(store: Store, call: Call[TasksRequest]) -> Outcome:
         if store.unsafe:
             raise Unwilling(store.unsafe)
         if not request.dry_run:
-            return o.NoRoom(why=store.room())
+            return results.Full(why=store.room())
     dry = "1" if request.dry_run else ""
 
     def made() -> tuple[str, ...]:
@@ -163,39 +162,39 @@ async def write(store: Store, call: Call[TasksRequest]) -> Outcome:
         case "unsafe":
             raise Unwilling(store.unsafe, sent=read.unsure)
         case _:
-            return _outcome(store, tag, read, rest)
+            return _result(store, tag, read, rest)
 
 
-def _outcome(store: Store, tag: str, read: ReplyDecoder, rest: list[Any]) -> Outcome:
+def _result(store: Store, tag: str, read: ReplyDecoder, rest: list[Any]) -> Result:
     """Return what the script came to, where it looked at the list."""
     lost = tuple(map(read.loss, rest[0]))
     match tag:
         case "cycle":
-            return o.Circle(tuple(map(model.Task, rest[1:])), lost, unsure=read.unsure)
+            return results.Circle(tuple(map(model.Task, rest[1:])), lost, unsure=read.unsure)
         case "full":
-            return o.NoRoom(lost, store.room(), unsure=read.unsure)
+            return results.Full(lost, store.room(), unsure=read.unsure)
         case "quota":
-            return o.OverQuota(rest[1], int(rest[2]), lost, unsure=read.unsure)
+            return results.OverQuota(rest[1], int(rest[2]), lost, unsure=read.unsure)
         case _:
-            return o.Written(tuple(rest[1:]), lost)
+            return results.Written(tuple(rest[1:]), lost)
 
 
-def answer(outcome: Outcome, request: TasksRequest) -> Reply:
+def answer(result: Result, request: TasksRequest) -> Reply:
     """Answer what was written."""
-    match outcome:
-        case o.Written(changes, lost):
+    match result:
+        case results.Written(changes, lost):
             told: dict[str, list[str]] = {change: [] for change in CHANGES}
             for entry, change in zip(request.tasks, changes, strict=True):
                 told[change].append(entry.task)
             return responses.ok(told, lost)
-        case o.Circle(path, lost):
+        case results.Circle(path, lost):
             named = [at for at, entry in enumerate(request.tasks) if entry.task in path]
             at = next((at for at in named if not request.tasks[at].drop), 0)
             start = path.index(request.tasks[at].task) if named else 0
             detail = messages.circle((*path[start:], *path[:start]))
             raise invalid([fault(f"tasks.{at}.needs", detail)], **responses.losses(lost))
-        case o.OverQuota() | o.NoRoom() | o.RateLimited():
-            raise limited(outcome)
+        case results.OverQuota() | results.Full() | results.RateLimited():
+            raise limited(result)
         case never:
             assert_never(never)
 

@@ -2,8 +2,7 @@
 
 from typing import NamedTuple
 
-from dibs import responses
-from dibs import results as o
+from dibs import responses, results
 from dibs.acts.act import Act, Call
 from dibs.acts.people import NOBODY, Reason
 from dibs.claims import Claims
@@ -31,23 +30,23 @@ class Arguments(NamedTuple):
 SCRIPT = Declaration("unhold", Arguments, rates="none", lasting="ended")
 
 
-async def run(claims: Claims, call: Call[UnholdRequest]) -> o.Ended:
+async def run(claims: Claims, call: Call[UnholdRequest]) -> results.Ended:
     """Let a task or the project go."""
-    return await let_go(claims.store, call)
+    return await unhold(claims.store, call)
 
 
-async def let_go(store: Store, call: Call[UnholdRequest]) -> o.Ended:
+async def unhold(store: Store, call: Call[UnholdRequest]) -> results.Ended:
     """See run. Raises StoreDown."""
     request = call.request
     arguments = Arguments(request.task or "", request.reason, call.by or NOBODY)
     _, _, rest = await store.run(SCRIPT, call.project, None, arguments, call.key)
     _, state, already = rest[1]
-    return o.Ended((o.Release(request.task, state or None, already == "1"),))
+    return results.Ended((results.Release(request.task, state or None, already == "1"),))
 
 
-def answer(outcome: o.Ended, request: UnholdRequest) -> Reply:
+def answer(result: results.Ended, request: UnholdRequest) -> Reply:
     """Answer an unhold."""
-    return responses.ok(outcome.releases[0])
+    return responses.ok(result.releases[0])
 
 
 ACT = Act(

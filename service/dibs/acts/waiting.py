@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
-from dibs import results as o
+from dibs import results
 from dibs.claims import Claims
 from dibs.model import Project, Task
 from dibs.store.broadcast import ShuttingDown, Subscription
@@ -29,23 +29,23 @@ async def until_granted(
     until = asyncio.get_running_loop().time() + most_s
     async with claims.broadcaster.listen(project) as subscription:
         while True:
-            outcome = await ask()
+            result = await ask()
             left_s = until - asyncio.get_running_loop().time()
-            wait_s = _wait_of(outcome)
+            wait_s = _wait_of(result)
             if wait_s is None or left_s <= 0 or claims.broadcaster.ended:
-                return outcome
+                return result
             await _something_happens(subscription, tasks, min(left_s, wait_s))
 
 
-def _wait_of(outcome: object) -> float | None:
+def _wait_of(result: object) -> float | None:
     """Return in how many seconds to ask again at the latest, None where waiting does not help."""
-    match outcome:
-        case o.Conflict(refusals):
+    match result:
+        case results.Conflict(refusals):
             waits = [refusal.retry_after_s for refusal in refusals if refusal.retry_after_s]
-            if any(refusal.verdict == "blocked" for refusal in refusals):
+            if any(refusal.reason == "blocked" for refusal in refusals):
                 waits.append(60)
             return min(waits, default=None)  # every task is done: waiting does not help
-        case o.NothingReady(retry_after_s=wait_s):
+        case results.NothingReady(retry_after_s=wait_s):
             return wait_s or 60
         case _:
             return None

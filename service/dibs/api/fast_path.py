@@ -143,7 +143,7 @@ class FastPath:
             call = Call(project, request, session, key)
         if act.by_address:
             call.claimant = self._access.claimant(scope)
-        outcome = await act.run(self._claims, call)
-        if call.claimant.address and isinstance(outcome, Granted):
-            self._access.pay_for_new(call.claimant, outcome.new)
-        return act.answer(outcome, request)
+        result = await act.run(self._claims, call)
+        if call.claimant.address and isinstance(result, Granted):
+            self._access.pay_for_new(call.claimant, result.new)
+        return act.answer(result, request)

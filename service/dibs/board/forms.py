@@ -7,8 +7,7 @@ from urllib.parse import urlencode, urlsplit
 
 from litestar import Response
 
-from dibs import authorization, model
-from dibs import results as o
+from dibs import authorization, model, results
 from dibs.acts import break_, hold, retry, show, unhold
 from dibs.acts.act import Act, Call
 from dibs.board.context import BoardContext, NoSuchPage, Page, Req, page
@@ -92,7 +91,7 @@ async def ask(
         given=given,
         by=given.get("by") or user(request),
         breakable=context.breakable,
-        clock=context.claims.store.clock.facts.witness_us // 1000,
+        clock=context.claims.store.clock.reading.observed_us // 1000,
     )
 
 
@@ -155,14 +154,14 @@ def _asked(deed: str, given: Mapping[str, str], by: str) -> Any:
     return DEEDS[deed].act.request.of(wanted, errors)
 
 
-def _refusal(outcome: object) -> str:
+def _refusal(result: object) -> str:
     """Return why something was not done, '' where it was."""
-    match outcome:
-        case o.Moved():
+    match result:
+        case results.Moved():
             return _MOVED
-        case o.StillHeld(now):
+        case results.StillHeld(now):
             return still_held(now)
-        case o.Past():
+        case results.Past():
             return "That time is over; nothing was kept back."
         case _:
             return ""

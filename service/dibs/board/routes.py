@@ -47,7 +47,7 @@ class Board(Controller):
             projects=shown,
             more=total - len(shown),
             attention=sum(one.parked + one.lapsed + one.failed for one in shown),
-            now=context.claims.store.clock.facts.witness_us // 1000,
+            now=context.claims.store.clock.reading.observed_us // 1000,
             **_first_steps(request, context),
         )
 

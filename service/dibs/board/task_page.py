@@ -25,7 +25,7 @@ async def show(request: Req, context: BoardContext, project: Project, raw: bytes
     store = context.claims.store
     whole = await acts.look(store, project, task)
     known = is_known(whole)
-    now_ms = store.clock.facts.witness_us // 1000
+    now_ms = store.clock.reading.observed_us // 1000
     return page(
         "task.html",
         200 if known else 404,

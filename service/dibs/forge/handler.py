@@ -7,8 +7,7 @@ A verdict is for the task that is on the pull request; else for those that its t
 from dataclasses import dataclass, field
 from typing import Any
 
-from dibs import decision_messages, messages
-from dibs import results as o
+from dibs import decision_messages, messages, results
 from dibs.acts import show, tasks
 from dibs.acts.act import Call
 from dibs.acts.resolve import ResolveRequest, end
@@ -77,12 +76,12 @@ class _Finder:
         """Try one way after the other."""
         first = await self.tell("pr")
         trailers = self.pr.trailers
-        if isinstance(first, o.Moved):  # only who says which tenure is meant may go on
+        if isinstance(first, results.Moved):  # only who says which tenure is meant may go on
             trailers = tuple(trailer for trailer in trailers if trailer.fence)
         for trailer in trailers:
             if trailer.task not in [found["task"] for found in self.report.matched]:
                 await self.tell("trailer", trailer)
-        is_unknown = isinstance(first, o.Unmatched) and not trailers
+        is_unknown = isinstance(first, results.Unmatched) and not trailers
         if is_unknown and self.pr.branch:
             await self.tell("branch")
         elif is_unknown:
@@ -106,14 +105,14 @@ class _Finder:
         outcome = await end(self.store, call, self.outcome)
         why = ""
         match outcome:
-            case o.Ended((ended,)):
+            case results.Ended((ended,)):
                 task = {"task": ended.task, "state": ended.state, "already": ended.already}
                 self.report.matched.append({**task, "by": way})
-            case o.Moved(now):
+            case results.Moved(now):
                 why = decision_messages.newer(now, request.fence)
-            case o.Ambiguous(named_both):
+            case results.Ambiguous(named_both):
                 why = decision_messages.ambiguous(named_both)
-            case o.Unmatched() if way != "pr":
+            case results.Unmatched() if way != "pr":
                 why = decision_messages.unmatched(request.task or request.branch)
         if why:
             self.report.why.append(why)
@@ -153,7 +152,7 @@ async def _issue(
 async def _write(store: Store, project: Project, entry: dict[str, Any]) -> Report:
     request = tasks.TasksRequest.of({"tasks": [entry]}, [])
     outcome = await tasks.write(store, Call(project, request))
-    if not isinstance(outcome, o.Written):
+    if not isinstance(outcome, results.Written):
         tasks.answer(outcome, request)  # it raises the problem
         raise ProblemError("internal", "The list could not be written.")
     now = await show.look(store, project, request.tasks[0].task)

@@ -169,8 +169,8 @@ class EventBroadcaster:
             epoch = now
             entries = found[0][1]
             last = entries[-1][0]
-            facts = self._store.clock.facts
-            events = [event(epoch, entry, flat, facts) for entry, flat in entries]
+            reading = self._store.clock.reading
+            events = [event(epoch, entry, flat, reading) for entry, flat in entries]
             for subscription in self._subscriptions.get(project, ()):
                 subscription.put(events)
 

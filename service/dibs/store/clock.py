@@ -39,19 +39,19 @@ class Tick(NamedTuple):
 class ClockReading:
     """What the last look at the clock said."""
 
-    witness_us: int
+    observed_us: int
     lost_us: int
     stalls: str
 
     @functools.cached_property
     def args(self) -> tuple[str, str, str]:
         """The first arguments of every script."""
-        return str(self.witness_us), str(self.lost_us), self.stalls
+        return str(self.observed_us), str(self.lost_us), self.stalls
 
     @property
     def lease_ms(self) -> int:
         """Lease time at the last look."""
-        return (self.witness_us - self.lost_us) // 1000
+        return (self.observed_us - self.lost_us) // 1000
 
     def instant(self, lease_ms: int) -> datetime:
         """Return the wall-clock instant of `lease_ms`, which may lie before outages."""
@@ -85,7 +85,7 @@ class LeaseClock:
 
     def __init__(self, link: Link, stall_ms: int) -> None:
         self.process = uuid.uuid4().hex[:12]
-        self.facts = ClockReading(0, 0, "")
+        self.reading = ClockReading(0, 0, "")
         self.stale = True
         """A look is due before the next act: the store may have restarted since the last one."""
         self.turns_s = -TURNS_S
@@ -120,10 +120,10 @@ class LeaseClock:
             KEY,
             Tick(run_id, str(self._stall_ms), self.process, str(SWEEPER_MS)),
         )
-        witness_us, lost_us, stalls, sweeper, why = map(str, reply)
+        observed_us, lost_us, stalls, sweeper, why = map(str, reply)
         if why == "turns":
             self.turns_s = time.monotonic()
-        self.facts = ClockReading(int(witness_us), int(lost_us), stalls.strip())
+        self.reading = ClockReading(int(observed_us), int(lost_us), stalls.strip())
         self.sweeper = sweeper == "1"
         times_us = [server.time_us for server in self.shown if server.time_us]
         apart_us = max(times_us) - min(times_us) if times_us else 0

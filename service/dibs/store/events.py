@@ -40,7 +40,7 @@ class EventLog:
             start = "(" + entry
         stream = keys(project) + ":events"
         entries = await self._link.command("XRANGE", stream, start, "+", "COUNT", limit)
-        return [event(epoch, entry, flat, self._clock.facts) for entry, flat in entries]
+        return [event(epoch, entry, flat, self._clock.reading) for entry, flat in entries]
 
     async def of_task(
         self, project: Project, task: Task, after: str, limit: int
@@ -61,7 +61,7 @@ class EventLog:
         epoch = await self._epoch(project)
         stream = f"{keys(project)}:events"
         entries = await self._link.command("XREVRANGE", stream, "+", "-", "COUNT", most)
-        return [event(epoch, entry, flat, self._clock.facts) for entry, flat in entries]
+        return [event(epoch, entry, flat, self._clock.reading) for entry, flat in entries]
 
     async def end(self, project: Project) -> tuple[str, str]:
         """Return the epoch of a project's stream ('0' before its first event) and its last id."""
@@ -96,11 +96,11 @@ def stream_id(text: str) -> tuple[int, int]:
     return int(ms), int(seq or 0)
 
 
-def event(epoch: str, entry_id: str, flat: Sequence[str], facts: ClockReading) -> Event:
+def event(epoch: str, entry_id: str, flat: Sequence[str], reading: ClockReading) -> Event:
     """Return one entry of a project's stream; one that nobody can read is of the type `damaged`."""
     rec = dict(zip(flat[::2], flat[1::2], strict=False))
     try:
-        return _event(epoch, entry_id, rec, facts)
+        return _event(epoch, entry_id, rec, reading)
     except (KeyError, ValueError):
         ms, _, _ = entry_id.partition("-")
         return Event(
@@ -113,12 +113,12 @@ def event(epoch: str, entry_id: str, flat: Sequence[str], facts: ClockReading) -
         )
 
 
-def _event(epoch: str, entry_id: str, rec: dict[str, str], facts: ClockReading) -> Event:
+def _event(epoch: str, entry_id: str, rec: dict[str, str], reading: ClockReading) -> Event:
     return Event(
         id=f"{epoch}-{entry_id}",
         type=rec["type"],
         task=Task(rec["task"]),
-        at=facts.instant(int(rec["at"])),
+        at=reading.instant(int(rec["at"])),
         fence=int(rec["fence"]),
         holder=Holder(rec["ref"], rec["label"] or None) if rec.get("ref") else None,
         note=rec.get("note") or None,

@@ -23,7 +23,7 @@ from dibs.model import (
     Tenure,
     Waiter,
 )
-from dibs.results import Refusal, Verdict
+from dibs.results import Reason, Refusal
 from dibs.store.clock import ClockReading
 
 REF_CHARS = 10
@@ -124,10 +124,10 @@ class ReplyDecoder:
     """Reads the records of one reply: whose eyes, which project, and when."""
 
     def __init__(
-        self, project: Project, session: str, now_ms: int, facts: ClockReading, grace_ms: int
+        self, project: Project, session: str, now_ms: int, reading: ClockReading, grace_ms: int
     ):
         self.project, self.session, self.now_ms = project, session, now_ms
-        self.facts, self.grace_ms = facts, grace_ms
+        self.reading, self.grace_ms = reading, grace_ms
         self.unsure = False
         """An earlier try of the act was left unanswered."""
 
@@ -173,8 +173,8 @@ class ReplyDecoder:
         return Hold(
             by=entry["by"],
             reason=entry["reason"],
-            at=self.facts.instant(int(entry["at"])),
-            until=self.facts.instant(int(until_ms)) if until_ms else None,
+            at=self.reading.instant(int(entry["at"])),
+            until=self.reading.instant(int(until_ms)) if until_ms else None,
         )
 
     def ended(self, kept: str) -> Tenure:
@@ -185,8 +185,8 @@ class ReplyDecoder:
         return Tenure(
             fence=int(entry["fence"]),
             holder=Holder(entry["ref"], *face),
-            acquired_at=self.facts.instant(since),
-            ended_at=self.facts.instant(ended),
+            acquired_at=self.reading.instant(since),
+            ended_at=self.reading.instant(ended),
             attempt=int(entry.get("attempt", 1)),
             held_seconds=int(entry.get("worked", ended - since)) // 1000,
             parked_seconds=int(entry.get("parked", 0)) // 1000,
@@ -209,7 +209,7 @@ class ReplyDecoder:
         overdue = self._is_overdue(rec)
         lapses = rec.lapses + overdue
         ended = rec.due if overdue else rec.ended
-        at = self.facts.instant
+        at = self.reading.instant
         queue = self._queue(rec)
         return Claim(
             project=self.project,
@@ -245,7 +245,7 @@ class ReplyDecoder:
             return ()
         tickets = (line.split(" ", 2) for line in rec.queue.split("\n"))
         return tuple(
-            Waiter(session[:REF_CHARS], label or None, self.facts.instant(int(joined)))
+            Waiter(session[:REF_CHARS], label or None, self.reading.instant(int(joined)))
             for session, joined, label in tickets
         )
 
@@ -258,7 +258,7 @@ class ReplyDecoder:
                 rec.last_owner[:REF_CHARS], rec.last_label, rec.last_branch, rec.last_url
             ),
             note=rec.last_note,
-            at=self.facts.instant(rec.last_ended),
+            at=self.reading.instant(rec.last_ended),
             pr=rec.last_pr,
         )
 
@@ -267,7 +267,7 @@ class ReplyDecoder:
             outcome="lapsed" if self._is_overdue(rec) else rec.was or rec.state,
             holder=rec.holder(),
             note=rec.reason or rec.note,
-            at=self.facts.instant(rec.due if self._is_overdue(rec) else rec.ended),
+            at=self.reading.instant(rec.due if self._is_overdue(rec) else rec.ended),
             pr=rec.pr,
         )
 
@@ -281,20 +281,20 @@ class ReplyDecoder:
             task=Task(entry["task"]),
             fence=Fence(int(entry["fence"])),
             reason=entry["reason"],
-            at=self.facts.instant(int(entry["at"])),
+            at=self.reading.instant(int(entry["at"])),
             by=by,
             note=entry.get("note") or None,
             pr=entry.get("pr") or None,
         )
 
-    def refusal(self, verdict: str, view: str, free_in_ms: str, *facts: str) -> Refusal:
-        """Return why a task was not granted; `facts` as claim.lua has them for each verdict."""
+    def refusal(self, reason: str, view: str, free_in_ms: str, *facts: str) -> Refusal:
+        """Return why a task was not granted; `facts` as claim.lua has them for each reason."""
         if not view:  # nobody ever had it, and the project is on hold
             view = json.dumps({"task": facts[2], "state": "new"})
         rec = _records.decode(view)
         # `free` here: freed, and in somebody else's hand-over window.
         claim: Claim | Free
-        if verdict in ("blocked", "on-hold", "failed"):
+        if reason in ("blocked", "on-hold", "failed"):
             claim = self.claim(view)
         else:
             claim = self._claim(rec, self._state(rec))
@@ -303,14 +303,14 @@ class ReplyDecoder:
             if line.startswith(self.session + " "):
                 position = place
         return Refusal(
-            verdict=cast(Verdict, verdict),
+            reason=cast(Reason, reason),
             claim=claim,
             retry_after_s=max(1, seconds(int(free_in_ms))) if free_in_ms else None,
             position=position,
-            needs=self._needs(facts) if verdict == "blocked" else (),
-            hold=self.hold(facts[1]) if verdict == "on-hold" and facts[1] else None,
-            of=facts[0] if verdict == "on-hold" else "",
-            tenures=tuple(map(self.ended, facts)) if verdict == "failed" else (),
+            needs=self._needs(facts) if reason == "blocked" else (),
+            hold=self.hold(facts[1]) if reason == "on-hold" and facts[1] else None,
+            of=facts[0] if reason == "on-hold" else "",
+            tenures=tuple(map(self.ended, facts)) if reason == "failed" else (),
         )
 
     def _needs(self, facts: Sequence[str]) -> tuple[Claim | Free, ...]:

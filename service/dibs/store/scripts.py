@@ -36,7 +36,7 @@ key, only reads, or is the service's own)."""
 class Common(NamedTuple):
     """The arguments that every script of a project has before its own; see lua/common.lua."""
 
-    witness_us: str
+    observed_us: str
     lost_us: str
     stalls: str
     request: str

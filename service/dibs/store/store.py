@@ -179,7 +179,7 @@ class Store:
         self.note_damaged(project, damaged)
         if gone:
             # Who claims there now has put it into the list anew, if that is not just now.
-            long_ago = time_ms(self.clock.facts) - int(2 * _KNOWN_S * 1000)
+            long_ago = time_ms(self.clock.reading) - int(2 * _KNOWN_S * 1000)
             arguments = Unlist(project, str(long_ago))
             if await run_script(self.link, self._unlist, INDEX, arguments):
                 self._known.pop(project, None)
@@ -190,7 +190,7 @@ class Store:
         _, read, rest = await self.run(OVERVIEW, project, arguments=_Overview(str(_DAY_MS)))
         *numbers, on_hold, changed = rest
         held, parked, review, lapsed, done, failed, ready, blocked = map(int, numbers)
-        at = read.facts.instant(int(changed)) if changed else None
+        at = read.reading.instant(int(changed)) if changed else None
         return Overview(
             *(project, held, parked, review, lapsed, done, failed, ready, blocked),
             *(on_hold == "1", at),
@@ -198,7 +198,7 @@ class Store:
 
     async def pulse(self, project: Project) -> Pulse:
         """Return what the last 24 hours came to."""
-        day_ago = self.clock.facts.lease_ms - _DAY_MS
+        day_ago = self.clock.reading.lease_ms - _DAY_MS
         seconds_, micros = await self.link.command("TIME")
         done = await self.link.command("ZCOUNT", f"{keys(project)}:done", day_ago, "+inf")
         now_ms = int(seconds_) * 1000 + int(micros) // 1000
@@ -206,13 +206,13 @@ class Store:
 
     async def write_collisions(self) -> None:
         """Write down what this process counted since the last time."""
-        await self.collisions.flush(time_ms(self.clock.facts))
+        await self.collisions.flush(time_ms(self.clock.reading))
 
     async def projects(self) -> list[Project]:
         """Return the projects that have claims, or recently had some, sorted."""
         rules = self.rules
         kept = max(rules.done_retention_ms, rules.retention_ms, rules.history_ms, rules.max_hold_ms)
-        now_ms = time_ms(self.clock.facts)
+        now_ms = time_ms(self.clock.reading)
         long_ago = str(now_ms - kept - _DAY_MS)
         aged = await self.link.command("ZRANGEBYSCORE", INDEX, "-inf", long_ago)
         for project in aged:
@@ -242,7 +242,7 @@ class Store:
         of its own, in another slot: no script could write it.
         """
         closed = closed or bool(self.closed())
-        seen_ms = str(time_ms(self.clock.facts))
+        seen_ms = str(time_ms(self.clock.reading))
         try:
             if not closed:
                 await self._command("ZADD", INDEX, seen_ms, project)
@@ -290,9 +290,9 @@ class Store:
             try:
                 if self.clock.stale:
                     await self.tick()
-                facts, ours = self.clock.facts, True
+                reading, ours = self.clock.reading, True
                 given = arguments() if callable(arguments) else arguments
-                args = [*facts.args, request, who, *given]
+                args = [*reading.args, request, who, *given]
                 if self.link.replicas and declared.lasting:
                     reply, enough = await run_replicated(self.link, script, keys(project), args)
                 else:
@@ -313,7 +313,7 @@ class Store:
             if reply[0] == "stalled" or (not looked and self._is_news(reply, given)):
                 self.clock.stale = looked = True
                 continue
-            reader = ReplyDecoder(project, who, int(reply[1]), facts, self.rules.grace_ms)
+            reader = ReplyDecoder(project, who, int(reply[1]), reading, self.rules.grace_ms)
             reader.unsure = sent
             if reply[0] == "damaged":
                 raise self._damaged_record(reader, *reply[2:])
@@ -344,6 +344,6 @@ class Store:
                 log.error("record_damaged project=%s task=%r: break it with fence 1", project, task)
 
 
-def time_ms(facts: ClockReading) -> int:
+def time_ms(reading: ClockReading) -> int:
     """Return the store's wall clock at the last look, in ms."""
-    return facts.witness_us // 1000
+    return reading.observed_us // 1000

@@ -34,7 +34,7 @@ repeat
       if rec.damaged or not entry then
         table.insert(reply[5], task)
       elseif matches(task, rec, entry) then
-        reply[#reply + 1] = view(task, rec, true, 'list')
+        reply[#reply + 1] = to_json(task, rec, true, 'list')
       end
       reply[4] = text(tonumber(score)) .. ' ' .. task
     end

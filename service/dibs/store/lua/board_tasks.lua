@@ -6,7 +6,7 @@
 -- ARG.most tasks of a kind to give
 -- ARG.tasks, from AT.tasks on: those that are named
 --
--- {'glance', now, hold of the project as JSON | '', {kind, how many at most, …}, how many of ARG.kind,
+-- {'tasks', now, hold of the project as JSON | '', {kind, how many at most, …}, how many of ARG.kind,
 --   damaged, {view | '', rank | '', needs not done, need, state…}…}
 --   how many: of those that are free .most + 1 at most   rank: where it stands in the order of `next`
 --   Of the needs that are not done the first few are named.
@@ -22,9 +22,9 @@ local KINDS = {
 local NEEDS, SCAN = 3, 1000
 local states = {}
 
-local function hold_of_all()
+local function project_hold()
   local kept = redis.pcall('HGET', META, 'hold')
-  local hold = type(kept) == 'string' and texts(kept)
+  local hold = type(kept) == 'string' and decode_texts(kept)
   if not hold or not number(hold.at) then return '' end
   return (not hold.until_ms or (number(hold.until_ms) or 0) > NOW) and kept or ''
 end
@@ -37,7 +37,7 @@ local function sizes()
   return found
 end
 
-local reply = {'glance', NOW_TEXT, hold_of_all(), sizes(), '0', {}}
+local reply = {'tasks', NOW_TEXT, project_hold(), sizes(), '0', {}}
 
 local function state_of(need)
   if not states[need] then
@@ -48,12 +48,12 @@ local function state_of(need)
 end
 
 local function add(task, rec)
-  local row = {view(task, rec, nil, 'list'), '', '0'}
+  local row = {to_json(task, rec, nil, 'list'), '', '0'}
   local entry = rec.listed and listing(task)
   if entry then
     row[2], row[3] = rank(entry), call('HGET', MISSING, task) or '0'
     local left = math.min(NEEDS, number(row[3]) or 0)
-    for need in each(left > 0 and entry.needs or '') do
+    for need in each_line(left > 0 and entry.needs or '') do
       if left > 0 and state_of(need) ~= 'done' then
         row[#row + 1], row[#row + 2] = need, state_of(need)
         left = left - 1

@@ -12,8 +12,8 @@
 -- O(log live claims).
 --- @include common.lua
 --- @include listing.lua
---- @include past.lua
---- @include faces.lua
+--- @include archive.lua
+--- @include lookup.lua
 --- @include tenure.lua
 --- @include holds.lua
 --- @include holder.lua
@@ -21,13 +21,13 @@
 local task, fence, reason, by = ARG.task, ARG.fence, ARG.reason, ARG.by
 local DAMAGE = '1'
 
-local rec = meet(task)
+local rec = load_current(task)
 if rec.damaged and fence == DAMAGE then
   forget(task, rec)
-  if ARG.hold == '1' then keep_back(task, load(task), {by = by, reason = reason, at = NOW_TEXT}) end
-  call('ZADD', PREFIX .. ':endings', NOW_TEXT, ending(task, fence, 'broken'))
-  count('breaks', '1')
-  tell('broken', task, {}, 'reason', reason, 'by', by)
+  if ARG.hold == '1' then put_on_hold(task, load(task), {by = by, reason = reason, at = NOW_TEXT}) end
+  call('ZADD', PREFIX .. ':endings', NOW_TEXT, ending_member(task, fence, 'broken'))
+  increment('breaks', '1')
+  emit('broken', task, {}, 'reason', reason, 'by', by)
   return answer('ended', {}, {task, state_now(task, load(task)), ''})
 elseif rec.damaged then
   return answer('damaged', {}, task)
@@ -38,13 +38,13 @@ if current and rec.state == 'broken' or ended_by(task, fence, 'broken') then
   return answer('ended', {}, {task, state_now(task, rec), '1'})
 end
 if not current or not (live(rec) or rec.state == 'lapsed') then
-  return answer('moved', {}, view(task, rec))
+  return answer('moved', {}, to_json(task, rec))
 end
 
-settle(task, rec)
-finish(task, rec, 'broken', {reason = reason, by = by})
-count('breaks', '1')
-note_loss(rec.owner, task, rec.fence, 'broken', NOW + RULES.retention_ms, {
+record_lapse(task, rec)
+end_tenure(task, rec, 'broken', {reason = reason, by = by})
+increment('breaks', '1')
+record_loss(rec.owner, task, rec.fence, 'broken', NOW + RULES.retention_ms, {
   by_label = by, note = reason})
-if ARG.hold == '1' then keep_back(task, rec, {by = by, reason = reason, at = NOW_TEXT}) end
+if ARG.hold == '1' then put_on_hold(task, rec, {by = by, reason = reason, at = NOW_TEXT}) end
 return answer('ended', {}, {task, state_now(task, rec), ''})

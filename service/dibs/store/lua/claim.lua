@@ -10,8 +10,8 @@
 --   its lower case
 --
 -- {'granted', now, losses, n, view…}   n of the views (the first ones) are new, the others were ours
--- {'refused', now, losses, {verdict, view, free_in_ms, need, view of it…}…}
---   verdict: held | cooling | done | turn | blocked, by needs that are not done
+-- {'refused', now, losses, {reason, view, free_in_ms, need, view of it…}…}
+--   reason: held | cooling | done | reserved | blocked, by needs that are not done
 -- {'refused', now, losses, {'on-hold', view, free_in_ms, 'task' | 'project', hold as JSON, task}…}
 -- {'refused', now, losses, {'failed', view, '', tenure as JSON…}…}   the last three
 -- {'nothing', now, losses, free_in_ms | '', held, parked, review, blocked, on hold, failed, cooling}   no task is ready
@@ -28,13 +28,13 @@
 -- O(tasks × log live claims of the project + tickets of a refused task).
 --- @include common.lua
 --- @include listing.lua
---- @include past.lua
---- @include faces.lua
+--- @include archive.lua
+--- @include lookup.lua
 --- @include tenure.lua
---- @include room.lua
+--- @include eviction.lua
 --- @include holds.lua
 --- @include queue.lua
---- @include verdict.lua
+--- @include availability.lua
 
 local mode, ttl_ms = ARG.mode, tonumber(ARG.ttl_ms)
 local queue = ARG.queue == '1'
@@ -43,9 +43,9 @@ local label, branch, url, note, pr = ARG.label, ARG.branch, ARG.url, ARG.note, A
 
 -- A write that changes nothing, before any other: a full store refuses it, and so new claims first.
 if closed ~= '' then
-  ROOM = false
-elseif ROOM == nil then
-  look_for_room(redis.pcall('SET', PREFIX .. ':nothing', '', 'XX'))
+  HAS_MEMORY = false
+elseif HAS_MEMORY == nil then
+  check_memory(redis.pcall('SET', PREFIX .. ':nothing', '', 'XX'))
 end
 
 -- The last fence given; and the names that look alike, by their field of META.
@@ -69,7 +69,7 @@ local function grant(task, rec, like, alike)
   end
   ALIKE[alike] = kept
   -- The last fence may be gone with a primary that was lost; what this service saw of time is not.
-  FENCE = math.max(FENCE + 1, NOW_US, WITNESS_US)
+  FENCE = math.max(FENCE + 1, NOW_US, OBSERVED_US)
   local ttl = ttl_ms or RULES.ttl_ms
   local fresh = {
     owner = SESSION, fence = text(FENCE), ttl = text(ttl), since = NOW_TEXT, beat = NOW_TEXT,
@@ -85,14 +85,14 @@ local function grant(task, rec, like, alike)
   }
   fresh.attempt = fresh.failures and text(fresh.failures + 1)
   if rec.owner then
-    keep_tenure(task, rec, RULES.tenures_kept - 1)
+    archive_tenure(task, rec, RULES.tenures_kept - 1)
     fresh.last_owner, fresh.last_fence, fresh.last_outcome = rec.owner, rec.fence, rec.was or rec.state
     fresh.last_label, fresh.last_note, fresh.last_ended = rec.label, rec.note, rec.ended
     fresh.last_branch, fresh.last_url, fresh.last_pr = rec.branch, rec.url, rec.pr
     if rec.state == 'lapsed' and rec.owner == SESSION then
       call('HDEL', LOST .. SESSION, task)
     elseif rec.state == 'lapsed' then
-      note_loss(rec.owner, task, rec.fence, 'lapsed', NOW + RULES.retention_ms, {
+      record_loss(rec.owner, task, rec.fence, 'lapsed', NOW + RULES.retention_ms, {
         at = rec.ended, by_ref = string.sub(SESSION, 1, 10), by_label = label, note = note})
     end
   end
@@ -100,40 +100,40 @@ local function grant(task, rec, like, alike)
     redis.pcall('HDEL', PREFIX .. ':queue:' .. task, SESSION)
     if drop_tickets(task, fresh) == 0 then fresh.queued = nil end
   end
-  pass_faces(task, rec, fresh)
+  pass_lookups(task, rec, fresh)
   transition(task, fresh, 'held', rec)
   return fresh
 end
 
-local function over_share(wanted)
+local function over_address_limit(wanted)
   local limit = RULES.claims_per_address
   return place ~= '' and limit > 0 and (number(call('HGET', PREFIX .. ':places', place)) or 0) + wanted > limit
 end
 
 local function over_quota(wanted)
   if call('SCARD', HELD .. SESSION) + wanted > RULES.claims_per_session then
-    for _, task in ipairs(call('SMEMBERS', HELD .. SESSION)) do settle(task, meet(task)) end
+    for _, task in ipairs(call('SMEMBERS', HELD .. SESSION)) do record_lapse(task, load_current(task)) end
     if call('SCARD', HELD .. SESSION) + wanted > RULES.claims_per_session then
       return 'session', RULES.claims_per_session
     end
   end
-  if call('ZCARD', LIVE) + wanted > RULES.claims_per_project or over_share(wanted) then
+  if call('ZCARD', LIVE) + wanted > RULES.claims_per_project or over_address_limit(wanted) then
     -- Overdue claims that nobody has settled yet must not count as live.
     for _, task in ipairs(call('ZRANGEBYSCORE', LIVE, '-inf', NOW, 'LIMIT', 0, 100)) do
-      settle(task, meet(task))
+      record_lapse(task, load_current(task))
     end
     if call('ZCARD', LIVE) + wanted > RULES.claims_per_project then
       return 'project', RULES.claims_per_project
     end
-    if over_share(wanted) then return 'address', RULES.claims_per_address end
+    if over_address_limit(wanted) then return 'address', RULES.claims_per_address end
   end
 end
 
-local told = look_at_losses()
+local told = read_losses()
 local free, mine, refused, damaged = {}, {}, {}, nil
 
 -- What `next` found nothing of.
-local function nothing(index, soonest)
+local function nothing_ready(index, soonest)
   local live_now, parked = call('ZCARD', LIVE), call('SCARD', PREFIX .. ':parked')
   local review = call('SCARD', PREFIX .. ':review')
   local first = call('ZRANGE', LIVE, 0, 0, 'WITHSCORES')
@@ -152,17 +152,17 @@ if mode == 'next' then
   if task then
     local choice = {task, rec, rec.like or ''}
     if word then mine[1] = choice else free[1] = choice end
-  elseif OVER then
-    return OVER
+  elseif RATE_LIMITED then
+    return RATE_LIMITED
   else
-    mark_told()
-    return nothing(index, rec)
+    mark_losses_told()
+    return nothing_ready(index, rec)
   end
   if #free > 0 and RULES.waiting_most > 0 then
     local parked, failed = call('SCARD', PREFIX .. ':parked'), call('ZCARD', FAILED)
     local review = call('SCARD', PREFIX .. ':review')
     if parked + review + failed >= RULES.waiting_most then
-      mark_told()
+      mark_losses_told()
       return answer('waiting', told, text(RULES.waiting_most), text(parked), text(review), text(failed))
     end
   end
@@ -170,7 +170,7 @@ end
 
 for i = AT.tasks, #ARGV, 2 do
   local task = ARGV[i]
-  local rec, word, free_at = look_at(task)
+  local rec, word, free_at = load_availability(task)
   local choice = {task, rec, ARGV[i + 1]}
   if word == nil then
     free[#free + 1] = choice
@@ -195,7 +195,7 @@ for i, choice in ipairs(free) do
 end
 if #free > 0 then
   kept = call('HMGET', META, unpack(fields))
-  hold = kept[3] and hold_of(kept[3])
+  hold = kept[3] and read_hold(kept[3])
 end
 if hold then
   for _, choice in ipairs(free) do
@@ -205,16 +205,16 @@ if hold then
 end
 local refusing = #refused > 0 and (mode == 'all' or #free + #mine == 0)
 
-if OVER and (#free > 0 or refusing or damaged) then return OVER end
+if RATE_LIMITED and (#free > 0 or refusing or damaged) then return RATE_LIMITED end
 
 local grows = #free > 0 and not refusing or queue and refusing
-if grows and REFUSAL then return REFUSAL end
+if grows and WRITE_ERROR then return WRITE_ERROR end
 if grows and closed == 'unsafe' then return answer('unsafe') end
 if grows and closed == 'address' then return answer('address') end
-mark_told()
+mark_losses_told()
 -- Of several that would do, a damaged one is none.
 if damaged and (mode ~= 'any' or #free + #mine + #refused == 0) then return answer('damaged', told, damaged) end
-if grows and not ROOM then return answer('full', told) end
+if grows and not HAS_MEMORY then return answer('full', told) end
 
 -- What follows a refusal of a task, so that who asks knows what stands in the way.
 local function reasons(word, task, rec, project_hold)
@@ -225,10 +225,10 @@ local function reasons(word, task, rec, project_hold)
     row = tenures_of(task, rec, 3)
   elseif word == 'blocked' then
     local entry = listing(task)
-    for need in each(entry and entry.needs) do
+    for need in each_line(entry and entry.needs) do
       local other = #row < 18 and load(need)
       if other and other.state ~= 'done' then
-        row[#row + 1], row[#row + 2] = need, other.damaged and '' or view(need, other, true)
+        row[#row + 1], row[#row + 2] = need, other.damaged and '' or to_json(need, other, true)
       end
     end
   end
@@ -239,12 +239,12 @@ if refusing then
   local reply = {'refused', NOW_TEXT, told}
   for _, refusal in ipairs(refused) do
     local word, task, rec, free_at, project_hold = unpack(refusal)
-    local queues = queue and (word == 'held' or word == 'cooling' or word == 'turn')
+    local queues = queue and (word == 'held' or word == 'cooling' or word == 'reserved')
     if queues and not enqueue(task, rec, label) then
       return answer('quota', told, 'queue', text(RULES.tickets_per_task))
     end
     -- The queues of 32 tasks, of which nobody is told, would take a tenth of a second.
-    local row = {word, view(task, rec, mode ~= 'one'), free_at and text(free_at - NOW) or ''}
+    local row = {word, to_json(task, rec, mode ~= 'one'), free_at and text(free_at - NOW) or ''}
     for _, fact in ipairs(reasons(word, task, rec, project_hold)) do row[#row + 1] = fact end
     reply[#reply + 1] = row
   end
@@ -255,9 +255,9 @@ local whose, limit
 if #free > 0 then whose, limit = over_quota(#free) end
 if whose then return answer('quota', told, whose, text(limit)) end
 
-local records, events, since = sums(kept[2])
-if #free > 0 and records then make_room_of_past(records) end
-if (records or 0) + GREW >= RULES.record_bytes then
+local records, events, since = read_sums(kept[2])
+if #free > 0 and records then evict_history(records) end
+if (records or 0) + RECORDS_GREW >= RULES.record_bytes then
   return answer('quota', told, 'bytes', text(RULES.record_bytes))
 end
 
@@ -266,7 +266,7 @@ FENCE = number(kept[1]) or 0
 if FENCE >= 2 ^ 53 - 1 then FENCE = 0 end  -- damaged: no reader of JSON is exact beyond that
 for i, choice in ipairs(free) do ALIKE[choice[4]] = kept[i + 3] end
 for i, choice in ipairs(free) do
-  reply[#reply + 1] = view(choice[1], grant(unpack(choice)), nil, 'whole')
+  reply[#reply + 1] = to_json(choice[1], grant(unpack(choice)), nil, 'whole')
   if i == 1 and not kept[1] and not call('HGET', META, 'epoch') then
     -- No fence of this project is older than its epoch, and nothing was kept before; the sweep will see.
     call('HSET', META, 'epoch', text(FENCE))
@@ -275,15 +275,15 @@ for i, choice in ipairs(free) do
 end
 for _, choice in ipairs(mine) do
   local task, rec = unpack(choice)
-  keep(task, rec, {ttl_ms = ttl_ms, note = note, label = label, branch = branch, url = url, pr = pr})
-  reply[#reply + 1] = view(task, rec, nil, 'whole')
+  extend(task, rec, {ttl_ms = ttl_ms, note = note, label = label, branch = branch, url = url, pr = pr})
+  reply[#reply + 1] = to_json(task, rec, nil, 'whole')
 end
 if queue and mode == 'any' then
   -- One that came free is enough: the places in the other queues are given up.
   local has = (free[1] or mine[1])[1]
   for i = AT.tasks, #ARGV, 2 do
     if ARGV[i] ~= has and redis.pcall('HEXISTS', PREFIX .. ':queue:' .. ARGV[i], SESSION) == 1 then
-      leave_queue(ARGV[i], meet(ARGV[i]))
+      leave_queue(ARGV[i], load_current(ARGV[i]))
     end
   end
 end
@@ -291,9 +291,9 @@ if #free > 0 then
   -- One write for all that META keeps; the sums with it, where it has them.
   local write = {'fence', text(FENCE)}
   if records then
-    TOLD_NOW = events + TOLD
-    write[3], write[4] = 'weighs', text(records + GREW) .. ' ' .. text(TOLD_NOW) .. ' ' .. since
-    GREW, TOLD = 0, 0
+    EVENTS_WEIGH = events + EVENTS_GREW
+    write[3], write[4] = 'weighs', text(records + RECORDS_GREW) .. ' ' .. text(EVENTS_WEIGH) .. ' ' .. since
+    RECORDS_GREW, EVENTS_GREW = 0, 0
   end
   for alike, names in pairs(ALIKE) do write[#write + 1], write[#write + 2] = alike, names end
   call('HSET', META, unpack(write))

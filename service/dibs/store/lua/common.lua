@@ -3,7 +3,7 @@
 --
 -- KEYS[1]  the project's key prefix, dibs:{project}: every key below has its hash tag, so each
 --          script stays in one slot of a cluster
--- ARG.witness_us        the store's TIME when this service last saw the lease clock (tick.lua)
+-- ARG.observed_us        the store's TIME when this service last saw the lease clock (tick.lua)
 -- ARG.lost_us           time that did not count: outages and clock steps
 -- ARG.stalls            where time was lost, "from-to:lost_us before" in lease ms, ascending:
 --                       "17000-22000:0 90500-95500:4200000"
@@ -28,10 +28,10 @@ end
 -- TIME is read once: it moves while a script runs on some servers.
 local time = call('TIME')
 local NOW_US = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local WITNESS_US = tonumber(ARG.witness_us)
+local OBSERVED_US = tonumber(ARG.observed_us)
 -- Nobody watched the clock for too long, or it jumped: the service must look (tick.lua) first.
-local STALLED = math.abs(NOW_US - WITNESS_US) > RULES.stall_ms * 1000
-local NOW = math.floor((math.max(NOW_US, WITNESS_US) - tonumber(ARG.lost_us)) / 1000)
+local STALLED = math.abs(NOW_US - OBSERVED_US) > RULES.stall_ms * 1000
+local NOW = math.floor((math.max(NOW_US, OBSERVED_US) - tonumber(ARG.lost_us)) / 1000)
 local NOW_TEXT = text(NOW)
 
 local STALLS = {}
@@ -62,26 +62,26 @@ local LOST = PREFIX .. ':lost:'
 local function answer(tag, ...) return {tag, NOW_TEXT, ...} end
 
 -- A full store refuses a script's first growing write, unless the script has written already.
--- ROOM: it did not refuse that; nil while nobody tried. REFUSAL: the error that such a write met
+-- HAS_MEMORY: it did not refuse that; nil while nobody tried. WRITE_ERROR: the error that such a write met
 -- for another reason, as a reply.
-local ROOM, REFUSAL
+local HAS_MEMORY, WRITE_ERROR
 
 -- Look at what the first growing write came to. Servers say "OOM …", "-OOM …" and
 -- "@user_script: 7: -OOM …".
-local function look_for_room(reply)
-  ROOM, REFUSAL = true, nil
+local function check_memory(reply)
+  HAS_MEMORY, WRITE_ERROR = true, nil
   if type(reply) ~= 'table' or not reply.err then return end
   local said = string.match(reply.err, '%u%u[%u_]* [^\r\n]*') or reply.err
-  ROOM = false
-  if not string.find(said, '^OOM ') then REFUSAL = redis.error_reply(said) end
+  HAS_MEMORY = false
+  if not string.find(said, '^OOM ') then WRITE_ERROR = redis.error_reply(said) end
 end
 
 -- Those who hold something go through here, so that they can keep and free it (rule 15).
-local function let_holder_write() call('DEL', PREFIX .. ':nothing') end
+local function bypass_oom_guard() call('DEL', PREFIX .. ':nothing') end
 
 -- GCRA: `paid` is the instant at which all that was let through is paid for.
 -- Returns how long to wait in ms, and the instant to store when the request is let through.
-local function admit(paid, per_second)
+local function gcra(paid, per_second)
   paid = math.max(tonumber(paid or '0') or 0, NOW_US)
   if paid > NOW_US + RATES_MS * 1000 then paid = NOW_US end  -- the clock went back
   local wait_us = paid - NOW_US - RULES.burst_ms * 1000
@@ -90,13 +90,13 @@ end
 
 -- The project's rate is used up: the answer for a session that holds something there, until it is
 -- seen that it asks only for what it holds. A holder is never refused for what others do (rule 18).
-local OVER
+local RATE_LIMITED
 
 -- Returns how long to wait in ms and for whose limit; or nil, nil, and what counts the request: the key,
 -- what is paid then by the project and by the session, and whether the key is there.
 -- What is paid lies in a hash for each span of RATES_MS, by session, the project's at '': nothing
 -- matters after the span that follows, so a hash goes as a whole.
-local function over_rate()
+local function check_rates()
   local own, all = SESSION ~= '' and RULES.rate_per_session or 0, RULES.rate_per_project
   if own == 0 and all == 0 then return nil end
   local span = math.floor(NOW_US / (RATES_MS * 1000))
@@ -110,16 +110,16 @@ local function over_rate()
   local wait_ms, own_next
   local all_next = NOW_TEXT
   if own > 0 then
-    wait_ms, own_next = admit(own_paid, own)
+    wait_ms, own_next = gcra(own_paid, own)
     if wait_ms > 0 then return wait_ms, 'session' end
   end
   if all > 0 then
-    wait_ms, all_next = admit(all_paid, all)
+    wait_ms, all_next = gcra(all_paid, all)
     if wait_ms > 0 then
       local has_something = SESSION ~= ''
         and (call('SCARD', HELD .. SESSION) > 0 or call('EXISTS', LOST .. SESSION) == 1)
       if not has_something then return wait_ms, 'project' end
-      if not HOLDS then OVER = {'rate-limited', NOW_TEXT, text(wait_ms), 'project'} end
+      if not HOLDS then RATE_LIMITED = {'rate-limited', NOW_TEXT, text(wait_ms), 'project'} end
       all_next = all_paid
     end
   end
@@ -150,16 +150,16 @@ local function lapsed(rec) return rec.state == 'lapsed' or overdue(rec) end
 
 -- A tenure that ended so long ago counts as never known, whether the sweeper has been there or not.
 -- No key ends by itself: a store whose policy is volatile-… would evict it before its time.
-local function aged(rec)
+local function past_retention(rec)
   local ended = live(rec) and rec.due_at or tonumber(rec.ended)
   return ended ~= nil and ended + (rec.state == 'done' and RULES.done_retention_ms or RULES.retention_ms) <= NOW
 end
 
 -- But what is listed, or on hold, is kept.
-local function over(rec) return not (rec.listed or rec.hold) and aged(rec) end
+local function forgettable(rec) return not (rec.listed or rec.hold) and past_retention(rec) end
 
 -- What is kept as JSON is an object of texts, numbers in it text, too. nil for anything else.
-local function texts(kept)
+local function decode_texts(kept)
   local read, found = pcall(cjson.decode, kept)
   if not read or type(found) ~= 'table' then return nil end
   for _, value in pairs(found) do
@@ -169,7 +169,7 @@ local function texts(kept)
 end
 
 -- Whether all of a record is there that is counted with, and no number is past counting.
-local function whole(rec)
+local function is_complete(rec)
   if rec.state == 'new' then return rec.listed or rec.hold end
   if not rec.owner or not (live(rec) or INDEX[rec.state] and rec.ended) then return false end
   local fence, ttl, since, beat, due = rec.fence or '', rec.ttl or '', rec.since or '', rec.beat or '', rec.due or ''
@@ -182,13 +182,13 @@ local function whole(rec)
 end
 
 -- What is kept is weighed, in bytes: a record by its JSON and its task, whose name is in the key, in two
--- indexes and among those that look alike; an event by its fields (see tell()). META has the sums, as
+-- indexes and among those that look alike; an event by its fields (see emit()). META has the sums, as
 -- `weighs`: "records events", and when they were counted last.
-local function weight(task, size) return size + 5 * #task + 300 end
+local function record_weight(task, size) return size + 5 * #task + 300 end
 
 -- The length of each record that this run has met; and by how much it changed the sums, which nobody has
 -- written down yet (see tenure.lua).
-local SIZES, GREW, TOLD = {}, 0, 0
+local RECORD_SIZES, RECORDS_GREW, EVENTS_GREW = {}, 0, 0
 
 -- A task's record is one JSON text. `due_at` is worked out, not kept.
 -- {} for a task that is not known; {gone = record} where only the record is still there;
@@ -198,9 +198,9 @@ local function load(task)
   if not kept then return {} end
   if type(kept) == 'table' and not string.find(kept.err, 'WRONGTYPE', 1, true) then call('GET', RECORD .. task) end
   if type(kept) == 'table' then kept = '' end
-  SIZES[task] = #kept
-  local rec = texts(kept)
-  if not rec or not whole(rec) then
+  RECORD_SIZES[task] = #kept
+  local rec = decode_texts(kept)
+  if not rec or not is_complete(rec) then
     local place, like = string.match(kept, '"place":"(%x+)"'), string.match(kept, '"like":"([^"\\]+)"')
     local left = {damaged = true, state = 'damaged', owner = '', due_at = 0, place = place, like = like}
     for name, value in string.gmatch(kept, '"([%l_]+)":"([^"]*)"') do
@@ -212,7 +212,7 @@ local function load(task)
   end
   if rec.state == 'new' then return rec end
   rec.due_at = after_stalls(tonumber(rec.due), tonumber(rec.ttl), tonumber(rec.beat))
-  if over(rec) then return {gone = rec} end
+  if forgettable(rec) then return {gone = rec} end
   return rec
 end
 
@@ -222,9 +222,9 @@ local function save(task, rec)
   local kept = cjson.encode(rec)
   call('SET', RECORD .. task, kept)
   rec.due_at = due_at
-  local was = SIZES[task]
-  GREW = GREW + (was and #kept - was or weight(task, #kept))
-  SIZES[task] = #kept
+  local was = RECORD_SIZES[task]
+  RECORDS_GREW = RECORDS_GREW + (was and #kept - was or record_weight(task, #kept))
+  RECORD_SIZES[task] = #kept
 end
 
 -- Tenures that failed so far, and whether they, or `many`, are all that may; a deadline that has passed counts.
@@ -242,7 +242,7 @@ local function state_now(task, rec)
   if rec.state == 'done' or live(rec) and not overdue(rec) then return rec.state end
   if on_hold(rec) then return 'on-hold' end
   if used_up(rec) then return 'failed' end
-  if lapsed(rec) and not aged(rec) then return 'lapsed' end
+  if lapsed(rec) and not past_retention(rec) then return 'lapsed' end
   if rec.listed ~= '1' then return 'free' end  -- or it was dropped from the list
   return call('HEXISTS', PREFIX .. ':missing', task) == 1 and 'blocked' or 'ready'
 end
@@ -286,7 +286,7 @@ end
 -- A record as JSON, '' for a task never claimed, with what only the store can tell: the deadline
 -- after stalls, the queue; `counted`: only how long that is; `told`: with what is written down of it, its body too
 -- where that is 'whole'.
-local function view(task, rec, counted, told)
+local function to_json(task, rec, counted, told)
   if not rec.state then return '' end
   local due, due_at = rec.due, rec.due_at
   if rec.listed or rec.hold or rec.failures or overdue(rec) then rec.now = state_now(task, rec) end
@@ -317,23 +317,23 @@ end
 -- One entry in the project's stream; only transitions are told, never a plain heartbeat. It weighs what
 -- its names and values do and 64, and never so little that a project could have more than
 -- RULES.events_kept of them.
-local function tell(kind, task, rec, ...)
+local function emit(kind, task, rec, ...)
   local fence, ref, label = rec.fence or '0', string.sub(rec.owner or '', 1, 10), rec.label or ''
   call('XADD', EVENTS, '*', 'type', kind, 'task', task, 'at', NOW_TEXT, 'fence', fence, 'ref', ref,
        'label', label, ...)
   local weighs = 87 + #kind + #task + #NOW_TEXT + #fence + #ref + #label
   if ... then weighs = weighs + #table.concat({...}) end
-  TOLD = TOLD + math.max(weighs, RULES.event_least)
+  EVENTS_GREW = EVENTS_GREW + math.max(weighs, RULES.event_least)
 end
 
 if STALLED then return answer('stalled') end
 do
-  local wait_ms, whose, key, all_next, own_next, begun = over_rate()
+  local wait_ms, whose, key, all_next, own_next, begun = check_rates()
   if wait_ms then return answer('rate-limited', text(wait_ms), whose) end
   if key then
     -- pcall: on a full store the limit is the first thing to go, not the request.
-    look_for_room(
+    check_memory(
       redis.pcall('HSET', key, '', all_next, own_next and SESSION or '', own_next or all_next))
-    if ROOM and not begun then call('PEXPIRE', key, text(3 * RATES_MS)) end
+    if HAS_MEMORY and not begun then call('PEXPIRE', key, text(3 * RATES_MS)) end
   end
 end

@@ -27,7 +27,7 @@ if ARG.keep == '' then
   return answer('new')
 end
 
-let_holder_write()
+bypass_oom_guard()
 local kept = redis.pcall('ZADD', TOLD_BEFORE, NOW_TEXT, 'id ' .. ARG.id, NOW_TEXT, 'body ' .. ARG.digest)
 if type(kept) == 'table' then
   call('DEL', TOLD_BEFORE)  -- something else lies there

@@ -13,8 +13,8 @@
 -- `working` sets it to now + ttl. O(claims of the session).
 --- @include common.lua
 --- @include listing.lua
---- @include past.lua
---- @include faces.lua
+--- @include archive.lua
+--- @include lookup.lua
 --- @include tenure.lua
 --- @include holder.lua
 
@@ -24,34 +24,34 @@ if ARG.state == 'parked' or ARG.state == 'review' then change.state = ARG.state 
 
 local function mine(task, rec)
   if rec.owner ~= SESSION then return false end
-  settle(task, rec)
+  record_lapse(task, rec)
   return live(rec) or revivable(rec)
 end
 
-local told = losses()
+local told = take_losses()
 
 if one ~= '' then
-  local rec = meet(one)
+  local rec = load_current(one)
   if rec.damaged then return answer('damaged', told, one) end
   local ours = mine(one, rec)
   if ours and (fence == '' or fence == rec.fence) then
-    keep(one, rec, change)
-    return answer('kept', told, view(one, rec))
+    extend(one, rec, change)
+    return answer('kept', told, to_json(one, rec))
   end
-  local why, loss = why_not(one, rec, fence)
+  local why, loss = why_not_holder(one, rec, fence)
   if ours then why, loss = 'moved', '' end
-  return answer('not-mine', told, view(one, rec), why, loss)
+  return answer('not-mine', told, to_json(one, rec), why, loss)
 end
 
 local reply = {'kept', NOW_TEXT, told}
 for _, task in ipairs(own_tasks()) do
-  local rec = meet(task)
+  local rec = load_current(task)
   if mine(task, rec) then
     -- What is in review needs no heartbeat, and is work again only where its task is named.
-    if rec.state ~= 'review' then keep(task, rec, change) end
-    reply[#reply + 1] = view(task, rec)
+    if rec.state ~= 'review' then extend(task, rec, change) end
+    reply[#reply + 1] = to_json(task, rec)
   elseif rec.owner ~= SESSION and not rec.damaged then
-    let_holder_write()
+    bypass_oom_guard()
     call('SREM', HELD .. SESSION, task)
   end
 end

@@ -9,7 +9,7 @@
 -- One that is moved from a record to the history between two pages may be there twice, none is missed.
 -- Safe to run twice: it only reads. O(log tenures + .most × tenures of a task), at most READ bytes.
 --- @include common.lua
---- @include past.lua
+--- @include archive.lua
 
 local READ = 4194304
 local from_ms, to_ms, most = ARG.from_ms, ARG.to_ms, tonumber(ARG.most)
@@ -48,7 +48,7 @@ local read = 0
 
 local function record(task)
   local rec = load(task)
-  read = read + (SIZES[task] or 0)
+  read = read + (RECORD_SIZES[task] or 0)
   return rec.gone or rec
 end
 
@@ -57,20 +57,20 @@ local function open(entry)
   if entry.index < #INDEXES then
     local rec = record(entry.member)
     if rec.damaged or not rec.owner or live(rec) ~= (entry.index == 1) or live(rec) and not overdue(rec) then return end
-    return entry.member, as_tenure(rec)
+    return entry.member, tenure_json(rec)
   end
   local fence, task = string.match(entry.member, '^(%d+) (.+)$')
   if not task then return end
   for _, kept in ipairs(redis.pcall('LRANGE', TENURES .. task, 0, -1)) do
     read = read + #kept
     if fence_of(kept) == fence then
-      if is_kept(kept) then return task, kept end
+      if within_history(kept) then return task, kept end
       return
     end
   end
   local rec = record(task)
   if rec.fence ~= fence or live(rec) or rec.ended ~= entry.text then return end
-  if not call('ZSCORE', PREFIX .. INDEX[rec.state], task) then return task, as_tenure(rec) end
+  if not call('ZSCORE', PREFIX .. INDEX[rec.state], task) then return task, tenure_json(rec) end
 end
 
 -- All of them in order, as far as no index may have more before the next one.

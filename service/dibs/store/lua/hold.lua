@@ -10,8 +10,8 @@
 -- Safe to run twice: the second run finds the same hold. O(log tasks on hold + tags of the task).
 --- @include common.lua
 --- @include listing.lua
---- @include past.lua
---- @include faces.lua
+--- @include archive.lua
+--- @include lookup.lua
 --- @include tenure.lua
 --- @include holds.lua
 
@@ -32,26 +32,26 @@ local function same(known)
 end
 
 local function kept_before()
-  if task ~= '' then return held_back(task) end
+  if task ~= '' then return load_hold(task) end
   local kept = redis.pcall('HGET', META, 'hold')
-  return type(kept) == 'string' and hold_of(kept), kept
+  return type(kept) == 'string' and read_hold(kept), kept
 end
 
-local rec = task ~= '' and meet(task) or {}
+local rec = task ~= '' and load_current(task) or {}
 if rec.damaged then return answer('damaged', {}, task) end
 local known, kept = kept_before()
 if same(known) then return answer('held-back', {}, kept, '1') end
 if not call('HGET', META, 'epoch') then
-  let_holder_write()
+  bypass_oom_guard()
   -- No fence of this project is older than its epoch; the sweep counts what it keeps.
-  call('HSET', META, 'epoch', text(math.max(NOW_US, WITNESS_US)), 'weighs', '0 0 0')
+  call('HSET', META, 'epoch', text(math.max(NOW_US, OBSERVED_US)), 'weighs', '0 0 0')
 end
 if task ~= '' then
-  settle(task, rec)
-  keep_back(task, rec, hold)
+  record_lapse(task, rec)
+  put_on_hold(task, rec, hold)
 else
-  let_holder_write()
+  bypass_oom_guard()
   call('HSET', META, 'hold', cjson.encode(hold))
-  tell('on-hold', '', {}, 'reason', reason, 'by', by)
+  emit('on-hold', '', {}, 'reason', reason, 'by', by)
 end
 return answer('held-back', {}, cjson.encode(hold), '')

@@ -1,16 +1,16 @@
 -- holder.lua: what a session has, and how a tenure ends.
 
-local function losses()
-  local told = look_at_losses()
-  mark_told()
+local function take_losses()
+  local told = read_losses()
+  mark_losses_told()
   return told
 end
 
-local function ending(task, fence, who) return fence .. ' ' .. who .. ' ' .. task end
+local function ending_member(task, fence, who) return fence .. ' ' .. who .. ' ' .. task end
 
 -- `who` ended the tenure of `task` with this fence.
 local function ended_by(task, fence, who)
-  local at = call('ZSCORE', PREFIX .. ':endings', ending(task, fence, who))
+  local at = call('ZSCORE', PREFIX .. ':endings', ending_member(task, fence, who))
   return at and tonumber(at) + RULES.retention_ms > NOW
 end
 
@@ -19,33 +19,33 @@ end
 -- although nobody else may have the end that it repeats.
 local function touch()
   if RULES.replicas > 0 and call('EXISTS', META) == 1 then
-    let_holder_write()
+    bypass_oom_guard()
     call('HSET', META, 'touched', NOW_TEXT)
   end
 end
 
 -- End the tenure `rec`; the record stays for the retention so that a repeat can be answered.
-local function finish(task, rec, outcome, fields)
+local function end_tenure(task, rec, outcome, fields)
   local lapsed_before = rec.state == 'lapsed'
   for field, value in pairs(fields) do
     if value ~= '' and field == 'pr' then
-      set_face(task, rec, field, value)
+      set_lookup_field(task, rec, field, value)
     elseif value ~= '' then
       rec[field] = value
     end
   end
   transition(task, rec, outcome)
-  if lapsed_before or KNOWN == nil or KNOWN[task] ~= nil then call('HDEL', LOST .. rec.owner, task) end
+  if lapsed_before or LOSSES == nil or LOSSES[task] ~= nil then call('HDEL', LOST .. rec.owner, task) end
   local who = outcome == 'broken' and outcome or string.sub(SESSION, 1, 10)
-  call('ZADD', PREFIX .. ':endings', rec.ended, ending(task, rec.fence, who))
+  call('ZADD', PREFIX .. ':endings', rec.ended, ending_member(task, rec.fence, who))
 end
 
 -- The tasks that SESSION holds, or held until they lapsed and nobody took them, sorted. Comes after
--- losses().
+-- take_losses().
 local function own_tasks()
   local tasks, seen = call('SMEMBERS', HELD .. SESSION), {}
   for _, task in ipairs(tasks) do seen[task] = true end
-  for task, entry in pairs(KNOWN) do
+  for task, entry in pairs(LOSSES) do
     if entry and entry.open and not seen[task] then tasks[#tasks + 1] = task end
   end
   table.sort(tasks)
@@ -55,7 +55,7 @@ end
 -- When the store forgot the tenure of `task` with this fence, in lease time. Within the retention there
 -- is a trace of every tenure, unless the store lost what it knew (a failover, a restore, a flush) or a
 -- person freed a damaged record. nil where there is a trace, or nothing was lost since.
-local function forgotten(task, rec, fence)
+local function forgotten_at(task, rec, fence)
   local granted_us, lost_us = number(fence), tonumber(ARG.lost_us)
   local now_us = NOW * 1000 + lost_us
   if not granted_us or granted_us > now_us then return nil end
@@ -68,7 +68,7 @@ local function forgotten(task, rec, fence)
     if ended and ended * 1000 + lost_before > most_us then return ended end
     ended = to
   end
-  local freed = call('ZSCORE', PREFIX .. ':endings', ending(task, '1', 'broken'))
+  local freed = call('ZSCORE', PREFIX .. ':endings', ending_member(task, '1', 'broken'))
   if freed and freed * 1000 + lost_us >= granted_us then return freed end
   local begun_us = number(call('HGET', META, 'epoch')) or now_us
   if begun_us > granted_us then return text(math.floor((begun_us - lost_us) / 1000)) end
@@ -76,10 +76,10 @@ end
 
 -- Why SESSION does not hold `task`, where it named this fence or none: {'lost', entry} or
 -- {'not-holder'}.
-local function why_not(task, rec, fence)
+local function why_not_holder(task, rec, fence)
   local entry = call('HGET', LOST .. SESSION, task)
   if entry and read_loss(entry) then return 'lost', entry end
-  local at = forgotten(task, rec, fence)
+  local at = forgotten_at(task, rec, fence)
   if not at then return 'not-holder', '' end
   entry = {task = task, fence = fence, reason = 'forgotten', at = at}
   if live(rec) then

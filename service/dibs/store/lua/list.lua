@@ -21,7 +21,7 @@ for state in string.gmatch(wanted, '[%a-]+') do want[state] = true end
 
 local function matches(task, rec, states)
   local state = state_now(task, rec)
-  if not rec.owner or not states[state] or state == 'done' and aged(rec) then return false end
+  if not rec.owner or not states[state] or state == 'done' and past_retention(rec) then return false end
   if holder ~= '' and holder ~= rec.label and holder ~= string.sub(rec.owner, 1, 10) then return false end
   if mine and rec.owner ~= SESSION then return false end
   if needle == '' then return true end
@@ -73,7 +73,7 @@ local last = call('XREVRANGE', EVENTS, '+', '-', 'COUNT', 1)
 local reply = {'listed', NOW_TEXT, epoch .. '-' .. (last[1] and last[1][1] or '0-0'), '', {}}
 local scanned = 0
 
--- Put those on a branch or pull request into the reply (faces.lua); say if there were any.
+-- Put those on a branch or pull request into the reply (lookup.lua); say if there were any.
 local function find(field, value)
   local tasks = value ~= '' and redis.pcall('SRANDMEMBER', PREFIX .. ':' .. field .. ':' .. value, RULES.list_scan) or {}
   table.sort(tasks)
@@ -82,7 +82,7 @@ local function find(field, value)
     if rec.damaged then
       table.insert(reply[5], task)
     elseif rec[field] == value and #reply - 5 < most and matches(task, rec, want) then
-      reply[#reply + 1] = view(task, rec, nil, ARG.told == '1' and 'list')
+      reply[#reply + 1] = to_json(task, rec, nil, ARG.told == '1' and 'list')
     end
   end
   return #reply > 5
@@ -111,7 +111,7 @@ for number = first, #indexes do
         if rec.damaged then
           table.insert(reply[5], at)
         elseif rec.state and live(rec) == (index.key == LIVE) and matches(at, rec, index) then
-          reply[#reply + 1] = view(at, rec, nil, ARG.told == '1' and 'list')
+          reply[#reply + 1] = to_json(at, rec, nil, ARG.told == '1' and 'list')
         end
       end
     end

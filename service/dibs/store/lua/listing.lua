@@ -22,7 +22,7 @@ local IDLE = {new = true, lapsed = true, released = true, abandoned = true, brok
 
 -- A listing as it is kept; nil where nobody can read it.
 local function read_listing(kept)
-  local entry = type(kept) == 'string' and texts(kept)
+  local entry = type(kept) == 'string' and decode_texts(kept)
   if not entry then return end
   entry.priority = entry.priority or USUAL
   if number(entry.priority) and number(entry.order) then return entry end
@@ -34,7 +34,7 @@ local function listing(task) return read_listing(redis.pcall('GET', PREFIX .. ':
 -- By priority, then by the order in which they were written down: one number, exact below 2^53.
 local function rank(entry) return text(entry.priority * 2 ^ 48 + entry.order) end
 
-local function each(lines) return string.gmatch(lines or '', '[^\n]+') end
+local function each_line(lines) return string.gmatch(lines or '', '[^\n]+') end
 
 -- Put a task among those that are ready, blocked or failed, or take it out, as it is now. Returns which it
 -- is of the first two. `entry` is its listing, where the caller has it.
@@ -51,7 +51,7 @@ local function set_ready(task, rec, entry)
   idle = idle and rec.listed == '1'
   local blocked = call('HEXISTS', MISSING, task) == 1
   local indexes = {[READY] = idle and not blocked, [PREFIX .. ':blocked'] = idle and blocked}
-  for tag in each(entry.tags) do indexes[READY .. ':' .. tag] = indexes[READY] end
+  for tag in each_line(entry.tags) do indexes[READY .. ':' .. tag] = indexes[READY] end
   for index, there in pairs(indexes) do
     if there then call('ZADD', index, rank(entry), task) else call('ZREM', index, task) end
   end
@@ -61,7 +61,7 @@ end
 -- Count how many needs of a task are not done.
 local function count_missing(task, entry)
   local missing = 0
-  for need in each(entry.needs) do
+  for need in each_line(entry.needs) do
     if load(need).state ~= 'done' then missing = missing + 1 end
   end
   if missing > 0 then call('HSET', MISSING, task, text(missing)) else call('HDEL', MISSING, task) end
@@ -79,11 +79,11 @@ end
 local function recount(other, entry, was)
   count_missing(other, entry)
   local now = set_ready(other, load(other), entry)
-  if now and now ~= was then tell(now, other, {}) end
+  if now and now ~= was then emit(now, other, {}) end
 end
 
 -- Tell AT_ONCE of them at most, with a few commands for all: there may be thousands.
-local function tell_some(others, task, by)
+local function update_batch(others, task, by)
   local left, right, word = READY, BLOCKED, 'blocked'
   if by < 0 then left, right, word = BLOCKED, READY, 'ready' end
   local keys, counts, moves = {}, {}, {[left] = {}, [right] = {}}
@@ -101,7 +101,7 @@ local function tell_some(others, task, by)
       if many == 0 then met[#met + 1] = other else counts[#counts + 1], counts[#counts + 2] = other, text(many) end
       if many == (by < 0 and 0 or 1) and ranks[i] then
         local indexes = {left, right}
-        for tag in each(entry.tags) do indexes[#indexes + 1] = READY .. ':' .. tag end
+        for tag in each_line(entry.tags) do indexes[#indexes + 1] = READY .. ':' .. tag end
         for _, index in ipairs(indexes) do
           local moved = moves[index] or {}
           if index == left or index ~= right and by > 0 then
@@ -111,7 +111,7 @@ local function tell_some(others, task, by)
           end
           moves[index] = moved
         end
-        tell(word, other, {})
+        emit(word, other, {})
       end
     end
   end
@@ -124,10 +124,10 @@ local function tell_some(others, task, by)
 end
 
 -- `task` is done now (`by` is -1), or is not any more (1), or nobody knows what it was (nil).
-local function tell_dependents(task, by)
+local function update_dependents(task, by)
   local all = redis.pcall('SMEMBERS', PREFIX .. ':needed:' .. task)
   for first = 1, by and #all or 0, AT_ONCE do
-    tell_some({unpack(all, first, math.min(first + AT_ONCE - 1, #all))}, task, by)
+    update_batch({unpack(all, first, math.min(first + AT_ONCE - 1, #all))}, task, by)
   end
   for _, other in ipairs(by and {} or all) do
     local entry = listing(other)

@@ -11,17 +11,17 @@ local function enqueue(task, rec, label)
   end
   if not mine then
     if #waiting >= RULES.tickets_per_task then return false end
-    order, joined = text(count('tickets', NOW_TEXT)), NOW_TEXT
+    order, joined = text(increment('tickets', NOW_TEXT)), NOW_TEXT
   end
   call('HSET', key, SESSION, order .. ' ' .. joined .. ' ' .. text(NOW + RULES.ticket_ms) .. ' ' .. label)
   call('PERSIST', key)  -- 0.1.0 let it end by itself
   if not rec.queued then
     rec.queued = '1'
-    save_again(task, rec)
+    resave(task, rec)
   end
   if not mine then
     call('SADD', PREFIX .. ':queued', task)
-    tell('queued', task, {owner = SESSION, label = label, fence = rec.fence})
+    emit('queued', task, {owner = SESSION, label = label, fence = rec.fence})
   end
   return true
 end
@@ -38,7 +38,7 @@ local function leave_queue(task, rec)
       end
       -- The next one's window starts now, not when this one's did.
       if place == 1 then rec.turns_from = NOW_TEXT end
-      save_again(task, rec)
+      resave(task, rec)
       return {task, state_now(task, rec), ''}
     end
   end

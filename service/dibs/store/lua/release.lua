@@ -12,8 +12,8 @@
 -- O(claims of the session × log live claims of the project).
 --- @include common.lua
 --- @include listing.lua
---- @include past.lua
---- @include faces.lua
+--- @include archive.lua
+--- @include lookup.lua
 --- @include tenure.lua
 --- @include queue.lua
 --- @include holder.lua
@@ -22,8 +22,8 @@ local one, fence, outcome = ARG.task, ARG.fence, ARG.outcome
 local fields = {note = ARG.note, pr = ARG.pr}
 
 local function release(task, rec)
-  settle(task, rec)
-  finish(task, rec, outcome, fields)
+  record_lapse(task, rec)
+  end_tenure(task, rec, outcome, fields)
   return {task, state_now(task, rec), ''}
 end
 
@@ -41,10 +41,10 @@ local function ended_before(task, rec)
   return ended_by(task, fence, string.sub(SESSION, 1, 10))
 end
 
-local told = losses()
+local told = take_losses()
 
 if one ~= '' then
-  local rec = meet(one)
+  local rec = load_current(one)
   if rec.damaged then return answer('damaged', told, one) end
   local ours = rec.owner == SESSION and (live(rec) or rec.state == 'lapsed')
   if ours and (fence == '' or fence == rec.fence) then
@@ -60,22 +60,22 @@ if one ~= '' then
     touch()
     return answer('ended', told, {one, state_now(one, rec), '1'})
   end
-  local why, loss = why_not(one, rec, fence)
+  local why, loss = why_not_holder(one, rec, fence)
   if ours then why, loss = 'moved', '' end
-  return answer('not-mine', told, view(one, rec), why, loss)
+  return answer('not-mine', told, to_json(one, rec), why, loss)
 end
 
 -- What is in review, or was and is worked on again, outlives its session: who ends that names the task.
 local function waits(task, rec)
   if not live(rec) or overdue(rec) then return false end
   local open = (number(rec.open_until) or 0) > NOW
-  if open and rec.state ~= 'review' then keep(task, rec, {state = 'review'}) end
+  if open and rec.state ~= 'review' then extend(task, rec, {state = 'review'}) end
   return open or rec.state == 'review'
 end
 
 local reply = {'ended', NOW_TEXT, told}
 for _, task in ipairs(own_tasks()) do
-  local rec = meet(task)
+  local rec = load_current(task)
   if rec.owner == SESSION and (live(rec) or rec.state == 'lapsed') and not waits(task, rec) then
     reply[#reply + 1] = release(task, rec)
   end

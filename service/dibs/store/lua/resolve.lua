@@ -14,8 +14,8 @@
 -- O(tasks on one branch, MOST of them at most; a branch of more is no name for one).
 --- @include common.lua
 --- @include listing.lua
---- @include past.lua
---- @include faces.lua
+--- @include archive.lua
+--- @include lookup.lua
 --- @include tenure.lua
 
 local MOST = 500
@@ -26,17 +26,17 @@ local given = {pr = pr, branch = ARG.branch}
 -- are more, of which nobody knows.
 local function found_by(field, value)
   local now, before = {}, {}
-  local named = value ~= '' and redis.pcall('SRANDMEMBER', face(field, value), MOST + 1) or {}
+  local named = value ~= '' and redis.pcall('SRANDMEMBER', lookup_key(field, value), MOST + 1) or {}
   for _, each in ipairs(named) do
-    local rec = meet(each)
-    settle(each, rec)
+    local rec = load_current(each)
+    record_lapse(each, rec)
     if rec[field] == value then
       now[#now + 1] = each
     elseif rec['last_' .. field] == value then
       before[#before + 1] = each
     else
-      let_holder_write()
-      drop_face(each, field, value)  -- its record was damaged
+      bypass_oom_guard()
+      drop_lookup(each, field, value)  -- its record was damaged
     end
   end
   table.sort(now)
@@ -61,7 +61,7 @@ local function find()
     if #now > 1 and not more then now = live_ones(now) end
     if #now > 1 then return nil, answer('ambiguous', {}, now[1], now[2]) end
     if now[1] then return now[1] end
-    if before[1] then return nil, answer('moved', {}, view(before[1], load(before[1]))) end
+    if before[1] then return nil, answer('moved', {}, to_json(before[1], load(before[1]))) end
   end
   return nil, answer('unknown', {})
 end
@@ -71,17 +71,17 @@ if task == '' then
   task, refusal = find()
   if refusal then return refusal end
 end
-local rec = meet(task)
+local rec = load_current(task)
 if rec.damaged then return answer('damaged', {}, task) end
-settle(task, rec)
+record_lapse(task, rec)
 if not rec.owner then return answer('unknown', {}) end
-if fence ~= '' and fence ~= rec.fence then return answer('moved', {}, view(task, rec)) end
+if fence ~= '' and fence ~= rec.fence then return answer('moved', {}, to_json(task, rec)) end
 
 -- Of two pull requests of one tenure the last that was told is the task's: a verdict on another is none on it.
 local ended_well = rec.state == 'done' or rec.state == 'retried'
 local stands = live(rec) or rec.state == 'lapsed' or ended_well and outcome == 'rejected'
 if outcome ~= 'opened' and pr ~= '' and rec.pr and rec.pr ~= pr and stands then
-  return answer('moved', {}, view(task, rec))
+  return answer('moved', {}, to_json(task, rec))
 end
 
 local to = ({merged = 'done', rejected = 'rejected', opened = 'review'})[outcome]
@@ -96,7 +96,7 @@ if to == 'review' and not live(rec) and rec.state ~= 'lapsed' and rec.state ~= '
   return answer('ended', {}, {task, state_now(task, rec), '1'})
 end
 
-if pr ~= '' then set_face(task, rec, 'pr', pr) end
+if pr ~= '' then set_lookup_field(task, rec, 'pr', pr) end
 if ARG.note ~= '' then rec.note = ARG.note end
 rec.by, rec.sha = to ~= 'review' and ARG.by or nil, ARG.sha ~= '' and ARG.sha or nil
 rec.merged, rec.was = to == 'done' and '1' or nil, nil
@@ -107,14 +107,14 @@ if to == 'review' then
   rec.open_until = text(rec.due_at)
   rec.beat = NOW_TEXT
 end
-let_holder_write()
+bypass_oom_guard()
 transition(task, rec, to)
 if done_before and to == 'done' then
-  tell('done', task, rec, 'note', rec.note or '', 'pr', rec.pr or '', 'by', rec.by, 'sha', rec.sha or '')
+  emit('done', task, rec, 'note', rec.note or '', 'pr', rec.pr or '', 'by', rec.by, 'sha', rec.sha or '')
 end
 if is_loss then call('HDEL', LOST .. rec.owner, task) end
 if to == 'rejected' then
-  note_loss(rec.owner, task, rec.fence, 'rejected', NOW + RULES.retention_ms, {by_label = ARG.by, note = ARG.note, pr = rec.pr})
+  record_loss(rec.owner, task, rec.fence, 'rejected', NOW + RULES.retention_ms, {by_label = ARG.by, note = ARG.note, pr = rec.pr})
 elseif held_before and to == 'done' then
   call('ZADD', PREFIX .. ':endings', rec.ended, rec.fence .. ' ' .. string.sub(rec.owner, 1, 10) .. ' ' .. task)
 end

@@ -10,16 +10,16 @@
 -- Safe to run twice: the second finds neither, and says so. O(tags and dependents of the task).
 --- @include common.lua
 --- @include listing.lua
---- @include past.lua
---- @include faces.lua
+--- @include archive.lua
+--- @include lookup.lua
 --- @include tenure.lua
 
 local task, reason, by = ARG.task, ARG.reason, ARG.by
-local rec = meet(task)
+local rec = load_current(task)
 if rec.damaged then return answer('damaged', {}, task) end
-settle(task, rec)
-if ARG.fence ~= '' and rec.fence ~= ARG.fence then return answer('moved', {}, view(task, rec)) end
-if live(rec) then return answer('held', {}, view(task, rec)) end
+record_lapse(task, rec)
+if ARG.fence ~= '' and rec.fence ~= ARG.fence then return answer('moved', {}, to_json(task, rec)) end
+if live(rec) then return answer('held', {}, to_json(task, rec)) end
 local done = rec.state == 'done'
 if not done and not used_up(rec) then
   return answer('ended', {}, {task, rec.state and state_now(task, rec) or 'free', '1'})
@@ -30,9 +30,9 @@ if done then
   rec.was = 'done'
   transition(task, rec, 'retried')
 else
-  let_holder_write()
-  save_again(task, rec)
+  bypass_oom_guard()
+  resave(task, rec)
   set_ready(task, rec)
 end
-tell('retried', task, rec, 'reason', reason, 'by', by)
+emit('retried', task, rec, 'reason', reason, 'by', by)
 return answer('ended', {}, {task, state_now(task, rec), ''})

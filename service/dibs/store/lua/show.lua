@@ -8,4 +8,4 @@
 
 local rec = load(ARG.task)
 if rec.damaged then return answer('damaged', {}, ARG.task) end
-return answer('shown', view(ARG.task, rec, nil, 'whole'))
+return answer('shown', to_json(ARG.task, rec, nil, 'whole'))

@@ -12,10 +12,10 @@
 -- RULES.recount_ms.
 --- @include common.lua
 --- @include listing.lua
---- @include past.lua
---- @include faces.lua
+--- @include archive.lua
+--- @include lookup.lua
 --- @include tenure.lua
---- @include room.lua
+--- @include eviction.lua
 --- @include holds.lua
 
 local MOST = 100
@@ -30,22 +30,22 @@ end
 
 -- What nobody can read must not stand in the way of what is due: it has an index of its own.
 local function set_aside(task)
-  let_holder_write()
+  bypass_oom_guard()
   call('ZADD', PREFIX .. ':damaged', 'NX', NOW_TEXT, task)
 end
 
 for _, task in ipairs(due(LIVE, NOW)) do
-  local rec = meet(task)
+  local rec = load_current(task)
   if rec.damaged then
     set_aside(task)
-    leave(rec.place)
+    uncount_address(rec.place)
   end
   if not live(rec) then
     call('ZREM', LIVE, task)
   elseif overdue(rec) then
-    settle(task, rec)
+    record_lapse(task, rec)
   else
-    let_holder_write()
+    bypass_oom_guard()
     call('ZADD', LIVE, text(rec.due_at), task)  -- a stall moved the deadline
   end
 end
@@ -55,11 +55,11 @@ for index, kept_ms in pairs({
   [PREFIX .. ':done'] = RULES.done_retention_ms,
 }) do
   for _, task in ipairs(due(index, NOW - kept_ms)) do
-    local rec = meet(task)
+    local rec = load_current(task)
     if rec.damaged then set_aside(task) end
     if rec.owner and INDEX[rec.state] and not rec.damaged and not live(rec) then
-      let_holder_write()
-      refer(task, rec)  -- it is listed or on hold, and so kept
+      bypass_oom_guard()
+      index_tenure(task, rec)  -- it is listed or on hold, and so kept
     end
     call('ZREM', index, task)
   end
@@ -71,8 +71,8 @@ local filed = call('ZRANGEBYSCORE', PREFIX .. ':done', text(filed_until or 0), t
 for i = 1, #filed, 2 do
   local rec = load(filed[i])
   if rec.state == 'done' and not (rec.listed or rec.hold) then
-    let_holder_write()
-    refer(filed[i], rec)
+    bypass_oom_guard()
+    index_tenure(filed[i], rec)
   end
 end
 if #filed > 0 then
@@ -81,7 +81,7 @@ if #filed > 0 then
   -- Those of one instant are looked at again, unless they are more than a run takes.
   if is_full and last == filed_until then last = last + 1 end
   if last ~= filed_until then
-    let_holder_write()
+    bypass_oom_guard()
     call('HSET', META, 'filed', text(last))
   end
 end
@@ -89,10 +89,10 @@ end
 -- A dibs of before kept no more than which tasks have tenures, and what it kept weighed less.
 local before = redis.pcall('ZRANGE', PREFIX .. ':past', 0, MOST - 1)
 for _, task in ipairs(before) do
-  let_holder_write()
+  bypass_oom_guard()
   for _, kept in ipairs(redis.pcall('LRANGE', TENURES .. task, 0, -1)) do
     local fence, ended = fence_of(kept), string.match(kept, '"ended":"(%d+)"')
-    if fence and ended then refer(task, {fence = fence, ended = ended}) end
+    if fence and ended then index_tenure(task, {fence = fence, ended = ended}) end
   end
   call('ZREM', PREFIX .. ':past', task)
   call('HDEL', META, 'weighs')
@@ -102,26 +102,26 @@ if #before == MOST then more = '1' end
 for _, member in ipairs(due(HISTORY, NOW - RULES.history_ms)) do
   local fence, task = string.match(member, '^(%d+) (.+)$')
   call('ZREM', HISTORY, member)
-  if task then drop_tenure(task, fence) end
+  if task then drop_archived(task, fence) end
 end
-if ARG.pressed == '1' then give_way(function() return false end) end
+if ARG.pressed == '1' then evict_until(function() return false end) end
 
 for _, task in ipairs(due(ON_HOLD, NOW)) do
-  local rec = meet(task)
+  local rec = load_current(task)
   if rec.damaged then set_aside(task) end
-  let_go(task, rec, '', '')
+  take_off_hold(task, rec, '', '')
 end
 local project_hold = redis.pcall('HGET', META, 'hold')
-if project_hold and not (type(project_hold) == 'string' and hold_of(project_hold)) then
+if project_hold and not (type(project_hold) == 'string' and read_hold(project_hold)) then
   call('HDEL', META, 'hold')
-  tell('off-hold', '', {}, 'reason', '', 'by', '')
+  emit('off-hold', '', {}, 'reason', '', 'by', '')
   project_hold = nil
 end
 
 -- Whatever it was, a claim or a task that is done, by then it would be past its retention.
 local longest = math.max(RULES.done_retention_ms, RULES.max_hold_ms + RULES.retention_ms)
 for _, task in ipairs(due(PREFIX .. ':damaged', NOW - longest)) do
-  local rec = meet(task)
+  local rec = load_current(task)
   if rec.damaged then forget(task, rec) end
   call('ZREM', PREFIX .. ':damaged', task)
 end
@@ -144,7 +144,7 @@ for _, session in ipairs(due(PREFIX .. ':losers', NOW)) do
       call('HDEL', LOST .. session, flat[i])
     end
   end
-  let_holder_write()
+  bypass_oom_guard()
   if first then
     call('ZADD', PREFIX .. ':losers', text(first), session)
   else
@@ -159,12 +159,12 @@ for _, task in ipairs(call('SMEMBERS', PREFIX .. ':queued')) do
     if ticket.until_ms > NOW then kept = kept + 1 end
   end
   if kept < #found then
-    local rec = meet(task)
+    local rec = load_current(task)
     if kept == 0 or live(rec) then drop_tickets(task, rec) end
   end
   waiting = waiting + kept
   if kept == 0 then
-    let_holder_write()
+    bypass_oom_guard()
     call('SREM', PREFIX .. ':queued', task)
   end
 end
@@ -181,24 +181,24 @@ local kept = call('HMGET', META, 'lapses', 'breaks', 'fence', 'weighs')
 local gone = ''
 
 -- A record of an older dibs is in no index of branches.
-local IN_FACES = 0
+local IN_LOOKUPS = 0
 local function find_again(task, field, value)
-  add_face(task, field, value)
-  IN_FACES = IN_FACES + face_weight(task, value)
+  add_lookup(task, field, value)
+  IN_LOOKUPS = IN_LOOKUPS + lookup_weight(task, value)
 end
 
 -- What lies there, whoever put it there: an older dibs knows of no sums, and a script that met a key of
 -- another kind ended before it wrote them.
 local function weigh()
   local sum, met = 0, {}
-  let_holder_write()
+  bypass_oom_guard()
   for _, index in ipairs({':live', ':lapsed', ':done', ':ended', ':damaged', ':listed', ':on-hold', ':history'}) do
     for _, task in ipairs(redis.pcall('ZRANGE', PREFIX .. index, 0, -1)) do
       if index == ':history' then task = string.match(task, '^%d+ (.+)$') or '' end
       local record = not met[task] and redis.pcall('GET', RECORD .. task)
       if type(record) == 'string' then
-        sum = sum + weight(task, #record)
-        each_face(task, texts(record) or {}, find_again)
+        sum = sum + record_weight(task, #record)
+        each_lookup(task, decode_texts(record) or {}, find_again)
       end
       if not met[task] then
         for _, tenure in ipairs(redis.pcall('LRANGE', PREFIX .. ':tenures:' .. task, 0, -1)) do
@@ -214,26 +214,26 @@ local function weigh()
     end
   end
   local from = '-'
-  TOLD_NOW, GREW, TOLD = 0, 0, 0
+  EVENTS_WEIGH, RECORDS_GREW, EVENTS_GREW = 0, 0, 0
   repeat
     local page = redis.pcall('XRANGE', EVENTS, from, '+', 'COUNT', 500)  -- none where it is no stream
-    for _, entry in ipairs(page) do TOLD_NOW = TOLD_NOW + event_weight(entry[2]) end
+    for _, entry in ipairs(page) do EVENTS_WEIGH = EVENTS_WEIGH + event_weight(entry[2]) end
     if #page > 0 then from = '(' .. page[#page][1] end
   until #page < 500
-  call('HSET', META, 'weighs', text(sum + IN_FACES) .. ' ' .. text(TOLD_NOW) .. ' ' .. NOW_TEXT)
+  call('HSET', META, 'weighs', text(sum + IN_LOOKUPS) .. ' ' .. text(EVENTS_WEIGH) .. ' ' .. NOW_TEXT)
 end
 
-if more == '' and live_now + many_lapsed + many_done == 0 and TOLD == 0 and call(
+if more == '' and live_now + many_lapsed + many_done == 0 and EVENTS_GREW == 0 and call(
     'EXISTS', PREFIX .. ':ended', PREFIX .. ':endings', PREFIX .. ':losers', PREFIX .. ':queued',
     PREFIX .. ':damaged', PREFIX .. ':parked', PREFIX .. ':review', PREFIX .. ':listed',
     PREFIX .. ':deliveries', PREFIX .. ':past', HISTORY, ON_HOLD) == 0 and not project_hold then
   -- A fence that is given later is larger than the last one without that being known: it is the time.
-  if (number(kept[3]) or 0) < math.max(NOW_US, WITNESS_US) then
+  if (number(kept[3]) or 0) < math.max(NOW_US, OBSERVED_US) then
     call('DEL', META, EVENTS)
-    gone, GREW = '1', 0
+    gone, RECORDS_GREW = '1', 0
   end
 elseif more == '' and (kept[3] or kept[4]) then
-  local _, _, since = sums(kept[4])
+  local _, _, since = read_sums(kept[4])
   if NOW - (since or 0) > RULES.recount_ms then weigh() end
 end
 

@@ -9,14 +9,14 @@
 -- Safe to run twice: it only reads. O(needs + dependents + tickets of the task).
 --- @include common.lua
 --- @include listing.lua
---- @include past.lua
+--- @include archive.lua
 
 local function views(tasks)
   local found = {}
   for _, task in ipairs(tasks) do
     local rec = load(task)
     found[#found + 1] = task
-    found[#found + 1] = rec.damaged and '' or view(task, rec, true)
+    found[#found + 1] = rec.damaged and '' or to_json(task, rec, true)
   end
   return found
 end
@@ -24,8 +24,8 @@ end
 local rec = load(ARG.task)
 if rec.damaged then return answer('damaged', {}, ARG.task) end
 local entry, needs, dependents = listing(ARG.task), {}, redis.pcall('SMEMBERS', PREFIX .. ':needed:' .. ARG.task)
-for need in each(entry and entry.needs) do needs[#needs + 1] = need end
+for need in each_line(entry and entry.needs) do needs[#needs + 1] = need end
 table.sort(dependents)
 for i = 101, #dependents do dependents[i] = nil end
 local tenures = tenures_of(ARG.task, rec, RULES.tenures_kept)
-return answer('shown', view(ARG.task, rec, nil, 'whole'), views(needs), views(dependents), tenures)
+return answer('shown', to_json(ARG.task, rec, nil, 'whole'), views(needs), views(dependents), tenures)

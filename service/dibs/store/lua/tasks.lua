@@ -15,12 +15,12 @@
 -- O(entries × needs + tasks that these need in turn).
 --- @include common.lua
 --- @include listing.lua
---- @include past.lua
---- @include faces.lua
+--- @include archive.lua
+--- @include lookup.lua
 --- @include tenure.lua
---- @include room.lua
+--- @include eviction.lua
 
-local told = look_at_losses()
+local told = read_losses()
 local KEPT = {'title', 'priority', 'needs', 'tags', 'url', 'source', 'attempts'}
 local entries, given = {}, {}
 for i = AT.entries, #ARGV do
@@ -34,7 +34,7 @@ local function needs_of(task)
   local needs = kept and (not kept.dropped or entry) and kept.needs
   if entry and entry.drop == '1' then needs = nil elseif entry and entry.needs then needs = entry.needs end
   local found = {}
-  for need in each(needs or '') do found[#found + 1] = need end
+  for need in each_line(needs or '') do found[#found + 1] = need end
   return found
 end
 
@@ -66,7 +66,7 @@ for _, entry in ipairs(entries) do
   local adds = entry.drop ~= '1' and (entry.needs or kept and kept.dropped)
   local names = adds and not known[entry.task] and circle(entry.task, known)
   if names then
-    mark_told()
+    mark_losses_told()
     return answer('cycle', told, unpack(names, 1, math.min(#names, 1000)))
   end
 end
@@ -93,8 +93,8 @@ end
 
 local function write_needs(task, old, new)
   local had, has = {}, {}
-  for need in each(old and old.needs) do had[need] = true end
-  for need in each(new.needs) do
+  for need in each_line(old and old.needs) do had[need] = true end
+  for need in each_line(new.needs) do
     has[need] = true
     if not had[need] then call('SADD', PREFIX .. ':needed:' .. need, task) end
   end
@@ -106,8 +106,8 @@ end
 
 local function write_tags(task, old, new)
   local has = {}
-  for tag in each(new.tags) do has[tag] = true end
-  for tag in each(old and old.tags) do
+  for tag in each_line(new.tags) do has[tag] = true end
+  for tag in each_line(old and old.tags) do
     if not has[tag] then call('ZREM', READY .. ':' .. tag, task) end
   end
 end
@@ -115,7 +115,7 @@ end
 -- The names that look alike know it, so that a new name that resembles it says so (see claim.lua).
 local function write_likeness(task, like)
   local field, names = '~' .. (like ~= '' and like or string.lower(task)), {}
-  for name in each(call('HGET', META, field) or '') do
+  for name in each_line(call('HGET', META, field) or '') do
     if name ~= task then names[#names + 1] = name end
   end
   if #names < RULES.alike_kept then names[#names + 1] = task end
@@ -132,16 +132,16 @@ end
 
 local function write_text(key, kept)
   local was = redis.pcall('STRLEN', key)
-  GREW = GREW + #kept - (type(was) == 'number' and was or 0)
+  RECORDS_GREW = RECORDS_GREW + #kept - (type(was) == 'number' and was or 0)
   if kept ~= '' then call('SET', key, kept) else call('DEL', key) end
 end
 
 local function write(entry, old, new, what)
-  local task, rec = entry.task, meet(entry.task)
+  local task, rec = entry.task, load_current(entry.task)
   local was_blocked = call('HEXISTS', MISSING, task)
   if not old then
-    new.order = text(count('order', '1'))
-    GREW = GREW + 200 + 5 * #task
+    new.order = text(increment('order', '1'))
+    RECORDS_GREW = RECORDS_GREW + 200 + 5 * #task
   end
   write_needs(task, old, new)
   write_tags(task, old, new)
@@ -155,18 +155,18 @@ local function write(entry, old, new, what)
     write_likeness(task, entry.like)
   elseif rec.listed ~= listed or rec.most ~= new.attempts then
     rec.listed, rec.most = listed, new.attempts
-    save_again(task, rec)
+    resave(task, rec)
   end
   local now = set_ready(task, rec, new)
-  if old and now and call('HEXISTS', MISSING, task) ~= was_blocked then tell(now, task, {}) end
-  tell(what == 'created' and 'listed' or what == 'dropped' and what or 'changed', task, {})
+  if old and now and call('HEXISTS', MISSING, task) ~= was_blocked then emit(now, task, {}) end
+  emit(what == 'created' and 'listed' or what == 'dropped' and what or 'changed', task, {})
 end
 
 local plan, grows = {}, false
 for i, entry in ipairs(entries) do
-  local rec = meet(entry.task)
+  local rec = load_current(entry.task)
   if rec.damaged then
-    mark_told()
+    mark_losses_told()
     return answer('damaged', told, entry.task)
   end
   local new, old, what = merged(entry)
@@ -177,34 +177,34 @@ end
 if grows and ARG.dry == '' then
   if ARG.closed == 'unsafe' then return answer('unsafe') end
   if ARG.closed ~= '' then
-    ROOM = false
-  elseif ROOM == nil then
-    look_for_room(redis.pcall('SET', PREFIX .. ':nothing', '', 'XX'))
+    HAS_MEMORY = false
+  elseif HAS_MEMORY == nil then
+    check_memory(redis.pcall('SET', PREFIX .. ':nothing', '', 'XX'))
   end
-  if REFUSAL then return REFUSAL end
-  mark_told()
-  if not ROOM then return answer('full', told) end
-  local records = sums(call('HGET', META, 'weighs') or nil)
-  make_room_of_past(records or 0)
-  if (records or 0) + GREW >= RULES.record_bytes then return answer('quota', told, 'bytes', text(RULES.record_bytes)) end
+  if WRITE_ERROR then return WRITE_ERROR end
+  mark_losses_told()
+  if not HAS_MEMORY then return answer('full', told) end
+  local records = read_sums(call('HGET', META, 'weighs') or nil)
+  evict_history(records or 0)
+  if (records or 0) + RECORDS_GREW >= RULES.record_bytes then return answer('quota', told, 'bytes', text(RULES.record_bytes)) end
 end
 
 if grows and ARG.dry == '' and not call('HGET', META, 'epoch') then
   -- No fence of this project is older than its epoch; the sweep counts what it keeps.
-  call('HSET', META, 'epoch', text(math.max(NOW_US, WITNESS_US)), 'weighs', '0 0 0')
+  call('HSET', META, 'epoch', text(math.max(NOW_US, OBSERVED_US)), 'weighs', '0 0 0')
 end
 for _, step in ipairs(plan) do
   -- What is over is none of its needs, and was none before.
   if ARG.dry == '' and step[4] ~= 'unchanged' then
-    for need in each(step[3].needs) do meet(need) end
+    for need in each_line(step[3].needs) do load_current(need) end
   end
 end
-mark_told()
+mark_losses_told()
 local reply = {'listed', NOW_TEXT, told}
 for i, step in ipairs(plan) do
   reply[i + 3] = step[4]
   if ARG.dry == '' and step[4] ~= 'unchanged' then
-    let_holder_write()  -- what is dropped may go where there is no room
+    bypass_oom_guard()  -- what is dropped may go where there is no room
     write(unpack(step))
   end
 end

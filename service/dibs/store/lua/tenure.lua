@@ -1,7 +1,7 @@
 -- tenure.lua: how a task moves from state to state: a claim is granted, lapses, goes on, ends, is lost; and
 -- when it is forgotten.
 
-local function leave(place)
+local function uncount_address(place)
   if not place then return end
   local left = redis.pcall('HINCRBY', PREFIX .. ':places', place, -1)
   if type(left) == 'table' or left <= 0 then call('HDEL', PREFIX .. ':places', place) end
@@ -33,7 +33,7 @@ local function transition(task, rec, to, old)
   local left, entered = INDEX[from], INDEX[to]
   local failed = used_up(rec, tonumber(rec.failures or '0'))
   if not old then
-    let_holder_write()
+    bypass_oom_guard()
     if from ~= to then
       count_failure(rec, from, to)
       count_time(rec, to)
@@ -57,17 +57,17 @@ local function transition(task, rec, to, old)
       if type(come) == 'table' then call('HSET', PREFIX .. ':places', rec.place, '1') end
     elseif left == ':live' then
       redis.pcall('SREM', HELD .. rec.owner, task)
-      leave(rec.place)
+      uncount_address(rec.place)
     end
   end
   if rec.listed or rec.failures or failed or old and old.failures then set_ready(task, rec) end
-  if (from == 'done') ~= (to == 'done') then tell_dependents(task, to == 'done' and -1 or 1) end
-  if old then return tell('claimed', task, rec) end
+  if (from == 'done') ~= (to == 'done') then update_dependents(task, to == 'done' and -1 or 1) end
+  if old then return emit('claimed', task, rec) end
   if left == ':live' and from ~= 'held' then call('SREM', PREFIX .. ':' .. from, task) end
   if entered == ':live' and to ~= 'held' then call('SADD', PREFIX .. ':' .. to, task) end
   local back = entered == ':live' and (to == 'held' or left ~= ':live')
     and ({parked = 'resumed', review = 'resumed', lapsed = 'revived', rejected = 'revived'})[from]
-  if back then tell(back, task, rec) end
+  if back then emit(back, task, rec) end
   -- The event of a state is called like it, and has these fields of the record.
   local fields, shown = {}, ({
     lapsed = 'note', parked = 'note', review = 'note pr branch', done = 'note pr by sha', rejected = 'note pr by', released = 'note pr', abandoned = 'note pr',
@@ -76,8 +76,8 @@ local function transition(task, rec, to, old)
   for field in string.gmatch(shown or '', '%a+') do
     fields[#fields + 1], fields[#fields + 2] = field, rec[field] or ''
   end
-  if shown then tell(to, task, rec, unpack(fields)) end
-  if used_up(rec) and not failed and not rec.hold then tell('failed', task, rec) end
+  if shown then emit(to, task, rec, unpack(fields)) end
+  if used_up(rec) and not failed and not rec.hold then emit('failed', task, rec) end
 end
 
 -- Losses that this run noted, "session task".
@@ -85,7 +85,7 @@ local NOTED = {}
 
 -- What a session no longer has. An entry stays for the retention, told or not, so that a late
 -- heartbeat still hears why; `by` is the record of whoever has the task now.
-local function note_loss(session, task, fence, reason, kept_until, fields)
+local function record_loss(session, task, fence, reason, kept_until, fields)
   local entry = {task = task, fence = fence, reason = reason, at = NOW_TEXT, kept_until = text(kept_until)}
   for field, value in pairs(fields or {}) do entry[field] = value end
   NOTED[session .. ' ' .. task] = true
@@ -98,9 +98,9 @@ local function note_loss(session, task, fence, reason, kept_until, fields)
   call('ZADD', PREFIX .. ':losers', 'LT', entry.kept_until, session)
 end
 
--- An entry of note_loss, nil when it is past its retention, or damaged; and when that is.
+-- An entry of record_loss, nil when it is past its retention, or damaged; and when that is.
 local function read_loss(kept)
-  local entry = texts(kept)
+  local entry = decode_texts(kept)
   local at = entry and entry.task and entry.reason and number(entry.fence) and number(entry.at)
   if not at then return nil, 0 end
   local kept_until = number(entry.kept_until) or at + RULES.retention_ms
@@ -109,7 +109,7 @@ local function read_loss(kept)
 end
 
 -- Count one more in META. A count that nobody can read begins anew, at `anew`.
-local function count(field, anew)
+local function increment(field, anew)
   local so_many = redis.pcall('HINCRBY', META, field, 1)
   if type(so_many) == 'number' and so_many > 0 and so_many < 1e15 then return so_many end
   call('HSET', META, field, anew)
@@ -117,17 +117,17 @@ local function count(field, anew)
 end
 
 -- The passing of a deadline, written down once by whichever act meets it first.
-local function settle(task, rec)
+local function record_lapse(task, rec)
   if not overdue(rec) then return end
   rec.lapses = text(tonumber(rec.lapses or '0') + 1)
   transition(task, rec, 'lapsed')
-  count('lapses', '1')
-  note_loss(rec.owner, task, rec.fence, 'lapsed', rec.due_at + RULES.retention_ms, {open = '1'})
+  increment('lapses', '1')
+  record_loss(rec.owner, task, rec.fence, 'lapsed', rec.due_at + RULES.retention_ms, {open = '1'})
 end
 
 -- Write a record again whose state stays. 0.1.0 kept what had ended in no index, and the sweep takes out
 -- what is kept beyond its retention, because it is listed or on hold.
-local function save_again(task, rec)
+local function resave(task, rec)
   save(task, rec)
   local index = INDEX[rec.state]
   if index and index ~= ':live' then call('ZADD', PREFIX .. index, rec.ended, task) end
@@ -135,8 +135,8 @@ end
 
 -- Drop the record of a tenure that is over; the tenure goes into the history, but for a `whole` end.
 local function forget(task, rec, whole)
-  let_holder_write()
-  settle(task, rec)
+  bypass_oom_guard()
+  record_lapse(task, rec)
   -- A field of META has the names that look alike, a line each, by their skeleton. A record keeps it
   -- where it is more than the name in lower case.
   local alike, kept = '~' .. (rec.like or string.lower(task)), {}
@@ -149,20 +149,20 @@ local function forget(task, rec, whole)
     call('HSET', META, alike, table.concat(kept, '\n'))
   end
   call('DEL', RECORD .. task, PREFIX .. ':queue:' .. task)
-  if not whole and not rec.damaged and rec.owner then keep_tenure(task, rec, RULES.tenures_kept) end
-  each_face(task, rec, drop_face)
-  if SIZES[task] then GREW, SIZES[task] = GREW - weight(task, SIZES[task]), nil end
+  if not whole and not rec.damaged and rec.owner then archive_tenure(task, rec, RULES.tenures_kept) end
+  each_lookup(task, rec, drop_lookup)
+  if RECORD_SIZES[task] then RECORDS_GREW, RECORD_SIZES[task] = RECORDS_GREW - record_weight(task, RECORD_SIZES[task]), nil end
   call('SREM', PREFIX .. ':queued', task)
   for _, index in ipairs({':lapsed', ':done', ':ended', ':failed'}) do call('ZREM', PREFIX .. index, task) end
   if rec.damaged then
-    if call('ZREM', LIVE, task) == 1 then leave(rec.place) end
+    if call('ZREM', LIVE, task) == 1 then uncount_address(rec.place) end
     call('ZREM', PREFIX .. ':damaged', task)
     call('SREM', PREFIX .. ':parked', task)
     call('SREM', PREFIX .. ':review', task)
     call('HDEL', META, 'weighs')  -- nobody knows what it weighed when it could be read
   end
   if rec.state == 'lapsed' then call('HDEL', LOST .. rec.owner, task) end
-  if rec.state == 'done' then tell_dependents(task, 1) end
+  if rec.state == 'done' then update_dependents(task, 1) end
   local entry = rec.damaged and listing(task)
   if rec.damaged and (entry or call('HEXISTS', HOLDS_KEPT, task) == 1) then
     local anew = {
@@ -172,11 +172,11 @@ local function forget(task, rec, whole)
     save(task, anew)
     set_ready(task, anew, entry)
   end
-  if rec.damaged then tell_dependents(task) end
+  if rec.damaged then update_dependents(task) end
 end
 
 -- Load a task's record to act on it: what is over goes now.
-local function meet(task)
+local function load_current(task)
   local rec = load(task)
   if not rec.gone then return rec end
   forget(task, rec.gone)
@@ -191,9 +191,9 @@ local function drop_tickets(task, rec, these)
     if not these and ticket.until_ms > NOW then
       waiting = waiting + 1
     else
-      let_holder_write()
+      bypass_oom_guard()
       call('HDEL', PREFIX .. ':queue:' .. task, ticket.session)
-      tell('unqueued', task, {owner = ticket.session, label = ticket.label, fence = rec.fence})
+      emit('unqueued', task, {owner = ticket.session, label = ticket.label, fence = rec.fence})
     end
   end
   return waiting
@@ -209,8 +209,8 @@ end
 
 -- Extend the claim `rec` of SESSION on `task`, bring it back if it lapsed, and apply `change`:
 -- {ttl_ms, state = 'held'|'parked'|'review', resume = bool, note, label, branch, url, pr}, each or nil.
-local function keep(task, rec, change)
-  settle(task, rec)
+local function extend(task, rec, change)
+  record_lapse(task, rec)
   local revived, to = rec.state == 'lapsed', change.state or 'held'
   if change.ttl_ms and to == 'held' then rec.ttl = text(change.ttl_ms) end
   local span = tonumber(rec.ttl)
@@ -231,26 +231,26 @@ local function keep(task, rec, change)
     if change[field] and change[field] ~= '' then rec[field] = change[field] end
   end
   for _, field in ipairs({'branch', 'pr'}) do
-    if change[field] and change[field] ~= '' then set_face(task, rec, field, change[field]) end
+    if change[field] and change[field] ~= '' then set_lookup_field(task, rec, field, change[field]) end
   end
   transition(task, rec, to)
   if revived then call('HDEL', LOST .. SESSION, task) end
 end
 
--- What SESSION had lost when look_at_losses() looked, by task: the entry, or false when that is past.
-local KNOWN
+-- What SESSION had lost when read_losses() looked, by task: the entry, or false when that is past.
+local LOSSES
 -- Those of them that it has not heard of, by task.
 local UNTOLD = {}
 
 -- Losses that SESSION is told in this reply. A retry of the request that told them hears them again,
 -- because its first reply may have been lost. Comes before anything that may note another loss.
-local function look_at_losses()
+local function read_losses()
   if SESSION == '' then return {} end
   local flat, told = redis.pcall('HGETALL', LOST .. SESSION), {}
-  KNOWN = {}
+  LOSSES = {}
   for i = 1, #flat, 2 do
     local task, entry = flat[i], read_loss(flat[i + 1])
-    KNOWN[task] = entry or false
+    LOSSES[task] = entry or false
     if entry and not entry.open and (not entry.told or entry.told == REQUEST) then
       told[#told + 1] = cjson.encode(entry)
       if not entry.told then UNTOLD[task] = entry end
@@ -261,11 +261,11 @@ end
 
 -- Write down that SESSION hears of them, in a reply that goes to it. Another loss of the same task,
 -- noted since, stays.
-local function mark_told()
+local function mark_losses_told()
   for task, entry in pairs(UNTOLD) do
     if not NOTED[SESSION .. ' ' .. task] then
       entry.told = REQUEST
-      let_holder_write()
+      bypass_oom_guard()
       call('HSET', LOST .. SESSION, task, cjson.encode(entry))
     end
   end
@@ -273,7 +273,7 @@ end
 
 -- What META says that records and events weigh, and since when; nil where nobody can read it. Then the
 -- sweep counts.
-local function sums(kept)
+local function read_sums(kept)
   local records, events, since = string.match(kept or '', '^(%d+) (%d+) (%d+)$')
   if since and records + events + since < 1e15 then return tonumber(records), tonumber(events), since end
 end
@@ -281,15 +281,15 @@ end
 local function event_weight(fields) return math.max(#table.concat(fields) + 64, RULES.event_least) end
 
 -- What the events weigh, where the script itself has written the sums.
-local TOLD_NOW = 0
+local EVENTS_WEIGH = 0
 
 local REPLY = INSIDE()
 
-if GREW == 0 and TOLD == 0 and TOLD_NOW <= RULES.event_bytes then return REPLY end
+if RECORDS_GREW == 0 and EVENTS_GREW == 0 and EVENTS_WEIGH <= RULES.event_bytes then return REPLY end
 local kept = redis.pcall('HGET', META, 'weighs')
-local records, events, since = sums(type(kept) == 'string' and kept)
+local records, events, since = read_sums(type(kept) == 'string' and kept)
 if not records then return REPLY end
-events = events + TOLD
+events = events + EVENTS_GREW
 if events > RULES.event_bytes then
   -- The oldest go, and some more than must, so that it is not to be done each time.
   local goal, oldest = RULES.event_bytes - math.floor(RULES.event_bytes / 64), nil
@@ -304,5 +304,5 @@ if events > RULES.event_bytes then
   until events <= goal or not oldest[2]
 end
 -- A sum below zero is none, and so counted anew.
-call('HSET', META, 'weighs', text(records + GREW) .. ' ' .. text(events) .. ' ' .. since)
+call('HSET', META, 'weighs', text(records + RECORDS_GREW) .. ' ' .. text(events) .. ' ' .. since)
 return REPLY

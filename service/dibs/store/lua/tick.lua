@@ -3,7 +3,7 @@
 -- KEYS[1] the clock record   ARG.run_id of the store   .gap_ms: the longest that is not a stall
 -- ARG.process: this one      .sweeper_ms: for how long it sweeps once chosen
 --
--- {witness_us, lost_us, stalls, sweeper: 1 | '', why: '' | first | restart | gap | back | turns | damaged}
+-- {observed_us, lost_us, stalls, sweeper: 1 | '', why: '' | first | restart | gap | back | turns | damaged}
 --
 -- Lease time is the store's time while somebody watches it. When nobody could (the store was down
 -- or paused, no service ran, the clock jumped ahead) the time between does not count, and the

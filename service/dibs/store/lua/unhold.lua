@@ -8,8 +8,8 @@
 -- Safe to run twice: the second finds no hold, and says so. O(log tasks on hold + tags of the task).
 --- @include common.lua
 --- @include listing.lua
---- @include past.lua
---- @include faces.lua
+--- @include archive.lua
+--- @include lookup.lua
 --- @include tenure.lua
 --- @include holds.lua
 
@@ -17,18 +17,18 @@ local task, reason, by = ARG.task, ARG.reason, ARG.by
 if task == '' then
   local was = call('HEXISTS', META, 'hold') == 1
   if was then
-    let_holder_write()
+    bypass_oom_guard()
     call('HDEL', META, 'hold')
-    tell('off-hold', '', {}, 'reason', reason, 'by', by)
+    emit('off-hold', '', {}, 'reason', reason, 'by', by)
   end
   return answer('ended', {}, {'', '', was and '' or '1'})
 end
 
-local rec = meet(task)
+local rec = load_current(task)
 if rec.damaged then return answer('damaged', {}, task) end
 local was = rec.hold ~= nil
 if was then
-  settle(task, rec)
-  rec = let_go(task, rec, by, reason)
+  record_lapse(task, rec)
+  rec = take_off_hold(task, rec, by, reason)
 end
 return answer('ended', {}, {task, rec.state and state_now(task, rec) or 'free', was and '' or '1'})

@@ -1,10 +1,10 @@
--- verdict.lua: what stands between SESSION and a task; and which task is next for it.
+-- availability.lua: what stands between SESSION and a task; and which task is next for it.
 
 local reopen = ARG.reopen == '1'
 
 -- What stands between SESSION and `task`, which is settled: nil (free), 'mine', 'damaged', or a refusal and
 -- when it ends. Then the tickets whose window passed, if any, and when the next one's begins.
-local function verdict(task, rec)
+local function availability(task, rec)
   if rec.state == nil then return nil end
   if rec.damaged then return 'damaged' end
   if rec.owner == SESSION and (live(rec) or revivable(rec)) then return 'mine' end
@@ -28,7 +28,7 @@ local function verdict(task, rec)
     if ticket.until_ms - RULES.ticket_ms + RULES.fresh_ms < begins then window = math.min(window, RULES.stale_ms) end
     local ends = math.min(begins + window, ticket.until_ms)
     if NOW < ends then
-      if ticket.session ~= SESSION then return 'turn', ends, passed, start end
+      if ticket.session ~= SESSION then return 'reserved', ends, passed, start end
       return nil, nil, passed, start
     end
     start, passed = math.max(start, ends), passed or {}
@@ -38,14 +38,14 @@ local function verdict(task, rec)
 end
 
 -- Load a task and what stands between SESSION and it; windows that passed are written down.
-local function look_at(task)
-  local rec = look_at_hold(task, meet(task))
-  settle(task, rec)
-  local word, free_at, passed, turns_from = verdict(task, rec)
+local function load_availability(task)
+  local rec = expire_hold(task, load_current(task))
+  record_lapse(task, rec)
+  local word, free_at, passed, turns_from = availability(task, rec)
   if passed then
     drop_tickets(task, rec, passed)
     rec.turns_from = text(turns_from)
-    save_again(task, rec)
+    resave(task, rec)
   end
   return rec, word, free_at
 end
@@ -55,21 +55,21 @@ end
 local function find_next(index)
   local own, own_rec
   for _, task in ipairs(call('SMEMBERS', HELD .. SESSION)) do
-    local rec = meet(task)
-    settle(task, rec)
+    local rec = load_current(task)
+    record_lapse(task, rec)
     local works = rec.owner == SESSION and rec.state == 'held'
     if works and (not own or tonumber(rec.fence) < tonumber(own_rec.fence)) then own, own_rec = task, rec end
   end
-  if own then return own, look_at_hold(own, own_rec), 'mine' end
-  for _, task in ipairs(call('ZRANGEBYSCORE', LIVE, '-inf', NOW, 'LIMIT', 0, 100)) do settle(task, meet(task)) end
+  if own then return own, expire_hold(own, own_rec), 'mine' end
+  for _, task in ipairs(call('ZRANGEBYSCORE', LIVE, '-inf', NOW, 'LIMIT', 0, 100)) do record_lapse(task, load_current(task)) end
   for _, task in ipairs(call('ZRANGEBYSCORE', ON_HOLD, '-inf', NOW, 'LIMIT', 0, 100)) do
-    look_at_hold(task, meet(task))
+    expire_hold(task, load_current(task))
   end
   local from, soonest = 0, nil
   repeat
     local page = call('ZRANGE', index, from, from + 49)
     for _, task in ipairs(page) do
-      local rec, word, free_at = look_at(task)
+      local rec, word, free_at = load_availability(task)
       if word == nil or word == 'mine' then return task, rec, word end
       if free_at then soonest = math.min(soonest or free_at, free_at) end
     end

@@ -1,0 +1,48 @@
+-- lookup.lua: the branch and the pull request of a task's tenure, by which who knows only those finds it.
+--
+--   :branch:NAME, :pr:URL   the tasks whose record names it, of this tenure or of the one before
+-- An entry weighs as what is in a record does: who makes up branches pays for their keys.
+
+local function lookup_key(field, value) return PREFIX .. ':' .. field .. ':' .. value end
+local function lookup_weight(task, value) return #value + #task + 100 end
+
+local function add_lookup(task, field, value)
+  if not value then return end
+  local added = redis.pcall('SADD', lookup_key(field, value), task)
+  if type(added) == 'table' then
+    call('DEL', lookup_key(field, value))  -- something else lies there
+    added = call('SADD', lookup_key(field, value), task)
+  end
+  if added == 1 then RECORDS_GREW = RECORDS_GREW + lookup_weight(task, value) end
+end
+
+local function drop_lookup(task, field, value)
+  if value and redis.pcall('SREM', lookup_key(field, value), task) == 1 then RECORDS_GREW = RECORDS_GREW - lookup_weight(task, value) end
+end
+
+-- Write a branch or pull request into the record of `task`.
+local function set_lookup_field(task, rec, field, value)
+  local was = rec[field]
+  if was == value then return end
+  if was ~= rec['last_' .. field] then drop_lookup(task, field, was) end
+  rec[field] = value
+  add_lookup(task, field, value)
+end
+
+-- A new tenure begins, `fresh`: what the one before had is the one before's now.
+local function pass_lookups(task, rec, fresh)
+  for _, field in ipairs({'branch', 'pr'}) do
+    local last, now = rec['last_' .. field], fresh[field]
+    if last ~= rec[field] and last ~= now then drop_lookup(task, field, last) end
+    if now ~= rec[field] then add_lookup(task, field, now) end
+  end
+end
+
+-- Do something with each that a record names.
+local function each_lookup(task, rec, act)
+  for _, field in ipairs({'branch', 'pr'}) do
+    local now, last = rec[field], rec['last_' .. field]
+    if now then act(task, field, now) end
+    if last and last ~= now then act(task, field, last) end
+  end
+end
