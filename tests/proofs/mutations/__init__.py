@@ -1,0 +1,38 @@
+"""The bugs, by the room of the code that they are in; `make mutants` puts in each."""
+
+from tests.proofs.mutations import (
+    acts_and_api,
+    board,
+    claim,
+    client,
+    forge,
+    holders,
+    hooks_and_imports,
+    lists,
+    moves,
+    servers,
+    service,
+    shared_scripts,
+    store,
+    tenure,
+)
+from tests.proofs.mutations.mutant import Mutant
+
+__all__ = ["MUTANTS", "Mutant"]
+
+MUTANTS: list[Mutant] = [
+    *acts_and_api.MUTANTS,
+    *board.MUTANTS,
+    *claim.MUTANTS,
+    *client.MUTANTS,
+    *forge.MUTANTS,
+    *holders.MUTANTS,
+    *hooks_and_imports.MUTANTS,
+    *lists.MUTANTS,
+    *moves.MUTANTS,
+    *servers.MUTANTS,
+    *service.MUTANTS,
+    *shared_scripts.MUTANTS,
+    *store.MUTANTS,
+    *tenure.MUTANTS,
+]

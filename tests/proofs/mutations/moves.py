@@ -1,0 +1,133 @@
+"""Bugs in the one function that moves a task: every index, event and time that it keeps."""
+
+from tests.proofs.mutations.mutant import HISTORY, LISTED, Mutant
+
+MUTANTS = [
+    # The one function that moves a task: every index, event and time that it keeps.
+    *(
+        Mutant(
+            f"entered, but not in {index}",
+            "store/lua/tenure.lua",
+            "record, indexes and events agree (I8)",
+            "  call('ZADD', PREFIX .. entered, rec.ended",
+            f"  local _ = entered ~= '{index}' and call('ZADD', PREFIX .. entered, rec.ended",
+        )
+        for index in (":live", ":lapsed", ":done", ":ended")
+    ),
+    *(
+        Mutant(
+            f"left, but still in {index}",
+            "store/lua/tenure.lua",
+            "record, indexes and events agree (I8)",
+            "    if left then call",
+            f"    if left and left ~= '{index}' then call",
+        )
+        for index in (":lapsed", ":done", ":ended")
+    ),
+    *(
+        Mutant(
+            f"no event for {state}",
+            "store/lua/tenure.lua",
+            "the stream has each transition once (I12)",
+            "  if shown then emit(",
+            f"  if shown and to ~= '{state}' then emit(",
+        )
+        for state in ("parked", "review", "done", "rejected", "released", "abandoned", "broken")
+    ),
+    Mutant(
+        "no event for a grant",
+        "store/lua/tenure.lua",
+        "the stream has each transition once (I12)",
+        "  if old then return emit('claimed', task, rec) end\n",
+        "  if old then return end\n",
+    ),
+    Mutant(
+        "no event for what goes on",
+        "store/lua/tenure.lua",
+        "the stream has each transition once (I12)",
+        "({parked = 'resumed', review = 'resumed', lapsed",
+        "({parked = 'resumed', lapsed",
+    ),
+    Mutant(
+        "no event for what has failed",
+        "store/lua/tenure.lua",
+        "the stream has each transition once (I12)",
+        "  if used_up(rec) and not failed and not rec.hold then emit('failed', task, rec) end\n",
+        "",
+    ),
+    Mutant(
+        "what comes back counts for nobody",
+        "store/lua/tenure.lua",
+        "record, indexes and events agree (I8)",
+        "      call('SADD', HELD .. rec.owner, task)\n",
+        "      local _ = old and call('SADD', HELD .. rec.owner, task)\n",
+    ),
+    Mutant(
+        "in review, but not among those that are counted",
+        "store/lua/tenure.lua",
+        "record, indexes and events agree (I8)",
+        "  if entered == ':live' and to ~= 'held' then call",
+        "  if to == 'parked' then call",
+    ),
+    *(
+        Mutant(
+            f"no longer {state}, but still counted so",
+            "store/lua/tenure.lua",
+            "record, indexes and events agree (I8)",
+            "  if left == ':live' and from ~= 'held' then call",
+            f"  if left == ':live' and from ~= 'held' and from ~= '{state}' then call",
+        )
+        for state in ("parked", "review")
+    ),
+    Mutant(
+        "a heartbeat moves the index alone",
+        "store/lua/tenure.lua",
+        "record, indexes and events agree (I8)",
+        "  if entered == ':live' or to == 'lapsed' then rec.due = text(rec.due_at) end\n",
+        "  if from ~= to then rec.due = text(rec.due_at) end\n",
+    ),
+    Mutant(
+        "a lapse ends when somebody meets it",
+        "store/lua/tenure.lua",
+        "what is kept is kept as long as promised (rule 3)",
+        "    rec.ended = to == 'lapsed' and rec.due or NOW_TEXT\n",
+        "    rec.ended = NOW_TEXT\n",
+    ),
+    Mutant(
+        "what goes on has ended before",
+        "store/lua/tenure.lua",
+        "record, indexes and events agree (I8)",
+        "  elseif rec.ended then\n    rec.ended = nil\n",
+        "",
+    ),
+    Mutant(
+        "what is listed moves in no list",
+        "store/lua/tenure.lua",
+        "what is ready is what next gives (rule 23)",
+        "  if rec.listed or rec.failures or failed",
+        "  if rec.failures or failed",
+        LISTED,
+    ),
+    Mutant(
+        "what failed is listed nowhere as failed",
+        "store/lua/tenure.lua",
+        "record, indexes and events agree (I8)",
+        "  if rec.listed or rec.failures or failed or old and old.failures then set_ready",
+        "  if rec.listed then set_ready",
+    ),
+    Mutant(
+        "a new tenure of what failed leaves it failed",
+        "store/lua/tenure.lua",
+        "record, indexes and events agree (I8)",
+        "or failed or old and old.failures then set_ready",
+        "then set_ready",
+    ),
+    Mutant(
+        "nobody counts how long a task was worked on",
+        "store/lua/tenure.lua",
+        "who had a task, and for how long (rule 21)",
+        "      count_time(rec, to)\n",
+        "",
+        HISTORY,
+    ),
+]
