@@ -7,7 +7,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -120,8 +120,16 @@ class Wire:
 class Node:
     """One server process."""
 
-    def __init__(self, folder: Path, port: int, *flags: str, sentinel: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        *flags: str,
+        sentinel: str = "",
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder, self.port, self.flags, self.sentinel = folder, port, flags, sentinel
+        self.env = env
         self.wire: Wire | None = None
         """The way from its primary, where that takes its time."""
         folder.mkdir(parents=True)
@@ -136,7 +144,7 @@ class Node:
             arguments = [str(config), "--sentinel"]
         with open(self.folder / "log", "ab") as log:
             self.process = processes.start(
-                [server(), *arguments], cwd=self.folder, stdout=log, stderr=log
+                [server(), *arguments], cwd=self.folder, stdout=log, stderr=log, env=self.env
             )
         until(lambda: self.answers(), f"the server on port {self.port} answers")
 
@@ -167,14 +175,25 @@ COMMON = (
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, *, replicas: int = 0, primaries: int = 3) -> Iterator[Sequence[Node]]:
-    """Nodes of a cluster, primaries first, every slot served."""
+def cluster(
+    folder: Path,
+    *,
+    replicas: int = 0,
+    primaries: int = 3,
+    timeout_ms: int = 2000,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Sequence[Node]]:
+    """Nodes of a cluster, primaries first, every slot served.
+
+    `timeout_ms`: after how long they take one another for dead; `env` is theirs.
+    """
     ports = free_ports(primaries * (1 + replicas))
-    flags = [*COMMON, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]
+    flags = [*COMMON, "--cluster-enabled", "yes"]
+    flags += ["--cluster-node-timeout", str(timeout_ms)]
     flags += ["--cluster-replica-validity-factor", "0"]
     with stopping() as nodes:
         for port in ports:
-            nodes.append(Node(folder / str(port), port, *flags))
+            nodes.append(Node(folder / str(port), port, *flags, env=env))
         addresses = [f"127.0.0.1:{port}" for port in ports]
         made = processes.run(
             [
@@ -186,13 +205,14 @@ def cluster(folder: Path, *, replicas: int = 0, primaries: int = 3) -> Iterator[
         )
         assert made.returncode == 0, made.stdout + made.stderr
         for node in nodes:
-            until(partial(_whole, node), f"port {node.port} sees the whole cluster")
+            until(partial(whole, node), f"port {node.port} sees the whole cluster")
         for node in nodes[primaries:]:
             until(partial(_linked, node), "the replicas have their primaries' data", 20)
         yield nodes
 
 
-def _whole(node: Node) -> bool:
+def whole(node: Node) -> bool:
+    """Say if a node sees every slot served."""
     with node.client() as client:
         info = client.execute_command("CLUSTER INFO")
     state = (

@@ -23,11 +23,12 @@ from typing import Any
 
 import redis
 from tests.harness.services import Service
-from tests.proofs import witness
+from tests.proofs import stores, witness
 from tests.proofs.recorded import WITNESS
 from tests.tools.faultproxy import FAULTS, FaultProxy
 
-from dibs.store.local.embedded import EmbeddedStore
+from dibs.model import Project
+from dibs.store.keys import keys
 
 CLIENTS = 16
 TASKS = [f"hot {n}" for n in range(6)] + [f"cold/{n}" for n in range(10)]
@@ -172,8 +173,8 @@ class World:
         self.folder = folder
         self.dice = random.Random(f"{seed} trouble")
         self.trouble: Counter[str] = Counter()
-        self.store = EmbeddedStore.start(folder / "store")
-        held.callback(lambda: self.store.stop())
+        self.store = stores.backing(folder / "store", Project(PROJECT))
+        held.callback(self.store.stop)
         env = {f"DIBS_{name}": value for name, value in SETTINGS.items()}
         env["DIBS_REDIS_URL"] = self.store.url
         self.services = [Service(folder / f"service{n}", env=env, command=RECORDED) for n in (1, 2)]
@@ -189,15 +190,14 @@ class World:
 
     def kill_store(self) -> None:
         """kill -9, and start it again on what it left."""
-        os.kill(self.store.pid, signal.SIGKILL)
-        self.store.stop()
-        self.store = EmbeddedStore.start(self.folder / "store")
+        self.store.kill()
+        self.store.start()
 
     def pause_store(self) -> None:
         """Nothing runs there for a while: longer than any ttl, or a moment."""
-        os.kill(self.store.pid, signal.SIGSTOP)
+        self.store.send(signal.SIGSTOP)
         time.sleep(self.dice.choice([0.5, 2, 6]))
-        os.kill(self.store.pid, signal.SIGCONT)
+        self.store.send(signal.SIGCONT)
 
     def kill_service(self) -> None:
         service = self.dice.choice(self.services)
@@ -238,7 +238,8 @@ def world(folder: Path, seed: int) -> Iterator[World]:
 def witnessed(store: redis.Redis) -> list[witness.Run]:
     """Every run of a script, in the order in which they took effect."""
     runs, at = [], 0
-    while page := store.lrange(WITNESS, at, at + 999):
+    key = keys(Project(PROJECT)) + WITNESS
+    while page := store.lrange(key, at, at + 999):
         for line in page:
             name, args, reply = json.loads(line)
             runs.append(witness.Run(name, PROJECT, list(args), lists(reply)))

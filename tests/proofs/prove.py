@@ -1,7 +1,8 @@
 """Run the random proofs for as long as told: `make prove ARGS="--minutes 60 --seed 7"`.
 
 Each round is the state machine, a long concurrent history and generated calls, each with a seed of
-its own that is printed, so that a failure can be run again alone.
+its own that is printed, so that a failure can be run again alone. `--store redis` proves it with
+Debian's server, `--store cluster` with three primaries of it.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import sys
 import time
 
 from tests.harness import processes
+from tests.proofs.stores import KINDS
 
 MOST_S = 3600
 """One part of a round takes a minute or a few."""
@@ -21,10 +23,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="how long to go on (10)")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="to repeat a run")
+    parser.add_argument("--store", choices=KINDS, default=KINDS[0], help=f"on which ({KINDS[0]})")
     wanted = parser.parse_args()
     processes.clean_signals()
     dice, until, rounds = random.Random(wanted.seed), time.monotonic() + wanted.minutes * 60, 0
-    print(f"make prove ARGS='--minutes {wanted.minutes:g} --seed {wanted.seed}'", flush=True)
+    args = f"--minutes {wanted.minutes:g} --seed {wanted.seed} --store {wanted.store}"
+    print(f"make prove ARGS='{args}'", flush=True)
     while rounds == 0 or time.monotonic() < until:
         rounds += 1
         for file, env in (
@@ -35,7 +39,7 @@ def main() -> int:
             seed = str(dice.randrange(10**6))
             took = time.monotonic()
             command = [sys.executable, "-m", "pytest", "-q", "-s", "-x", f"tests/proofs/{file}"]
-            env |= {"DIBS_PROOF_SEED": seed}
+            env |= {"DIBS_PROOF_SEED": seed, "DIBS_PROOF_STORE": wanted.store}
             print(f"\nround {rounds}: {file} with {env}", flush=True)
             round_ = processes.run(
                 [*command, f"--hypothesis-seed={seed}"],

@@ -11,13 +11,14 @@ from hashlib import sha1
 from dibs.cli import main
 from dibs.store import Rules, scripts
 
-WITNESS = "witness"
+WITNESS = ".witness"
+"""Behind what a project's keys begin with, so that a cluster has it where the project is."""
 WRITTEN = ("claim", "heartbeat", "release", "break", "sweep")
 _WRAPPED = """
 local function act() %s
 end
 local reply = act()
-redis.call('RPUSH', '{key}', cjson.encode({{'{name}', ARGV, reply}}))
+redis.call('RPUSH', KEYS[1] .. '{key}', cjson.encode({{'{name}', ARGV, reply}}))
 return reply
 """
 

@@ -5,8 +5,6 @@ agree, in what was answered and in what lies in the store.
 """
 
 import asyncio
-import os
-import signal
 import time
 import uuid
 from collections import Counter
@@ -15,10 +13,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
 
-import redis
 from tests.harness import acting
-from tests.harness.oversight import keep
-from tests.proofs import seen, witness
+from tests.proofs import seen, stores, witness
 from tests.proofs.audit import Audit
 from tests.proofs.records import HELD
 from tests.proofs.reference_model import Model
@@ -27,9 +23,7 @@ from tests.tools.clock import SteppedClock
 from dibs import model, results
 from dibs.model import Project, Session, Task
 from dibs.store import Rules, Store, StoreDown
-from dibs.store.local import mark
-from dibs.store.local.embedded import EmbeddedStore
-from dibs.store.redis.link import PipelineLink
+from dibs.store.redis.store_url import link_to, parse
 
 RULES = Rules(
     ttl_ms=20_000,
@@ -55,6 +49,7 @@ RULES = Rules(
     history_ms=110_000,
 )
 """Small numbers, so that a minute reaches every boundary. Rates are another test's business."""
+PROJECT = Project("proof.repo")
 INSTANTS = ("due", "grace", "max_hold", "ticket", "window", "stale", "over", "loss", "ending")
 """Where something changes for a task by time alone."""
 
@@ -64,45 +59,66 @@ SLICE_MS = 4_000
 
 
 class Server:
-    """The store's process and its frozen clock; it survives many rigs."""
+    """The store's processes and their frozen clock; it survives many rigs."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         self.clock = SteppedClock(folder / "clock")
+        self.store = stores.backing(folder, PROJECT, self.clock)
         self.clock.freeze()
-        self.start()
+        self._connect()
+        self.move(0)
+
+    def _connect(self) -> None:
+        self.raw, *others = self.store.clients()
+        """To the server that has the project."""
+        self._all = [self.raw, *others]
 
     def start(self) -> None:
-        self.process = EmbeddedStore.start(self.folder / "data", env=self.clock.env)
-        keep(self.process.pid)  # a test may have started it again
-        self.raw: Any = redis.Redis.from_url(self.process.url, decode_responses=True)
-
-    def empty(self) -> None:
-        """Forget every claim; the store stays the one that its directory has had."""
-        name = self.raw.get(mark.KEY)
-        self.raw.flushall()
-        self.raw.set(mark.KEY, name)
+        """Start again what was killed."""
+        self.store.start()
+        self._connect()
+        self.move(0)
 
     def kill(self) -> None:
         """As a crash would: at once, with whatever is under way."""
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.stop()
-        self.raw.close()
+        self.store.kill()
+        self._disconnect()
+
+    def fill(self, *, on: bool) -> None:
+        """Take all room from the store, or give it back."""
+        for client in self._all:
+            client.config_set("maxmemory", "1" if on else "0")
+
+    def flush_scripts(self) -> None:
+        """Let it forget the scripts that it was given, as nobody promised to keep them."""
+        for client in self._all:
+            client.script_flush()
+
+    def flush_functions(self) -> None:
+        """And the functions."""
+        for client in self._all:
+            client.function_flush()
 
     def move(self, ms: int) -> None:
         """Step the clock, and wait until the store has seen it: it keeps its last loop's time."""
         self.clock.step(ms / 1000)
         deadline = time.monotonic() + 5
-        while self.time_us() != self.clock.now_us:
+        while any(time_us(client) != self.clock.now_us for client in self._all):
             assert time.monotonic() < deadline, "the store's clock does not follow the step"
 
-    def time_us(self) -> int:
-        seconds, micros = self.raw.time()
-        return seconds * 1_000_000 + micros
-
     def close(self) -> None:
-        self.raw.close()
-        self.process.stop()
+        self._disconnect()
+        self.store.stop()
+
+    def _disconnect(self) -> None:
+        for client in self._all:
+            client.close()
+
+
+def time_us(client: Any) -> int:
+    """What a server's clock says."""
+    seconds, micros = client.time()
+    return int(seconds * 1_000_000 + micros)
 
 
 class Rig:
@@ -114,8 +130,8 @@ class Rig:
     def __init__(self, server: Server, rules: Rules = RULES, sessions: int = 4) -> None:
         self.server, self.rules = server, rules
         self.run = asyncio.Runner().run
-        server.empty()
-        self.project = Project("proof.repo")
+        server.store.empty()
+        self.project = PROJECT
         self.sessions = [Session(str(uuid.uuid4())) for _ in range(sessions)]
         self.model = Model(rules)
         self.audit = Audit(server.raw, self.project)
@@ -133,7 +149,7 @@ class Rig:
         self.lease_least = self.lease_most = self.store.clock.reading.lease_ms
 
     def connect(self) -> None:
-        self.link = witness.Recorder(PipelineLink.to(self.server.process.url), self.rules)
+        self.link = witness.Recorder(link_to(parse(self.server.store.url)), self.rules)
         self.store = Store(self.link, self.rules)
         self.store.room = lambda: self.closed
 
@@ -342,7 +358,6 @@ class Rig:
         full, self.full = self.full, False
         self.server.kill()
         self.server.start()
-        self.server.move(0)
         self.audit.raw = self.server.raw
         self._protect()
         if full:
@@ -376,7 +391,6 @@ class Rig:
         full, self.full = self.full, False
         self.run(race())
         self.server.start()
-        self.server.move(0)
         self.audit.raw = self.server.raw
         self.full = full
         self.replay()
@@ -430,7 +444,7 @@ class Rig:
 
     def fill(self, *, on: bool) -> None:
         """Take all room from the store, or give it back."""
-        self.server.raw.config_set("maxmemory", "1" if on else "0")
+        self.server.fill(on=on)
         self.full = on
 
     def _protect(self) -> None:

@@ -3,11 +3,15 @@
 import os
 import re
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from tests.harness import processes
 from tests.harness.services import running
+from tests.proofs import stores
+
+from dibs.model import Project
 
 IS_SHORT = os.environ.get("DIBS_PROOF_FORM") == "short"
 EXAMPLES = int(os.environ.get("DIBS_PROOF_EXAMPLES", "15" if IS_SHORT else "20"))
@@ -22,7 +26,13 @@ NO_RATES = {f"DIBS_RATE_PER_{whose}": "0" for whose in ("SESSION", "PROJECT")}
 
 @pytest.mark.timeout(120 + EXAMPLES * 2)
 def test_every_call_that_the_description_allows_is_answered_as_it_says(tmp_path: Path) -> None:
-    with running(tmp_path, env={"DIBS_ADMIN_KEY": ADMIN, **PLENTY, **NO_RATES}) as service:
+    with ExitStack() as held:
+        service_env = {"DIBS_ADMIN_KEY": ADMIN, **PLENTY, **NO_RATES}
+        if stores.KIND != "embedded":  # that it starts itself
+            store = stores.backing(tmp_path, Project("p"))
+            held.callback(store.stop)
+            service_env["DIBS_REDIS_URL"] = store.url
+        service = held.enter_context(running(tmp_path / "service", env=service_env))
         script = "import sys; from schemathesis.cli import schemathesis; schemathesis()"
         command = [sys.executable, "-c", script, "--config-file", str(CONFIG), "run"]
         command += [f"{service.url}/openapi.json"]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from tests.proofs import wire, witness
 from tests.proofs.audit import Audit
 from tests.proofs.histories import (
@@ -54,7 +53,7 @@ def test_what_concurrent_clients_hear_is_what_one_sequential_program_would_say(
         for service in here.services:
             service.stop()
         operations = {each.key: each for client in clients for each in client.done}
-        with redis.Redis.from_url(here.store.url, decode_responses=True) as store:
+        with here.store.clients()[0] as store:
             ran, model = replayed(witnessed(store), operations)
             audit = Audit(store, PROJECT)
             audit.check(model)

@@ -386,7 +386,11 @@ class Contract(RuleBasedStateMachine):
 
     @rule()
     def scripts_are_flushed(self) -> None:
-        self.rig.server.raw.script_flush()
+        self.rig.server.flush_scripts()
+
+    @rule()
+    def functions_are_flushed(self) -> None:
+        self.rig.server.flush_functions()
 
     @rule(what=st.sampled_from(["lose_request", "lose_reply"]), times=st.sampled_from([1, 1, 2, 3]))
     def messages_are_lost(self, what: str, times: int) -> None:

@@ -55,18 +55,15 @@ class Recorder:
         self._names = script_names(self.rules)
 
     async def command(self, *parts: str | int) -> Any:
-        async def carry() -> tuple[Any, bool]:
-            return await self.link.command(*parts), True
-
-        return (await self._carried(parts, carry))[0]
+        return await Recorded(self, self.link).command(*parts)
 
     async def replicated(self, *parts: str | int) -> tuple[Any, bool]:
-        return await self._carried(parts, lambda: self.link.replicated(*parts))
+        return await Recorded(self, self.link).replicated(*parts)
 
     def with_key(self, key: str, run: Callable[[Any], Awaitable[Any]]) -> Awaitable[Any]:
-        return run(self)
+        return self.link.with_key(key, lambda server: run(Recorded(self, server)))
 
-    async def _carried(
+    async def carried(
         self, parts: Sequence[str | int], carry: Callable[[], Awaitable[tuple[Any, bool]]]
     ) -> tuple[Any, bool]:
         if parts[0] not in ("FCALL", "EVALSHA", "EVAL"):
@@ -104,6 +101,26 @@ class Recorder:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.link, name)
+
+
+@dataclass
+class Recorded:
+    """A link to one server, what goes over which is written down."""
+
+    recorder: Recorder
+    server: Any
+
+    async def command(self, *parts: str | int) -> Any:
+        async def carry() -> tuple[Any, bool]:
+            return await self.server.command(*parts), True
+
+        return (await self.recorder.carried(parts, carry))[0]
+
+    async def replicated(self, *parts: str | int) -> tuple[Any, bool]:
+        return await self.recorder.carried(parts, lambda: self.server.replicated(*parts))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.server, name)
 
 
 def script_names(rules: Rules) -> dict[str, str]:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import redis
 from redis.exceptions import ResponseError
 from tests.conftest import Desk, Stepped, new_session
 from tests.harness import acting
+from tests.harness.processes import until
+from tests.harness.services import Running
 from tests.tools.clock import SteppedClock
+from tests.tools.servers import serving
 
 from dibs import results
 from dibs.acts import SCRIPTS
@@ -432,3 +436,22 @@ async def test_a_restarted_store_gives_every_live_claim_one_more_ttl(tmp_path: P
     finally:
         await store.close()
         embedded.stop()
+
+
+def test_a_claim_that_waited_is_of_unknown_outcome_where_its_store_goes_away(
+    tmp_path: Path,
+) -> None:
+    short = {"DIBS_MIN_TTL": "1s", "DIBS_GRACE": "1s"}
+    with (
+        serving("valkey", tmp_path) as server,
+        Running(env={"DIBS_REDIS_URL": server.url} | short) as service,
+        ThreadPoolExecutor(1) as others,
+    ):
+        assert service.claim("T-1", ttl=2)[0] == 201
+        wish = {"task": "T-1", "queue": True, "wait": 20}
+        asked = others.submit(service.ask, "POST", "/v1/p/claim", wish, new_session(), 30)
+        path = "/v1/p/claims/T-1"
+        until(lambda: service.ask("GET", path)[1]["waiters"] == 1, "it has a ticket, and waits")
+        server.process.kill()
+        status, told, _ = asked.result(30)
+        assert (status, told["outcome"]) == (503, "unknown"), told

@@ -7,6 +7,7 @@ from typing import TypeVar
 from dibs import results
 from dibs.claims import Claims
 from dibs.model import Project, Task
+from dibs.store import StoreDown
 from dibs.store.broadcast import ShuttingDown, Subscription
 from dibs.store.events import CursorExpired
 
@@ -25,11 +26,19 @@ async def until_granted(
     """Return what `ask` comes to, once that is no refusal or `most_s` seconds are over.
 
     Of what happens that counts which is about one of `tasks`; where there are none, all does.
+    Once it was asked a ticket may stay, or a loss be told, so a failure after that is of unknown
+    outcome. Raises StoreDown.
     """
     until = asyncio.get_running_loop().time() + most_s
+    asked = False
     async with claims.broadcaster.listen(project) as subscription:
         while True:
-            result = await ask()
+            try:
+                result = await ask()
+            except StoreDown as down:
+                down.sent = down.sent or asked
+                raise
+            asked = True
             left_s = until - asyncio.get_running_loop().time()
             wait_s = _wait_of(result)
             if wait_s is None or left_s <= 0 or claims.broadcaster.ended:

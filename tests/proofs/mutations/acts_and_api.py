@@ -3,6 +3,7 @@
 from tests.proofs.mutations.mutant import ACTS, ADMISSION, EVICTION, FORGE, SMUGGLING, Mutant
 
 BODIES = "tests/ops/test_bodies.py::test_"
+FAILURES = "tests/store/test_failures.py::test_"
 COMPRESSION = "tests/http/test_compression.py::test_"
 
 MUTANTS = [
@@ -249,5 +250,13 @@ MUTANTS = [
         '"POST" if act in POSTS else ""',
         '"POST" if act in POSTS and not reads else ""',
         ("tests/http/test_tasks.py",),
+    ),
+    Mutant(
+        "a wait forgets that it has asked",
+        "acts/waiting.py",
+        "an error says whether it took effect (I14)",
+        "                down.sent = down.sent or asked\n",
+        "",
+        (f"{FAILURES}a_claim_that_waited_is_of_unknown_outcome_where_its_store_goes_away",),
     ),
 ]

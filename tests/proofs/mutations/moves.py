@@ -1,6 +1,6 @@
 """Bugs in the one function that moves a task: every index, event and time that it keeps."""
 
-from tests.proofs.mutations.mutant import HISTORY, LISTED, Mutant
+from tests.proofs.mutations.mutant import BOUNDARIES, HISTORY, LISTED, MACHINE, Mutant
 
 MUTANTS = [
     # The one function that moves a task: every index, event and time that it keeps.
@@ -21,6 +21,7 @@ MUTANTS = [
             "record, indexes and events agree (I8)",
             "    if left then call",
             f"    if left and left ~= '{index}' then call",
+            (MACHINE,),
         )
         for index in (":lapsed", ":done", ":ended")
     ),
@@ -31,8 +32,12 @@ MUTANTS = [
             "the stream has each transition once (I12)",
             "  if shown then emit(",
             f"  if shown and to ~= '{state}' then emit(",
+            tests,
         )
-        for state in ("parked", "review", "done", "rejected", "released", "abandoned", "broken")
+        for state, tests in (
+            *((state, (BOUNDARIES,)) for state in ("parked", "done", "released", "broken")),
+            *((state, (MACHINE,)) for state in ("review", "rejected", "abandoned")),
+        )
     ),
     Mutant(
         "no event for a grant",
@@ -47,6 +52,7 @@ MUTANTS = [
         "the stream has each transition once (I12)",
         "({parked = 'resumed', review = 'resumed', lapsed",
         "({parked = 'resumed', lapsed",
+        (MACHINE,),
     ),
     Mutant(
         "no event for what has failed",
