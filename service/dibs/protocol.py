@@ -19,11 +19,11 @@ from uvicorn.server import ServerState
 
 from dibs.api.connection_problems import HEAD_BYTES, REFUSALS, REQUEST_S
 from dibs.api.headers import DECIDING, Header, is_host
-from dibs.coalescing import CoalescingTransport
 from dibs.connection_slots import QUIET_S, ConnectionSlots, is_kept_for
 from dibs.framing import end_of_part, whole, without_offers
 from dibs.metrics import Metrics
 from dibs.responses import WHOLE
+from dibs.transport import CountingTransport
 
 log = logging.getLogger("dibs.protocol")
 
@@ -60,7 +60,7 @@ class HttpConnection(HttpToolsProtocol):
         *("_hung_up_at", "_in_body", "_keep_alive", "_left", "_metrics", "_offered", "_quiet_at"),
         *("_room", "_seats", "_tail", "_taken", "_taken_at", "began"),
     )
-    transport: Any  # a CoalescingTransport
+    transport: Any  # a CountingTransport
 
     def __init__(
         self,
@@ -104,8 +104,8 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Take the connection, or say that there are too many."""
-        coalescing: Any = CoalescingTransport(transport, self._hang_up)
-        super().connection_made(coalescing)
+        counting: Any = CountingTransport(transport, self._hang_up)
+        super().connection_made(counting)
         self.began = self.loop.time()
         if not self._seats.enter(self, self.began):
             self._count("many")
@@ -267,7 +267,7 @@ class HttpConnection(HttpToolsProtocol):
         keep_alive = self.cycle.keep_alive
         head = whole(status, self.server_state.default_headers, headers, keep_alive=keep_alive)
         self.cycle.response_started = self.cycle.response_complete = True
-        self.transport.write_whole(head + body)
+        self.transport.write(head + body)
         self.cycle.message_event.set()
         if not keep_alive:
             self.transport.close()
@@ -275,9 +275,8 @@ class HttpConnection(HttpToolsProtocol):
         return True
 
     def on_response_complete(self) -> None:
-        """Send what there is of the answer, and go on with what waits. In place of uvicorn's, which
+        """Go on with what waits. In place of uvicorn's, which
         sets a timer each time; see `look`."""
-        self.transport.flush()
         self._answering = False
         self._quiet_at = self.loop.time()
         self._seats.quiet(self, self._quiet_at)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tests.harness.processes import until
 from tests.harness.services import Running, new_session
+from tests.http.raw import Wire
 
 KEY = "a-team-key-of-this-test"
 
@@ -361,13 +362,13 @@ def test_a_thousand_connections_that_read_nothing_cost_little(wide: Running) -> 
 
 
 def test_a_connection_is_kept_between_requests_for_as_long_as_is_set(wide: Running) -> None:
-    with open_socket(wide) as connection:
+    with Wire(f"http://127.0.0.1:{wide.port}") as wire:
         for _ in range(2):
-            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n\r\n")
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            wire.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n\r\n")
+            assert wire.answer().status == 200
             time.sleep(1)  # the pause itself
         began = time.monotonic()
-        assert all_of(connection) == b""
+        assert wire.rest() == b""
     assert 0.5 < time.monotonic() - began < 4
 
 

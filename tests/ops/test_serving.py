@@ -159,15 +159,13 @@ def test_the_service_uses_nothing_that_its_framework_gives_up() -> None:
     app.build(load(), "redis://127.0.0.1:1")  # a warning is an error here (pyproject.toml)
 
 
-def test_an_answer_comes_in_one_piece_whether_it_has_a_body_or_not(service: Running) -> None:
+def test_the_answer_to_an_act_comes_in_one_piece(service: Running) -> None:
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
-        for method in ("GET", "HEAD", "GET"):
-            connection.sendall(f"{method} /livez HTTP/1.1\r\nHost: dibs\r\n\r\n".encode())
-            head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 200 OK")
-            length = int(head.lower().partition(b"content-length: ")[2].split()[0])
-            assert len(body) == (length if method == "GET" else 0)
-    assert length > 0
+        for session in (new_session(), "none"):
+            head = f"POST /v1/p/heartbeat HTTP/1.1\r\nHost: dibs\r\nDibs-Session: {session}\r\n"
+            connection.sendall(f"{head}Content-Length: 0\r\n\r\n".encode())
+            answer, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+            assert int(answer.lower().partition(b"content-length: ")[2].split()[0]) == len(body) > 0
 
 
 def test_an_idle_service_and_its_store_need_less_than_80_mb(tmp_path: Path) -> None:
