@@ -3,6 +3,7 @@
 from tests.proofs.mutations.mutant import FAILOVER, FUNCTIONS, Mutant
 
 REPAIR = ("tests/store/test_repair.py",)
+CRASHED = "tests/store/test_functions_after_a_crash.py::test_"
 
 MUTANTS = [
     Mutant(
@@ -108,6 +109,46 @@ MUTANTS = [
         "return dated[0] > 0",
         "return True",
         (f"{FUNCTIONS}old_libraries_go_and_those_of_others_stay",),
+    ),
+    Mutant(
+        "functions that a store forgot are given to it no more",
+        "store/redis/functions.py",
+        "what a store forgot it is given again",
+        'if "Function not found" in str(reply):',
+        "if False:",
+        (f"{FUNCTIONS}what_the_store_forgot_it_is_given_again",),
+    ),
+    Mutant(
+        "a library is given, and its act sent as a script",
+        "store/scripts.py",
+        "what a store forgot it is given again",
+        "_FUNCTION_TRIES = 2",
+        "_FUNCTION_TRIES = 1",
+        (f"{FUNCTIONS}what_the_store_forgot_it_is_given_again",),
+    ),
+    Mutant(
+        "who comes second with a library is refused functions",
+        "store/redis/functions.py",
+        "what one has given to a store all may use",
+        'if "already exists" not in str(reply):',
+        "if True:",
+        (f"{FUNCTIONS}who_comes_second_with_a_library_uses_that_of_the_first",),
+    ),
+    Mutant(
+        "an act fails whose function is flushed twice",
+        "store/scripts.py",
+        "nothing depends on functions",
+        "                if not await server.functions.amend(server, library, error):",
+        "                if not await server.functions.amend(server, library, error) or _:",
+        (f"{CRASHED}no_act_fails_while_functions_and_scripts_are_flushed_again_and_again",),
+    ),
+    Mutant(
+        "a script that a store forgot is an error",
+        "store/scripts.py",
+        "what a store forgot it is given again",
+        "    except NoScriptError:\n        return",
+        "    except NoScriptError if not library else ZeroDivisionError:\n        return",
+        (f"{CRASHED}no_act_fails_while_functions_and_scripts_are_flushed_again_and_again",),
     ),
     Mutant(
         "a server that refused functions is never asked again",
