@@ -5,6 +5,7 @@ text is no longer in the code fails it too: it has to be written anew.
 """
 
 import argparse
+import compileall
 import os
 import re
 import shutil
@@ -36,11 +37,11 @@ class Verdict:
 
 def copied(folder: str) -> Path:
     """The service, the client and the skill, as the package has them: what is served is there. And
-    the action."""
+    the action. What of the service is compiled stays so, but for the file that gets the bug."""
     copy = Path(folder) / "dibs"
-    parts = {part: copy / part.name for part in (CLIENT, SKILL, ACTION)}
-    for part, where in {SERVICE: copy, **parts}.items():
-        shutil.copytree(part, where, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(SERVICE, copy)
+    for part in (CLIENT, SKILL, ACTION):
+        shutil.copytree(part, copy / part.name, ignore=shutil.ignore_patterns("__pycache__"))
     return copy
 
 
@@ -111,6 +112,7 @@ def main() -> int:
     processes.clean_signals()
     processes.adopt_orphans()
     assert the_copy_is_what_runs(), "PYTHONPATH does not come before the installed dibs"
+    compileall.compile_dir(SERVICE, quiet=2)
     mutants = [mutant for mutant in MUTANTS if wanted.only in mutant.name]
     if failing := tests_that_fail_anyway(mutants):
         print(f"{failing} fails without a bug, so nothing can be said")
