@@ -7,7 +7,6 @@ python -m bench --quick   one short round of everything, printed only
 import argparse
 import contextlib
 import datetime
-import json
 import os
 import platform
 import statistics
@@ -16,15 +15,14 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
-from tests.harness.processes import clean_signals, run
+from tests.harness.processes import clean_signals
 
-from bench import client, contenders, growth, report, turns
+from bench import client, contenders, figures, growth, report, turns
 from bench.acts import ACTS
-from bench.contenders import ROOT, Contender, Missing
+from bench.contenders import LANES, ROOT, Contender, Missing, Result, load
+from bench.figures import Say
 
-LANES = 32
 STRICT, EVERYSEC = "dibs strict", "dibs everysec"
 PLAIN, ETCD, ECHO = "plain FastAPI", "etcd gateway", "framework echo"
 Start = Callable[[str], AbstractContextManager[Contender]]
@@ -35,29 +33,7 @@ ALL: dict[str, Start] = {
     ETCD: contenders.etcd,
     ECHO: contenders.echo,
 }
-Result = dict[str, Any]
 Results = dict[tuple[str, str, int], list[Result]]
-
-
-def load(contender: Contender, act: str, lanes: int, seconds: float, project: str = "") -> Result:
-    """Load a contender from a process of its own; raise when an answer was not the right one."""
-    plan = {
-        "wire": contender.wire,
-        "act": act,
-        "port": contender.port,
-        "connections": lanes,
-        "seconds": seconds,
-        "project": project,
-    }
-    before = contender.cpu_s()
-    done = run([sys.executable, "-m", "bench.load", json.dumps(plan)], cwd=ROOT, timeout=120)
-    if done.returncode:
-        raise RuntimeError(f"{contender.name}, {act}: {done.stderr[-800:]}")
-    result: Result = json.loads(done.stdout)
-    if result["bad"]:
-        raise RuntimeError(f"{contender.name}, {act}: answered {result['statuses']}")
-    result["cpu_us"] = (contender.cpu_s() - before) / result["count"] * 1e6
-    return result
 
 
 def started(held: contextlib.ExitStack, missing: list[str]) -> list[Contender]:
@@ -71,7 +47,7 @@ def started(held: contextlib.ExitStack, missing: list[str]) -> list[Contender]:
     return running
 
 
-def compare(rounds: int, seconds: float, say: Callable[[str], None]) -> tuple[Results, list[str]]:
+def compare(rounds: int, seconds: float, say: Say) -> tuple[Results, list[str]]:
     """Run every act on every contender in turn, `rounds` times."""
     results: Results = {}
     missing: list[str] = []
@@ -97,7 +73,7 @@ def compare(rounds: int, seconds: float, say: Callable[[str], None]) -> tuple[Re
     return results, missing
 
 
-def raw_scripts(say: Callable[[str], None]) -> dict[str, str]:
+def raw_scripts(say: Say) -> dict[str, str]:
     """Run the scripts themselves with redis-benchmark, by a store as dibs starts it."""
     say("raw scripts")
     return growth.raw_scripts()
@@ -122,11 +98,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round, printed only")
     quick = parser.parse_args().quick
-    began = time.monotonic()
-
-    def say(what: str) -> None:
-        print(f"{time.monotonic() - began:5.0f} s  {what}", file=sys.stderr, flush=True)
-
+    began, say = time.monotonic(), figures.say()
     busy = os.getloadavg()[0]
     results, missing = compare(1 if quick else 3, 0.5 if quick else 0.8, say)
     turned = turns.measure(say)

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from tests.harness.processes import clean_signals, end, start
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 
 from bench.contenders import ROOT, cpu_s
 
@@ -33,7 +33,7 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-class Connection:
+class JsonConnection:
     """A kept-alive HTTP connection that posts JSON."""
 
     def __init__(self, host: str, port: int) -> None:
@@ -62,7 +62,7 @@ class Connection:
         await self.ask("POST", f"/v1/{project}/release", {"task": task, "outcome": "released"})
 
 
-class Board:
+class OpenBoard:
     """One open board: when each change arrived."""
 
     def __init__(self) -> None:
@@ -96,11 +96,11 @@ def memory_mib(pid: int) -> float:
 async def steady(host: str, port: int, rate: int, seconds: float) -> dict[str, float]:
     """Make `rate` transitions a second; return when each task's change was acknowledged."""
     told: dict[str, float] = {}
-    crew = [Connection(host, port) for _ in range(10)]
+    crew = [JsonConnection(host, port) for _ in range(10)]
     await asyncio.gather(*(one.open() for one in crew))
     began, number = time.monotonic(), 0
 
-    async def worker(one: Connection) -> None:
+    async def worker(one: JsonConnection) -> None:
         nonlocal number
         held: list[str] = []
         one.session = str(uuid.uuid4())
@@ -121,12 +121,12 @@ async def steady(host: str, port: int, rate: int, seconds: float) -> dict[str, f
 
 async def throughput(host: str, port: int, seconds: float) -> tuple[float, float]:
     """Claim and release as fast as eight sessions can; return calls a second, and the p99 in ms."""
-    crew = [Connection(host, port) for _ in range(8)]
+    crew = [JsonConnection(host, port) for _ in range(8)]
     await asyncio.gather(*(one.open() for one in crew))
     took: list[float] = []
     end = time.monotonic() + seconds
 
-    async def worker(one: Connection) -> None:
+    async def worker(one: JsonConnection) -> None:
         while time.monotonic() < end:
             task = f"W-{one.session}"
             for act in (one.claim, one.release):
@@ -140,7 +140,7 @@ async def throughput(host: str, port: int, seconds: float) -> tuple[float, float
 
 async def paint(host: str, port: int) -> list[float]:
     """Fill a project with 1,000 claims; return how long its first page took, in ms, cold first."""
-    one = Connection(host, port)
+    one = JsonConnection(host, port)
     await one.open()
     for first in range(0, 1000, 25):
         tasks = [f"P-{n}" for n in range(first, first + 25)]
@@ -205,7 +205,7 @@ async def slowdown(host: str, port: int, pid: int, streams: int, rate: int) -> N
 
 
 async def arrivals(
-    host: str, port: int, boards: list[Board], rate: int, seconds: float
+    host: str, port: int, boards: list[OpenBoard], rate: int, seconds: float
 ) -> list[float]:
     """Return how long after each claim's reply each board showed it, in ms."""
     told = await steady(host, port, rate, seconds)
@@ -222,14 +222,14 @@ async def main(streams: int, rate: int, seconds: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         limits = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
         limits["DIBS_MAX_CLAIMS_PER_SESSION"] = "2000"
-        with Service(Path(folder), env=limits) as service:
+        with ServiceProcess(Path(folder), env=limits) as service:
             host, port = "127.0.0.1", service.port
             took = " ".join(f"{ms:.0f}" for ms in await paint(host, port))
             print(f"  a page of 1,000 claims, six times: {took} ms")
             await throughput(host, port, 2)  # warm
             await slowdown(host, port, service.pid, streams, rate)
 
-            boards = [Board() for _ in range(streams)]
+            boards = [OpenBoard() for _ in range(streams)]
             ready = [asyncio.Event() for _ in boards]
             follows = [
                 asyncio.create_task(board.follow(host, port, event, parse=board is boards[0]))

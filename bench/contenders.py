@@ -1,6 +1,7 @@
 """Starting and stopping what is compared: each with a directory and a port of its own."""
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -10,9 +11,10 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.harness.processes import end, family, start, until
-from tests.harness.services import DIBS, Service, clean_environ
+from tests.harness.processes import end, family, run, start, until
+from tests.harness.services import DIBS, ServiceProcess, clean_environ
 
 from dibs.store.local.process import MALLOC
 from dibs.store.local.programs import find_server
@@ -21,6 +23,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PLAIN_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 START_S = 60.0
+LANES = 32
+"""Connections, where nothing else is said."""
+Result = dict[str, Any]
 MANY = "1000000"
 UNLIMITED = {
     "DIBS_RATE_PER_SESSION": MANY,  # the limits are checked, and never reached
@@ -145,7 +150,7 @@ def dibs(
         settings = UNLIMITED | dict(env or {})
         if fsync != "always" and "DIBS_REDIS_URL" not in settings:
             settings["DIBS_REDIS_URL"] = held.enter_context(redis(where, fsync))
-        service = Service(where, env=settings, command=[python, *DIBS[1:]])
+        service = ServiceProcess(where, env=settings, command=[python, *DIBS[1:]])
         with service:
             until(service.is_ready, "the service is ready", START_S)
             yield Contender(name, "dibs", service.port, service.pid)
@@ -206,3 +211,24 @@ def etcd(name: str) -> Iterator[Contender]:
         with process(command, log) as pid:
             wait_for(port, log)
             yield Contender(name, "etcd", port, pid)
+
+
+def load(contender: Contender, act: str, lanes: int, seconds: float, project: str = "") -> Result:
+    """Load a contender from a process of its own; raise when an answer was not the right one."""
+    plan = {
+        "wire": contender.wire,
+        "act": act,
+        "port": contender.port,
+        "connections": lanes,
+        "seconds": seconds,
+        "project": project,
+    }
+    before = contender.cpu_s()
+    done = run([sys.executable, "-m", "bench.load", json.dumps(plan)], cwd=ROOT, timeout=120)
+    if done.returncode:
+        raise RuntimeError(f"{contender.name}, {act}: {done.stderr[-800:]}")
+    result: Result = json.loads(done.stdout)
+    if result["bad"]:
+        raise RuntimeError(f"{contender.name}, {act}: answered {result['statuses']}")
+    result["cpu_us"] = (contender.cpu_s() - before) / result["count"] * 1e6
+    return result

@@ -16,7 +16,7 @@ import redis
 from tests.harness.processes import run
 
 from bench import contenders
-from bench.contenders import Contender, Missing
+from bench.contenders import LANES, Contender, Missing, load
 from bench.wires import FACTS, PROJECT
 from dibs.acts import SCRIPTS, claim, heartbeat
 from dibs.model import Project
@@ -81,8 +81,6 @@ def _fill(url: str, claims: int, projects: int) -> float:
 
 def measure(say: Callable[[str], None], *, quick: bool = False) -> list[dict[str, Any]]:
     """Return what was found for each size; the sizes take turns."""
-    from bench.__main__ import LANES, load
-
     found: list[Grown] = []
     with contextlib.ExitStack() as held:
         running: list[Contender] = []

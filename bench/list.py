@@ -4,7 +4,6 @@ python -m bench.list            100,000 tasks, about three minutes
 python -m bench.list --quick    5,000 tasks
 """
 
-import argparse
 import contextlib
 import http.client
 import json
@@ -12,33 +11,23 @@ import statistics
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import redis
-from tests.harness.processes import clean_signals
 
-from bench import contenders
+from bench import contenders, figures
+from bench.contenders import LANES, load
+from bench.figures import Figure, Say
 from bench.growth import store_url
 from bench.wires import FACTS, PROJECT
 
 MANY, IMPORTED, DEPENDENTS, A_CALL = 100_000, 10_000, 1_000, 500
-LANES, SECONDS, ROUNDS = 32, 0.5, 9
+SECONDS, ROUNDS = 0.5, 9
 Entry = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One figure, and what it is to be."""
-
-    what: str
-    goal: str
-    found: str
-    is_met: bool
-
-
-class Caller:
+class ListCaller:
     """A session with a connection of its own."""
 
     def __init__(self, port: int, project: str = PROJECT) -> None:
@@ -79,7 +68,7 @@ def with_text(name: str, number: int) -> Entry:
     return entry(name, number) | more | needs
 
 
-def measure(say: Callable[[str], None], *, quick: bool = False) -> list[Row]:
+def measure(say: Say, *, quick: bool = False) -> list[Figure]:
     """Return what was found."""
     many = 5_000 if quick else MANY
     imported = 1_000 if quick else IMPORTED
@@ -90,40 +79,40 @@ def measure(say: Callable[[str], None], *, quick: bool = False) -> list[Row]:
             contextlib.closing(redis.Redis.from_url(store_url(folder), socket_timeout=60))
         )
         say(f"list: {imported:,} tasks are written")
-        rows = list(_import(service.port, imported))
+        found = list(_import(service.port, imported))
         say("list: bytes")
-        rows += _bytes(service.port, store, 5_000 if quick else 30_000)
+        found += _bytes(service.port, store, 5_000 if quick else 30_000)
         say(f"list: {many:,} tasks are written")
-        Caller(service.port).write([entry("T", number) for number in range(many)])
+        ListCaller(service.port).write([entry("T", number) for number in range(many)])
         say("list: dependents")
-        rows.append(_dependents(service.port, 3 if quick else 9))
+        found.append(_dependents(service.port, 3 if quick else 9))
         say("list: next and claims take turns")
-        rows.append(_next(service, many, quick=quick))
-    return rows
+        found.append(_next(service, many, quick=quick))
+    return found
 
 
-def _import(port: int, many: int) -> Iterator[Row]:
-    lead, entries = Caller(port, "bench.import"), [with_text("I", n) for n in range(many)]
+def _import(port: int, many: int) -> Iterator[Figure]:
+    lead, entries = ListCaller(port, "bench.import"), [with_text("I", n) for n in range(many)]
     share = many / IMPORTED
     for what, most_s in (("written", 10), ("written again, nothing changed", 5)):
         took = lead.write(entries)
         what = f"{many:,} tasks with texts of 480 characters {what}, 500 a call"
-        yield Row(what, f"≤ {most_s * share:g} s", f"{took:.1f} s", took <= most_s * share)
+        yield Figure(what, f"≤ {most_s * share:g} s", f"{took:.1f} s", took <= most_s * share)
 
 
-def _bytes(port: int, store: Any, many: int) -> Iterator[Row]:
+def _bytes(port: int, store: Any, many: int) -> Iterator[Figure]:
     def used() -> int:
         for key in store.scan_iter("dibs:*:rates:*", 1_000):
             store.delete(key)
         return int(store.info("memory")["used_memory"])
 
     # First so many that the stream of events is as long as it gets, and no more is counted of it.
-    kept = Caller(port, "bench.bytes")
+    kept = ListCaller(port, "bench.bytes")
     kept.write([entry("W", n) for n in range(12_000)])
     before = used()
     kept.write([entry("K", n) for n in range(many)])
     each = (used() - before) / many
-    yield Row(
+    yield Figure(
         "store memory per listed task with a title of 39 characters and no body",
         "≤ 500 bytes",
         f"{each:.0f} bytes",
@@ -132,9 +121,9 @@ def _bytes(port: int, store: Any, many: int) -> Iterator[Row]:
     before = used()
     for first in range(0, many, 25):
         tasks = [f"L-{number:06}" for number in range(first, first + 25)]
-        Caller(port, "bench.bytes").post("claim", all_of=tasks, **FACTS)
+        ListCaller(port, "bench.bytes").post("claim", all_of=tasks, **FACTS)
     each = (used() - before) / many
-    yield Row(
+    yield Figure(
         "store memory per lease of an unlisted task, all facts given",
         "≤ 700 bytes",
         f"{each:.0f} bytes",
@@ -142,8 +131,8 @@ def _bytes(port: int, store: Any, many: int) -> Iterator[Row]:
     )
 
 
-def _dependents(port: int, rounds: int) -> Row:
-    lead, took = Caller(port), list[float]()
+def _dependents(port: int, rounds: int) -> Figure:
+    lead, took = ListCaller(port), list[float]()
     for turn in range(rounds):
         need = f"D-{turn}"
         others = [entry(f"D-{turn}", n) | {"needs": [need]} for n in range(DEPENDENTS)]
@@ -152,12 +141,10 @@ def _dependents(port: int, rounds: int) -> Row:
         took.append(lead.post("release", task=need, outcome="done") * 1000)
     found = statistics.median(took)
     what = f"a task is done that {DEPENDENTS:,} others need, until it is answered"
-    return Row(what, "≤ 20 ms", f"{found:.1f} ms (at most {max(took):.1f})", found <= 20)
+    return Figure(what, "≤ 20 ms", f"{found:.1f} ms (at most {max(took):.1f})", found <= 20)
 
 
-def _next(service: contenders.Contender, many: int, *, quick: bool) -> Row:
-    from bench.__main__ import load
-
+def _next(service: contenders.Contender, many: int, *, quick: bool) -> Figure:
     ratios, rates = [], []
     for turn in range(3 if quick else ROUNDS + 1):
         seconds = 0.2 if quick else SECONDS
@@ -168,37 +155,13 @@ def _next(service: contenders.Contender, many: int, *, quick: bool) -> Row:
     ratio = statistics.median(ratios)
     what = f"`next` a second among {many:,} listed tasks ÷ claims by name in the same project"
     found = f"{ratio:.2f} ({statistics.median(rates):,.0f} a second)"
-    return Row(what, "≥ 0.9", found, ratio >= 0.9)
-
-
-def section(rows: list[Row]) -> str:
-    """Return the part of docs/performance.md that these make."""
-    lines = ["## A list of tasks", ""]
-    lines += [
-        "`python -m bench.list`; with 32 connections, of rounds that take turns the median.",
-        "",
-    ]
-    lines += ["| what | to reach | found |", "|---|--:|--:|"]
-    lines += [f"| {row.what} | {row.goal} | {row.found} |" for row in rows]
-    return "\n".join(lines) + "\n"
+    return Figure(what, "≥ 0.9", found, ratio >= 0.9)
 
 
 def main() -> int:
     """Measure, and print it; say which figures are missed."""
-    clean_signals()
-    parser = argparse.ArgumentParser(prog="python -m bench.list", description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    began = time.monotonic()
-
-    def say(what: str) -> None:
-        print(f"{time.monotonic() - began:5.0f} s  {what}", file=sys.stderr, flush=True)
-
-    rows = measure(say, quick=parser.parse_args().quick)
-    print(section(rows))
-    missed = [row.what for row in rows if not row.is_met]
-    for what in missed:
-        print(f"missed: {what}", file=sys.stderr)
-    return 1 if missed else 0
+    said = f"with {LANES} connections, of rounds that take turns the median."
+    return figures.main("bench.list", __doc__, "A list of tasks", said, measure)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 from bench.acts import Before, Script, good, script
 
 
-class Connection:
+class LoadConnection:
     """A socket, and what is said on it."""
 
     __slots__ = ("began", "got", "script", "sock")
@@ -66,7 +66,7 @@ def run(
 ) -> dict[str, Any]:
     """Load the service, and return what it did."""
     lanes = [
-        Connection(port, script(wire, act, number, connections, project))
+        LoadConnection(port, script(wire, act, number, connections, project))
         for number in range(connections)
     ]
     first = prepare(lanes)
@@ -123,12 +123,12 @@ def run(
     }
 
 
-def prepare(lanes: list[Connection]) -> list[bytes]:
+def prepare(lanes: list[LoadConnection]) -> list[bytes]:
     """Prepare every connection, several at once: alone, each would wait for its own fsyncs."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(Connection.prepare, lanes))
+        return list(pool.map(LoadConnection.prepare, lanes))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ store = Redis.from_url(os.environ["PLAIN_REDIS_URL"], decode_responses=True)
 TTL_S = 1800
 
 
-class Claim(BaseModel):
+class PlainClaim(BaseModel):
     """What a session says of its claim."""
 
     task: str
@@ -42,7 +42,7 @@ async def _check(mine: Mine) -> None:
 
 
 @app.post("/claim", status_code=201)
-async def claim(claim: Claim) -> dict[str, Any]:
+async def claim(claim: PlainClaim) -> dict[str, Any]:
     """Take a task."""
     key = f"claim:{claim.task}"
     if await store.set(key, claim.model_dump_json(), nx=True, ex=TTL_S):

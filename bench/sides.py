@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import client, contenders
-from bench.__main__ import load
-from bench.contenders import Contender
+from bench.contenders import Contender, load
 
 ROUNDS = 9
 SECONDS = 2.0

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness.processes import clean_signals, until
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 
 SESSIONS = 40
 HELD_MOST = 10
@@ -63,7 +63,7 @@ class Book:
     latencies: list[float] = field(default_factory=list)
 
 
-class Connection:
+class PatientConnection:
     """One kept-alive connection; a call is repeated until it is answered, and not with 503."""
 
     def __init__(self, port: int, book: Book) -> None:
@@ -113,7 +113,7 @@ class Connection:
             self._streams = None
 
 
-class Restarted(Service):
+class Restarted(ServiceProcess):
     """`dibs serve` in a directory, how it is restarted, and what it uses."""
 
     def restart(self, how: str) -> float:
@@ -149,7 +149,7 @@ async def session(number: int, port: int, book: Book, beat: asyncio.Queue[None])
         random.Random(number),
         str(uuid.UUID(int=random.Random(number).getrandbits(128), version=4)),
     )
-    connection = Connection(port, book)
+    connection = PatientConnection(port, book)
     mine: dict[tuple[str, str], int] = {}
     try:
         while True:
@@ -163,7 +163,7 @@ async def session(number: int, port: int, book: Book, beat: asyncio.Queue[None])
 async def act(
     die: random.Random,
     me: str,
-    connection: Connection,
+    connection: PatientConnection,
     mine: dict[tuple[str, str], int],
     book: Book,
 ) -> None:

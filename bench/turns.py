@@ -7,6 +7,7 @@ from typing import Any
 import redis
 
 from bench import contenders
+from bench.contenders import load
 from bench.growth import store_url
 
 SECONDS = 3.0
@@ -19,8 +20,6 @@ def measure(say: Callable[[str], None]) -> list[dict[str, float]]:
     In µs a claim, by the store's own count of its turns and the kernel's of processor time. Nothing
     for a server that does not count its turns: Redis and Valkey do from 7.2 on.
     """
-    from bench.__main__ import load
-
     found = []
     with contextlib.ExitStack() as held:
         folder = held.enter_context(contenders.folder())

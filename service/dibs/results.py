@@ -180,7 +180,7 @@ class HeldBack:
 
 
 @dataclass(frozen=True, slots=True)
-class Past(Negative):
+class UntilPassed(Negative):
     """The time until which a person would have kept something back is over."""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.abuse.rig import (
+from tests.abuse.deployment import (
     BEAT_S,
     BEHIND_FLY,
     KEPT_S,
@@ -19,7 +19,7 @@ from tests.abuse.rig import (
     SECONDS,
     SESSIONS,
     Deployed,
-    Team,
+    WorkingTeam,
 )
 from tests.harness.processes import until
 from tests.harness.services import new_session
@@ -88,7 +88,7 @@ def test_one_stranger_takes_no_team_its_room(tmp_path: Path) -> None:
     with Deployed(tmp_path, {"DIBS_OPEN": "yes", **BEHIND_FLY}) as deployed:
         told = deployed.attacked("locking.quota_of_one", SECONDS)
         assert 0 < told["201"] * 32 <= 500
-        with Team(deployed.service) as team:
+        with WorkingTeam(deployed.service) as team:
             answer = team.ask("claim", {"task": "something new"}, new_session())
         assert answer.status == 201, answer
 

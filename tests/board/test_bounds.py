@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 from tests.board.conftest import Team
-from tests.board.test_feed import Service, Viewer, service
+from tests.board.test_feed import FeedReader, FeedService, service
 from tests.conftest import new_session
 from tests.harness import acting
 from tests.harness.processes import until
@@ -152,14 +152,14 @@ async def fill(store: Store, project: Project, number: int) -> None:
 
 
 @pytest.fixture
-async def large(service: Service) -> Feeds:
+async def large(service: FeedService) -> Feeds:
     """The feeds of a service whose one project has 1,000 claims."""
     await fill(service.store, service.project, 1000)
     return Feeds(Claims(service.store, service.broadcaster, Bounds()))
 
 
 async def test_a_large_board_is_read_in_parts_that_hold_nobody_up(
-    service: Service, large: Feeds, reads: Counter[str]
+    service: FeedService, large: Feeds, reads: Counter[str]
 ) -> None:
     snapshot = await large.of(service.project).snapshot()
     assert snapshot.total == 1000
@@ -168,13 +168,13 @@ async def test_a_large_board_is_read_in_parts_that_hold_nobody_up(
 
 
 async def test_all_pages_and_viewers_of_a_large_board_share_one_reading(
-    service: Service, large: Feeds, reads: Counter[str]
+    service: FeedService, large: Feeds, reads: Counter[str]
 ) -> None:
     feed = large.of(service.project)
     viewers = []
     for number in range(1, 6):
         key = Key(number=number)
-        viewers.append(Viewer(feed, (await feed.snapshot(key)).id, key))
+        viewers.append(FeedReader(feed, (await feed.snapshot(key)).id, key))
     async with asyncio.timeout(5):
         while not all(viewer.told for viewer in viewers):
             await asyncio.sleep(0.01)
@@ -184,7 +184,7 @@ async def test_all_pages_and_viewers_of_a_large_board_share_one_reading(
 
 
 async def test_a_large_board_that_is_asked_for_again_is_right_without_a_whole_reading(
-    service: Service, large: Feeds, reads: Counter[str]
+    service: FeedService, large: Feeds, reads: Counter[str]
 ) -> None:
     feed = large.of(service.project)
     await feed.snapshot()
@@ -198,7 +198,7 @@ async def test_a_large_board_that_is_asked_for_again_is_right_without_a_whole_re
 
 
 async def test_what_changes_while_a_large_board_is_read_is_not_missed(
-    service: Service, large: Feeds, monkeypatch: pytest.MonkeyPatch
+    service: FeedService, large: Feeds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Readings._part
     parts = 0
@@ -216,7 +216,7 @@ async def test_what_changes_while_a_large_board_is_read_is_not_missed(
 
 
 async def test_only_so_many_rows_are_kept_and_followed(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: FeedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feeds, "ROWS_KEPT", 480)
     all_feeds = Feeds(Claims(service.store, service.broadcaster, Bounds()))
@@ -226,7 +226,7 @@ async def test_only_so_many_rows_are_kept_and_followed(
     viewers = []
     for name in names[:3]:  # 50 rows and 50 that are rendered, which count as two
         snapshot = await all_feeds.of(name).snapshot()
-        viewers.append(Viewer(await all_feeds.to_follow(name, ALL), snapshot.id))
+        viewers.append(FeedReader(await all_feeds.to_follow(name, ALL), snapshot.id))
         await asyncio.sleep(0)
     for name in names[3:]:
         assert (await all_feeds.of(name).snapshot()).total == 50
@@ -238,12 +238,14 @@ async def test_only_so_many_rows_are_kept_and_followed(
     await all_feeds.to_follow(names[4], ALL)
 
 
-async def test_only_so_many_pages_of_a_board_are_followed(service: Service, large: Feeds) -> None:
+async def test_only_so_many_pages_of_a_board_are_followed(
+    service: FeedService, large: Feeds
+) -> None:
     feed = large.of(service.project)
     viewers = []
     for number in range(feeds.SHEETS):
         key = Key(BoardQuery(q=f"T-0{number}"))
-        viewers.append(Viewer(feed, (await feed.snapshot(key)).id, key))
+        viewers.append(FeedReader(feed, (await feed.snapshot(key)).id, key))
         await asyncio.sleep(0)
     another = Key(BoardQuery(q="T-09"))
     assert (await feed.snapshot(another)).rows, "it can be looked at"
@@ -255,7 +257,7 @@ async def test_only_so_many_pages_of_a_board_are_followed(service: Service, larg
         await viewer.leave()
 
 
-async def test_pages_that_nobody_looks_at_are_forgotten(service: Service, large: Feeds) -> None:
+async def test_pages_that_nobody_looks_at_are_forgotten(service: FeedService, large: Feeds) -> None:
     feed = large.of(service.project)
     for number in range(1, 6):
         await feed.snapshot(Key(number=number))
@@ -312,7 +314,7 @@ def test_pages_of_the_worst_lists_are_bounded(tmp_path: Path) -> None:
 
 
 async def test_of_a_long_list_a_board_reads_a_part_of_each_kind(
-    service: Service, large: Feeds, monkeypatch: pytest.MonkeyPatch
+    service: FeedService, large: Feeds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [Task(f"N-{number:04}") for number in range(1200)]
     for first in range(0, 1200, 400):

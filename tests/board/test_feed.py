@@ -29,7 +29,7 @@ ANN = new_session()
 
 
 @dataclass
-class Service:
+class FeedService:
     """What of a service a feed needs."""
 
     store: Store
@@ -38,31 +38,31 @@ class Service:
 
 
 @pytest.fixture
-async def service(stepped: tuple[EmbeddedStore, Any], rules: Rules) -> AsyncIterator[Service]:
+async def service(stepped: tuple[EmbeddedStore, Any], rules: Rules) -> AsyncIterator[FeedService]:
     """A service's store and broadcaster, on a real server."""
     link, reader = links(stepped[0].url)
     store = Store(link, rules)
     await store.open()
     broadcaster = EventBroadcaster(store, reader)
-    yield Service(store, broadcaster, Project(f"feed.{next(_numbers)}"))
+    yield FeedService(store, broadcaster, Project(f"feed.{next(_numbers)}"))
     broadcaster.end()
     await broadcaster.close()
     await store.close()
 
 
 @pytest.fixture
-def all_feeds(service: Service) -> Feeds:
+def all_feeds(service: FeedService) -> Feeds:
     """The feeds of the service."""
     return Feeds(Claims(service.store, service.broadcaster, Bounds()))
 
 
 @pytest.fixture
-def feed(service: Service, all_feeds: Feeds) -> Feed:
+def feed(service: FeedService, all_feeds: Feeds) -> Feed:
     """The feed of one project."""
     return all_feeds.of(service.project)
 
 
-class Viewer:
+class FeedReader:
     """Somebody who looks: what they were told, as pairs of event and data."""
 
     def __init__(self, feed: Feed, after: str, key: Key = ALL) -> None:
@@ -97,7 +97,7 @@ class Viewer:
             await self.task
 
 
-async def claim(service: Service, task: str, **wish: Any) -> None:
+async def claim(service: FeedService, task: str, **wish: Any) -> None:
     who = ANN if len(task) == 3 else new_session()  # one session may not hold very many
     outcome = await acting.claim(
         service.store, service.project, who, [Task(task)], label="ann", **wish
@@ -106,9 +106,9 @@ async def claim(service: Service, task: str, **wish: Any) -> None:
 
 
 async def test_every_viewer_hears_of_a_claim_that_was_read_once(
-    service: Service, feed: Feed, monkeypatch: pytest.MonkeyPatch
+    service: FeedService, feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    viewers = [Viewer(feed, (await feed.snapshot()).id) for _ in range(50)]
+    viewers = [FeedReader(feed, (await feed.snapshot()).id) for _ in range(50)]
     async with asyncio.timeout(5):
         while not all(viewer.told for viewer in viewers):
             await asyncio.sleep(0.01)
@@ -130,16 +130,16 @@ async def test_every_viewer_hears_of_a_claim_that_was_read_once(
 
 
 async def test_a_viewer_who_comes_back_hears_exactly_what_it_missed(
-    service: Service, feed: Feed
+    service: FeedService, feed: Feed
 ) -> None:
-    stays, goes = [Viewer(feed, (await feed.snapshot()).id) for _ in range(2)]
+    stays, goes = [FeedReader(feed, (await feed.snapshot()).id) for _ in range(2)]
     await claim(service, "T-1")
     await goes.hears("T-1")
     await goes.leave()
     for task in ("T-2", "T-3"):
         await claim(service, task)
         await stays.hears(task)
-    back = Viewer(feed, goes.last)
+    back = FeedReader(feed, goes.last)
     await back.hears("T-3")
     assert back.rows() == ["T-2", "T-3"]
     assert "resync" not in [event for event, _ in back.told]
@@ -148,11 +148,11 @@ async def test_a_viewer_who_comes_back_hears_exactly_what_it_missed(
 
 
 async def test_what_happens_between_the_page_and_its_stream_is_told(
-    service: Service, feed: Feed
+    service: FeedService, feed: Feed
 ) -> None:
     snapshot = await feed.snapshot()
     await claim(service, "T-1")
-    viewer = Viewer(feed, snapshot.id)
+    viewer = FeedReader(feed, snapshot.id)
     await viewer.hears("T-1")
     await viewer.leave()
 
@@ -162,7 +162,7 @@ async def test_a_viewer_from_another_process_is_told_to_read_the_page(
     feed: Feed, after: str
 ) -> None:
     await feed.snapshot()
-    viewer = Viewer(feed, after)
+    viewer = FeedReader(feed, after)
     async with asyncio.timeout(5):
         while not viewer.told:
             await asyncio.sleep(0.01)
@@ -171,7 +171,7 @@ async def test_a_viewer_from_another_process_is_told_to_read_the_page(
 
 
 async def test_a_viewer_who_does_not_keep_up_starts_over_and_costs_no_memory(
-    service: Service, feed: Feed
+    service: FeedService, feed: Feed
 ) -> None:
     async with contextlib.aclosing(feed.follow((await feed.snapshot()).id)) as stream:
         await anext(stream)
@@ -186,10 +186,10 @@ async def test_a_viewer_who_does_not_keep_up_starts_over_and_costs_no_memory(
 
 
 async def test_a_plain_heartbeat_is_told_as_clocks_not_as_a_row(
-    service: Service, feed: Feed
+    service: FeedService, feed: Feed
 ) -> None:
     await claim(service, "T-1", ttl_s=60)
-    viewer = Viewer(feed, (await feed.snapshot()).id)
+    viewer = FeedReader(feed, (await feed.snapshot()).id)
     async with asyncio.timeout(5):
         while not viewer.patches():  # deadlines are shown in seconds: one has to pass
             await asyncio.sleep(0.1)
@@ -200,10 +200,10 @@ async def test_a_plain_heartbeat_is_told_as_clocks_not_as_a_row(
     await viewer.leave()
 
 
-async def test_a_patch_names_what_is_gone(service: Service, feed: Feed) -> None:
+async def test_a_patch_names_what_is_gone(service: FeedService, feed: Feed) -> None:
     store, project = service.store, service.project
     await acting.tasks(store, project, ANN, [{"task": "T-1"}])
-    viewer = Viewer(feed, (await feed.snapshot()).id)
+    viewer = FeedReader(feed, (await feed.snapshot()).id)
     await acting.tasks(store, project, ANN, [{"task": "T-1", "drop": True}])
     async with asyncio.timeout(5):
         while not any(patch["gone"] == ["T-1"] for patch in viewer.patches()):
@@ -211,8 +211,8 @@ async def test_a_patch_names_what_is_gone(service: Service, feed: Feed) -> None:
     await viewer.leave()
 
 
-async def test_nobody_is_followed_for_nobody(service: Service, feed: Feed) -> None:
-    viewer = Viewer(feed, (await feed.snapshot()).id)
+async def test_nobody_is_followed_for_nobody(service: FeedService, feed: Feed) -> None:
+    viewer = FeedReader(feed, (await feed.snapshot()).id)
     await claim(service, "T-1")
     await viewer.hears("T-1")
     assert (service.broadcaster.streams, feed.viewers) == (1, 1)
@@ -224,9 +224,9 @@ async def test_nobody_is_followed_for_nobody(service: Service, feed: Feed) -> No
 
 
 async def test_the_end_of_the_service_ends_every_stream_at_once(
-    service: Service, feed: Feed
+    service: FeedService, feed: Feed
 ) -> None:
-    viewers = [Viewer(feed, (await feed.snapshot()).id) for _ in range(3)]
+    viewers = [FeedReader(feed, (await feed.snapshot()).id) for _ in range(3)]
     async with asyncio.timeout(5):
         while not all(viewer.told for viewer in viewers):
             await asyncio.sleep(0.01)
@@ -237,10 +237,10 @@ async def test_the_end_of_the_service_ends_every_stream_at_once(
 
 
 async def test_projects_that_nobody_looks_at_are_forgotten(
-    service: Service, all_feeds: Feeds
+    service: FeedService, all_feeds: Feeds
 ) -> None:
     watched = all_feeds.of(Project("watched"))
-    viewer = Viewer(watched, (await watched.snapshot()).id)
+    viewer = FeedReader(watched, (await watched.snapshot()).id)
     async with asyncio.timeout(5):
         while not watched.viewers:
             await asyncio.sleep(0.01)
@@ -252,7 +252,7 @@ async def test_projects_that_nobody_looks_at_are_forgotten(
 
 
 async def test_paints_that_are_asked_for_together_share_the_reading(
-    service: Service, feed: Feed, monkeypatch: pytest.MonkeyPatch
+    service: FeedService, feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = 0
     pulse = service.store.pulse

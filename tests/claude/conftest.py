@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.claude.cli import CLAUDE
+from tests.claude.claude_code import CLAUDE
 from tests.client.conftest import CLIENT, Sandbox
-from tests.harness.services import Service, running
+from tests.harness.services import ServiceProcess, running
 
 ADMIN = "admin-key-of-these-tests"
 
@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """The real service, in memory."""
     env = {"DIBS_ADMIN_KEY": ADMIN, "DIBS_MIN_TTL": "1s", "DIBS_GRACE": "1s"}
     rates = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
@@ -31,7 +31,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield one
 
 
-def with_dibs(folder: Path, service: Service, **env: str) -> Sandbox:
+def with_dibs(folder: Path, service: ServiceProcess, **env: str) -> Sandbox:
     """A machine with a repository in which `dibs init` has run."""
     box = Sandbox(folder, service.url, **env)
     box.dibs("init").said(0)
@@ -42,7 +42,7 @@ def with_dibs(folder: Path, service: Service, **env: str) -> Sandbox:
 
 
 @pytest.fixture
-def repo(service: Service, tmp_path: Path) -> Iterator[Sandbox]:
+def repo(service: ServiceProcess, tmp_path: Path) -> Iterator[Sandbox]:
     """A repository with dibs in it, where edits need a claim."""
     box = with_dibs(tmp_path / "vm", service, DIBS_GATE="block")
     yield box

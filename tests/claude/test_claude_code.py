@@ -5,10 +5,10 @@ import re
 from typing import Any
 
 import pytest
-from tests.claude.cli import DIBS, bash, claude, trust, write
+from tests.claude.claude_code import DIBS, bash, claude, trust, write
 from tests.claude.conftest import ADMIN
 from tests.client.conftest import Sandbox
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 from tests.http.conftest import Caller
 from tests.tools.injected import NOTE_FRAME, ORDER, TEXTS
 
@@ -58,7 +58,7 @@ def test_plain_dibs_commands_need_no_permission_and_others_still_do(repo: Sandbo
 
 @pytest.mark.parametrize("name", ["a handover", "many lines", "JSON that closes", "tag characters"])
 def test_what_another_wrote_reaches_the_model_in_a_frame_or_not_at_all(
-    repo: Sandbox, service: Service, name: str
+    repo: Sandbox, service: ServiceProcess, name: str
 ) -> None:
     text, project = TEXTS[name], repo.env.get("DIBS_PROJECT", repo.project)
     me = {"CLAUDE_CODE_REMOTE": "true", "CLAUDE_CODE_REMOTE_SESSION_ID": "cse_01Ab"}

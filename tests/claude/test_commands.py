@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.claude.cli import DIBS, agent, bash, claude, trust, write
+from tests.claude.claude_code import DIBS, agent, bash, claude, trust, write
 from tests.claude.conftest import with_dibs
 from tests.claude.scriptedmodel import use
 from tests.client.conftest import Sandbox
 from tests.harness.processes import run
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 
 # Of a folder that nobody has trusted, where only the hook opens the way. In one that is trusted the
 # repository's rules and the CLI's own let more pass; there what passes here must pass as well.
@@ -106,7 +106,7 @@ def test_a_sub_agent_in_a_worktree_claims_and_edits(repo: Sandbox, is_trusted: b
 
 
 def test_both_repositories_of_a_session_are_kept_and_freed(
-    repo: Sandbox, service: Service, tmp_path: Path
+    repo: Sandbox, service: ServiceProcess, tmp_path: Path
 ) -> None:
     other = with_dibs(tmp_path / "other", service, DIBS_GATE="block")
     trust(repo, other.repo)

@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tests.claude.cli import DIBS, bash, claude, write
+from tests.claude.claude_code import DIBS, bash, claude, write
 from tests.client.conftest import Sandbox
 
 CROWD, AT_ONCE = 20, 8

@@ -4,7 +4,7 @@ import json
 import uuid
 
 import pytest
-from tests.claude.cli import DIBS, agent, bash, claude, conversation
+from tests.claude.claude_code import DIBS, agent, bash, claude, conversation
 from tests.claude.scriptedmodel import together
 from tests.client.conftest import Sandbox
 from tests.harness.processes import until

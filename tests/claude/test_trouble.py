@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.claude.cli import DIBS, bash, claude, conversation, write
+from tests.claude.claude_code import DIBS, bash, claude, conversation, write
 from tests.claude.conftest import with_dibs
 from tests.client.conftest import Sandbox
 from tests.harness.processes import until
-from tests.harness.services import Service, running
+from tests.harness.services import ServiceProcess, running
 
 LONG = "sleep 14"
 ALLOWED = ("--allowedTools", "Bash(sleep *)", "Bash(tail *)")
@@ -47,14 +47,14 @@ def test_a_session_that_dies_in_the_middle_of_a_call_is_not_kept_alive(repo: San
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Service]:
+def own(tmp_path: Path) -> Iterator[ServiceProcess]:
     """A service that a test may stop."""
     with running(tmp_path / "service", "--memory") as service:
         yield service
 
 
 @pytest.fixture
-def box(own: Service, tmp_path: Path) -> Iterator[Sandbox]:
+def box(own: ServiceProcess, tmp_path: Path) -> Iterator[Sandbox]:
     """A repository where edits need a claim of that service."""
     box = with_dibs(tmp_path / "vm", own, DIBS_GATE="block")
     yield box
@@ -63,7 +63,7 @@ def box(own: Service, tmp_path: Path) -> Iterator[Sandbox]:
 
 @pytest.mark.parametrize("how", ["gone", "frozen"])
 def test_an_outage_stops_nobodys_work_and_is_told_truly(
-    box: Sandbox, own: Service, how: str
+    box: Sandbox, own: ServiceProcess, how: str
 ) -> None:
     if how == "gone":
         own.kill()
@@ -83,7 +83,7 @@ def test_an_outage_stops_nobodys_work_and_is_told_truly(
     assert took < 60
 
 
-def test_a_slow_service_is_waited_for(box: Sandbox, own: Service) -> None:
+def test_a_slow_service_is_waited_for(box: Sandbox, own: ServiceProcess) -> None:
     box.dibs("claim", "T-0").said(0)
     os.kill(own.pid, signal.SIGSTOP)
     with conversation(box, bash(f"{DIBS} claim T-1"), write(box, "a.py"), {"text": "-"}) as talk:

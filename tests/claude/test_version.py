@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from tests.claude.cli import CLAUDE, agent, bash, conversation, write
+from tests.claude.claude_code import CLAUDE, agent, bash, conversation, write
 from tests.client.conftest import Sandbox
 from tests.harness.processes import run
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tests.client.conftest import Answer, Sandbox
+from tests.client.conftest import CommandAnswer, Sandbox
 from tests.harness import processes
 
 PROGRAM = """
@@ -31,7 +31,7 @@ class Agent:
         )
         box.started.append(self.process)
 
-    def run(self, command: list[str], text: str, **env: str | None) -> Answer:
+    def run(self, command: list[str], text: str, **env: str | None) -> CommandAnswer:
         """Run a command as the agent does: by a shell."""
         assert self.process.stdin
         assert self.process.stdout
@@ -41,9 +41,9 @@ class Agent:
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
         code, stdout, stderr = json.loads(self.process.stdout.readline())
-        return Answer(command, code, stdout, stderr)
+        return CommandAnswer(command, code, stdout, stderr)
 
-    def dibs(self, *words: str, **env: str | None) -> Answer:
+    def dibs(self, *words: str, **env: str | None) -> CommandAnswer:
         """Run a dibs command."""
         return self.run(self.box.command(*words), "", **env)
 

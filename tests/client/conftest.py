@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from tests.harness.processes import end, run, start, until
-from tests.harness.services import Service, running
+from tests.harness.services import ServiceProcess, running
 
 # The mutants name a copy of it that has a bug.
 CLIENT = Path(
@@ -25,7 +25,7 @@ KEY = "team-key-of-these-tests"
 NAMED = re.compile(r"(DIBS|CLAUDE|CODEX|CURSOR|COPILOT|XDG)_|(https?|all|no)_proxy$|.*_CA_", re.I)
 
 
-class Answer(subprocess.CompletedProcess[str]):
+class CommandAnswer(subprocess.CompletedProcess[str]):
     """What one command answered."""
 
     @property
@@ -33,7 +33,7 @@ class Answer(subprocess.CompletedProcess[str]):
         """The one JSON document on stdout."""
         return json.loads(self.stdout)
 
-    def said(self, code: int) -> "Answer":
+    def said(self, code: int) -> "CommandAnswer":
         """Assert the exit code, and that no traceback was printed; return the answer."""
         assert self.returncode == code, f"exit {self.returncode}\n{self.stdout}\n{self.stderr}"
         assert "Traceback" not in self.stdout + self.stderr
@@ -70,10 +70,10 @@ class Sandbox:
         runner = sys.executable if self.script.suffix == ".py" else "sh"
         return [runner, str(self.script), *args]
 
-    def dibs(self, *args: str, stdin: str = "", **env: str | None) -> Answer:
+    def dibs(self, *args: str, stdin: str = "", **env: str | None) -> CommandAnswer:
         """Run a dibs command and wait for it."""
         done = run(self.command(*args), cwd=self.repo, env=self.environ(env), input=stdin)
-        return Answer(done.args, done.returncode, done.stdout, done.stderr)
+        return CommandAnswer(done.args, done.returncode, done.stdout, done.stderr)
 
     def start(self, *args: str, **env: str | None) -> subprocess.Popen[str]:
         """Start a dibs command, in a process group of its own, and go on."""
@@ -118,7 +118,7 @@ class Sandbox:
 
     def hook(
         self, event: str, env: Mapping[str, str | None] | None = None, **fields: Any
-    ) -> Answer:
+    ) -> CommandAnswer:
         """Run the hook as Claude Code does; it must succeed in silence on stderr."""
         payload = {"session_id": "c0ffee", "hook_event_name": event, "cwd": str(self.repo)}
         where = {"CLAUDE_PROJECT_DIR": str(self.repo), **(env or {})}
@@ -146,7 +146,7 @@ class Sandbox:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """The real service on its own store, with spans short enough to wait for."""
     spans = {"DIBS_MIN_TTL": "1s", "DIBS_GRACE": "1s", "DIBS_HANDOVER": "2s"}
     rates = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
@@ -155,7 +155,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
-def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """A service that asks for a team key."""
     env = {"DIBS_TEAM_KEY": KEY, "DIBS_MIN_TTL": "1s"}
     with running(tmp_path_factory.mktemp("keyed"), "--memory", env=env) as running_service:
@@ -166,7 +166,7 @@ Make = Callable[..., Sandbox]
 
 
 @pytest.fixture
-def sandbox(service: Service, tmp_path: Path) -> Iterator[Make]:
+def sandbox(service: ServiceProcess, tmp_path: Path) -> Iterator[Make]:
     """Make sandboxes, all in one project that no other test uses."""
     made: list[Sandbox] = []
 

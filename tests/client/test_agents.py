@@ -21,7 +21,7 @@ COLUMNS = list(CELLS["claude"])
 D = "sh .claude/skills/dibs/dibs"
 
 
-class Agent:
+class AgentAtWork:
     """One agent at work in a repository that has dibs; its shells know no id of its session."""
 
     def __init__(self, ann: Sandbox, name: str) -> None:
@@ -59,16 +59,16 @@ class Agent:
 
 
 @pytest.fixture(params=AGENTS)
-def agent(fresh: Sandbox, request: pytest.FixtureRequest) -> Agent:
+def agent(fresh: Sandbox, request: pytest.FixtureRequest) -> AgentAtWork:
     """An agent in a repository where edits need a claim."""
     init(fresh, "--agent", request.param)
     installed(fresh)
     del fresh.env["DIBS_LABEL"]
     fresh.env["DIBS_GATE"] = "block"
-    return Agent(fresh, request.param)
+    return AgentAtWork(fresh, request.param)
 
 
-def beaten(agent: Agent, column: str) -> None:
+def beaten(agent: AgentAtWork, column: str) -> None:
     """Assert that a cell's events resume a claim that was parked."""
     assert "held by you" in agent.runs(f"{D} claim T-1")
     assert "parked by you" in agent.runs(f"{D} park T-1")
@@ -77,7 +77,7 @@ def beaten(agent: Agent, column: str) -> None:
     assert state_of(agent.ann) == "held"
 
 
-def test_the_start_tells_what_is_held_in_the_agents_own_form(agent: Agent) -> None:
+def test_the_start_tells_what_is_held_in_the_agents_own_form(agent: AgentAtWork) -> None:
     (said,) = agent.at("start")
     text = json.dumps(said)
     assert "this session holds no task" in text
@@ -92,11 +92,11 @@ def test_the_start_tells_what_is_held_in_the_agents_own_form(agent: Agent) -> No
     assert len(place) / 4 <= 100
 
 
-def test_a_prompt_beats(agent: Agent) -> None:
+def test_a_prompt_beats(agent: AgentAtWork) -> None:
     beaten(agent, "prompt")
 
 
-def test_an_edit_without_a_claim_is_denied_in_the_agents_own_form(agent: Agent) -> None:
+def test_an_edit_without_a_claim_is_denied_in_the_agents_own_form(agent: AgentAtWork) -> None:
     event, payload = CELLS[agent.name]["tool"][0]
     said = agent.hears(event, payload)
     word = {
@@ -113,7 +113,7 @@ def test_an_edit_without_a_claim_is_denied_in_the_agents_own_form(agent: Agent) 
     assert "T-1: done" in agent.runs("dibs done T-1")
 
 
-def test_a_tool_beats(agent: Agent) -> None:
+def test_a_tool_beats(agent: AgentAtWork) -> None:
     event, payload = CELLS[agent.name]["tool"][2]
     assert "held by you" in agent.runs(f"{D} claim T-1")
     assert "parked by you" in agent.runs(f"{D} park T-1")
@@ -122,19 +122,19 @@ def test_a_tool_beats(agent: Agent) -> None:
     assert state_of(agent.ann) == "held"
 
 
-def test_the_end_of_a_turn_parks(agent: Agent) -> None:
+def test_the_end_of_a_turn_parks(agent: AgentAtWork) -> None:
     agent.runs(f"{D} claim T-1")
     agent.at("stop")
     assert state_of(agent.ann) == "parked"
 
 
-def test_the_end_of_a_local_session_releases(agent: Agent) -> None:
+def test_the_end_of_a_local_session_releases(agent: AgentAtWork) -> None:
     agent.runs(f"{D} claim T-1")
     agent.at("end")
     assert state_of(agent.ann) == "free"
 
 
-def test_the_events_of_a_sub_agent_end_nothing_of_its_parents(agent: Agent) -> None:
+def test_the_events_of_a_sub_agent_end_nothing_of_its_parents(agent: AgentAtWork) -> None:
     agent.runs(f"{D} claim T-1")
     agent.ann.stamp_is_old()
     agent.at("sub-agent")
@@ -149,7 +149,9 @@ def test_the_hook_gives_a_command_the_id_that_its_shell_may_not_know(
     installed(fresh)
     del fresh.env["DIBS_LABEL"]
     event, payload = CELLS[name]["tool"][1]
-    said = Agent(fresh, name).hears(event, json.loads(json.dumps(payload).replace("COMMAND", D)))
+    said = AgentAtWork(fresh, name).hears(
+        event, json.loads(json.dumps(payload).replace("COMMAND", D))
+    )
     own = payload.get("conversation_id") or payload.get("sessionId") or payload["session_id"]
     variable = {"codex": "CODEX_THREAD_ID", "cursor": "CURSOR_CONVERSATION_ID"}.get(name, "")
     variable = (
@@ -158,13 +160,13 @@ def test_the_hook_gives_a_command_the_id_that_its_shell_may_not_know(
     assert f"{variable}={own} sh {fresh.script}" in json.dumps(said)
 
 
-def test_a_resumed_session_knows_what_it_holds(agent: Agent) -> None:
+def test_a_resumed_session_knows_what_it_holds(agent: AgentAtWork) -> None:
     agent.runs(f"{D} claim T-1")
     (said,) = agent.at("resume")
     assert "this session holds T-1 until" in json.dumps(said)
 
 
-def test_what_asks_a_person_is_denied_where_nobody_can_be_asked(agent: Agent) -> None:
+def test_what_asks_a_person_is_denied_where_nobody_can_be_asked(agent: AgentAtWork) -> None:
     event, payload = CELLS[agent.name]["tool"][1]
     telling = json.dumps(payload).replace("COMMAND", f"{D} claim T-1 --note AKIAABCDEFGHIJKLMNOP")
     said = json.dumps(agent.hears(event, json.loads(telling)))
@@ -181,7 +183,7 @@ def test_hooks_of_claudes_settings_are_the_same_session_and_cost_nothing(
     init(fresh, "--agent", f"claude,{name}")
     installed(fresh)
     del fresh.env["DIBS_LABEL"]
-    agent = Agent(fresh, name)
+    agent = AgentAtWork(fresh, name)
     event, payload = CELLS[name]["start"][0]
     assert agent.hears(event, payload)
     assert agent.hears(event, payload, "no such agent", event) is None
@@ -220,7 +222,7 @@ def test_an_id_of_any_kind_names_one_session(fresh: Sandbox, id: str) -> None:
     init(fresh, "--agent", "gemini")
     installed(fresh)
     del fresh.env["DIBS_LABEL"]
-    agent = Agent(fresh, "gemini")
+    agent = AgentAtWork(fresh, "gemini")
     for cell in (cell for cell in CELLS["gemini"].values() if not isinstance(cell, str)):
         for _, payload in cell:
             payload["session_id"] = id

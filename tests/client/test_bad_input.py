@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 import pytest
 from tests.client.conftest import KEY, Make, Sandbox
 from tests.harness import processes
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 
 
 @contextlib.contextmanager
@@ -145,7 +145,7 @@ def test_a_task_that_is_not_unicode_is_refused(sandbox: Make) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_key_is_a_settings_error(keyed: Service, sandbox: Make) -> None:
+def test_a_wrong_key_is_a_settings_error(keyed: ServiceProcess, sandbox: Make) -> None:
     ann = sandbox(keyed.url)
     assert "key" in ann.dibs("claim", "T-1").said(2).stderr.lower()
     ann.dibs("claim", "T-1", DIBS_KEY="not-the-key-of-these-tests").said(2)
@@ -153,7 +153,7 @@ def test_a_wrong_key_is_a_settings_error(keyed: Service, sandbox: Make) -> None:
     ann.dibs("claim", "T-1", DIBS_KEY=KEY).said(0)
 
 
-def test_a_placeholder_key_is_no_key(service: Service, sandbox: Make) -> None:
+def test_a_placeholder_key_is_no_key(service: ServiceProcess, sandbox: Make) -> None:
     sandbox(DIBS_KEY="proxy-injected").dibs("claim", "T-1").said(0)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.client.conftest import CLIENT, KEY, Make, Sandbox
 from tests.client.test_trust import conf, serving
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 
 CLOUD = {"CLAUDE_CODE_REMOTE": "true", "CLAUDE_CODE_REMOTE_SESSION_ID": "cse_01AbCd"}
 ROOT = CLIENT.parents[1]
@@ -27,7 +27,7 @@ def place(url: str) -> str:
 @pytest.mark.parametrize("given", ["key", "session", "key for another", "session for another"])
 @pytest.mark.parametrize("words", COMMANDS)
 def test_no_secret_goes_where_only_the_checkout_says(
-    sandbox: Make, service: Service, words: str, given: str
+    sandbox: Make, service: ServiceProcess, words: str, given: str
 ) -> None:
     secret = KEY if "key" in given else str(uuid.uuid4())
     value = secret + (f"@{place(service.url)}" if "another" in given else "")
@@ -49,7 +49,7 @@ def test_no_secret_goes_where_only_the_checkout_says(
 
 @pytest.mark.parametrize("how", ["DIBS_URL", "@host:port", "@host:port and DIBS_URL"])
 def test_a_key_goes_to_the_host_that_it_is_bound_to(
-    sandbox: Make, keyed: Service, how: str
+    sandbox: Make, keyed: ServiceProcess, how: str
 ) -> None:
     key = KEY + (f"@{place(keyed.url)}" if "@" in how else "")
     ann = sandbox(keyed.url if "DIBS_URL" in how else "", DIBS_KEY=key, **CLOUD)
@@ -59,7 +59,9 @@ def test_a_key_goes_to_the_host_that_it_is_bound_to(
     ann.dibs("release", "T-1").said(0)
 
 
-def test_a_session_goes_to_the_host_that_it_is_bound_to(sandbox: Make, service: Service) -> None:
+def test_a_session_goes_to_the_host_that_it_is_bound_to(
+    sandbox: Make, service: ServiceProcess
+) -> None:
     given = str(uuid.uuid4())
     ann = sandbox("", DIBS_SESSION=f"{given}@{place(service.url)}")
     conf(ann, service.url)
@@ -76,7 +78,7 @@ def test_a_bound_key_goes_to_no_other_host_although_dibs_url_names_it(sandbox: M
 
 
 @pytest.mark.parametrize("bound_to", ["127.0.0.1", "localhost", "127.0.0.1:1", "[::1]:443"])
-def test_another_port_is_another_host(sandbox: Make, keyed: Service, bound_to: str) -> None:
+def test_another_port_is_another_host(sandbox: Make, keyed: ServiceProcess, bound_to: str) -> None:
     sandbox(keyed.url, DIBS_KEY=f"{KEY}@{bound_to}").dibs("claim", "T-1").said(2)
 
 
@@ -87,7 +89,7 @@ def test_a_key_with_an_at_sign_is_a_key(sandbox: Make) -> None:
 
 
 def test_a_trusted_client_in_a_strange_checkout_keeps_its_secrets(
-    sandbox: Make, keyed: Service
+    sandbox: Make, keyed: ServiceProcess
 ) -> None:
     ann = sandbox(keyed.url, DIBS_KEY=KEY, **CLOUD)
     ann.dibs("init").said(0)
@@ -102,7 +104,7 @@ def test_a_trusted_client_in_a_strange_checkout_keeps_its_secrets(
 
 
 def test_what_dibs_conf_says_otherwise_than_the_environment_is_said(
-    sandbox: Make, service: Service
+    sandbox: Make, service: ServiceProcess
 ) -> None:
     ann = sandbox(service.url)
     conf(ann, "https://dibs.example.org")
@@ -125,7 +127,7 @@ def session_of(ann: Sandbox, url: str, project: str) -> str:
 
 
 def test_a_derived_secret_is_worth_nothing_at_another_host_or_project(
-    sandbox: Make, keyed: Service
+    sandbox: Make, keyed: ServiceProcess
 ) -> None:
     ann = sandbox(keyed.url, DIBS_KEY=KEY, **CLOUD)
     project = ann.env["DIBS_PROJECT"]
@@ -147,7 +149,9 @@ def older(label: str, key: str = KEY) -> str:
     return str(uuid.UUID(int=made))
 
 
-def post(service: Service, project: str, session: str, act: str, **body: object) -> dict[str, Any]:
+def post(
+    service: ServiceProcess, project: str, session: str, act: str, **body: object
+) -> dict[str, Any]:
     """What an older client asked for."""
     request = urllib.request.Request(
         f"{service.url}/v1/{project}/{act}",
@@ -162,7 +166,7 @@ def post(service: Service, project: str, session: str, act: str, **body: object)
 @pytest.mark.parametrize("first", ["claim T-1", "beat", "hook"])
 @pytest.mark.parametrize("machine", ["kept", "replaced"])
 def test_an_upgrade_loses_no_claim_of_a_derived_secret(
-    sandbox: Make, keyed: Service, machine: str, first: str
+    sandbox: Make, keyed: ServiceProcess, machine: str, first: str
 ) -> None:
     ann = sandbox(keyed.url, DIBS_KEY=KEY, **CLOUD)
     project, session = ann.env["DIBS_PROJECT"], older("session_01AbCd")
@@ -184,7 +188,7 @@ def test_an_upgrade_loses_no_claim_of_a_derived_secret(
 
 
 def test_the_team_key_and_the_board_are_enough_to_be_a_session_that_derived_its_secret(
-    sandbox: Make, keyed: Service
+    sandbox: Make, keyed: ServiceProcess
 ) -> None:
     """So SECURITY.md says it. What derives from something else is worth no less, and is safe."""
     ann, eve = (sandbox(keyed.url, DIBS_KEY=KEY) for _ in range(2))
@@ -197,7 +201,7 @@ def test_the_team_key_and_the_board_are_enough_to_be_a_session_that_derived_its_
             assert "derived from that key" in page
 
 
-def test_a_namesake_is_not_taken_for_an_older_self(sandbox: Make, keyed: Service) -> None:
+def test_a_namesake_is_not_taken_for_an_older_self(sandbox: Make, keyed: ServiceProcess) -> None:
     ann = sandbox(keyed.url, DIBS_KEY=KEY, DIBS_LABEL="ann")
     other = str(uuid.uuid4())
     post(keyed, ann.env["DIBS_PROJECT"], other, "claim", task="T-1", label="ann")

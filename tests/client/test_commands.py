@@ -5,7 +5,7 @@ import shlex
 import threading
 
 import pytest
-from tests.client.conftest import Answer, Make
+from tests.client.conftest import CommandAnswer, Make
 from tests.harness import processes
 
 
@@ -185,7 +185,7 @@ def test_a_loser_hears_of_it_in_its_next_call_whatever_that_is(sandbox: Make) ->
 def test_twenty_sessions_race_for_ten_tasks_and_each_task_has_one_holder(sandbox: Make) -> None:
     sessions = [sandbox(DIBS_LABEL=f"session-{n:02}") for n in range(20)]
     tasks = [f"T-{n}" for n in range(10)]
-    answers: list[Answer] = []
+    answers: list[CommandAnswer] = []
 
     def race(n: int) -> None:
         answers.append(sessions[n].dibs("claim", tasks[0], "--any", *tasks[1:], "--json"))

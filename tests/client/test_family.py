@@ -11,7 +11,7 @@ from tests.client.conftest import KEY, Make, Sandbox
 from tests.client.test_hooks import state_of
 from tests.client.test_trust import serving
 from tests.harness.processes import until
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 
 ME = {"CLAUDE_CODE_SESSION_ID": "5f0e"}
 CLOUD = {"CLAUDE_CODE_REMOTE": "true", "CLAUDE_CODE_REMOTE_SESSION_ID": "cse_01Ab"}
@@ -105,7 +105,7 @@ def test_a_short_claim_elsewhere_is_beaten_in_time(sandbox: Make) -> None:
 
 
 def test_two_services_are_beaten_each_with_what_is_its_own(
-    sandbox: Make, service: Service, keyed: Service
+    sandbox: Make, service: ServiceProcess, keyed: ServiceProcess
 ) -> None:
     ann = sandbox(**ME)
     key = {"DIBS_URL": keyed.url, "DIBS_KEY": KEY + "@" + keyed.url.partition("://")[2]}
@@ -122,7 +122,9 @@ def test_two_services_are_beaten_each_with_what_is_its_own(
     ann.dibs("release", "K-1", **key).said(0)
 
 
-def test_a_key_goes_to_no_member_that_a_state_file_names(sandbox: Make, keyed: Service) -> None:
+def test_a_key_goes_to_no_member_that_a_state_file_names(
+    sandbox: Make, keyed: ServiceProcess
+) -> None:
     ann = sandbox(keyed.url, DIBS_KEY=KEY, **ME)
     ann.dibs("claim", "T-1").said(0)
     [state] = ann.state_files()
@@ -248,7 +250,7 @@ def test_what_waits_says_what_for_in_fixed_words_and_no_note_is_written_over(
 
 
 def test_a_break_is_told_as_what_it_is_without_anybodys_words(
-    sandbox: Make, service: Service
+    sandbox: Make, service: ServiceProcess
 ) -> None:
     from tests.client.test_bad_input import answering, http
 
@@ -292,7 +294,7 @@ def test_without_a_key_a_new_machine_hears_who_the_holder_may_be(sandbox: Make) 
 
 @pytest.mark.parametrize("name", ["DIBS_KEY", "DIBS_IDENTITY_KEY"])
 def test_with_a_key_a_new_machine_is_the_session_that_was(
-    sandbox: Make, keyed: Service, name: str
+    sandbox: Make, keyed: ServiceProcess, name: str
 ) -> None:
     keys = {"DIBS_KEY": KEY, name: KEY if name == "DIBS_KEY" else "a-key-of-ann-herself"}
     gone, new = sandbox(keyed.url, **CLOUD, **keys), sandbox(keyed.url, **CLOUD, **keys)

@@ -48,7 +48,7 @@ class Shelf:
             self.fence, self.last_writer = fence, who
 
 
-class Worker:
+class FrozenSession:
     """A session that can be frozen."""
 
     def __init__(self, sandbox: Sandbox) -> None:
@@ -82,8 +82,8 @@ class Worker:
 
 
 def test_no_stale_write_is_taken_in_200_rounds_of_paused_holders(sandbox: Make) -> None:
-    heir = Worker(sandbox(DIBS_LABEL="heir"))
-    holders = [Worker(sandbox(DIBS_LABEL=f"holder-{n}")) for n in range(SESSIONS)]
+    heir = FrozenSession(sandbox(DIBS_LABEL="heir"))
+    holders = [FrozenSession(sandbox(DIBS_LABEL=f"holder-{n}")) for n in range(SESSIONS)]
     refused = 0
     try:
         for number in range(ROUNDS_EACH):
@@ -94,7 +94,7 @@ def test_no_stale_write_is_taken_in_200_rounds_of_paused_holders(sandbox: Make) 
     assert refused == SESSIONS * ROUNDS_EACH
 
 
-def one_round(heir: Worker, holders: list[Worker], number: int) -> int:
+def one_round(heir: FrozenSession, holders: list[FrozenSession], number: int) -> int:
     """Freeze every holder past its ttl, give its task away, wake it, let both write."""
     tasks = [f"T-{number}-{n}" for n in range(len(holders))]
     shelves = [Shelf() for _ in holders]

@@ -58,7 +58,7 @@ HOOK = loaded("hook", CLIENT.with_name("hook.py"))
 
 
 @dataclass
-class Agent:
+class LiveAgent:
     """A live agent, and the secrets that its session and its sub-agents were seen with."""
 
     machine: int
@@ -75,8 +75,8 @@ class Histories(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.numbers = itertools.count(1)
-        self.live: list[Agent] = []
-        self.ended: list[Agent] = []
+        self.live: list[LiveAgent] = []
+        self.ended: list[LiveAgent] = []
         self.knows_processes = True
         self.unclear: set[int] = set()  # machines where notes of several clears lie about
 
@@ -89,7 +89,7 @@ class Histories(RuleBasedStateMachine):
         self.env, self.knows_processes = env, knows_processes
 
     @contextmanager
-    def session_of(self, agent: Agent, sub: str = "") -> Iterator[Any]:
+    def session_of(self, agent: LiveAgent, sub: str = "") -> Iterator[Any]:
         """The client's session, as a command or a hook of this agent has it."""
         home = self.folder / str(agent.machine)
         home.mkdir(exist_ok=True)
@@ -104,12 +104,12 @@ class Histories(RuleBasedStateMachine):
         ):
             yield DIBS.Session(DIBS.Setup(str(home)), sub=sub).load()
 
-    def look(self, agent: Agent, sub: str = "") -> str:
+    def look(self, agent: LiveAgent, sub: str = "") -> str:
         """The secret that a command would send now."""
         with self.session_of(agent, sub) as session:
             return str(session.secret(make=True))
 
-    def started(self, agent: Agent) -> Agent:
+    def started(self, agent: LiveAgent) -> LiveAgent:
         """Let an agent's commands run from now on."""
         self.live.append(agent)
         for sub in agent.secrets or {"": ""}:
@@ -121,7 +121,7 @@ class Histories(RuleBasedStateMachine):
         """A new agent; in the cloud on a machine of its own."""
         number = next(self.numbers)
         machine, remote = (10 + number, f"cse_{number}") if is_remote else (machine, "")
-        self.started(Agent(machine, f"{number} 1", f"conversation-{number}", remote))
+        self.started(LiveAgent(machine, f"{number} 1", f"conversation-{number}", remote))
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), sub=st.sampled_from(SUBS[1:]))
@@ -144,7 +144,7 @@ class Histories(RuleBasedStateMachine):
             with self.session_of(agent) as session:
                 HOOK.note_cleared(session)
         for agent in cleared:
-            self.ended.append(Agent(agent.machine, "", agent.conversation))
+            self.ended.append(LiveAgent(agent.machine, "", agent.conversation))
             agent.conversation = f"conversation-{next(self.numbers)}"
             with self.session_of(agent) as session:
                 HOOK.gone_on(session)
@@ -180,7 +180,7 @@ class Histories(RuleBasedStateMachine):
         agent = data.draw(st.sampled_from(self.live))
         if not agent.remote:
             number = next(self.numbers)
-            self.started(Agent(agent.machine, f"{number} 1", f"conversation-{number}"))
+            self.started(LiveAgent(agent.machine, f"{number} 1", f"conversation-{number}"))
 
     @precondition(lambda self: any(agent.remote for agent in self.live))
     @rule(data=st.data())

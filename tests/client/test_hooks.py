@@ -11,7 +11,7 @@ import pytest
 from tests.client.conftest import KEY, Make, Sandbox
 from tests.harness import processes
 from tests.harness.processes import until
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 
 
 def place(url: str) -> str:
@@ -48,7 +48,7 @@ def bash(ann: Sandbox, command: str, env: Any = None) -> dict[str, Any]:
 )
 @pytest.mark.parametrize("url", ["", "http://127.0.0.1:1", "served"])
 def test_every_event_known_or_not_succeeds_and_says_nothing_on_stderr(
-    service: Service, sandbox: Make, payload: dict[str, Any], url: str
+    service: ServiceProcess, sandbox: Make, payload: dict[str, Any], url: str
 ) -> None:
     ann = sandbox(**CLOUD)
     ann.dibs("claim", "T-1").said(0)
@@ -112,7 +112,7 @@ def test_the_start_with_a_list_is_short_as_well(sandbox: Make) -> None:
     assert len(said) / 4 <= 100, said
 
 
-def test_the_start_says_that_the_machine_is_new(keyed: Service, sandbox: Make) -> None:
+def test_the_start_says_that_the_machine_is_new(keyed: ServiceProcess, sandbox: Make) -> None:
     ann = sandbox(keyed.url, DIBS_KEY=KEY, **CLOUD)
     ann.dibs("claim", "T-1").said(0)
     assert "VM is new" not in ann.hook("SessionStart", source="resume").stdout

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.client.conftest import KEY, Make
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 
 REMOTE = "cse_01AbCdEfGhJkLmNpQrStUv"
 CLOUD = {"CLAUDE_CODE_REMOTE": "true", "CLAUDE_CODE_REMOTE_SESSION_ID": REMOTE}
@@ -117,7 +117,7 @@ def test_subagents_share_the_session_of_their_parent(sandbox: Make) -> None:
 
 
 def test_a_reclaimed_machine_is_the_same_session_where_there_is_a_key(
-    keyed: Service, sandbox: Make
+    keyed: ServiceProcess, sandbox: Make
 ) -> None:
     cloud = sandbox(keyed.url, DIBS_KEY=KEY, **CLOUD)
     before = cloud.dibs("claim", "T-1", "--json").said(0).json
@@ -137,7 +137,7 @@ def test_a_reclaimed_machine_without_a_key_is_another_session(sandbox: Make) -> 
 
 
 def test_the_key_decides_what_the_secret_is_and_a_new_key_does_not_lose_claims(
-    keyed: Service, sandbox: Make
+    keyed: ServiceProcess, sandbox: Make
 ) -> None:
     cloud = sandbox(keyed.url, DIBS_KEY=KEY, **CLOUD)
     cloud.dibs("claim", "T-1").said(0)

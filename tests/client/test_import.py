@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.client.conftest import Answer, Make, Sandbox
+from tests.client.conftest import CommandAnswer, Make, Sandbox
 from tests.harness.processes import until
 
 PHASES = """# Tasks: clock
@@ -51,7 +51,7 @@ def issues(*numbers: int, **fields: Any) -> str:
     return json.dumps([issue(number, **fields) for number in numbers], indent=1)
 
 
-def bring(box: Sandbox, text: str, *flags: str, code: int = 0) -> Answer:
+def bring(box: Sandbox, text: str, *flags: str, code: int = 0) -> CommandAnswer:
     """Import what comes on stdin."""
     return box.dibs("import", "-", *flags, stdin=text).said(code)
 

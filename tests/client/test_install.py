@@ -8,16 +8,16 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from tests.client.conftest import Answer, Make, Sandbox
+from tests.client.conftest import CommandAnswer, Make, Sandbox
 from tests.harness import processes
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 
 SETTINGS = ".claude/settings.json"
 SKILL = Path(__file__).parents[2] / "skill"
 
 
 @pytest.fixture
-def fresh(service: Service, sandbox: Make) -> Sandbox:
+def fresh(service: ServiceProcess, sandbox: Make) -> Sandbox:
     """A repository with one commit, and the client as the service serves it."""
     ann = sandbox("", DIBS_PROJECT="", DIBS_LABEL="ann")
     ann.git("remote", "remove", "origin")
@@ -33,7 +33,7 @@ def contents(ann: Sandbox) -> dict[str, bytes]:
     return {str(p.relative_to(ann.repo)): p.read_bytes() if p.is_file() else b"" for p in paths}
 
 
-def init(ann: Sandbox, *flags: str) -> Answer:
+def init(ann: Sandbox, *flags: str) -> CommandAnswer:
     """Run init, which says one line."""
     answer = ann.dibs("init", *flags).said(0)
     assert answer.stdout.count("\n") == 1
@@ -46,7 +46,7 @@ def installed(ann: Sandbox) -> None:
 
 
 def test_three_commands_lead_from_nothing_to_a_claimed_task(
-    service: Service, fresh: Sandbox
+    service: ServiceProcess, fresh: Sandbox
 ) -> None:
     init(fresh, "--url", service.url)
     installed(fresh)
@@ -55,13 +55,15 @@ def test_three_commands_lead_from_nothing_to_a_claimed_task(
     fresh.dibs("release", "T-1").said(0)
 
 
-def test_the_served_client_knows_where_it_came_from(service: Service, fresh: Sandbox) -> None:
+def test_the_served_client_knows_where_it_came_from(
+    service: ServiceProcess, fresh: Sandbox
+) -> None:
     init(fresh)
     conf = (fresh.repo / ".claude/skills/dibs/dibs.conf").read_text()
     assert f"url = {service.url}" in conf
 
 
-def test_init_again_changes_nothing(service: Service, fresh: Sandbox) -> None:
+def test_init_again_changes_nothing(service: ServiceProcess, fresh: Sandbox) -> None:
     init(fresh)
     once = contents(fresh)
     assert "nothing to change" in init(fresh).stdout
@@ -328,7 +330,7 @@ for line in json.load(sys.stdin):
 
 
 @pytest.fixture
-def recipe(service: Service) -> tuple[str, list[str]]:
+def recipe(service: ServiceProcess) -> tuple[str, list[str]]:
     """What SKILL.md has for agents without Python: how each call begins, and the calls."""
     with urllib.request.urlopen(f"{service.url}/skill/SKILL.md") as served:
         text = served.read().decode().split("## Without Python")[1]
@@ -361,7 +363,7 @@ def test_the_curl_lines_of_the_skill_work_in_shells_that_do_not_last(
 
 
 def test_the_curl_lines_of_the_skill_know_what_is_next(
-    recipe: tuple[str, list[str]], fresh: Sandbox, service: Service
+    recipe: tuple[str, list[str]], fresh: Sandbox, service: ServiceProcess
 ) -> None:
     begin, (claim, *_) = recipe
     lead = {"DIBS_PROJECT": "acme.curl", "DIBS_URL": service.url}

@@ -29,7 +29,7 @@ for line in sys.stdin:
 """
 
 
-class Agent:
+class StandIn:
     """A stand-in for the agent: a process whose hooks are its children."""
 
     def __init__(self, box: Sandbox) -> None:
@@ -62,11 +62,11 @@ class Agent:
 
 
 @pytest.fixture
-def agent(sandbox: Make) -> Iterator[Agent]:
+def agent(sandbox: Make) -> Iterator[StandIn]:
     """An agent whose session holds T-1 for 4 seconds."""
     box = sandbox(**ME)
     box.dibs("claim", "T-1", "--ttl", "4s").said(0)
-    agent = Agent(box)
+    agent = StandIn(box)
     yield agent
     processes.end(agent.process)
     until(lambda: not box.keepers(), "the keeper has ended")
@@ -91,14 +91,14 @@ def lapses(box: Sandbox) -> None:
     until(lambda: seen(box)["state"] == "lapsed", "the claim lapses")
 
 
-def test_a_claim_outlives_a_tool_that_runs_for_longer_than_it_lasts(agent: Agent) -> None:
+def test_a_claim_outlives_a_tool_that_runs_for_longer_than_it_lasts(agent: StandIn) -> None:
     agent.begins()
     outlives_its_ttl(agent.box)
     agent.ends()
     lapses(agent.box)
 
 
-def test_a_claim_dies_with_its_agent_in_the_middle_of_a_tool(agent: Agent) -> None:
+def test_a_claim_dies_with_its_agent_in_the_middle_of_a_tool(agent: StandIn) -> None:
     agent.begins()
     until(lambda: len(agent.box.keepers()) == 1, "a keeper runs")
     agent.process.kill()
@@ -107,7 +107,7 @@ def test_a_claim_dies_with_its_agent_in_the_middle_of_a_tool(agent: Agent) -> No
     lapses(agent.box)
 
 
-def test_of_two_calls_at_once_the_longer_one_counts(agent: Agent) -> None:
+def test_of_two_calls_at_once_the_longer_one_counts(agent: StandIn) -> None:
     agent.begins("toolu_1")
     agent.begins("toolu_2")
     agent.ends("toolu_1")
@@ -116,13 +116,13 @@ def test_of_two_calls_at_once_the_longer_one_counts(agent: Agent) -> None:
 
 
 @pytest.mark.parametrize("event", ["UserPromptSubmit", "StopFailure"])
-def test_a_call_that_was_interrupted_ends_with_its_turn(agent: Agent, event: str) -> None:
+def test_a_call_that_was_interrupted_ends_with_its_turn(agent: StandIn, event: str) -> None:
     agent.begins()
     agent.event(event)
     assert not list((agent.box.home / ".local/state/dibs").rglob("*.tools/*"))
 
 
-def test_a_call_whose_end_nobody_told_counts_for_two_hours(agent: Agent) -> None:
+def test_a_call_whose_end_nobody_told_counts_for_two_hours(agent: StandIn) -> None:
     agent.begins()
     long_ago = time.time() - 7201
     for path in (agent.box.home / ".local/state/dibs").rglob("*.tools/*"):
@@ -131,7 +131,7 @@ def test_a_call_whose_end_nobody_told_counts_for_two_hours(agent: Agent) -> None
     until(lambda: not agent.box.keepers(), "the keeper has ended")
 
 
-def test_work_in_the_background_keeps_a_claim_after_the_turn(agent: Agent) -> None:
+def test_work_in_the_background_keeps_a_claim_after_the_turn(agent: StandIn) -> None:
     agent.begins()
     agent.ends()
     agent.event("Stop", background_tasks=[{"id": "b1"}])
@@ -142,14 +142,14 @@ def test_work_in_the_background_keeps_a_claim_after_the_turn(agent: Agent) -> No
 
 def test_who_holds_nothing_has_no_keeper(sandbox: Make) -> None:
     box = sandbox(**ME)
-    agent = Agent(box)
+    agent = StandIn(box)
     agent.begins()
     assert not box.keepers()
     processes.end(agent.process)
 
 
 @pytest.mark.parametrize("call", ["../../escape", "", "x" * 10_000, "\u00e9\\n", "."])
-def test_an_odd_id_of_a_call_is_as_good_as_any(agent: Agent, call: str) -> None:
+def test_an_odd_id_of_a_call_is_as_good_as_any(agent: StandIn, call: str) -> None:
     agent.begins(call)
     outlives_its_ttl(agent.box)
     agent.ends(call)

@@ -10,7 +10,7 @@ import pytest
 from tests.client.conftest import CLIENT, Make, Sandbox
 from tests.client.test_install import contents, fresh, init, installed
 from tests.harness import processes
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 
 __all__ = ["fresh"]
 PARTS = tuple(sorted((path.name for path in CLIENT.parent.glob("*.py")), key="dibs.py".__ne__))
@@ -39,7 +39,7 @@ class Way:
         return done.stdout
 
 
-def fetched(ann: Sandbox, service: Service, *names: str) -> Path:
+def fetched(ann: Sandbox, service: ServiceProcess, *names: str) -> Path:
     """The files as the service serves them, in a new folder; the path of dibs.py."""
     folder = ann.folder / "fetched"
     folder.mkdir()
@@ -48,7 +48,7 @@ def fetched(ann: Sandbox, service: Service, *names: str) -> Path:
     return folder / "dibs.py"
 
 
-def lies(ann: Sandbox, service: Service, how: str) -> Way:
+def lies(ann: Sandbox, service: ServiceProcess, how: str) -> Way:
     """Install the client in one of the ways."""
     ann.env["DIBS_PROJECT"] = ann.project
     if how.startswith("installed"):
@@ -73,7 +73,7 @@ WHOLE = ("with its parts", "installed", "installed, without sh", "package", "che
 
 
 @pytest.mark.parametrize("how", [*ALONE, *WHOLE])
-def test_a_session_needs_dibs_py_alone(service: Service, fresh: Sandbox, how: str) -> None:
+def test_a_session_needs_dibs_py_alone(service: ServiceProcess, fresh: Sandbox, how: str) -> None:
     dibs = lies(fresh, service, how)
     assert dibs("claim", "T-1").startswith("T-1: held by you")
     assert dibs("beat", "T-1").startswith("T-1: held by you")
@@ -84,7 +84,9 @@ def test_a_session_needs_dibs_py_alone(service: Service, fresh: Sandbox, how: st
 
 
 @pytest.mark.parametrize("how", [*ALONE, *WHOLE])
-def test_what_a_person_runs_works_in_each_way(service: Service, fresh: Sandbox, how: str) -> None:
+def test_what_a_person_runs_works_in_each_way(
+    service: ServiceProcess, fresh: Sandbox, how: str
+) -> None:
     """From the service that served dibs.py, or from beside it."""
     dibs = lies(fresh, service, how)
     dibs("init", "--url", service.url)
@@ -99,7 +101,7 @@ def test_what_a_person_runs_works_in_each_way(service: Service, fresh: Sandbox, 
 
 @pytest.mark.parametrize("how", WHOLE)
 def test_a_hook_works_in_each_way_that_has_its_file(
-    service: Service, fresh: Sandbox, how: str
+    service: ServiceProcess, fresh: Sandbox, how: str
 ) -> None:
     dibs = lies(fresh, service, how)
     assert "this session holds no task" in dibs("hook", stdin=START)
@@ -110,7 +112,7 @@ def test_a_hook_works_in_each_way_that_has_its_file(
 
 
 def test_without_hook_py_one_line_says_what_to_fetch_and_that_helps(
-    service: Service, fresh: Sandbox
+    service: ServiceProcess, fresh: Sandbox
 ) -> None:
     dibs = lies(fresh, service, "alone")
     said = dibs("hook", stdin=START)
@@ -122,7 +124,7 @@ def test_without_hook_py_one_line_says_what_to_fetch_and_that_helps(
 
 
 def test_without_install_py_and_its_service_one_line_says_so(
-    service: Service, fresh: Sandbox
+    service: ServiceProcess, fresh: Sandbox
 ) -> None:
     fresh.script = fetched(fresh, service, "dibs.py")
     text = fresh.script.read_text().replace(service.url, "http://127.0.0.1:1")
@@ -133,7 +135,7 @@ def test_without_install_py_and_its_service_one_line_says_so(
 
 @pytest.mark.parametrize("words", ["doctor", "init"])
 def test_a_copy_without_its_parts_says_in_one_line_what_to_do(
-    service: Service, sandbox: Make, words: str
+    service: ServiceProcess, sandbox: Make, words: str
 ) -> None:
     ann = sandbox()
     ann.script = Path(shutil.copy(CLIENT, ann.folder / "dibs.py"))
@@ -163,7 +165,7 @@ OWN = {
 }
 
 
-def laid_before(ann: Sandbox, service: Service, files: list[str]) -> None:
+def laid_before(ann: Sandbox, service: ServiceProcess, files: list[str]) -> None:
     """A repository that was `init`-ed by the version before; `files` were there already."""
     texts = dict(BEFORE)
     texts[f"{OURS}/dibs.conf"] = f"url = {service.url}\nproject = {ann.project}\ngate = block\n"
@@ -192,7 +194,7 @@ def laid_before(ann: Sandbox, service: Service, files: list[str]) -> None:
 
 @pytest.mark.parametrize("own", [[], list(OWN)], ids=["nothing of its own", "files of its own"])
 def test_a_repository_of_the_version_before_is_upgraded_and_cleaned(
-    service: Service, fresh: Sandbox, own: list[str]
+    service: ServiceProcess, fresh: Sandbox, own: list[str]
 ) -> None:
     laid_before(fresh, service, own)
     init(fresh)
@@ -211,7 +213,7 @@ def test_a_repository_of_the_version_before_is_upgraded_and_cleaned(
 
 @pytest.mark.parametrize("own", [[], list(OWN)], ids=["nothing of its own", "files of its own"])
 def test_a_repository_of_the_version_before_is_cleaned_as_it_is(
-    service: Service, fresh: Sandbox, own: list[str]
+    service: ServiceProcess, fresh: Sandbox, own: list[str]
 ) -> None:
     laid_before(fresh, service, own)
     init(fresh, "--remove")
@@ -225,7 +227,7 @@ def only(ann: Sandbox, own: list[str]) -> dict[str, bytes]:
 
 
 def test_an_init_of_the_version_before_says_that_it_has_to_run_again(
-    service: Service, fresh: Sandbox
+    service: ServiceProcess, fresh: Sandbox
 ) -> None:
     """It takes the files that it knows from the newer service, and hook.py is none of them."""
     init(fresh)

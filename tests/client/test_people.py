@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from tests.client.conftest import KEY, Make, Sandbox
-from tests.harness.services import Service, running
+from tests.harness.services import ServiceProcess, running
 
 ADMIN = "admin-key-of-these-tests"
 
 
 @pytest.fixture(scope="module")
-def administered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def administered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """A service with a team key and an admin key, which gives a task two attempts."""
     env = {"DIBS_TEAM_KEY": KEY, "DIBS_ADMIN_KEY": ADMIN, "DIBS_MAX_ATTEMPTS": "2"}
     with running(tmp_path_factory.mktemp("administered"), env=env) as service:
@@ -19,7 +19,7 @@ def administered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture
-def pair(administered: Service, sandbox: Make) -> tuple[Sandbox, Sandbox]:
+def pair(administered: ServiceProcess, sandbox: Make) -> tuple[Sandbox, Sandbox]:
     """A person on call, and a session."""
     person = sandbox(administered.url, DIBS_ADMIN_KEY=ADMIN, DIBS_LABEL="Zoe", DIBS_KEY=KEY)
     return person, sandbox(administered.url, DIBS_KEY=KEY, DIBS_LABEL="ann")
@@ -90,7 +90,7 @@ def test_nobody_acts_without_the_key_or_with_another(pair: tuple[Sandbox, Sandbo
 
 
 def test_the_admin_key_goes_to_the_host_that_it_is_for_alone(
-    pair: tuple[Sandbox, Sandbox], administered: Service
+    pair: tuple[Sandbox, Sandbox], administered: ServiceProcess
 ) -> None:
     """As the team key: neither to where a checkout's dibs.conf says, nor to another host."""
     zoe, _ = pair

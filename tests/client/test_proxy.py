@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from tests.client.conftest import KEY, Make, Sandbox
 from tests.client.sandboxproxy import SandboxProxy, sandbox_proxy
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 
 URL = "https://dibs.test"
 
 
 @pytest.fixture
-def proxy(service: Service, tmp_path: Path) -> Iterator[SandboxProxy]:
+def proxy(service: ServiceProcess, tmp_path: Path) -> Iterator[SandboxProxy]:
     """A sandbox's proxy in front of the service."""
     with sandbox_proxy(tmp_path, service.port) as made:
         yield made
@@ -105,7 +105,7 @@ def test_a_lost_reply_costs_nothing(cloud: Sandbox, proxy: SandboxProxy) -> None
 
 
 def test_a_proxy_on_a_new_port_is_used_at_once(
-    cloud: Sandbox, proxy: SandboxProxy, service: Service, tmp_path: Path
+    cloud: Sandbox, proxy: SandboxProxy, service: ServiceProcess, tmp_path: Path
 ) -> None:
     cloud.dibs("claim", "T-1").said(0)
     proxy.close()
@@ -143,7 +143,7 @@ def test_the_session_travels_in_its_header_only(cloud: Sandbox, proxy: SandboxPr
 
 
 def test_a_service_on_loopback_is_asked_without_the_proxy(
-    service: Service, cloud: Sandbox, proxy: SandboxProxy
+    service: ServiceProcess, cloud: Sandbox, proxy: SandboxProxy
 ) -> None:
     cloud.dibs("claim", "T-1", DIBS_URL=service.url).said(0)
     assert proxy.connects == []

@@ -13,7 +13,7 @@ from tests.client.test_hooks import LOCAL
 from tests.client.test_install import fresh, init, installed
 from tests.client.test_words_of_others import loss
 from tests.harness import processes
-from tests.harness.services import Service, running
+from tests.harness.services import ServiceProcess, running
 from tests.tools.injected import ORDER, TEXTS, faults
 
 __all__ = ["fresh"]
@@ -22,7 +22,7 @@ CI = "ci-key-of-these-tests"
 
 
 @pytest.fixture(scope="module")
-def forged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def forged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """A service that CI may tell how a pull request ended."""
     env = {"DIBS_CI_KEY": CI, "DIBS_GRACE": "1s", "DIBS_MIN_TTL": "1s"}
     with running(tmp_path_factory.mktemp("forged"), env=env) as service:
@@ -30,7 +30,7 @@ def forged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture
-def pair(forged: Service, sandbox: Make) -> tuple[Sandbox, Sandbox]:
+def pair(forged: ServiceProcess, sandbox: Make) -> tuple[Sandbox, Sandbox]:
     """Two sessions."""
     return sandbox(forged.url, DIBS_LABEL="ann"), sandbox(forged.url, DIBS_LABEL="bob")
 
@@ -121,7 +121,7 @@ def test_a_claim_is_verified_by_its_branch_or_pull_request(pair: tuple[Sandbox, 
 
 
 def test_a_claim_is_found_by_its_branch_in_one_call(
-    forged: Service, pair: tuple[Sandbox, Sandbox]
+    forged: ServiceProcess, pair: tuple[Sandbox, Sandbox]
 ) -> None:
     ann, _ = pair
     on_branch(ann, "feat/clock")
@@ -140,7 +140,7 @@ def test_a_claim_is_found_by_its_branch_in_one_call(
 
 
 @pytest.fixture
-def guarded(service: Service, fresh: Sandbox) -> Sandbox:
+def guarded(service: ServiceProcess, fresh: Sandbox) -> Sandbox:
     """A checkout with dibs and its pre-push hook, and somewhere to push to."""
     fresh.env["DIBS_PROJECT"] = f"acme.{fresh.folder.parent.name}"
     init(fresh, "--pre-push", "--url", service.url)
@@ -205,7 +205,7 @@ def test_the_push_hook_is_laid_on_demand_and_taken_out(guarded: Sandbox) -> None
     assert not hook.exists()
 
 
-def test_a_push_hook_of_somebody_else_stays(service: Service, fresh: Sandbox) -> None:
+def test_a_push_hook_of_somebody_else_stays(service: ServiceProcess, fresh: Sandbox) -> None:
     hook = fresh.repo / ".git/hooks/pre-push"
     hook.parent.mkdir(exist_ok=True)
     hook.write_text("#!/bin/sh\nexit 0\n")

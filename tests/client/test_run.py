@@ -11,7 +11,7 @@ from tests.client.conftest import Make, Sandbox
 from tests.client.sandboxproxy import sandbox_proxy
 from tests.harness import processes
 from tests.harness.processes import is_gone, until
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 
 
 def children(run: "subprocess.Popen[str]") -> list[int]:
@@ -169,7 +169,7 @@ def test_a_killed_session_frees_its_task_by_itself(sandbox: Make) -> None:
 
 
 def test_a_session_that_is_cut_off_stops_before_anybody_else_may_begin(
-    service: Service, sandbox: Make
+    service: ServiceProcess, sandbox: Make
 ) -> None:
     ann = sandbox("https://dibs.test", DIBS_LABEL="ann")
     bob = sandbox(DIBS_LABEL="bob")
@@ -186,7 +186,7 @@ def test_a_session_that_is_cut_off_stops_before_anybody_else_may_begin(
 
 
 def test_a_session_that_is_cut_off_knows_by_its_own_clock_that_it_lost(
-    service: Service, sandbox: Make
+    service: ServiceProcess, sandbox: Make
 ) -> None:
     ann = sandbox("https://dibs.test", DIBS_LABEL="ann")
     with sandbox_proxy(ann.folder, service.port) as proxy:

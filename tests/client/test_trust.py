@@ -16,7 +16,7 @@ import pytest
 from tests.client.conftest import CLIENT, Make, Sandbox
 from tests.client.test_install import contents, init, installed
 from tests.harness import processes
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 
 ROOT = CLIENT.parents[1]
 PARTS = sorted(path.name for path in CLIENT.parent.glob("*.py"))
@@ -26,7 +26,7 @@ PLANTED = "import pathlib\npathlib.Path({mark!r}).touch()\nraise SystemExit(99)\
 
 
 @pytest.fixture
-def ann(service: Service, sandbox: Make) -> Sandbox:
+def ann(service: ServiceProcess, sandbox: Make) -> Sandbox:
     """A repository, and the client as the service serves it."""
     ann = sandbox("", DIBS_PROJECT="", DIBS_LABEL="ann")
     ann.script = ann.folder / "dibs.py"
@@ -119,7 +119,7 @@ def test_a_module_that_lies_about_is_not_imported(
 
 
 def test_a_host_that_only_the_checkout_names_runs_and_writes_nothing(
-    ann: Sandbox, service: Service, mark: Path
+    ann: Sandbox, service: ServiceProcess, mark: Path
 ) -> None:
     with serving(evil(mark)) as (url, heard):
         conf(ann, url)
@@ -177,24 +177,26 @@ def test_a_checkout_with_windows_line_ends_is_still_ours(ann: Sandbox) -> None:
     ann.dibs("init", "--remove", DIBS_URL="http://127.0.0.1:1").said(0)
 
 
-def served(service: Service, name: str) -> bytes:
+def served(service: ServiceProcess, name: str) -> bytes:
     """A file as the service serves it."""
     with urllib.request.urlopen(f"{service.url}/{name}") as reply:
         return bytes(reply.read())
 
 
 @pytest.mark.parametrize("part", ["hook", "install"])
-def test_the_served_client_knows_the_parts_that_are_served(service: Service, part: str) -> None:
+def test_the_served_client_knows_the_parts_that_are_served(
+    service: ServiceProcess, part: str
+) -> None:
     digest = hashlib.sha256(served(service, f"client/{part}.py")).hexdigest()
     assert f'"{part}": "{digest}"'.encode() in served(service, "client/dibs.py")
 
 
-def test_clients_of_before_find_install_py_where_it_was(service: Service) -> None:
+def test_clients_of_before_find_install_py_where_it_was(service: ServiceProcess) -> None:
     assert served(service, "skill/install.py") == served(service, "client/install.py")
 
 
 def test_a_checkouts_client_runs_the_install_py_of_its_own_tree_only(
-    ann: Sandbox, service: Service, mark: Path
+    ann: Sandbox, service: ServiceProcess, mark: Path
 ) -> None:
     copy = ann.folder / "tree"
     for part in ("client", "skill"):
@@ -213,7 +215,7 @@ def test_a_checkouts_client_runs_the_install_py_of_its_own_tree_only(
 
 @pytest.mark.parametrize("part", ["install", "hook"])
 def test_a_file_of_somebody_elses_client_folder_is_not_run(
-    ann: Sandbox, service: Service, mark: Path, part: str
+    ann: Sandbox, service: ServiceProcess, mark: Path, part: str
 ) -> None:
     ann.script = ann.folder / "client/dibs.py"
     planted(mark, ann.script.with_name(f"{part}.py"))
@@ -225,7 +227,7 @@ def test_a_file_of_somebody_elses_client_folder_is_not_run(
 
 @pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="takes root to give files away")
 def test_an_install_py_or_hook_py_of_another_user_is_not_run(
-    ann: Sandbox, service: Service, mark: Path
+    ann: Sandbox, service: ServiceProcess, mark: Path
 ) -> None:
     ann.script = ann.folder / "client/dibs.py"
     for name in ("install.py", "hook.py"):
@@ -239,7 +241,7 @@ def test_an_install_py_or_hook_py_of_another_user_is_not_run(
     assert not mark.exists()
 
 
-def steps(service: Service, where: str) -> str:
+def steps(service: ServiceProcess, where: str) -> str:
     """The commands that the README, or the board, tells people to run in their repository."""
     if where == "README":
         text = (ROOT / "README.md").read_text().split("## In a repository")[1]
@@ -252,7 +254,7 @@ def steps(service: Service, where: str) -> str:
 
 @pytest.mark.parametrize("where", ["README", "board"])
 def test_the_printed_steps_work_beside_code_of_the_same_name(
-    ann: Sandbox, service: Service, mark: Path, where: str
+    ann: Sandbox, service: ServiceProcess, mark: Path, where: str
 ) -> None:
     names = ("install.py", "hook.py", "dibs.py", "json.py", "socket.py", "skill/install.py")
     planted(mark, *(ann.repo / name for name in names))
@@ -301,7 +303,7 @@ def beyond(ann: Sandbox, where: str) -> Path:
 @pytest.mark.parametrize("where", ["home", "git"])
 @pytest.mark.parametrize("path", WRITTEN + FOLDERS)
 def test_init_writes_through_no_link_out_of_the_repository(
-    ann: Sandbox, service: Service, path: str, where: str
+    ann: Sandbox, service: ServiceProcess, path: str, where: str
 ) -> None:
     folder = beyond(ann, where)
     linked(ann, path, folder if path in FOLDERS else folder / "file")

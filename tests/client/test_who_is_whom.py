@@ -7,7 +7,7 @@ import pytest
 from tests.client.conftest import KEY, Make, Sandbox
 from tests.client.test_bound import place
 from tests.client.test_trust import conf, serving
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 
 ANN = {"CLAUDE_CODE_REMOTE_SESSION_ID": "cse_ann"}
 BOB = {"CLAUDE_CODE_REMOTE_SESSION_ID": "cse_bob"}
@@ -28,7 +28,7 @@ def test_a_random_secret_is_nobody_elses(sandbox: Make) -> None:
 
 
 def test_the_team_key_and_the_board_are_enough_to_be_a_session_of_that_key(
-    sandbox: Make, keyed: Service
+    sandbox: Make, keyed: ServiceProcess
 ) -> None:
     ann = sandbox(keyed.url, DIBS_KEY=KEY, **ANN)
     seen = ann.dibs("claim", "T-0", "--json").said(0).json["holder"]["label"]
@@ -36,7 +36,9 @@ def test_the_team_key_and_the_board_are_enough_to_be_a_session_of_that_key(
     assert is_same(ann, sandbox(keyed.url, DIBS_KEY=KEY, DIBS_LABEL=seen))
 
 
-def test_an_identity_key_is_not_made_up_for_by_the_team_key(sandbox: Make, keyed: Service) -> None:
+def test_an_identity_key_is_not_made_up_for_by_the_team_key(
+    sandbox: Make, keyed: ServiceProcess
+) -> None:
     keys = {"DIBS_KEY": KEY, "DIBS_IDENTITY_KEY": MINE}
     ann = sandbox(keyed.url, **keys, **ANN)
     assert not is_same(ann, sandbox(keyed.url, DIBS_KEY=KEY, **ANN))
@@ -61,7 +63,7 @@ def test_a_session_as_it_is_belongs_to_who_has_it(sandbox: Make) -> None:
 
 @pytest.mark.parametrize("with_", ["nothing", "key", "session"])
 def test_a_sub_agent_is_neither_its_parent_nor_its_sister(
-    sandbox: Make, keyed: Service, with_: str
+    sandbox: Make, keyed: ServiceProcess, with_: str
 ) -> None:
     given = {"key": {"DIBS_KEY": KEY}, "session": {"DIBS_SESSION": str(uuid.uuid4())}}
     env = {"DIBS_KEY": KEY, **given.get(with_, {})}
@@ -99,7 +101,7 @@ def test_nothing_is_made_with_an_identity_key_for_a_host_that_only_a_checkout_na
 
 
 def test_an_upgrade_of_an_environment_with_a_session_loses_no_claim(
-    sandbox: Make, service: Service
+    sandbox: Make, service: ServiceProcess
 ) -> None:
     """Claims under the plain secret stay whose they are; later ones are each agent's own."""
     shared = {"DIBS_SESSION": str(uuid.uuid4())}

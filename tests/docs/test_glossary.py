@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.harness.test_structure import MODULES, classes
 
 import dibs
 
@@ -53,6 +54,33 @@ def test_each_word_is_used_where_the_glossary_says(word: str, where: str) -> Non
     text = (ROOT / where).read_text("utf-8").lower()
     stem = {"hand-over window": "hand", "lease time": "lease", "private store": "private"}
     assert stem.get(word, word) in text, f"{where} does not say {word}"
+
+
+ANOTHER_THING = {
+    "issue": "the forge's own, not a task that is listed",
+    "row": "of the board's table, not what the store keeps of a task",
+    "waiter": "who has a ticket, as /v1 calls the field",
+    "waiting": "what `next` answers while too much waits for people",
+}
+"""What is called by a term that elsewhere means a word of ours, and means something else here."""
+
+
+def test_nothing_is_called_by_a_term_of_others_for_a_word_of_ours() -> None:
+    words = {word for word, *_ in rows()}
+    terms = {
+        term.strip().lower(): word
+        for word, _, elsewhere, _ in rows()
+        for term in re.split("[,;]", re.sub(r"\([^)]*\)", "", elsewhere))
+    }
+    named = {
+        " ".join(re.findall("[A-Z]?[a-z]+", name)).lower()
+        for module, file in MODULES.items()
+        if module.startswith("dibs.")
+        for name in (module.rpartition(".")[2], *classes(file))
+    }
+    found = {name: terms[name] for name in named & set(terms) - words}
+    assert {name: word for name, word in found.items() if name not in ANOTHER_THING} == {}
+    assert set(ANOTHER_THING) <= set(found)
 
 
 def test_the_words_of_the_contract_mean_the_same_in_the_glossary() -> None:

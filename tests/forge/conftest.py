@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from tests.forge.told import OLD_SECRET, SECRET
-from tests.harness.services import Service, running
+from tests.harness.services import ServiceProcess, running
 from tests.http.conftest import Caller
 
 TEAM, CI = "team-key-for-the-forge-tests", "ci-key-for-the-forge-tests"
@@ -12,7 +12,7 @@ ADMIN = "admin-key-for-the-forge-tests"
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """One service for all tests here; each has a repository of its own."""
     env = {
         "DIBS_TEAM_KEY": TEAM,
@@ -43,7 +43,7 @@ def project(repository: str) -> str:
 
 
 @pytest.fixture
-def session(service: Service, project: str) -> Iterator[Callable[[], Caller]]:
+def session(service: ServiceProcess, project: str) -> Iterator[Callable[[], Caller]]:
     """Makes sessions in that project."""
     made: list[Caller] = []
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.forge.acting import ROOT, Workflow
+from tests.forge.action_run import ROOT, Workflow
 from tests.forge.conftest import CI
 from tests.forge.told import RECORDED, pull
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 from tests.http.conftest import Caller
 
 
 @pytest.fixture
-def flow(service: Service, tmp_path: Path, repository: str) -> Workflow:
+def flow(service: ServiceProcess, tmp_path: Path, repository: str) -> Workflow:
     """The workflows of a repository, with a key for CI."""
     return Workflow(service, tmp_path, repository, CI)
 
@@ -125,7 +125,7 @@ def test_a_merge_queue_is_checked_by_its_pull_request_or_its_commit(
 
 
 def test_a_service_that_does_not_answer_is_said_plainly(
-    service: Service, tmp_path: Path, repository: str
+    service: ServiceProcess, tmp_path: Path, repository: str
 ) -> None:
     flow = Workflow(service, tmp_path, repository, CI)
     event = pull(repository, "opened", body="Dibs: T-1 17")
@@ -139,7 +139,7 @@ def test_a_service_that_does_not_answer_is_said_plainly(
 
 
 def test_a_fork_without_a_key_is_said_to_be_and_a_wrong_key_always_fails(
-    service: Service, tmp_path: Path, repository: str
+    service: ServiceProcess, tmp_path: Path, repository: str
 ) -> None:
     fork = pull(repository, "opened", head_repo="octo-dev/web", body="Dibs: T-1 17")
     keyless = Workflow(service, tmp_path, repository)
@@ -181,7 +181,7 @@ def test_a_strangers_fork_ends_nobodys_claim(flow: Workflow, ann: Caller) -> Non
 
 
 def test_a_verdict_with_a_key_that_opens_nothing_fails(
-    service: Service, tmp_path: Path, repository: str
+    service: ServiceProcess, tmp_path: Path, repository: str
 ) -> None:
     for key in ("", "x" * 30):
         flow = Workflow(service, tmp_path, repository, key)
@@ -200,7 +200,7 @@ def test_a_verdict_with_a_key_that_opens_nothing_fails(
     ],
 )
 def test_the_key_for_ci_opens_no_other_act(
-    service: Service, project: str, method: str, path: str
+    service: ServiceProcess, project: str, method: str, path: str
 ) -> None:
     bearer = {"Authorization": f"Bearer {CI}"}
     status, body, _ = service.ask(

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from tests.forge.conftest import ADMIN, CI
 from tests.forge.told import issue, pull, told
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 from tests.http.conftest import Caller
 from tests.http.test_bad_input import problem_of
 
 BRANCH = "feat/passkey"
-Happens = Callable[[Service, str, Caller, Caller], Any]
+Happens = Callable[[ServiceProcess, str, Caller, Caller], Any]
 """What happens, of a service, a repository, the author and another session."""
 
 
@@ -25,7 +25,7 @@ def event(action: str, number: int = 7, **more: Any) -> Happens:
 def by_person(act: str, **fields: Any) -> Happens:
     """A person does something."""
 
-    def happens(service: Service, _: str, ann: Caller, bob: Caller) -> Any:
+    def happens(service: ServiceProcess, _: str, ann: Caller, bob: Caller) -> Any:
         lea = Caller(service.url, ann.project, Authorization=f"Bearer {ADMIN}")
         answer = lea.post(act, **fields)
         lea.http.close()
@@ -37,7 +37,7 @@ def by_person(act: str, **fields: Any) -> Happens:
 def by_ci(**fields: Any) -> Happens:
     """CI tells a verdict."""
 
-    def happens(service: Service, _: str, ann: Caller, bob: Caller) -> Any:
+    def happens(service: ServiceProcess, _: str, ann: Caller, bob: Caller) -> Any:
         caller = Caller(service.url, ann.project, Authorization=f"Bearer {CI}")
         answer = caller.post("resolve", **fields)
         caller.http.close()
@@ -109,7 +109,7 @@ WISHES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("path", PATHS)
 def test_whatever_happens_before_the_verdict_the_task_is_nobody_elses(
-    service: Service, repository: str, ann: Caller, bob: Caller, path: str
+    service: ServiceProcess, repository: str, ann: Caller, bob: Caller, path: str
 ) -> None:
     told(service, issue(repository, "labeled"))
     claim = ann.post("claim", task="#12", branch=BRANCH).json()

@@ -4,10 +4,10 @@ import threading
 import time
 from pathlib import Path
 
-from tests.forge.acting import Workflow
+from tests.forge.action_run import Workflow
 from tests.forge.conftest import CI
 from tests.forge.told import pull, told
-from tests.harness.services import Service, running
+from tests.harness.services import ServiceProcess, running
 from tests.http.conftest import Caller
 from tests.http.test_bad_input import problem_of
 
@@ -15,7 +15,7 @@ SECRET_ENV = {"DIBS_GITHUB_SECRET": "a-webhook-secret-for-tests"}
 
 
 def test_a_task_is_one_sessions_until_its_pull_request_is_merged_or_closed(
-    service: Service, repository: str, ann: Caller, bob: Caller, tmp_path: Path
+    service: ServiceProcess, repository: str, ann: Caller, bob: Caller, tmp_path: Path
 ) -> None:
     flow = Workflow(service, tmp_path, repository, CI)
     entries = [{"task": "T-1"}, {"task": "T-2", "needs": ["T-1"]}]
@@ -85,7 +85,7 @@ def test_a_forge_is_answered_at_once_at_50_events_a_second_while_claims_go_on(
     assert shares["0.1"] >= 0.9
 
 
-def _deliver(service: Service, seconds: int, rate: int) -> None:
+def _deliver(service: ServiceProcess, seconds: int, rate: int) -> None:
     """Tell so many events a second: opened and closed, of pull requests whose tasks are held."""
     quiet, began = threading.Event(), time.monotonic()
     for number in range(seconds * rate):
@@ -94,7 +94,7 @@ def _deliver(service: Service, seconds: int, rate: int) -> None:
         told(service, pull("acme/web", action, task, branch=f"feat/{task}"))
 
 
-def _share_within(service: Service, seconds: str) -> float:
+def _share_within(service: ServiceProcess, seconds: str) -> float:
     """Which share of the deliveries the service answered within so many seconds."""
     series, name = service.metrics(), "dibs_request_seconds"
     within = series[f'{name}_bucket{{le="{seconds}",route="hook"}}']

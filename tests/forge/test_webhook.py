@@ -18,7 +18,7 @@ from tests.forge.told import (
     signed,
     told,
 )
-from tests.harness.services import Service, running
+from tests.harness.services import ServiceProcess, running
 from tests.http.conftest import Caller
 from tests.http.test_bad_input import problem_of
 
@@ -43,7 +43,9 @@ def state(caller: Caller, task: str = "T-1") -> str:
 # Who may
 
 
-def test_a_signature_of_any_of_the_secrets_lets_in(service: Service, repository: str) -> None:
+def test_a_signature_of_any_of_the_secrets_lets_in(
+    service: ServiceProcess, repository: str
+) -> None:
     for secret in (OLD_SECRET, None):
         body = json.dumps(pull(repository, "opened")).encode()
         headers = signed(body, secret) if secret else signed(body)
@@ -63,7 +65,7 @@ def test_a_signature_of_any_of_the_secrets_lets_in(service: Service, repository:
     ],
 )
 def test_what_is_not_signed_is_refused_and_changes_nothing(
-    service: Service, repository: str, ann: Caller, headers: Any, said: str
+    service: ServiceProcess, repository: str, ann: Caller, headers: Any, said: str
 ) -> None:
     held(ann, branch="feat/passkey")
     answer = deliver(service, pull(repository, "closed", merged=True), headers=headers)
@@ -72,7 +74,7 @@ def test_what_is_not_signed_is_refused_and_changes_nothing(
 
 
 def test_a_signature_is_of_the_body_as_it_came(
-    service: Service, repository: str, ann: Caller
+    service: ServiceProcess, repository: str, ann: Caller
 ) -> None:
     held(ann, branch="feat/passkey")
     good = json.dumps(pull(repository, "closed", merged=False)).encode()
@@ -91,7 +93,7 @@ def test_without_a_secret_there_is_no_such_path(tmp_path: Any) -> None:
         problem_of(deliver(service, pull("forge/x", "opened")), 404, "not-found")
 
 
-def test_the_path_is_for_post_alone(service: Service) -> None:
+def test_the_path_is_for_post_alone(service: ServiceProcess) -> None:
     for method in ("GET", "PUT", "DELETE"):
         status, body, headers = service.ask(method, "/hooks/github")
         assert (status, body["code"], headers["allow"]) == (405, "wrong-method", "POST")
@@ -119,13 +121,13 @@ def test_the_path_is_for_post_alone(service: Service) -> None:
     ],
 )
 def test_a_body_that_is_no_event_is_refused_in_a_sentence(
-    service: Service, body: bytes, said: str
+    service: ServiceProcess, body: bytes, said: str
 ) -> None:
     problem = problem_of(deliver(service, body, "pull_request"), 422, "invalid")
     assert said in problem["errors"][0]["message"]
 
 
-def test_a_body_that_is_too_large_is_said_to_be(service: Service) -> None:
+def test_a_body_that_is_too_large_is_said_to_be(service: ServiceProcess) -> None:
     body = json.dumps({"action": "opened", "x": "y" * MEBIBYTE}).encode()
     assert "1 MiB" in problem_of(deliver(service, body), 413, "too-large")["detail"]
     whole = pull("forge/large", "opened", body="y" * 900_000)
@@ -133,14 +135,14 @@ def test_a_body_that_is_too_large_is_said_to_be(service: Service) -> None:
 
 
 @pytest.mark.parametrize("name", ["X-GitHub-Event", "X-GitHub-Delivery", "Content-Type"])
-def test_a_delivery_without_its_headers_is_refused(service: Service, name: str) -> None:
+def test_a_delivery_without_its_headers_is_refused(service: ServiceProcess, name: str) -> None:
     answer = deliver(service, pull("forge/x", "opened"), "pull_request", headers={name: None})
     assert problem_of(answer, 422, "invalid")["errors"][0]["field"] == name
 
 
 @pytest.mark.parametrize("name", ["X-Hub-Signature-256", "X-GitHub-Event", "X-GitHub-Delivery"])
 def test_a_header_of_a_delivery_that_stands_there_twice_is_refused(
-    service: Service, name: str
+    service: ServiceProcess, name: str
 ) -> None:
     body = json.dumps(RECORDED["ping"]).encode()
     sent = {"X-GitHub-Event": "ping", "X-GitHub-Delivery": "d-1", **signed(body)}
@@ -153,7 +155,9 @@ def test_a_header_of_a_delivery_that_stands_there_twice_is_refused(
 
 
 @pytest.mark.parametrize("event", ["ping", "push", "check_run", "a-new-one"])
-def test_an_event_that_is_not_for_us_is_taken_and_said_to_be(service: Service, event: str) -> None:
+def test_an_event_that_is_not_for_us_is_taken_and_said_to_be(
+    service: ServiceProcess, event: str
+) -> None:
     said = told(service, RECORDED["ping"], event)
     assert (said["result"], said["matched"]) == ("nothing", [])
     assert event in said["why"][0]
@@ -161,14 +165,14 @@ def test_an_event_that_is_not_for_us_is_taken_and_said_to_be(service: Service, e
 
 @pytest.mark.parametrize("action", ["synchronize", "converted_to_draft", "labeled", "a-new-one"])
 def test_an_action_that_is_not_for_us_changes_nothing(
-    service: Service, repository: str, ann: Caller, action: str
+    service: ServiceProcess, repository: str, ann: Caller, action: str
 ) -> None:
     held(ann, branch="feat/passkey")
     said = told(service, pull(repository, action))
     assert (said["result"], state(ann)) == ("nothing", "held")
 
 
-def test_a_repository_that_the_service_does_not_accept_is_ignored(service: Service) -> None:
+def test_a_repository_that_the_service_does_not_accept_is_ignored(service: ServiceProcess) -> None:
     said = told(service, pull("other/web", "closed", merged=True))
     assert (said["result"], said["project"]) == ("ignored", None)
     assert "other/web" in said["why"][0]
@@ -194,7 +198,7 @@ def test_a_repository_has_the_project_that_the_client_calls_it(page: str) -> Non
     assert project_of(page, {}) == client_module().project_of(page)
 
 
-def test_a_setting_says_which_project_a_repository_is(service: Service) -> None:
+def test_a_setting_says_which_project_a_repository_is(service: ServiceProcess) -> None:
     named = Caller(service.url, "chosen.name", Authorization=f"Bearer {TEAM}")
     held(named, pr="https://github.com/Forge/Named/pull/7")
     said = told(service, pull("Forge/Named", "opened"))
@@ -208,7 +212,7 @@ def test_a_setting_says_which_project_a_repository_is(service: Service) -> None:
 @pytest.mark.parametrize("action", ["opened", "reopened", "ready_for_review"])
 @pytest.mark.parametrize("by", ["pr", "trailer", "branch"])
 def test_a_task_waits_for_the_review_of_its_pull_request(
-    service: Service, repository: str, ann: Caller, bob: Caller, action: str, by: str
+    service: ServiceProcess, repository: str, ann: Caller, bob: Caller, action: str, by: str
 ) -> None:
     url = f"https://github.com/{repository}/pull/7"
     claim = held(ann, **{"pr": {"pr": url}, "branch": {"branch": "feat/passkey"}}.get(by, {}))
@@ -227,7 +231,7 @@ def test_a_task_waits_for_the_review_of_its_pull_request(
 
 @pytest.mark.parametrize("merged", [True, False])
 def test_a_pull_request_that_is_closed_ends_its_task(
-    service: Service, repository: str, ann: Caller, bob: Caller, merged: bool
+    service: ServiceProcess, repository: str, ann: Caller, bob: Caller, merged: bool
 ) -> None:
     held(ann, branch="feat/passkey")
     told(service, pull(repository, "opened"))
@@ -245,13 +249,15 @@ def test_a_pull_request_that_is_closed_ends_its_task(
 
 @pytest.mark.parametrize("tail", ["?w=1", "/", "/files", "#discussion_r1", "/commits/abc?x#y"])
 def test_a_pull_request_is_known_by_each_of_its_urls(
-    service: Service, repository: str, ann: Caller, tail: str
+    service: ServiceProcess, repository: str, ann: Caller, tail: str
 ) -> None:
     held(ann, pr=f"https://github.com/{repository}/pull/7{tail}")
     assert told(service, pull(repository, "opened", branch="another"))["matched"][0]["by"] == "pr"
 
 
-def test_a_host_of_ones_own_works_as_well(service: Service, repository: str, project: str) -> None:
+def test_a_host_of_ones_own_works_as_well(
+    service: ServiceProcess, repository: str, project: str
+) -> None:
     host = "https://git.corp.org"
     there = Caller(service.url, f"git--corp--org.{project}", Authorization=f"Bearer {TEAM}")
     held(there, pr=f"https://GIT.corp.org/{repository}/pull/7/")
@@ -261,7 +267,7 @@ def test_a_host_of_ones_own_works_as_well(service: Service, repository: str, pro
 
 
 def test_what_nobody_has_is_said_to_be_unmatched_and_makes_up_no_claim(
-    service: Service, repository: str, ann: Caller
+    service: ServiceProcess, repository: str, ann: Caller
 ) -> None:
     for action, more in (("opened", {}), ("closed", {"merged": True}), ("closed", {})):
         said = told(service, pull(repository, action, body="Dibs: T-9 17", **more))
@@ -271,7 +277,7 @@ def test_what_nobody_has_is_said_to_be_unmatched_and_makes_up_no_claim(
 
 
 def test_a_trailer_with_the_fence_of_before_touches_no_newer_tenure(
-    service: Service, repository: str, ann: Caller, bob: Caller
+    service: ServiceProcess, repository: str, ann: Caller, bob: Caller
 ) -> None:
     old = held(ann, pr=f"https://github.com/{repository}/pull/7")
     ann.post("release", task="T-1")
@@ -285,7 +291,7 @@ def test_a_trailer_with_the_fence_of_before_touches_no_newer_tenure(
 
 
 def test_a_pull_request_that_another_took_the_place_of_ends_nothing(
-    service: Service, repository: str, ann: Caller
+    service: ServiceProcess, repository: str, ann: Caller
 ) -> None:
     trailer = f"Dibs: T-1 {held(ann)['fence']}"
     told(service, pull(repository, "opened", 7, body=trailer))
@@ -299,7 +305,7 @@ def test_a_pull_request_that_another_took_the_place_of_ends_nothing(
 
 
 def test_one_pull_request_may_be_of_several_tasks(
-    service: Service, repository: str, ann: Caller
+    service: ServiceProcess, repository: str, ann: Caller
 ) -> None:
     lines = "\n".join(f"Dibs: {task} {held(ann, task)['fence']}" for task in ("T-1", "T 2"))
     told(service, pull(repository, "opened", body=lines))
@@ -309,7 +315,7 @@ def test_one_pull_request_may_be_of_several_tasks(
 
 
 def test_two_tasks_on_one_branch_are_both_named_and_neither_is_touched(
-    service: Service, repository: str, ann: Caller
+    service: ServiceProcess, repository: str, ann: Caller
 ) -> None:
     for task in ("T-1", "T-2"):
         held(ann, task, branch="feat/passkey")
@@ -320,7 +326,7 @@ def test_two_tasks_on_one_branch_are_both_named_and_neither_is_touched(
 
 @pytest.mark.parametrize("association", ["NONE", "CONTRIBUTOR", "FIRST_TIME_CONTRIBUTOR", None])
 def test_a_stranger_with_a_fork_ends_nobodys_claim(
-    service: Service, repository: str, ann: Caller, association: str | None
+    service: ServiceProcess, repository: str, ann: Caller, association: str | None
 ) -> None:
     fence = held(ann, branch="feat/passkey")["fence"]
     fork = {"head_repo": "stranger/web", "author_association": association}
@@ -331,7 +337,7 @@ def test_a_stranger_with_a_fork_ends_nobodys_claim(
 
 
 def test_a_fork_of_somebody_who_belongs_here_is_known_by_its_trailer(
-    service: Service, repository: str, ann: Caller
+    service: ServiceProcess, repository: str, ann: Caller
 ) -> None:
     fence = held(ann, branch="feat/passkey")["fence"]
     fork = {"head_repo": "octo-dev/web", "author_association": "COLLABORATOR"}
@@ -341,7 +347,7 @@ def test_a_fork_of_somebody_who_belongs_here_is_known_by_its_trailer(
 
 
 def test_what_it_answers_is_as_the_description_says(
-    service: Service, repository: str, ann: Caller
+    service: ServiceProcess, repository: str, ann: Caller
 ) -> None:
     described = service.ask("GET", "/openapi.json")[1]
     operation = described["paths"]["/hooks/github"]["post"]
@@ -367,7 +373,7 @@ def test_what_it_answers_is_as_the_description_says(
 
 
 def test_a_delivery_that_came_before_is_dropped_by_its_id_and_by_its_body(
-    service: Service, repository: str, ann: Caller
+    service: ServiceProcess, repository: str, ann: Caller
 ) -> None:
     held(ann, branch="feat/passkey")
     told(service, pull(repository, "opened"))
@@ -384,7 +390,7 @@ def test_a_delivery_that_came_before_is_dropped_by_its_id_and_by_its_body(
 
 
 def test_what_is_told_late_does_not_undo_what_came_later(
-    service: Service, repository: str, ann: Caller
+    service: ServiceProcess, repository: str, ann: Caller
 ) -> None:
     held(ann, branch="feat/passkey")
     opened, closed = pull(repository, "opened"), pull(repository, "closed")
@@ -394,7 +400,7 @@ def test_what_is_told_late_does_not_undo_what_came_later(
 
 
 def test_what_is_a_week_old_is_not_listened_to(
-    service: Service, repository: str, ann: Caller
+    service: ServiceProcess, repository: str, ann: Caller
 ) -> None:
     held(ann, branch="feat/passkey")
     long_ago = (datetime.now(UTC) - timedelta(days=8)).isoformat()
@@ -403,7 +409,7 @@ def test_what_is_a_week_old_is_not_listened_to(
 
 
 def test_what_could_not_be_matched_may_be_sent_again(
-    service: Service, repository: str, ann: Caller
+    service: ServiceProcess, repository: str, ann: Caller
 ) -> None:
     opened = pull(repository, "opened")
     assert told(service, opened, id="d-2")["result"] == "unmatched"
@@ -421,7 +427,7 @@ def listed(caller: Caller, task: str = "#12") -> Any:
 
 @pytest.mark.parametrize("action", ["opened", "edited", "labeled", "reopened"])
 def test_an_issue_with_the_label_is_listed(
-    service: Service, repository: str, ann: Caller, bob: Caller, action: str
+    service: ServiceProcess, repository: str, ann: Caller, bob: Caller, action: str
 ) -> None:
     said = told(service, issue(repository, action, labels=["Agents", "P1"]))
     assert (said["did"], said["matched"][0]) == (
@@ -441,7 +447,7 @@ def test_an_issue_with_the_label_is_listed(
     [("unlabeled", {"labels": ()}), ("closed", {}), ("deleted", {}), ("transferred", {})],
 )
 def test_an_issue_that_loses_the_label_or_is_closed_is_dropped(
-    service: Service, repository: str, ann: Caller, action: str, more: Any
+    service: ServiceProcess, repository: str, ann: Caller, action: str, more: Any
 ) -> None:
     told(service, issue(repository, "labeled"))
     assert told(service, issue(repository, action, **more))["did"] == "dropped"
@@ -451,7 +457,7 @@ def test_an_issue_that_loses_the_label_or_is_closed_is_dropped(
 
 
 def test_a_closed_issue_whose_task_is_done_stays_done(
-    service: Service, repository: str, ann: Caller
+    service: ServiceProcess, repository: str, ann: Caller
 ) -> None:
     told(service, issue(repository, "labeled"))
     held(ann, "#12")
@@ -461,7 +467,7 @@ def test_a_closed_issue_whose_task_is_done_stays_done(
 
 
 def test_an_issue_that_somebody_works_on_goes_on_when_it_is_closed(
-    service: Service, repository: str, ann: Caller
+    service: ServiceProcess, repository: str, ann: Caller
 ) -> None:
     told(service, issue(repository, "labeled"))
     held(ann, "#12")
@@ -474,7 +480,7 @@ def test_an_issue_that_somebody_works_on_goes_on_when_it_is_closed(
     [("opened", ()), ("labeled", ("other",)), ("assigned", ("agents",)), ("pinned", ("agents",))],
 )
 def test_an_issue_that_is_not_for_us_changes_nothing(
-    service: Service, repository: str, ann: Caller, action: str, labels: Any
+    service: ServiceProcess, repository: str, ann: Caller, action: str, labels: Any
 ) -> None:
     said = told(service, issue(repository, action, labels=labels))
     assert (said["result"], said["matched"]) == ("nothing", [])
@@ -482,7 +488,7 @@ def test_an_issue_that_is_not_for_us_changes_nothing(
 
 
 def test_a_task_that_is_listed_from_elsewhere_is_left_alone(
-    service: Service, repository: str, ann: Caller
+    service: ServiceProcess, repository: str, ann: Caller
 ) -> None:
     ann.post("tasks", tasks=[{"task": "#12", "title": "mine", "source": "tasks.md"}])
     for action in ("labeled", "closed"):
@@ -492,7 +498,7 @@ def test_a_task_that_is_listed_from_elsewhere_is_left_alone(
 
 
 def test_text_of_strangers_is_cut_and_cleaned(
-    service: Service, repository: str, ann: Caller
+    service: ServiceProcess, repository: str, ann: Caller
 ) -> None:
     title = "A\u202eb\x07 " + "e" + "\u0301" * 9 + " x" * 300
     told(service, issue(repository, "labeled", title=title, body="\x00y\u2028" + "z" * 70_000))
@@ -510,7 +516,7 @@ def test_a_service_without_a_label_lists_no_issues(tmp_path: Any) -> None:
         assert (said["result"], "DIBS_GITHUB_LABEL" in said["why"][0]) == ("nothing", True)
 
 
-def test_what_was_told_is_counted(service: Service, repository: str) -> None:
+def test_what_was_told_is_counted(service: ServiceProcess, repository: str) -> None:
     def counts(event: str, result: str) -> float:
         series = f'dibs_forge_events_total{{event="{event}",result="{result}"}}'
         return service.metrics()[series]

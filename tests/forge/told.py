@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 
 SECRET = "a-webhook-secret-for-tests"
 OLD_SECRET = "the-webhook-secret-of-before"
@@ -69,7 +69,7 @@ def signed(body: bytes, secret: str = SECRET, algorithm: str = "sha256") -> dict
 
 
 def deliver(
-    service: Service,
+    service: ServiceProcess,
     payload: Any,
     event: str | None = None,
     *,
@@ -91,7 +91,9 @@ def deliver(
     return httpx.post(service.url + "/hooks/github", content=body, headers=given, timeout=30)
 
 
-def told(service: Service, payload: Any, event: str | None = None, **more: Any) -> dict[str, Any]:
+def told(
+    service: ServiceProcess, payload: Any, event: str | None = None, **more: Any
+) -> dict[str, Any]:
     """Deliver a payload that is accepted, and return what the service says that it did."""
     answer = deliver(service, payload, event, **more)
     assert answer.status_code == 202, answer.text

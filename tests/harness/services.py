@@ -43,7 +43,7 @@ def clean_environ(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return inherited | {"PYTHONUNBUFFERED": "1"} | dict(more or {})
 
 
-class Service:
+class ServiceProcess:
     """One `dibs serve`: started, stopped, killed, started again on the same data and port.
 
     `command` is what is run, up to `serve`.
@@ -185,16 +185,18 @@ def _lines(file: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *flags: str, env: Mapping[str, str] | None = None) -> Iterator[Service]:
+def running(
+    folder: Path, *flags: str, env: Mapping[str, str] | None = None
+) -> Iterator[ServiceProcess]:
     """Run a service for the length of a block."""
-    service = Service(folder, *flags, env=env)
+    service = ServiceProcess(folder, *flags, env=env)
     try:
         yield service.start()
     finally:
         service.stop()
 
 
-class Running(Service):
+class Running(ServiceProcess):
     """A service that runs from here on, and is killed at the end of its block."""
 
     def __init__(self, *flags: str, env: Mapping[str, str] | None = None, port: int = 0) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.conftest import new_session
-from tests.harness.services import Service, running
+from tests.harness.services import ServiceProcess, running
 
 ADMIN = "admin-key-for-these-tests"
 
@@ -39,7 +39,7 @@ class Caller:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """One service for all tests here; each has a project of its own."""
     env = {
         "DIBS_ADMIN_KEY": ADMIN,
@@ -57,7 +57,7 @@ def project(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def ann(service: Service, project: str) -> Iterator[Caller]:
+def ann(service: ServiceProcess, project: str) -> Iterator[Caller]:
     """A session."""
     caller = Caller(service.url, project)
     yield caller
@@ -65,7 +65,7 @@ def ann(service: Service, project: str) -> Iterator[Caller]:
 
 
 @pytest.fixture
-def bob(service: Service, project: str) -> Iterator[Caller]:
+def bob(service: ServiceProcess, project: str) -> Iterator[Caller]:
     """Another session in the same project."""
     caller = Caller(service.url, project)
     yield caller

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 
-class Answer(NamedTuple):
+class RawAnswer(NamedTuple):
     """One answer."""
 
     status: int
@@ -29,7 +29,7 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
-class Wire:
+class RawConnection:
     """A connection, and the answers that come on it."""
 
     def __init__(self, url: str, timeout_s: float = 20.0) -> None:
@@ -37,7 +37,7 @@ class Wire:
         self.socket = socket.create_connection((parts.hostname, parts.port), timeout=timeout_s)
         self.got = b""
 
-    def __enter__(self) -> "Wire":
+    def __enter__(self) -> "RawConnection":
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -51,7 +51,7 @@ class Wire:
                 time.sleep(0.05)  # so that the service reads it by itself
             self.socket.sendall(segment)
 
-    def answer(self, method: str = "GET") -> Answer:
+    def answer(self, method: str = "GET") -> RawAnswer:
         """The next answer; its body has a length or is chunked."""
         while b"\r\n\r\n" not in self.got:
             self._more()
@@ -67,7 +67,7 @@ class Wire:
         while len(self.got) < size:
             self._more()
         body, self.got = self.got[:size], self.got[size:]
-        return Answer(status, headers, body)
+        return RawAnswer(status, headers, body)
 
     def _more(self) -> None:
         more = self.socket.recv(65_536)
@@ -102,8 +102,8 @@ def chunked(body: bytes, *trailers: bytes, size: int = 7, extension: bytes = b""
     return found + b"0\r\n" + b"".join(trailer + b"\r\n" for trailer in trailers) + b"\r\n"
 
 
-def ask(url: str, *segments: bytes, method: str = "GET") -> Answer:
+def ask(url: str, *segments: bytes, method: str = "GET") -> RawAnswer:
     """Send a request on a connection of its own, and return the answer."""
-    with Wire(url) as wire:
+    with RawConnection(url) as wire:
         wire.send(*segments)
         return wire.answer(method)

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 from tests.http.conftest import Caller
 
 OPEN = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
@@ -73,9 +73,9 @@ class Follower(threading.Thread):
 
 
 @pytest.fixture
-def crashing(tmp_path: Path) -> Iterator[Service]:
+def crashing(tmp_path: Path) -> Iterator[ServiceProcess]:
     """A service that the test may harm."""
-    service = Service(tmp_path / "service", env=OPEN | CALLS).start()
+    service = ServiceProcess(tmp_path / "service", env=OPEN | CALLS).start()
     yield service
     service.stop()
 
@@ -89,7 +89,7 @@ def _until_granted(caller: Caller, task: str) -> None:
 
 
 def test_a_reader_misses_and_repeats_nothing_while_store_and_service_crash(
-    crashing: Service,
+    crashing: ServiceProcess,
 ) -> None:
     caller = Caller(crashing.url, "ev.ents")
     _until_granted(caller, "first")
@@ -111,7 +111,7 @@ def test_a_reader_misses_and_repeats_nothing_while_store_and_service_crash(
     caller.http.close()
 
 
-def test_a_store_that_lost_its_data_says_reset(crashing: Service) -> None:
+def test_a_store_that_lost_its_data_says_reset(crashing: ServiceProcess) -> None:
     caller = Caller(crashing.url, "ev.ents")
     _until_granted(caller, "first")
     after = caller.get("events").json()["next"]
@@ -129,7 +129,7 @@ def test_a_store_that_lost_its_data_says_reset(crashing: Service) -> None:
     caller.http.close()
 
 
-def test_pages_join_without_gap_or_duplicate(crashing: Service) -> None:
+def test_pages_join_without_gap_or_duplicate(crashing: ServiceProcess) -> None:
     caller = Caller(crashing.url, "ev.ents")
     for number in range(25):
         _until_granted(caller, f"T-{number}")
@@ -144,7 +144,7 @@ def test_pages_join_without_gap_or_duplicate(crashing: Service) -> None:
     caller.http.close()
 
 
-def test_who_was_there_before_the_first_event_misses_none(crashing: Service) -> None:
+def test_who_was_there_before_the_first_event_misses_none(crashing: ServiceProcess) -> None:
     caller = Caller(crashing.url, "ev.ents")
     before = caller.get("events").json()
     assert (before["events"], before["next"]) == ([], "0-0-0")
@@ -155,7 +155,7 @@ def test_who_was_there_before_the_first_event_misses_none(crashing: Service) -> 
     caller.http.close()
 
 
-def test_a_beginning_that_is_no_longer_kept_says_reset(crashing: Service) -> None:
+def test_a_beginning_that_is_no_longer_kept_says_reset(crashing: ServiceProcess) -> None:
     caller = Caller(crashing.url, "ev.ents")
     for task in ("first", "second"):
         _until_granted(caller, task)
@@ -166,11 +166,11 @@ def test_a_beginning_that_is_no_longer_kept_says_reset(crashing: Service) -> Non
     caller.http.close()
 
 
-def _store(service: Service) -> contextlib.AbstractContextManager[redis.Redis]:
+def _store(service: ServiceProcess) -> contextlib.AbstractContextManager[redis.Redis]:
     path = str(service.folder / "data" / "valkey.sock")
     return contextlib.closing(redis.Redis(unix_socket_path=path))
 
 
-def _kill_store(service: Service) -> None:
+def _kill_store(service: ServiceProcess) -> None:
     with _store(service) as store:
         os.kill(int(store.info("server")["process_id"]), signal.SIGKILL)

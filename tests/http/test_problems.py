@@ -10,7 +10,7 @@ import httpx
 import pytest
 import redis
 from tests.harness.processes import until
-from tests.harness.services import Service, running
+from tests.harness.services import ServiceProcess, running
 from tests.http.conftest import ADMIN, Caller
 
 from dibs.problems import TABLE
@@ -19,7 +19,7 @@ TEAM = "team-key-for-these-tests"
 
 
 @pytest.fixture(scope="module")
-def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """A service with keys and small limits, whose store the tests may harm."""
     env = {
         "DIBS_TEAM_KEY": f"old-{TEAM},{TEAM}",
@@ -37,10 +37,10 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @dataclass
-class Desk:
+class ProjectAtService:
     """One project at that service, and the sessions that call there."""
 
-    service: Service
+    service: ServiceProcess
     project: str
     open: contextlib.ExitStack
 
@@ -64,13 +64,13 @@ class Desk:
 
 
 @pytest.fixture
-def desk(strict: Service, project: str) -> Iterator[Desk]:
+def desk(strict: ServiceProcess, project: str) -> Iterator[ProjectAtService]:
     """A project of this test alone."""
     with contextlib.ExitStack() as opened:
-        yield Desk(strict, project, opened)
+        yield ProjectAtService(strict, project, opened)
 
 
-Provoke = Callable[[Desk], httpx.Response]
+Provoke = Callable[[ProjectAtService], httpx.Response]
 WAYS: list[tuple[str, Provoke]] = []
 """(code, what provokes it): every code of the table is here at least once."""
 
@@ -86,72 +86,72 @@ def answers(code: str) -> Callable[[Provoke], Provoke]:
 
 
 @answers("invalid")
-def a_claim_that_names_no_task(desk: Desk) -> httpx.Response:
+def a_claim_that_names_no_task(desk: ProjectAtService) -> httpx.Response:
     return desk.caller().post("claim")
 
 
 @answers("bad-session")
-def a_session_that_can_be_guessed(desk: Desk) -> httpx.Response:
+def a_session_that_can_be_guessed(desk: ProjectAtService) -> httpx.Response:
     return desk.caller(**{"Dibs-Session": "x"}).post("claim", task="T")
 
 
 @answers("unauthorized")
-def no_key(desk: Desk) -> httpx.Response:
+def no_key(desk: ProjectAtService) -> httpx.Response:
     return desk.caller(Authorization="").get("claims")
 
 
 @answers("unauthorized")
-def a_wrong_key(desk: Desk) -> httpx.Response:
+def a_wrong_key(desk: ProjectAtService) -> httpx.Response:
     return desk.caller(Authorization="Bearer nope").get("claims")
 
 
 @answers("not-found")
-def a_path_that_is_none(desk: Desk) -> httpx.Response:
+def a_path_that_is_none(desk: ProjectAtService) -> httpx.Response:
     return desk.caller().http.get("/nowhere")
 
 
 @answers("wrong-method")
-def a_method_that_is_not_for_the_path(desk: Desk) -> httpx.Response:
+def a_method_that_is_not_for_the_path(desk: ProjectAtService) -> httpx.Response:
     return desk.caller().http.put("/livez")
 
 
 @answers("too-large")
-def a_body_over_the_limit(desk: Desk) -> httpx.Response:
+def a_body_over_the_limit(desk: ProjectAtService) -> httpx.Response:
     return desk.caller().post("claim", task="T", note="x" * 20_000)
 
 
 @answers("held")
-def a_claim_of_anothers_task(desk: Desk) -> httpx.Response:
+def a_claim_of_anothers_task(desk: ProjectAtService) -> httpx.Response:
     desk.caller().post("claim", task="T-1")
     return desk.caller().post("claim", task="T-1")
 
 
 @answers("not-holder")
-def a_release_by_another(desk: Desk) -> httpx.Response:
+def a_release_by_another(desk: ProjectAtService) -> httpx.Response:
     desk.caller().post("claim", task="T-1")
     return desk.caller().post("release", task="T-1")
 
 
 @answers("forbidden")
-def a_break_without_the_admin_key(desk: Desk) -> httpx.Response:
+def a_break_without_the_admin_key(desk: ProjectAtService) -> httpx.Response:
     fence = desk.caller().post("claim", task="T-1").json()["fence"]
     return desk.caller().post("break", task="T-1", reason="x", fence=fence)
 
 
 @answers("fence-required")
-def a_break_without_a_fence(desk: Desk) -> httpx.Response:
+def a_break_without_a_fence(desk: ProjectAtService) -> httpx.Response:
     desk.caller().post("claim", task="T-1")
     return desk.admin().post("break", task="T-1", reason="x")
 
 
 @answers("fence-moved")
-def a_break_of_an_earlier_claim(desk: Desk) -> httpx.Response:
+def a_break_of_an_earlier_claim(desk: ProjectAtService) -> httpx.Response:
     desk.caller().post("claim", task="T-1")
     return desk.admin().post("break", task="T-1", reason="x", fence=1)
 
 
 @answers("lost")
-def a_heartbeat_after_a_break(desk: Desk) -> httpx.Response:
+def a_heartbeat_after_a_break(desk: ProjectAtService) -> httpx.Response:
     ann = desk.caller()
     fence = ann.post("claim", task="T-1").json()["fence"]
     broken = desk.admin().post("break", task="T-1", reason="stuck", fence=fence)
@@ -160,7 +160,7 @@ def a_heartbeat_after_a_break(desk: Desk) -> httpx.Response:
 
 
 @answers("done")
-def a_claim_of_what_is_done(desk: Desk) -> httpx.Response:
+def a_claim_of_what_is_done(desk: ProjectAtService) -> httpx.Response:
     bob = desk.caller()
     bob.post("claim", task="T-2")
     bob.post("release", task="T-2", outcome="done")
@@ -168,7 +168,7 @@ def a_claim_of_what_is_done(desk: Desk) -> httpx.Response:
 
 
 @answers("cooling")
-def a_claim_just_after_a_lapse(desk: Desk) -> httpx.Response:
+def a_claim_just_after_a_lapse(desk: ProjectAtService) -> httpx.Response:
     desk.caller().post("claim", task="T-1", ttl=1)
     onlooker = desk.caller()
     until(lambda: onlooker.get("claims/T-1").json()["state"] == "lapsed", "it lapses", every_s=0.3)
@@ -178,7 +178,7 @@ def a_claim_just_after_a_lapse(desk: Desk) -> httpx.Response:
 
 
 @answers("blocked")
-def a_claim_of_what_needs_another(desk: Desk) -> httpx.Response:
+def a_claim_of_what_needs_another(desk: ProjectAtService) -> httpx.Response:
     ann = desk.caller()
     ann.post("tasks", tasks=[{"task": "T-1"}, {"task": "T-2", "needs": ["T-1", "T-9"]}])
     ann.post("claim", task="T-1", label="ann")
@@ -189,7 +189,7 @@ def a_claim_of_what_needs_another(desk: Desk) -> httpx.Response:
 
 
 @answers("nothing-ready")
-def asking_for_the_next_where_all_is_held(desk: Desk) -> httpx.Response:
+def asking_for_the_next_where_all_is_held(desk: ProjectAtService) -> httpx.Response:
     ann = desk.caller()
     ann.post("tasks", tasks=[{"task": "T-1"}, {"task": "T-2", "needs": ["T-1"]}])
     assert ann.post("claim", next=True).json()["task"] == "T-1"
@@ -201,7 +201,7 @@ def asking_for_the_next_where_all_is_held(desk: Desk) -> httpx.Response:
 
 
 @answers("on-hold")
-def a_claim_of_what_a_person_keeps_back(desk: Desk) -> httpx.Response:
+def a_claim_of_what_a_person_keeps_back(desk: ProjectAtService) -> httpx.Response:
     held = desk.admin().post("hold", task="T-1", reason="the plan changes", until="2h")
     assert (held.status_code, held.json()["already"]) == (200, False)
     answer = desk.caller().post("claim", task="T-1")
@@ -213,7 +213,9 @@ def a_claim_of_what_a_person_keeps_back(desk: Desk) -> httpx.Response:
 
 
 @answers("on-hold")
-def a_claim_of_the_next_where_a_person_keeps_the_project_back(desk: Desk) -> httpx.Response:
+def a_claim_of_the_next_where_a_person_keeps_the_project_back(
+    desk: ProjectAtService,
+) -> httpx.Response:
     ann = desk.caller()
     ann.post("tasks", tasks=[{"task": "T-1"}])
     assert desk.admin().post("hold", reason="a release").json()["task"] is None
@@ -226,7 +228,7 @@ def a_claim_of_the_next_where_a_person_keeps_the_project_back(desk: Desk) -> htt
 
 
 @answers("failed")
-def a_claim_of_what_was_given_up_too_often(desk: Desk) -> httpx.Response:
+def a_claim_of_what_was_given_up_too_often(desk: ProjectAtService) -> httpx.Response:
     ann = desk.caller()
     ann.post("tasks", tasks=[{"task": "T-1", "max_attempts": 1}])
     ann.post("claim", task="T-1", label="ann")
@@ -240,13 +242,13 @@ def a_claim_of_what_was_given_up_too_often(desk: Desk) -> httpx.Response:
 
 
 @answers("held")
-def a_retry_of_what_somebody_has(desk: Desk) -> httpx.Response:
+def a_retry_of_what_somebody_has(desk: ProjectAtService) -> httpx.Response:
     desk.caller().post("claim", task="T-1")
     return desk.admin().post("retry", task="T-1", reason="again")
 
 
 @answers("fence-moved")
-def a_retry_of_an_earlier_tenure(desk: Desk) -> httpx.Response:
+def a_retry_of_an_earlier_tenure(desk: ProjectAtService) -> httpx.Response:
     ann = desk.caller()
     ann.post("claim", task="T-1")
     ann.post("release", task="T-1", outcome="done")
@@ -254,24 +256,24 @@ def a_retry_of_an_earlier_tenure(desk: Desk) -> httpx.Response:
 
 
 @answers("forbidden")
-def a_hold_without_the_admin_key(desk: Desk) -> httpx.Response:
+def a_hold_without_the_admin_key(desk: ProjectAtService) -> httpx.Response:
     for act in ("unhold", "retry"):
         assert desk.caller().post(act, task="T-1", reason="x").json()["code"] == "forbidden"
     return desk.caller().post("hold", reason="x")
 
 
 @answers("bad-signature")
-def a_delivery_that_nobody_signed(desk: Desk) -> httpx.Response:
+def a_delivery_that_nobody_signed(desk: ProjectAtService) -> httpx.Response:
     return desk.caller().http.post("/hooks/github", json={"action": "opened"})
 
 
 @answers("unmatched")
-def a_verdict_on_what_nobody_had(desk: Desk) -> httpx.Response:
+def a_verdict_on_what_nobody_had(desk: ProjectAtService) -> httpx.Response:
     return desk.admin().post("resolve", task="T-1", outcome="merged")
 
 
 @answers("ambiguous")
-def a_verdict_on_a_branch_of_two_tasks(desk: Desk) -> httpx.Response:
+def a_verdict_on_a_branch_of_two_tasks(desk: ProjectAtService) -> httpx.Response:
     ann = desk.caller()
     ann.post("claim", all_of=["T-1", "T-2"], branch="feat/both")
     answer = desk.admin().post("resolve", branch="feat/both", outcome="merged")
@@ -280,13 +282,13 @@ def a_verdict_on_a_branch_of_two_tasks(desk: Desk) -> httpx.Response:
 
 
 @answers("fence-moved")
-def a_verdict_on_an_earlier_tenure(desk: Desk) -> httpx.Response:
+def a_verdict_on_an_earlier_tenure(desk: ProjectAtService) -> httpx.Response:
     desk.caller().post("claim", task="T-1")
     return desk.admin().post("resolve", task="T-1", fence=1, outcome="merged")
 
 
 @answers("quota")
-def a_claim_of_the_next_while_too_many_wait_for_people(desk: Desk) -> httpx.Response:
+def a_claim_of_the_next_while_too_many_wait_for_people(desk: ProjectAtService) -> httpx.Response:
     ann, bob = desk.caller(), desk.caller()
     ann.post("tasks", tasks=[{"task": f"T-{n}"} for n in range(4)])
     for _ in range(2):
@@ -302,13 +304,13 @@ def a_claim_of_the_next_while_too_many_wait_for_people(desk: Desk) -> httpx.Resp
 
 
 @answers("too-large")
-def a_list_over_a_mebibyte(desk: Desk) -> httpx.Response:
+def a_list_over_a_mebibyte(desk: ProjectAtService) -> httpx.Response:
     entries = [{"task": f"T-{n}", "body": "x" * 8_000} for n in range(140)]
     return desk.caller().post("tasks", tasks=entries)
 
 
 @answers("quota")
-def a_list_where_the_project_weighs_what_it_may(desk: Desk) -> httpx.Response:
+def a_list_where_the_project_weighs_what_it_may(desk: ProjectAtService) -> httpx.Response:
     ann = desk.caller()
     entries = [{"task": f"T-{n}", "body": "x" * 8_000} for n in range(9)]
     assert ann.post("tasks", tasks=entries).status_code == 200
@@ -319,7 +321,7 @@ def a_list_where_the_project_weighs_what_it_may(desk: Desk) -> httpx.Response:
 
 
 @answers("full")
-def a_list_when_the_store_has_no_memory_left(desk: Desk) -> httpx.Response:
+def a_list_when_the_store_has_no_memory_left(desk: ProjectAtService) -> httpx.Response:
     ann = desk.caller()
     ann.post("tasks", tasks=[{"task": "T-1"}])
     with desk.store() as store:
@@ -334,14 +336,14 @@ def a_list_when_the_store_has_no_memory_left(desk: Desk) -> httpx.Response:
 
 
 @answers("quota")
-def a_claim_more_than_a_session_may_have(desk: Desk) -> httpx.Response:
+def a_claim_more_than_a_session_may_have(desk: ProjectAtService) -> httpx.Response:
     ann = desk.caller()
     ann.post("claim", all_of=["T-1", "T-2"])
     return ann.post("claim", task="T-3")
 
 
 @answers("quota")
-def a_claim_in_a_project_that_weighs_what_it_may(desk: Desk) -> httpx.Response:
+def a_claim_in_a_project_that_weighs_what_it_may(desk: ProjectAtService) -> httpx.Response:
     for number in range(40):
         answer = desk.caller().post("claim", task=f"T-{number}", note="\U0001f600" * 1_000)
         if answer.status_code != 201:
@@ -351,7 +353,7 @@ def a_claim_in_a_project_that_weighs_what_it_may(desk: Desk) -> httpx.Response:
 
 
 @answers("rate-limited")
-def more_calls_than_a_session_may_make(desk: Desk) -> httpx.Response:
+def more_calls_than_a_session_may_make(desk: ProjectAtService) -> httpx.Response:
     ann = desk.caller()
     every = [ann.post("heartbeat") for _ in range(20)]
     limited = [answer for answer in every if answer.status_code == 429]
@@ -361,7 +363,7 @@ def more_calls_than_a_session_may_make(desk: Desk) -> httpx.Response:
 
 
 @answers("full")
-def a_claim_when_the_store_has_no_memory_left(desk: Desk) -> httpx.Response:
+def a_claim_when_the_store_has_no_memory_left(desk: ProjectAtService) -> httpx.Response:
     ann, bob = desk.caller(), desk.caller()
     ann.post("claim", task="T-1")
     with desk.store() as store:
@@ -376,7 +378,7 @@ def a_claim_when_the_store_has_no_memory_left(desk: Desk) -> httpx.Response:
 
 
 @answers("internal")
-def a_stream_that_has_had_its_last_event(desk: Desk) -> httpx.Response:
+def a_stream_that_has_had_its_last_event(desk: ProjectAtService) -> httpx.Response:
     last = f"{2**64 - 1}-{2**64 - 1}"
     with desk.store() as store:
         store.xadd(f"dibs:{{{desk.project}}}:events", {"type": "claimed"}, last)
@@ -387,7 +389,7 @@ def a_stream_that_has_had_its_last_event(desk: Desk) -> httpx.Response:
 
 
 @answers("unavailable")
-def a_record_that_is_no_record(desk: Desk) -> httpx.Response:
+def a_record_that_is_no_record(desk: ProjectAtService) -> httpx.Response:
     ann = desk.caller()
     ann.post("claim", task="T-2")
     with desk.store() as store:
@@ -409,7 +411,7 @@ def a_record_that_is_no_record(desk: Desk) -> httpx.Response:
 
 
 @answers("unavailable")
-def a_claim_while_the_store_stands_still(desk: Desk) -> httpx.Response:
+def a_claim_while_the_store_stands_still(desk: ProjectAtService) -> httpx.Response:
     ann = desk.caller()
     ann.post(
         "claim", task="T-0"
@@ -424,7 +426,9 @@ def a_claim_while_the_store_stands_still(desk: Desk) -> httpx.Response:
 
 
 @answers("unavailable")
-def asking_whether_it_is_ready_while_the_store_stands_still(desk: Desk) -> httpx.Response:
+def asking_whether_it_is_ready_while_the_store_stands_still(
+    desk: ProjectAtService,
+) -> httpx.Response:
     http = desk.caller().http
     with stopped_store(desk):  # the first answer may be shared, from a moment ago
         answer = until(lambda: unready(http.get("/readyz")), "the service says it is not ready")
@@ -437,7 +441,7 @@ def unready(answer: httpx.Response) -> httpx.Response | None:
 
 
 @contextlib.contextmanager
-def stopped_store(desk: Desk) -> Iterator[None]:
+def stopped_store(desk: ProjectAtService) -> Iterator[None]:
     """The store does not run in this block; afterwards the service reaches it again."""
     ann = desk.caller()
     with desk.store() as store:
@@ -456,7 +460,7 @@ def answered(answer: httpx.Response) -> httpx.Response | None:
 
 
 @pytest.mark.parametrize(("code", "way"), [pytest.param(*w, id=w[1].__name__) for w in WAYS])
-def test_each_problem_has_the_one_shape(desk: Desk, code: str, way: Provoke) -> None:
+def test_each_problem_has_the_one_shape(desk: ProjectAtService, code: str, way: Provoke) -> None:
     [problem] = [problem for problem in TABLE if problem.code == code]
     answer = way(desk)
     assert answer.status_code == problem.status, answer.text
@@ -479,7 +483,7 @@ def test_every_problem_of_the_table_is_provoked_above() -> None:
 
 
 @pytest.mark.parametrize("code", [problem.code for problem in TABLE])
-def test_every_problem_explains_itself_at_its_type(strict: Service, code: str) -> None:
+def test_every_problem_explains_itself_at_its_type(strict: ServiceProcess, code: str) -> None:
     [problem] = [problem for problem in TABLE if problem.code == code]
     page = httpx.get(f"{strict.url}/problems/{code}")
     assert page.status_code == 200

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.conftest import new_session
-from tests.harness.services import Service, running
+from tests.harness.services import ServiceProcess, running
 from tests.http.conftest import ADMIN, Caller
 from tests.http.test_bad_input import problem_of
 
@@ -15,7 +15,7 @@ PR = "https://github.com/acme/web/pull/7"
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """A service with a key for each kind of caller."""
     keys = {"DIBS_TEAM_KEY": TEAM, "DIBS_ADMIN_KEY": ADMIN, "DIBS_CI_KEY": f"{CI},{CI}-2"}
     rates = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
@@ -23,12 +23,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield started
 
 
-def caller(service: Service, project: str, key: str) -> Caller:
+def caller(service: ServiceProcess, project: str, key: str) -> Caller:
     return Caller(service.url, project, Authorization=f"Bearer {key}")
 
 
 @pytest.fixture
-def ann(service: Service, project: str) -> Iterator[Caller]:
+def ann(service: ServiceProcess, project: str) -> Iterator[Caller]:
     """A session."""
     made = caller(service, project, TEAM)
     yield made
@@ -36,7 +36,7 @@ def ann(service: Service, project: str) -> Iterator[Caller]:
 
 
 @pytest.fixture
-def bob(service: Service, project: str) -> Iterator[Caller]:
+def bob(service: ServiceProcess, project: str) -> Iterator[Caller]:
     """Another session."""
     made = caller(service, project, TEAM)
     yield made
@@ -44,7 +44,7 @@ def bob(service: Service, project: str) -> Iterator[Caller]:
 
 
 @pytest.fixture
-def ci(service: Service, project: str) -> Iterator[Caller]:
+def ci(service: ServiceProcess, project: str) -> Iterator[Caller]:
     """CI, which is no session: its key is all that it has."""
     made = caller(service, project, CI)
     del made.http.headers["Dibs-Session"]
@@ -291,7 +291,7 @@ ACTS: dict[str, dict[str, Any]] = {
 
 
 def test_a_key_for_ci_reads_and_resolves_and_opens_nothing_else(
-    service: Service, project: str, ann: Caller, ci: Caller
+    service: ServiceProcess, project: str, ann: Caller, ci: Caller
 ) -> None:
     in_review(ann)
     for act, fields in ACTS.items():
@@ -316,7 +316,7 @@ def test_a_key_for_ci_reads_and_resolves_and_opens_nothing_else(
 
 
 def test_who_has_another_key_or_none_resolves_nothing(
-    service: Service, project: str, ann: Caller
+    service: ServiceProcess, project: str, ann: Caller
 ) -> None:
     in_review(ann)
     verdict = {"task": "T-1", "outcome": "rejected"}

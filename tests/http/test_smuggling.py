@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.harness.services import Running, Service
+from tests.harness.services import Running, ServiceProcess
 from tests.http.conftest import ADMIN, Caller
-from tests.http.raw import Answer, Wire, ask, chunked, request
+from tests.http.raw import RawAnswer, RawConnection, ask, chunked, request
 from tests.http.test_bad_input import nothing_changes  # noqa: F401 - it is used by every test
 
 from dibs.app import build
@@ -19,13 +19,13 @@ JSON = "application/json"
 
 
 @pytest.fixture
-def url(service: Service) -> str:
+def url(service: ServiceProcess) -> str:
     """Where the service is."""
     return service.url
 
 
 @pytest.fixture(autouse=True)
-def no_traceback(service: Service) -> Iterator[None]:
+def no_traceback(service: ServiceProcess) -> Iterator[None]:
     """Nothing that a caller sends is a mistake of ours."""
     before = len(service.log.read_text())
     yield
@@ -46,7 +46,7 @@ def claim(caller: Caller, task: str, *more: str, session: str | None = None) -> 
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def refused(answer: Answer, status: int, code: str, *fields: str) -> None:
+def refused(answer: RawAnswer, status: int, code: str, *fields: str) -> None:
     """The answer is this problem, and nothing was changed."""
     problem = answer.problem
     assert (answer.status, problem["code"], problem["outcome"]) == (status, code, "not-applied")
@@ -111,7 +111,7 @@ def test_what_says_twice_where_a_request_ends_or_for_whom_it_is_is_no_request(
 ) -> None:
     head = f"POST /v1/{ann.project}/heartbeat HTTP/1.1\r\nHost: dibs.test\r\n"
     head += f"Dibs-Session: {ann.session}\r\nContent-Type: {JSON}\r\n"
-    with Wire(url) as wire:
+    with RawConnection(url) as wire:
         wire.send((head + "\r\n".join(lines)).encode() + b'\r\n\r\n{"task": "kept"}')
         refused(wire.answer(), 400, "invalid")
         assert wire.rest() == b"", "what follows is no request"
@@ -172,10 +172,10 @@ def test_http_1_1_without_a_host_is_refused_and_http_1_0_is_not(url: str) -> Non
     ],
 )
 def test_what_is_no_request_gets_a_problem_and_the_connection_ends(
-    service: Service, raw: bytes
+    service: ServiceProcess, raw: bytes
 ) -> None:
     before = len(service.log.read_text())
-    with Wire(service.url) as wire:
+    with RawConnection(service.url) as wire:
         wire.send(raw)
         refused(wire.answer(), 400, "invalid")
         assert wire.rest() == b""
@@ -202,7 +202,7 @@ def test_a_trailer_is_no_header_and_the_connection_goes_on(ann: Caller, url: str
     headers = {"Content-Type": JSON, "Transfer-Encoding": "chunked", "Dibs-Session": ann.session}
     head = request("POST", f"/v1/{ann.project}/claim", **headers)
     body = chunked(b'{"task": "T-1"}', b"X-Request-Id: late", b"Expires: never", extension=b";a=b")
-    with Wire(url) as wire:
+    with RawConnection(url) as wire:
         wire.send(head + body + request("GET", "/livez"))
         answer = wire.answer()
         assert answer.status == 201
@@ -227,7 +227,7 @@ def test_it_does_not_matter_where_a_request_is_cut_into_segments(
     ends = [len(b"".join(parts[:number])) for number in range(1, len(parts))]
     near = sorted({max(1, min(end + shift, len(whole) - 1)) for end in ends for shift in
                    (cut % 8 - 5, cut // 8 - 3)} | {cut * len(whole) // 40})  # fmt: skip
-    with Wire(url) as wire:
+    with RawConnection(url) as wire:
         pieces = [whole[a:b] for a, b in zip([0, *near], [*near, None], strict=True)]
         wire.send(*(piece for piece in pieces if piece))
         assert [wire.answer().status for _ in range(3)] == [409, 200, 409]
@@ -237,7 +237,7 @@ def test_a_body_that_breaks_off_does_nothing(ann: Caller, url: str) -> None:
     head = (
         f"POST /v1/{ann.project}/heartbeat HTTP/1.1\r\nHost: x\r\nDibs-Session: {ann.session}\r\n"
     )
-    with Wire(url) as wire:
+    with RawConnection(url) as wire:
         wire.send(f'{head}Content-Length: 17\r\n\r\n{{"task"'.encode())
         wire.socket.shutdown(socket.SHUT_WR)
         assert wire.rest() == b""

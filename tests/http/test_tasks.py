@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 from tests.http.conftest import Caller
 from tests.http.test_bad_input import problem_of
 
@@ -343,7 +343,7 @@ def test_the_list_is_read_with_get_and_written_with_post_and_nothing_else(ann: C
 
 
 def test_the_list_needs_a_session_to_be_written_and_none_to_be_read(
-    service: Service, project: str
+    service: ServiceProcess, project: str
 ) -> None:
     with httpx.Client(base_url=service.url) as nobody:
         body = {"tasks": [{"task": "T-1"}]}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from tests.harness import processes
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 from tests.http.conftest import Caller
-from tests.http.raw import Answer, Wire, ask, chunked, request
+from tests.http.raw import RawAnswer, RawConnection, ask, chunked, request
 
 OFFERS = {
     "h2c": {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMA"},
@@ -27,7 +27,7 @@ def offer(request: pytest.FixtureRequest) -> dict[str, str]:
 
 def post(
     caller: Caller, act: str, offer: dict[str, str], how: str = "whole", **fields: object
-) -> Answer:
+) -> RawAnswer:
     """POST as a client does that would rather speak something else."""
     body = json.dumps(fields).encode()
     headers = {"Dibs-Session": caller.session, "Content-Type": "application/json"} | offer
@@ -67,7 +67,7 @@ def test_a_body_behind_an_offer_to_upgrade_is_not_lost(
 
 def test_a_connection_goes_on_after_an_offer(ann: Caller, offer: dict[str, str]) -> None:
     url = str(ann.http.base_url)
-    with Wire(url) as wire:
+    with RawConnection(url) as wire:
         wire.send(request("GET", "/livez", **offer) + request("GET", "/livez"))
         assert [wire.answer().status for _ in range(2)] == [200, 200]
         wire.send(request("GET", "/livez", **{**offer, "Connection": "upgrade, close"}))
@@ -115,7 +115,7 @@ def java_walks(url: str, project: str, session: str) -> None:
 
 
 def test_no_offer_leaves_a_word_in_the_log(
-    service: Service, ann: Caller, offer: dict[str, str]
+    service: ServiceProcess, ann: Caller, offer: dict[str, str]
 ) -> None:
     post(ann, "claim", offer, task="quiet")
     log = service.log.read_text()

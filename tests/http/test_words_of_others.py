@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 from tests.http.conftest import ADMIN, Caller
 from tests.tools.injected import NOTE_FRAME, ORDER, TEXTS, faults
 
@@ -63,7 +63,7 @@ def test_every_refusal_carries_words_of_others_as_data(ann: Caller, bob: Caller,
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_the_reason_of_a_break_is_data(
-    service: Service, project: str, ann: Caller, bob: Caller, name: str
+    service: ServiceProcess, project: str, ann: Caller, bob: Caller, name: str
 ) -> None:
     claim = bob.post("claim", task="T-1").json()
     text = TEXTS[name][:200]

@@ -45,7 +45,7 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
-class Wire:
+class SlowConnection:
     """A way to a server that takes its time in both directions, as one to another place does."""
 
     def __init__(self, port: int, to_port: int, one_way_s: float) -> None:
@@ -130,7 +130,7 @@ class Node:
     ) -> None:
         self.folder, self.port, self.flags, self.sentinel = folder, port, flags, sentinel
         self.env = env
-        self.wire: Wire | None = None
+        self.wire: SlowConnection | None = None
         """The way from its primary, where that takes its time."""
         folder.mkdir(parents=True)
         self.start()
@@ -235,7 +235,7 @@ def sentinels(
     with stopping() as nodes:
         primary = Node(folder / "primary", ports[0], *COMMON)
         nodes.append(primary)
-        wire = Wire(ports[5], ports[0], replica_behind_s) if replica_behind_s else None
+        wire = SlowConnection(ports[5], ports[0], replica_behind_s) if replica_behind_s else None
         source = wire.port if wire else ports[0]
         replica = Node(folder / "replica", ports[1], *COMMON, "--replicaof", f"127.0.0.1 {source}")
         replica.wire = wire

@@ -15,7 +15,7 @@ import redis
 from tests.harness.processes import until
 from tests.harness.services import Running, new_session
 from tests.ops.farm import Node, cluster, free_ports, sentinels
-from tests.ops.load import Load
+from tests.ops.steady_load import SteadyLoad
 from tests.ops.test_replicas import NO_RATES, PROJECTS, lost_of, lost_ones, over, report
 from tests.ops.test_replicas import serving as node_of
 from tests.tools.servers import KINDS, serving
@@ -56,9 +56,9 @@ class Word:
         return self._old
 
 
-def late_losses(service: Running, load: Load, word_s: float) -> int:
+def late_losses(service: Running, load: SteadyLoad, word_s: float) -> int:
     """How many claims are lost that were asked for more than LEFT_S after the word."""
-    late = Load(load.ports, load.projects)
+    late = SteadyLoad(load.ports, load.projects)
     late.grants = [grant for grant in load.grants if grant.heard > word_s + LEFT_S]
     assert late.grants, "nothing was granted after the word: the test showed nothing"
     return lost_of(service, late)
@@ -69,7 +69,7 @@ def losses(
 ) -> tuple[int, int]:
     """Fail over under load; return how many acknowledged claims were lost, and how many late."""
     with Running(env=over("sentinel", watchers, "/claims") | environ) as service:
-        load = Load(lambda: [service.port], PROJECTS[:3], threads=8, pause_s=0.0)
+        load = SteadyLoad(lambda: [service.port], PROJECTS[:3], threads=8, pause_s=0.0)
         with load, Word(watchers, old.port) as word:
             until(lambda: len(load.grants) > 200, "there is load")
             fail_over()
@@ -87,7 +87,7 @@ def losses(
         return lost, late
 
 
-def hear_that_they_lost(service: Running, load: Load) -> None:
+def hear_that_they_lost(service: Running, load: SteadyLoad) -> None:
     """Whoever had a claim that the failover took is told so, and not that they never had it."""
     for grant in lost_ones(service, load)[:300]:
         body = {"task": grant.task, "fence": grant.fence}
@@ -277,7 +277,7 @@ def test_a_host_that_is_gone_takes_nothing_that_a_replica_had_to_have(
         assert wire
         environ = over("sentinel", watchers, "/claims") | {"DIBS_REPLICAS": "1"}
         with Running(env=environ) as service:
-            load = Load(lambda: [service.port], PROJECTS[:3], threads=8, pause_s=0.0)
+            load = SteadyLoad(lambda: [service.port], PROJECTS[:3], threads=8, pause_s=0.0)
             with load:
                 until(lambda: len(load.grants) > 100, "there is load", 30)
                 wire.cut()
@@ -297,7 +297,7 @@ def test_a_node_of_a_cluster_that_was_replaced_is_left(tmp_path: Path) -> None:
     with cluster(tmp_path, replicas=1) as nodes, Running(env=over("cluster", nodes)) as service:
         project = PROJECTS[0]
         old = node_of(nodes, project)
-        load = Load(lambda: [service.port], [project], threads=4, pause_s=0.0)
+        load = SteadyLoad(lambda: [service.port], [project], threads=4, pause_s=0.0)
         with load:
             until(lambda: len(load.grants) > 100, "there is load")
             replica = next(node for node in nodes[3:] if follows(node, old))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.harness.processes import until
 from tests.harness.services import Running, new_session
-from tests.http.raw import Wire
+from tests.http.raw import RawConnection
 
 KEY = "a-team-key-of-this-test"
 
@@ -213,7 +213,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-class Memory:
+class MemoryGrowth:
     """What a service's process grows by during a block, in MB."""
 
     def __init__(self, service: Running) -> None:
@@ -235,7 +235,7 @@ class Memory:
         while not self._ended.wait(0.01):
             self.peak = max(self.peak, self.now())
 
-    def __enter__(self) -> "Memory":
+    def __enter__(self) -> "MemoryGrowth":
         self._thread.start()
         return self
 
@@ -262,7 +262,7 @@ ENDLESS = {
 def test_what_never_ends_is_cut_off_early(
     wide: Running, first: bytes, then: bytes, status: int
 ) -> None:
-    with Memory(wide) as memory, open_socket(wide) as connection:
+    with MemoryGrowth(wide) as memory, open_socket(wide) as connection:
         sent = 0
         with contextlib.suppress(ConnectionError):
             connection.sendall(first)
@@ -307,7 +307,7 @@ def test_a_flood_of_requests_on_a_connection_costs_no_memory(wide: Running) -> N
     pipelined = 'dibs_connections_refused_total{why="pipelined"}'
     before = wide.metrics()[pipelined]
     connections = [open_socket(wide) for _ in range(20)]
-    with Memory(wide) as memory:
+    with MemoryGrowth(wide) as memory:
         for connection in connections:
             connection.setblocking(False)
             connection.send(GET * (300_000 // len(GET)))
@@ -322,7 +322,7 @@ def test_a_flood_of_requests_on_a_connection_costs_no_memory(wide: Running) -> N
 def test_answers_that_nobody_reads_end_their_connections_and_cost_no_memory(wide: Running) -> None:
     unread = 'dibs_connections_refused_total{why="unread"}'
     before = wide.metrics()[unread]
-    with Memory(wide) as memory, contextlib.ExitStack() as held:
+    with MemoryGrowth(wide) as memory, contextlib.ExitStack() as held:
         ten = [held.enter_context(open_socket(wide)) for _ in range(10)]
         for connection in ten:
             connection.sendall(GET * 100)
@@ -355,14 +355,14 @@ def read_nothing(wide: Running) -> None:
 
 def test_a_thousand_connections_that_read_nothing_cost_little(wide: Running) -> None:
     read_nothing(wide)  # what a first crowd costs for good is paid, also where this test runs alone
-    with Memory(wide) as memory:
+    with MemoryGrowth(wide) as memory:
         read_nothing(wide)
     assert memory.grown <= 20
     assert memory.now() <= memory.before + 10
 
 
 def test_a_connection_is_kept_between_requests_for_as_long_as_is_set(wide: Running) -> None:
-    with Wire(f"http://127.0.0.1:{wide.port}") as wire:
+    with RawConnection(f"http://127.0.0.1:{wide.port}") as wire:
         for _ in range(2):
             wire.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n\r\n")
             assert wire.answer().status == 200

@@ -31,13 +31,13 @@ ROOT = Path(__file__).parents[2]
 
 
 @dataclass
-class Step:
+class ImageStep:
     word: str
     rest: str
     stage: int
 
 
-def steps() -> list[Step]:
+def steps() -> list[ImageStep]:
     """The Dockerfile's instructions, continued lines joined."""
     found, stage = [], -1
     text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.M)
@@ -45,7 +45,7 @@ def steps() -> list[Step]:
         if line.strip():
             word, _, rest = line.strip().partition(" ")
             stage += word == "FROM"
-            found.append(Step(word, rest.strip(), stage))
+            found.append(ImageStep(word, rest.strip(), stage))
     return found
 
 

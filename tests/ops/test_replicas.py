@@ -12,7 +12,7 @@ from tests.harness import acting
 from tests.harness.processes import until
 from tests.harness.services import Running, new_session
 from tests.ops.farm import PASSWORD, Node, cluster, sentinels
-from tests.ops.load import Grant, Load
+from tests.ops.steady_load import Grant, SteadyLoad
 
 from dibs.model import Project, Session, Task
 from dibs.results import Granted
@@ -40,12 +40,12 @@ def serving(nodes: Sequence[Node], project: str) -> Node:
     raise AssertionError(f"no node serves {project}")
 
 
-def lost_of(service: Running, load: Load) -> int:
+def lost_of(service: Running, load: SteadyLoad) -> int:
     """How many claims that were acknowledged, and not given back, the store has not."""
     return len(lost_ones(service, load))
 
 
-def lost_ones(service: Running, load: Load) -> list[Grant]:
+def lost_ones(service: Running, load: SteadyLoad) -> list[Grant]:
     """Those claims."""
     lost = []
     for grant in [grant for grant in load.grants if grant.kept]:
@@ -153,7 +153,7 @@ def test_fences_never_repeat_when_a_primary_of_a_cluster_is_killed(tmp_path: Pat
         environ = over("cluster", nodes)
         with Running(env=environ) as one, Running(env=environ) as two:
             ports = [one.port, two.port]
-            with Load(lambda: ports, PROJECTS) as load:
+            with SteadyLoad(lambda: ports, PROJECTS) as load:
                 until(lambda: len(load.grants) > 200, "there is load")
                 victim = serving(nodes, PROJECTS[0])
                 victim.kill()
@@ -174,7 +174,7 @@ def test_fences_never_repeat_when_sentinel_promotes_a_replica(tmp_path: Path) ->
         environ = over("sentinel", watchers, "/claims")
         with Running(env=environ) as one, Running(env=environ) as two:
             ports = [one.port, two.port]
-            with Load(lambda: ports, PROJECTS[:3]) as load:
+            with SteadyLoad(lambda: ports, PROJECTS[:3]) as load:
                 until(lambda: len(load.grants) > 200, "there is load")
                 servers[0].kill()
                 began = time.monotonic()
@@ -190,7 +190,7 @@ def test_fences_never_repeat_when_sentinel_promotes_a_replica(tmp_path: Path) ->
             assert lost <= len(load.grants) // 10, "replication loses a tail, not more"
 
 
-def report(what: str, load: Load, lost: int, away_s: float) -> None:
+def report(what: str, load: SteadyLoad, lost: int, away_s: float) -> None:
     """Say what was measured: `pytest -s` shows it."""
     print(
         f"\n{what}: {len(load.grants)} grants, {lost} acknowledged claims lost, "

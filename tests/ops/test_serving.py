@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.harness import processes
 from tests.harness.processes import is_gone, until
-from tests.harness.services import DIBS, Running, Service, clean_environ, new_session
+from tests.harness.services import DIBS, Running, ServiceProcess, clean_environ, new_session
 
 from dibs import app
 from dibs.settings import load
@@ -33,7 +33,7 @@ def test_in_the_background_of_a_script_it_leaves_ctrl_c_to_others_and_ends_when_
     tmp_path: Path,
 ) -> None:
     command = ["bash", "-c", "trap '' INT; exec \"$@\"", "bash", *DIBS]
-    with Service(tmp_path / "service", command=command) as service:
+    with ServiceProcess(tmp_path / "service", command=command) as service:
         os.kill(service.pid, signal.SIGINT)
         assert service.claim("T-1")[0] == 201
         # The mask of proc(5) says that it is not about to end, either.

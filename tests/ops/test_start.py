@@ -17,7 +17,7 @@ from tests.harness.services import DIBS, Running, clean_environ, new_session
 from tests.ops.farm import PASSWORD, cluster, free_ports, sentinels
 from tests.ops.test_replicas import over
 from tests.store.test_rights import documented
-from tests.tools.servers import KINDS, Server, serving
+from tests.tools.servers import KINDS, StoreServer, serving
 
 MOST_S = 20
 ADMIN = "an-admin-key-of-this-test"
@@ -41,7 +41,7 @@ def no_start(url: str, *flags: str) -> str:
 
 
 @contextlib.contextmanager
-def over_server(server: Server, *flags: str) -> Iterator[Running]:
+def over_server(server: StoreServer, *flags: str) -> Iterator[Running]:
     """A service over this server, without rates."""
     environ = {
         "DIBS_REDIS_URL": server.url,
@@ -291,7 +291,7 @@ def test_while_a_store_takes_no_writes_ready_says_what_claims_hear(
         assert not any("Traceback" in line for line in service.logged)
 
 
-def _port_to(server: Server) -> int:
+def _port_to(server: StoreServer) -> int:
     """A port of its own for a server that has only a socket."""
     port = free_ports(1)[0]
     with server.client() as operator:

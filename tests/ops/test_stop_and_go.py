@@ -12,8 +12,8 @@ import pytest
 import redis
 from tests.harness import processes
 from tests.harness.processes import until
-from tests.harness.services import DIBS, Running, Service, clean_environ, new_session
-from tests.ops.load import Load
+from tests.harness.services import DIBS, Running, ServiceProcess, clean_environ, new_session
+from tests.ops.steady_load import SteadyLoad
 
 from dibs.store.local.embedded import EmbeddedStore
 
@@ -32,7 +32,7 @@ def dibs(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return processes.run([*DIBS, *arguments], env=clean_environ(), timeout=60)
 
 
-def has_more(load: Load, than: int) -> bool:
+def has_more(load: SteadyLoad, than: int) -> bool:
     return len(load.grants) > than
 
 
@@ -42,7 +42,7 @@ def test_a_rolling_restart_under_load_loses_nothing_and_refuses_nobody(store: st
     ports = [service.port for service in services]
     projects = ["a", "b", "c"]
     try:
-        with Load(lambda: ports, projects) as load:
+        with SteadyLoad(lambda: ports, projects) as load:
             for turn in range(2):
                 for place in (0, 1):
                     count = len(load.grants)
@@ -70,7 +70,7 @@ def test_a_backup_of_a_running_store_has_every_acknowledged_claim(tmp_path: Path
     session = new_session()
     with Running("--data-dir", str(tmp_path / "d"), env=NO_RATES) as service:
         fence = service.claim("kept", session)[1]["fence"]
-        with Load(lambda: [service.port], ["p"], threads=2) as load:
+        with SteadyLoad(lambda: [service.port], ["p"], threads=2) as load:
             until(lambda: len(load.grants) > 50, "there is load")
             before = [grant for grant in list(load.grants) if grant.kept]
             with redis.Redis.from_url(f"unix://{tmp_path}/d/valkey.sock") as client:
@@ -176,7 +176,7 @@ def format_of(folder: Path) -> bytes | None:
 def test_an_upgrade_that_is_killed_loses_no_claim(tmp_path: Path, killed_when: str) -> None:
     """Service and store end by kill -9, each time a little later; then it starts as ever."""
     session = new_session()
-    with Service(tmp_path, env=NO_RATES) as service:
+    with ServiceProcess(tmp_path, env=NO_RATES) as service:
         fences = {f"T-{n}": service.claim(f"T-{n}", session)[1]["fence"] for n in range(40)}
         with redis.Redis(unix_socket_path=str(tmp_path / "data" / "valkey.sock")) as client:
             client.set("dibs:format", "2")

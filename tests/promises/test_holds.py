@@ -150,7 +150,7 @@ async def test_an_instant_that_is_over_is_refused(desk: Desk) -> None:
     outcome = await acting.hold(
         desk.store, desk.project, "T-1", reason="r", by="lead", until="2020-01-01T00:00:00Z"
     )
-    assert isinstance(outcome, results.Past)
+    assert isinstance(outcome, results.UntilPassed)
     await desk.granted(desk.ann, "T-1")
 
 

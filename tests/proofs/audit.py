@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 from tests.proofs.facts import FACTS, hold_facts, strange, tenure_facts
-from tests.proofs.records import HELD, Tenure
+from tests.proofs.records import HELD, ModelTenure
 from tests.proofs.reference_model import Model
 
 from dibs.store import Rules
@@ -166,7 +166,7 @@ class Audit:
         return {key: sorted(v) if key.startswith(sets) else v for key, v in expected.items()}
 
     @staticmethod
-    def add_faces(expected: dict[str, Any], name: str, tenure: Tenure) -> None:
+    def add_faces(expected: dict[str, Any], name: str, tenure: ModelTenure) -> None:
         """By its branch and pull request, and those of the tenure before, a task is found."""
         for field in ("branch", "pr"):
             tenures = [each for each in (tenure, tenure.previous) if each]

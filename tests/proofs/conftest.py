@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
-from tests.proofs.rig import Server
+from tests.proofs.rig import FrozenServer
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("proofs"))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrozenServer]:
+    server = FrozenServer(tmp_path_factory.mktemp("proofs"))
     yield server
     server.close()

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from tests.proofs.lists import Entry
-from tests.proofs.records import Hold, Past, Tenure
+from tests.proofs.lists import ModelEntry
+from tests.proofs.records import ModelHold, ModelTenure, PastTenure
 
 
 def losses_facts(value: dict[str, str]) -> list[Any]:
@@ -21,18 +21,18 @@ def strange(value: Any) -> str:
     return f"a key that nobody asked for: {value}"
 
 
-def hold_facts(kept: dict[str, str]) -> Hold:
+def hold_facts(kept: dict[str, str]) -> ModelHold:
     until = kept.get("until_ms")
-    return Hold(kept["by"], kept["reason"], int(until) if until else None)
+    return ModelHold(kept["by"], kept["reason"], int(until) if until else None)
 
 
-def tenures_facts(kept: list[str]) -> list[Past]:
+def tenures_facts(kept: list[str]) -> list[PastTenure]:
     return [past_of(json.loads(each)) for each in kept]
 
 
-def past_of(kept: dict[str, str]) -> Past:
+def past_of(kept: dict[str, str]) -> PastTenure:
     ended = int(kept["ended"])
-    return Past(
+    return PastTenure(
         fence=int(kept["fence"]),
         outcome=kept["outcome"],
         ended=ended,
@@ -42,8 +42,8 @@ def past_of(kept: dict[str, str]) -> Past:
     )
 
 
-def entry_facts(kept: dict[str, str]) -> Entry:
-    return Entry(
+def entry_facts(kept: dict[str, str]) -> ModelEntry:
+    return ModelEntry(
         order=int(kept["order"]),
         title=kept.get("title", ""),
         priority=int(kept.get("priority", "2")),
@@ -69,7 +69,7 @@ def task_facts(rec: dict[str, str]) -> dict[str, Any]:
     return facts | {"ended": int(rec.get("ended", 0)), "turns_from": int(rec.get("turns_from", 0))}
 
 
-def tenure_facts(tenure: Tenure) -> dict[str, Any]:
+def tenure_facts(tenure: ModelTenure) -> dict[str, Any]:
     names = "fence ttl due since beat grants state owner lapses failures label note merged ended"
     names += " turns_from open_until"
     return {name: getattr(tenure, name) for name in names.split()}

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 from tests.proofs import stores, witness
 from tests.proofs.recorded import WITNESS
 from tests.tools.faultproxy import FAULTS, FaultProxy
@@ -177,7 +177,9 @@ class World:
         held.callback(self.store.stop)
         env = {f"DIBS_{name}": value for name, value in SETTINGS.items()}
         env["DIBS_REDIS_URL"] = self.store.url
-        self.services = [Service(folder / f"service{n}", env=env, command=RECORDED) for n in (1, 2)]
+        self.services = [
+            ServiceProcess(folder / f"service{n}", env=env, command=RECORDED) for n in (1, 2)
+        ]
         for service in self.services:
             held.callback(service.stop)
             service.start()
@@ -235,14 +237,14 @@ def world(folder: Path, seed: int) -> Iterator[World]:
         yield World(folder, seed, held)
 
 
-def witnessed(store: redis.Redis) -> list[witness.Run]:
+def witnessed(store: redis.Redis) -> list[witness.ScriptRun]:
     """Every run of a script, in the order in which they took effect."""
     runs, at = [], 0
     key = keys(Project(PROJECT)) + WITNESS
     while page := store.lrange(key, at, at + 999):
         for line in page:
             name, args, reply = json.loads(line)
-            runs.append(witness.Run(name, PROJECT, list(args), lists(reply)))
+            runs.append(witness.ScriptRun(name, PROJECT, list(args), lists(reply)))
         at += len(page)
     return runs
 

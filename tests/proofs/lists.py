@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tests.proofs.records import HELD, Tenure
+from tests.proofs.records import HELD, ModelTenure
 from tests.proofs.tenures import Tenures
 
 from dibs.store import Rules
@@ -16,7 +16,7 @@ IDLE = (None, "lapsed", "released", "abandoned", "broken", "rejected", "retried"
 
 
 @dataclass(frozen=True)
-class Entry:
+class ModelEntry:
     """A task of the list."""
 
     order: int
@@ -28,22 +28,22 @@ class Entry:
     """0: as many as the rules say."""
     dropped: bool = False
 
-    def merged(self, given: dict[str, Any]) -> "Entry":
+    def merged(self, given: dict[str, Any]) -> "ModelEntry":
         """The same with what is given, and listed again."""
         names = ("title", "priority", "needs", "tags", "attempts")
         kept = {name: getattr(self, name) for name in names}
-        return Entry(self.order, **(kept | given))
+        return ModelEntry(self.order, **(kept | given))
 
 
 class Lists(Tenures):
     """The list, by task. Needs are looked at anew each time: nothing is counted here."""
 
     def __init__(self, rules: Rules) -> None:
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, ModelEntry] = {}
         self.written = 0
         super().__init__(rules)
 
-    def over(self, tenure: Tenure) -> bool:
+    def over(self, tenure: ModelTenure) -> bool:
         """What is listed, or on hold, is kept."""
         kept = {*self.entries, *self.holds} & set(self.tasks)
         return not any(tenure is self.tasks[task] for task in kept) and super().over(tenure)
@@ -147,7 +147,7 @@ class Lists(Tenures):
             self.noted(lambda: self.write_all(changed))
         return "listed", changes
 
-    def planned(self, given: dict[str, Any]) -> tuple[str, Entry | None, str]:
+    def planned(self, given: dict[str, Any]) -> tuple[str, ModelEntry | None, str]:
         task, old = given["task"], self.entries.get(given["task"])
         self.meet(task)
         if given.get("drop"):
@@ -155,14 +155,14 @@ class Lists(Tenures):
                 return task, old, "unchanged"
             return task, dataclasses.replace(old, dropped=True), "dropped"
         named = {name: value for name, value in given.items() if name != "task"}
-        new = (old or Entry(0)).merged(named)
+        new = (old or ModelEntry(0)).merged(named)
         return task, new, "created" if not old else "unchanged" if new == old else "updated"
 
-    def write_all(self, changed: Sequence[tuple[str, Entry, str]]) -> None:
+    def write_all(self, changed: Sequence[tuple[str, ModelEntry, str]]) -> None:
         for each in changed:
             self.write(*each)
 
-    def write(self, task: str, entry: Entry, what: str) -> None:
+    def write(self, task: str, entry: ModelEntry, what: str) -> None:
         if what == "created":
             self.written += 1
             entry = dataclasses.replace(entry, order=self.written)

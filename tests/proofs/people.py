@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tests.proofs import seen
 from tests.proofs.queues import Queues
-from tests.proofs.records import HELD, Answer, Hold, Tenure
+from tests.proofs.records import HELD, Answer, ModelHold, ModelTenure
 
 Refused = list[tuple[str, str, int | None]]
 
@@ -51,10 +51,10 @@ class People(Queues):
         self.epoch = self.epoch or self.now * 1000 + self.step.lost_us
         if task:
             self.notice(task)
-        self.keep_back(task, Hold(by, reason, until))
+        self.keep_back(task, ModelHold(by, reason, until))
         return "held-back", (by, reason, False)
 
-    def keep_back(self, task: str, hold: Hold) -> None:
+    def keep_back(self, task: str, hold: ModelHold) -> None:
         tenure = self.tasks.get(task)
         self.holds[task] = hold
         self.events.append(
@@ -141,7 +141,7 @@ class People(Queues):
         return now, before
 
     def judged(
-        self, task: str, tenure: Tenure, outcome: str, pr: str, note: str, by: str
+        self, task: str, tenure: ModelTenure, outcome: str, pr: str, note: str, by: str
     ) -> Answer:
         to = {"merged": "done", "rejected": "rejected", "opened": "review"}[outcome]
         open_ = tenure.state in (*HELD, "lapsed")

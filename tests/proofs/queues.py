@@ -1,13 +1,13 @@
 """The queue of a task in the model: places that lapse, and a window for each when it is free."""
 
 from tests.proofs.lists import Lists
-from tests.proofs.records import Tenure, Ticket
+from tests.proofs.records import ModelTenure, Ticket
 
 
 class Queues(Lists):
     """Tickets, in the order of asking."""
 
-    def waiting(self, tenure: Tenure) -> list[Ticket]:
+    def waiting(self, tenure: ModelTenure) -> list[Ticket]:
         return list(filter(self.waits, tenure.queue))
 
     def turn(self, task: str, free_from: int) -> tuple[Ticket, int] | tuple[None, None]:

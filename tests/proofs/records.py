@@ -44,7 +44,7 @@ class Ticket:
 
 
 @dataclass
-class Loss:
+class ModelLoss:
     """What a session will hear of a claim that it no longer has."""
 
     task: str
@@ -60,7 +60,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Hold:
+class ModelHold:
     """A person keeps something from being claimed, until an instant or (None) another word."""
 
     by: str
@@ -69,7 +69,7 @@ class Hold:
 
 
 @dataclass
-class Tenure:
+class ModelTenure:
     """A session's time with a task. The latest one stands for the task."""
 
     owner: str
@@ -100,7 +100,7 @@ class Tenure:
     reason: str = ""
     turns_from: int = 0
     queue: list[Ticket] = field(default_factory=list)
-    previous: "Tenure | None" = None
+    previous: "ModelTenure | None" = None
     attempt: int = 1
     log: list[tuple[int, str]] = field(default_factory=list)
     """From when on it was in which state."""
@@ -117,7 +117,7 @@ class Tenure:
 
 
 @dataclass(frozen=True)
-class Past:
+class PastTenure:
     """A tenure that is over, as its project's history has it."""
 
     fence: int
@@ -128,7 +128,7 @@ class Past:
     parked: int
 
     @classmethod
-    def of(cls, tenure: Tenure) -> "Past":
+    def of(cls, tenure: ModelTenure) -> "PastTenure":
         """What is kept of it."""
         held, parked = tenure.spent("held"), tenure.spent("parked")
         return cls(tenure.fence, tenure.outcome, tenure.ended, tenure.attempt, held, parked)

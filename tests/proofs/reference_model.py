@@ -7,7 +7,16 @@ from collections.abc import Sequence
 
 from tests.proofs import seen
 from tests.proofs.people import People
-from tests.proofs.records import GIVEN_UP, HELD, Answer, Hold, Loss, Step, Tenure, Told
+from tests.proofs.records import (
+    GIVEN_UP,
+    HELD,
+    Answer,
+    ModelHold,
+    ModelLoss,
+    ModelTenure,
+    Step,
+    Told,
+)
 
 
 class Model(People):
@@ -142,7 +151,7 @@ class Model(People):
         ended = self.end(task, "broken", "", reason)
         self.lose(current, task, "broken", by, reason)
         if hold:
-            self.keep_back(task, Hold(by, reason, None))
+            self.keep_back(task, ModelHold(by, reason, None))
         return "ended", [(task, seen.state(self, task), False)] if hold else [ended]
 
     def show(self, task: str) -> Answer:
@@ -216,7 +225,7 @@ class Model(People):
         ticket, closes = self.turn(task, free_from)
         return ("reserved", closes) if ticket and ticket.session != self.me else ("free", None)
 
-    def denied(self, task: str, tenure: Tenure, reopen: bool) -> tuple[str, int | None] | None:
+    def denied(self, task: str, tenure: ModelTenure, reopen: bool) -> tuple[str, int | None] | None:
         """Why nobody may have it, whoever had it last."""
         hold = self.holds.get(task)
         if tenure.state == "done" and not reopen:
@@ -243,7 +252,7 @@ class Model(People):
             now = self.known(task)
             held = now and now.state in HELD
             by, note = (now.label, now.note) if held else ("", "")
-            loss = Loss(task, fence, "forgotten", by, note)
+            loss = ModelLoss(task, fence, "forgotten", by, note)
         why = "moved" if moved else "lost" if loss else "not-holder"
         return "not-mine", (why, seen.task(self, task), loss and seen.loss(loss))
 

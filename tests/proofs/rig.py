@@ -58,7 +58,7 @@ SLICE_MS = 4_000
 """Time passes in slices that the service sees: a longer one that nobody watched is an outage."""
 
 
-class Server:
+class FrozenServer:
     """The store's processes and their frozen clock; it survives many rigs."""
 
     def __init__(self, folder: Path) -> None:
@@ -127,7 +127,7 @@ class Rig:
     met: ClassVar[Counter[str]] = Counter()
     """What came of acts, over all rigs: a run that met too little has shown too little."""
 
-    def __init__(self, server: Server, rules: Rules = RULES, sessions: int = 4) -> None:
+    def __init__(self, server: FrozenServer, rules: Rules = RULES, sessions: int = 4) -> None:
         self.server, self.rules = server, rules
         self.run = asyncio.Runner().run
         server.store.empty()
@@ -399,7 +399,7 @@ class Rig:
         self.fill(on=full)
         self.act(call)
 
-    def _resolve(self, unanswered: list[witness.Run]) -> None:
+    def _resolve(self, unanswered: list[witness.ScriptRun]) -> None:
         """Find out which of the runs that nobody saw the end of took effect."""
         for run in unanswered:
             if run.act in witness.REPLAYED and not self._agrees(self.model):
@@ -489,7 +489,7 @@ class Rig:
                 if fence_then == before.fence and before.owner != step.session:
                     assert step.now >= until, f"{task!r} was taken before {name} allowed it"
 
-    def _note_deadlines(self, run: witness.Run) -> None:
+    def _note_deadlines(self, run: witness.ScriptRun) -> None:
         for view in witness.views(run):
             if view.get("state") in HELD:
                 until = int(view["due"]) + self.rules.grace_ms

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from tests.proofs.records import HELD, Loss
+from tests.proofs.records import HELD, ModelLoss
 
 if TYPE_CHECKING:
     from tests.proofs.queues import Queues
@@ -71,5 +71,5 @@ def refusal(model: "Queues", name: str, verdict: str, until: int | None) -> dict
     }
 
 
-def loss(one: Loss) -> tuple[str, int, str, str, str]:
+def loss(one: ModelLoss) -> tuple[str, int, str, str, str]:
     return one.task, one.fence, one.reason, one.by, one.note

@@ -1,7 +1,7 @@
 """The life of a tenure in the model: from a grant, over renewals and lapses, to its end."""
 
 from tests.proofs import seen
-from tests.proofs.records import HELD, Hold, Loss, Past, Step, Tenure, Ticket
+from tests.proofs.records import HELD, ModelHold, ModelLoss, ModelTenure, PastTenure, Step, Ticket
 
 from dibs.store import Rules
 
@@ -13,12 +13,12 @@ class Tenures:
 
     def __init__(self, rules: Rules) -> None:
         self.rules, self.fence = rules, 0
-        self.tasks: dict[str, Tenure] = {}
-        self.losses: dict[str, dict[str, Loss]] = {}
-        self.holds: dict[str, Hold] = {}
+        self.tasks: dict[str, ModelTenure] = {}
+        self.losses: dict[str, dict[str, ModelLoss]] = {}
+        self.holds: dict[str, ModelHold] = {}
         """What people keep back, by task, the project by ''; also when its time is over, until
         somebody has looked."""
-        self.history: dict[str, list[Past]] = {}
+        self.history: dict[str, list[PastTenure]] = {}
         """The tenures before the one that stands for a task, the latest first."""
         self.events: list[tuple[str, str, str, int]] = []
         self.endings: dict[tuple[int, str, str], int] = {}
@@ -37,13 +37,13 @@ class Tenures:
                 instant = max(instant, lost_to + span)
         return instant
 
-    def aged(self, tenure: Tenure) -> bool:
+    def aged(self, tenure: ModelTenure) -> bool:
         """Whether it ended so long ago that it counts as never known, or only as the past."""
         done = tenure.state == "done"
         ended = self.deadline(tenure) if tenure.state in HELD else tenure.ended
         return ended + self.rules_kept(done) <= self.now
 
-    def over(self, tenure: Tenure) -> bool:
+    def over(self, tenure: ModelTenure) -> bool:
         """Whether it counts as never known."""
         return self.aged(tenure)
 
@@ -72,11 +72,11 @@ class Tenures:
     def rules_kept(self, done: bool) -> int:
         return self.rules.done_retention_ms if done else self.rules.retention_ms
 
-    def known(self, task: str) -> Tenure | None:
+    def known(self, task: str) -> ModelTenure | None:
         tenure = self.tasks.get(task)
         return tenure if tenure and not self.over(tenure) else None
 
-    def meet(self, task: str) -> Tenure | None:
+    def meet(self, task: str) -> ModelTenure | None:
         """Whoever acts on a task forgets what is over."""
         tenure = self.tasks.get(task)
         if tenure and self.over(tenure):
@@ -88,11 +88,11 @@ class Tenures:
             return None
         return tenure
 
-    def remember(self, task: str, tenure: Tenure, most: int) -> None:
+    def remember(self, task: str, tenure: ModelTenure, most: int) -> None:
         """Its time as what stands for the task is over; it is history."""
         if tenure.ended + self.rules.history_ms > self.now:
             kept = self.history.setdefault(task, [])
-            kept.insert(0, Past.of(tenure))
+            kept.insert(0, PastTenure.of(tenure))
             del kept[most:]
 
     def forget_history(self) -> None:
@@ -103,14 +103,14 @@ class Tenures:
             if not self.history[task]:
                 del self.history[task]
 
-    def loss(self, session: str, task: str) -> Loss | None:
+    def loss(self, session: str, task: str) -> ModelLoss | None:
         found = self.losses.get(session, {}).get(task)
         return found if found and found.kept_until > self.now else None
 
-    def deadline(self, tenure: Tenure) -> int:
+    def deadline(self, tenure: ModelTenure) -> int:
         return self.extended(tenure.due, tenure.ttl, tenure.beat)
 
-    def overdue(self, tenure: Tenure) -> bool:
+    def overdue(self, tenure: ModelTenure) -> bool:
         return tenure.state in HELD and self.deadline(tenure) <= self.now
 
     def notice(self, task: str) -> None:
@@ -147,7 +147,7 @@ class Tenures:
 
     def lose(
         self,
-        tenure: Tenure,
+        tenure: ModelTenure,
         task: str,
         reason: str,
         by: str = "",
@@ -157,7 +157,7 @@ class Tenures:
         open: bool = False,
     ) -> None:
         until = until or self.now + self.rules.retention_ms
-        loss = Loss(task, tenure.fence, reason, by, note, open, until)
+        loss = ModelLoss(task, tenure.fence, reason, by, note, open, until)
         self.losses.setdefault(tenure.owner, {})[task] = loss
 
     def grant(
@@ -165,7 +165,7 @@ class Tenures:
     ) -> None:
         before, self.fence = self.tasks.get(task), self.new_fence(task)
         due = self.now + min(ttl, self.rules.max_hold_ms)
-        new = Tenure(self.me, self.fence, ttl, due, self.now, self.now, label, note)
+        new = ModelTenure(self.me, self.fence, ttl, due, self.now, self.now, label, note)
         new.pr, new.branch, new.log = pr, branch, [(self.now, "held")]
         if before:
             new.grants, new.lapses = before.grants + 1, before.lapses

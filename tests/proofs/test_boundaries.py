@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.proofs.rig import RULES, Rig, Server
+from tests.proofs.rig import RULES, FrozenServer, Rig
 
 ANN, BOB, CAT = 0, 1, 2
 
 
 @pytest.fixture
-def rig(server: Server) -> Iterator[Rig]:
+def rig(server: FrozenServer) -> Iterator[Rig]:
     rig = Rig(server)
     yield rig
     rig.close()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from tests.proofs.rig import RULES, Rig, Server
+from tests.proofs.rig import RULES, FrozenServer, Rig
 
 from dibs import results
 
@@ -12,7 +12,7 @@ TTL, GRACE, WINDOW, TICKET = RULES.ttl_ms, RULES.grace_ms, RULES.handover_ms, RU
 
 
 @pytest.fixture
-def rig(server: Server) -> Iterator[Rig]:
+def rig(server: FrozenServer) -> Iterator[Rig]:
     rig = Rig(server)
     yield rig
     rig.close()

@@ -62,7 +62,7 @@ def test_what_concurrent_clients_hear_is_what_one_sequential_program_would_say(
 
 
 def replayed(
-    runs: list[witness.Run], operations: dict[str, Operation]
+    runs: list[witness.ScriptRun], operations: dict[str, Operation]
 ) -> tuple[dict[str, Ran], Model]:
     """Take every run through the model, in the order of the witness."""
     settings = load(**{name.lower(): value for name, value in SETTINGS.items()})

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import redis
-from tests.harness.services import Service, running
+from tests.harness.services import ServiceProcess, running
 
 ADMIN, TEAM = "an-admin-key-of-this-test", "the-team-key-of-this-test"
 PROJECT = "secret.repo"
@@ -20,7 +20,7 @@ PAGES = ("/", f"/p/{PROJECT}", "/metrics", "/readyz", "/livez", "/openapi.json")
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
+def service(tmp_path: Path) -> Iterator[ServiceProcess]:
     env = {
         "DIBS_LOG_LEVEL": "debug",
         "DIBS_ADMIN_KEY": ADMIN,
@@ -35,7 +35,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 class Ear:
     """Talks to the service, and keeps whatever it hears."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ServiceProcess) -> None:
         self.port, self.heard = service.port, b""
 
     def call(
@@ -98,7 +98,7 @@ def live_a_life(ear: Ear, ann: str, bob: str) -> None:
 
 
 def test_no_session_uuid_reaches_a_reply_an_event_a_log_a_metric_or_the_disk(
-    service: Service, tmp_path: Path
+    service: ServiceProcess, tmp_path: Path
 ) -> None:
     ann, bob = str(uuid.uuid4()), str(uuid.uuid4())
     ear = Ear(service)

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 from tests.harness import acting
 from tests.proofs.records import HELD
-from tests.proofs.rig import INSTANTS, Rig, Server
+from tests.proofs.rig import INSTANTS, FrozenServer, Rig
 
 TASKS = ("T-1", "T/2 #x", "T:3", "T.4")
 CASES = int(os.environ.get("DIBS_PROOF_CASES", "0"))
@@ -52,7 +52,7 @@ entry = st.fixed_dictionaries(
 class Contract(RuleBasedStateMachine):
     """Sessions, tasks, and whatever may happen to them."""
 
-    server: Server
+    server: FrozenServer
 
     @initialize(restarts=st.sampled_from([0, 0, 1, 2]))
     def begin(self, restarts: int) -> None:
@@ -495,7 +495,7 @@ def crash_in_each_way() -> None:
 
 
 @pytest.mark.timeout(0)
-def test_no_history_makes_the_store_differ_from_the_contract(server: Server) -> None:
+def test_no_history_makes_the_store_differ_from_the_contract(server: FrozenServer) -> None:
     Contract.server = server
     Rig.met.clear()  # what other tests met is no merit of this one
     crash_in_each_way()

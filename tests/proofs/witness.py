@@ -24,7 +24,7 @@ REPLAYED = (*BY_SESSIONS, *BY_PEOPLE, "show", "sweep")
 
 
 @dataclass
-class Run:
+class ScriptRun:
     """One run of one script; `reply` is None when nobody saw it."""
 
     act: str
@@ -41,7 +41,7 @@ class Recorder:
 
     link: Link
     rules: Rules
-    runs: list[Run] = field(default_factory=list)
+    runs: list[ScriptRun] = field(default_factory=list)
     lose_request: int = 0
     lose_reply: int = 0
     """How many of the next messages do not arrive."""
@@ -68,7 +68,9 @@ class Recorder:
     ) -> tuple[Any, bool]:
         if parts[0] not in ("FCALL", "EVALSHA", "EVAL"):
             return await carry()
-        run = Run(self._names[str(parts[1])], str(parts[3]), [str(part) for part in parts[4:]])
+        run = ScriptRun(
+            self._names[str(parts[1])], str(parts[3]), [str(part) for part in parts[4:]]
+        )
         run.between = self._between
         losable = run.act in REPLAYED and not self._between
         if losable and self.lose_request:
@@ -141,7 +143,7 @@ def stalls_of(text: str) -> tuple[tuple[int, int], ...]:
     return tuple((int(start), int(end)) for start, end in spans)
 
 
-def step(run: Run, now: int, fences: dict[str, int], *, full: bool = False) -> Step:
+def step(run: ScriptRun, now: int, fences: dict[str, int], *, full: bool = False) -> Step:
     """A run as the model reads it."""
     stalls, request, session, act = stalls_of(run.args[2]), run.args[3], run.args[4], run.args[5:]
     args: dict[str, Any]
@@ -229,7 +231,7 @@ def entry_of(kept: dict[str, str]) -> dict[str, Any]:
     return given
 
 
-def replayable(run: Run) -> bool:
+def replayable(run: ScriptRun) -> bool:
     """Whether an act ran to its end: no other run touches a claim."""
     return run.act in REPLAYED and run.reply is not None and run.reply[0] not in _NOT_RUN
 
@@ -237,7 +239,7 @@ def replayable(run: Run) -> bool:
 _NOT_RUN = ("stalled", "rate-limited")
 
 
-def step_of(run: Run, *, full: bool = False) -> Step:
+def step_of(run: ScriptRun, *, full: bool = False) -> Step:
     """A run whose reply was seen."""
     assert run.reply is not None
     fences = {}
@@ -247,7 +249,7 @@ def step_of(run: Run, *, full: bool = False) -> Step:
     return step(run, int(run.reply[1]), fences, full=full)
 
 
-def views(run: Run) -> list[dict[str, str]]:
+def views(run: ScriptRun) -> list[dict[str, str]]:
     """The records that a reply shows."""
     assert run.reply is not None
     tag, rest = run.reply[0], run.reply[2:]

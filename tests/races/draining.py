@@ -18,7 +18,7 @@ PROJECT = "drain"
 ROOT = Path(__file__).parents[2]
 
 
-class Worker:
+class DrainingSession:
     """A session with a connection of its own."""
 
     def __init__(self, port: int) -> None:
@@ -41,7 +41,7 @@ class Worker:
 
 def work(port: int) -> None:
     """Do what is next until nothing is left; print what was done."""
-    worker, did = Worker(port), list[str]()
+    worker, did = DrainingSession(port), list[str]()
     while True:
         status, body = worker.post("claim", next=True)
         if status == 201:
@@ -73,7 +73,7 @@ def drain(port: int, processes: int, entries: list[dict[str, Any]]) -> Counter[s
     """List the tasks, let processes take them, and check it all; return who did how many."""
     from tests.harness.processes import start
 
-    lead = Worker(port)
+    lead = DrainingSession(port)
     for first in range(0, len(entries), 500):
         status, told = lead.post("tasks", tasks=entries[first : first + 500])
         assert status == 200, told
@@ -92,7 +92,7 @@ def drain(port: int, processes: int, entries: list[dict[str, Any]]) -> Counter[s
     return did
 
 
-def events(lead: Worker) -> list[dict[str, Any]]:
+def events(lead: DrainingSession) -> list[dict[str, Any]]:
     """All that happened in the project, in its order."""
     found: list[dict[str, Any]] = []
     after = ""

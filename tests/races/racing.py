@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.harness import processes
-from tests.harness.services import Service, running
+from tests.harness.services import ServiceProcess, running
 
 CLIENT = Path(__file__).parents[2] / "client" / "dibs.py"
 NO_LIMITS = {
@@ -53,7 +53,7 @@ class Racer:
         )
 
 
-def race_for_one(service: Service, folder: Path, racers: int, rounds: int) -> Counter[str]:
+def race_for_one(service: ServiceProcess, folder: Path, racers: int, rounds: int) -> Counter[str]:
     """Let `racers` processes race for one task, again and again; count what they were told."""
     told: Counter[str] = Counter()
     for number in range(rounds):
@@ -77,7 +77,9 @@ def race_for_one(service: Service, folder: Path, racers: int, rounds: int) -> Co
     return told
 
 
-def share_out(service: Service, folder: Path, sessions: int, tasks: list[str]) -> dict[str, str]:
+def share_out(
+    service: ServiceProcess, folder: Path, sessions: int, tasks: list[str]
+) -> dict[str, str]:
     """Let `sessions` claim every task, each in an order of its own; return who got which."""
     won: dict[str, str] = {}
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from tests.conftest import new_session
 from tests.harness import processes
-from tests.harness.services import Service, running
+from tests.harness.services import ServiceProcess, running
 from tests.races.draining import drain, tasks_of
 from tests.races.racing import NO_LIMITS, race_for_one, share_out
 
@@ -34,7 +34,7 @@ def test_eight_sessions_share_out_a_repositorys_files_without_doubles(tmp_path: 
 
 
 def test_kill_9_of_service_and_store_loses_no_acknowledged_claim(tmp_path: Path) -> None:
-    service = Service(tmp_path / "service", env=NO_LIMITS)
+    service = ServiceProcess(tmp_path / "service", env=NO_LIMITS)
     acknowledged: dict[str, int] = {}
     session = new_session()
     killed_at = iter([137, 611, 1009, 1666])
@@ -61,7 +61,7 @@ def test_kill_9_of_service_and_store_loses_no_acknowledged_claim(tmp_path: Path)
     assert not lost, f"{len(lost)} of {len(acknowledged)} acknowledged claims are gone: {lost}"
 
 
-def _caller(service: Service, session: str) -> httpx.Client:
+def _caller(service: ServiceProcess, session: str) -> httpx.Client:
     url = f"{service.url}/v1/crash.test"
     return httpx.Client(base_url=url, headers={"Dibs-Session": session}, timeout=10, verify=False)
 
@@ -75,7 +75,7 @@ def _claim(http: httpx.Client, task: str, acknowledged: dict[str, int]) -> None:
 
 
 def _crash_under_load(
-    service: Service, session: str, acknowledged: dict[str, int], first: int
+    service: ServiceProcess, session: str, acknowledged: dict[str, int], first: int
 ) -> None:
     """Kill service and store together while claims are on their way."""
     underway = threading.Event()
@@ -97,7 +97,7 @@ def _crash_under_load(
     thread.join(20)
 
 
-def _everything(service: Service) -> dict[str, int]:
+def _everything(service: ServiceProcess) -> dict[str, int]:
     found, cursor = {}, ""
     while True:
         query = {"limit": 200} | ({"cursor": cursor} if cursor else {})
@@ -127,7 +127,7 @@ def _batch(number: int) -> list[dict[str, Any]]:
 
 
 def test_kill_9_in_the_middle_of_a_list_leaves_each_request_whole_or_undone(tmp_path: Path) -> None:
-    service = Service(tmp_path / "service", env=NO_LIMITS)
+    service = ServiceProcess(tmp_path / "service", env=NO_LIMITS)
     session, written = new_session(), set[int]()
     try:
         service.start()
@@ -159,7 +159,7 @@ def test_kill_9_in_the_middle_of_a_list_leaves_each_request_whole_or_undone(tmp_
 
 @contextlib.contextmanager
 def _written(
-    service: Service, session: str, first: int, written: set[int]
+    service: ServiceProcess, session: str, first: int, written: set[int]
 ) -> Iterator[threading.Event]:
     """Write thirty requests of a list from a thread; give what is set when it is under way."""
     underway = threading.Event()
@@ -185,7 +185,7 @@ def _written(
         thread.join(20)
 
 
-def _states(service: Service) -> dict[str, tuple[str, int, int]]:
+def _states(service: ServiceProcess) -> dict[str, tuple[str, int, int]]:
     """What is listed: its state, its batch, its place there."""
     found, cursor = {}, ""
     while True:
@@ -199,5 +199,5 @@ def _states(service: Service) -> dict[str, tuple[str, int, int]]:
             return found
 
 
-def _whole_list(service: Service) -> set[tuple[str, int, int]]:
+def _whole_list(service: ServiceProcess) -> set[tuple[str, int, int]]:
     return set(_states(service).values())

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import redis
 from tests.harness.processes import until
-from tests.harness.services import Service, new_session
+from tests.harness.services import ServiceProcess, new_session
 from tests.tools.volumes import MB, fill, free, volume
 
 from dibs.serve import DiskLog
@@ -36,21 +36,21 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield place
 
 
-def service_on(disk: Path, folder: Path, *flags: str) -> Service:
+def service_on(disk: Path, folder: Path, *flags: str) -> ServiceProcess:
     """A service whose claims are on the disk and whose own log is not."""
-    return Service(folder, *UNLIMITED, *flags, env={"DIBS_DATA_DIR": str(disk / "data")})
+    return ServiceProcess(folder, *UNLIMITED, *flags, env={"DIBS_DATA_DIR": str(disk / "data")})
 
 
-def beat(service: Service, session: str, task: str) -> int:
+def beat(service: ServiceProcess, session: str, task: str) -> int:
     wish = {"task": task, "note": NOTE}
     return service.ask("POST", "/v1/p/heartbeat", wish, session)[0]
 
 
-def until_claims_go_on(service: Service) -> None:
+def until_claims_go_on(service: ServiceProcess) -> None:
     until(lambda: service.claim(f"new {time.monotonic()}")[0] == 201, "claims go on", 30)
 
 
-def lines(service: Service, event: str) -> list[str]:
+def lines(service: ServiceProcess, event: str) -> list[str]:
     return [line for line in service.logged if event in line]
 
 
@@ -300,10 +300,10 @@ def test_what_a_killed_rewrite_left_is_removed_at_the_next_start(disk: Path) -> 
     assert not list((disk / "data").glob("temp-*"))
 
 
-class Load:
+class Renewals:
     """Sessions that claim and renew all the while; what was acknowledged is written down."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ServiceProcess) -> None:
         self.service, self.ended = service, threading.Event()
         self.acknowledged: dict[tuple[str, str], int] = {}
         self.answers: dict[int, int] = {}
@@ -346,7 +346,7 @@ def test_a_disk_full_under_load_with_kills_in_between_loses_nothing_and_every_st
         with volume(place, 24) as disk:
             service = service_on(disk, tmp_path / f"s{number}", "--max-claims-per-project", "99999")
             with service:
-                load = Load(service)
+                load = Renewals(service)
                 try:
                     time.sleep(chance.uniform(0.5, 2))
                     taken = fill(disk, leave=chance.choice([0, 0, MB // 4, 2 * MB]))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import new_session
 from tests.harness import acting
-from tests.tools.servers import KINDS, Server, serving
+from tests.tools.servers import KINDS, StoreServer, serving
 
 from dibs import results
 from dibs.model import Project, Task
@@ -201,6 +201,6 @@ async def test_what_is_held_is_not_granted_again_while_others_fill_the_store(
             assert taken == 0
 
 
-def _set_policy(server: Server, policy: str) -> None:
+def _set_policy(server: StoreServer, policy: str) -> None:
     with server.client() as operator:
         operator.execute_command("operators-config", "SET", "maxmemory-policy", policy)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.harness import processes
 from tests.harness.processes import until
-from tests.harness.services import Service, new_session
+from tests.harness.services import ServiceProcess, new_session
 
 from dibs.store.local import aof, embedded, log_repair, mark
 from dibs.store.local.embedded import EmbeddedStore, StoreKilled, StoreUnavailable
@@ -264,7 +264,7 @@ def test_a_server_that_was_killed_while_it_started_is_no_damage(
 
 def test_a_log_that_a_service_wrote_looks_whole(tmp_path: Path) -> None:
     """All that dibs writes: `repair` would cut the log at a command that it does not know."""
-    service = Service(
+    service = ServiceProcess(
         tmp_path / "s", env={"DIBS_ADMIN_KEY": ADMIN, "DIBS_DATA_DIR": str(tmp_path / "data")}
     )
     ann, bob = new_session(), new_session()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import new_session
 from tests.harness import acting
-from tests.tools.servers import KINDS, Server, serving
+from tests.tools.servers import KINDS, StoreServer, serving
 
 from dibs import results
 from dibs.model import Project, Task
@@ -38,7 +38,7 @@ def config(rights: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def as_user(server: Server) -> AsyncIterator[Store]:
+async def as_user(server: StoreServer) -> AsyncIterator[Store]:
     """The store as that user has it, not opened."""
     store = Store(PipelineLink.to(server.url_of("dibs", PASSWORD)), FREE)
     try:
@@ -48,7 +48,7 @@ async def as_user(server: Server) -> AsyncIterator[Store]:
 
 
 @contextlib.asynccontextmanager
-async def as_default(server: Server) -> AsyncIterator[Store]:
+async def as_default(server: StoreServer) -> AsyncIterator[Store]:
     """The store as everybody has it, not opened."""
     store = Store(PipelineLink.to(server.url), FREE)
     try:

@@ -22,7 +22,7 @@ KINDS = ("redis", "valkey")
 
 
 @dataclass(frozen=True)
-class Server:
+class StoreServer:
     """One server that runs, on a socket of its own."""
 
     socket: Path
@@ -57,7 +57,7 @@ def program(kind: str) -> str:
 
 
 @contextlib.contextmanager
-def serving(kind: str, folder: Path, *config: str) -> Iterator[Server]:
+def serving(kind: str, folder: Path, *config: str) -> Iterator[StoreServer]:
     """A server of this kind, with these lines of configuration, in a new directory below `folder`.
 
     It keeps nothing unless the lines say so.
@@ -73,7 +73,7 @@ def serving(kind: str, folder: Path, *config: str) -> Iterator[Server]:
     (home / "conf").write_text("\n".join(lines) + "\n")
     with open(home / "log", "ab") as log:
         process = processes.start([program(kind), str(home / "conf")], stdout=log, stderr=log)
-    server = Server(socket, process, ports[0] if ports else 0)
+    server = StoreServer(socket, process, ports[0] if ports else 0)
     try:
         deadline = time.monotonic() + 15
         while not _answers(server):
@@ -86,7 +86,7 @@ def serving(kind: str, folder: Path, *config: str) -> Iterator[Server]:
         process.wait(10)
 
 
-def _answers(server: Server) -> bool:
+def _answers(server: StoreServer) -> bool:
     with server.client() as client:
         try:
             return bool(client.ping())

@@ -106,7 +106,7 @@ def test_the_stores_timers_keep_firing_after_a_step(
 # The proxy
 
 
-class Service(BaseHTTPRequestHandler):
+class CountingService(BaseHTTPRequestHandler):
     """Counts what reaches it, and answers with the body it got."""
 
     heard: Counter[bytes]
@@ -130,7 +130,7 @@ Listening = tuple[tuple[str, int], Counter[bytes]]
 @pytest.fixture
 def service() -> Iterator[Listening]:
     heard: Counter[bytes] = Counter()
-    handler = type("Handler", (Service,), {"heard": heard})
+    handler = type("Handler", (CountingService,), {"heard": heard})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

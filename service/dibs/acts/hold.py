@@ -14,7 +14,7 @@ from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
 
-Result = results.HeldBack | results.Past
+Result = results.HeldBack | results.UntilPassed
 
 
 class HoldRequest(Request):
@@ -58,7 +58,7 @@ async def keep(store: Store, call: Call[HoldRequest]) -> Result:
     )
     tag, read, rest = await store.run(SCRIPT, project, None, arguments, call.key)
     if tag == "past":
-        return results.Past(unsure=read.unsure)
+        return results.UntilPassed(unsure=read.unsure)
     return results.HeldBack(request.task, read.hold(rest[1]), already=rest[2] == "1")
 
 
@@ -68,7 +68,7 @@ def answer(result: Result, request: HoldRequest) -> Reply:
         case results.HeldBack(task, hold, already):
             told = {"task": task, "hold": responses.builtin(hold), "already": already}
             return responses.ok(told)
-        case results.Past():
+        case results.UntilPassed():
             raise invalid([fault("until", "until lies in the past; nothing was kept back.")])
         case never:
             assert_never(never)

@@ -27,7 +27,7 @@ _POLICY = (
 """Nothing from elsewhere and nothing inline: what a session puts in a note stays text."""
 
 
-class Problem(Protocol):
+class ProblemRaised(Protocol):
     """What the API raises when it refuses."""
 
     body: Mapping[str, Any]

@@ -161,7 +161,7 @@ def _refusal(result: object) -> str:
             return _MOVED
         case results.StillHeld(now):
             return still_held(now)
-        case results.Past():
+        case results.UntilPassed():
             return "That time is over; nothing was kept back."
         case _:
             return ""

@@ -19,7 +19,7 @@ from dibs.board.context import (
     BoardContext,
     NoSuchPage,
     Page,
-    Problem,
+    ProblemRaised,
     Req,
     fields,
     in_project,
@@ -208,7 +208,7 @@ def _no_page(_: Req, error: NoSuchPage) -> Page:
 
 
 def _refused(_: Req, error: Any) -> Page:
-    problem: Problem = error
+    problem: ProblemRaised = error
     status = problem.body["status"]
     return page(
         "problem.html",

@@ -28,7 +28,7 @@ class Grant:
 
 
 @dataclass
-class Load:
+class SteadyLoad:
     """Threads that claim new tasks, which they keep, and contend for hot ones, which they release.
 
     A call that was not answered, or answered 503, is repeated as it was: that is the contract.
@@ -45,7 +45,7 @@ class Load:
     wrong: list[str] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> "SteadyLoad":
         self._running = [
             threading.Thread(target=self._run, args=(number,)) for number in range(self.threads)
         ]

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness import processes
-from tests.harness.services import Service
+from tests.harness.services import ServiceProcess
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(os.environ.get("DIBS_TEST_ACTION", ROOT / "action/dibs_action.py"))
 
 
 @dataclass(frozen=True)
-class Run:
+class ActionRun:
     """What a step came to."""
 
     code: int
@@ -26,14 +26,14 @@ class Run:
 class Workflow:
     """The workflow of one repository."""
 
-    service: Service
+    service: ServiceProcess
     folder: Path
     repository: str
     key: str = ""
 
     def run(
         self, event: Any, name: str = "pull_request", do: str = "verify", **settings: str
-    ) -> Run:
+    ) -> ActionRun:
         """Run the step for an event (bytes are written as they are)."""
         file = self.folder / "event.json"
         file.write_bytes(event if isinstance(event, bytes) else json.dumps(event).encode())
@@ -51,12 +51,12 @@ class Workflow:
         }
         ran = processes.run([sys.executable, "-I", SCRIPT], env=env, timeout=60)
         assert ran.stderr == ""
-        return Run(ran.returncode, ran.stdout)
+        return ActionRun(ran.returncode, ran.stdout)
 
-    def verify(self, event: Any, name: str = "pull_request", mode: str = "require") -> Run:
+    def verify(self, event: Any, name: str = "pull_request", mode: str = "require") -> ActionRun:
         """The required check."""
         return self.run(event, name, DIBS_MODE=mode)
 
-    def resolve(self, event: Any) -> Run:
+    def resolve(self, event: Any) -> ActionRun:
         """What runs when a pull request is closed."""
         return self.run(event, "pull_request_target", "resolve")

@@ -1,10 +1,9 @@
 """What a forge costs: how fast it is answered, what it takes from claims; how a claim is found.
 
-python -m bench.hook            50 events a second beside claims, 100,000 claims; 90 s
-python -m bench.hook --quick    a few short rounds, 2,000 claims
+python -m bench.forge            50 events a second beside claims, 100,000 claims; 90 s
+python -m bench.forge --quick    a few short rounds, 2,000 claims
 """
 
-import argparse
 import asyncio
 import contextlib
 import http.client
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,10 +22,10 @@ from tests.forge.told import pull, signed
 from tests.harness import acting
 from tests.harness.processes import clean_signals, end, start
 
-from bench import contenders
-from bench.contenders import ROOT
+from bench import contenders, figures
+from bench.contenders import ROOT, load
+from bench.figures import Figure, Say
 from bench.growth import store_url
-from bench.list import Row
 from dibs import results
 from dibs.model import Project, Session, Task
 from dibs.store import Rules, Store
@@ -84,27 +83,23 @@ def _delivery(number: int, now: float) -> tuple[bytes, dict[str, str]]:
     return body, {"Content-Type": "application/json", **names, **signed(body, SECRET)}
 
 
-def measure(say: Callable[[str], None], *, quick: bool = False) -> list[Row]:
+def measure(say: Say, *, quick: bool = False) -> list[Figure]:
     """Return what was found."""
     with contextlib.ExitStack() as held:
         folder = held.enter_context(contenders.folder())
         service = held.enter_context(contenders.dibs("dibs", data=folder, env=ENV))
-        say("hook: claims, with and without events")
-        rows = _beside(service, say, *((2, 1.2) if quick else (ROUNDS, SECONDS)))
+        say("forge: claims, with and without events")
+        beside = _beside(service, say, *((2, 1.2) if quick else (ROUNDS, SECONDS)))
         many = 2_000 if quick else MANY
-        say(f"hook: {many:,} claims are made")
+        say(f"forge: {many:,} claims are made")
         for project, count in (("bench.few", FEW), ("bench.many", many)):
             asyncio.run(_fill(folder, Project(project), count))
-        say("hook: a claim is found")
-        return rows + _found(service.port, many)
+        say("forge: a claim is found")
+        return beside + _found(service.port, many)
 
 
-def _beside(
-    service: contenders.Contender, say: Callable[[str], None], rounds: int, seconds: float
-) -> list[Row]:
+def _beside(service: contenders.Contender, say: Say, rounds: int, seconds: float) -> list[Figure]:
     """Claims on LANES connections, in turns alone and beside RATE events a second."""
-    from bench.__main__ import load
-
     caller = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
     head = {"Dibs-Session": str(uuid.uuid4()), "Content-Type": "application/json"}
     for number in range(TASKS):
@@ -129,8 +124,8 @@ def _beside(
     what = f"a webhook of 20 KiB, {RATE} a second beside claims on {LANES} connections"
     rates = f"{statistics.median(beside):,.0f} beside {statistics.median(alone):,.0f} a second"
     return [
-        Row(f"{what}, p99", f"≤ {P99_MS:g} ms", f"{p99:.1f} ms (p50 {p50:.1f})", p99 <= P99_MS),
-        Row(
+        Figure(f"{what}, p99", f"≤ {P99_MS:g} ms", f"{p99:.1f} ms (p50 {p50:.1f})", p99 <= P99_MS),
+        Figure(
             "claims a second beside those events ÷ without, in rounds that take turns",
             f"≥ {SHARE_LEAST:g}",
             f"{share:.2f} ({rates})",
@@ -143,7 +138,7 @@ def _beside(
 def _forge(port: int, first: int, seconds: float) -> Iterator[list[tuple[float, float]]]:
     """A forge that tells events while the block runs; what they took is there afterwards."""
     plan, took = json.dumps([port, first, seconds]), list[tuple[float, float]]()
-    command = [sys.executable, "-m", "bench.hook", "--deliver", plan]
+    command = [sys.executable, "-m", "bench.forge", "--deliver", plan]
     forge = start(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert forge.stdout
@@ -174,7 +169,7 @@ async def _fill(folder: Path, project: Project, count: int) -> None:
     await store.close()
 
 
-def _found(port: int, many: int) -> list[Row]:
+def _found(port: int, many: int) -> list[Figure]:
     """How long a claim is looked for among few and among many, in turns."""
     caller = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     key = {"Authorization": f"Bearer {ADMIN}", "Content-Type": "application/json"}
@@ -194,7 +189,7 @@ def _found(port: int, many: int) -> list[Row]:
             raise RuntimeError(f"{way} was answered {reply.status} {said}")
         return took
 
-    rows = []
+    found = []
     for way in ("verify", "resolve"):
         took: dict[int, list[float]] = {FEW: [], many: []}
         for turn in range(LOOKS):
@@ -202,46 +197,25 @@ def _found(port: int, many: int) -> list[Row]:
                 took[count].append(ask(project, way, turn * 7_919 % count))
         few, all_of = (statistics.median(each) for each in took.values())
         what = {"verify": "a claim found by its branch", "resolve": "a verdict by pull request"}
-        rows.append(
-            Row(
+        found.append(
+            Figure(
                 f"{what[way]} among {many:,} claims ÷ among {FEW}",
                 f"≤ {GROWTH_MOST:g}",
                 f"{all_of / few:.2f} ({all_of:.2f} and {few:.2f} ms)",
                 all_of / few <= GROWTH_MOST,
             )
         )
-    return rows
-
-
-def section(rows: list[Row]) -> str:
-    """Return the part of docs/performance.md that these make."""
-    lines = ["## A forge", "", "`python -m bench.hook`; medians, of rounds that take turns.", ""]
-    lines += ["| what | to reach | found |", "|---|--:|--:|"]
-    lines += [f"| {row.what} | {row.goal} | {row.found} |" for row in rows]
-    return "\n".join(lines) + "\n"
+    return found
 
 
 def main() -> int:
     """Measure, and print it; say which figures are missed."""
-    clean_signals()
-    parser = argparse.ArgumentParser(prog="python -m bench.hook", description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--deliver", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.deliver:
-        print(json.dumps(deliver(*json.loads(given.deliver))))
+    if len(sys.argv) == 3 and sys.argv[1] == "--deliver":  # a process of ours, see _forge()
+        clean_signals()
+        print(json.dumps(deliver(*json.loads(sys.argv[2]))))
         return 0
-    began = time.monotonic()
-
-    def say(what: str) -> None:
-        print(f"{time.monotonic() - began:5.0f} s  {what}", file=sys.stderr, flush=True)
-
-    rows = measure(say, quick=given.quick)
-    print(section(rows))
-    missed = [row.what for row in rows if not row.is_met]
-    for what in missed:
-        print(f"missed: {what}", file=sys.stderr)
-    return 1 if missed else 0
+    said = "medians, of rounds that take turns."
+    return figures.main("bench.forge", __doc__, "A forge", said, measure)
 
 
 if __name__ == "__main__":

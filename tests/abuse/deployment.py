@@ -15,7 +15,7 @@ from typing import IO, Any, Self
 
 import redis
 from tests.harness.processes import end, family, start, until
-from tests.harness.services import Service, new_session
+from tests.harness.services import ServiceProcess, new_session
 
 from dibs.settings import Settings
 
@@ -52,7 +52,7 @@ BEHIND_FLY = {"DIBS_TRUSTED_PROXIES": "127.0.0.0/8", "DIBS_ADDRESS_HEADER": "Fly
 
 
 @dataclass(frozen=True)
-class Answer:
+class BystandersAnswer:
     """What somebody who has nothing to do with the attack was told, and when."""
 
     act: str
@@ -72,14 +72,14 @@ class Answer:
 
 
 @dataclass
-class Team:
+class WorkingTeam:
     """Sessions that hold a task each and say so twice a second, on a connection of its own each
     time, as the client does; and somebody who asks how the service is."""
 
-    service: Service
+    service: ServiceProcess
     project: str = "acme.web"
     address: str = "203.0.113.9"
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[BystandersAnswer] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
@@ -120,7 +120,7 @@ class Team:
             self.ask("readyz", None)
             self.ask("livez", None)
 
-    def ask(self, act: str, body: dict[str, Any] | None, session: str = "") -> Answer:
+    def ask(self, act: str, body: dict[str, Any] | None, session: str = "") -> BystandersAnswer:
         """Ask once, and note the answer."""
         path = f"/{act}" if body is None else f"/v1/{self.project}/{act}"
         headers = {"Fly-Client-IP": self.address, "Content-Type": "application/json"}
@@ -137,15 +137,15 @@ class Team:
             said = repr(error)
         finally:
             connection.close()
-        answer = Answer(act, status, time.monotonic() - began, said)
+        answer = BystandersAnswer(act, status, time.monotonic() - began, said)
         self.answers.append(answer)
         return answer
 
 
-class Memory:
+class PeakMemory:
     """What a service and all that it started have in memory, at most."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ServiceProcess) -> None:
         self._service = service
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
@@ -187,15 +187,15 @@ class Seen:
 
     attack: str
     told: Counter[str]
-    answers: list[Answer]
+    answers: list[BystandersAnswer]
     memory: int
 
-    def of(self, *acts: str) -> list[Answer]:
+    def of(self, *acts: str) -> list[BystandersAnswer]:
         """The answers to some of what was asked."""
         return [answer for answer in self.answers if answer.act in acts]
 
     @property
-    def own(self) -> list[Answer]:
+    def own(self) -> list[BystandersAnswer]:
         """What the team heard about what it holds."""
         return self.of("heartbeat", "release")
 
@@ -214,7 +214,7 @@ class Deployed:
     """A service, and its store as it was before anybody attacked."""
 
     def __init__(self, folder: Path, env: dict[str, str]) -> None:
-        self.service = Service(folder, env=env)
+        self.service = ServiceProcess(folder, env=env)
         self.before = 0
 
     def __enter__(self) -> Self:
@@ -223,7 +223,7 @@ class Deployed:
 
     def is_worked_with(self) -> None:
         """Let a team work for a moment, and note what the store needs then."""
-        with Team(self.service):
+        with WorkingTeam(self.service):
             pass
         self.before = self.used()
 
@@ -251,9 +251,9 @@ class Deployed:
         the midst of the attack. Each attempt is on a project of its own."""
         project = f"{attack}.{attempt}"
         log = self.service.folder / f"{project}.log"
-        with contextlib.ExitStack() as over, Memory(self.service) as memory:
+        with contextlib.ExitStack() as over, PeakMemory(self.service) as memory:
             errors = over.enter_context(open(log, "w"))
-            with Team(self.service, project) as team:
+            with WorkingTeam(self.service, project) as team:
                 stranger = self._stranger(attack, project, seconds + 1, errors)
                 over.callback(end, stranger)
                 time.sleep(seconds)
