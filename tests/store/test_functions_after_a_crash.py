@@ -26,7 +26,7 @@ from tests.store.test_functions import (
     libraries,
     runs,
 )
-from tests.tools.servers import Server, serving
+from tests.tools.servers import StoreServer, serving
 
 from dibs import results
 from dibs.model import Session, Task
@@ -70,7 +70,7 @@ async def answered(store: Store, task: str, ann: Session) -> None:
 
 
 @contextmanager
-def logged(kind: str, folder: Path, port: int, *more: str) -> Iterator[Server]:
+def logged(kind: str, folder: Path, port: int, *more: str) -> Iterator[StoreServer]:
     """A server with a log in `folder`/data, which it is started on again; ended by kill -9."""
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
