@@ -43,9 +43,14 @@ _BLANK = re.compile(f"[{BLANKS}]")
 _JOINERS, _SELECTORS, _KEYCAP = "\u200c\u200d", "\ufe0e\ufe0f", "\u20e3"
 
 
+def is_plain(text: str) -> bool:
+    """Say if `text` is printable ASCII, which breaks no rule, and which nearly all text is."""
+    return text.isascii() and text.isprintable()
+
+
 def fault_of_name(text: str) -> str | None:
     """Return the rule that `text` breaks as a name, as "has no … characters; U+200B is one"."""
-    if text.isascii() and text.isprintable():
+    if is_plain(text):
         return None
     for pattern, kind in _KINDS:
         if found := pattern.search(text):
@@ -60,7 +65,7 @@ def fault_of_name(text: str) -> str | None:
 
 def fault_of_prose(text: str) -> str | None:
     """Return the rule that `text` breaks as a note, which may have line breaks and tabs."""
-    if text.isascii() and text.isprintable():
+    if is_plain(text):
         return None
     for char in text:
         if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") and char not in "\n\t":

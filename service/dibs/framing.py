@@ -44,12 +44,10 @@ def whole(
 ) -> bytes:
     """Return the head of an answer whose length is among its headers. Raises ValueError for one
     that would be two lines."""
-    lines = [STATUS_LINE[status][:-2]]
-    lines += [name + b": " + value for name, value in always]
-    lines += [name + b": " + value for name, value in headers]
+    lines = [b"%b: %b" % header for header in (*always, *headers)]
     if not keep_alive:
         lines.append(b"connection: close")
     head = b"\r\n".join(lines)
     if not head.count(b"\n") == head.count(b"\r") == len(lines) - 1:
         raise ValueError("A header of an answer has more than one line.")
-    return head + END
+    return STATUS_LINE[status] + head + END

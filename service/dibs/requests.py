@@ -24,6 +24,8 @@ Check = Callable[[str, str], str]
 
 def _check_text(what: str, most: int, check: Check = model.plain_text) -> Callable[[object], str]:
     def checked(value: object) -> str:
+        if isinstance(value, str) and len(value) <= most and characters.is_plain(value):
+            return value
         if not isinstance(value, str):
             raise model.Refused(f"{what} is text.")
         if len(value) > most:

@@ -39,7 +39,8 @@ WAIT_MOST_S = 25
 _TRUE = (True, "true", "1", 1)
 PLACE_CHARS = 12
 """Of the keyed hash of an address, which a claim is counted by; nothing else is kept of it."""
-_NAMED = ("task", "any_of", "all_of", "next")
+_TASKS = ("task", "any_of", "all_of")
+_CHOICES = ", ".join((*_TASKS, "next"))
 _NO = {"const": False}
 
 Result = (
@@ -74,14 +75,13 @@ class ClaimRequest(Request):
     @classmethod
     def also(cls, given: dict[str, Any]) -> Errors:
         """See Request."""
-        named = [name for name in _NAMED[:3] if given.get(name) is not None]
+        named = [name for name in _TASKS if given.get(name) is not None]
         if given.get("next") in _TRUE:
             named.append("next")
-        choices = ", ".join(_NAMED)
         if not named:
-            return [fault("task", f"Name what to claim: one of {choices}.")]
+            return [fault("task", f"Name what to claim: one of {_CHOICES}.")]
         if len(named) > 1:
-            return [fault(named[1], f"Give one of {choices}; not {' and '.join(named)}.")]
+            return [fault(named[1], f"Give one of {_CHOICES}; not {' and '.join(named)}.")]
         if given.get("tag") is not None and "next" not in named:
             return [fault("tag", "A tag narrows what is next: use tag with next.")]
         if given.get("queue") in _TRUE and named[0] not in ("task", "any_of"):
@@ -91,12 +91,11 @@ class ClaimRequest(Request):
     @classmethod
     def together(cls) -> dict[str, Any]:
         """See Request."""
-        named = _NAMED[:3]
-        choices = [only(name, named) for name in named]
+        choices = [only(name, _TASKS) for name in _TASKS]
         for choice in choices:
             choice["properties"] |= {"next": _NO, "tag": {"type": "null"}}
         following: dict[str, Any] = {"required": ["next"], "properties": {"next": {"const": True}}}
-        following["not"] = {"anyOf": [has(name) for name in named]}
+        following["not"] = {"anyOf": [has(name) for name in _TASKS]}
         choices.append(following)
         for choice in choices[2:]:
             choice["properties"]["queue"] = _NO

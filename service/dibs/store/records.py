@@ -28,6 +28,8 @@ from dibs.store.clock import ClockReading
 
 REF_CHARS = 10
 LIVE = ("held", "parked", "review")
+_HOLDERS = (*LIVE, "lapsed", "done")
+"""States of a record in which the task is somebody's, or was last."""
 
 
 def seconds(ms: int) -> int:
@@ -202,8 +204,7 @@ class ReplyDecoder:
             return cast(State, rec.now)
         if self._is_overdue(rec):
             return "lapsed"
-        known = (*LIVE, "lapsed", "done")
-        return cast(State, rec.state) if rec.state in known else "free"
+        return cast(State, rec.state) if rec.state in _HOLDERS else "free"
 
     def _claim(self, rec: Record, state: State) -> Claim:
         overdue = self._is_overdue(rec)
@@ -217,7 +218,7 @@ class ReplyDecoder:
             state=state,
             fence=rec.fence,
             holder=rec.holder(),
-            mine=rec.owner == self.session and rec.state in (*LIVE, "lapsed", "done"),
+            mine=rec.owner == self.session and rec.state in _HOLDERS,
             ttl=rec.ttl // 1000,
             expires_in=max(0, seconds(rec.due - self.now_ms)) if rec.state != "done" else 0,
             expires_at=at(rec.due),
