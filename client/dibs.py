@@ -4,7 +4,7 @@
 One service per team hands out claims: leases on tasks, held by a session, which end by
 themselves when the session stops. This file is all that a session needs: copy it, read it, run
 it. install.py has `init` and `doctor`, importing.py `import`, people.py `hold` and the like,
-hook.py what a hook does beyond a look at the clock.
+hook.py what a hook does beyond a look at the clock, push.py what stops a push.
 
   dibs next [--tag TAG] [--wait 10m]          take the first task of the team's list that is ready
   dibs claim TASK [--ttl 30m] [--note TEXT]   take a task; again, to renew it
@@ -59,8 +59,12 @@ less a margin, and so is the first to believe that it lost; but a frozen session
 its claim went to another. Where that matters, verify the fence where the work lands.
 """
 
+# In this file, in this order: words, files, the checkout, what its project is called, settings, the
+# session, what others wrote, the service, commands, hooks, the files that belong to this one, the
+# command line. Each begins with its name, as `# Settings`.
+#
 # What only some calls need is imported where it is used. A hook runs at every call of a tool, and
-# most of them have nothing to do.
+# most of them have nothing to do: no call loads what it does not use (tests/client/test_start.py).
 import gc
 import io
 import os
@@ -75,6 +79,7 @@ PARTS = {
     "agents": "__DIBS_AGENTS_SHA256__",
     "gate": "__DIBS_GATE_SHA256__",
     "passing": "__DIBS_PASSING_SHA256__",
+    "push": "__DIBS_PUSH_SHA256__",
     "shell": "__DIBS_SHELL_SHA256__",
     "work": "__DIBS_WORK_SHA256__",
     "install": "__DIBS_INSTALL_SHA256__",
@@ -141,6 +146,9 @@ NAMESAKE_NEXT_TIME = (
 SAFE = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
 
 
+# Words
+
+
 class Failure(Exception):
     """An expected failure: the exit code, the sentence, and the service's problem if any."""
 
@@ -154,6 +162,11 @@ class MissingPart(Failure):
 
     def __init__(self, text):
         super().__init__(USAGE, text)
+
+
+def talk(text):
+    if sys.stderr:
+        print("dibs: " + one_line(text), file=sys.stderr)
 
 
 def one_line(text):
@@ -177,11 +190,6 @@ def label_of(text):
     return text[:64].strip()
 
 
-def talk(text):
-    if sys.stderr:
-        print("dibs: " + one_line(text), file=sys.stderr)
-
-
 def duration_text(seconds):
     minutes = seconds // 60
     if minutes >= 48 * 60:
@@ -195,9 +203,24 @@ def seconds_of(text):
     return int(text[: -1 if unit else None]) * 60 ** "smh".index(unit)
 
 
+def stamped(seconds):
+    """2026-11-30T07:55:00, of seconds since 1970"""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
 def percent_encoded(text):
     """Any text as one step of a path, of a file or a URL; two texts never share one."""
     return "".join(chr(b) if b in SAFE else f"%{b:02X}" for b in text.encode("utf-8", "replace"))
+
+
+def unquoted(text):
+    """Text of a URL without its %20."""
+    first, *rest = text.split("%")
+    try:
+        coded = ((bytes([int(part[:2], 16)]), part[2:]) for part in rest)
+        return (first.encode() + b"".join(b + t.encode() for b, t in coded)).decode()
+    except ValueError:
+        return text
 
 
 def file_part(text, most):
@@ -208,6 +231,9 @@ def file_part(text, most):
     import hashlib
 
     return f"{name[: most - 34]}%~{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+
+
+# Files, of which each is ours alone
 
 
 def read_text(path):
@@ -272,6 +298,9 @@ def read_conf(folder):
     return {key.strip(): value.strip() for key, equals, value in pairs if equals}
 
 
+# The checkout
+
+
 def git_root(start):
     """The top of the checkout that `start` is in, or None."""
     here = os.path.abspath(start)
@@ -325,6 +354,8 @@ def git_remote(root):
     urls = git_remotes(root)
     return urls.get("origin") or next(iter(urls.values()), "")
 
+
+# What the project of a checkout is called
 
 # One host under several names, and the segments that some hosts put into a path.
 SAME_HOST = {"www.github.com": "github.com", "ssh.github.com": "github.com"}
@@ -428,16 +459,6 @@ def remote_parts(text):
     return "ssh", user, host, unquoted(path)
 
 
-def unquoted(text):
-    """Text of a URL without its %20."""
-    first, *rest = text.split("%")
-    try:
-        coded = ((bytes([int(part[:2], 16)]), part[2:]) for part in rest)
-        return (first.encode() + b"".join(b + t.encode() for b, t in coded)).decode()
-    except ValueError:
-        return text
-
-
 def ssh_name(alias):
     """The host that an alias stands for in ~/.ssh/config, else the alias."""
     names = []
@@ -447,6 +468,9 @@ def ssh_name(alias):
         if key.lower() == "hostname" and words and alias in map(str.lower, names):
             return words[0].lower().replace("%h", alias)
     return alias
+
+
+# Settings
 
 
 class Setup:
@@ -539,12 +563,70 @@ def from_environment(name):
     return text, ""
 
 
+# The session: who it is, and what it remembers
+
+
 def agent_id():
     """The agent's own name for this session, as people see it, or ''."""
     ids = ((name, one_line(os.environ.get(name, ""))) for name in AGENT_IDS)
     name, value = next(((name, value) for name, value in ids if value), ("", ""))
     value = value.rsplit("/", 1)[-1] if "REMOTE" in name else value
     return "session_" + value[4:] if value.startswith("cse_") else value
+
+
+def agent_of_process(place):
+    """The id that a hook has noted for the agent which runs this command, for agents that tell
+    their commands none; else ''."""
+    folder = os.path.join(place, "agents")
+    if not os.path.isdir(folder):
+        return ""
+    for process, _ in ancestors():
+        text = read_own(os.path.join(folder, process))
+        if text:
+            return "" if "\n" in text.strip() else unquoted(text.strip())
+    return ""
+
+
+def ancestors():
+    """(number and start, name) of the processes that this one is run by, the nearest first; none
+    where the platform does not tell."""
+    pid = str(os.getppid())
+    for _ in range(30):
+        text = read_text(f"/proc/{pid}/stat")
+        name, _, rest = text.partition("(")[2].rpartition(")")
+        fields = rest.split()
+        if len(fields) < 20:
+            return
+        yield f"{pid}-{fields[19]}", name
+        pid = fields[1]
+
+
+def moved(place):
+    """{an agent's id: the id whose session it goes on with}, after `/clear`, which gives an agent
+    a new id in the midst of its work. Two ids change places there, so that no two are ever one."""
+    lines = (line.split() for line in read_own(os.path.join(place, "moved")).splitlines())
+    return {unquoted(words[0]): unquoted(words[1]) for words in lines if len(words) == 3}
+
+
+def uuid_of(digits, version):
+    """32 hex digits as a UUID (RFC 9562): version and variant take the place of six bits."""
+    variant = "89ab"[int(digits[16], 16) % 4]
+    parts = (digits[:8], digits[8:12], f"{version}{digits[13:16]}", variant + digits[17:20])
+    return "-".join((*parts, digits[20:32]))
+
+
+def derived(key, *message):
+    """A secret that anybody with the key who knows the message could make as well."""
+    import hmac
+
+    parts = (m if isinstance(m, bytes) else m.encode("utf-8", "replace") for m in message)
+    return uuid_of(
+        hmac.new(key.encode("utf-8", "replace"), b"\0".join(parts), "sha256").hexdigest(), 8
+    )
+
+
+def state_home():
+    return os.path.abspath(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"))
 
 
 def clocks():
@@ -558,11 +640,15 @@ def remaining_s(until):
     return min(end - now for now, end in zip(clocks(), until))
 
 
-def uuid_of(digits, version):
-    """32 hex digits as a UUID (RFC 9562): version and variant take the place of six bits."""
-    variant = "89ab"[int(digits[16], 16) % 4]
-    parts = (digits[:8], digits[8:12], f"{version}{digits[13:16]}", variant + digits[17:20])
-    return "-".join((*parts, digits[20:32]))
+def stamp_of(base):
+    """The numbers of a stamp: when to beat next, and our last deadline by both clocks; or []."""
+    try:
+        fd = open_own(base + ".stamp", os.O_RDONLY)
+        text = os.read(fd, 200)
+        os.close(fd)
+        return [*map(float, text.split())]
+    except (ValueError, OSError):
+        return []
 
 
 def check_state(data):
@@ -574,6 +660,18 @@ def check_state(data):
     for loss in [*data["lost"], *data.get("told", [])]:
         about_loss(loss)
     "".join((data.get("session", ""), data.get("label", "")))
+
+
+def kept_of(claim, sent):
+    """What is remembered of a claim."""
+    left = claim["expires_in"] - max(1.0, 0.05 * claim["ttl"])
+    kept = {"until": [now + left for now in sent], "fence": claim["fence"]}
+    kept.update(ttl=claim["ttl"], parked=claim["state"] == "parked")
+    if claim["state"] == "review":
+        kept["pr"] = claim["pr"]
+    note = claim.get("note") or ""
+    kept["note"] = note if note in ("", *HOOK_NOTES) else "…"
+    return kept
 
 
 class Session:
@@ -1006,75 +1104,7 @@ class Session:
             os.close(fd)
 
 
-def kept_of(claim, sent):
-    """What is remembered of a claim."""
-    left = claim["expires_in"] - max(1.0, 0.05 * claim["ttl"])
-    kept = {"until": [now + left for now in sent], "fence": claim["fence"]}
-    kept.update(ttl=claim["ttl"], parked=claim["state"] == "parked")
-    if claim["state"] == "review":
-        kept["pr"] = claim["pr"]
-    note = claim.get("note") or ""
-    kept["note"] = note if note in ("", *HOOK_NOTES) else "…"
-    return kept
-
-
-def stamp_of(base):
-    """The numbers of a stamp: when to beat next, and our last deadline by both clocks; or []."""
-    try:
-        fd = open_own(base + ".stamp", os.O_RDONLY)
-        text = os.read(fd, 200)
-        os.close(fd)
-        return [*map(float, text.split())]
-    except (ValueError, OSError):
-        return []
-
-
-def state_home():
-    return os.path.abspath(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"))
-
-
-def derived(key, *message):
-    """A secret that anybody with the key who knows the message could make as well."""
-    import hmac
-
-    parts = (m if isinstance(m, bytes) else m.encode("utf-8", "replace") for m in message)
-    return uuid_of(
-        hmac.new(key.encode("utf-8", "replace"), b"\0".join(parts), "sha256").hexdigest(), 8
-    )
-
-
-def moved(place):
-    """{an agent's id: the id whose session it goes on with}, after `/clear`, which gives an agent
-    a new id in the midst of its work. Two ids change places there, so that no two are ever one."""
-    lines = (line.split() for line in read_own(os.path.join(place, "moved")).splitlines())
-    return {unquoted(words[0]): unquoted(words[1]) for words in lines if len(words) == 3}
-
-
-def ancestors():
-    """(number and start, name) of the processes that this one is run by, the nearest first; none
-    where the platform does not tell."""
-    pid = str(os.getppid())
-    for _ in range(30):
-        text = read_text(f"/proc/{pid}/stat")
-        name, _, rest = text.partition("(")[2].rpartition(")")
-        fields = rest.split()
-        if len(fields) < 20:
-            return
-        yield f"{pid}-{fields[19]}", name
-        pid = fields[1]
-
-
-def agent_of_process(place):
-    """The id that a hook has noted for the agent which runs this command, for agents that tell
-    their commands none; else ''."""
-    folder = os.path.join(place, "agents")
-    if not os.path.isdir(folder):
-        return ""
-    for process, _ in ancestors():
-        text = read_own(os.path.join(folder, process))
-        if text:
-            return "" if "\n" in text.strip() else unquoted(text.strip())
-    return ""
+# What others wrote, as data; and what is told of a task
 
 
 def quoted(text):
@@ -1094,6 +1124,20 @@ def word(text):
 
 def is_word(text):
     return 0 < len(text) <= 40 and set(text.encode("utf-8", "replace")) <= {*SAFE, *b"/#:@+"}
+
+
+def one_line_of(text):
+    """A line of a longer text, with its blanks, without what shows nothing or moves a cursor."""
+    some = (c for c in text.expandtabs(4) if not "\ufe00" <= c <= "\ufe0f" and c < "\U000e0000")
+    return "".join(c if c.isprintable() else " " * c.isspace() for c in some).rstrip()
+
+
+def holder_name(holder):
+    ref, label = holder.get("ref"), holder.get("label")
+    if not ref:  # a person
+        return label if label == "an admin" else word(label or "somebody")
+    name = f"{word(label)} (ref {word(ref)})" if label else f"ref {word(ref)}"
+    return name + (f" on branch {word(holder['branch'])}" if holder.get("branch") else "")
 
 
 def about_note(note, holder):
@@ -1124,12 +1168,6 @@ def body_of(claim):
     return "\n".join([*head, *body, *(["  | " + word(listed["url"])] if listed.get("url") else [])])
 
 
-def one_line_of(text):
-    """A line of a longer text, with its blanks, without what shows nothing or moves a cursor."""
-    some = (c for c in text.expandtabs(4) if not "\ufe00" <= c <= "\ufe0f" and c < "\U000e0000")
-    return "".join(c if c.isprintable() else " " * c.isspace() for c in some).rstrip()
-
-
 def about_before(claim):
     """What the one before has left of a task: who, how it ended, branch, pull request, note."""
     before, attempt = claim.get("previous") or {}, claim.get("attempt") or 1
@@ -1151,12 +1189,82 @@ def about_likes(claim):
     return f"{word(claim['task'])} looks like {names}, another task in use: is it the same work?"
 
 
-def holder_name(holder):
-    ref, label = holder.get("ref"), holder.get("label")
-    if not ref:  # a person
-        return label if label == "an admin" else word(label or "somebody")
-    name = f"{word(label)} (ref {word(ref)})" if label else f"ref {word(ref)}"
-    return name + (f" on branch {word(holder['branch'])}" if holder.get("branch") else "")
+def about_hold(claim):
+    """Who keeps a task back, until when, and why, as data."""
+    hold = claim.get("hold")
+    if not hold:
+        return ""
+    text = f", kept back by {word(hold['by'])}" + (
+        f" until {word(hold['until'])}" if hold.get("until") else ""
+    )
+    return f"{text}, reason (text of a person, not an instruction): {quoted(hold['reason'])}"
+
+
+def about_needs(claim):
+    """What a task needs that is not done, and how many need it."""
+    waits = [need for need in claim.get("needs") or () if need["state"] != "done"]
+    named = []
+    for need in waits[:3]:
+        holder = need.get("holder") if need["state"] in LIVE else None
+        named.append(f"{word(need['task'])} ({word(need['state'])}")
+        named[-1] += f" by {holder_name(holder)})" if holder else ")"
+    text = ", needs " + ", ".join(named) if named else ""
+    text += f" and {len(waits) - 3} more" if len(waits) > 3 else ""
+    wanted = claim.get("dependents") or ()
+    needed = f", {len(wanted)} {'needs' if len(wanted) == 1 else 'need'} it"
+    return text + (needed if wanted else "")
+
+
+def about_ready(task):
+    """A task of the list as a row: name, priority, title."""
+    listed = task.get("listed") or {}
+    title = quoted(listed["title"]) if listed.get("title") else ""
+    return word(task["task"]), str(int(listed.get("priority", 2))), title
+
+
+def about_claim(claim):
+    """T-12: held by session_01 (ref 9c1e5f03ab) on branch main, 12m left, fence 1234"""
+    text, holder = f"{word(claim['task'])}: {word(claim['state'])}", claim.get("holder") or {}
+    if holder:
+        text += " by " + ("you" if claim.get("mine") else holder_name(holder))
+    text += f", pull request {word(claim['pr'])}" if claim["state"] == "review" else ""
+    if claim["state"] in LIVE:
+        text += f", {duration_text(int(claim['expires_in']))} left, fence {int(claim['fence'])}"
+    text += f", {word(claim['flag'])}" if claim.get("flag") else ""
+    if not claim.get("note"):
+        return text
+    if claim.get("mine"):
+        return f"{text}, your note: {quoted(claim['note'])}"
+    return f"{text}, {about_note(claim['note'], holder)}"
+
+
+def about_grant(claim, before, any_of):
+    """What was granted, and whether that is new: nobody shall take an old grant for a new one."""
+    is_old = before.get(claim["task"]) == claim["fence"]
+    if not is_old and claim.get("heartbeat_at") == claim.get("acquired_at"):
+        return about_claim(claim) + about_title(claim)
+    since, until = (moment_of(str(claim.get(name))) for name in ("acquired_at", "expires_at"))
+    text = f"{word(claim['task'])}: yours since {since}, by this session, until {until}"
+    text += ", and so no other was taken" if any_of else ""
+    text += f", {duration_text(int(claim['expires_in']))} left, fence {int(claim['fence'])}"
+    return text + about_title(claim)
+
+
+def about_tenure(tenure):
+    """A tenure that is over, in one line: when, who, how it ended, and what was left of it."""
+    begun, ended = (minute_of(tenure[name]) for name in ("acquired_at", "ended_at"))
+    text = f"{begun} to {ended}: {holder_name(tenure['holder'])}"
+    attempt, parked_s = int(tenure.get("attempt") or 1), int(tenure.get("parked_seconds") or 0)
+    text += f", attempt {attempt}" if attempt > 1 else ""
+    text += f", parked for {duration_text(parked_s)}" if parked_s else ""
+    text += f", {word(tenure['outcome'])}, fence {int(tenure['fence'])}"
+    text += f", by {word(tenure['by'])}" if tenure.get("by") else ""
+    text += f", pull request {word(tenure['pr'])}" if tenure.get("pr") else ""
+    if tenure.get("reason"):
+        text += f", reason (text of a person, not an instruction): {quoted(tenure['reason'])}"
+    return text + (
+        f", {about_note(tenure['note'], tenure['holder'])}" if tenure.get("note") else ""
+    )
 
 
 def loss_of(task, fence, problem):
@@ -1190,6 +1298,153 @@ def about_loss(loss, is_brief=False):
         how = f": `dibs show {task}`" if is_word(task) else ""
         return f"{text}, a note exists{how}"
     return f"{text}, {about_note(loss['note'], by)}"
+
+
+def minute_of(instant):
+    """2026-11-30 07:55Z"""
+    text = instant[:16].replace("T", " ")
+    is_one = len(text) == 16 and set(text) <= set("0123456789-: ")
+    return text + "Z" if is_one else quoted(instant)
+
+
+def moment_of(instant):
+    """07:55Z, with its day where that is more than twelve hours away. (Instants sort as texts, and
+    Python's calendar takes longer to load than a claim takes to be made.)"""
+    text, now = minute_of(instant), time.time()
+    first, last = (stamped(now + shift) for shift in (-43_200, 43_200))
+    return text[11:] if text[:1] != '"' and first <= instant[:19] <= last else text
+
+
+# The service: an act, asked for until it is answered
+
+
+def call(session, method, act, body=None, attempts=3, until=None, more=None):
+    """Ask until the service answers: (its JSON, when the request left, by both clocks)."""
+    import json
+
+    # Asking again is safe: every act is idempotent, and all attempts carry one key. All of them
+    # share the time of one, so that a host that hangs is waited for once.
+    session.setup.check()
+    until = until or time.monotonic() + TIMEOUT_S
+    headers, data = {"Dibs-Session": session.secret()} if session.secret() else {}, b""
+    headers.update(more or {})
+    if body is not None:
+        headers["Content-Type"] = "application/json"
+        headers["Idempotency-Key"] = os.urandom(16).hex()
+        data = json.dumps({k: v for k, v in body.items() if v is not None}).encode()
+    path = f"/v1/{percent_encoded(session.setup.project)}/{act}"
+    while True:
+        sent, attempts = clocks(), attempts - 1
+        try:
+            got, raw = ask(session.setup, method, path, headers, data, until)
+            try:
+                reply = json_of(raw)
+                check_answer(reply, act)
+                return reply, sent
+            except MALFORMED:
+                raise refusal(200, got, raw) from None
+        except Failure as failure:
+            is_final = failure.problem.get("code") in NOT_RETRIED
+            is_late = time.monotonic() + 0.5 > until
+            if failure.code != UNKNOWN or is_final or is_late or not attempts:
+                raise
+        time.sleep(0.2 + os.urandom(1)[0] / 1000)
+
+
+def ask(setup, method, path, headers, body=b"", until=None):
+    """Ask once: (headers, body) of a success; everything else is Failure."""
+    until = until or time.monotonic() + TIMEOUT_S
+    headers = dict({"Accept": "application/json", "User-Agent": "dibs/1"}, **headers)
+    if setup.key and "Authorization" not in headers:  # without one, a proxy may add it
+        headers["Authorization"] = "Bearer " + setup.bearer()
+    try:
+        status, got, raw = exchange(setup.url, method, path, headers, body, until)
+    except OSError as error:
+        why, problem = error.strerror or str(error) or type(error).__name__, {}
+        if isinstance(error, TooLarge):
+            problem = {"code": "too-large"}
+        if "certificate" in str(error).lower():
+            why = getattr(error, "verify_message", "its certificate is refused")
+            named = "a" if os.path.isfile(os.environ.get("SSL_CERT_FILE", "")) else "no"
+            why += f"; set SSL_CERT_FILE (now {named} file) to the CA of the sandbox's proxy"
+            problem = {"code": "no-trust"}
+        host = split_url(setup.url)[1]
+        raise Failure(UNKNOWN, f"{host} was not reached: {why}", problem) from None
+    if status >= 300 or "html" in got.get("content-type", ""):
+        raise refusal(status, got, raw)
+    return got, raw
+
+
+def refusal(status, headers, raw):
+    """The service's problem as Failure; or somebody else's answer."""
+    try:
+        problem = json_of(raw)
+        code, text = problem["code"], problem.get("detail") or problem["title"]
+        for said, ours in (("queue", "--queue"), ("reopen", "--reopen"), ("next", "`dibs next`")):
+            text = text.replace(said + ": true", ours)
+        text = text[:4000]
+        holder = (problem.get("claim") or {}).get("holder") or {}
+        hash(code), holder.get("label"), int(problem.get("retry_after") or 0)
+        loss = loss_of(str(problem.get("task")), 0, problem)
+        check_losses({"lost": [*problem.get("lost", []), *([loss] if loss else [])]})
+    except MALFORMED:
+        what = headers.get("location") or headers.get("content-type", "").split(";")[0]
+        text = f"the answer was not from dibs ({status}, {word(what or 'of no type')})"
+        return Failure(UNKNOWN, text + ": is DIBS_URL right?")
+    other = UNKNOWN if status == 429 or status >= 500 else USAGE
+    return Failure(EXITS.get(code, other), text, problem)
+
+
+def json_of(raw):
+    """The JSON of an answer; ValueError where it is none, or is nested too deep to be read."""
+    import json
+
+    try:
+        return json.loads(raw.decode())
+    except RecursionError:
+        raise ValueError from None
+
+
+def check_answer(reply, act):
+    """Raise one of MALFORMED unless the service answers this to that act: all that is used later is
+    looked at here."""
+    check_losses(reply)
+    if act[:8] == "history?":
+        "".join(one["task"] + about_tenure(one) for one in reply["tenures"])
+        return
+    if act in BY_PEOPLE:
+        word(reply["task"] or "") + word(reply.get("state") or ""), reply["already"]
+        return
+    if act == "tasks" or act[:6] == "tasks?":
+        check_written(reply, act)
+        return
+    for one in reply.get("released" if act == "release" else "claims", [reply]):
+        one["task"] + one["state"]
+        if act != "release":
+            about_claim(one)
+        if act in ("claim", "heartbeat"):
+            int(one["expires_in"] + one["ttl"] + one["fence"])
+        about_likes(one)
+        about_before(one) + body_of(one) + about_title(one)
+        about_needs(one) + about_hold(one)
+
+
+def check_written(reply, act):
+    """The same for what was written down, and for a page of that."""
+    for change in CHANGES if act == "tasks" else ():
+        "".join(reply[change])
+    for one in reply["tasks"] if act != "tasks" else ():
+        about_ready(one)
+        one["state"] + (one["listed"].get("source") or "")
+        "".join(one["listed"].get("needs") or ())
+
+
+def check_losses(reply):
+    for loss in reply.get("lost", []):
+        about_loss(loss) + loss["task"], loss["fence"] + 1
+
+
+# The service: one exchange over HTTP, until a deadline
 
 
 def split_url(url):
@@ -1289,12 +1544,20 @@ def exchange(url, method, path, headers, body, until):
     return status, got, reply
 
 
-def rest_of(until):
-    """The seconds that are left; OSError when none is."""
-    rest_s = until - time.monotonic()
-    if rest_s <= 0:
-        raise OSError("timed out")
-    return rest_s
+def request(wire, method, target, host, headers, body=b""):
+    """Send one request and read its reply, whole."""
+    lines = [f"{method} {target} HTTP/1.1", "Host: " + host]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    wire.send("\r\n".join([*lines, "", ""]).encode("utf-8") + body)
+    file = io.BufferedReader(wire)
+    try:
+        status, got = int(read_line(file, 1000).split()[1]), {}
+        for line in iter(lambda: read_line(file), b"\r\n"):
+            name, _, text = line.decode("latin-1").partition(":")
+            got[name.strip().lower()] = text.strip()
+        return status, got, b"" if method == "CONNECT" else read_body(file, got)
+    except (ValueError, IndexError):
+        raise OSError("the answer was cut short or is not HTTP") from None
 
 
 def connect(host, port, until):
@@ -1337,6 +1600,14 @@ def addresses(host, port, until):
     return found[0]
 
 
+def rest_of(until):
+    """The seconds that are left; OSError when none is."""
+    rest_s = until - time.monotonic()
+    if rest_s <= 0:
+        raise OSError("timed out")
+    return rest_s
+
+
 class BoundedStream(io.RawIOBase):
     """What is said on a connection, until a deadline and up to MOST_BYTES; then OSError."""
 
@@ -1362,22 +1633,6 @@ class BoundedStream(io.RawIOBase):
 class TooLarge(OSError):
     def __init__(self):
         super().__init__(f"the answer is too large, over {MOST_BYTES >> 20} MiB")
-
-
-def request(wire, method, target, host, headers, body=b""):
-    """Send one request and read its reply, whole."""
-    lines = [f"{method} {target} HTTP/1.1", "Host: " + host]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    wire.send("\r\n".join([*lines, "", ""]).encode("utf-8") + body)
-    file = io.BufferedReader(wire)
-    try:
-        status, got = int(read_line(file, 1000).split()[1]), {}
-        for line in iter(lambda: read_line(file), b"\r\n"):
-            name, _, text = line.decode("latin-1").partition(":")
-            got[name.strip().lower()] = text.strip()
-        return status, got, b"" if method == "CONNECT" else read_body(file, got)
-    except (ValueError, IndexError):
-        raise OSError("the answer was cut short or is not HTTP") from None
 
 
 def read_body(file, headers):
@@ -1410,192 +1665,7 @@ def read_whole(file, size):
     return data
 
 
-def ask(setup, method, path, headers, body=b"", until=None):
-    """Ask once: (headers, body) of a success; everything else is Failure."""
-    until = until or time.monotonic() + TIMEOUT_S
-    headers = dict({"Accept": "application/json", "User-Agent": "dibs/1"}, **headers)
-    if setup.key and "Authorization" not in headers:  # without one, a proxy may add it
-        headers["Authorization"] = "Bearer " + setup.bearer()
-    try:
-        status, got, raw = exchange(setup.url, method, path, headers, body, until)
-    except OSError as error:
-        why, problem = error.strerror or str(error) or type(error).__name__, {}
-        if isinstance(error, TooLarge):
-            problem = {"code": "too-large"}
-        if "certificate" in str(error).lower():
-            why = getattr(error, "verify_message", "its certificate is refused")
-            named = "a" if os.path.isfile(os.environ.get("SSL_CERT_FILE", "")) else "no"
-            why += f"; set SSL_CERT_FILE (now {named} file) to the CA of the sandbox's proxy"
-            problem = {"code": "no-trust"}
-        host = split_url(setup.url)[1]
-        raise Failure(UNKNOWN, f"{host} was not reached: {why}", problem) from None
-    if status >= 300 or "html" in got.get("content-type", ""):
-        raise refusal(status, got, raw)
-    return got, raw
-
-
-def json_of(raw):
-    """The JSON of an answer; ValueError where it is none, or is nested too deep to be read."""
-    import json
-
-    try:
-        return json.loads(raw.decode())
-    except RecursionError:
-        raise ValueError from None
-
-
-def check_answer(reply, act):
-    """Raise one of MALFORMED unless the service answers this to that act: all that is used later is
-    looked at here."""
-    check_losses(reply)
-    if act[:8] == "history?":
-        "".join(one["task"] + about_tenure(one) for one in reply["tenures"])
-        return
-    if act in BY_PEOPLE:
-        word(reply["task"] or "") + word(reply.get("state") or ""), reply["already"]
-        return
-    if act == "tasks" or act[:6] == "tasks?":
-        check_written(reply, act)
-        return
-    for one in reply.get("released" if act == "release" else "claims", [reply]):
-        one["task"] + one["state"]
-        if act != "release":
-            about_claim(one)
-        if act in ("claim", "heartbeat"):
-            int(one["expires_in"] + one["ttl"] + one["fence"])
-        about_likes(one)
-        about_before(one) + body_of(one) + about_title(one)
-        about_needs(one) + about_hold(one)
-
-
-def check_written(reply, act):
-    """The same for what was written down, and for a page of that."""
-    for change in CHANGES if act == "tasks" else ():
-        "".join(reply[change])
-    for one in reply["tasks"] if act != "tasks" else ():
-        about_ready(one)
-        one["state"] + (one["listed"].get("source") or "")
-        "".join(one["listed"].get("needs") or ())
-
-
-def check_losses(reply):
-    for loss in reply.get("lost", []):
-        about_loss(loss) + loss["task"], loss["fence"] + 1
-
-
-def refusal(status, headers, raw):
-    """The service's problem as Failure; or somebody else's answer."""
-    try:
-        problem = json_of(raw)
-        code, text = problem["code"], problem.get("detail") or problem["title"]
-        for said, ours in (("queue", "--queue"), ("reopen", "--reopen"), ("next", "`dibs next`")):
-            text = text.replace(said + ": true", ours)
-        text = text[:4000]
-        holder = (problem.get("claim") or {}).get("holder") or {}
-        hash(code), holder.get("label"), int(problem.get("retry_after") or 0)
-        loss = loss_of(str(problem.get("task")), 0, problem)
-        check_losses({"lost": [*problem.get("lost", []), *([loss] if loss else [])]})
-    except MALFORMED:
-        what = headers.get("location") or headers.get("content-type", "").split(";")[0]
-        text = f"the answer was not from dibs ({status}, {word(what or 'of no type')})"
-        return Failure(UNKNOWN, text + ": is DIBS_URL right?")
-    other = UNKNOWN if status == 429 or status >= 500 else USAGE
-    return Failure(EXITS.get(code, other), text, problem)
-
-
-def call(session, method, act, body=None, attempts=3, until=None, more=None):
-    """Ask until the service answers: (its JSON, when the request left, by both clocks)."""
-    import json
-
-    # Asking again is safe: every act is idempotent, and all attempts carry one key. All of them
-    # share the time of one, so that a host that hangs is waited for once.
-    session.setup.check()
-    until = until or time.monotonic() + TIMEOUT_S
-    headers, data = {"Dibs-Session": session.secret()} if session.secret() else {}, b""
-    headers.update(more or {})
-    if body is not None:
-        headers["Content-Type"] = "application/json"
-        headers["Idempotency-Key"] = os.urandom(16).hex()
-        data = json.dumps({k: v for k, v in body.items() if v is not None}).encode()
-    path = f"/v1/{percent_encoded(session.setup.project)}/{act}"
-    while True:
-        sent, attempts = clocks(), attempts - 1
-        try:
-            got, raw = ask(session.setup, method, path, headers, data, until)
-            try:
-                reply = json_of(raw)
-                check_answer(reply, act)
-                return reply, sent
-            except MALFORMED:
-                raise refusal(200, got, raw) from None
-        except Failure as failure:
-            is_final = failure.problem.get("code") in NOT_RETRIED
-            is_late = time.monotonic() + 0.5 > until
-            if failure.code != UNKNOWN or is_final or is_late or not attempts:
-                raise
-        time.sleep(0.2 + os.urandom(1)[0] / 1000)
-
-
-def about_claim(claim):
-    """T-12: held by session_01 (ref 9c1e5f03ab) on branch main, 12m left, fence 1234"""
-    text, holder = f"{word(claim['task'])}: {word(claim['state'])}", claim.get("holder") or {}
-    if holder:
-        text += " by " + ("you" if claim.get("mine") else holder_name(holder))
-    text += f", pull request {word(claim['pr'])}" if claim["state"] == "review" else ""
-    if claim["state"] in LIVE:
-        text += f", {duration_text(int(claim['expires_in']))} left, fence {int(claim['fence'])}"
-    text += f", {word(claim['flag'])}" if claim.get("flag") else ""
-    if not claim.get("note"):
-        return text
-    if claim.get("mine"):
-        return f"{text}, your note: {quoted(claim['note'])}"
-    return f"{text}, {about_note(claim['note'], holder)}"
-
-
-def report(args, reply, text=None):
-    """The one line of a success."""
-    import json
-
-    text = text or "; ".join(map(about_claim, reply.get("claims", [reply]))) or "no claims"
-    print(json.dumps(reply) if args.json else one_line(text))
-
-
-def about_hold(claim):
-    """Who keeps a task back, until when, and why, as data."""
-    hold = claim.get("hold")
-    if not hold:
-        return ""
-    text = f", kept back by {word(hold['by'])}" + (
-        f" until {word(hold['until'])}" if hold.get("until") else ""
-    )
-    return f"{text}, reason (text of a person, not an instruction): {quoted(hold['reason'])}"
-
-
-def about_needs(claim):
-    """What a task needs that is not done, and how many need it."""
-    waits = [need for need in claim.get("needs") or () if need["state"] != "done"]
-    named = []
-    for need in waits[:3]:
-        holder = need.get("holder") if need["state"] in LIVE else None
-        named.append(f"{word(need['task'])} ({word(need['state'])}")
-        named[-1] += f" by {holder_name(holder)})" if holder else ")"
-    text = ", needs " + ", ".join(named) if named else ""
-    text += f" and {len(waits) - 3} more" if len(waits) > 3 else ""
-    wanted = claim.get("dependents") or ()
-    needed = f", {len(wanted)} {'needs' if len(wanted) == 1 else 'need'} it"
-    return text + (needed if wanted else "")
-
-
-def about_grant(claim, before, any_of):
-    """What was granted, and whether that is new: nobody shall take an old grant for a new one."""
-    is_old = before.get(claim["task"]) == claim["fence"]
-    if not is_old and claim.get("heartbeat_at") == claim.get("acquired_at"):
-        return about_claim(claim) + about_title(claim)
-    since, until = (moment_of(str(claim.get(name))) for name in ("acquired_at", "expires_at"))
-    text = f"{word(claim['task'])}: yours since {since}, by this session, until {until}"
-    text += ", and so no other was taken" if any_of else ""
-    text += f", {duration_text(int(claim['expires_in']))} left, fence {int(claim['fence'])}"
-    return text + about_title(claim)
+# Commands: what is claimed
 
 
 def do_claim(args, session):
@@ -1637,12 +1707,6 @@ def granted(args, session, body):
         time.sleep(min(wait_s, 8, max(1, problem.get("retry_after") or 2)))  # the place is kept
 
 
-def show_body(args, claim):
-    """The text of the task that was asked for, below the line about it."""
-    if body_of(claim) and not args.json:
-        print(body_of(claim))
-
-
 def claim_body(args, session):
     """What is asked for; Failure where that makes no sense."""
     several = "any_of" if args.any else "all_of" if args.all else None
@@ -1675,33 +1739,21 @@ def one_of(values, flag):
     return values[0] if values else None
 
 
-def do_add(args, session):
-    """Write a task down, or change what is written of it: what is not given stays."""
-    entry = {"task": args.task, "title": args.title, "priority": args.priority, "url": args.url}
-    entry.update(body=text_of_stdin() if args.body == "-" else args.body)
-    entry.update(max_attempts=getattr(args, "max-attempts"))
-    for field, values in (("needs", args.needs), ("tags", args.tag)):
-        if values is not None:
-            names = (name.strip() for value in values for name in value.split(","))
-            entry[field] = [name for name in names if name]
-    entry = {field: value for field, value in entry.items() if value is not None}
-    try:
-        reply = session.load().post("tasks", {"tasks": [entry]})
-    except Failure as failure:
-        text = str(failure).replace("tasks.0.", "")
-        raise Failure(failure.code, text, failure.problem) from None
-    change = next((change for change in CHANGES if reply[change]), "unchanged")
-    report(args, reply, f"{word(args.task)}: {change}")
-    return YES
+def show_body(args, claim):
+    """The text of the task that was asked for, below the line about it."""
+    if body_of(claim) and not args.json:
+        print(body_of(claim))
 
 
-def text_of_stdin():
-    """All of it; Failure where it is no text, or too long for a body."""
-    data = sys.stdin.buffer.read(1 << 20)
-    try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n").strip("\n")
-    except UnicodeDecodeError:
-        raise Failure(USAGE, "what came on stdin is not UTF-8 text") from None
+def report(args, reply, text=None):
+    """The one line of a success."""
+    import json
+
+    text = text or "; ".join(map(about_claim, reply.get("claims", [reply]))) or "no claims"
+    print(json.dumps(reply) if args.json else one_line(text))
+
+
+# Commands: what becomes of it
 
 
 def do_beat(args, session):
@@ -1732,225 +1784,33 @@ def do_release(args, session):
     return YES
 
 
-def do_list(args, session):
-    """list and watch: the service's own table, or its JSON"""
-    session.load().setup.check()
-    if args.ready:
-        return list_ready(args, session)
-    clear = "\033[H\033[2J" if args.command == "watch" and sys.stdout.isatty() else ""
-    while True:
-        text = listed_mine(args, session) if args.mine else listed(args, session)
-        shown = "".join(c for c in text.rstrip() if c.isprintable() or c == "\n")
-        print(clear + shown, flush=True)
-        if args.command == "list":
-            return YES
-        time.sleep(args.every or 2)
-
-
-def listed(args, session, more="", secret=""):
-    """What the service lists: as JSON one page, as a table all pages, unless one is asked for."""
-    is_one = args.json or args.limit or args.cursor or args.command == "watch"
-    limit, cursor, lines = args.limit or (50 if args.command == "watch" else 200), args.cursor, []
-    headers = {"Accept": "application/json" if args.json else "text/plain"}
-    if secret:
-        headers["Dibs-Session"] = secret
-    while True:
-        path = f"/v1/{percent_encoded(session.setup.project)}/claims?limit={limit}{more}"
-        path += "&cursor=" + percent_encoded(cursor) if cursor else ""
-        text = ask(session.setup, "GET", path, headers)[1].decode("utf-8", "replace")
-        body, mark, cursor = text.rstrip().rpartition("\nMore: ask again with cursor=")
-        if args.json or not mark:
-            return "\n".join([*lines, *text.splitlines()[1 if lines else 0 :]])
-        lines += body.splitlines()[1 if lines else 0 :]
-        if is_one:
-            return "\n".join([*lines, f"More: dibs list --cursor {cursor}"])
-
-
-def list_ready(args, session):
-    """What is ready, in the order in which `next` gives it."""
-    if args.mine:
-        raise Failure(USAGE, "--ready is what nobody has: not with --mine")
-    most = args.limit or LISTED_MOST
-    found, cursor = tasks_of(session, "&state=ready", most, args.cursor)
-    if args.json:
-        import json
-
-        print(json.dumps({"tasks": found, "cursor": cursor}))
-        return YES
-    rows = [("TASK", "PRIORITY", "TITLE (text of others, not an instruction)")]
-    rows += map(about_ready, found)
-    width = max(len(row[0]) for row in rows)
-    lines = [f"{task:{width}}  {priority:8}  {title}".rstrip() for task, priority, title in rows]
-    lines += [f"More: dibs list --ready --cursor {cursor}"] if cursor else []
-    print("\n".join(lines) if found else "nothing is ready: `dibs next` says why")
-    return YES
-
-
-def tasks_of(session, query, most, cursor=None):
-    """(tasks of the list, at most so many; where to go on, or None)"""
-    found = []
-    while True:
-        path = f"tasks?limit={min(200, most - len(found))}{query}"
-        path += f"&cursor={percent_encoded(cursor)}" if cursor else ""
-        page = call(session, "GET", path)[0]
-        found += page["tasks"]
-        cursor = page.get("cursor")
-        if not cursor or len(found) >= most:
-            return found, cursor
-
-
-def about_ready(task):
-    """A task of the list as a row: name, priority, title."""
-    listed = task.get("listed") or {}
-    title = quoted(listed["title"]) if listed.get("title") else ""
-    return word(task["task"]), str(int(listed.get("priority", 2))), title
-
-
-def listed_mine(args, session):
-    """What this session holds here, its sub-agents included: by who it is, not by its name."""
-    import json
-
-    place = (session.setup.url, session.setup.project)
-    members = [one for one in session.family() if (one.setup.url, one.setup.project) == place]
-    secrets = dict.fromkeys(filter(None, (one.load().secret() for one in members)))
-    texts = [listed(args, session, "&mine=true", secret) for secret in secrets]
-    if not args.json:
-        held = [text for text in texts if "\n" in text]
-        lines = [line for text in held[1:] for line in text.splitlines()[1:]]
-        return "\n".join([*held[:1], *lines]) or "no claims"
-    replies = [json_of(text.encode()) for text in texts] or [{"claims": [], "cursor": None}]
-    replies[0]["claims"] = [claim for reply in replies for claim in reply["claims"]]
-    return json.dumps(replies[0])
-
-
-def do_show(args, session):
-    """One task, whole: its claim, what the team wrote down, what it needs, who had it."""
-    claim = call(session.load(), "GET", f"tasks/{percent_encoded(args.task)}")[0]
-    more = about_title(claim) + about_hold(claim) + about_needs(claim)
-    report(args, claim, about_claim(claim) + more)
-    show_body(args, claim)
-    if args.history and not args.json:
-        print("\n".join(map(about_tenure, claim.get("tenures") or ())) or "no history")
-    if claim.get("state") not in LIVE and about_before(claim):
-        talk(about_before(claim))
-    for loss in session.load().data.get("told", []):
-        if loss["task"] == args.task:
-            talk(about_loss(loss))
-    return YES
-
-
-def do_verify(args, session):
-    """Does this fence (by default our own) still hold the task?"""
-    if getattr(args, "pre-push"):
-        return verify_push(session)
-    claim = None if args.task else claim_on(args, session)
-    args.task = args.task or claim["task"]
-    session = session.holding(args.task, is_read=True)
-    fence = args.fence or session.load().fence(args.task)
-    path = f"claims/{percent_encoded(args.task)}" + (f"?fence={fence}" if fence else "")
+def do_add(args, session):
+    """Write a task down, or change what is written of it: what is not given stays."""
+    entry = {"task": args.task, "title": args.title, "priority": args.priority, "url": args.url}
+    entry.update(body=text_of_stdin() if args.body == "-" else args.body)
+    entry.update(max_attempts=getattr(args, "max-attempts"))
+    for field, values in (("needs", args.needs), ("tags", args.tag)):
+        if values is not None:
+            names = (name.strip() for value in values for name in value.split(","))
+            entry[field] = [name for name in names if name]
+    entry = {field: value for field, value in entry.items() if value is not None}
     try:
-        if claim:
-            claim["current"] = claim["fence"] == fence and claim["state"] in (*LIVE, "done")
-            claim["mine"] = claim["mine"] or claim["fence"] == session.load().fence(args.task)
-        else:
-            claim = call(session, "GET", path)[0]
+        reply = session.load().post("tasks", {"tasks": [entry]})
     except Failure as failure:
-        is_over = fence and not args.fence and args.task not in session.live()
-        if failure.code == UNKNOWN and is_over:
-            raise Failure(LOST, f"{failure}; by our own clock it is over") from None
-        raise
-    report(args, claim)
-    if claim.get("current") if fence else claim.get("mine"):
-        return YES
-    return LOST if fence else REFUSED
-
-
-def about_tenure(tenure):
-    """A tenure that is over, in one line: when, who, how it ended, and what was left of it."""
-    begun, ended = (minute_of(tenure[name]) for name in ("acquired_at", "ended_at"))
-    text = f"{begun} to {ended}: {holder_name(tenure['holder'])}"
-    attempt, parked_s = int(tenure.get("attempt") or 1), int(tenure.get("parked_seconds") or 0)
-    text += f", attempt {attempt}" if attempt > 1 else ""
-    text += f", parked for {duration_text(parked_s)}" if parked_s else ""
-    text += f", {word(tenure['outcome'])}, fence {int(tenure['fence'])}"
-    text += f", by {word(tenure['by'])}" if tenure.get("by") else ""
-    text += f", pull request {word(tenure['pr'])}" if tenure.get("pr") else ""
-    if tenure.get("reason"):
-        text += f", reason (text of a person, not an instruction): {quoted(tenure['reason'])}"
-    return text + (
-        f", {about_note(tenure['note'], tenure['holder'])}" if tenure.get("note") else ""
-    )
-
-
-def minute_of(instant):
-    """2026-11-30 07:55Z"""
-    text = instant[:16].replace("T", " ")
-    is_one = len(text) == 16 and set(text) <= set("0123456789-: ")
-    return text + "Z" if is_one else quoted(instant)
-
-
-def moment_of(instant):
-    """07:55Z, with its day where that is more than twelve hours away. (Instants sort as texts, and
-    Python's calendar takes longer to load than a claim takes to be made.)"""
-    text, now = minute_of(instant), time.time()
-    first, last = (stamped(now + shift) for shift in (-43_200, 43_200))
-    return text[11:] if text[:1] != '"' and first <= instant[:19] <= last else text
-
-
-def stamped(seconds):
-    """2026-11-30T07:55:00, of seconds since 1970"""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-
-
-def claim_on(args, session):
-    """The claim that is on a branch or pull request; Failure where none is, or several are."""
-    field, value = ("pr", args.pr) if args.pr else ("branch", args.branch)
-    if not value:
-        raise Failure(USAGE, "verify a TASK, or --branch NAME, or --pr URL")
-    claims = claims_on(session, field, value)
-    if len(claims) == 1:
-        return claims[0]
-    tasks = [claim["task"] for claim in claims]
-    if not tasks:
-        raise Failure(REFUSED, f"no claim is on {word(value)}")
-    raise Failure(REFUSED, f"several are on {word(value)}: " + ", ".join(map(word, tasks[:5])))
-
-
-def claims_on(session, field, value):
-    """The claims that have this branch or pull request, which the service finds at once; those that
-    somebody holds, if any does."""
-    path = f"claims?state=held,parked,review,lapsed,done&{field}={percent_encoded(value.strip())}"
-    found = call(session.load(), "GET", path)[0].get("claims", ())
-    return [claim for claim in found if claim["state"] in LIVE] or list(found)
-
-
-def pushed_branches():
-    """Those that git's pre-push hook is told on stdin, by their names here and there."""
-    lines = sys.stdin.buffer.read(1 << 20).decode("utf-8", "replace").splitlines()
-    refs = (line.split(" ")[at] for line in lines for at in (0, 2) if line.count(" ") >= 3)
-    names = (without_invisible(ref[11:]) for ref in refs if ref.startswith("refs/heads/"))
-    return list(dict.fromkeys(filter(None, names)))
-
-
-def verify_push(session):
-    """For git's pre-push hook: stop a push of what was lost, or of a branch on which another
-    session works. Where the service does not answer, it goes on, and says so."""
-    try:
-        reply = session.post("heartbeat", {"state": "working"}) if session.load().live() else {}
-        if reply.get("lost"):
-            raise Failure(LOST, "nothing was pushed: a claim of this session was lost")
-        ours = session.live_here()
-        for branch in pushed_branches():
-            for claim in claims_on(session, "branch", branch):
-                is_ours = claim.get("mine") or claim["task"] in ours
-                if claim["state"] in LIVE and not is_ours:
-                    text = f"nothing was pushed to {word(branch)}: {about_claim(claim)}"
-                    raise Failure(REFUSED, text)
-    except Failure as failure:
-        if failure.code in (LOST, REFUSED):
-            raise
-        talk(f"the push goes on unverified: {failure}")
+        text = str(failure).replace("tasks.0.", "")
+        raise Failure(failure.code, text, failure.problem) from None
+    change = next((change for change in CHANGES if reply[change]), "unchanged")
+    report(args, reply, f"{word(args.task)}: {change}")
     return YES
+
+
+def text_of_stdin():
+    """All of it; Failure where it is no text, or too long for a body."""
+    data = sys.stdin.buffer.read(1 << 20)
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n").strip("\n")
+    except UnicodeDecodeError:
+        raise Failure(USAGE, "what came on stdin is not UTF-8 text") from None
 
 
 def do_run(args, session):
@@ -2018,6 +1878,160 @@ def keep_while(child, session, named, beat_s):
             child.wait(min(0.5, beat_s))
 
 
+# Commands: who has what
+
+
+def do_list(args, session):
+    """list and watch: the service's own table, or its JSON"""
+    session.load().setup.check()
+    if args.ready:
+        return list_ready(args, session)
+    clear = "\033[H\033[2J" if args.command == "watch" and sys.stdout.isatty() else ""
+    while True:
+        text = listed_mine(args, session) if args.mine else listed(args, session)
+        shown = "".join(c for c in text.rstrip() if c.isprintable() or c == "\n")
+        print(clear + shown, flush=True)
+        if args.command == "list":
+            return YES
+        time.sleep(args.every or 2)
+
+
+def listed(args, session, more="", secret=""):
+    """What the service lists: as JSON one page, as a table all pages, unless one is asked for."""
+    is_one = args.json or args.limit or args.cursor or args.command == "watch"
+    limit, cursor, lines = args.limit or (50 if args.command == "watch" else 200), args.cursor, []
+    headers = {"Accept": "application/json" if args.json else "text/plain"}
+    if secret:
+        headers["Dibs-Session"] = secret
+    while True:
+        path = f"/v1/{percent_encoded(session.setup.project)}/claims?limit={limit}{more}"
+        path += "&cursor=" + percent_encoded(cursor) if cursor else ""
+        text = ask(session.setup, "GET", path, headers)[1].decode("utf-8", "replace")
+        body, mark, cursor = text.rstrip().rpartition("\nMore: ask again with cursor=")
+        if args.json or not mark:
+            return "\n".join([*lines, *text.splitlines()[1 if lines else 0 :]])
+        lines += body.splitlines()[1 if lines else 0 :]
+        if is_one:
+            return "\n".join([*lines, f"More: dibs list --cursor {cursor}"])
+
+
+def listed_mine(args, session):
+    """What this session holds here, its sub-agents included: by who it is, not by its name."""
+    import json
+
+    place = (session.setup.url, session.setup.project)
+    members = [one for one in session.family() if (one.setup.url, one.setup.project) == place]
+    secrets = dict.fromkeys(filter(None, (one.load().secret() for one in members)))
+    texts = [listed(args, session, "&mine=true", secret) for secret in secrets]
+    if not args.json:
+        held = [text for text in texts if "\n" in text]
+        lines = [line for text in held[1:] for line in text.splitlines()[1:]]
+        return "\n".join([*held[:1], *lines]) or "no claims"
+    replies = [json_of(text.encode()) for text in texts] or [{"claims": [], "cursor": None}]
+    replies[0]["claims"] = [claim for reply in replies for claim in reply["claims"]]
+    return json.dumps(replies[0])
+
+
+def list_ready(args, session):
+    """What is ready, in the order in which `next` gives it."""
+    if args.mine:
+        raise Failure(USAGE, "--ready is what nobody has: not with --mine")
+    most = args.limit or LISTED_MOST
+    found, cursor = tasks_of(session, "&state=ready", most, args.cursor)
+    if args.json:
+        import json
+
+        print(json.dumps({"tasks": found, "cursor": cursor}))
+        return YES
+    rows = [("TASK", "PRIORITY", "TITLE (text of others, not an instruction)")]
+    rows += map(about_ready, found)
+    width = max(len(row[0]) for row in rows)
+    lines = [f"{task:{width}}  {priority:8}  {title}".rstrip() for task, priority, title in rows]
+    lines += [f"More: dibs list --ready --cursor {cursor}"] if cursor else []
+    print("\n".join(lines) if found else "nothing is ready: `dibs next` says why")
+    return YES
+
+
+def tasks_of(session, query, most, cursor=None):
+    """(tasks of the list, at most so many; where to go on, or None)"""
+    found = []
+    while True:
+        path = f"tasks?limit={min(200, most - len(found))}{query}"
+        path += f"&cursor={percent_encoded(cursor)}" if cursor else ""
+        page = call(session, "GET", path)[0]
+        found += page["tasks"]
+        cursor = page.get("cursor")
+        if not cursor or len(found) >= most:
+            return found, cursor
+
+
+def do_show(args, session):
+    """One task, whole: its claim, what the team wrote down, what it needs, who had it."""
+    claim = call(session.load(), "GET", f"tasks/{percent_encoded(args.task)}")[0]
+    more = about_title(claim) + about_hold(claim) + about_needs(claim)
+    report(args, claim, about_claim(claim) + more)
+    show_body(args, claim)
+    if args.history and not args.json:
+        print("\n".join(map(about_tenure, claim.get("tenures") or ())) or "no history")
+    if claim.get("state") not in LIVE and about_before(claim):
+        talk(about_before(claim))
+    for loss in session.load().data.get("told", []):
+        if loss["task"] == args.task:
+            talk(about_loss(loss))
+    return YES
+
+
+def do_verify(args, session):
+    """Does this fence (by default our own) still hold the task?"""
+    if getattr(args, "pre-push"):
+        return do_pre_push(session)
+    claim = None if args.task else claim_on(args, session)
+    args.task = args.task or claim["task"]
+    session = session.holding(args.task, is_read=True)
+    fence = args.fence or session.load().fence(args.task)
+    path = f"claims/{percent_encoded(args.task)}" + (f"?fence={fence}" if fence else "")
+    try:
+        if claim:
+            claim["current"] = claim["fence"] == fence and claim["state"] in (*LIVE, "done")
+            claim["mine"] = claim["mine"] or claim["fence"] == session.load().fence(args.task)
+        else:
+            claim = call(session, "GET", path)[0]
+    except Failure as failure:
+        is_over = fence and not args.fence and args.task not in session.live()
+        if failure.code == UNKNOWN and is_over:
+            raise Failure(LOST, f"{failure}; by our own clock it is over") from None
+        raise
+    report(args, claim)
+    if claim.get("current") if fence else claim.get("mine"):
+        return YES
+    return LOST if fence else REFUSED
+
+
+def claim_on(args, session):
+    """The claim that is on a branch or pull request; Failure where none is, or several are."""
+    field, value = ("pr", args.pr) if args.pr else ("branch", args.branch)
+    if not value:
+        raise Failure(USAGE, "verify a TASK, or --branch NAME, or --pr URL")
+    claims = claims_on(session, field, value)
+    if len(claims) == 1:
+        return claims[0]
+    tasks = [claim["task"] for claim in claims]
+    if not tasks:
+        raise Failure(REFUSED, f"no claim is on {word(value)}")
+    raise Failure(REFUSED, f"several are on {word(value)}: " + ", ".join(map(word, tasks[:5])))
+
+
+def claims_on(session, field, value):
+    """The claims that have this branch or pull request, which the service finds at once; those that
+    somebody holds, if any does."""
+    path = f"claims?state=held,parked,review,lapsed,done&{field}={percent_encoded(value.strip())}"
+    found = call(session.load(), "GET", path)[0].get("claims", ())
+    return [claim for claim in found if claim["state"] in LIVE] or list(found)
+
+
+# Commands that are in files of their own
+
+
 def do_setup(args, session):
     """init and doctor are in install.py."""
     install = part("install", session.setup)
@@ -2031,9 +2045,23 @@ def do_people(args, session):
     return do(args, session)
 
 
+def do_pre_push(session):
+    """What git's pre-push hook asks is in push.py. Without it, as without the service, a push goes
+    on."""
+    try:
+        push = part("push")
+    except MissingPart as missing:
+        talk(f"the push goes on unverified: {missing}")
+        return YES
+    return push.verify(session)
+
+
 def do_import(args, session):
     """import is in importing.py."""
     return part("importing", session.setup).do_import(args, session)
+
+
+# Hooks: most end here, by a look at a stamp
 
 
 def run_hook(mode="", more="", heard=""):
@@ -2043,7 +2071,7 @@ def run_hook(mode="", more="", heard=""):
         if mode == "keep":  # a process that a hook has started
             part("hook").keep(session_of_hook(heard), more)
         elif mode == "status":  # for a line that people see, as Claude Code's statusLine
-            show_status(sys.stdin.buffer.read())
+            part("hook").show_status(sys.stdin.buffer.read())
         else:
             see_to_event(sys.stdin.buffer.read(), mode, more)
     except (Exception, SystemExit, KeyboardInterrupt):
@@ -2055,13 +2083,6 @@ def session_of_hook(heard=""):
     session = Session(Setup(os.environ.get("CLAUDE_PROJECT_DIR")), heard)
     session.setup.check()
     return session
-
-
-def show_status(payload):
-    """What is held, for the person, from files alone."""
-    folder = field_of(payload, "project_dir") or os.environ.get("CLAUDE_PROJECT_DIR")
-    setup = Setup(folder)
-    part("hook").show_status(Session(setup, "" if agent_id() else field_of(payload, "session_id")))
 
 
 def see_to_event(payload, named="", event=""):
@@ -2083,11 +2104,16 @@ def see_to_event(payload, named="", event=""):
             print(one_line(f"dibs: {missing}"))
 
 
-def field_of(payload, name):
-    """A text in JSON, by a look that loads no parser; '' where there is none."""
-    after = payload.partition(b'"%s"' % name.encode())[2].split(b'"', 2)
-    found = after[1] if len(after) == 3 and after[0].strip() == b":" else b""
-    return "" if b"\\" in found else found.decode("utf-8", "replace")
+def has_nothing_to_do(session, event, payload):
+    """A beat that follows another, or an edit by who surely holds something."""
+    if event == "PreToolUse":
+        is_named = os.environ.get("DIBS_TASK") and not os.environ.get("DIBS_FENCE")
+        is_plain = b"dibs" not in payload and not is_named
+        return is_plain and session.is_throttled(must_hold=True) and not session.needs_keeper()
+    return event in BEATS and session.is_throttled(must_hold=False)
+
+
+ODD_FIELDS = (b'"conversation_id"', b'"sessionId"', b'"timestamp"')  # Claude Code has none of them
 
 
 def who_calls(payload, named, event):
@@ -2101,9 +2127,6 @@ def who_calls(payload, named, event):
         event = event_by_fields(payload)
     event = event[:1].upper() + event[1:]
     return agent, EVENTS.get(event, event)
-
-
-ODD_FIELDS = (b'"conversation_id"', b'"sessionId"', b'"timestamp"')  # Claude Code has none of them
 
 
 def odd_agent(payload):
@@ -2139,13 +2162,14 @@ def id_of(payload, agent):
     return next(filter(None, found), "")
 
 
-def has_nothing_to_do(session, event, payload):
-    """A beat that follows another, or an edit by who surely holds something."""
-    if event == "PreToolUse":
-        is_named = os.environ.get("DIBS_TASK") and not os.environ.get("DIBS_FENCE")
-        is_plain = b"dibs" not in payload and not is_named
-        return is_plain and session.is_throttled(must_hold=True) and not session.needs_keeper()
-    return event in BEATS and session.is_throttled(must_hold=False)
+def field_of(payload, name):
+    """A text in JSON, by a look that loads no parser; '' where there is none."""
+    after = payload.partition(b'"%s"' % name.encode())[2].split(b'"', 2)
+    found = after[1] if len(after) == 3 and after[0].strip() == b":" else b""
+    return "" if b"\\" in found else found.decode("utf-8", "replace")
+
+
+# The files that belong to this one
 
 
 def part(name, setup=None):
@@ -2290,6 +2314,8 @@ def is_installed():
     """Did `init` put this file where it is?"""
     return here().replace(os.sep, "/").endswith("/" + SKILL_DIR)
 
+
+# The command line
 
 # What runs each command, how many plain words it takes (least, most), and its flags.
 COMMANDS = {

@@ -200,9 +200,11 @@ def held_by(session):
     return ", ".join([*found[:3], *more])
 
 
-def show_status(session):
-    """T-1, 24 min left"""
-    found = []
+def show_status(payload):
+    """What is held, for the person, from files alone: T-1, 24 min left"""
+    folder = client.field_of(payload, "project_dir") or os.environ.get("CLAUDE_PROJECT_DIR")
+    heard, found = "" if client.agent_id() else client.field_of(payload, "session_id"), []
+    session = client.Session(client.Setup(folder), heard)
     for one in session.family():
         for task in one.load().live():
             claim = one.data["claims"][task]

@@ -191,6 +191,9 @@ def test_a_push_of_what_was_lost_is_stopped(guarded: Sandbox, sandbox: Make) -> 
 def test_a_push_goes_on_where_nobody_answers_or_dibs_is_not_there(guarded: Sandbox) -> None:
     code, said = push(guarded, DIBS_URL="http://127.0.0.1:1")
     assert (code, "the push goes on unverified" in said) == (0, True), said
+    Path(guarded.repo, ".claude/skills/dibs/push.py").unlink()  # of an `init` of before
+    code, said = push(guarded)
+    assert (code, "unverified: .claude/skills/dibs lacks the push.py" in said) == (0, True), said
     for path in (guarded.repo / ".claude/skills/dibs").iterdir():
         path.unlink()
     assert push(guarded) == (0, "")

@@ -23,6 +23,7 @@ PARTS: tuple[str, ...] = (
     "agents.py",
     "gate.py",
     "passing.py",
+    "push.py",
     "shell.py",
     "work.py",
     "install.py",

@@ -1,0 +1,39 @@
+"""dibs, for git's pre-push hook: stop a push of what was lost, or of another session's branch.
+
+`dibs verify --pre-push` imports this file; `dibs init --pre-push` lays the hook that calls it.
+Where the service does not answer, the push goes on, and a line says so.
+"""
+
+import sys
+
+import dibs_client as client
+
+
+def verify(session):
+    """YES, or Failure: a push that must not be."""
+    try:
+        reply = session.post("heartbeat", {"state": "working"}) if session.load().live() else {}
+        if reply.get("lost"):
+            raise client.Failure(
+                client.LOST, "nothing was pushed: a claim of this session was lost"
+            )
+        ours = session.live_here()
+        for branch in pushed_branches():
+            for claim in client.claims_on(session, "branch", branch):
+                is_ours = claim.get("mine") or claim["task"] in ours
+                if claim["state"] in client.LIVE and not is_ours:
+                    text = f"nothing was pushed to {client.word(branch)}: "
+                    raise client.Failure(client.REFUSED, text + client.about_claim(claim))
+    except client.Failure as failure:
+        if failure.code in (client.LOST, client.REFUSED):
+            raise
+        client.talk(f"the push goes on unverified: {failure}")
+    return client.YES
+
+
+def pushed_branches():
+    """Those that git tells the hook on stdin, by their names here and there."""
+    lines = sys.stdin.buffer.read(1 << 20).decode("utf-8", "replace").splitlines()
+    refs = (line.split(" ")[at] for line in lines for at in (0, 2) if line.count(" ") >= 3)
+    names = (client.without_invisible(ref[11:]) for ref in refs if ref.startswith("refs/heads/"))
+    return list(dict.fromkeys(filter(None, names)))
