@@ -1,5 +1,6 @@
 """Rules 2, 4: a lost reply costs nothing, whatever others did before the second try."""
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from dibs.acts import claim, heartbeat
 from dibs.model import Task
 from dibs.problems import ProblemError
 from dibs.store import Rules, Store, StoreDown
+from dibs.store import store as store_module
 from dibs.store.redis.link import Link, PipelineLink
 
 
@@ -195,3 +197,48 @@ def test_a_problem_says_unknown_where_an_earlier_try_was_unanswered(unsure: bool
             answer()
         assert caught.value.body["outcome"] == ("unknown" if unsure else "not-applied")
         assert ("earlier try" in caught.value.body["detail"]) is unsure
+
+
+class Failing:
+    """A link whose store goes away as soon as it has answered an act."""
+
+    def __init__(self, link: Link) -> None:
+        self.link, self.left = link, math.inf
+
+    async def command(self, *parts: str | int) -> Any:
+        if self.left <= 0:
+            raise StoreDown("No connection to the store.", sent=False)
+        if str(parts[0]).startswith(("EVAL", "FCALL")):
+            self.left -= 1
+        return await self.link.command(*parts)
+
+    def with_key(self, key: str, run: Callable[[Any], Awaitable[Any]]) -> Awaitable[Any]:
+        return run(self)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.link, name)
+
+
+async def test_what_ran_is_not_denied_where_the_store_goes_away_before_its_answer_is_sure(
+    stepped: Stepped, rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim that is not known, though somebody names its fence, is looked for once more: there
+    may have been a failover. By then the session has been told what it lost."""
+    monkeypatch.setattr(store_module, "_NEWS_S", -1.0)
+    embedded, clock = stepped
+    link = Failing(PipelineLink.to(embedded.url))
+    store = Store(link, rules)
+    await store.open()
+    try:
+        desk = Desk(store, clock)
+        held = await desk.granted(desk.ann, "T-1")
+        await desk.beat(desk.ann)  # the store knows the function from here on
+        await desk.break_("T-1", held.fence)
+        link.left = 1
+        with pytest.raises(StoreDown) as down:
+            await desk.beat(desk.ann, "T-2", 7)
+        assert down.value.sent, "it may have had an effect"
+        link.left = math.inf
+        assert not (await desk.beat(desk.ann)).lost, "it had: the loss is told"
+    finally:
+        await store.close()

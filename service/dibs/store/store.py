@@ -284,7 +284,7 @@ class Store:
         request = request or self.new_request()
         who = self.hashed(session) if session else ""
         script = self._scripts.get(declared.name) or self._script(declared)
-        sent = looked = False
+        sent = looked = ran = False
         for attempt in range(_ATTEMPTS):
             ours = False
             try:
@@ -303,7 +303,7 @@ class Store:
                 self.clock.stale = True
                 sent = sent or (ours and down.sent)
                 if attempt > 0:
-                    raise StoreDown(down.reason, sent=sent) from down
+                    raise StoreDown(down.reason, sent=sent or ran) from down
                 continue
             if not enough and reply[0] == declared.lasting:
                 raise StoreDown(
@@ -312,13 +312,14 @@ class Store:
                 )
             if reply[0] == "stalled" or (not looked and self._is_news(reply, given)):
                 self.clock.stale = looked = True
+                ran = ran or reply[0] != "stalled"  # it may have told the session of a loss
                 continue
             reader = ReplyDecoder(project, who, int(reply[1]), reading, self.rules.grace_ms)
             reader.unsure = sent
             if reply[0] == "damaged":
                 raise self._damaged_record(reader, *reply[2:])
             return reply[0], reader, reply[2:]
-        raise StoreDown("The store's clock does not hold still.", sent=sent)
+        raise StoreDown("The store's clock does not hold still.", sent=sent or ran)
 
     def _is_news(self, reply: Sequence[Any], given: Any) -> bool:
         """Say if a claim with a fence, which somebody had, is not known: a failover that took it is

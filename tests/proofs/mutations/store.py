@@ -47,6 +47,14 @@ MUTANTS = [
         ("tests/promises/test_lost_replies.py",),
     ),
     Mutant(
+        "what ran is denied where the store goes away before it is looked for again",
+        "store/store.py",
+        "an error says whether it took effect (I14)",
+        "sent=sent or ran) from down",
+        "sent=sent) from down",
+        ("tests/promises/test_lost_replies.py",),
+    ),
+    Mutant(
         "seen a ms late",
         "store/records.py",
         "a passed deadline is lapsed at once (rule 3)",
