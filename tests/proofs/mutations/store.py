@@ -86,7 +86,7 @@ MUTANTS = [
         "a lost reply is a refusal",
         "store/store.py",
         "one retry, then unknown (I14)",
-        "raise StoreDown(down.reason, sent=sent) from down",
+        "raise StoreDown(down.reason, sent=sent or ran) from down",
         "raise StoreDown(down.reason, sent=False) from down",
         (MACHINE,),
     ),
