@@ -21,6 +21,10 @@ class Problem:
     title: str
     about: str
     """Why it can happen to you, and what to do: the page that `type` names."""
+    when: str
+    """The same in a line of docs/protocol.md, with what the problem carries."""
+    next: str = ""
+    """What to do, there."""
 
 
 TABLE = (
@@ -31,6 +35,9 @@ TABLE = (
         "A field, header or query parameter is missing, unknown or out of bounds. `errors` names "
         "every bad field (20 at most) with its rule. Nothing was changed. Correct the request; "
         "repeating it unchanged gives the same answer.",
+        when="a field, header or query breaks a rule; `errors: [{field, message}]` names all of "
+        "them, 20 at most",
+        next="correct it",
     ),
     Problem(
         "bad-session",
@@ -39,12 +46,17 @@ TABLE = (
         "Every POST carries `Dibs-Session: <uuid>`, version 4 (random) or 8 (HMAC). It is the "
         "secret by which you hold claims: make one, keep it for the whole session, show it to no "
         "one.",
+        when="`Dibs-Session` is missing, or a UUID that can be guessed: another version, an "
+        "example, a pattern",
+        next="make a version 4 UUID and keep it",
     ),
     Problem(
         "unauthorized",
         401,
         "The team key is missing or wrong",
         "Send `Authorization: Bearer <team key>`, or HTTP Basic with the key as the password.",
+        when="the team key is missing or wrong",
+        next="send it",
     ),
     Problem(
         "bad-signature",
@@ -53,6 +65,8 @@ TABLE = (
         "A webhook signs each delivery with its secret, which has to be the DIBS_GITHUB_SECRET of "
         "this service: X-Hub-Signature-256, an HMAC with SHA-256 of the body. The older "
         "X-Hub-Signature (SHA-1) is not accepted. Nothing was read.",
+        when="what a forge told is not signed with the secret of this service, or with SHA-1",
+        next="give both the same secret",
     ),
     Problem(
         "forbidden",
@@ -61,18 +75,23 @@ TABLE = (
         "Only a person with an admin key may break a claim, put something on hold or let it go, or "
         "let a task be tried again. The team key is not enough. If the service was started without "
         "an admin key, nobody can. A key for CI (DIBS_CI_KEY) reads and resolves, nothing else.",
+        when="`break`, `hold`, `unhold` or `retry` without an admin key, `resolve` without one "
+        "or a key for CI; a key for CI on anything but reads and `resolve`",
+        next="a person with one may",
     ),
     Problem(
         "not-found",
         404,
         "Path not found",
         "The service has no such path. `/openapi.json` lists all of them.",
+        when="no such path",
     ),
     Problem(
         "wrong-method",
         405,
         "Method not allowed",
         "The header `Allow` lists the methods that this path accepts.",
+        when="`Allow` names the right ones",
     ),
     Problem(
         "held",
@@ -82,6 +101,8 @@ TABLE = (
         "task, or claim with `queue: true` to be next. The task may be free after `retry_after` "
         "seconds. You also get this answer while a free task is reserved for the head of its "
         "queue.",
+        when="somebody has it, or it is kept for the head of its queue",
+        next="another task, or `queue`",
     ),
     Problem(
         "cooling",
@@ -89,6 +110,8 @@ TABLE = (
         "The task is reserved for its last holder",
         "The claim lapsed a moment ago, and for now only its last holder may take it back. Others "
         "may claim it after `retry_after` seconds, unless the last holder returns.",
+        when="it lapsed a moment ago; only its last holder may take it back",
+        next="`retry_after`",
     ),
     Problem(
         "done",
@@ -96,6 +119,8 @@ TABLE = (
         "The task is done",
         "A session finished it; `claim` says who, when, and with which pull request and note. Work "
         "on another task. If it has to be done again, claim with `reopen: true`.",
+        when="it is done; `claim` has who, when, PR and note",
+        next="another task",
     ),
     Problem(
         "blocked",
@@ -103,6 +128,8 @@ TABLE = (
         "The task needs others to be done first",
         "`needs` names those that are not done, and who has them. Work on another task, or take "
         "what is ready: claim with `next: true`.",
+        when="it is listed, and needs tasks that are not done; `needs` has them",
+        next="another task, or `next`",
     ),
     Problem(
         "on-hold",
@@ -111,6 +138,8 @@ TABLE = (
         "A person put the task, or the whole project (`of` says which), on hold; `hold` says who, "
         "why, and until when. What a session already holds goes on. Work on another task, or stop "
         "here; a person lets it go with `unhold`.",
+        when="a person keeps the task, or the project, back; `of`, `hold`",
+        next="another task, or stop",
     ),
     Problem(
         "failed",
@@ -119,6 +148,8 @@ TABLE = (
         "Its attempts are used up: each lapsed, was given up, or was broken; `tenures` says how "
         "the last ones ended. Work on another task. A person lets it be tried again with `retry`; "
         "a session that a person tells to, claims it with `reopen: true`.",
+        when="its attempts are used up; `attempts`, `tenures`",
+        next="another task; a person says `retry`",
     ),
     Problem(
         "nothing-ready",
@@ -127,6 +158,8 @@ TABLE = (
         "`counts` says how many are held, parked, blocked, on hold, failed or reserved for a "
         "moment. "
         "If the list is empty, add tasks to it. One may be ready after `retry_after` seconds.",
+        when="`next` found no task that is ready; `counts`, and `retry_after` where that helps",
+        next="stop, or ask again then",
     ),
     Problem(
         "not-holder",
@@ -134,6 +167,8 @@ TABLE = (
         "This session does not hold the task",
         "The session never held it, or names a fence that is not the current one. Claim the task "
         "first, and use the fence that the claim's reply gave.",
+        when="this session never had it, or names another fence than the current one",
+        next="claim it first",
     ),
     Problem(
         "lost",
@@ -144,6 +179,8 @@ TABLE = (
         "a failover, a restore or a flush; `by` names who has the task now, if anybody). Stop "
         "working on the task, keep what you have on your branch, and claim another; what was "
         "forgotten and nobody has, claim again.",
+        when="this session had it; `reason`, `by`, `at`, `note`",
+        next="stop working on it",
     ),
     Problem(
         "unmatched",
@@ -151,30 +188,40 @@ TABLE = (
         "No task is known by that",
         "No session had a task with that name, pull request or branch, or it was too long ago. "
         "Nothing was changed: a resolve never makes up a claim.",
+        when="`resolve` names what no session has or had",
+        next="name the task",
     ),
     Problem(
         "ambiguous",
         409,
         "Two tasks share that pull request or branch",
         "`tasks` names them. Say which one: give `task`, and its `fence`.",
+        when="`resolve` names a pull request or branch of two tasks; `tasks`",
+        next="name one, with its fence",
     ),
     Problem(
         "fence-required",
         428,
         "A fence is required",
         "Send `fence` as the board or the list shows it, so that you end only the claim you saw.",
+        when="`break` without `fence`",
+        next="look, then name it",
     ),
     Problem(
         "fence-moved",
         412,
         "The claim has changed since you looked",
         "The fence is not the current one, or nobody holds the task. Look again.",
+        when="`break`, `retry` or `resolve` saw an older tenure",
+        next="look again",
     ),
     Problem(
         "too-large",
         413,
         "The request body is too large",
         "A body has at most 16 KiB (DIBS_MAX_BODY).",
+        when="a body over 16 KiB; 1 MiB where the list is written, and for what a forge tells",
+        next="send the list in parts",
     ),
     Problem(
         "quota",
@@ -184,6 +231,12 @@ TABLE = (
         "limit: the session's, the project's, your address's, the bytes of the project's records, "
         "the task's queue, streams, or `waiting`: so many tasks wait for people that `next` gives "
         "no more. `limit` is the limit. Release or finish a claim first, or pick another task.",
+        when="a limit is reached: claims (session 50, project 2,000, an address without a key "
+        "500 of a project), waiters (100), tasks that wait for people (`next` only, where "
+        "DIBS_MAX_WAITING says so; with `counts`), or the size of a project's records, what "
+        "is listed included (18 MiB); `whose` (`session`, `project`, `address`, `queue`, "
+        "`waiting`, `bytes`), `limit`",
+        next="release one; for `bytes` wait for the retention of what ended",
     ),
     Problem(
         "rate-limited",
@@ -192,6 +245,10 @@ TABLE = (
         "A rate limit was exceeded. `whose` says which: the session's, the project's or, without a "
         "key, your address's. Claims and reads have separate limits. A session can always renew "
         "and release the claims it holds. Ask again after `retry_after` seconds.",
+        when="too many claims of this session, or in this project; too many reads there; too "
+        "many new claims or reads of an address without a key; `whose`, `retry_after`. "
+        "Never a heartbeat, a release or a renewal of a holder for what others do",
+        next="ask again then",
     ),
     Problem(
         "internal",
@@ -199,6 +256,8 @@ TABLE = (
         "Internal error",
         "The service has a bug. `outcome` is `unknown`: repeat the call; every call is safe to "
         "repeat.",
+        when="a defect; `outcome: unknown`",
+        next="ask again",
     ),
     Problem(
         "unavailable",
@@ -210,6 +269,10 @@ TABLE = (
         "of the service has changed that; heartbeats and releases work. If it says that the record "
         "of a task is damaged, only that task is refused: work on another. A person with an admin "
         "key frees it by breaking it with fence 1.",
+        when="the store cannot answer (no deadline passes meanwhile), may throw claims away "
+        "(nothing new is granted; heartbeats and releases go on), or has a damaged record "
+        "of this task; `detail` says which",
+        next="ask again, `retry_after`; for a damaged record another task",
     ),
     Problem(
         "full",
@@ -217,6 +280,8 @@ TABLE = (
         "The store is full",
         "New claims are refused; heartbeats and releases work. The operator of the service has to "
         "give the store more memory, or claims have to end.",
+        when="the store is full; heartbeats and releases work",
+        next="tell the operator",
     ),
 )
 BY_CODE = {problem.code: problem for problem in TABLE}

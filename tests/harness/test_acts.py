@@ -2,15 +2,15 @@
 declaration or nothing starts."""
 
 import importlib.resources
-import json
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from tests.client.parts import client_module, part
 from tests.proofs import reference_model
 
-from dibs.acts import ACTS, POSTS, SCRIPTS
+from dibs.acts import ACTS, POSTS, SCRIPTS, tables
 from dibs.acts.act import Act
 from dibs.acts.tasks import Entry
 from dibs.api.openapi import document
@@ -51,31 +51,32 @@ def test_the_protocols_section_of_an_act_has_its_fields_and_refusals(act: Act) -
         assert {code for code in act.problems if f"`{code}`" not in section} <= {"bad-session"}
 
 
-VERBS = {
-    "claim": {"next", "claim"},
-    "heartbeat": {"beat", "park", "review"},
-    "release": {"release", "done"},
-    "list": {"list"},
-    "show": {"show", "verify"},
-    "tasks": {"add"},
-    "backlog": {"list"},
-    "task": {"show"},
-    "break": set(),
-    "hold": set(),
-    "unhold": set(),
-    "retry": set(),
-    "resolve": set(),
-    "history": set(),
-}
-"""The client's commands by the act that they call, as far as an agent may run them unasked."""
+def test_the_protocols_tables_and_the_rules_for_agents_are_those_of_the_registry() -> None:
+    how = "write it with: python -m dibs.acts.tables"
+    assert tables.written(PROTOCOL) == PROTOCOL, how
+    rules = (ROOT / tables.RULES).read_text("utf-8")
+    assert tables.rules(rules) == rules, how
 
 
-def test_the_rules_for_agents_allow_the_acts_of_sessions_and_no_other() -> None:
-    assert set(VERBS) == {act.name for act in ACTS}
-    assert not any(VERBS[act.name] for act in ACTS if act.caller == "admin")
-    rules = json.loads((ROOT / "skill/settings.json").read_text())["permissions"]["allow"]
-    allowed = {verb for rule in rules for verb in re.findall(r"dibs/dibs (\w+)", rule)}
-    assert allowed - {"doctor"} == set().union(*VERBS.values())
+def test_each_table_that_follows_from_the_registry_stands_in_the_protocol_once() -> None:
+    marks = re.findall(r"^<!-- table: ([\w-]+) -->$", PROTOCOL, re.MULTILINE)
+    posts = [act.name for act in ACTS if act.method == "POST"]
+    assert sorted(marks) == sorted(["acts", "entry", "problems", *posts])
+
+
+def test_an_agent_may_run_the_acts_of_sessions_unasked_and_no_other() -> None:
+    assert not any(act.commands for act in ACTS if act.caller in ("admin", "ci"))
+    asked = {"history"}  # a person's: `show --history` is what a session needs of it
+    of_sessions = {act.name for act in ACTS if act.caller in ("session", "reader")}
+    assert {act.name for act in ACTS if act.commands} == of_sessions - asked
+    assert set(tables.commands()) <= set(client_module().COMMANDS), "the client has them"
+    assert tables.commands() == part("passing").VERBS, "what passes a hook is what a rule allows"
+
+
+def test_who_needs_no_session_is_said_with_its_header() -> None:
+    row = next(line for line in PROTOCOL.splitlines() if line.startswith("| `Dibs-Session: "))
+    others = [act.name for act in ACTS if act.caller in ("admin", "ci")]
+    assert re.findall(r"`([a-z]+)`", row.split("(")[1].split(")")[0]) == others
 
 
 @every_act

@@ -8,7 +8,7 @@ from typing import Any
 from tests.proofs.records import Step
 
 from dibs import results
-from dibs.acts import SCRIPTS
+from dibs.acts import POSTS, SCRIPTS
 from dibs.model import Claim, Free, Loss
 from dibs.store import StoreDown
 from dibs.store.board_tasks import SCRIPT as GLANCE
@@ -18,8 +18,8 @@ from dibs.store.rules import Rules
 from dibs.store.scripts import Script
 from dibs.store.store import OVERVIEW, SWEEP, Unlist
 
-BY_SESSIONS = ("claim", "heartbeat", "release", "tasks")
-BY_PEOPLE = ("break", "hold", "unhold", "retry", "resolve")
+BY_SESSIONS = tuple(act.name for act in POSTS.values() if act.caller == "session")
+BY_PEOPLE = tuple(act.name for act in POSTS.values() if act.caller != "session")
 REPLAYED = (*BY_SESSIONS, *BY_PEOPLE, "show", "sweep")
 
 

@@ -61,5 +61,7 @@ class Act:
     caller: Literal["session", "admin", "ci", "reader"] = "session"
     body_most: int = 0
     """Bytes of a body, where they are more than the setting for all says."""
+    commands: tuple[str, ...] = ()
+    """Those of the client that call it, as far as an agent may run them without asking a person."""
     by_address: bool = False
     """What it grants counts for the address that it came from."""

@@ -87,4 +87,5 @@ ACT = Act(
     answer=answer,
     method="GET",
     caller="reader",
+    commands=("list",),
 )

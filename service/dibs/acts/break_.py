@@ -20,10 +20,13 @@ class BreakRequest(Request):
     """POST break: by a person with an admin key."""
 
     task: Task
+    """The task whose claim is ended."""
     fence: Fence | None = None
+    """The tenure that was seen; without it the answer is `fence-required`."""
     reason: Reason
+    """Why; the holder is told."""
     hold: bool = False
-    """Keep the task from being claimed again, as well."""
+    """Keep the task from being claimed again as well, so that nobody claims it at once."""
 
 
 class Arguments(NamedTuple):

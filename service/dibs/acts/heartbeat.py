@@ -18,11 +18,19 @@ class HeartbeatRequest(Request):
     """POST heartbeat: nothing for all claims of the session."""
 
     task: Task | None = None
+    """One claim; without it, every claim of the session, an empty body being enough."""
     fence: Fence | None = None
+    """With `task`: the tenure that is meant. A program always sends it."""
     ttl: Duration | None = None
+    """A new ttl."""
     state: Literal["working", "parked", "review"] | None = None
+    """`parked`: wait for a person, for `ttl` or 4 h. `working`: work again, with a deadline of now
+    + ttl even if the parked one was later. `review`, with `task` and `pr`: wait for the verdict
+    on a pull request, for 7 days."""
     note: Note = ""
+    """A new note."""
     pr: Pr = ""
+    """With `task`: the pull request, as in a claim."""
 
     @classmethod
     def also(cls, given: dict[str, Any]) -> Errors:
@@ -105,4 +113,5 @@ ACT = Act(
     problems=("bad-session", "not-holder", "lost"),
     run=run,
     answer=answer,
+    commands=("beat", "park", "review"),
 )

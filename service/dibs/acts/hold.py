@@ -20,11 +20,14 @@ Result = results.HeldBack | results.UntilPassed
 class HoldRequest(Request):
     """POST hold: a task, or none for the project."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     task: Task | None = None
+    """This task; left out, the project."""
     reason: Reason
+    """Why; refused sessions are told."""
     until: UntilField | None = None
+    """`2h`, or `2026-12-24T18:00:00Z`; left out, until somebody lets it go."""
 
 
 class Arguments(NamedTuple):

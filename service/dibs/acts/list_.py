@@ -162,4 +162,5 @@ ACT = Act(
     answer=answer,
     method="GET",
     caller="reader",
+    commands=("list",),
 )

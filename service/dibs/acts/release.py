@@ -18,11 +18,18 @@ class ReleaseRequest(Request):
     """POST release: a task, or all."""
 
     task: Task | None = None
+    """One claim …"""
     all: bool = False
+    """… or every live claim of the session."""
     fence: Fence | None = None
+    """With `task`: the tenure that is meant."""
     outcome: Literal["released", "abandoned", "done"] = "released"
+    """`done` leaves a tombstone for 90 days."""
     note: Note = ""
+    """What others should know."""
     pr: Pr = ""
+    """With `done`, the evidence. Work that has a pull request is better left in `review`: it is
+    done when that is merged."""
 
     @classmethod
     def also(cls, given: dict[str, Any]) -> Errors:
@@ -96,4 +103,5 @@ ACT = Act(
     problems=("bad-session", "not-holder", "lost"),
     run=run,
     answer=answer,
+    commands=("release", "done"),
 )

@@ -19,8 +19,11 @@ class RetryRequest(Request):
     """POST retry: a task, and the fence of its last tenure, where that must not have changed."""
 
     task: Task
+    """The task that is to be tried again."""
     fence: Fence | None = None
+    """That of its last tenure, where it must be as it was seen."""
     reason: Reason
+    """Why; it is told with the event."""
 
 
 class Arguments(NamedTuple):

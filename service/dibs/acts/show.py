@@ -57,4 +57,5 @@ ACT = Act(
     answer=answer,
     method="GET",
     caller="reader",
+    commands=("show", "verify"),
 )

@@ -65,4 +65,5 @@ ACT = Act(
     answer=answer,
     method="GET",
     caller="reader",
+    commands=("show",),
 )

@@ -16,7 +16,9 @@ class UnholdRequest(Request):
     """POST unhold: a task, or none for the project."""
 
     task: Task | None = None
+    """This task; left out, the project."""
     reason: Reason
+    """Why; it is told with the event."""
 
 
 class Arguments(NamedTuple):

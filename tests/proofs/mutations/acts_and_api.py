@@ -259,4 +259,20 @@ MUTANTS = [
         "",
         (f"{FAILURES}a_claim_that_waited_is_of_unknown_outcome_where_its_store_goes_away",),
     ),
+    Mutant(
+        "an agent may break claims unasked",
+        "acts/break_.py",
+        "what a person decides an agent does not do",
+        '    caller="admin",\n',
+        '    caller="admin",\n    commands=("break",),\n',
+        ACTS,
+    ),
+    Mutant(
+        "a field means something else than the protocol says",
+        "acts/claim.py",
+        "the protocol's tables are the registry's",
+        '    """How long without a heartbeat."""\n',
+        '    """How long at most."""\n',
+        ACTS,
+    ),
 ]
