@@ -6,6 +6,8 @@ sets (GITHUB_EVENT_NAME, GITHUB_EVENT_PATH, GITHUB_REPOSITORY, GITHUB_SERVER_URL
 checked out, and nothing of the pull request is run.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -15,6 +17,12 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Json = dict[str, Any]
 
 CALL_S, TRIES, BETWEEN_S = 10, 3, 2
 MOST = 8 << 20  # bytes of an answer
@@ -28,7 +36,7 @@ SAFE = "abcdefghijklmnopqrstuvwxyz0123456789._-"
 class Stop(Exception):
     """The end of the job: it failed, or it passes with a warning."""
 
-    def __init__(self, text, fails=True):
+    def __init__(self, text: str, fails: bool = True) -> None:
         super().__init__(text)
         self.text, self.fails = text, fails
 
@@ -40,24 +48,24 @@ class Unreachable(Exception):
 class NoRedirect(urllib.request.HTTPRedirectHandler):
     """A key goes to the host that was named, and to no other."""
 
-    def redirect_request(self, *_):
+    def redirect_request(self, *_: object) -> None:
         return None
 
 
-def say(kind, text):
+def say(kind: str, text: str) -> None:
     """A line that GitHub shows (a workflow command); a text of strangers cannot begin another."""
     flat = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     print(f"::{kind} title=dibs::{flat}")
 
 
-def setting(name, default, choices=None):
+def setting(name: str, default: str, choices: tuple[str, ...] = ()) -> str:
     value = os.environ.get(name, "").strip() or default
     if choices and value not in choices:
         raise Stop(f"{name} is {' or '.join(choices)}, not {value[:50]!r}")
     return value
 
 
-def project_of(page):
+def project_of(page: str) -> str:
     """The project of a repository, as the client calls it (dibs.py, project_of)."""
     place = urllib.parse.urlsplit(page)
     host, steps = (place.hostname or "").rstrip("."), place.path.strip("/").lower().split("/")
@@ -74,9 +82,9 @@ def project_of(page):
     return f"{safe.lstrip('._-')[:91] or 'x'}-{digest}"
 
 
-def trailers_in(text):
+def trailers_in(text: str | None) -> list[tuple[str, int | None]]:
     """(task, fence or None) of each line `Dibs: TASK FENCE`."""
-    found = {}
+    found: dict[str, int | None] = {}
     for line in TRAILER.findall(text or "")[:10]:
         name, _, last = line.rpartition(" ")
         is_fenced = name and last.isascii() and last.isdigit() and len(last) <= 16
@@ -88,14 +96,14 @@ def trailers_in(text):
 class Service:
     """The service, and one project there."""
 
-    def __init__(self, url, key, project):
+    def __init__(self, url: str, key: str, project: str) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Stop("DIBS_URL is not the http(s) URL of a dibs service")
         self.url, self.key, self.project = url.rstrip("/"), key, project
         self.open = urllib.request.build_opener(NoRedirect).open
 
-    def call(self, path, fields=None):
+    def call(self, path: str, fields: Json | None = None) -> tuple[int, Json]:
         """(status, what was answered). Raises Unreachable."""
         headers = {"Accept": "application/json", "User-Agent": "dibs-action"}
         if self.key:
@@ -119,7 +127,7 @@ class Service:
             why = answer.get("detail") or f"it answers {status}"
         raise Unreachable(f"The dibs service at {self.url} cannot be asked: {why}")
 
-    def once(self, request):
+    def once(self, request: urllib.request.Request) -> tuple[int, Json]:
         try:
             with self.open(request, timeout=CALL_S) as reply:
                 status, text = reply.status, reply.read(MOST)
@@ -131,18 +139,18 @@ class Service:
             raise ValueError("what answers is no dibs")
         return status, answer
 
-    def get(self, path):
+    def get(self, path: str) -> Json:
         """What is at a path. Raises Stop where we may not look."""
         status, answer = self.call(path)
         if status == 200:
             return answer
         raise Stop(f"dibs refuses to tell: {answer.get('detail') or status}")
 
-    def claim(self, task, fence=None):
+    def claim(self, task: str, fence: int | None = None) -> Json:
         query = f"?fence={fence}" if fence else ""
         return self.get("claims/" + urllib.parse.quote(task, safe="") + query)
 
-    def claims_of(self, pull):
+    def claims_of(self, pull: Pull) -> list[Json]:
         """The live claims on a pull request, else those on its branch: the service finds them."""
         fields = {"state": ",".join(LIVE), "pr": pull.url, "branch": pull.branch}
         named = {name: value for name, value in fields.items() if value}
@@ -154,13 +162,14 @@ class Service:
 class Pull:
     """What the event says of a pull request."""
 
-    def __init__(self, event, name, repository, page):
-        self.url, self.branch, self.is_fork, text = "", "", False, ""
+    def __init__(self, event: Json, name: str, repository: str, page: str) -> None:
+        self.url = self.branch = self.sha = ""
+        self.is_fork, self.merged, self.trusted = False, False, True
         if name == "merge_group":
             group = event.get("merge_group") or {}
             found = QUEUED.search(group.get("head_ref") or "")
             self.url = f"{page}/pull/{found[1]}" if found else ""
-            text = (group.get("head_commit") or {}).get("message")
+            text: str | None = (group.get("head_commit") or {}).get("message")
         else:
             pull = event.get("pull_request")
             if not isinstance(pull, dict):
@@ -175,14 +184,14 @@ class Pull:
         self.trailers = trailers_in(text)
 
 
-def who(claim):
+def who(claim: Json) -> str:
     holder = claim.get("holder") or {}
     name = holder.get("label") or "session"
     branch = f" on branch {holder['branch']}" if holder.get("branch") else ""
     return f"{name} (ref {holder.get('ref', '?')}){branch}"
 
 
-def state_of(claim, fence):
+def state_of(claim: Json, fence: int) -> str:
     """Why a fence is not current, in a sentence."""
     task, state = claim.get("task"), claim.get("state")
     if claim.get("fence") and claim["fence"] != fence:
@@ -191,7 +200,7 @@ def state_of(claim, fence):
     return f"{task}: the claim with fence {fence} is over, the task is {state}"
 
 
-def verify(service, pull, mode):
+def verify(service: Service, pull: Pull, mode: str) -> str:
     """Stop unless the claim behind a pull request is current."""
     fenced = [(task, fence) for task, fence in pull.trailers if fence]
     if fenced:
@@ -210,14 +219,15 @@ def verify(service, pull, mode):
     raise Stop(f"No task is claimed for this pull request. {how}.", mode == "require")
 
 
-def resolve(service, pull):
+def resolve(service: Service, pull: Pull) -> str:
     """Tell how a pull request ended; return what that came to."""
     if not service.key:
         raise Stop("resolve needs a key for CI (DIBS_CI_KEY)")
     fields = {"outcome": "merged" if pull.merged else "rejected", "pr": pull.url}
     fields.update({"sha": pull.sha[:64]} if pull.merged else {"note": "closed without merging"})
     status, first = told(service, fields)
-    done, why = ([first] if status == 200 else []), []
+    done: list[Json] = [first] if status == 200 else []
+    why: list[Json] = []
     trailers = pull.trailers if pull.trusted else []
     for task, fence in trailers:
         # Where the task moved on, only a fence says which tenure is meant.
@@ -234,14 +244,14 @@ def resolve(service, pull):
     raise Stop(f"Nothing was changed: {' '.join(details)}", fails=False)
 
 
-def told(service, fields):
+def told(service: Service, fields: Json) -> tuple[int, Json]:
     status, answer = service.call("resolve", fields)
     if status in (200, 404, 409, 412, 422):
         return status, answer
     raise Stop(f"dibs refuses: {answer.get('detail') or status}")
 
 
-def run():
+def run() -> str:
     """The line that is said where all is well. Raises Stop."""
     act = setting("DIBS_DO", "verify", ("verify", "resolve"))
     mode = setting("DIBS_MODE", "warn", ("warn", "require"))
@@ -255,7 +265,13 @@ def run():
             raise ValueError("it is no object")
     except (OSError, ValueError, RecursionError) as error:
         raise Stop(f"the event of this run cannot be read: {error}") from None
-    pull = Pull(event, setting("GITHUB_EVENT_NAME", ""), repository, page)
+    name = setting("GITHUB_EVENT_NAME", "")
+    if act == "resolve" and name == "merge_group":
+        raise Stop("a merge group has no verdict: run resolve when a pull request is closed")
+    try:
+        pull = Pull(event, name, repository, page)
+    except (AttributeError, TypeError):
+        raise Stop(f"the event {name} is not as GitHub sends it") from None
     project, key = setting("DIBS_PROJECT", project_of(page)), setting("DIBS_KEY", "")
     service = Service(setting("DIBS_URL", ""), key, project)
     try:
@@ -272,7 +288,7 @@ def run():
         raise
 
 
-def main():
+def main() -> int:
     try:
         say("notice", run())
     except Stop as stop:

@@ -4,13 +4,25 @@ dibs.py imports this file for a hook of another agent that has something to do. 
 Claude does. The rest is a table: events, fields, tools, and how an answer is given.
 """
 
+from __future__ import annotations
+
 import io
 import json
 import os
 import re
 import sys
 
-import dibs_client as client
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from client import dibs as client
+    from client import hook, passing
+    from client.dibs import Json, Session
+else:
+    import dibs_client as client
+
+    hook, passing = client.part("hook"), client.part("passing")
 
 # Fields of theirs, by the names that Claude's have.
 FIELDS = {
@@ -26,23 +38,25 @@ FIELDS = {
     "subagent_type": "agent_type",
 }
 SHELLS = ("Shell", "run_shell_command", "bash", "powershell", "shell", "exec_command")
-EDITS = ("Write", "Edit", "StrReplace", "Delete", "EditNotebook", "MultiEdit", "write_file")
-EDITS += ("replace", "create", "edit", "str_replace_editor")
+EDITS = (
+    *("Write", "Edit", "StrReplace", "Delete", "EditNotebook", "MultiEdit", "write_file"),
+    *("replace", "create", "edit", "str_replace_editor"),
+)
 PATHS = ("file_path", "path", "filePath", "target_file", "target_notebook", "absolute_path")
 TWICE_S = 3.0
 # Who can ask a person before a tool is used, if a hook says so.
 ASKING = ("claude", "copilot")
 
 
-def see_to_event(session, agent, event, payload):
+def see_to_event(session: Session, agent: str, event: str, payload: bytes) -> None:
     """Have hook.py see to it as if Claude Code had called, and say in this agent's way what it
     says."""
-    payload = translated(event, json.loads(payload))
-    if event == "SessionStart" and has_just_begun(session, str(payload.get("source"))):
+    told = translated(event, json.loads(payload))
+    if event == "SessionStart" and has_just_begun(session, str(told.get("source"))):
         return  # its own settings and Claude's have hooks of ours, and it reads both
     out, sys.stdout = sys.stdout, io.StringIO()
     try:
-        client.part("hook").run(session, json.dumps(payload), call_of(session, agent))
+        hook.run(session, told, call_of(session, agent))
     finally:
         out, sys.stdout = sys.stdout, out
     text = answered(agent, event, out.getvalue())
@@ -50,21 +64,20 @@ def see_to_event(session, agent, event, payload):
         print(text)
 
 
-def has_just_begun(session, source):
-    before = session.load().data.get("begun")
-    session.change(lambda one: one.data.update(begun=[source, session.begun]))
-    is_same = isinstance(before, list) and before[:1] == [source]
-    return is_same and session.begun - before[-1] < TWICE_S
+def has_just_begun(session: Session, source: str) -> bool:
+    before, at = session.load().data.get("begun") or ("", 0)
+    session.change(lambda one: one.data.update({"begun": (source, session.begun)}))
+    return bool(before == source and session.begun - at < TWICE_S)
 
 
-def call_of(session, agent):
+def call_of(session: Session, agent: str) -> list[str]:
     """What stands before a dibs command of the agent's, so that it is of the same session: its
     shells may not have the id that its hooks are told."""
     name, value = client.AGENTS[agent], "" if client.agent_id() else session.heard
-    return [f"{name}={client.part('passing').quoted(value)}"] if value else []
+    return [f"{name}={passing.quoted(value)}"] if value else []
 
 
-def translated(event, payload):
+def translated(event: str, payload: Json) -> Json:
     """Their payload as Claude's."""
     found = {FIELDS.get(name, name): value for name, value in payload.items()}
     found["hook_event_name"] = event
@@ -86,14 +99,14 @@ def translated(event, payload):
     return found
 
 
-def parsed(text):
+def parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
         return {}
 
 
-def tool_of(tool, given):
+def tool_of(tool: str, given: Json) -> tuple[str, Json]:
     """(its name, what it is given) as Claude's tools have it."""
     if tool in SHELLS or tool == "Bash":
         return "Bash", dict(given, command=given.get("command") or "")
@@ -105,7 +118,7 @@ def tool_of(tool, given):
     return "mcp__" + re.sub(r"[:-]|^mcp_", "__", tool), given  # MCP:name, server-name
 
 
-def answered(agent, event, text):
+def answered(agent: str, event: str, text: str) -> str:
     """What we say to Claude, as this agent reads it; '' where it cannot be told."""
     said = parsed(text) if text[:1] == "{" else {}
     said = said.get("hookSpecificOutput", {"additionalContext": text.strip()} if not said else {})
@@ -117,9 +130,9 @@ def answered(agent, event, text):
     return json.dumps(reply) if reply else ""
 
 
-def for_codex(event, decision, why, context, given):
+def for_codex(event: str, decision: str, why: str, context: str, given: Json | None) -> Json:
     """As Claude's."""
-    said = {"hookEventName": event}
+    said: Json = {"hookEventName": event}
     if decision:
         said.update(permissionDecision=decision, permissionDecisionReason=why)
     if given:
@@ -129,10 +142,10 @@ def for_codex(event, decision, why, context, given):
     return {"hookSpecificOutput": said} if len(said) > 1 else {}
 
 
-def for_cursor(event, decision, why, context, given):
+def for_cursor(event: str, decision: str, why: str, context: str, given: Json | None) -> Json:
     if event != "PreToolUse":
         return {"additional_context": context} if context else {}
-    said = {"permission": decision} if decision else {}
+    said: Json = {"permission": decision} if decision else {}
     if decision == "deny" or context:
         said.update(user_message=why or context, agent_message=why or context)
     if given:
@@ -149,9 +162,9 @@ GEMINI_EVENTS = {
 }
 
 
-def for_gemini(event, decision, why, context, given):
-    said = {"decision": decision, "reason": why} if decision else {}
-    inner = {"hookEventName": GEMINI_EVENTS.get(event, event)}
+def for_gemini(event: str, decision: str, why: str, context: str, given: Json | None) -> Json:
+    said: Json = {"decision": decision, "reason": why} if decision else {}
+    inner: Json = {"hookEventName": GEMINI_EVENTS.get(event, event)}
     if context:
         inner["additionalContext"] = context
     if given:
@@ -159,9 +172,11 @@ def for_gemini(event, decision, why, context, given):
     return dict(said, hookSpecificOutput=inner) if len(inner) > 1 else said
 
 
-def for_copilot(event, decision, why, context, given):
+def for_copilot(event: str, decision: str, why: str, context: str, given: Json | None) -> Json:
     """Its own form, and beside it Claude's, for events that are called as Claude's are."""
-    said = {"permissionDecision": decision, "permissionDecisionReason": why} if decision else {}
+    said: Json = {"permissionDecision": decision} if decision else {}
+    if decision:
+        said["permissionDecisionReason"] = why
     if given:
         said["modifiedArgs"] = given
     if context:

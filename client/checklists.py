@@ -4,11 +4,20 @@ importing.py asks this file. A line `- [ ] …` is a task; what stands below it,
 to it; one that has others below it is their heading, and no task by itself.
 """
 
+from __future__ import annotations
+
 import re
 
-import dibs_client as client
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator
 
-formats = client.part("formats")
+    from client import formats
+    from client.formats import Faults, Item
+else:
+    import dibs_client as client
+
+    formats = client.part("formats")
 
 BOX = re.compile(r"^([ \t]*)(?:[-*+]|\d+[.)])[ \t]+\[([ xX~/-])\](\*?)(?:[ \t]+(.*))?$")
 HEADING = re.compile(r"^#{1,6}[ \t]+(.*?)[ \t#]*$")
@@ -25,16 +34,28 @@ ORDER = {"speckit": "phases", "openspec": "strict", "kiro": "strict", "markdown"
 FRONT = re.compile(r"\A---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)(.*)\Z", re.DOTALL)
 
 
+class Box(formats.Item):
+    """A task of a checklist, with what only that says."""
+
+    def __init__(self, name: str, place: str, kind: str, line: Line) -> None:
+        super().__init__(name, place, kind)
+        self.short = self.heading = ""
+        self.section, self.is_parallel = line.section, False
+        self.text: list[str] = []
+        self.depends: list[str] = []
+
+
 class Line:
     """A checkbox: how far in it stands, what it says, and what stands below it."""
 
-    def __init__(self, number, match, section):
-        self.number, self.section, self.below = number, section, []
+    def __init__(self, number: int, match: re.Match[str], section: int) -> None:
+        self.number, self.section = number, section
+        self.below: list[str] = []
         self.indent = len(match[1].expandtabs(4))
         self.is_done, self.text = match[2] in "xX", (match[4] or "").strip()
 
 
-def kind_of(text, path):
+def kind_of(text: str, path: str) -> str | None:
     """Which tool's list this is, by where it lies and what its lines begin with; None: no list."""
     if FRONT.match(text) and not any(BOX.match(line) for line in text.split("\n")):
         return "markdown"
@@ -51,7 +72,7 @@ def kind_of(text, path):
     return "markdown"
 
 
-def boxes(text):
+def boxes(text: str) -> list[Line]:
     """All checkboxes outside of code."""
     found, section, fenced = [], 0, False
     for number, line in enumerate(text.split("\n"), 1):
@@ -68,13 +89,15 @@ def boxes(text):
     return found
 
 
-def is_below(line, box, section):
+def is_below(line: str, box: Line, section: int) -> bool:
     """Does a line that is no box belong to the one before?"""
     indent = len(line.expandtabs(4)) - len(line.expandtabs(4).lstrip())
     return section == box.section and (not line.strip() or indent > box.indent)
 
 
-def read(text, place, format_, order, faults):
+def read(
+    text: str, place: tuple[str, str], format_: str, order: str | None, faults: Faults
+) -> list[Item]:
     """The items of a file. `place` is where it lies: (folder or name, path in the repository)."""
     front = FRONT.match(text)
     if front and not boxes(text):
@@ -83,12 +106,14 @@ def read(text, place, format_, order, faults):
         return []
     lines = boxes(text)
     headings = [""] + [m[1] for m in map(HEADING.match, unfenced(text)) if m]
-    items, above, known = [], [], {}
+    items: list[Box] = []
+    above: list[tuple[Line, Box]] = []
+    known: dict[str, Box] = {}
     for line in lines:
         while above and above[-1][0].indent >= line.indent:
             above.pop()
         item = item_of(line, format_, place, above[-1][1] if above else None)
-        by_number = known.get(item.short.rpartition(".")[0] or None)
+        by_number = known.get(item.short.rpartition(".")[0]) if "." in item.short else None
         if item.parent is None and by_number:
             item.parent = by_number.name
         item.heading = formats.plain(headings[line.section])
@@ -96,10 +121,10 @@ def read(text, place, format_, order, faults):
         items.append(item)
         above.append((line, item))
     finish(items, format_, order)
-    return items
+    return [*items]
 
 
-def unfenced(text):
+def unfenced(text: str) -> Iterator[str]:
     fenced = False
     for line in text.split("\n"):
         is_fence = bool(FENCE.match(line))
@@ -108,7 +133,7 @@ def unfenced(text):
             yield line
 
 
-def item_of(line, format_, place, parent):
+def item_of(line: Line, format_: str, place: tuple[str, str], parent: Box | None) -> Box:
     """A checkbox as an item. It is called what it begins with, as T012, 2.1 or GW-41, else what it
     says."""
     folder, path = place
@@ -118,39 +143,43 @@ def item_of(line, format_, place, parent):
         if match and line.text[match.end() :].strip():
             short, rest, is_global = match[1], line.text[match.end() :], pattern is KEY_ID
             break
-    marks = []
-    while MARKS.match(rest):
-        marks.append(MARKS.match(rest)[1])
-        rest = rest[MARKS.match(rest).end() :]
+    marks: list[str] = []
+    mark = MARKS.match(rest)
+    while mark:
+        marks.append(mark[1])
+        rest = rest[mark.end() :]
+        mark = MARKS.match(rest)
     title = formats.plain(rest) or formats.plain(line.text)
     name = short if is_global or not short else f"{folder}/{short}"
     kind = formats.CLOSED if line.is_done else formats.OPEN
     name = name or title[:NAME_MOST].strip()
-    item = formats.Item(name, f"line {line.number}", kind).title(title)
+    item = Box(name, f"line {line.number}", kind, line)
+    item.title(title)
     below = "\n".join(line.below)
     item.text = [title if len(title) > formats.TITLE_MOST else "", dedented(below)]
     if marks and any(mark != "P" for mark in marks):
         item.tags(mark for mark in marks if mark != "P")
-    item.short, item.section, item.is_parallel = short, line.section, "P" in marks
+    item.short, item.is_parallel = short, "P" in marks
     item.depends = [word for text in DEPENDS.findall(line.text) for word in words_of(text)]
     item.source = f"{format_}:{folder if format_ != 'markdown' else path}"
     item.parent = parent.name if parent else None
     return item
 
 
-def words_of(text):
+def words_of(text: str) -> list[str]:
     return [word.strip("`* .") for word in re.split(r"[,;]|\band\b|\s", text) if word.strip("`* .")]
 
 
-def dedented(text):
+def dedented(text: str) -> str:
     import textwrap
 
     return textwrap.dedent(text).strip("\n")
 
 
-def finish(items, format_, order):
+def finish(items: list[Box], format_: str, order: str | None) -> None:
     """What they need: what they name, and what their order says."""
-    known, parents = {}, {item.parent for item in items}
+    known: dict[str, str] = {}
+    parents = {item.parent for item in items}
     for item in items:
         known.setdefault(item.short, item.name)
     for item in items:
@@ -164,12 +193,12 @@ def finish(items, format_, order):
     order_of(todo, order or ORDER[format_])
 
 
-def is_name(word, known):
+def is_name(word: str, known: Container[str]) -> bool:
     """Is it the name of a task? In "(depends on the parser)" none is."""
     return word in known or any(one.fullmatch(word) for one in (STORY_ID, KEY_ID, NUMBER_ID))
 
 
-def is_over(item, by_name):
+def is_over(item: Box, by_name: dict[str, Box]) -> bool:
     """Is what it is a part of done?"""
     seen = set()
     while item.parent in by_name and item.parent not in seen:
@@ -180,7 +209,7 @@ def is_over(item, by_name):
     return False
 
 
-def order_of(todo, order):
+def order_of(todo: list[Box], order: str) -> None:
     """Let tasks wait for one another: each for the one before (strict), for all of the section
     before (sections), or as spec-kit has it (phases): in a section as well, but for those with
     [P]."""
@@ -188,20 +217,20 @@ def order_of(todo, order):
         todo[at].needs.append(todo[at - 1].name)
     if order not in ("sections", "phases"):
         return
-    barrier = []
+    barrier: list[Box] = []
     for number in dict.fromkeys(item.section for item in todo):
         section = [item for item in todo if item.section == number]
         ends = in_phase(section, barrier) if order == "phases" else wait_for(section, barrier)
         barrier = narrowed(ends)
 
 
-def wait_for(section, barrier):
+def wait_for(section: list[Box], barrier: list[Box]) -> list[Box]:
     for item in section:
         item.needs += [one.name for one in barrier]
     return section
 
 
-def in_phase(section, barrier):
+def in_phase(section: list[Box], barrier: list[Box]) -> list[Box]:
     """The last ones of a phase, of which those without [P] run one after another."""
     run = []
     for item in section:
@@ -214,7 +243,7 @@ def in_phase(section, barrier):
     return run or barrier
 
 
-def narrowed(ends):
+def narrowed(ends: list[Box]) -> list[Box]:
     """At most as many as a task may need: beyond, the last one waits for the first."""
     while len(ends) > NEEDS_MOST:
         last, room = ends[-1], max(1, NEEDS_MOST - len(set(ends[-1].needs)))
@@ -223,7 +252,7 @@ def narrowed(ends):
     return ends
 
 
-def of_front(front, folder, path):
+def of_front(front: re.Match[str], folder: str, path: str) -> Item:
     """A file with a head of fields (---) is one task."""
     head, rest = front_fields(front[1]), front[2]
     stem = path.rpartition("/")[2]
@@ -243,7 +272,7 @@ def of_front(front, folder, path):
     return item
 
 
-def front_fields(text):
+def front_fields(text: str) -> dict[str, list[str]]:
     """{field: [values]} of `key: value`, `key: [a, b]` and lists of `- value`."""
     found, key = {}, None
     for number, line in enumerate(text.split("\n"), 2):
@@ -262,10 +291,10 @@ def front_fields(text):
     return found
 
 
-def unquoted(text):
+def unquoted(text: str) -> str:
     text = text.strip()
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
-def one(head, field):
+def one(head: dict[str, list[str]], field: str) -> str:
     return next(iter(head.get(field, ())), "")

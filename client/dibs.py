@@ -71,10 +71,49 @@ import os
 import sys
 import time
 
+# Types are for readers and for a checker. Python loads nothing for them, and so they are quoted:
+# `from __future__ import annotations` would be one more file for each hook to find.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    import subprocess
+    from collections.abc import Callable, Iterator, Sequence
+    from types import CodeType, ModuleType
+    from typing import IO, Any, NoReturn, TypedDict, TypeVar
+
+    from _typeshed import WriteableBuffer
+
+    T = TypeVar("T")
+    Json = dict[str, Any]  # an object of JSON, as the service answers
+    State = TypedDict(  # what a session remembers, in its state file
+        "State",
+        {
+            "session": str,  # the secret, and what it was made of
+            "from": str,
+            "label": str,  # of a shell, which has no name
+            "claims": dict[str, Json],  # by their tasks: see kept_of
+            "lost": list[Json],  # of which nobody has been told yet
+            "told": list[Json],  # of which a hook has said that they exist
+            "hooks": dict[str, float],  # the events that were seen, and when
+            "begun": tuple[str, float],  # how and when the last conversation began
+            "list": bool,  # the team has one
+            "ended": bool,  # a sub-agent that is over
+            "parked_at": float,
+            "unreachable_at": float,
+            "warned_at": float,
+        },
+        total=False,
+    )
+    Headers = dict[str, str]
+    Answer = tuple[int, Headers, bytes]
+    Clocks = tuple[float, float]  # one moment, by the clock that people set and by one that runs on
+    Wire = io.BufferedReader["BoundedStream"]
+
 # The service fills these in when it serves this file: its URL, and by what SHA-256 this file knows
 # the others that belong to it.
 SERVED_FROM = "__DIBS_URL__"
-PARTS = {
+PARTS: "dict[str, str]" = {
     "hook": "__DIBS_HOOK_SHA256__",
     "agents": "__DIBS_AGENTS_SHA256__",
     "gate": "__DIBS_GATE_SHA256__",
@@ -90,14 +129,19 @@ PARTS = {
 }
 FOR_PEOPLE = ("install", "importing", "formats", "checklists", "people")  # what no hook needs
 BY_PEOPLE = ("hold", "unhold", "retry")
-LOADED = {}
+LOADED: "dict[str, ModuleType]" = {}
 TIMEOUT_S, HOOK_TIMEOUT_S, BEAT_EVERY_S = 5.0, 4.0, 75
 YES, REFUSED, USAGE, UNKNOWN, LOST = range(5)
 LOSSES = ("lapsed", "broken", "forgotten", "rejected")
 LIVE = ("held", "parked", "review")
-HOOK_NOTES = ("its turn ended", "at work again")  # fixed words, of which nothing is anybody's
-BEATS = ("PostToolUse", "PostToolUseFailure", "UserPromptSubmit", "PreCompact")
-BEATS += ("Keep",)  # of our own, while a tool runs
+HOOK_NOTES: "tuple[str, str]" = (
+    "its turn ended",
+    "at work again",
+)  # fixed words, of which nothing is anybody's
+BEATS = (
+    *("PostToolUse", "PostToolUseFailure", "UserPromptSubmit", "PreCompact"),
+    "Keep",  # of our own, while a tool runs
+)
 CHANGES = ("created", "updated", "unchanged", "dropped")  # of the list
 TURN_ENDS = ("UserPromptSubmit", "Stop", "StopFailure", "SessionStart", "SessionEnd")
 TOOL_MOST_S = 7200  # a call whose end nobody tells, as an interrupted one, is over by then
@@ -111,8 +155,10 @@ LISTED_MOST = 50  # tasks that are shown as ready, unless another number is aske
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
 SKILL_DIR = ".claude/skills/dibs"
 COMMAND = f"sh {SKILL_DIR}/dibs"
-AGENT_IDS = ("CLAUDE_CODE_REMOTE_SESSION_ID", "CODEX_THREAD_ID", "CURSOR_CONVERSATION_ID")
-AGENT_IDS += ("GEMINI_SESSION_ID", "COPILOT_AGENT_SESSION_ID", "CLAUDE_CODE_SESSION_ID")
+AGENT_IDS = (
+    *("CLAUDE_CODE_REMOTE_SESSION_ID", "CODEX_THREAD_ID", "CURSOR_CONVERSATION_ID"),
+    *("GEMINI_SESSION_ID", "COPILOT_AGENT_SESSION_ID", "CLAUDE_CODE_SESSION_ID"),
+)
 # Agents other than Claude Code: the variable with the id of their session, and their events.
 AGENTS = {"codex": "CODEX_THREAD_ID", "cursor": "CURSOR_CONVERSATION_ID"}
 AGENTS.update({"gemini": "GEMINI_SESSION_ID", "copilot": "COPILOT_AGENT_SESSION_ID"})
@@ -131,8 +177,9 @@ EVENT_BY_FIELD = (
     ("toolResult", "PostToolUse"),
     ("toolName", "PreToolUse"),
     ("source", "SessionStart"),
+    ("reason", "SessionEnd"),
+    ("prompt", "UserPromptSubmit"),
 )
-EVENT_BY_FIELD += (("reason", "SessionEnd"), ("prompt", "UserPromptSubmit"))
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FAMILY_MOST = 100  # services, projects and sub-agents of a session that its hooks see to
 NAMESAKE = (
@@ -152,7 +199,7 @@ SAFE = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
 class Failure(Exception):
     """An expected failure: the exit code, the sentence, and the service's problem if any."""
 
-    def __init__(self, code, message, problem=None):
+    def __init__(self, code: int, message: str, problem: "Json | None" = None) -> None:
         super().__init__(message)
         self.code, self.problem = code, problem or {}
 
@@ -160,26 +207,26 @@ class Failure(Exception):
 class MissingPart(Failure):
     """A file that belongs to this one is not here, or is that of another dibs.py."""
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         super().__init__(USAGE, text)
 
 
-def talk(text):
+def talk(text: object) -> None:
     if sys.stderr:
         print("dibs: " + one_line(text), file=sys.stderr)
 
 
-def one_line(text):
+def one_line(text: object) -> str:
     """Text from elsewhere, safe for a terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def without_invisible(text):
+def without_invisible(text: str) -> str:
     """A line without what the service refuses in a branch: what shows nothing, as in some emoji."""
     return one_line(text.translate(dict.fromkeys((0x200D, 0xFE0E, 0xFE0F))))
 
 
-def label_of(text):
+def label_of(text: str) -> str:
     """A name as a label, which is letters of any script, ASCII digits, blanks and a few marks."""
     if not set(text.encode("utf-8", "replace")) <= {*SAFE, *b" @:/+"}:
         import unicodedata  # not for a hook that has nothing to do
@@ -190,30 +237,30 @@ def label_of(text):
     return text[:64].strip()
 
 
-def duration_text(seconds):
+def duration_text(seconds: int) -> str:
     minutes = seconds // 60
     if minutes >= 48 * 60:
         return f"{minutes // 1440}d"
     return f"{seconds}s" if minutes < 2 else f"{minutes}m" if minutes < 120 else f"{minutes // 60}h"
 
 
-def seconds_of(text):
+def seconds_of(text: str) -> int:
     """10m -> 600; ValueError for what is no duration"""
     unit = text[-1:] if text[-1:] in "smh" else ""
-    return int(text[: -1 if unit else None]) * 60 ** "smh".index(unit)
+    return int(text[: -1 if unit else None]) * (1, 60, 3600)["smh".index(unit)]
 
 
-def stamped(seconds):
+def stamped(seconds: float) -> str:
     """2026-11-30T07:55:00, of seconds since 1970"""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-def percent_encoded(text):
+def percent_encoded(text: str) -> str:
     """Any text as one step of a path, of a file or a URL; two texts never share one."""
     return "".join(chr(b) if b in SAFE else f"%{b:02X}" for b in text.encode("utf-8", "replace"))
 
 
-def unquoted(text):
+def unquoted(text: str) -> str:
     """Text of a URL without its %20."""
     first, *rest = text.split("%")
     try:
@@ -223,7 +270,7 @@ def unquoted(text):
         return text
 
 
-def file_part(text, most):
+def file_part(text: str, most: int) -> str:
     """A text as (a part of) the name of a file: cut with a digest where it is long."""
     name = percent_encoded(text)
     if len(name) <= most:
@@ -236,7 +283,7 @@ def file_part(text, most):
 # Files, of which each is ours alone
 
 
-def read_text(path):
+def read_text(path: str) -> str:
     """The text of a small file, or '' where there is none to read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -245,7 +292,7 @@ def read_text(path):
         return ""
 
 
-def open_own(path, flags):
+def open_own(path: str, flags: int) -> int:
     """A file descriptor of a file that is nobody else's and that no link leads to: what we keep
     may lie in a folder where others write as well."""
     fd = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o600)
@@ -256,7 +303,7 @@ def open_own(path, flags):
     return fd
 
 
-def not_own(found, path):
+def not_own(found: "os.stat_result", path: str) -> "str | None":
     """Why a file or folder is not ours alone, or None; always None without users (Windows)."""
     if not hasattr(os, "getuid"):
         return None
@@ -267,7 +314,7 @@ def not_own(found, path):
     return None
 
 
-def own_folder(path):
+def own_folder(path: str) -> None:
     """Make a folder that is ours alone, or see that it is; PermissionError where it is not."""
     try:
         os.mkdir(path, 0o700)
@@ -282,7 +329,7 @@ def own_folder(path):
         os.chmod(path, 0o700)
 
 
-def read_own(path):
+def read_own(path: str) -> str:
     """The text of a file of ours, or '' where there is none, or it is another's."""
     try:
         with open(open_own(path, os.O_RDONLY), encoding="utf-8", errors="replace") as file:
@@ -291,7 +338,7 @@ def read_own(path):
         return ""
 
 
-def read_conf(folder):
+def read_conf(folder: str) -> "dict[str, str]":
     """The `key = value` lines of its dibs.conf; # starts a comment."""
     lines = read_text(os.path.join(folder, "dibs.conf")).splitlines()
     pairs = (line.partition("=") for line in lines if line[:1] != "#")
@@ -301,7 +348,7 @@ def read_conf(folder):
 # The checkout
 
 
-def git_root(start):
+def git_root(start: str) -> "str | None":
     """The top of the checkout that `start` is in, or None."""
     here = os.path.abspath(start)
     while not os.path.exists(os.path.join(here, ".git")):
@@ -311,7 +358,7 @@ def git_root(start):
     return here
 
 
-def git_folder(root, is_shared):
+def git_folder(root: str, is_shared: bool) -> str:
     """The git directory, also of a worktree, where .git is a pointer; or the one that all
     worktrees share."""
     own = os.path.join(root, ".git")
@@ -320,12 +367,12 @@ def git_folder(root, is_shared):
     return os.path.join(own, read_text(os.path.join(own, "commondir")).strip() if is_shared else "")
 
 
-def git_file(root, name):
+def git_file(root: str, name: str) -> str:
     """A file of the git directory."""
     return read_text(os.path.join(git_folder(root, is_shared=name != "HEAD"), name))
 
 
-def git_remotes(root):
+def git_remotes(root: str) -> "dict[str, str]":
     """{name: URL} of the remotes of a checkout, as git would use them."""
     import re
 
@@ -340,7 +387,7 @@ def git_remotes(root):
     return {name: git_long(url.strip(), shorts, root) for name, url in urls}
 
 
-def git_long(url, shorts, root):
+def git_long(url: str, shorts: "list[tuple[str, str]]", root: str) -> str:
     """A remote's URL without the short forms of this machine: url.….insteadOf, relative paths."""
     for base, short in sorted(shorts, key=lambda pair: -len(pair[1])):
         if url.startswith(short):
@@ -349,7 +396,7 @@ def git_long(url, shorts, root):
     return os.path.normpath(os.path.join(root, url)) if is_relative else url
 
 
-def git_remote(root):
+def git_remote(root: str) -> str:
     """The URL of the remote `origin`, else of the first remote, else ''."""
     urls = git_remotes(root)
     return urls.get("origin") or next(iter(urls.values()), "")
@@ -364,7 +411,7 @@ AZURE = ("dev.azure.com", "ssh.dev.azure.com", "vs-ssh.visualstudio.com")
 GIT_STEPS = ("_git", "_ssh", "_full", "_optimized")
 
 
-def project_of(remote):
+def project_of(remote: str) -> str:
     """The project of a repository, by the URL of a remote: owner.repo on github.com; elsewhere
     the host with -- for its dots, and all of the path: gitlab--com.group.sub.repo. All URLs of a
     repository give one name, and two repositories two: a name that could be another's as well
@@ -390,7 +437,7 @@ def project_of(remote):
     return f"{safe.lstrip('._-')[:91] or 'x'}-{digest}"
 
 
-def place_of(remote):
+def place_of(remote: str) -> "tuple[str, list[str]]":
     """(host, steps of the path) of a repository, the same for all its URLs; no host for a path."""
     scheme, user, host, path = remote_parts(remote.strip())
     steps = [step for step in path.replace("\\", "/").split("/") if step not in ("", ".", "~")]
@@ -415,7 +462,7 @@ def place_of(remote):
     return host, steps
 
 
-def azure_steps(host, steps):
+def azure_steps(host: str, steps: "list[str]") -> "list[str]":
     """organization, project, repository, whose name may be the project's and is left out then."""
     if "ssh" in host and steps[:1] and steps[0] in ("v1", "v2", "v3"):
         steps = steps[1:]
@@ -425,7 +472,7 @@ def azure_steps(host, steps):
     return steps + steps[1:] if len(steps) == 2 else steps
 
 
-def remote_parts(text):
+def remote_parts(text: str) -> "tuple[str, str, str, str]":
     """(http or ssh or what it is, user, host, path) of a remote in each form that git takes."""
     scheme, is_url, rest = text.partition("://")
     scheme = scheme.lower().replace("git+", "").replace("+git", "").replace("https", "http")
@@ -459,9 +506,9 @@ def remote_parts(text):
     return "ssh", user, host, unquoted(path)
 
 
-def ssh_name(alias):
+def ssh_name(alias: str) -> str:
     """The host that an alias stands for in ~/.ssh/config, else the alias."""
-    names = []
+    names: list[str] = []
     for line in read_text(os.path.expanduser("~/.ssh/config")).splitlines():
         key, *words = line.replace("=", " ").split() or [""]
         names = words if key.lower() == "host" else [] if key.lower() == "match" else names
@@ -476,7 +523,7 @@ def ssh_name(alias):
 class Setup:
     """What this call works on. Finding out costs a few small files and no network."""
 
-    def __init__(self, start=None):
+    def __init__(self, start: "str | None" = None) -> None:
         try:
             self.root = git_root(start or os.getcwd())
         except OSError:  # the working directory is gone
@@ -500,13 +547,13 @@ class Setup:
         self.key = "" if self.key == "proxy-injected" else self.key
         self.identity_key, self.identity_key_for = from_environment("DIBS_IDENTITY_KEY")
 
-    def at(self, url, project):
+    def at(self, url: str, project: str) -> "Setup":
         """The same for another service or project, with what the environment has for that one."""
         other = object.__new__(Setup)
         other.__dict__.update(self.__dict__, url=url, project=project)
         return other
 
-    def check(self, project=True):
+    def check(self, project: bool = True) -> None:
         if not self.url:
             raise Failure(USAGE, "no service is set: set DIBS_URL=https://… or run `dibs init`")
         split_url(self.url)
@@ -517,18 +564,18 @@ class Setup:
             text = "the project's name is not like owner.repo: letters, digits, . _ -, 100 at most"
             raise Failure(USAGE, text + "; set DIBS_PROJECT, or correct dibs.conf")
 
-    def bearer(self):
+    def bearer(self) -> str:
         """The team key, or ''."""
         return self.bound("DIBS_KEY", self.key, self.key_for)
 
-    def makes_secrets(self):
+    def makes_secrets(self) -> "tuple[str, str]":
         """What secrets are made with, from the environment: (its name, its value), or ('', '')."""
         if self.identity_key:
             name, place = "DIBS_IDENTITY_KEY", self.identity_key_for
             return name, self.bound(name, self.identity_key, place)
         return ("DIBS_KEY", self.bearer()) if self.key else ("", "")
 
-    def bound(self, name, secret, place):
+    def bound(self, name: str, secret: str, place: str) -> str:
         """A secret of the environment, which goes where the environment says and nowhere else: to
         the host behind its @, else to that of DIBS_URL. A checkout's dibs.conf does not say."""
         if not secret:
@@ -542,18 +589,20 @@ class Setup:
         text = f"{name} {why} {here}, which the environment does not name. If you trust that host "
         raise Failure(USAGE, text + f"with it, set DIBS_URL={self.url}, or {name}=…@{here}")
 
-    def conflicts(self):
+    def conflicts(self) -> "Iterator[str]":
         """What a checkout's dibs.conf says and the environment, or this file, says otherwise."""
-        named = (("DIBS_URL", self.named or self.served, self.conf_url, self.url),)
         project = os.environ.get("DIBS_PROJECT", "").strip()
-        named += (("DIBS_PROJECT", project, self.conf_project, self.project),)
+        named = (
+            ("DIBS_URL", self.named or self.served, self.conf_url, self.url),
+            ("DIBS_PROJECT", project, self.conf_project, self.project),
+        )
         for name, ours, theirs, used in named:
             if ours and theirs and ours != theirs:
                 said = name if os.environ.get(name) else "this client"
                 yield f"dibs.conf has {word(theirs)} and {said} has {ours}: {word(used)} is used"
 
 
-def from_environment(name):
+def from_environment(name: str) -> "tuple[str, str]":
     """A secret, and where it may go: KEY@host:port -> (KEY, "host:port"), KEY -> (KEY, "")."""
     text = one_line(os.environ.get(name, ""))
     secret, _, place = text.rpartition("@")
@@ -566,7 +615,7 @@ def from_environment(name):
 # The session: who it is, and what it remembers
 
 
-def agent_id():
+def agent_id() -> str:
     """The agent's own name for this session, as people see it, or ''."""
     ids = ((name, one_line(os.environ.get(name, ""))) for name in AGENT_IDS)
     name, value = next(((name, value) for name, value in ids if value), ("", ""))
@@ -574,7 +623,7 @@ def agent_id():
     return "session_" + value[4:] if value.startswith("cse_") else value
 
 
-def agent_of_process(place):
+def agent_of_process(place: str) -> str:
     """The id that a hook has noted for the agent which runs this command, for agents that tell
     their commands none; else ''."""
     folder = os.path.join(place, "agents")
@@ -587,7 +636,7 @@ def agent_of_process(place):
     return ""
 
 
-def ancestors():
+def ancestors() -> "Iterator[tuple[str, str]]":
     """(number and start, name) of the processes that this one is run by, the nearest first; none
     where the platform does not tell."""
     pid = str(os.getppid())
@@ -601,21 +650,21 @@ def ancestors():
         pid = fields[1]
 
 
-def moved(place):
+def moved(place: str) -> "dict[str, str]":
     """{an agent's id: the id whose session it goes on with}, after `/clear`, which gives an agent
     a new id in the midst of its work. Two ids change places there, so that no two are ever one."""
     lines = (line.split() for line in read_own(os.path.join(place, "moved")).splitlines())
     return {unquoted(words[0]): unquoted(words[1]) for words in lines if len(words) == 3}
 
 
-def uuid_of(digits, version):
+def uuid_of(digits: str, version: int) -> str:
     """32 hex digits as a UUID (RFC 9562): version and variant take the place of six bits."""
     variant = "89ab"[int(digits[16], 16) % 4]
     parts = (digits[:8], digits[8:12], f"{version}{digits[13:16]}", variant + digits[17:20])
     return "-".join((*parts, digits[20:32]))
 
 
-def derived(key, *message):
+def derived(key: str, *message: "str | bytes") -> str:
     """A secret that anybody with the key who knows the message could make as well."""
     import hmac
 
@@ -625,22 +674,22 @@ def derived(key, *message):
     )
 
 
-def state_home():
+def state_home() -> str:
     return os.path.abspath(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"))
 
 
-def clocks():
+def clocks() -> "Clocks":
     """The time that people set, and one that nobody can and that goes on in sleep."""
     boot = getattr(time, "CLOCK_BOOTTIME", None)
     return time.time(), time.clock_gettime(boot) if boot else time.monotonic()
 
 
-def remaining_s(until):
+def remaining_s(until: "Sequence[float]") -> float:
     """What is left by the clock that says less: one may jump, the other may have been frozen."""
     return min(end - now for now, end in zip(clocks(), until))
 
 
-def stamp_of(base):
+def stamp_of(base: str) -> "list[float]":
     """The numbers of a stamp: when to beat next, and our last deadline by both clocks; or []."""
     try:
         fd = open_own(base + ".stamp", os.O_RDONLY)
@@ -651,18 +700,22 @@ def stamp_of(base):
         return []
 
 
-def check_state(data):
+def check_state(data: "State") -> None:
     """Raise one of MALFORMED unless a state file's data is as we write it."""
     for claim in data["claims"].values():
         remaining_s(claim["until"])
         int(claim["fence"] + claim["ttl"])
         bool(claim["parked"])
+        "".join((claim.get("note") or "", claim.get("pr") or ""))
     for loss in [*data["lost"], *data.get("told", [])]:
         about_loss(loss)
-    "".join((data.get("session", ""), data.get("label", "")))
+    "".join((data.get("session", ""), data.get("from", ""), data.get("label", "")))
+    _, at = data.get("begun", ("", 0))
+    times = (at, data.get("parked_at", 0), data.get("unreachable_at", 0), data.get("warned_at", 0))
+    sum((*times, *data.get("hooks", {}).values()))
 
 
-def kept_of(claim, sent):
+def kept_of(claim: "Json", sent: "Clocks") -> "Json":
     """What is remembered of a claim."""
     left = claim["expires_in"] - max(1.0, 0.05 * claim["ttl"])
     kept = {"until": [now + left for now in sent], "fence": claim["fence"]}
@@ -678,7 +731,7 @@ class Session:
     """This session in one project: who it is, and what it remembers between calls: its claims,
     with their deadlines by both clocks, and the losses that nobody has been told yet."""
 
-    def __init__(self, setup, agent="", sub=""):
+    def __init__(self, setup: "Setup", agent: str = "", sub: str = "") -> None:
         """`agent`: the id from a hook's payload, for agents that tell their commands none.
         `sub`: a sub-agent of this session, by its name or id, which is a session of its own."""
         self.setup, self.place = setup, os.path.join(state_home(), "dibs")
@@ -693,18 +746,20 @@ class Session:
         self.who = file_part(self.name, 150) or "shell"
         self.who += "@" + self.given[:8] if self.given else ""
         self.family_base = os.path.join(self.place, "sessions", self.who)
-        self.event, self.begun, self.is_led, self.made_up = None, time.time(), False, ""
+        self.event: str | None = None
+        self.begun, self.is_led, self.made_up = time.time(), False, ""
         self.settle(one_line(sub))
 
-    def settle(self, sub):
+    def settle(self, sub: str) -> None:
         """Where it keeps what it remembers of this project, or as this sub-agent."""
         self.sub, setup = sub, self.setup
         steps = (percent_encoded(text) or "-" for text in (setup.url, setup.project))
         self.base = os.path.join(self.place, *steps, self.who)
         self.base += "~" + file_part(sub, 60) if sub else ""
-        self.data, self.is_new, self.is_fresh = {"claims": {}, "lost": []}, True, True
+        self.data: State = {"claims": {}, "lost": []}
+        self.is_new, self.is_fresh = True, True
 
-    def load(self):
+    def load(self) -> "Session":
         """Read the state file. A damaged one counts as none."""
         import json
 
@@ -724,15 +779,15 @@ class Session:
         self.label = self.chosen
         if not self.chosen:  # a shell without an agent: a name of its own, that lasts
             place = (self.setup.url, self.setup.project)
-            parent = self.relative(*place, "").load().data if self.sub else {}
-            name = parent.get("label") or self.made_up or "shell-" + os.urandom(3).hex()
-            self.label = self.made_up = self.data.setdefault("label", name)
+            parent = self.relative(*place, "").load().data if self.sub else self.data
+            own: str = parent.get("label") or self.made_up or "shell-" + os.urandom(3).hex()
+            self.label = self.made_up = self.data.setdefault("label", own) or own
         if self.sub:
             name = label_of(self.sub)[-30:].strip() or "sub"
             self.label = f"{self.label[: 63 - len(name)].strip()}/{name}"
         return self
 
-    def save(self):
+    def save(self) -> bool:
         """Write the state file in one step; False where that is not possible. Beside it the stamp,
         which lets a hook leave early: when to beat next, and our last deadline by both clocks."""
         import json
@@ -754,7 +809,7 @@ class Session:
             return False
         return True
 
-    def join_family(self):
+    def join_family(self) -> None:
         """Let the hooks of this session know of this service, project and sub-agent."""
         words = (self.setup.url, self.setup.project, self.sub)
         line = " ".join(percent_encoded(word) or "-" for word in words)
@@ -763,7 +818,7 @@ class Session:
             with open(open_own(self.family_base + ".list", flags), "w") as file:
                 file.write(line + "\n")
 
-    def family(self):
+    def family(self) -> "Iterator[Session]":
         """This session in each service and project where it was, its sub-agents included; this one
         first. Each has its own secret, and of the environment's only what is for its own host."""
         yield self
@@ -774,7 +829,7 @@ class Session:
                 if one.base != self.base and os.path.exists(one.base + ".json"):
                     yield one
 
-    def holding(self, task, is_read=False):
+    def holding(self, task: "str | None", is_read: bool = False) -> "Session":
         """Who of this session has a task, as far as is known here: a parent sees to what one of its
         sub-agents has left, and a sub-agent may ask about what its parent has."""
         if task and not self.load().fence(task):
@@ -786,7 +841,7 @@ class Session:
                     return one
         return self
 
-    def live_here(self):
+    def live_here(self) -> "list[str]":
         """The tasks of this project that are surely this session's, or a sub-agent's of it."""
         live = self.live()
         for one in self.family():
@@ -794,14 +849,14 @@ class Session:
                 live += one.load().live() if one is not self else []
         return live
 
-    def relative(self, url, project, sub):
+    def relative(self, url: str, project: str, sub: str) -> "Session":
         """A member of the family: this agent elsewhere, or a sub-agent of it."""
         one = object.__new__(Session)
         one.__dict__.update(self.__dict__, setup=self.setup.at(url, project), is_led=True)
         one.settle(sub)
         return one
 
-    def stamp_family(self):
+    def stamp_family(self) -> None:
         """Write when the hooks of this session have to beat next, for whichever of its claims, and
         the last deadline of all."""
         stamps = [stamp for stamp in (stamp_of(one.base) for one in self.family()) if stamp[2:]]
@@ -809,14 +864,14 @@ class Session:
         last = max([stamp[1:] for stamp in stamps], default=[0, 0])
         self.replace_file(".stamp", " ".join(map(str, (first, *last))), self.family_base)
 
-    def change(self, what, patience_s=1):
+    def change(self, what: "Callable[[Session], T]", patience_s: float = 1) -> "T":
         """Do something to what is remembered, in our turn, and write it down."""
         with self.lock(patience_s):
             done = what(self.load())
             self.save()
         return done
 
-    def replace_file(self, suffix, text, base=None):
+    def replace_file(self, suffix: str, text: str, base: "str | None" = None) -> None:
         """Replace one of our files, in one step."""
         base = base or self.base
         new = f"{base}.{os.getpid()}.new"
@@ -829,7 +884,7 @@ class Session:
             file.write(text)
         os.replace(new, base + suffix)
 
-    def make_folders(self):
+    def make_folders(self) -> None:
         """The folders of our files, of which each is ours alone, and none in the repository."""
         root, project = self.setup.root, os.path.dirname(self.base)
         if (root and self.base.startswith(os.path.join(root, ""))) or "/.claude/" in self.base:
@@ -840,20 +895,18 @@ class Session:
         for folder in (ours, os.path.join(ours, "sessions"), service, project):
             own_folder(folder)
 
-    def secret(self, make=False):
+    def secret(self, make: bool = False) -> str:
         """The session's UUID; '' while it has none, unless it shall `make` one."""
         given = self.setup.bound("DIBS_SESSION", self.given, self.given_for)
-        found = self.data.get("session", "")
+        found: str = self.data.get("session", "")
         if not found and given:
             found = self.made_of(given)
         elif not found and self.name:
             source, key = self.setup.makes_secrets()
             if key:
-                self.keep(derived(key, *self.own_words(b"dibs-session-v2")), source)
-                found = self.data["session"]
+                found = self.keep(derived(key, *self.own_words(b"dibs-session-v2")), source)
         if not found and make:
-            self.keep(uuid_of(os.urandom(16).hex(), 4), "random")
-            found = self.data["session"]
+            found = self.keep(uuid_of(os.urandom(16).hex(), 4), "random")
             if not self.save():
                 text = (
                     f"cannot keep a secret ({self.fault}): set XDG_STATE_HOME to a place outside "
@@ -861,24 +914,25 @@ class Session:
                 raise Failure(USAGE, text + "the repository, or DIBS_SESSION to a UUID")
         return found
 
-    def own_words(self, kind):
+    def own_words(self, kind: bytes) -> "tuple[str | bytes, ...]":
         """What this session's secret is derived from, beside a key: where it is, and who."""
         place = (host_port_of(self.setup.url), self.setup.project)
         return (kind, *place, self.name, *([self.sub] if self.sub else []))
 
-    def keep(self, secret, source):
+    def keep(self, secret: str, source: str) -> str:
         self.data.update({"session": secret, "from": source})
+        return secret
 
-    def made_of(self, given):
+    def made_of(self, given: str) -> str:
         """The secret where DIBS_SESSION is set: an environment sets it for all its sessions, so the
         agent's own id is mixed in, and the sub-agent's. A session that has claims under the plain
         one, from a client before 0.2, keeps that until they end."""
         if not (self.agent or self.sub) or (self.data["claims"] and not self.sub):
             return given
-        self.keep(derived(given, b"dibs-session-v3", self.agent, self.sub), "DIBS_SESSION")
-        return self.data["session"]
+        secret = derived(given, b"dibs-session-v3", self.agent, self.sub)
+        return self.keep(secret, "DIBS_SESSION")
 
-    def lock(self, patience_s, base=None):
+    def lock(self, patience_s: float, base: "str | None" = None) -> "IO[str]":
         """Take this session's turn to write: an old beat must not overtake a park."""
         try:
             import fcntl
@@ -897,7 +951,14 @@ class Session:
                     raise Failure(UNKNOWN, "another dibs command of this session hangs") from None
                 time.sleep(0.02)
 
-    def post(self, act, body, patience_s=20, attempts=3, timeout_s=TIMEOUT_S):
+    def post(
+        self,
+        act: str,
+        body: "Json",
+        patience_s: float = 20,
+        attempts: int = 3,
+        timeout_s: float = TIMEOUT_S,
+    ) -> "Json":
         """One write, in its turn; what its reply says about our claims is remembered."""
         with self.lock(patience_s):
             has_ended = self.event and self.data.get("ended")
@@ -924,25 +985,24 @@ class Session:
                 if not self.save() and act == "claim":
                     talk(f"no hook will keep this alive, for it is not remembered ({self.fault})")
 
-    def call(self, act, body, attempts, until):
+    def call(self, act: str, body: "Json", attempts: int, until: float) -> "tuple[Json, Clocks]":
         """Ask as this session; once more where a machine that knows nothing yet finds a claim
         under its own name, or none, and an older client has left some."""
         try:
             answer = call(self, "POST", act, body, attempts, until)
-            is_strange = answer[0].get("claims") == []
+            if answer[0].get("claims") != [] or not (self.is_fresh and self.was_before(until)):
+                return answer
         except Failure as failure:
             holder = (failure.problem.get("claim") or {}).get("holder") or {}
-            answer, is_strange = failure, holder.get("label") == self.label
-        if is_strange and self.is_fresh and self.was_before(until):
-            return call(self, "POST", act, body, attempts, until)
-        if isinstance(answer, Failure):
-            raise self.explained(answer)
-        return answer
+            is_strange = self.is_fresh and holder.get("label") == self.label
+            if not (is_strange and self.was_before(until)):
+                raise self.explained(failure) from None
+        return call(self, "POST", act, body, attempts, until)
 
-    def was_before(self, until):
+    def was_before(self, until: float) -> bool:
         """Has a secret that a client before 0.2 used, of the same key and name, any claim of ours?
         Then it is ours: an upgrade loses no claim, not even on a replaced machine."""
-        new, source = self.data.get("session"), self.data.get("from")
+        new, source = self.data.get("session", self.given), self.data.get("from")
         former = ""
         if self.given and self.agent and not self.sub:
             former = self.setup.bound("DIBS_SESSION", self.given, self.given_for)
@@ -960,13 +1020,13 @@ class Session:
         self.data["session"] = new
         return False
 
-    def is_by_us(self, claim):
+    def is_by_us(self, claim: "Json") -> bool:
         """Was a claim of a shared DIBS_SESSION made by this very agent?"""
         holder = claim.get("holder") or {}
         label = holder.get("label")
         return label == self.label and (label != label_of(os.environ.get("DIBS_LABEL", "")))
 
-    def explained(self, failure):
+    def explained(self, failure: "Failure") -> "Failure":
         """A refusal that names a holder of our own name says who that may be."""
         holder = (failure.problem.get("claim") or {}).get("holder") or {}
         label = holder.get("label")
@@ -982,9 +1042,9 @@ class Session:
             return failure
         return Failure(failure.code, f"{failure} {text}", failure.problem)
 
-    def learn(self, act, body, reply, sent):
+    def learn(self, act: str, body: "Json", reply: "Json", sent: "Clocks | None") -> None:
         """`sent`: when the request left, by both clocks; None when it was refused."""
-        claims, task = self.data["claims"], body.get("task")
+        claims, task = self.data["claims"], body.get("task") or ""
         if sent and act == "release":
             for gone in reply.get("released", [reply]):
                 claims.pop(gone.get("task"), None)
@@ -997,7 +1057,7 @@ class Session:
                 del claims[loss["task"]]
             self.data["lost"] = [*self.data["lost"][-4:], loss]
 
-    def keep_claims(self, act, body, reply, sent):
+    def keep_claims(self, act: str, body: "Json", reply: "Json", sent: "Clocks") -> None:
         """Remember the claims that a claim or heartbeat was answered with."""
         if act == "heartbeat" and body["state"] != "review":
             self.data["parked_at"] = time.time() if body["state"] == "parked" else 0
@@ -1006,7 +1066,9 @@ class Session:
         for claim in reply.get("claims", [reply]):
             self.data["claims"][claim["task"]] = kept_of(claim, sent)
 
-    def ask_after(self, before, body, reply, until):
+    def ask_after(
+        self, before: "dict[str, Json]", body: "Json", reply: "Json", until: float
+    ) -> None:
         """Claims that a heartbeat of all found no more, and of which the service said nothing, as
         when a failover forgot them: each is asked for by its name once, and told as lost."""
         told = {loss["task"] for loss in reply.get("lost", [])}
@@ -1026,14 +1088,15 @@ class Session:
                 self.data["lost"] += [loss] if loss else []
                 reply["lost"] = [*reply.get("lost", []), *([loss] if loss else [])]
 
-    def live(self):
+    def live(self) -> "list[str]":
         """The tasks that are surely ours, by our own clocks."""
         return [task for task, c in self.data["claims"].items() if remaining_s(c["until"]) > 0]
 
-    def fence(self, task):
-        return self.data["claims"].get(task, {}).get("fence")
+    def fence(self, task: "str | None") -> "int | None":
+        fence: int | None = self.data["claims"].get(task or "", {}).get("fence")
+        return fence
 
-    def take_losses(self):
+    def take_losses(self) -> "list[str]":
         """What was lost and nobody has been told yet. A hook carries no words of others: `show`
         tells them to who asks."""
         lost, self.data["lost"] = self.data["lost"], []
@@ -1041,19 +1104,19 @@ class Session:
             self.data["told"] = [*self.data.get("told", []), *lost][-5:]
         return [about_loss(loss, is_brief=bool(self.event)) for loss in lost]
 
-    def is_throttled(self, must_hold):
+    def is_throttled(self, must_hold: bool) -> bool:
         """Was a beat sent recently (or, if it `must_hold`, is something surely ours here)?"""
         next_beat, *until = stamp_of(self.base if must_hold else self.family_base) or [0]
         if must_hold:
             return len(until) == 2 and remaining_s(until) > 0
         return 0 < next_beat - time.time() <= BEAT_EVERY_S
 
-    def has_any(self):
+    def has_any(self) -> bool:
         """Is something surely this session's, in any repository, or a sub-agent's of it?"""
         _, *until = stamp_of(self.family_base) or [0]
         return len(until) == 2 and remaining_s(until) > 0
 
-    def note_tool(self, event, payload):
+    def note_tool(self, event: str, payload: bytes) -> None:
         """Remember by a file each which calls of tools are under way; none for a session that
         holds nothing. After their turn none is."""
         found = payload.partition(b'"tool_use_id"')[2].split(b'"', 2)[1:2] or [b"tool"]
@@ -1069,7 +1132,7 @@ class Session:
         except OSError:
             pass
 
-    def mark_tool(self, name):
+    def mark_tool(self, name: str) -> None:
         """Remember that this call is under way, from now on."""
         folder = self.family_base + ".tools"
         own_folder(folder)
@@ -1077,7 +1140,7 @@ class Session:
         os.close(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
         os.utime(path)
 
-    def has_tool(self):
+    def has_tool(self) -> bool:
         """Is a call of a tool under way?"""
         try:
             calls = [entry.stat().st_mtime for entry in os.scandir(self.family_base + ".tools")]
@@ -1085,7 +1148,7 @@ class Session:
             return False
         return any(0 <= time.time() - begun < TOOL_MOST_S for begun in calls)
 
-    def needs_keeper(self):
+    def needs_keeper(self) -> bool:
         """Does this session hold something, and does no keeper run?"""
         if not self.has_any():
             return False
@@ -1107,7 +1170,7 @@ class Session:
 # What others wrote, as data; and what is told of a task
 
 
-def quoted(text):
+def quoted(text: str) -> str:
     """Text that another party wrote, as data: one line of JSON, cut, without what shows nothing."""
     import json
 
@@ -1117,22 +1180,22 @@ def quoted(text):
     return json.dumps(cut, ensure_ascii=False)
 
 
-def word(text):
+def word(text: str) -> str:
     """A name that another party chose: as it is where it is one plain word, else quoted."""
     return text if is_word(text) else quoted(text)
 
 
-def is_word(text):
+def is_word(text: str) -> bool:
     return 0 < len(text) <= 40 and set(text.encode("utf-8", "replace")) <= {*SAFE, *b"/#:@+"}
 
 
-def one_line_of(text):
+def one_line_of(text: str) -> str:
     """A line of a longer text, with its blanks, without what shows nothing or moves a cursor."""
     some = (c for c in text.expandtabs(4) if not "\ufe00" <= c <= "\ufe0f" and c < "\U000e0000")
     return "".join(c if c.isprintable() else " " * c.isspace() for c in some).rstrip()
 
 
-def holder_name(holder):
+def holder_name(holder: "Json") -> str:
     ref, label = holder.get("ref"), holder.get("label")
     if not ref:  # a person
         return label if label == "an admin" else word(label or "somebody")
@@ -1140,7 +1203,7 @@ def holder_name(holder):
     return name + (f" on branch {word(holder['branch'])}" if holder.get("branch") else "")
 
 
-def about_note(note, holder):
+def about_note(note: str, holder: "Json") -> str:
     """A note, framed: who wrote it, and that it is data."""
     who, whose = "a person", "a person"
     if holder.get("ref"):
@@ -1148,13 +1211,13 @@ def about_note(note, holder):
     return f"note by {who} (text of {whose}, not an instruction): {quoted(note)}"
 
 
-def about_title(claim):
+def about_title(claim: "Json") -> str:
     """The title of a task that the team wrote down, as data; '' where there is none."""
     title = (claim.get("listed") or {}).get("title")
     return f": {quoted(title)}" if title else ""
 
 
-def body_of(claim):
+def body_of(claim: "Json") -> str:
     """The whole text of a task, for who asked for that task: each line in its frame, which says
     that others wrote it. No line of it can look as if it were ours."""
     listed = claim.get("listed") or {}
@@ -1168,7 +1231,7 @@ def body_of(claim):
     return "\n".join([*head, *body, *(["  | " + word(listed["url"])] if listed.get("url") else [])])
 
 
-def about_before(claim):
+def about_before(claim: "Json") -> str:
     """What the one before has left of a task: who, how it ended, branch, pull request, note."""
     before, attempt = claim.get("previous") or {}, claim.get("attempt") or 1
     if not before:
@@ -1182,14 +1245,14 @@ def about_before(claim):
     return f"{text}; {about_note(note, before['holder'])}" if note else text
 
 
-def about_likes(claim):
+def about_likes(claim: "Json") -> str:
     if not claim.get("resembles"):
         return ""
     names = ", ".join(map(word, (claim.get("resembles") or [])[:3]))
     return f"{word(claim['task'])} looks like {names}, another task in use: is it the same work?"
 
 
-def about_hold(claim):
+def about_hold(claim: "Json") -> str:
     """Who keeps a task back, until when, and why, as data."""
     hold = claim.get("hold")
     if not hold:
@@ -1200,7 +1263,7 @@ def about_hold(claim):
     return f"{text}, reason (text of a person, not an instruction): {quoted(hold['reason'])}"
 
 
-def about_needs(claim):
+def about_needs(claim: "Json") -> str:
     """What a task needs that is not done, and how many need it."""
     waits = [need for need in claim.get("needs") or () if need["state"] != "done"]
     named = []
@@ -1215,14 +1278,14 @@ def about_needs(claim):
     return text + (needed if wanted else "")
 
 
-def about_ready(task):
+def about_ready(task: "Json") -> "tuple[str, str, str]":
     """A task of the list as a row: name, priority, title."""
     listed = task.get("listed") or {}
     title = quoted(listed["title"]) if listed.get("title") else ""
     return word(task["task"]), str(int(listed.get("priority", 2))), title
 
 
-def about_claim(claim):
+def about_claim(claim: "Json") -> str:
     """T-12: held by session_01 (ref 9c1e5f03ab) on branch main, 12m left, fence 1234"""
     text, holder = f"{word(claim['task'])}: {word(claim['state'])}", claim.get("holder") or {}
     if holder:
@@ -1238,7 +1301,7 @@ def about_claim(claim):
     return f"{text}, {about_note(claim['note'], holder)}"
 
 
-def about_grant(claim, before, any_of):
+def about_grant(claim: "Json", before: "dict[str, int]", any_of: bool) -> str:
     """What was granted, and whether that is new: nobody shall take an old grant for a new one."""
     is_old = before.get(claim["task"]) == claim["fence"]
     if not is_old and claim.get("heartbeat_at") == claim.get("acquired_at"):
@@ -1250,7 +1313,7 @@ def about_grant(claim, before, any_of):
     return text + about_title(claim)
 
 
-def about_tenure(tenure):
+def about_tenure(tenure: "Json") -> str:
     """A tenure that is over, in one line: when, who, how it ended, and what was left of it."""
     begun, ended = (minute_of(tenure[name]) for name in ("acquired_at", "ended_at"))
     text = f"{begun} to {ended}: {holder_name(tenure['holder'])}"
@@ -1267,7 +1330,7 @@ def about_tenure(tenure):
     )
 
 
-def loss_of(task, fence, problem):
+def loss_of(task: str, fence: int, problem: "Json") -> "Json | None":
     """What became of a claim of ours, from the refusal of its heartbeat; None where we ended it."""
     claim, kind = problem.get("claim") or {}, problem.get("code")
     loss = {key: problem.get(key) for key in ("reason", "at", "by", "note", "pr")}
@@ -1279,7 +1342,7 @@ def loss_of(task, fence, problem):
     return dict(loss, task=task, fence=fence)
 
 
-def about_loss(loss, is_brief=False):
+def about_loss(loss: "Json", is_brief: bool = False) -> str:
     """T-1 was lost: lapsed at 12:31Z, now with ann (ref 9c1e5f03ab), note …; if `is_brief` without
     a word of another party."""
     by, reason, task = loss.get("by") or {}, loss["reason"], word(loss["task"])
@@ -1300,14 +1363,14 @@ def about_loss(loss, is_brief=False):
     return f"{text}, {about_note(loss['note'], by)}"
 
 
-def minute_of(instant):
+def minute_of(instant: str) -> str:
     """2026-11-30 07:55Z"""
     text = instant[:16].replace("T", " ")
     is_one = len(text) == 16 and set(text) <= set("0123456789-: ")
     return text + "Z" if is_one else quoted(instant)
 
 
-def moment_of(instant):
+def moment_of(instant: str) -> str:
     """07:55Z, with its day where that is more than twelve hours away. (Instants sort as texts, and
     Python's calendar takes longer to load than a claim takes to be made.)"""
     text, now = minute_of(instant), time.time()
@@ -1318,7 +1381,15 @@ def moment_of(instant):
 # The service: an act, asked for until it is answered
 
 
-def call(session, method, act, body=None, attempts=3, until=None, more=None):
+def call(
+    session: "Session",
+    method: str,
+    act: str,
+    body: "Json | None" = None,
+    attempts: int = 3,
+    until: "float | None" = None,
+    more: "Headers | None" = None,
+) -> "tuple[Json, Clocks]":
     """Ask until the service answers: (its JSON, when the request left, by both clocks)."""
     import json
 
@@ -1351,7 +1422,14 @@ def call(session, method, act, body=None, attempts=3, until=None, more=None):
         time.sleep(0.2 + os.urandom(1)[0] / 1000)
 
 
-def ask(setup, method, path, headers, body=b"", until=None):
+def ask(
+    setup: "Setup",
+    method: str,
+    path: str,
+    headers: "Headers",
+    body: bytes = b"",
+    until: "float | None" = None,
+) -> "tuple[Headers, bytes]":
     """Ask once: (headers, body) of a success; everything else is Failure."""
     until = until or time.monotonic() + TIMEOUT_S
     headers = dict({"Accept": "application/json", "User-Agent": "dibs/1"}, **headers)
@@ -1375,7 +1453,7 @@ def ask(setup, method, path, headers, body=b"", until=None):
     return got, raw
 
 
-def refusal(status, headers, raw):
+def refusal(status: int, headers: "Headers", raw: bytes) -> "Failure":
     """The service's problem as Failure; or somebody else's answer."""
     try:
         problem = json_of(raw)
@@ -1395,7 +1473,7 @@ def refusal(status, headers, raw):
     return Failure(EXITS.get(code, other), text, problem)
 
 
-def json_of(raw):
+def json_of(raw: bytes) -> "Any":
     """The JSON of an answer; ValueError where it is none, or is nested too deep to be read."""
     import json
 
@@ -1405,7 +1483,7 @@ def json_of(raw):
         raise ValueError from None
 
 
-def check_answer(reply, act):
+def check_answer(reply: "Json", act: str) -> None:
     """Raise one of MALFORMED unless the service answers this to that act: all that is used later is
     looked at here."""
     check_losses(reply)
@@ -1429,7 +1507,7 @@ def check_answer(reply, act):
         about_needs(one) + about_hold(one)
 
 
-def check_written(reply, act):
+def check_written(reply: "Json", act: str) -> None:
     """The same for what was written down, and for a page of that."""
     for change in CHANGES if act == "tasks" else ():
         "".join(reply[change])
@@ -1439,7 +1517,7 @@ def check_written(reply, act):
         "".join(one["listed"].get("needs") or ())
 
 
-def check_losses(reply):
+def check_losses(reply: "Json") -> None:
     for loss in reply.get("lost", []):
         about_loss(loss) + loss["task"], loss["fence"] + 1
 
@@ -1447,7 +1525,7 @@ def check_losses(reply):
 # The service: one exchange over HTTP, until a deadline
 
 
-def split_url(url):
+def split_url(url: str) -> "tuple[bool, str, int, str]":
     """(is it https, host, port, path)"""
     scheme, _, rest = url.partition("://")
     place, slash, path = rest.rpartition("@")[2].partition("/")
@@ -1463,13 +1541,13 @@ def split_url(url):
     return scheme == "https", host, int(port), slash + path
 
 
-def host_port_of(url):
+def host_port_of(url: str) -> str:
     """host:port, as a Host header has it"""
     _, host, port, _ = split_url(url)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def proxy_for(host):
+def proxy_for(host: str) -> "tuple[str, int, str] | None":
     """(host, port, user) of the proxy, or None; as set now, because its port may change."""
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     for entry in direct.lower().replace(" ", "").split(","):
@@ -1485,14 +1563,14 @@ def proxy_for(host):
     return at.strip("[]"), int(port), user
 
 
-def ca_files():
+def ca_files() -> "list[str]":
     """The bundles that a sandbox may name, beside SSL_CERT_FILE, which ssl reads by itself."""
     names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CODEX_PROXY_CERT")
-    paths = {os.path.expanduser("~/.ccr/ca-bundle.crt"), *map(os.environ.get, names)}
-    return sorted(filter(os.path.isfile, paths - {None, os.environ.get("SSL_CERT_FILE")}))
+    paths = {os.path.expanduser("~/.ccr/ca-bundle.crt"), *(os.environ.get(n, "") for n in names)}
+    return sorted(filter(os.path.isfile, paths - {os.environ.get("SSL_CERT_FILE")}))
 
 
-def tls():
+def tls() -> "ssl.SSLContext":
     import ssl
 
     context = ssl.create_default_context()
@@ -1506,7 +1584,9 @@ def tls():
     return context
 
 
-def exchange(url, method, path, headers, body, until):
+def exchange(
+    url: str, method: str, path: str, headers: "Headers", body: bytes, until: float
+) -> "Answer":
     """Ask once; return (status, headers, body), or raise OSError: no whole answer came in time."""
     # Not urllib: it loads for longer than this takes, and drops what a refusing proxy says.
     is_https, host, port, prefix = split_url(url)
@@ -1529,7 +1609,7 @@ def exchange(url, method, path, headers, body, until):
             if is_https:
                 sock.settimeout(rest_of(until))  # it holds for the whole handshake
                 sock = tls().wrap_socket(sock, server_hostname=host)
-            headers = dict(headers, **{"Content-Length": len(body), "Connection": "close"})
+            headers = dict(headers, **{"Content-Length": str(len(body)), "Connection": "close"})
             wire = BoundedStream(sock, until)
             status, got, reply = request(wire, method, prefix + path, place, headers, body)
             told = "x-deny-reason" in got or reply.startswith(b"Host not in allowlist")
@@ -1544,7 +1624,14 @@ def exchange(url, method, path, headers, body, until):
     return status, got, reply
 
 
-def request(wire, method, target, host, headers, body=b""):
+def request(
+    wire: "BoundedStream",
+    method: str,
+    target: str,
+    host: str,
+    headers: "Headers",
+    body: bytes = b"",
+) -> "Answer":
     """Send one request and read its reply, whole."""
     lines = [f"{method} {target} HTTP/1.1", "Host: " + host]
     lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -1560,47 +1647,51 @@ def request(wire, method, target, host, headers, body=b""):
         raise OSError("the answer was cut short or is not HTTP") from None
 
 
-def connect(host, port, until):
+def connect(host: str, port: int, until: float) -> "socket.socket":
     """A connection to the first address that takes one; each has its share of the time."""
     import socket
 
     found, error = addresses(host, port, until), OSError("its name has no address")
-    for number, (_, _, _, _, (address, *_)) in enumerate(found):
+    for number, address in enumerate(found):
         try:
             share_s = rest_of(until) / (len(found) - number)
-            return socket.create_connection((address.encode(), port), share_s)
+            # As bytes, though the types know text alone: for text, IDNA's tables would be loaded.
+            place: Any = (address.encode(), port)
+            return socket.create_connection(place, share_s)
         except OSError as failed:
             error = failed
     raise error
 
 
-def addresses(host, port, until):
+def addresses(host: str, port: int, until: float) -> "list[str]":
     """What getaddrinfo knows. It has no timeout: where it may use the network a thread asks it,
     and is left behind."""
-    import socket
+    found: list[list[str]] = []
+    faults: list[OSError] = []
 
-    asked = (host.encode(), port, 0, socket.SOCK_STREAM)  # text would load IDNA's tables
-    if host in LOOPBACK or ":" in host or not host.strip("0123456789."):
-        return socket.getaddrinfo(*asked)
-    from threading import Thread
+    def look() -> None:
+        import socket
 
-    found = []
-
-    def look():
-        try:
-            found.append(socket.getaddrinfo(*asked))
+        try:  # the name as text would load IDNA's tables
+            every = socket.getaddrinfo(host.encode(), port, 0, socket.SOCK_STREAM)
+            found.append([str(one[4][0]) for one in every])
         except OSError as error:
-            found.append(error)
+            faults.append(error)
 
-    looking = Thread(target=look, daemon=True)
-    looking.start()
-    looking.join(rest_of(until))
-    if not found or isinstance(found[0], OSError):
-        raise found[0] if found else OSError("its name was not resolved in time")
+    if host in LOOPBACK or ":" in host or not host.strip("0123456789."):
+        look()
+    else:
+        from threading import Thread
+
+        looking = Thread(target=look, daemon=True)
+        looking.start()
+        looking.join(rest_of(until))
+    if not found:
+        raise faults[0] if faults else OSError("its name was not resolved in time")
     return found[0]
 
 
-def rest_of(until):
+def rest_of(until: float) -> float:
     """The seconds that are left; OSError when none is."""
     rest_s = until - time.monotonic()
     if rest_s <= 0:
@@ -1611,13 +1702,13 @@ def rest_of(until):
 class BoundedStream(io.RawIOBase):
     """What is said on a connection, until a deadline and up to MOST_BYTES; then OSError."""
 
-    def __init__(self, sock, until):
+    def __init__(self, sock: "socket.socket", until: float) -> None:
         self.sock, self.until, self.got = sock, until, 0
 
-    def readable(self):
+    def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer):
+    def readinto(self, buffer: "WriteableBuffer") -> int:
         self.sock.settimeout(rest_of(self.until))
         size = self.sock.recv_into(buffer)
         self.got += size
@@ -1625,21 +1716,21 @@ class BoundedStream(io.RawIOBase):
             raise TooLarge
         return size
 
-    def send(self, data):
+    def send(self, data: bytes) -> None:
         self.sock.settimeout(rest_of(self.until))  # it holds for all of it
         self.sock.sendall(data)
 
 
 class TooLarge(OSError):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(f"the answer is too large, over {MOST_BYTES >> 20} MiB")
 
 
-def read_body(file, headers):
+def read_body(file: "Wire", headers: "Headers") -> bytes:
     """The body as its headers announce it; ValueError when less of it came."""
     if "chunked" not in headers.get("transfer-encoding", "").lower():
-        size = headers.get("content-length")
-        return file.read() if size is None else read_whole(file, int(size))
+        length = headers.get("content-length")
+        return file.read() if length is None else read_whole(file, int(length))
     body, size = bytearray(), -1
     while size:
         size = int(read_line(file, 100).split(b";")[0], 16)
@@ -1647,7 +1738,7 @@ def read_body(file, headers):
     return bytes(body)
 
 
-def read_line(file, most=-1):
+def read_line(file: "Wire", most: int = -1) -> bytes:
     """A line of at most so many bytes, or ValueError."""
     line = file.readline(most)
     if not line.endswith(b"\n"):
@@ -1655,7 +1746,7 @@ def read_line(file, most=-1):
     return line
 
 
-def read_whole(file, size):
+def read_whole(file: "Wire", size: int) -> bytes:
     """So many bytes, or ValueError; memory is taken for them before they come."""
     if size > MOST_BYTES:
         raise TooLarge
@@ -1668,28 +1759,29 @@ def read_whole(file, size):
 # Commands: what is claimed
 
 
-def do_claim(args, session):
+def do_claim(args: "Args", session: "Session") -> int:
     """claim and next, and the first step of run."""
     body = claim_body(args, session.load())
     before = {task: claim["fence"] for task, claim in session.data["claims"].items()}
     reply = granted(args, session, body)
     claims = reply.get("claims", [reply])
     if args.command != "run":
-        is_one_of = args.any or args.command == "next"
+        is_one_of = bool(args.any) or args.command == "next"
         words = (about_grant(claim, before, is_one_of) for claim in claims)
         report(args, reply, "; ".join(words))
         is_new = before.get(claims[0]["task"]) != claims[0]["fence"]
         if len(claims) == 1 and (is_new or args.command == "next"):
             show_body(args, claims[0])
-        if missing_part():
-            talk(where_to_get(missing_part()))  # nothing else tells: hooks are silent
+        missing = missing_part()
+        if missing:
+            talk(where_to_get(missing))  # nothing else tells: hooks are silent
     for claim in claims:
         for text in filter(None, (about_likes(claim), about_before(claim))):
             talk(text)
     return YES
 
 
-def granted(args, session, body):
+def granted(args: "Args", session: "Session", body: "Json") -> "Json":
     """The answer to a claim; where it may wait, the one that comes when it waits no more."""
     give_up = time.monotonic() + (args.wait or 0)
     while True:
@@ -1707,7 +1799,7 @@ def granted(args, session, body):
         time.sleep(min(wait_s, 8, max(1, problem.get("retry_after") or 2)))  # the place is kept
 
 
-def claim_body(args, session):
+def claim_body(args: "Args", session: "Session") -> "Json":
     """What is asked for; Failure where that makes no sense."""
     several = "any_of" if args.any else "all_of" if args.all else None
     several = "next" if args.command == "next" else several
@@ -1732,20 +1824,20 @@ def claim_body(args, session):
     }
 
 
-def one_of(values, flag):
+def one_of(values: "Sequence[str] | None", flag: str) -> "str | None":
     """The value of a flag that is given once, or None."""
     if len(values or ()) > 1:
         raise Failure(USAGE, f"{flag} is there twice")
     return values[0] if values else None
 
 
-def show_body(args, claim):
+def show_body(args: "Args", claim: "Json") -> None:
     """The text of the task that was asked for, below the line about it."""
     if body_of(claim) and not args.json:
         print(body_of(claim))
 
 
-def report(args, reply, text=None):
+def report(args: "Args", reply: "Json", text: "str | None" = None) -> None:
     """The one line of a success."""
     import json
 
@@ -1756,11 +1848,11 @@ def report(args, reply, text=None):
 # Commands: what becomes of it
 
 
-def do_beat(args, session):
+def do_beat(args: "Args", session: "Session") -> int:
     if args.command == "review" and not args.pr:
         raise Failure(USAGE, "review wants --pr URL; without a pull request it is `done`")
     session = session.holding(args.task)
-    body = {"note": args.note, "ttl": args.ttl, "task": args.task, "pr": args.pr}
+    body: Json = {"note": args.note, "ttl": args.ttl, "task": args.task, "pr": args.pr}
     body["fence"] = session.load().fence(args.task)
     states = {"park": "parked", "review": "review"}
     body["state"] = states.get(args.command, "working")
@@ -1769,11 +1861,11 @@ def do_beat(args, session):
     return LOST if reply.get("lost") else YES
 
 
-def do_release(args, session):
+def do_release(args: "Args", session: "Session") -> int:
     if bool(args.task) == bool(args.all):
         raise Failure(USAGE, "release a TASK, or --all")
     session = session.holding(args.task)
-    body = {"note": args.note, "pr": args.pr, "task": args.task, "all": args.all}
+    body: Json = {"note": args.note, "pr": args.pr, "task": args.task, "all": args.all}
     body["outcome"] = "done" if args.command == "done" else "released"
     body["outcome"] = "abandoned" if args.abandoned else body["outcome"]
     body["fence"] = args.fence or session.load().fence(args.task)
@@ -1784,11 +1876,11 @@ def do_release(args, session):
     return YES
 
 
-def do_add(args, session):
+def do_add(args: "Args", session: "Session") -> int:
     """Write a task down, or change what is written of it: what is not given stays."""
-    entry = {"task": args.task, "title": args.title, "priority": args.priority, "url": args.url}
-    entry.update(body=text_of_stdin() if args.body == "-" else args.body)
-    entry.update(max_attempts=getattr(args, "max-attempts"))
+    entry: Json = {"task": args.task, "title": args.title, "url": args.url}
+    entry.update(priority=args.priority, body=text_of_stdin() if args.body == "-" else args.body)
+    entry.update(max_attempts=args.max_attempts)
     for field, values in (("needs", args.needs), ("tags", args.tag)):
         if values is not None:
             names = (name.strip() for value in values for name in value.split(","))
@@ -1800,11 +1892,11 @@ def do_add(args, session):
         text = str(failure).replace("tasks.0.", "")
         raise Failure(failure.code, text, failure.problem) from None
     change = next((change for change in CHANGES if reply[change]), "unchanged")
-    report(args, reply, f"{word(args.task)}: {change}")
+    report(args, reply, f"{word(args.named())}: {change}")
     return YES
 
 
-def text_of_stdin():
+def text_of_stdin() -> str:
     """All of it; Failure where it is no text, or too long for a body."""
     data = sys.stdin.buffer.read(1 << 20)
     try:
@@ -1813,19 +1905,20 @@ def text_of_stdin():
         raise Failure(USAGE, "what came on stdin is not UTF-8 text") from None
 
 
-def do_run(args, session):
+def do_run(args: "Args", session: "Session") -> int:
     """Hold the task while a command runs; stop the command when the task is lost."""
     import subprocess
     from contextlib import suppress
     from signal import SIG_IGN, SIGHUP, SIGINT, SIGKILL, SIGTERM, getsignal, signal
 
     do_claim(args, session)
-    claim = session.data["claims"][args.task]
-    named = {"task": args.task, "fence": claim["fence"]}
-    environ = dict(os.environ, DIBS_TASK=args.task, DIBS_FENCE=str(claim["fence"]))
-    early, child = [], None
+    claim = session.data["claims"][args.named()]
+    named: Json = {"task": args.named(), "fence": claim["fence"]}
+    environ = dict(os.environ, DIBS_TASK=args.named(), DIBS_FENCE=str(claim["fence"]))
+    early: list[int] = []
+    child = None
 
-    def tell(number, _frame=None):
+    def tell(number: int, _frame: object = None) -> None:
         if child is None:
             early.append(number)
         elif child.poll() is None:
@@ -1838,8 +1931,8 @@ def do_run(args, session):
     except OSError as error:
         session.post("release", named)
         raise Failure(USAGE, f"cannot run {args.words[0]}: {error.strerror}") from None
-    for number in early:
-        tell(number)
+    for heard in early:
+        tell(heard)
     try:
         keep_while(child, session, named, min(claim["ttl"] / 3, 60))
     except Failure as failure:
@@ -1858,7 +1951,9 @@ def do_run(args, session):
     return code
 
 
-def keep_while(child, session, named, beat_s):
+def keep_while(
+    child: "subprocess.Popen[bytes]", session: "Session", named: "Json", beat_s: float
+) -> None:
     """Beat every `beat_s` until the child ends, or raise Failure when the task is lost."""
     from contextlib import suppress
     from subprocess import TimeoutExpired
@@ -1881,7 +1976,7 @@ def keep_while(child, session, named, beat_s):
 # Commands: who has what
 
 
-def do_list(args, session):
+def do_list(args: "Args", session: "Session") -> int:
     """list and watch: the service's own table, or its JSON"""
     session.load().setup.check()
     if args.ready:
@@ -1896,10 +1991,11 @@ def do_list(args, session):
         time.sleep(args.every or 2)
 
 
-def listed(args, session, more="", secret=""):
+def listed(args: "Args", session: "Session", more: str = "", secret: str = "") -> str:
     """What the service lists: as JSON one page, as a table all pages, unless one is asked for."""
     is_one = args.json or args.limit or args.cursor or args.command == "watch"
-    limit, cursor, lines = args.limit or (50 if args.command == "watch" else 200), args.cursor, []
+    limit, cursor = args.limit or (50 if args.command == "watch" else 200), args.cursor
+    lines: list[str] = []
     headers = {"Accept": "application/json" if args.json else "text/plain"}
     if secret:
         headers["Dibs-Session"] = secret
@@ -1915,7 +2011,7 @@ def listed(args, session, more="", secret=""):
             return "\n".join([*lines, f"More: dibs list --cursor {cursor}"])
 
 
-def listed_mine(args, session):
+def listed_mine(args: "Args", session: "Session") -> str:
     """What this session holds here, its sub-agents included: by who it is, not by its name."""
     import json
 
@@ -1932,7 +2028,7 @@ def listed_mine(args, session):
     return json.dumps(replies[0])
 
 
-def list_ready(args, session):
+def list_ready(args: "Args", session: "Session") -> int:
     """What is ready, in the order in which `next` gives it."""
     if args.mine:
         raise Failure(USAGE, "--ready is what nobody has: not with --mine")
@@ -1952,9 +2048,11 @@ def list_ready(args, session):
     return YES
 
 
-def tasks_of(session, query, most, cursor=None):
+def tasks_of(
+    session: "Session", query: str, most: int, cursor: "str | None" = None
+) -> "tuple[list[Json], str | None]":
     """(tasks of the list, at most so many; where to go on, or None)"""
-    found = []
+    found: list[Json] = []
     while True:
         path = f"tasks?limit={min(200, most - len(found))}{query}"
         path += f"&cursor={percent_encoded(cursor)}" if cursor else ""
@@ -1965,9 +2063,9 @@ def tasks_of(session, query, most, cursor=None):
             return found, cursor
 
 
-def do_show(args, session):
+def do_show(args: "Args", session: "Session") -> int:
     """One task, whole: its claim, what the team wrote down, what it needs, who had it."""
-    claim = call(session.load(), "GET", f"tasks/{percent_encoded(args.task)}")[0]
+    claim = call(session.load(), "GET", f"tasks/{percent_encoded(args.named())}")[0]
     more = about_title(claim) + about_hold(claim) + about_needs(claim)
     report(args, claim, about_claim(claim) + more)
     show_body(args, claim)
@@ -1981,23 +2079,23 @@ def do_show(args, session):
     return YES
 
 
-def do_verify(args, session):
+def do_verify(args: "Args", session: "Session") -> int:
     """Does this fence (by default our own) still hold the task?"""
-    if getattr(args, "pre-push"):
+    if args.pre_push:
         return do_pre_push(session)
     claim = None if args.task else claim_on(args, session)
-    args.task = args.task or claim["task"]
-    session = session.holding(args.task, is_read=True)
-    fence = args.fence or session.load().fence(args.task)
-    path = f"claims/{percent_encoded(args.task)}" + (f"?fence={fence}" if fence else "")
+    task = claim["task"] if claim else args.named()
+    session = session.holding(task, is_read=True)
+    fence = args.fence or session.load().fence(task)
+    path = f"claims/{percent_encoded(task)}" + (f"?fence={fence}" if fence else "")
     try:
         if claim:
             claim["current"] = claim["fence"] == fence and claim["state"] in (*LIVE, "done")
-            claim["mine"] = claim["mine"] or claim["fence"] == session.load().fence(args.task)
+            claim["mine"] = claim["mine"] or claim["fence"] == session.load().fence(task)
         else:
             claim = call(session, "GET", path)[0]
     except Failure as failure:
-        is_over = fence and not args.fence and args.task not in session.live()
+        is_over = fence and not args.fence and task not in session.live()
         if failure.code == UNKNOWN and is_over:
             raise Failure(LOST, f"{failure}; by our own clock it is over") from None
         raise
@@ -2007,7 +2105,7 @@ def do_verify(args, session):
     return LOST if fence else REFUSED
 
 
-def claim_on(args, session):
+def claim_on(args: "Args", session: "Session") -> "Json":
     """The claim that is on a branch or pull request; Failure where none is, or several are."""
     field, value = ("pr", args.pr) if args.pr else ("branch", args.branch)
     if not value:
@@ -2021,7 +2119,7 @@ def claim_on(args, session):
     raise Failure(REFUSED, f"several are on {word(value)}: " + ", ".join(map(word, tasks[:5])))
 
 
-def claims_on(session, field, value):
+def claims_on(session: "Session", field: str, value: str) -> "list[Json]":
     """The claims that have this branch or pull request, which the service finds at once; those that
     somebody holds, if any does."""
     path = f"claims?state=held,parked,review,lapsed,done&{field}={percent_encoded(value.strip())}"
@@ -2032,46 +2130,59 @@ def claims_on(session, field, value):
 # Commands that are in files of their own
 
 
-def do_setup(args, session):
+def do_setup(args: "Args", session: "Session") -> int:
     """init and doctor are in install.py."""
-    install = part("install", session.setup)
-    return {"init": install.do_init, "doctor": install.do_doctor}[args.command](args, session)
+    if TYPE_CHECKING:
+        from client import install
+    else:
+        install = part("install", session.setup)
+    do = install.do_init if args.command == "init" else install.do_doctor
+    return do(args, session)
 
 
-def do_people(args, session):
+def do_people(args: "Args", session: "Session") -> int:
     """hold, unhold, retry and history are in people.py."""
-    people = part("people", session.setup)
+    if TYPE_CHECKING:
+        from client import people
+    else:
+        people = part("people", session.setup)
     do = people.do_history if args.command == "history" else people.do_act
     return do(args, session)
 
 
-def do_pre_push(session):
+def do_pre_push(session: "Session") -> int:
     """What git's pre-push hook asks is in push.py. Without it, as without the service, a push goes
     on."""
     try:
-        push = part("push")
+        if TYPE_CHECKING:
+            from client import push
+        else:
+            push = part("push")
     except MissingPart as missing:
         talk(f"the push goes on unverified: {missing}")
         return YES
     return push.verify(session)
 
 
-def do_import(args, session):
-    """import is in importing.py."""
-    return part("importing", session.setup).do_import(args, session)
+def do_import(args: "Args", session: "Session") -> int:
+    """import is in importing.py, which reads with two others; all may have to be fetched."""
+    if TYPE_CHECKING:
+        from client import importing
+    else:
+        names = ("formats", "checklists", "importing")
+        _, _, importing = (part(name, session.setup) for name in names)
+    return importing.do_import(args, session)
 
 
 # Hooks: most end here, by a look at a stamp
 
 
-def run_hook(mode="", more="", heard=""):
+def run_hook(mode: str = "", more: str = "", heard: str = "") -> int:
     """Claude Code calls this at every event. Whatever happens, the session's work goes on."""
     sys.stderr = None
     try:
-        if mode == "keep":  # a process that a hook has started
-            part("hook").keep(session_of_hook(heard), more)
-        elif mode == "status":  # for a line that people see, as Claude Code's statusLine
-            part("hook").show_status(sys.stdin.buffer.read())
+        if mode in ("keep", "status"):
+            see_to_mode(mode, more, heard)
         else:
             see_to_event(sys.stdin.buffer.read(), mode, more)
     except (Exception, SystemExit, KeyboardInterrupt):
@@ -2079,13 +2190,26 @@ def run_hook(mode="", more="", heard=""):
     return YES
 
 
-def session_of_hook(heard=""):
+def session_of_hook(heard: str = "") -> "Session":
     session = Session(Setup(os.environ.get("CLAUDE_PROJECT_DIR")), heard)
     session.setup.check()
     return session
 
 
-def see_to_event(payload, named="", event=""):
+def see_to_mode(mode: str, agent: str, heard: str) -> None:
+    """What is no event: the process that a hook has started (keep), and a line that people see, as
+    Claude Code's statusLine (status)."""
+    if TYPE_CHECKING:
+        from client import hook
+    else:
+        hook = part("hook")
+    if mode == "keep":
+        hook.keep(session_of_hook(heard), agent)
+    else:
+        hook.show_status(sys.stdin.buffer.read())
+
+
+def see_to_event(payload: bytes, named: str = "", event: str = "") -> None:
     """Most events end here, by a look at the stamp, and hook.py sees to the rest."""
     agent, event = who_calls(payload, named, event)
     session = session_of_hook("" if agent_id() else id_of(payload, agent))
@@ -2093,18 +2217,32 @@ def see_to_event(payload, named="", event=""):
     if has_nothing_to_do(session, event, payload):
         return
     try:
-        if agent:
-            part("agents").see_to_event(session, agent, event, payload)
-        else:
-            part("hook").run(session, payload)
-        if event == "SessionStart" and missing_part():
-            raise MissingPart(where_to_get(missing_part()))
+        hand_on(session, agent, event, payload)
+        missing_one = missing_part() if event == "SessionStart" else None
+        if missing_one:
+            raise MissingPart(where_to_get(missing_one))
     except MissingPart as missing:
         if event == "SessionStart":  # the agent reads it; without hooks it has to beat by itself
             print(one_line(f"dibs: {missing}"))
 
 
-def has_nothing_to_do(session, event, payload):
+def hand_on(session: "Session", agent: str, event: str, payload: bytes) -> None:
+    """Have the file see to an event that is for this agent."""
+    if agent:
+        if TYPE_CHECKING:
+            from client import agents
+        else:
+            agents = part("agents")
+        agents.see_to_event(session, agent, event, payload)
+        return
+    if TYPE_CHECKING:
+        from client import hook
+    else:
+        hook = part("hook")
+    hook.run(session, json_of(payload))
+
+
+def has_nothing_to_do(session: "Session", event: str, payload: bytes) -> bool:
     """A beat that follows another, or an edit by who surely holds something."""
     if event == "PreToolUse":
         is_named = os.environ.get("DIBS_TASK") and not os.environ.get("DIBS_FENCE")
@@ -2116,7 +2254,7 @@ def has_nothing_to_do(session, event, payload):
 ODD_FIELDS = (b'"conversation_id"', b'"sessionId"', b'"timestamp"')  # Claude Code has none of them
 
 
-def who_calls(payload, named, event):
+def who_calls(payload: bytes, named: str, event: str) -> "tuple[str, str]":
     """(agent, or '' for Claude Code, event by Claude's name) of a hook."""
     event = field_of(payload, "hook_event_name") or event
     agent = named if named in AGENTS else "gemini" if event[:6] in ("Before", "AfterT") else ""
@@ -2129,7 +2267,7 @@ def who_calls(payload, named, event):
     return agent, EVENTS.get(event, event)
 
 
-def odd_agent(payload):
+def odd_agent(payload: bytes) -> str:
     """Who else calls the hooks of Claude's settings: Cursor and Copilot read them as well."""
     import json
 
@@ -2141,7 +2279,7 @@ def odd_agent(payload):
     return ""
 
 
-def event_by_fields(payload):
+def event_by_fields(payload: bytes) -> str:
     """What happens, of a payload that does not say it."""
     import json
 
@@ -2155,14 +2293,14 @@ def event_by_fields(payload):
     return next((event for field, event in EVENT_BY_FIELD if field in found), "")
 
 
-def id_of(payload, agent):
+def id_of(payload: bytes, agent: str) -> str:
     """The agent's own id of its session, of a payload; '' where there is none."""
     names = {"cursor": ("conversation_id",), "copilot": ("sessionId", "session_id")}
     found = (field_of(payload, name) for name in names.get(agent, ("session_id",)))
     return next(filter(None, found), "")
 
 
-def field_of(payload, name):
+def field_of(payload: bytes, name: str) -> str:
     """A text in JSON, by a look that loads no parser; '' where there is none."""
     after = payload.partition(b'"%s"' % name.encode())[2].split(b'"', 2)
     found = after[1] if len(after) == 3 and after[0].strip() == b":" else b""
@@ -2172,7 +2310,7 @@ def field_of(payload, name):
 # The files that belong to this one
 
 
-def part(name, setup=None):
+def part(name: str, setup: "Setup | None" = None) -> "ModuleType":
     """Import a file that belongs to this one: one that hooks need, or one for people, which may be
     fetched from where this file came from. No other of that name is run, wherever it lies: `dibs
     init` may be started in any folder, beside anything."""
@@ -2190,7 +2328,7 @@ def part(name, setup=None):
     return found
 
 
-def beside(name):
+def beside(name: str) -> "ModuleType":
     """Import what lies beside this file, and nothing else from there."""
     sys.path.append(here())
     try:
@@ -2199,7 +2337,7 @@ def beside(name):
         sys.path.remove(here())
 
 
-def this_module():
+def this_module() -> "ModuleType":
     """This file as a module, also when it was started as a script or by exec()."""
     module = sys.modules.get(__name__)
     if module is None or vars(module) is not globals():
@@ -2210,29 +2348,32 @@ def this_module():
     return module
 
 
-def imported(name, text):
+def imported(name: str, text: str) -> "ModuleType":
     """A module of this text, which was looked at, and of nothing compiled that may lie about."""
     from importlib.machinery import SourceFileLoader
     from importlib.util import module_from_spec, spec_from_loader
 
     class Loader(SourceFileLoader):
-        def get_code(self, fullname):
+        def get_code(self, fullname: str) -> "CodeType":
             return self.source_to_code(text.encode(), self.path)
 
     loader = Loader(name, os.path.join(here(), name + ".py"))
-    module = module_from_spec(spec_from_loader(name, loader))
+    spec = spec_from_loader(name, loader)
+    if spec is None:
+        raise ImportError(name)
+    module = module_from_spec(spec)
     sys.modules[name] = module
     loader.exec_module(module)
     return module
 
 
-def here():
+def here() -> str:
     """The folder of this file; '' where it was read from a pipe."""
     path = globals().get("__file__")
     return os.path.dirname(os.path.realpath(path)) if path else ""
 
 
-def own_text(name):
+def own_text(name: str) -> str:
     """The text of a part that lies beside this file and belongs to it, else ''.
     The service that serves this file writes their digests into it. Otherwise it is from its
     sources or the package, and so are they, or from anywhere, and they may be anybody's."""
@@ -2244,30 +2385,29 @@ def own_text(name):
     return text if is_ours and same_owner(path, __file__) else ""
 
 
-def is_served():
+def is_served() -> bool:
     return SERVED_FROM.startswith("http")
 
 
-def is_known(name, text):
+def is_known(name: str, text: str) -> bool:
     import hashlib
 
     return hashlib.sha256(text.encode()).hexdigest() == PARTS[name]
 
 
-def same_owner(one, other):
+def same_owner(one: str, other: str) -> bool:
     try:
         return os.stat(one).st_uid == os.stat(other).st_uid
     except OSError:
         return False
 
 
-def fetched_text(name, setup):
+def fetched_text(name: str, setup: "Setup | None") -> str:
     """The text of a file that belongs to this one, from the service that this one came from."""
     if not setup or not is_served():
         raise MissingPart(where_to_get(name))
-    import types
-
-    source = types.SimpleNamespace(url=SERVED_FROM, key="")  # everybody may read it
+    source = setup.at(SERVED_FROM, "")
+    source.key = ""  # everybody may read it
     raw = ask(source, "GET", f"/client/{name}.py", {"Accept": "*/*"})[1]
     text = raw.decode("utf-8", "replace")
     if not is_known(name, text):
@@ -2276,7 +2416,7 @@ def fetched_text(name, setup):
     return text
 
 
-def where_to_get(name):
+def where_to_get(name: str) -> str:
     """What to do where a part is not here, in one line."""
     if is_installed():
         text = f"{SKILL_DIR} lacks the {name}.py of its dibs.py"
@@ -2288,29 +2428,29 @@ def where_to_get(name):
     return f"{text} a new folder: {curl('dibs')}"
 
 
-def curl(name, folder=""):
+def curl(name: str, folder: str = "") -> str:
     """The command line that fetches a file of ours: into the working directory, or a folder."""
     return f"curl -fsSL {client_url(name)} -o {os.path.join(folder, name + '.py')}"
 
 
-def curl_all(folder):
+def curl_all(folder: str) -> str:
     """The command line that fetches what hooks need."""
     names = ",".join(name for name in PARTS if name not in FOR_PEOPLE)
     return f"curl -fsSL '{client_url('{' + names + '}')}' -o '{folder}/#1.py'"
 
 
-def client_url(name):
+def client_url(name: str) -> str:
     named = os.environ.get("DIBS_URL", "").strip().rstrip("/") or "https://YOUR-SERVICE"
     return f"{SERVED_FROM if is_served() else named}/client/{name}.py"
 
 
-def missing_part():
+def missing_part() -> "str | None":
     """The first part that is not where `init` puts it, or None."""
     names = (name for name in PARTS if not os.path.isfile(os.path.join(here(), name + ".py")))
     return next(names, None) if is_installed() else None
 
 
-def is_installed():
+def is_installed() -> bool:
     """Did `init` put this file where it is?"""
     return here().replace(os.sep, "/").endswith("/" + SKILL_DIR)
 
@@ -2345,11 +2485,72 @@ COMMANDS = {
 MANY = ("needs", "tag")  # flags that may be there several times
 
 
-def parse(argv):
-    """The command line as an object with every flag of every command; None where not given."""
-    import types
+def attribute_of(flag: str) -> str:
+    """What a flag is called as an attribute: dry-run is dry_run, and `as` is a word of Python."""
+    return {"as": "sub"}.get(flag, flag.replace("-", "_"))
 
-    sys.modules.setdefault("gettext", None)  # which getopt would load, to translate its errors
+
+class Args:
+    """The command line, with every flag of every command; None where one was not given."""
+
+    if TYPE_CHECKING:
+        command: str
+        do: Callable[["Args", "Session"], int]
+        task: str | None  # the first plain word, and the others
+        words: list[str]
+        json: bool | None
+        sub: str | None  # --as
+        any: str | None
+        all: str | bool | None  # a task of a claim; that all is released
+        fence: int | None
+        limit: int | None
+        priority: int | None
+        wait: int | None
+        max_attempts: int | None
+        every: float | None
+        needs: list[str] | None
+        tag: list[str] | None
+        abandoned: bool | None
+        csv: bool | None
+        done: bool | None
+        dry_run: bool | None
+        history: bool | None
+        keep_gone: bool | None
+        mine: bool | None
+        pre_push: bool | None
+        queue: bool | None
+        ready: bool | None
+        remove: bool | None
+        reopen: bool | None
+        yes: bool | None
+        agent: str | None
+        body: str | None
+        branch: str | None
+        cursor: str | None
+        format: str | None
+        note: str | None
+        order: str | None
+        pr: str | None
+        prefix: str | None
+        project: str | None
+        reason: str | None
+        since: str | None
+        source: str | None
+        title: str | None
+        ttl: str | None
+        until: str | None
+        url: str | None
+        agents: list[str]  # that `init` lays hooks for
+
+    def named(self) -> str:
+        """The task of a command that takes one."""
+        return self.task or ""
+
+
+def parse(argv: "list[str]") -> "Args":
+    """The command line as an object with every flag of every command; None where not given."""
+    # None, for nothing is to be found: getopt would load it, to translate its errors.
+    sys.modules.setdefault("gettext", None)  # type: ignore[arg-type]
     import getopt
 
     name = argv[0] if argv else "nothing"
@@ -2357,18 +2558,23 @@ def parse(argv):
         raise Failure(USAGE, f"{name} is no command; see dibs --help")
     do, least, most, words = COMMANDS[name]
     every = " ".join(row[3] for row in COMMANDS.values()).replace("=", "").split()
-    args = types.SimpleNamespace(**dict.fromkeys([*every, "json", "as"]), command=name, do=do)
+    args = Args()
+    args.command, args.do = name, do
+    vars(args).update(dict.fromkeys(map(attribute_of, [*every, "json", "as"])))
     words += " as="
+    kinds: dict[str, Callable[[str], object]]
     kinds = {"fence": int, "limit": int, "every": float, "wait": seconds_of, "priority": int}
     kinds["max-attempts"] = int
     try:
         flags, plain = getopt.gnu_getopt(argv[1:], "", ["json", *words.split()])
-        for flag, value in ((flag[2:], value) for flag, value in flags):
-            value = kinds.get(flag, str)(value) if flag + "=" in words else True
-            setattr(args, flag, [*(getattr(args, flag) or ()), value] if flag in MANY else value)
+        for flag, text in ((flag[2:], text) for flag, text in flags):
+            value = kinds.get(flag, str)(text) if flag + "=" in words else True
+            attribute = attribute_of(flag)
+            before = getattr(args, attribute) or ()
+            setattr(args, attribute, [*before, value] if flag in MANY else value)
     except (getopt.GetoptError, ValueError) as error:
         raise Failure(USAGE, f"{error}; see dibs --help") from None
-    if getattr(args, "as") is not None and not one_line(getattr(args, "as")):
+    if args.sub is not None and not one_line(args.sub):
         raise Failure(USAGE, "--as wants a name")
     if not least <= len(plain) <= most:
         raise Failure(USAGE, f"{name} does not take {len(plain)} words; see dibs --help")
@@ -2376,21 +2582,21 @@ def parse(argv):
     return args
 
 
-def main(argv=None):
+def main(argv: "list[str] | None" = None) -> int:
     """Run one command; return its exit code. No expected failure ends in a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["hook"]:
         return run_hook(*argv[1:4])
     for stream in filter(None, (sys.stdout, sys.stderr)):
         getattr(stream, "reconfigure", dict)(errors="backslashreplace")
-    if {"-h", "--help", "help"} & {*argv[:2]}:
-        print(__doc__)
-        return YES
     try:
+        if {"-h", "--help", "help"} & {*argv[:2]}:
+            print(__doc__, flush=True)
+            return YES
         args, setup = parse(argv), Setup()
         for text in setup.conflicts() if args.command != "init" else ():
             talk(text)
-        return args.do(args, Session(setup, sub=getattr(args, "as") or ""))
+        return args.do(args, Session(setup, sub=args.sub or ""))
     except Failure as failure:
         talk(failure)
         if "--json" in argv and failure.problem:
@@ -2408,13 +2614,13 @@ def main(argv=None):
         return report_os_error(error)
 
 
-def report_os_error(error):
+def report_os_error(error: "OSError") -> int:
     """The machine lets us down: mostly, the answer has no place, as on a full disk."""
     talk(f"{error.filename or 'the answer could not be written'}: {error.strerror or error}")
     return USAGE
 
 
-def leave(code):
+def leave(code: int) -> "NoReturn":
     """End this process at once. Python would first take everything to pieces, which for a hook
     takes longer than its work."""
     for stream in filter(None, (sys.stdout, sys.stderr)):

@@ -4,6 +4,8 @@ importing.py asks this file, and checklists.py for markdown. Nothing here knows 
 damaged is named by line and field; what nobody knows is ignored.
 """
 
+from __future__ import annotations
+
 import csv
 import json
 import re
@@ -11,7 +13,22 @@ import unicodedata
 from bisect import bisect_right
 from json import decoder, scanner
 
-import dibs_client as client
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, Union
+
+    from client import dibs as client
+    from client.dibs import Json
+
+    Texts = list[str]
+    Kinds = Union[type, tuple[type, ...]]
+    Cells = dict[str, list[str]]  # of a row, by column
+    Row = tuple[Cells, str]  # and where it stands
+else:
+    import dibs_client as client
+
+    Json, Texts = dict, list
 
 TITLE_MOST, BODY_MOST, TAG_MOST, TAGS_MOST = 200, 8192, 50, 10
 CUT = "\n… (cut here: it was longer)"
@@ -49,19 +66,21 @@ class Elsewhere(str):
 class Item:
     """One task of a file. `fields` are those that the file says something about."""
 
-    def __init__(self, name, place, kind=OPEN):
+    def __init__(self, name: str, place: str, kind: str = OPEN) -> None:
         self.name, self.place, self.kind = name, place, kind
-        self.fields, self.needs, self.source = {}, [], ""
-        self.blocks = []  # those that need it
-        self.parent = None  # what it is a part of, by name
-        self.notes = []  # what a person should know of it
+        self.fields: Json = {}
+        self.needs: list[str] = []
+        self.source = ""
+        self.blocks: list[str] = []  # those that need it
+        self.parent: str | None = None  # what it is a part of, by name
+        self.notes: list[str] = []  # what a person should know of it
 
-    def title(self, text):
+    def title(self, text: str) -> Item:
         flat = plain(text)
         self.fields["title"] = flat[: TITLE_MOST - 1] + "…" if len(flat) > TITLE_MOST else flat
         return self
 
-    def body(self, *texts):
+    def body(self, *texts: str | None) -> Item:
         text = "\n\n".join(filter(None, map(lines_of, texts)))
         if len(text) > BODY_MOST:
             text = text[: BODY_MOST - len(CUT)] + CUT
@@ -69,12 +88,12 @@ class Item:
         self.fields["body"] = text
         return self
 
-    def body_above(self, groups):
+    def body_above(self, groups: list[Item]) -> None:
         """Say what it is a part of."""
         titles = " / ".join(one.fields.get("title", one.name) for one in reversed(groups))
         self.body(self.fields.get("body", ""), f"Part of: {titles}")
 
-    def tags(self, names):
+    def tags(self, names: Iterable[str]) -> Item:
         found = list(
             dict.fromkeys(filter(None, (plain(name)[:TAG_MOST].strip() for name in names)))
         )
@@ -82,32 +101,32 @@ class Item:
         return self
 
 
-def plain(text):
+def plain(text: str) -> str:
     """One line, without what shows nothing."""
     kept = (c for c in text if c.isascii() or not is_hidden(c))
     return " ".join("".join(kept).split())
 
 
-def is_hidden(char):
+def is_hidden(char: str) -> bool:
     return unicodedata.category(char) in ("Cf", "Co", "Cn") or "\ufe00" <= char <= "\ufe0f"
 
 
-def lines_of(text):
+def lines_of(text: str | None) -> str:
     return (text or "").replace("\r\n", "\n").replace("\r", "\n").strip("\n").rstrip()
 
 
-def state_of(word):
+def state_of(word: str) -> str:
     return STATES.get(plain(word).lower(), OPEN)
 
 
-def priority_of(word):
+def priority_of(word: str) -> int:
     return PRIORITIES.get(plain(word).lower(), 2)
 
 
 # JSON
 
 
-class Located(dict):
+class Located(Json):
     """A JSON object that knows its line."""
 
     line = 0
@@ -116,20 +135,21 @@ class Located(dict):
 class Decoder(json.JSONDecoder):
     """JSON whose objects know their lines; more slowly."""
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         super().__init__()
         self.ends = [match.start() for match in re.finditer("\n", text)]
         self.parse_object = self.located
-        self.scan_once = scanner.py_make_scanner(self)
+        # Both are in Python's module for such decoders, and in no description of its types.
+        self.scan_once = scanner.py_make_scanner(self)  # type: ignore[attr-defined]
 
-    def located(self, at, *rest):
-        value, end = decoder.JSONObject(at, *rest)
+    def located(self, at: tuple[str, int], *rest: Any) -> tuple[Located, int]:
+        value, end = decoder.JSONObject(at, *rest)  # type: ignore[attr-defined]
         found = Located(value)
         found.line = bisect_right(self.ends, at[1] - 1) + 1  # of its {
         return found, end
 
 
-def json_of(text):
+def json_of(text: str) -> Any:
     """The value of JSON, or the objects of JSON lines; Damaged where it is neither."""
     try:
         first, *rest = (line for line in text.split("\n") if line.strip())
@@ -146,7 +166,7 @@ def json_of(text):
         raise Damaged(f"line {getattr(error, 'lineno', 1)}: {broken(error)}") from None
 
 
-def json_lines(text):
+def json_lines(text: str) -> list[Located]:
     """The objects of lines of JSON. All broken lines are named."""
     found, faults = [], []
     for number, line in enumerate(text.split("\n"), 1):
@@ -166,12 +186,12 @@ def json_lines(text):
     return found
 
 
-def broken(error):
+def broken(error: Exception) -> str:
     where = f" at column {error.colno}" if hasattr(error, "colno") else ""
     return f"this is not JSON as expected{where}: {getattr(error, 'msg', error)}"
 
 
-def get(record, field, kinds, place):
+def get(record: Json, field: str, kinds: Kinds, place: str) -> Any:
     """A field of one of these kinds, or None; Damaged where it is something else."""
     value = record.get(field)
     if value is None or (isinstance(value, kinds) and not isinstance(value, bool)):
@@ -181,14 +201,14 @@ def get(record, field, kinds, place):
     raise Damaged(f"{place}, {field}: it has to be {wanted}")
 
 
-def need(record, field, kinds, place):
+def need(record: Json, field: str, kinds: Kinds, place: str) -> Any:
     value = get(record, field, kinds, place)
     if value is None or value == "":
         raise Damaged(f"{place}, {field}: it is missing")
     return value
 
 
-def names_of(values, place, field):
+def names_of(values: Iterable[Any], place: str, field: str) -> Iterator[str]:
     """Labels: texts, or objects with a name."""
     for value in values:
         name = value.get("name") if isinstance(value, dict) else value
@@ -197,7 +217,7 @@ def names_of(values, place, field):
         yield name
 
 
-def github(records, faults):
+def github(records: Iterable[Any], faults: Faults) -> Iterator[Item]:
     """Issues, as `gh issue list --json …` or the REST interface gives them."""
     for record, place in each(records, faults):
         if record.get("pull_request"):
@@ -206,7 +226,7 @@ def github(records, faults):
             yield github_issue(record, place)
 
 
-def github_issue(record, place):
+def github_issue(record: Json, place: str) -> Item:
     number = need(record, "number", int, place)
     place = f"{place} (#{number})"
     item = Item(f"#{number}", place, state_of(get(record, "state", str, place) or "open"))
@@ -231,7 +251,7 @@ def github_issue(record, place):
     return item
 
 
-def priority_of_labels(labels):
+def priority_of_labels(labels: list[str]) -> int:
     """The first of them that says one."""
     for label in labels:
         found = LABEL_PRIORITY.fullmatch(label.strip())
@@ -241,7 +261,7 @@ def priority_of_labels(labels):
     return 2
 
 
-def blockers(record, place, repository):
+def blockers(record: Json, place: str, repository: str) -> Iterator[str]:
     """The issues that an issue names as what blocks it, where the export has them."""
     for field in ("blockedBy", "blocked_by"):
         found = record.get(field)
@@ -255,7 +275,7 @@ def blockers(record, place, repository):
             yield named(other[2] if other else "", number, repository)
 
 
-def blockers_in(body, repository):
+def blockers_in(body: str, repository: str) -> Iterator[str]:
     """Those of its lines "Blocked by #12" and "Depends on #12, #13"."""
     for line in WAITS.findall(body):
         line = ISSUE.sub(lambda issue: f" {issue[2]}#{issue[3]} ", line)
@@ -263,12 +283,12 @@ def blockers_in(body, repository):
             yield named(elsewhere, number, repository)
 
 
-def named(elsewhere, number, repository):
+def named(elsewhere: str, number: str | int, repository: str) -> str:
     is_here = elsewhere in ("", repository)
     return f"#{number}" if is_here else Elsewhere(f"{elsewhere}#{number}")
 
 
-def beads(records, faults):
+def beads(records: Iterable[Any], faults: Faults) -> Iterator[Item]:
     """Beads' JSON lines."""
     for record, place in each(records, faults):
         if record.get("_type") in (None, "issue") and record.get("status") != "tombstone":
@@ -276,7 +296,7 @@ def beads(records, faults):
                 yield bead(record, place)
 
 
-def bead(record, place):
+def bead(record: Json, place: str) -> Item:
     name = need(record, "id", str, place)
     place = f"{place} ({client.word(name)})"
     item = Item(name, place, state_of(get(record, "status", str, place) or ""))
@@ -307,7 +327,7 @@ def bead(record, place):
     return item
 
 
-def taskmaster(lists, faults):
+def taskmaster(lists: Json, faults: Faults) -> Iterator[Item]:
     """Task Master's tasks: {tag: {tasks}}, or as before {tasks}."""
     if "tasks" in lists:
         lists = {"master": lists}
@@ -318,7 +338,7 @@ def taskmaster(lists, faults):
                 yield from task_and_parts(record, f"{place}, tag {client.word(tag)}", tag)
 
 
-def task_and_parts(record, place, tag, above=""):
+def task_and_parts(record: Json, place: str, tag: str, above: str = "") -> Iterator[Item]:
     """A task of Task Master, and its subtasks."""
     number = str(need(record, "id", (int, str), place))
     number = above + number.rpartition(".")[2] if above else number
@@ -349,13 +369,13 @@ def task_and_parts(record, place, tag, above=""):
 # CSV
 
 
-def delimiter_of(text):
+def delimiter_of(text: str) -> str:
     """A comma, a semicolon or a tab: what the header has most of, outside of quotes."""
     head = re.sub(r'"[^"]*"', "", text.lstrip().split("\n", 1)[0])
     return max(",;\t", key=head.count)
 
 
-def columns_of(text):
+def columns_of(text: str) -> set[str]:
     """What the header says, in small letters; {} where that is no line of CSV."""
     try:
         header = next(csv.reader([text.lstrip().split("\n", 1)[0]], delimiter=delimiter_of(text)))
@@ -364,7 +384,7 @@ def columns_of(text):
     return {plain(cell).lower() for cell in header}
 
 
-def rows_of(text):
+def rows_of(text: str) -> list[Row]:
     """[(cells by column, place)] of a CSV file, with commas, semicolons or tabs."""
     delimiter = delimiter_of(text)
     # Lines without their ends: a cell of several lines gets them back.
@@ -389,20 +409,20 @@ def rows_of(text):
     return rows
 
 
-def by_column(header, row):
-    cells = {}
+def by_column(header: list[str], row: list[str]) -> Cells:
+    cells: Cells = {}
     for column, cell in zip(header, row):
         cells.setdefault(column.lower(), []).extend([cell] if cell.strip() else [])
     return cells
 
 
-def first(cells, *columns):
+def first(cells: Cells, *columns: str) -> str:
     """The first cell that says something in one of these columns, or ''."""
     found = (cell for column in columns for cell in cells.get(column, ()))
     return next(found, "").strip()
 
 
-def split(cells, *columns):
+def split(cells: Cells, *columns: str) -> list[str]:
     """All names in these columns, which may be there several times or list several."""
     texts = (cell for column in columns for cell in cells.get(column, ()))
     return [name.strip() for text in texts for name in re.split(r"[,;\n]", text) if name.strip()]
@@ -411,14 +431,14 @@ def split(cells, *columns):
 JIRA_KEY = ("issue key", "work item key", "work item", "key")
 
 
-def jira(rows, faults):
+def jira(rows: list[Row], faults: Faults) -> Iterator[Item]:
     """Jira's CSV. Columns repeat: one for each link."""
     for cells, place in rows:
         with faults.catch():
             yield ticket(cells, place)
 
 
-def ticket(cells, place):
+def ticket(cells: Cells, place: str) -> Item:
     key = first(cells, *JIRA_KEY)
     if not key:
         raise Damaged(f"{place}, Issue key: it is missing")
@@ -444,14 +464,14 @@ def ticket(cells, place):
     return item
 
 
-def linear(rows, faults):
+def linear(rows: list[Row], faults: Faults) -> Iterator[Item]:
     """Linear's CSV."""
     for cells, place in rows:
         with faults.catch():
             yield linear_issue(cells, place)
 
 
-def linear_issue(cells, place):
+def linear_issue(cells: Cells, place: str) -> Item:
     name = first(cells, "id")
     if not name:
         raise Damaged(f"{place}, ID: it is missing")
@@ -477,7 +497,7 @@ def linear_issue(cells, place):
 # Which is it?
 
 
-def each(records, faults):
+def each(records: Iterable[Any], faults: Faults) -> Iterator[tuple[Json, str]]:
     """Each record with its place; what is no object is a fault."""
     for number, record in enumerate(records, 1):
         if isinstance(record, dict):
@@ -486,23 +506,25 @@ def each(records, faults):
             faults.append(f"entry {number}: it is no object")
 
 
-class Faults(list):
+class Faults(Texts):
     """What is wrong with a file, each in a few words."""
 
-    def catch(self):
+    def catch(self) -> Faults:
         return self
 
-    def __enter__(self):
+    def __enter__(self) -> Faults:
         return self
 
-    def __exit__(self, kind, error, _trace):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: object
+    ) -> bool:
         if kind is not None and issubclass(kind, Damaged):
             self += str(error).split("\n")
             return True
         return False
 
 
-def table(text):
+def table(text: str) -> tuple[str | None, list[Row]]:
     """(format, rows) of a CSV file; (None, []) where its header is nobody's."""
     columns = columns_of(text)
     if columns & set(JIRA_KEY) and "summary" in columns:
@@ -512,7 +534,7 @@ def table(text):
     return None, []
 
 
-def document(text):
+def document(text: str) -> tuple[str | None, Any]:
     """(format, what it reads) of JSON; (None, None) where nobody knows it."""
     value = json_of(text)
     if isinstance(value, dict):
@@ -531,7 +553,7 @@ def document(text):
     return None, None
 
 
-READERS = {
+READERS: dict[str, Callable[[Any, Faults], Iterator[Item]]] = {
     "github": github,
     "beads": beads,
     "taskmaster": taskmaster,

@@ -5,13 +5,24 @@ and asks the service only where a claim is over by our own clock. What it cannot
 variable, `python -c`) it does not stop.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import time
 
-import dibs_client as client
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-shell, passing, work = (client.part(name) for name in ("shell", "passing", "work"))
+    from client import dibs as client
+    from client import passing, shell, work
+    from client.dibs import Json, Session
+    from client.shell import Line
+else:
+    import dibs_client as client
+
+    shell, passing, work = (client.part(name) for name in ("shell", "passing", "work"))
 
 CONFIRM_S, DOWN_S, QUIET_S = 2.0, 600, 600
 # What a dibs command never needs, and what an agent that was talked into it would write down where
@@ -27,7 +38,9 @@ SECRETS = (
 PRIVATE_NAMES = r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|DIBS_SESSION"  # of variables
 
 
-def decision(session, payload, before=(), after=()):
+def decision(
+    session: Session, payload: Json, before: Sequence[str] = (), after: Sequence[str] = ()
+) -> Json | None:
     """What a hook says before a tool is used, as Claude Code reads it; None is nothing. A dibs
     command that passes is given the words `before` and `after`."""
     given = payload.get("tool_input")
@@ -49,7 +62,7 @@ def decision(session, payload, before=(), after=()):
     return about_work(session, payload, work.is_work(session.setup.root, payload, command, cwd))
 
 
-def reason_to_ask(command):
+def reason_to_ask(command: str) -> str:
     """Why a person should see a dibs command first, or '': what it writes, many may read."""
     try:
         words = words_of_dibs(shell.read(command))
@@ -62,7 +75,7 @@ def reason_to_ask(command):
     return "it writes a long text" if max(map(len, words), default=0) > client.QUOTED_MOST else ""
 
 
-def words_of_dibs(parts):
+def words_of_dibs(parts: Line) -> list[str]:
     """The words of dibs commands, and of lines that another command is given to run."""
     found = []
     for command in (part for part in parts if not isinstance(part, str)):
@@ -75,11 +88,11 @@ def words_of_dibs(parts):
     return found
 
 
-def is_dibs(text):
+def is_dibs(text: str) -> bool:
     return os.path.basename(text) in ("dibs", "dibs.py")
 
 
-def about_work(session, payload, is_work):
+def about_work(session: Session, payload: Json, is_work: bool) -> Json | None:
     """What the hook says about work on the repository; None is nothing."""
     gate, text, now = session.setup.gate, "", time.time()
     is_unclaimed = is_work and payload.get("permission_mode") != "plan" and not holds(session)
@@ -103,7 +116,7 @@ def about_work(session, payload, is_work):
     return {"additionalContext": text.strip()}
 
 
-def holds(session):
+def holds(session: Session) -> bool:
     """Is what this session works on surely its own? `dibs run` says what it is, and so may others
     with DIBS_TASK; else any task will do."""
     task, live = os.environ.get("DIBS_TASK"), session.live_here()
@@ -112,7 +125,7 @@ def holds(session):
     return task in live if task else bool(live)
 
 
-def advice(session):
+def advice(session: Session) -> str:
     task = os.environ.get("DIBS_TASK")
     if task and client.is_word(task):
         what = f"works on {task} (DIBS_TASK) and does not hold it"
@@ -122,13 +135,13 @@ def advice(session):
     return f" This session holds no task; `{command_line()} {how}` takes {takes}."
 
 
-def command_line():
+def command_line() -> str:
     """How to call dibs from any folder."""
     path = os.path.join(client.here(), "dibs")
     return "sh " + passing.quoted(path) if os.path.isfile(path) else client.COMMAND
 
 
-def confirmed_now(session):
+def confirmed_now(session: Session) -> list[str]:
     """Ask once about claims that are over by our own clock and that nobody said are lost: a long
     call of a tool outruns the beats. What could not be asked is told, and does not stop work."""
     over = {task: c for task, c in session.data["claims"].items() if task not in session.live()}

@@ -4,13 +4,24 @@ dibs.py imports this file when a look at its stamp was not enough. Here no word 
 that another party wrote, and nothing that fails is told: the session's work goes on.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
 import time
 from contextlib import suppress
 
-import dibs_client as client
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from client import dibs as client
+    from client.dibs import Json, Session
+
+    Act = tuple[str, Json, float, int]  # what is called, its body, patience for the lock, attempts
+else:
+    import dibs_client as client
 
 DOWN_S = 120  # for how long a service that did not answer is not waited for at a turn's end
 LIST_S = 2.0  # for how long the start of a session waits to hear whether there is a list
@@ -23,10 +34,9 @@ SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "busybox", "env", "timeout
 ENDED, AT_WORK = client.HOOK_NOTES
 
 
-def run(session, payload, before=()):
+def run(session: Session, payload: Json, before: Sequence[str] = ()) -> None:
     """See to an event that dibs.py could not decide by a look at its stamp. `before` is what stands
     before a dibs command of this agent's."""
-    payload = json.loads(payload)
     session.event = payload["hook_event_name"]
     session.load()
     if not client.agent_id():
@@ -38,37 +48,46 @@ def run(session, payload, before=()):
     elif session.event == "SessionStart":
         on_start(session, payload)
     elif session.event == "PreToolUse":
-        sub = client.one_line(str(payload.get("agent_id") or ""))
-        after = ("--as", sub) if sub else ()  # a sub-agent is itself, also where it does not say so
-        decision = client.part("gate").decision(session, payload, before, after)
-        if decision:
-            decision["hookEventName"] = "PreToolUse"
-            print(json.dumps({"hookSpecificOutput": decision}))
+        before_tool(session, payload, before)
     elif session.event == "SubagentStart":
         say(session, about_parent(session, payload))
     elif session.event == "SessionEnd" and payload.get("reason") == "clear":
         note_cleared(session)
         session.save()
     else:
-        before = see_to_all(session, payload)
+        lost_before = see_to_all(session, payload)
         if session.event in ("PostToolUse", "UserPromptSubmit"):
-            say(session, about_losses(session, payload, before))
+            say(session, about_losses(session, payload, lost_before))
 
 
-def say(session, text):
+def before_tool(session: Session, payload: Json, before: Sequence[str]) -> None:
+    """Say what gate.py has to say before a tool is used."""
+    if TYPE_CHECKING:
+        from client import gate
+    else:
+        gate = client.part("gate")
+    sub = client.one_line(str(payload.get("agent_id") or ""))
+    after = ("--as", sub) if sub else ()  # a sub-agent is itself, also where it does not say so
+    decision = gate.decision(session, payload, before, after)
+    if decision:
+        decision["hookEventName"] = "PreToolUse"
+        print(json.dumps({"hookSpecificOutput": decision}))
+
+
+def say(session: Session, text: str) -> None:
     """Tell the agent, where its machinery hands that on at this event."""
     if text:
         told = {"hookEventName": session.event, "additionalContext": client.one_line(text)}
         print(json.dumps({"hookSpecificOutput": told}))
 
 
-def is_known_down(session):
+def is_known_down(session: Session) -> bool:
     """Did a call fail a moment ago? A turn's end does not wait for that service again."""
     since_s = session.begun - session.data.get("unreachable_at", 0)
     return 0 <= since_s < DOWN_S and not os.environ.get("DIBS_HOOK_LATER")
 
 
-def see_to_it_later(payload):
+def see_to_it_later(payload: Json) -> None:
     """Have another process try, for which nobody waits."""
     import subprocess
 
@@ -81,16 +100,17 @@ def see_to_it_later(payload):
         start_new_session=True,
         env=dict(os.environ, DIBS_HOOK_LATER="1"),
     )
-    child.stdin.write(json.dumps(payload).encode())
-    child.stdin.close()
+    if child.stdin:
+        child.stdin.write(json.dumps(payload).encode())
+        child.stdin.close()
     child.returncode = 0  # nobody asks how it ended
 
 
-def is_remote():
+def is_remote() -> bool:
     return os.environ.get("CLAUDE_CODE_REMOTE") == "true"
 
 
-def see_to_all(session, payload):
+def see_to_all(session: Session, payload: Json) -> dict[str, list[Json]]:
     """Beat, park or release for all of this session: every repository of it, every sub-agent.
     Return what each had lost before, by where it is kept."""
     members = [(one, act_of(one, payload)) for one in session.family()]
@@ -102,7 +122,7 @@ def see_to_all(session, payload):
     return before
 
 
-def post_all(due):
+def post_all(due: list[tuple[Session, Act]]) -> None:
     """Several writes at once, in the time of one."""
     for one, _ in due:
         one.is_led = True
@@ -121,13 +141,13 @@ def post_all(due):
         one.is_led = False
 
 
-def post(one, act):
+def post(one: Session, act: Act) -> None:
     """One write of one member. What fails is tried again at the next event."""
     with suppress(client.Failure):
         one.post(*act, timeout_s=client.HOOK_TIMEOUT_S)
 
 
-def act_of(one, payload):
+def act_of(one: Session, payload: Json) -> Act | None:
     """What an event means for the claims of one of the family: (act, body, patience for the lock,
     attempts), or None."""
     event, claims = one.event, one.load().data["claims"]
@@ -145,19 +165,19 @@ def act_of(one, payload):
         return "heartbeat", with_note(claims, "parked", ENDED), 3, 1
     if event == "SessionStart" and state_at_start(one, payload) == "parked":
         return "heartbeat", {"state": "parked"}, 1, 1
-    one.data["ended"] = one.data.get("ended") and not is_its_own
+    one.data["ended"] = bool(one.data.get("ended") and not is_its_own)
     if one.data["ended"]:  # a sub-agent that is over: its claims wait
         return None
     return "heartbeat", with_note(claims, "working", AT_WORK), 1, 1
 
 
-def state_at_start(one, payload):
+def state_at_start(one: Session, payload: Json) -> str:
     """`/clear` begins no work: what waited for a person still does."""
     is_idle = payload.get("source") == "clear" and one.data.get("parked_at")
     return "parked" if is_idle else "working"
 
 
-def with_note(claims, state, note):
+def with_note(claims: dict[str, Json], state: str, note: str) -> Json:
     """A heartbeat of all: why they wait, where nobody has said anything else, and that they do no
     longer."""
     notes = {claim.get("note") or "" for claim in claims.values()}
@@ -166,7 +186,7 @@ def with_note(claims, state, note):
     return {"state": state, "note": note} if is_due else {"state": state}
 
 
-def about_losses(session, payload, before):
+def about_losses(session: Session, payload: Json, before: dict[str, list[Json]]) -> str:
     """What was lost, for who is at work: a sub-agent hears its own, and once its parent's."""
     sub, texts = client.one_line(str(payload.get("agent_id") or "")), []
     for one in session.family():
@@ -181,7 +201,7 @@ def about_losses(session, payload, before):
     return f"dibs: {text}. Stop work on it, and push nothing of it." if text else ""
 
 
-def held_by(session):
+def held_by(session: Session) -> str:
     """What the family holds, in words, by our own clocks; first what is here."""
     found = []
     for one in session.family():
@@ -200,7 +220,7 @@ def held_by(session):
     return ", ".join([*found[:3], *more])
 
 
-def show_status(payload):
+def show_status(payload: bytes) -> None:
     """What is held, for the person, from files alone: T-1, 24 min left"""
     folder = client.field_of(payload, "project_dir") or os.environ.get("CLAUDE_PROJECT_DIR")
     heard, found = "" if client.agent_id() else client.field_of(payload, "session_id"), []
@@ -216,7 +236,7 @@ def show_status(payload):
         print("; ".join(found[:3]))
 
 
-def about_parent(session, payload):
+def about_parent(session: Session, payload: Json) -> str:
     """What a sub-agent should know: what it works under, and who it is."""
     name = str(payload.get("agent_id") or "")
     name = name if client.is_word(name) and name[0] != "-" else "NAME"
@@ -226,7 +246,7 @@ def about_parent(session, payload):
     return text + f" Another task you claim as yourself: {client.COMMAND} claim TASK --as {name}"
 
 
-def on_start(session, payload):
+def on_start(session: Session, payload: Json) -> None:
     """Facts for the agent, in at most 100 tokens."""
     source, facts = payload.get("source"), []
     if source == "clear":
@@ -267,7 +287,7 @@ def on_start(session, payload):
     print(client.one_line(" ".join(facts)))
 
 
-def has_list(session):
+def has_list(session: Session) -> bool:
     """Has the team a list on which something is left to do? Nothing of it is told. Where nobody
     answered a moment ago, or not in time, none."""
     if time.time() - session.data.get("unreachable_at", 0) < DOWN_S:
@@ -282,13 +302,13 @@ def has_list(session):
         return False
 
 
-def note_process(session):
+def note_process(session: Session) -> None:
     """Note which process this agent is, for its commands, to which it tells no id of its own."""
     with suppress(OSError):
         keep_process(session)
 
 
-def keep_process(session):
+def keep_process(session: Session) -> None:
     folder, own = os.path.join(session.place, "agents"), client.percent_encoded(session.heard)
     process = agent_process().replace(" ", "-")
     if not (own and process and os.path.isdir("/proc/self")):
@@ -309,7 +329,7 @@ def keep_process(session):
 CLEARED_S = 60  # from the end of a conversation by `/clear` to the start of the next
 
 
-def note_cleared(session):
+def note_cleared(session: Session) -> None:
     """Note that this conversation ended by `/clear`: the next one goes on with its session."""
     process = agent_process() or "-"
     words = (session.heard or "-", place_of_work(session), process, str(time.time()))
@@ -319,11 +339,11 @@ def note_cleared(session):
         file.write(" ".join(map(client.percent_encoded, words)) + "\n")
 
 
-def place_of_work(session):
+def place_of_work(session: Session) -> str:
     return os.path.realpath(session.setup.root or os.environ.get("CLAUDE_PROJECT_DIR") or ".")
 
 
-def gone_on(session):
+def gone_on(session: Session) -> tuple[Session, str]:
     """(the session that goes on after `/clear`, what to say about that): the one which the same
     agent has just left in this checkout. Where two may be meant, none."""
     heard = session.heard
@@ -350,14 +370,14 @@ def gone_on(session):
     return session.load(), ""
 
 
-def is_recent(text):
+def is_recent(text: str) -> bool:
     try:
         return abs(time.time() - float(text)) < CLEARED_S
     except ValueError:
         return False
 
 
-def change_places(session, old):
+def change_places(session: Session, old: str) -> None:
     """From now on the agent's new id stands for the session of the old one, and the old id for the
     one that the new id stood for: no two ids ever stand for one."""
     table, new = client.moved(session.place), session.heard
@@ -366,7 +386,7 @@ def change_places(session, old):
     session.replace_file("", "\n".join(lines) + "\n", os.path.join(session.place, "moved"))
 
 
-def agent_process():
+def agent_process() -> str:
     """The process whose hook this is, as "number start": what has started us, shells left out. ''
     where that cannot be known. The start tells it from a later process of the same number."""
     number = os.getppid()
@@ -378,7 +398,7 @@ def agent_process():
     return ""
 
 
-def process(number):
+def process(number: int) -> tuple[int, str, str]:
     """(number of its parent, name, "number start") of a process; (0, "", "") where there is none
     that runs: a dead one whose parent has not asked yet how it ended is none, and neither is one
     that somebody has stopped."""
@@ -396,7 +416,7 @@ def process(number):
     )
 
 
-def process_by_ps(number):
+def process_by_ps(number: int) -> tuple[str, str, str, str]:
     """The same from `ps`, where there is no /proc (macOS)."""
     import subprocess
 
@@ -409,7 +429,7 @@ def process_by_ps(number):
     return state, parent, os.path.basename(name.strip()), "-".join(start)
 
 
-def start_keeper(session):
+def start_keeper(session: Session) -> None:
     """Start the process that beats while one tool runs for long, and that ends with the agent."""
     import subprocess
 
@@ -428,7 +448,7 @@ def start_keeper(session):
     )
 
 
-def keep(session, agent):
+def keep(session: Session, agent: str) -> None:
     """Beat while a tool runs, for no other event comes meanwhile; as long as the agent lives. A
     call that was interrupted ends with the turn, and counts for two hours at most."""
     import fcntl
@@ -450,7 +470,7 @@ def keep(session, agent):
         time.sleep(KEEPER_LOOKS_S)
 
 
-def beat_quietly(session):
+def beat_quietly(session: Session) -> None:
     """Beat for all of this session; what fails is tried again at the next look."""
     session.begun = time.time()
     with suppress(client.Failure):

@@ -5,13 +5,27 @@ it. All of it is looked at first, here and by the service (a dry run), so that a
 changes nothing. A task is known by its source and the id that it has there, never by its title.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
 import time
 import unicodedata
 
-import dibs_client as client
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any
+
+    from client import checklists, formats
+    from client import dibs as client
+    from client.dibs import Args, Json, Session, Setup
+    from client.formats import Faults, Item
+else:
+    import dibs_client as client
+
+    formats, checklists = client.part("formats"), client.part("checklists")
 
 FILE_MOST = 8 << 20
 BATCH_MOST, BATCH_BYTES = 500, (1 << 20) - 4096
@@ -22,42 +36,39 @@ CIRCLE = "need each other"  # as the service says it
 PATIENCE_S = 120  # in all, where the service says that we ask too often
 CALL_S = 20.0
 GH_DEFAULT = 30  # issues that `gh issue list` gives unless --limit says more
-KINDS = ("github", "beads", "taskmaster", "jira", "linear", "speckit", "openspec", "kiro")
-KINDS += ("markdown",)
+KINDS = (
+    *("github", "beads", "taskmaster", "jira", "linear", "speckit", "openspec", "kiro"),
+    "markdown",
+)
 
 
-def do_import(args, session):
+def do_import(args: Args, session: Session) -> int:
     """import: read, plan, show, and write what a person agrees to."""
     session.load().setup.check()
-    checklists = parts(session.setup)[1]
     if args.order not in (None, *checklists.ORDERS):
         raise usage(f"--order takes {', '.join(checklists.ORDERS)}")
     if args.format not in (None, *KINDS):
         raise usage(f"--format takes {', '.join(KINDS)}")
-    paths = [args.task, *args.words]
+    paths = [args.named(), *args.words]
     items, told = read_all(args, session.setup, paths)
     listed = {task["task"]: task for task in all_listed(session)}
     plan = Plan(items, listed, args)
     stop_at(plan.faults, paths)
     plan.learn(written(session, plan, plan.entries, is_dry=True))
     show(plan, told, args)
-    if plan.is_empty() or getattr(args, "dry-run"):
-        return say(args, plan, is_dry=bool(getattr(args, "dry-run")))
+    if plan.is_empty() or args.dry_run:
+        return say(args, plan, is_dry=bool(args.dry_run))
     if not (args.yes or agreed()):
         return client.REFUSED
     write(session, plan)
     return say(args, plan)
 
 
-def parts(setup):
-    return client.part("formats", setup), client.part("checklists", setup)
-
-
-def usage(text):
+def usage(text: str) -> client.Failure:
     return client.Failure(client.USAGE, text)
 
 
-def stop_at(faults, paths):
+def stop_at(faults: list[str], paths: Sequence[str]) -> None:
     """Name what is wrong, and write nothing."""
     if not faults:
         return
@@ -72,10 +83,10 @@ def stop_at(faults, paths):
 # Reading
 
 
-def read_all(args, setup, paths):
+def read_all(args: Args, setup: Setup, paths: list[str]) -> tuple[list[Item], Iterator[str]]:
     """(items, what to tell of how they were read) of all files, or Failure."""
-    formats = parts(setup)[0]
-    items, faults, kinds = [], formats.Faults(), []
+    items: list[Item] = []
+    faults, kinds = formats.Faults(), []
     for path in paths:
         before, count = len(faults), len(items)
         with faults.catch():
@@ -92,10 +103,9 @@ def read_all(args, setup, paths):
     return items, told_of(items, kinds, args)
 
 
-def read_file(args, setup, path, faults):
+def read_file(args: Args, setup: Setup, path: str, faults: Faults) -> tuple[str, list[Item]]:
     """(format, items) of one file. Raises Damaged."""
-    formats, checklists = parts(setup)
-    text = text_of(formats, path)
+    text = text_of(path)
     kind, given = detected(args, setup, path, text)
     if kind in formats.READERS:
         items = list(formats.READERS[kind](given, faults))
@@ -110,7 +120,7 @@ def read_file(args, setup, path, faults):
     return kind, items
 
 
-def text_of(formats, path):
+def text_of(path: str) -> str:
     """The text of a file, of which every line ends alike. Raises Damaged."""
     if path == "-":
         data = sys.stdin.buffer.read(FILE_MOST + 1)
@@ -135,10 +145,9 @@ def text_of(formats, path):
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def detected(args, setup, path, text):
+def detected(args: Args, setup: Setup, path: str, text: str) -> tuple[str, Any]:
     """(format, what its reader takes). Raises Damaged where it is not the one that was named, or
     none that anybody knows."""
-    formats, checklists = parts(setup)
     kind, given = None, None
     is_json = text.lstrip()[:1] in "[{" and not checklists.BOX.match(text.lstrip().split("\n")[0])
     if args.format in (None, *formats.READERS) and is_json:
@@ -159,7 +168,7 @@ def detected(args, setup, path, text):
     )
 
 
-def place_of(args, setup, path):
+def place_of(args: Args, setup: Setup, path: str) -> tuple[str, str]:
     """(what a checklist's tasks are called after, its path in the repository): its folder, where it
     is a tasks.md, else its own name."""
     if path == "-":
@@ -175,7 +184,7 @@ def place_of(args, setup, path):
     return args.source or (above if stem.lower() == "tasks" else stem), "/".join(steps)
 
 
-def told_of(items, kinds, args):
+def told_of(items: list[Item], kinds: list[str], args: Args) -> Iterator[str]:
     """What a person should know of how the file was read, in sentences."""
     noted = {note: [i for i in items if note in i.notes] for note in ("cut", "blocked")}
     if noted["cut"]:
@@ -196,9 +205,11 @@ def told_of(items, kinds, args):
 class Plan:
     """What a file comes to: entries for the service, in the order in which they may be written."""
 
-    def __init__(self, items, listed, args):
-        self.items, self.listed, self.faults = items, listed, []
-        self.by_name, self.changes = {}, {change: [] for change in client.CHANGES}
+    def __init__(self, items: list[Item], listed: dict[str, Json], args: Args) -> None:
+        self.items, self.listed = items, listed
+        self.faults: list[str] = []
+        self.by_name: dict[str, Item] = {}
+        self.changes: dict[str, list[str]] = {change: [] for change in client.CHANGES}
         for item in items:
             self.add(item, args.prefix or "")
         self.take_groups()
@@ -207,18 +218,18 @@ class Plan:
         self.take_needs()
         self.check_sources()
         self.graph = {task: needs_of(one) for task, one in listed.items()}
-        self.drops = self.dropped(getattr(args, "keep-gone"))
+        self.drops = self.dropped(args.keep_gone)
         self.graph.update((item.name, item.needs) for item in self.todo)
         self.graph.update((task, []) for task, _ in self.drops)
         self.order = [] if self.faults else self.needs_first()
         self.entries = [entry_of(item) for item in self.todo]
         self.where = {item.name: item for item in items}
 
-    def add(self, item, prefix):
+    def add(self, item: Item, prefix: str) -> None:
         """Give an item its whole name; what is there twice is a fault."""
 
-        def whole(name):
-            is_ours = not isinstance(name, client.part("formats").Elsewhere)
+        def whole(name: str) -> str:
+            is_ours = not isinstance(name, formats.Elsewhere)
             return unicodedata.normalize("NFC", (prefix if is_ours else "") + name)
 
         item.source = item.source[:SOURCE_MOST]
@@ -231,10 +242,10 @@ class Plan:
             )
             self.faults.append(text)
 
-    def take_groups(self):
+    def take_groups(self) -> None:
         """What is done as a whole is done in all its parts; a heading is no task, and its parts
         wait for what it waits for."""
-        self.parts = {}
+        self.parts: dict[str, list[Item]] = {}
         for item in self.items:
             if item.parent in self.by_name:
                 self.parts.setdefault(item.parent, []).append(item)
@@ -251,7 +262,7 @@ class Plan:
             if groups and item.kind == "open":
                 item.body_above(groups)
 
-    def above(self, item):
+    def above(self, item: Item) -> Iterator[Item]:
         """What an item is a part of, the nearest first."""
         seen = set()
         while item.parent in self.by_name and item.parent not in seen:
@@ -259,7 +270,7 @@ class Plan:
             item = self.by_name[item.parent]
             yield item
 
-    def leaves(self, item):
+    def leaves(self, item: Item) -> list[str]:
         """The tasks that a heading stands for."""
         found, left, seen = [], [item], set()
         while left:
@@ -270,7 +281,7 @@ class Plan:
                 found += [one.name] if one.kind != "group" else []
         return found
 
-    def take_needs(self):
+    def take_needs(self) -> None:
         """Needs by the names that they have here, without those that are done over there."""
         for item in self.items:
             for other in item.blocks:
@@ -287,10 +298,10 @@ class Plan:
             over = {name for name in needs if self.is_closed(name)}
             item.needs = [name for name in dict.fromkeys(needs) if name not in over]
 
-    def is_closed(self, name):
+    def is_closed(self, name: str) -> bool:
         return name in self.by_name and self.by_name[name].kind == "closed"
 
-    def check_sources(self):
+    def check_sources(self) -> None:
         """A name that another source has already is another task. An export that did not say of
         which repository it is may be of this one."""
         for item in self.todo:
@@ -301,10 +312,10 @@ class Plan:
                 text += f"{client.word(source)}; --prefix NAME/ tells them apart"
                 self.faults.append(text)
 
-    def source_of(self, task):
+    def source_of(self, task: str) -> str:
         return ((self.listed.get(task) or {}).get("listed") or {}).get("source") or ""
 
-    def dropped(self, keep_gone):
+    def dropped(self, keep_gone: bool | None) -> list[tuple[str, str]]:
         """(task, why) of what is on our list from these sources and is not to be done any more."""
         names = {item.name for item in self.todo}
         found = []
@@ -317,7 +328,7 @@ class Plan:
                 found.append((task, "gone"))
         return found
 
-    def needs_first(self):
+    def needs_first(self) -> list[str]:
         """All names, each behind what it needs. A circle is a fault, with its path."""
         found, done, path = [], set(), {}
         for start in self.graph:
@@ -339,7 +350,7 @@ class Plan:
                     stack.append((need, iter(self.graph.get(need, ()))))
         return found
 
-    def tell_circle(self, names):
+    def tell_circle(self, names: list[str]) -> None:
         item = next((self.by_name[name] for name in names if name in self.by_name), None)
         place = f"{item.place}, needs: " if item else ""
         if len(names) == 1:
@@ -348,20 +359,20 @@ class Plan:
         around = " needs ".join(map(client.word, [*names[:10], *names[:1]]))
         self.faults.append(f"{place}these need each other: {around}")
 
-    def turns(self, entry):
+    def turns(self, entry: Json) -> bool:
         """Does a task that is listed need others than before?"""
         one = self.listed.get(entry["task"])
         return one is not None and sorted(needs_of(one)) != sorted(entry["needs"])
 
-    def learn(self, told):
+    def learn(self, told: dict[str, list[str]]) -> None:
         """What the service says that would change."""
         for change, names in told.items():
             self.changes[change] += names
 
-    def is_empty(self):
+    def is_empty(self) -> bool:
         return not (self.changes["created"] or self.changes["updated"] or self.drops)
 
-    def steps(self):
+    def steps(self) -> list[Json]:
         """The entries to write, in an order in which no part of them makes a circle with what is
         still as before: what goes, then what was there, each behind its needs, then what is new."""
         entries = {entry["task"]: entry for entry in self.entries}
@@ -374,24 +385,25 @@ class Plan:
         ]
 
 
-def needs_of(one):
+def needs_of(one: Json) -> list[str]:
     return list((one.get("listed") or {}).get("needs") or ())
 
 
-def entry_of(item):
+def entry_of(item: Item) -> Json:
     return {"task": item.name, "needs": item.needs, "source": item.source, **item.fields}
 
 
 # The service
 
 
-def all_listed(session):
+def all_listed(session: Session) -> list[Json]:
     return client.tasks_of(session, "", 1 << 30)[0]
 
 
-def batches(entries):
+def batches(entries: list[Json]) -> Iterator[list[Json]]:
     """They in the portions that the service takes."""
-    batch, size = [], 0
+    batch: list[Json] = []
+    size = 0
     for entry in entries:
         more = len(json.dumps(entry)) + 2
         if batch and (len(batch) == BATCH_MOST or size + more > BATCH_BYTES):
@@ -403,9 +415,11 @@ def batches(entries):
         yield batch
 
 
-def written(session, plan, entries, is_dry=False):
+def written(
+    session: Session, plan: Plan, entries: list[Json], is_dry: bool = False
+) -> dict[str, list[str]]:
     """What the service says to each portion: what it would do, or has done."""
-    told = {change: [] for change in client.CHANGES}
+    told: dict[str, list[str]] = {change: [] for change in client.CHANGES}
     faults = []
     for batch in batches(entries):
         try:
@@ -421,7 +435,7 @@ def written(session, plan, entries, is_dry=False):
     return told
 
 
-def looked(session, plan, batch):
+def looked(session: Session, plan: Plan, batch: list[Json]) -> Json:
     """What the service would do with a portion. Beside what is still as before it may make a circle
     that the whole does not make: then it is looked at without the needs that change."""
     try:
@@ -441,19 +455,21 @@ def looked(session, plan, batch):
     return dict(reply, unchanged=same, updated=[*reply["updated"], *moved])
 
 
-def write(session, plan):
+def write(session: Session, plan: Plan) -> None:
     """Write what the plan says; a part that failed is done by running the import again."""
     written(session, plan, plan.steps())
 
 
-def unfinished(failure, count, entries, is_dry):
+def unfinished(
+    failure: client.Failure, count: int, entries: list[Json], is_dry: bool
+) -> client.Failure:
     if is_dry:
         return failure
     text = f"{count} of {len(entries)} changes were written; running this again does the rest: "
     return client.Failure(failure.code, text + str(failure), failure.problem)
 
 
-def posted(session, body):
+def posted(session: Session, body: Json) -> Json:
     """The service's answer; where it says that we ask too often, it is asked again later."""
     give_up = time.monotonic() + PATIENCE_S
     while True:
@@ -466,7 +482,7 @@ def posted(session, body):
         time.sleep(wait_s)
 
 
-def faults_of(plan, batch, problem):
+def faults_of(plan: Plan, batch: list[Json], problem: Json) -> list[str]:
     """What the service says is wrong, by where it stands in the file."""
     found = []
     for error in problem.get("errors") or () if problem.get("code") == "invalid" else ():
@@ -484,14 +500,14 @@ def faults_of(plan, batch, problem):
 # Talking to people
 
 
-def some(names):
+def some(names: Iterable[Item | str]) -> str:
     """A few of them, and how many more there are."""
-    names = [client.word(getattr(name, "name", name)) for name in names]
-    more = f" and {len(names) - SHOWN_MOST} more" if len(names) > SHOWN_MOST else ""
-    return ", ".join(names[:SHOWN_MOST]) + more
+    shown = [client.word(one if isinstance(one, str) else one.name) for one in names]
+    more = f" and {len(shown) - SHOWN_MOST} more" if len(shown) > SHOWN_MOST else ""
+    return ", ".join(shown[:SHOWN_MOST]) + more
 
 
-def show(plan, told, args):
+def show(plan: Plan, told: Iterable[str], args: Args) -> None:
     """The plan, on stderr."""
     closed = [item for item in plan.items if item.kind == "closed"]
     sources = ", ".join(map(client.word, sorted(plan.sources)))
@@ -509,7 +525,7 @@ def show(plan, told, args):
         client.talk("  note: " + text)
 
 
-def warnings(plan):
+def warnings(plan: Plan) -> Iterator[str]:
     """What a person may not expect."""
     known = {item.name for item in plan.todo} | set(plan.listed)
     known -= {task for task, _ in plan.drops}
@@ -526,7 +542,7 @@ def warnings(plan):
         yield f"somebody works on these; their claims go on: {some(held)}"
 
 
-def agreed():
+def agreed() -> bool:
     """Ask the person at the terminal; Failure where nobody is there."""
     try:
         if not sys.stderr.isatty():
@@ -538,7 +554,7 @@ def agreed():
         raise usage("nothing was written: say --yes to write this") from None
 
 
-def say(args, plan, is_dry=False):
+def say(args: Args, plan: Plan, is_dry: bool = False) -> int:
     """The one line of the result."""
     changes = dict(plan.changes, dropped=[task for task, _ in plan.drops])
     if args.json:

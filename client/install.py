@@ -7,6 +7,8 @@ What goes into files of yours is inserted as text, so that every other byte of t
 order included, stays. undo.json remembers each piece; taking dibs out cuts just these.
 """
 
+from __future__ import annotations
+
 import difflib
 import json
 import os
@@ -16,12 +18,24 @@ import sys
 import time
 from contextlib import suppress
 
-try:
-    import dibs_client as client
-except ImportError:  # a dibs.py from before 0.2 has fetched this file, or somebody runs it
-    text = "dibs: this dibs.py is older than its service: fetch it again, from /client/dibs.py"
-    print(text, file=sys.stderr)
-    sys.exit(2)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Optional, Union
+
+    from client import dibs as client
+    from client.dibs import Args, Json, Session, Setup
+
+    Tell = Callable[..., None]
+    Texts = dict[str, Optional[str]]  # files by their paths; None where there is none
+    Folder = Union[int, str]  # a descriptor, or where folders cannot be opened a path
+else:
+    try:
+        import dibs_client as client
+    except ImportError:  # a dibs.py from before 0.2 has fetched this file, or somebody runs it
+        text = "dibs: this dibs.py is older than its service: fetch it again, from /client/dibs.py"
+        print(text, file=sys.stderr)
+        sys.exit(2)
 
 SETTINGS = ".claude/settings.json"
 # Each agent's file with hooks, and by what else a repository shows that it is in use.
@@ -52,7 +66,7 @@ OURS = tuple(
 JSON_WORD = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:[^"\\]|\\.)*"|[{}\[\]]|[^\s{}\[\],:"]+', re.DOTALL)
 
 
-def do_init(args, session):
+def do_init(args: Args, session: Session) -> int:
     """Show and write what changes: all of dibs in, or with --remove all of it out."""
     setup = session.setup
     if not setup.root:
@@ -74,20 +88,21 @@ def do_init(args, session):
     return client.YES
 
 
-def change(args, setup):
-    """Work out what changes, show it, write it; return the paths."""
+def change(args: Args, setup: Setup) -> list[str]:
+    """Work out what changes, show it, write it; return the paths. The root is where we are."""
+    root = setup.root or "."
     before = {path: read(path) for path in (*SHARED, *OURS, SKILL_TOO)}
     after, spots = taken_out(before)
     args.agents = agents(args, json.loads(before[OURS[-1]] or "{}"))
     if not args.remove:
         setup.url, setup.key = source_of(args, setup), ""  # what it asks for, everybody may read
-        setup.project = args.project or setup.project or folder_project(setup.root)
+        setup.project = args.project or setup.project or folder_project(root)
         setup.check()
         put_in(setup, after, spots, args.agents)
     changed = [path for path in after if after[path] != before[path]]
     for path in changed:
         show(path, before[path] or "", after[path] or "")
-    see_to_push_hook(args, setup)
+    see_to_push_hook(args, root)
     for path in changed:
         write(path, after[path])
     return changed
@@ -103,18 +118,18 @@ exec {PUSH_LINE}
 """
 
 
-def see_to_push_hook(args, setup):
+def see_to_push_hook(args: Args, root: str) -> None:
     """Lay git's pre-push hook, where that was asked for; take ours out with --remove. It belongs to
     this checkout alone: git commits no hooks."""
-    folder = os.path.join(client.git_folder(setup.root, is_shared=True), "hooks")
+    folder = os.path.join(client.git_folder(root, is_shared=True), "hooks")
     path = os.path.join(folder, "pre-push")
     found = client.read_text(path)
     if args.remove and PUSH_MARK in found and not os.path.islink(path):
         os.unlink(path)
-    if args.remove or not getattr(args, "pre-push"):
+    if args.remove or not args.pre_push:
         return
     home = client.read_text(os.path.expanduser("~/.gitconfig"))
-    configs = (client.git_file(setup.root, "config"), home)
+    configs = (client.git_file(root, "config"), home)
     is_elsewhere = any(re.search(r"^\s*hooksPath\s*=", text, re.I | re.M) for text in configs)
     if is_elsewhere or (os.path.lexists(path) and PUSH_MARK not in found):
         why = "core.hooksPath is set" if is_elsewhere else f"{path} is there already"
@@ -125,13 +140,13 @@ def see_to_push_hook(args, setup):
     print(f"+++ {path}", file=sys.stderr)
 
 
-def folder_project(root):
+def folder_project(root: str) -> str:
     """The project of a checkout without a remote, by its folder and the one above."""
     steps = [step for step in root.lower().replace("\\", "/").split("/") if step][-2:]
     return client.percent_encoded(".".join(steps)).replace("%", "-").lstrip("._-")[:100]
 
 
-def agents(args, undo):
+def agents(args: Args, undo: Json) -> list[str]:
     """The agents that hooks are laid for: those that were, and those that are named."""
     had = [name for name, (path, _) in AGENTS.items() if path in undo]
     named = (args.agent or "").replace(" ", "").split(",") if args.agent else []
@@ -144,7 +159,7 @@ def agents(args, undo):
     return [name for name in AGENTS if name in {*had, *named}] or ["claude"]
 
 
-def source_of(args, setup):
+def source_of(args: Args, setup: Setup) -> str:
     """The service that the files come from: whose code runs in this repository from then on. So a
     person says which, or dibs.py, which came from there; the checkout's dibs.conf does not."""
     url = (args.url or setup.named or setup.served).rstrip("/")
@@ -156,19 +171,22 @@ def source_of(args, setup):
     return url
 
 
-def usage(text):
+def usage(text: str) -> client.Failure:
     return client.Failure(client.USAGE, text)
 
 
-def taken_out(before):
+def taken_out(before: Texts) -> tuple[Texts, dict[str, int]]:
     """The files as they are without dibs, and where in them its pieces were."""
-    after, spots = dict(before), {}
+    after = dict(before)
+    spots: dict[str, int] = {}
     try:
         undo = json.loads(before[OURS[-1]] or "{}")
         for path, ours in undo.items():
             for place, piece in reversed(ours["pieces"] if after[path] else []):
-                text = after[path]
-                start = 0 if place is None else containers(text).get(tuple(place), (len(text),))[0]
+                text = after[path] or ""
+                start, _ = (
+                    (0, 0) if place is None else containers(text).get(tuple(place), (len(text), 0))
+                )
                 spot = text.find(piece, start)
                 if spot < 0:
                     raise usage(
@@ -178,13 +196,13 @@ def taken_out(before):
                 after[path], spots[path] = text[:spot] + text[spot + len(piece) :], spot
             if ours["is_new"] and (after[path] or "").strip() in ("", "{}"):
                 after[path] = None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (*client.MALFORMED, RecursionError):
         raise usage(OURS[-1] + " is damaged: restore it from git") from None
     after.update((path, None) for path in (*OURS, SKILL_TOO))
     return after, spots
 
 
-def put_in(setup, after, spots, named):
+def put_in(setup: Setup, after: Texts, spots: dict[str, int], named: list[str]) -> None:
     """Put dibs' files and pieces into `after`, and with them the record of the pieces."""
     names = ("skill/SKILL.md", "skill/dibs", *("client/" + name for name in CODE))
     ours, undo = [fetch(setup, name) for name in names], {}
@@ -207,25 +225,26 @@ def put_in(setup, after, spots, named):
     after.update(zip(OURS, [*ours, conf, json.dumps(undo, indent=1) + "\n"]))
 
 
-def put_hooks(after, path, wanted):
+def put_hooks(after: Texts, path: str, wanted: Json) -> Json:
     """Put an agent's hooks into its file; return what undoes that."""
-    text, pieces = after[path] or "{}\n", []
-    was = parse(text)
+    text, was = after[path] or "{}\n", parse(after[path] or "{}")
+    pieces: list[Any] = []
     undo = {"is_new": after[path] is None, "pieces": pieces}
     if isinstance(was, dict) and was.get("version") == wanted.get("version", 0):
         del wanted["version"]  # it is there
-    after[path] = graft(text, wanted, pieces)
-    if not holds(was, {}) or not holds(parse(after[path]), wanted):
+    grafted = graft(text, wanted, pieces) if holds(was, {}) else ""
+    if not holds(parse(grafted), wanted):
         raise usage(f"{path} is not JSON as its agent reads it: fix it first")
+    after[path] = grafted
     return undo
 
 
-def fetch(setup, name):
+def fetch(setup: Setup, name: str) -> str:
     """A file that the service serves with its own URL filled in."""
     return client.ask(setup, "GET", "/" + name, {"Accept": "*/*"})[1].decode("utf-8")
 
 
-def memory_files(after, named):
+def memory_files(after: Texts, named: list[str]) -> list[str]:
     """CLAUDE.md, and AGENTS.md where there is one, or where another agent reads it; this alone
     where Claude Code reads the other anyway."""
     if after["AGENTS.md"] is None and named == ["claude"]:
@@ -238,28 +257,30 @@ def memory_files(after, named):
     return ["AGENTS.md", "CLAUDE.md"]
 
 
-def parse(text):
+def parse(text: str) -> Any:
     """The value of JSON text that may have comments; None when it is not JSON."""
     plain = JSON_WORD.sub(lambda word: "" if word[0][:2] in ("//", "/*") else word[0], text)
     try:
         return json.loads(plain.lstrip("\ufeff"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
-def holds(value, wanted):
+def holds(value: Any, wanted: Any) -> bool:
     """Is all that is wanted in this value?"""
     if isinstance(wanted, dict):
         return isinstance(value, dict) and all(holds(value.get(k), wanted[k]) for k in wanted)
     if not isinstance(wanted, list):
-        return value == wanted
+        return bool(value == wanted)
     return isinstance(value, list) and all(item in value for item in wanted)
 
 
-def containers(text):
+def containers(text: str) -> dict[tuple[str, ...], tuple[int, bool]]:
     """Where each object and array of this JSON text begins: {path: (offset, is it empty)}."""
+    found: dict[tuple[str, ...], tuple[int, bool]] = {}
     tokens = [word for word in JSON_WORD.finditer(text) if word[0][:2] not in ("//", "/*")]
-    found, path, last = {}, [], ""
+    path: list[str] = []
+    last = ""
     for token, following in zip(tokens, tokens[1:] + tokens[-1:]):
         if token[0] in ("{", "["):
             path.append(last)
@@ -270,7 +291,7 @@ def containers(text):
     return found
 
 
-def graft(text, wanted, pieces, path=()):
+def graft(text: str, wanted: Any, pieces: list[Any], path: tuple[str, ...] = ()) -> str:
     """Insert `wanted` into this JSON text, first in each container, and note the pieces."""
     is_object = isinstance(wanted, dict)
     for key in reversed(list(wanted)):
@@ -288,7 +309,7 @@ def graft(text, wanted, pieces, path=()):
     return text
 
 
-def steps_to(path):
+def steps_to(path: str) -> list[str]:
     """Where a path of the repository (the working directory) really is, step by step. A checkout
     may hold links to anywhere: what is not the repository's own is neither read nor written."""
     root, real = os.path.realpath("."), os.path.realpath(path)
@@ -301,7 +322,7 @@ def steps_to(path):
     return steps
 
 
-def open_folder(steps, make=False):
+def open_folder(steps: Sequence[str], make: bool = False) -> Folder:
     """An open folder below the working directory, by steps none of which is a link by now.
     Where folders cannot be opened (Windows), its path."""
     if os.open not in os.supports_dir_fd:
@@ -320,14 +341,14 @@ def open_folder(steps, make=False):
     return folder
 
 
-def within(folder, name):
-    """How to name a file in an open folder: (name, the keyword that says where)."""
+def within(folder: Folder, name: str) -> tuple[str, int | None]:
+    """How to name a file in an open folder: (name, dir_fd)."""
     if isinstance(folder, int):
-        return name, {"dir_fd": folder}
-    return os.path.join(folder, name), {}
+        return name, folder
+    return os.path.join(folder, name), None
 
 
-def close(folder):
+def close(folder: Folder) -> None:
     if isinstance(folder, int):
         os.close(folder)
 
@@ -335,7 +356,7 @@ def close(folder):
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-def read(path):
+def read(path: str) -> str | None:
     """The text of a file, byte for byte; None where there is none."""
     *steps, name = steps_to(path)
     try:
@@ -344,9 +365,9 @@ def read(path):
         return None
     try:
         name, where = within(folder, name)
-        if not stat.S_ISREG(os.stat(name, follow_symlinks=False, **where).st_mode):
+        if not stat.S_ISREG(os.stat(name, follow_symlinks=False, dir_fd=where).st_mode):
             raise usage(f"{path} is no plain file")
-        with open(os.open(name, os.O_RDONLY | NO_LINK, **where), "rb") as file:
+        with open(os.open(name, os.O_RDONLY | NO_LINK, dir_fd=where), "rb") as file:
             return file.read().decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         return None
@@ -354,7 +375,7 @@ def read(path):
         close(folder)
 
 
-def show(path, old, new):
+def show(path: str, old: str, new: str) -> None:
     """A diff of what belongs to the repository's people, one line about what is ours."""
     old_lines, new_lines = old.splitlines(), new.splitlines()
     real = "/".join(steps_to(path))
@@ -366,7 +387,7 @@ def show(path, old, new):
         print("".join(c if c.isprintable() else " " for c in line), file=sys.stderr)
 
 
-def write(path, text):
+def write(path: str, text: str | None) -> None:
     """Replace a file, in one step and with the mode that it had; or remove it (text is None), and
     the folders that are empty then."""
     *steps, name = steps_to(path)
@@ -374,7 +395,7 @@ def write(path, text):
     try:
         if text is None:
             plain, where = within(folder, name)
-            os.unlink(plain, **where)
+            os.unlink(plain, dir_fd=where)
         else:
             replace(folder, name, text.encode("utf-8", "surrogateescape"))
     finally:
@@ -384,41 +405,44 @@ def write(path, text):
         steps = steps[:-1]
 
 
-def replace(folder, name, data):
+def replace(folder: Folder, name: str, data: bytes) -> None:
     """Put a file in the place of one that may be there, and whose mode it keeps."""
     plain, where = within(folder, name)
     new, _ = within(folder, f".{name}.{os.getpid()}.new")
     is_script, flags = name in ("dibs", "dibs.py"), os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK
     try:
-        with open(os.open(new, flags, 0o777 if is_script else 0o666, **where), "wb") as file:
+        mode = 0o777 if is_script else 0o666
+        with open(os.open(new, flags, mode, dir_fd=where), "wb") as file:
             file.write(data)
             with suppress(FileNotFoundError):
-                was = os.stat(plain, follow_symlinks=False, **where).st_mode
-                os.chmod(file.fileno() if where else new, stat.S_IMODE(was) | 0o111 * is_script)
-        os.replace(new, plain, **({"src_dir_fd": folder, "dst_dir_fd": folder} if where else {}))
+                was = os.stat(plain, follow_symlinks=False, dir_fd=where).st_mode
+                os.chmod(
+                    new if where is None else file.fileno(), stat.S_IMODE(was) | 0o111 * is_script
+                )
+        os.replace(new, plain, src_dir_fd=where, dst_dir_fd=where)
     except OSError:
         with suppress(OSError):
-            os.unlink(new, **where)
+            os.unlink(new, dir_fd=where)
         raise
 
 
-def do_doctor(args, session):
+def do_doctor(args: Args, session: Session) -> int:
     """Say what works here, and what to do about the rest."""
-    told = []
+    told: list[Json] = []
 
-    def line(text, code=client.YES):
+    def line(text: str, code: int = client.YES) -> None:
         told.append({"is_ok": not code, "code": code, "text": client.one_line(text)})
         if not args.json:
             print(("WRONG  " if code else "ok     ") + told[-1]["text"])
 
     check_all(session, line)
-    code = max(one["code"] for one in told)
+    code: int = max(one["code"] for one in told)
     if args.json:
         print(json.dumps({"is_ok": not code, "code": code, "checks": told}))
     return code
 
 
-def check_all(session, line):
+def check_all(session: Session, line: Tell) -> None:
     """Each thing that can be wrong, a line each."""
     setup = session.setup
     line("Python %d.%d.%d" % sys.version_info[:3])
@@ -452,7 +476,7 @@ def check_all(session, line):
     hooks(session, line)
 
 
-def remotes(setup, line):
+def remotes(setup: Setup, line: Tell) -> None:
     """Which of the projects that the remotes name is meant: a fork has two."""
     named = client.git_remotes(setup.root) if setup.root else {}
     others = {client.project_of(url): name for name, url in named.items()}
@@ -464,7 +488,7 @@ def remotes(setup, line):
         )
 
 
-def identity(session, line):
+def identity(session: Session, line: Tell) -> None:
     """Which label, what the secret is made of, who could make the same, and where it is kept."""
     session.load()
     session.secret()
@@ -483,7 +507,7 @@ def identity(session, line):
         line(f"cannot write {session.base}.json: set XDG_STATE_HOME", client.USAGE)
 
 
-def source_of_secret(session):
+def source_of_secret(session: Session) -> str:
     """What it is made of, and whether others can have the same."""
     found, source = session.data.get("session", ""), session.data.get("from", "")
     if session.given and not (session.agent or session.sub):
@@ -505,12 +529,12 @@ def source_of_secret(session):
     return "none yet, the first claim makes a random one"
 
 
-def hooked(root):
+def hooked(root: str | None) -> list[str]:
     """The files in which agents have hooks."""
     return [os.path.join(root or ".", path) for path, _ in AGENTS.values()]
 
 
-def hooks(session, line):
+def hooks(session: Session, line: Tell) -> None:
     """Do they run?"""
     parts = [name for name in client.PARTS if name != "install" and client.is_installed()]
     lacks = [name for name in parts if not client.own_text(name)]

@@ -5,18 +5,31 @@ and written anew from what was read, with every word in quotes that needs them a
 its whole path. So what runs is what was looked at, whatever a shell would have made of the rest.
 """
 
+from __future__ import annotations
+
 import os
 import re
 
-import dibs_client as client
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
-VERBS = ("next", "claim", "beat", "park", "review", "release", "done", "add", "list", "show")
-VERBS += ("verify", "doctor")
+    from client import dibs as client
+    from client.shell import Command, Line, Word
+else:
+    import dibs_client as client
+
+VERBS = (
+    *("next", "claim", "beat", "park", "review", "release", "done", "add", "list", "show"),
+    *("verify", "doctor"),
+)
 HELP = ("help", "-h", "--help")
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh")
 PYTHONS = ("python3", "python")
-STRUCTURE = ("\n", ";", "&&", "||", "|", "(", ")", "{", "}", "!")
-STRUCTURE += ("if", "then", "elif", "else", "fi")
+STRUCTURE = (
+    *("\n", ";", "&&", "||", "|", "(", ")", "{", "}", "!"),
+    *("if", "then", "elif", "else", "fi"),
+)
 AS_IT_IS = re.compile(r"[\w./:=@%+,-]+", re.ASCII)
 STRANGE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 TIME = re.compile(r"\d{1,6}(\.\d+)?[smh]?", re.ASCII)
@@ -48,7 +61,9 @@ class Other(Exception):
 class Place:
     """Where a line runs: from which folder, and what is ours there."""
 
-    def __init__(self, root, cwd, before=(), after=()):
+    def __init__(
+        self, root: str | None, cwd: str, before: Sequence[str] = (), after: Sequence[str] = ()
+    ) -> None:
         self.roots = [os.path.realpath(path) for path in (root, client.git_root(cwd)) if path]
         self.cwd = os.path.realpath(cwd)
         self.before, self.after = list(before), list(after)  # what a dibs command is given
@@ -58,7 +73,7 @@ class Place:
         if not os.path.isfile(self.ours):
             self.command = ["python3", self.ours + ".py"]
 
-    def is_ours(self, path, cwd):
+    def is_ours(self, path: str, cwd: str) -> bool:
         """Is it this client, or one that is the same to the byte, as in a worktree?"""
         found = os.path.realpath(os.path.join(cwd, path))
         if os.path.basename(found) not in ("dibs", "dibs.py"):
@@ -69,20 +84,20 @@ class Place:
             os.path.isfile(found) and all(same(folder, own, name) for name in names)
         )
 
-    def has(self, path):
+    def has(self, path: str) -> bool:
         """Is it within the repository, or one that is set up with the same client?"""
         if any(path == root or path.startswith(os.path.join(root, "")) for root in self.roots):
             return True
         root = client.git_root(path)
-        return bool(root) and self.is_ours(f"{client.SKILL_DIR}/dibs", root)
+        return root is not None and self.is_ours(f"{client.SKILL_DIR}/dibs", root)
 
 
-def files():
+def files() -> list[str]:
     """The files of this client's code."""
     return ["dibs.py", *(name + ".py" for name in client.PARTS)]
 
 
-def same(one, other, name):
+def same(one: str, other: str, name: str) -> bool:
     try:
         with open(os.path.join(one, name), "rb") as file:
             text = file.read()
@@ -92,7 +107,7 @@ def same(one, other, name):
         return False
 
 
-def rewritten(line, place, read):
+def rewritten(line: str, place: Place, read: Callable[[str], Line]) -> str | None:
     """The line as it may run without a question, or None. `read` is shell.read."""
     writer = Writer(place, read)
     try:
@@ -107,11 +122,11 @@ def rewritten(line, place, read):
 class Writer:
     """Writes a line anew; raises Other where it does not pass."""
 
-    def __init__(self, place, read):
+    def __init__(self, place: Place, read: Callable[[str], Line]) -> None:
         self.place, self.read, self.has_dibs, self.depth = place, read, False, 0
         self.is_as_documented = False  # one command, as SKILL.md has it
 
-    def line(self, parts, cwd):
+    def line(self, parts: Line, cwd: str) -> str:
         pieces, cwds = [], [cwd]
         for part in parts:
             if isinstance(part, str):
@@ -128,7 +143,7 @@ class Writer:
             raise Other
         return " ".join(pieces)
 
-    def command(self, command, cwd):
+    def command(self, command: Command, cwd: str) -> tuple[str, str]:
         if command.is_naming or command.lines() or command.fed:
             raise Other
         goes = [redirect(*each) for each in command.redirects]
@@ -138,7 +153,7 @@ class Writer:
         self.is_as_documented = self.is_as_documented and not goes
         return " ".join([text, *goes]), cwd
 
-    def words(self, words, cwd):
+    def words(self, words: list[Word], cwd: str) -> tuple[str, str]:
         name = words[0].text if words[0].is_plain else ""
         rest = [word.text for word in words[1:]]
         if name == "cd" and len(rest) == 1 and words[1].is_known() and rest[0][:1] not in ("-", ""):
@@ -151,12 +166,12 @@ class Writer:
             return self.script(words[-1], cwd), cwd
         return glue(name, words[1:]) or self.dibs(words, cwd), cwd
 
-    def moved(self, folder):
+    def moved(self, folder: str) -> tuple[str, str]:
         if not os.path.isdir(folder) or not self.place.has(folder):
             raise Other
         return "cd " + quoted(folder), folder
 
-    def script(self, word, cwd):
+    def script(self, word: Word, cwd: str) -> str:
         """sh -c '…'"""
         self.depth += 1
         if self.depth > MOST_LINES or not word.is_known():
@@ -165,7 +180,7 @@ class Writer:
         self.is_as_documented = False
         return f"( {text}\n)"
 
-    def dibs(self, words, cwd):
+    def dibs(self, words: list[Word], cwd: str) -> str:
         """One dibs command, by the path of this client."""
         runner = words[0].text if words[0].is_plain else ""
         runs = SHELLS if words[1:] and not words[1].text.endswith(".py") else PYTHONS
@@ -188,7 +203,7 @@ class Writer:
         call = [*self.place.command, *texts[:1], *(self.place.after if texts else []), *texts[1:]]
         return " ".join([*self.place.before, *map(quoted, call)])
 
-    def names_us(self, word, cwd):
+    def names_us(self, word: Word, cwd: str) -> bool:
         if word.unknown in (["CLAUDE_PROJECT_DIR"], ["$CLAUDE_PROJECT_DIR"]):
             tail = word.text.replace("$CLAUDE_PROJECT_DIR", "", 1)
             return word.literal == 0 and tail == f"/{client.SKILL_DIR}/dibs"
@@ -200,18 +215,18 @@ class Writer:
         return "/" in word.text and self.place.is_ours(word.text, cwd)
 
 
-def is_clear(word):
+def is_clear(word: Word) -> bool:
     """Is it known, but for a ?, which hardly ever means a file's name?"""
     return not word.unknown and set(word.pattern) <= {"?"}
 
 
-def is_script(words):
+def is_script(words: list[Word]) -> bool:
     """sh -c '…', bash -lc '…'"""
     flags = [word.text for word in words[1:-1]]
     return flags in (["-c"], ["-lc"], ["-l", "-c"], ["-ec"], ["-cl"])
 
 
-def redirect(number, operator, word):
+def redirect(number: str, operator: str, word: Word) -> str:
     """Nothing is written but to other output of ours, or nowhere."""
     if not word.is_known():
         raise Other
@@ -226,7 +241,7 @@ def redirect(number, operator, word):
     raise Other
 
 
-def glue(name, words):
+def glue(name: str, words: list[Word]) -> str | None:
     """What stands between dibs commands and runs nothing else, written anew; or None."""
     texts = [word.text for word in words]
     if any(STRANGE.search(text) for text in texts):
@@ -245,7 +260,7 @@ def glue(name, words):
     return filtered(name, words, texts) if name in FILTERS else None
 
 
-def shown(word):
+def shown(word: Word) -> str:
     """A word that is printed: known but for $?"""
     if set(word.unknown) - {"?"}:
         raise Other
@@ -254,7 +269,7 @@ def shown(word):
     return '"' + re.sub(r'[\\"`]|\$(?!\?)', r"\\\g<0>", word.text) + '"'
 
 
-def filtered(name, words, texts):
+def filtered(name: str, words: list[Word], texts: list[str]) -> str:
     """A filter of what it is given, not of files."""
     flags, valued, most = FILTERS[name]
     if any(word.unknown for word in words):
@@ -275,7 +290,7 @@ def filtered(name, words, texts):
     return " ".join([name, *map(quoted, texts)])
 
 
-def quoted(text):
+def quoted(text: str) -> str:
     """A word for a shell, which makes nothing of it."""
     if AS_IT_IS.fullmatch(text) and text[:1] not in ("=", "~"):
         return text

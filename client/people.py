@@ -4,17 +4,24 @@ dibs.py imports this file. DIBS_ADMIN_KEY goes where the environment says and no
 team key does; no session needs it, and none is let use it without a question.
 """
 
+from __future__ import annotations
+
 import binascii
 import os
 import sys
 import time
 
-import dibs_client as client
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from client import dibs as client
+    from client.dibs import Args, Json, Session, Setup
+else:
+    import dibs_client as client
 
 EXPORT_S = 60.0
 
 
-def do_history(args, session):
+def do_history(args: Args, session: Session) -> int:
     """The tenures of the project that ended in a span of days, as lines, JSON or CSV."""
     setup = session.load().setup
     setup.check()
@@ -37,7 +44,7 @@ def do_history(args, session):
     return client.YES
 
 
-def write_csv(setup, query):
+def write_csv(setup: Setup, query: str) -> int:
     """What the service gives as CSV, as it is, whole or not at all."""
     path = f"/v1/{client.percent_encoded(setup.project)}/history.csv?{query}"
     until = time.monotonic() + EXPORT_S
@@ -55,13 +62,13 @@ def write_csv(setup, query):
     return client.YES
 
 
-def do_act(args, session):
+def do_act(args: Args, session: Session) -> int:
     """Keep a task or the project back, let it go, or let a task be tried again."""
     setup = session.setup
     setup.check()
     if not (args.reason or "").strip():
         raise client.Failure(client.USAGE, f"{args.command} wants a --reason, which others read")
-    body = {"task": args.task, "reason": args.reason}
+    body: Json = {"task": args.task, "reason": args.reason}
     if args.command == "hold":
         body["until"] = args.until
     if args.command == "retry":
@@ -78,7 +85,7 @@ def do_act(args, session):
     return client.YES
 
 
-def about(command, what, reply):
+def about(command: str, what: str, reply: Json) -> str:
     """T-12: on hold until 2026-11-30T18:00:00Z"""
     text = client.word(what) + ": "
     if command == "hold":
@@ -89,7 +96,7 @@ def about(command, what, reply):
     return text + (", as before" if reply["already"] else "")
 
 
-def login(setup):
+def login(setup: Setup) -> str:
     """The admin key, and who acts, which the event of it says."""
     key, place = client.from_environment("DIBS_ADMIN_KEY")
     if not key:

@@ -4,12 +4,19 @@
 Where the service does not answer, the push goes on, and a line says so.
 """
 
+from __future__ import annotations
+
 import sys
 
-import dibs_client as client
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from client import dibs as client
+    from client.dibs import Session
+else:
+    import dibs_client as client
 
 
-def verify(session):
+def verify(session: Session) -> int:
     """YES, or Failure: a push that must not be."""
     try:
         reply = session.post("heartbeat", {"state": "working"}) if session.load().live() else {}
@@ -31,7 +38,7 @@ def verify(session):
     return client.YES
 
 
-def pushed_branches():
+def pushed_branches() -> list[str]:
     """Those that git tells the hook on stdin, by their names here and there."""
     lines = sys.stdin.buffer.read(1 << 20).decode("utf-8", "replace").splitlines()
     refs = (line.split(" ")[at] for line in lines for at in (0, 2) if line.count(" ") >= 3)

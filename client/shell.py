@@ -4,7 +4,15 @@ gate.py and passing.py go by it. Nothing is run here and nothing expanded: what 
 pattern or the output of a command would become is not known, and the word says so.
 """
 
+from __future__ import annotations
+
 import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Union
+
+    Line = list[Union["Command", str]]  # commands, and between them operators and reserved words
 
 MOST_CHARACTERS, MOST_DEPTH = 64 << 10, 12
 # What may stand before a command without being one.
@@ -31,59 +39,66 @@ class Unreadable(ValueError):
 class Word:
     """What becomes one word of a command, or several."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.text = ""  # what is known of it
-        self.unknown = []  # what it has of names of variables, `$(` and the like
-        self.inner = []  # the lines whose output is put into it
+        self.unknown: list[str] = []  # what it has of names of variables, `$(` and the like
+        self.inner: list[Line] = []  # the lines whose output is put into it
         self.is_plain = True  # no quotes in it
         self.pattern = ""  # the marks for which names of files, or several words, may stand
-        self.literal = None  # how much of the text stands before a pattern or what is not known
+        self.literal: int | None = (
+            None  # how much of the text stands before a pattern or what is not known
+        )
 
-    def is_known(self):
+    def is_known(self) -> bool:
         return not self.unknown and not self.pattern
 
-    def stop(self, what=None):
+    def stop(self, what: str | None = None) -> None:
         """From here on it is not known what the word says."""
         if self.literal is None:
             self.literal = len(self.text)
         if what:
             self.unknown.append(what)
 
-    def known_part(self):
+    def known_part(self) -> str:
         return self.text if self.literal is None else self.text[: self.literal]
 
 
 class Command:
     """Words, where its output goes, what stands in its lines below (<<EOF)."""
 
-    def __init__(self):
-        self.words, self.redirects, self.fed, self.inner = [], [], [], []
+    def __init__(self) -> None:
+        self.words: list[Word] = []
+        self.redirects: list[tuple[str, str, Word]] = []  # number, operator, where to
+        self.fed: list[str] = []
+        self.inner: list[Line] = []
         self.is_naming = False  # the words name something: `for x in …`
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self.words or self.redirects)
 
-    def lines(self):
+    def lines(self) -> list[Line]:
         """The lines that run before it does, for what they print."""
         words = [*self.words, *(word for _, _, word in self.redirects)]
         return [*self.inner, *(line for word in words for line in word.inner)]
 
 
-def read(text, depth=0):
+def read(text: str, depth: int = 0) -> Line:
     """A line as a list: commands, and between them operators and reserved words as text."""
     return Reader(text, depth).line()
 
 
 class Reader:
-    def __init__(self, text, depth=0):
+    def __init__(self, text: str, depth: int = 0) -> None:
         if len(text) > MOST_CHARACTERS or "\0" in text:
             raise Unreadable
-        self.text, self.at, self.depth, self.waiting = text, 0, depth, []
+        self.text, self.at, self.depth = text, 0, depth
+        self.waiting: list[tuple[Command, Word, bool]] = []
 
-    def line(self, end=""):
+    def line(self, end: str = "") -> Line:
         """All up to the end of the text, or to the ) that ends it."""
         self.deeper()
-        found, command, opened = [], Command(), 0
+        found: Line = []
+        command, opened, is_open = Command(), 0, bool(end)
         while self.skip_blanks():
             is_sum = not command and self.text.startswith("((", self.at) and self.take(ARITHMETIC)
             operator = "((" if is_sum else self.take(OPERATOR)
@@ -97,34 +112,34 @@ class Reader:
             elif operator == ")" and opened:
                 opened -= 1
             elif operator == end and found.count("case") <= found.count("esac"):
-                end = None
+                is_open = False
                 break
             elif operator == "\n":
                 self.read_bodies()
             found.append(operator)
-        if end:
+        if is_open:
             raise Unreadable
         self.depth -= 1
-        return found + ([command] if command else [])
+        return [*found, command] if command else found
 
-    def deeper(self):
+    def deeper(self) -> None:
         self.depth += 1
         if self.depth > MOST_DEPTH:
             raise Unreadable
 
-    def skip_blanks(self):
+    def skip_blanks(self) -> bool:
         """Go to what comes next; False at the end."""
         self.take(BLANKS)
         self.take(COMMENT)
         return self.at < len(self.text)
 
-    def take(self, pattern):
+    def take(self, pattern: re.Pattern[str]) -> str:
         """The text that matches here, if it does, and go past it; else ''."""
         match = pattern.match(self.text, self.at)
         self.at = match.end() if match else self.at
         return match[0] if match else ""
 
-    def add(self, found, command):
+    def add(self, found: Line, command: Command) -> Command:
         """Take a word, or where something goes; return the command that it belongs to."""
         is_test = [word.text for word in command.words[:1]] == ["[["]  # there > compares
         redirect = None if is_test else REDIRECT.match(self.text, self.at)
@@ -143,14 +158,14 @@ class Reader:
             command.words.append(word)
         return command
 
-    def redirect(self, command, number, operator):
+    def redirect(self, command: Command, number: str, operator: str) -> None:
         self.take(BLANKS)
         word = self.word()
         command.redirects.append((number, operator, word))
         if operator in ("<<", "<<-"):
             self.waiting.append((command, word, operator == "<<-"))
 
-    def read_bodies(self):
+    def read_bodies(self) -> None:
         """The texts that commands of the line before are given (<<EOF)."""
         for command, end, may_indent in self.waiting:
             body = []
@@ -169,7 +184,7 @@ class Reader:
         self.waiting = []
         self.at = min(self.at, len(self.text))
 
-    def word(self):
+    def word(self) -> Word:
         word = Word()
         while self.at < len(self.text):
             begun, char = self.at, self.text[self.at]
@@ -187,7 +202,7 @@ class Reader:
                 raise Unreadable
         return word
 
-    def plain(self, word):
+    def plain(self, word: Word) -> None:
         char = self.text[self.at]
         is_home = char == "~" and word.text[-1:] in ("", "=", ":")
         if char in "*?[" or is_home or (char == "{" and BRACES.match(self.text, self.at)):
@@ -197,7 +212,7 @@ class Reader:
         self.at += 0 if text else 1
         word.text += text or char
 
-    def escaped(self, word):
+    def escaped(self, word: Word) -> None:
         """A backslash outside quotes."""
         after = self.text[self.at + 1 : self.at + 2]
         self.at += 2
@@ -206,14 +221,14 @@ class Reader:
             word.text += after or "\\"
         self.at = min(self.at, len(self.text))
 
-    def single(self, word):
+    def single(self, word: Word) -> None:
         end = self.text.find("'", self.at + 1)
         if end < 0:
             raise Unreadable
         word.text += self.text[self.at + 1 : end]
         word.is_plain, self.at = False, end + 1
 
-    def double(self, word):
+    def double(self, word: Word) -> None:
         word.is_plain = False
         self.at += 1
         while True:
@@ -233,7 +248,7 @@ class Reader:
             else:
                 raise Unreadable
 
-    def dollar(self, word, in_quotes=False):
+    def dollar(self, word: Word, in_quotes: bool = False) -> None:
         after = self.text[self.at + 1 : self.at + 2]
         sum_ = ARITHMETIC.match(self.text, self.at)
         quoted = None if in_quotes else ANSI.match(self.text, self.at)
@@ -253,14 +268,14 @@ class Reader:
         else:
             self.variable(word, after == '"' and not in_quotes)
 
-    def variable(self, word, is_translated):
+    def variable(self, word: Word, is_translated: bool) -> None:
         self.at += 1
         name = "" if is_translated else self.take(VARIABLE)
         if name:
             word.stop(name)
         word.text += "" if is_translated else "$" + name
 
-    def parameter(self, word):
+    def parameter(self, word: Word) -> None:
         """${name…}, of which the rest may hold quotes and commands."""
         self.deeper()
         self.at += 2
@@ -279,7 +294,7 @@ class Reader:
             else:
                 self.at += 1
 
-    def backtick(self, word):
+    def backtick(self, word: Word) -> None:
         found = BACKTICKS.match(self.text, self.at)
         if not found:
             raise Unreadable
@@ -287,7 +302,7 @@ class Reader:
         word.stop("$(")
         word.inner.append(read(re.sub(r"\\([`\\$])", r"\1", found[1]), self.depth))
 
-    def nest(self, word):
+    def nest(self, word: Word) -> None:
         """The rest of $( ), up to its end."""
         word.is_plain = False
         word.stop("$(")
@@ -305,7 +320,7 @@ QUOTES = {
 }
 
 
-def inner_of(text, depth):
+def inner_of(text: str, depth: int) -> list[Line]:
     """The lines in a text in which $( ) and `…` run, and quotes mean nothing."""
     word, reader = Word(), Reader(text, depth)
     while reader.at < len(text):

@@ -5,12 +5,23 @@ one, a push, a pull request. Reading never is. Where a line does not say what it
 (a script, a variable, `python -c`), nobody knows, and that is no work.
 """
 
+from __future__ import annotations
+
 import os
 import re
 
-import dibs_client as client
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
-shell, passing = client.part("shell"), client.part("passing")
+    from client import dibs as client
+    from client import passing, shell
+    from client.dibs import Json
+    from client.shell import Command, Line, Word
+else:
+    import dibs_client as client
+
+    shell, passing = client.part("shell"), client.part("passing")
 
 FORGE_TOOL = re.compile(
     r"mcp__.+__(\w*_)?((create|update|merge|accept|edit|close|reopen)_?(\w+_)?(pull|merge)_request"
@@ -50,7 +61,7 @@ MOST_TARGETS = 20  # of one command; git is asked about each
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 
 
-def is_work(root, payload, command, cwd):
+def is_work(root: str | None, payload: Json, command: str, cwd: str) -> bool:
     """Does this use of a tool change the repository?"""
     repository, tool = Repository(root, cwd), str(payload.get("tool_name", ""))
     given = payload.get("tool_input")
@@ -74,42 +85,42 @@ def is_work(root, payload, command, cwd):
 class Repository:
     """What belongs to the repository of the session: its files, in whichever worktree."""
 
-    def __init__(self, root, cwd):
+    def __init__(self, root: str | None, cwd: str) -> None:
         self.root = os.path.realpath(root or cwd)
 
-    def has(self, path):
+    def has(self, path: str) -> bool:
         """Is it a file that git sees, or would, or the folder of such?"""
         path = os.path.realpath(path)
         if not self.is_inside(path) and not self.is_worktree(client.git_root(path)):
             return False
-        top = self.root if self.is_inside(path) else client.git_root(path)
+        top = self.root if self.is_inside(path) else client.git_root(path) or self.root
         return ".git" not in path.split(os.sep) and not is_ignored(top, path)
 
-    def has_checkout(self, folder):
+    def has_checkout(self, folder: str) -> bool:
         """Does git, called in this folder, work on this repository, or on one within?"""
         top = client.git_root(os.path.realpath(folder))
         if not top:
             return self.is_inside(folder)
         return self.is_worktree(top) or (self.is_inside(top) and self.has(top))
 
-    def is_inside(self, path):
+    def is_inside(self, path: str) -> bool:
         return path == self.root or path.startswith(os.path.join(self.root, ""))
 
-    def is_worktree(self, top):
+    def is_worktree(self, top: str | None) -> bool:
         """Is a checkout one of this repository's?"""
         if not top:
             return False
         folders = [client.git_folder(each, is_shared=True) for each in (top, self.root)]
         return os.path.realpath(folders[0]) == os.path.realpath(folders[1])
 
-    def is_ours_at_forge(self, name):
+    def is_ours_at_forge(self, name: str) -> bool:
         """Is owner/repository at a forge this one, as far as its remote says?"""
         ours = client.place_of(client.git_remote(self.root))[1][-2:]
         named = name.lower().rstrip("/").split("/")[-2:]
         return len(ours) < 2 or (named[-1].replace(".git", "") == ours[-1] and named[0] == ours[0])
 
 
-def is_ignored(top, path):
+def is_ignored(top: str, path: str) -> bool:
     """Does git leave this file alone? Only asked about what is to be written."""
     import subprocess
 
@@ -125,10 +136,10 @@ def is_ignored(top, path):
 class Walk:
     """Goes through a line as a shell would, from folder to folder, and looks for work."""
 
-    def __init__(self, repository, cwd, depth=0):
+    def __init__(self, repository: Repository, cwd: str | None, depth: int = 0) -> None:
         self.repository, self.cwd, self.depth = repository, cwd, depth
 
-    def line(self, parts):
+    def line(self, parts: Line) -> bool:
         cwds = []
         for part in parts:
             if part == "(":
@@ -139,12 +150,12 @@ class Walk:
                 return True
         return False
 
-    def below(self, text):
+    def below(self, text: str) -> bool:
         """A line within this one: what it changes of the folder stays there."""
         walk = Walk(self.repository, self.cwd, self.depth + 1)
         return walk.line(shell.read(text, self.depth + 1))
 
-    def command(self, command):
+    def command(self, command: Command) -> bool:
         for line in command.lines():
             if Walk(self.repository, self.cwd, self.depth).line(line):
                 return True
@@ -154,7 +165,7 @@ class Walk:
             return True
         return self.words(command.words, command.fed)
 
-    def touches(self, word):
+    def touches(self, word: Word) -> bool:
         """Is it known to be a file of the repository?"""
         if word.unknown or not word.text:
             return False
@@ -164,12 +175,12 @@ class Walk:
             path = os.path.join(path, "x") if word.pattern[:1] != "~" else ""
         return bool(path) and self.has(path)
 
-    def has(self, path):
+    def has(self, path: str) -> bool:
         if self.cwd is None and not os.path.isabs(path):
             return False
         return self.repository.has(os.path.join(self.cwd or "/", path))
 
-    def words(self, words, fed=()):
+    def words(self, words: list[Word], fed: Sequence[str] = ()) -> bool:
         while words and ASSIGNMENT.match(words[0].text):
             words = words[1:]
         name = os.path.basename(words[0].text) if words and not words[0].unknown else ""
@@ -181,9 +192,9 @@ class Walk:
         if name in WRITERS:
             return self.writer(name, rest)
         known = KNOWN.get(name) or (Walk.forge if name in FORGES else None)
-        return bool(known) and bool(known(self, name, rest))
+        return known is not None and known(self, name, rest)
 
-    def wrapped(self, name, words):
+    def wrapped(self, name: str, words: list[Word]) -> bool:
         takes, first = WRAPPERS[name]
         if name == "command" and any(word.text in ("-v", "-V") for word in words[:1]):
             return False
@@ -192,7 +203,7 @@ class Walk:
             words = words[2 if is_valued and words[0].text[:1] == "-" else 1 :]
         return self.words(words[first:])
 
-    def shell(self, words, fed):
+    def shell(self, words: list[Word], fed: Sequence[str]) -> bool:
         """sh -c 'a line', or lines that follow (<<EOF). A script's file is not looked into."""
         while words and words[0].text[:1] in ("-", "+"):
             if "c" in words[0].text[1:] and words[0].text[:2] != "--":
@@ -201,23 +212,24 @@ class Walk:
             words = words[1:]
         return not words and any(self.below(text) for text in fed)
 
-    def eval(self, name, words):
+    def eval(self, name: str, words: list[Word]) -> bool:
         return not any(word.unknown for word in words) and self.below(
             " ".join(word.text for word in words)
         )
 
-    def moved(self, name, words):
+    def moved(self, name: str, words: list[Word]) -> bool:
         """cd: where it goes, or nobody knows."""
         words = [word for word in words if word.text not in ("-P", "-L", "--")]
         self.cwd = self.folder(words[0]) if words else os.path.expanduser("~")
+        return False
 
-    def folder(self, word):
+    def folder(self, word: Word) -> str | None:
         is_known = word.is_known() and word.text != "-"
         if not is_known or (self.cwd is None and not os.path.isabs(word.text)):
             return None
         return os.path.realpath(os.path.join(self.cwd or "/", word.text))
 
-    def git(self, name, words):
+    def git(self, name: str, words: list[Word]) -> bool:
         here = self.cwd
         while words and words[0].text[:1] == "-":
             flag, _, value = words[0].text.partition("=")
@@ -232,7 +244,7 @@ class Walk:
         is_ours = is_one and here is not None and self.repository.has_checkout(here)
         return is_ours and not any(text in GIT_TRIES for text in texts)
 
-    def forge(self, name, words):
+    def forge(self, name: str, words: list[Word]) -> bool:
         texts, (kind, acts) = [word.text for word in words], FORGES[name]
         if name == "hub":
             return texts[:1] == [kind] or self.git(name, words)
@@ -244,20 +256,20 @@ class Walk:
             )
         return False
 
-    def is_elsewhere(self, texts):
+    def is_elsewhere(self, texts: list[str]) -> bool:
         """Is another repository named?"""
         named = after(texts, ("-R", "--repo", "--repository"))
         named += [text.partition("=")[2] for text in texts if text.startswith("--repo")]
         return any(name and not self.repository.is_ours_at_forge(name) for name in named)
 
-    def forge_api(self, texts):
+    def forge_api(self, texts: list[str]) -> bool:
         """gh api -X POST repos/o/r/pulls"""
         verbs = after(texts, ("-X", "--method"))
         fields = [t for t in texts if t in ("-f", "-F", "--field", "--raw-field", "--input")]
         writes = verbs[0].upper() != "GET" if verbs else bool(fields)
         return writes and any(FORGE_PATH.search(text) for text in texts)
 
-    def writer(self, name, words):
+    def writer(self, name: str, words: list[Word]) -> bool:
         which, takes = WRITERS[name]
         letters, plain, values = options(words, takes)
         targets = values.get("t") if "t" in takes and "t" in letters else plain[which]
@@ -265,30 +277,30 @@ class Walk:
             return False
         return any(self.touches(word) for word in (targets or [])[:MOST_TARGETS])
 
-    def sed(self, name, words):
+    def sed(self, name: str, words: list[Word]) -> bool:
         letters, plain, _ = options(words, "efl", "i")
         in_place = "i" in letters or any(word.text[:10] == "--in-place" for word in words)
         plain = [word for word in plain if word.text]
         files = plain if letters & {"e", "f"} else plain[1:]
         return in_place and any(self.touches(word) for word in files)
 
-    def perl(self, name, words):
+    def perl(self, name: str, words: list[Word]) -> bool:
         letters, plain, _ = options(words, "eE", "iIMm0lFCD")
         files = plain if letters & {"e", "E"} else plain[1:]
         return "i" in letters and any(self.touches(word) for word in files)
 
-    def awk(self, name, words):
+    def awk(self, name: str, words: list[Word]) -> bool:
         in_place = any(word.text in ("inplace", "-iinplace") for word in words)
         _, plain, _ = options(words, "ifv")
         return in_place and any(self.touches(word) for word in plain[1:])
 
-    def dd(self, name, words):
+    def dd(self, name: str, words: list[Word]) -> bool:
         for word in words:
             if word.text.startswith("of=") and not word.unknown and self.has(word.text[3:]):
                 return True
         return False
 
-    def patch(self, name, words):
+    def patch(self, name: str, words: list[Word]) -> bool:
         _, plain, values = options(words, "diopBDFgVYz")
         if any(word.text == "--dry-run" for word in words):
             return False
@@ -299,7 +311,7 @@ class Walk:
             return Walk(self.repository, here).touches(named[0])
         return here is not None and self.repository.has(here)
 
-    def find(self, name, words):
+    def find(self, name: str, words: list[Word]) -> bool:
         """find … -exec command {} +, where {} is below the first folder."""
         texts = [word.text for word in words]
         starts = [word for word in words[:1] if word.text[:1] not in ("-", "(", "!")]
@@ -311,7 +323,7 @@ class Walk:
                     return True
         return "-delete" in texts and bool(starts) and self.touches(starts[0])
 
-    def found(self, word, starts):
+    def found(self, word: Word, starts: list[Word]) -> Word:
         if word.text != "{}":
             return word
         stands = shell.Word()
@@ -320,22 +332,27 @@ class Walk:
         return stands
 
 
-KNOWN = {
+KNOWN: dict[str, Callable[[Walk, str, list[Word]], bool]] = {
     "git": Walk.git, "cd": Walk.moved, "pushd": Walk.moved, "eval": Walk.eval, "sed": Walk.sed,
     "gsed": Walk.sed, "perl": Walk.perl, "ruby": Walk.perl, "awk": Walk.awk, "gawk": Walk.awk,
     "dd": Walk.dd, "patch": Walk.patch, "find": Walk.find,
 }  # fmt: skip
 
 
-def after(texts, flags):
+def after(texts: list[str], flags: Sequence[str]) -> list[str]:
     """The words that follow any of these."""
     return [text for number, text in enumerate(texts[1:]) if texts[number] in flags]
 
 
-def options(words, takes="", attached=""):
+def options(
+    words: list[Word], takes: str = "", attached: str = ""
+) -> tuple[set[str], list[Word], dict[str, list[Word]]]:
     """The letters of flags, the words that are none, and what follows flags that take a word. What
     is `attached` takes the rest of its own word, if anything."""
-    letters, plain, values, words = set(), [], {}, list(words)
+    letters: set[str] = set()
+    plain: list[Word] = []
+    values: dict[str, list[Word]] = {}
+    words = list(words)
     while words:
         word = words.pop(0)
         text = word.text

@@ -1,17 +1,22 @@
-"""The client's files as modules of the test's own process, for what needs no process of its own."""
+"""The client's files as modules of the test's own process, for what needs no process of its own.
+
+They are imported from here, so that a checker knows their types, though they lie in no package.
+"""
 
 import importlib.util
 import sys
-from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from tests.client.conftest import CLIENT
 
+__all__ = ["checklists", "client", "formats", "hook", "importing", "passing", "shell", "work"]
 
-def client_module() -> Any:
+
+def loaded() -> ModuleType:
     """dibs.py, by the name that its parts know it by."""
     found = sys.modules.get("dibs_client")
-    if found is not None and Path(str(found.__file__)) == CLIENT:
+    if found is not None and str(found.__file__) == str(CLIENT):
         return found
     spec = importlib.util.spec_from_file_location("dibs_client", CLIENT)
     assert spec
@@ -21,6 +26,9 @@ def client_module() -> Any:
     return module
 
 
-def part(name: str) -> Any:
-    """One of the files that belong to it."""
-    return client_module().part(name)
+if TYPE_CHECKING:
+    from client import checklists, formats, hook, importing, passing, shell, work
+    from client import dibs as client
+else:
+    client = loaded()
+    globals().update((name, client.part(name)) for name in __all__ if name != "client")

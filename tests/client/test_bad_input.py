@@ -1,9 +1,11 @@
 """What is wrong outside the client ends in one clear line and the right exit code."""
 
 import contextlib
+import json
 import os
 import socket
 import threading
+import uuid
 from collections.abc import Iterator
 from fnmatch import fnmatch
 
@@ -160,7 +162,10 @@ def test_a_placeholder_key_is_no_key(service: ServiceProcess, sandbox: Make) -> 
 @pytest.mark.parametrize(
     "text",
     ["", "{", "null", "[]", '{"claims": 5, "lost": []}', '{"claims": {"T": {}}, "lost": []}',
-     '{"claims": {}, "lost": [5]}', '{"claims": {}, "lost": [], "session": 7}', "\x00" * 50],
+     '{"claims": {}, "lost": [5]}', '{"claims": {}, "lost": [], "session": 7}', "\x00" * 50,
+     *(f'{{"claims": {{}}, "lost": [], {field}}}' for field in (
+         '"unreachable_at": "now"', '"parked_at": []', '"warned_at": {}', '"hooks": ["Stop"]',
+         '"hooks": {"Stop": "now"}', '"begun": ["startup"]', '"begun": ["startup", "now"]'))],
 )  # fmt: skip
 def test_a_damaged_state_file_counts_as_none(sandbox: Make, text: str) -> None:
     ann = sandbox()
@@ -172,6 +177,19 @@ def test_a_damaged_state_file_counts_as_none(sandbox: Make, text: str) -> None:
     assert "is damaged" not in ann.dibs("claim", "T-2").said(0).stderr
     state.write_text(text)
     ann.hook("PreToolUse", tool_name="Bash", tool_input={"command": "git push"})
+
+
+def test_what_an_upgrade_leaves_is_no_damaged_state_file(sandbox: Make) -> None:
+    """A client before 0.2 wrote no secret down where DIBS_SESSION was one."""
+    named = {"DIBS_SESSION": str(uuid.uuid4()), "CLAUDE_CODE_SESSION_ID": "c0ffee"}
+    ann = sandbox(**named)
+    ann.dibs("claim", "T-1").said(0)
+    [state] = ann.state_files()
+    kept = json.loads(state.read_text())
+    del kept["session"], kept["from"]
+    state.write_text(json.dumps(kept))
+    for _ in range(2):
+        assert "is damaged" not in ann.dibs("beat").stderr
 
 
 def test_a_home_that_cannot_be_written_is_named(sandbox: Make) -> None:
@@ -256,10 +274,11 @@ def test_streams_that_are_closed_do_no_harm(sandbox: Make) -> None:
     assert processes.run(closing, cwd=ann.repo, env=ann.env).returncode == 0
 
 
-def test_a_reader_that_leaves_does_no_harm(sandbox: Make) -> None:
+@pytest.mark.parametrize("words", ["watch", "--help"])
+def test_a_reader_that_leaves_does_no_harm(sandbox: Make, words: str) -> None:
     ann = sandbox()
     ann.dibs("claim", "T-1").said(0)
-    piped = ["sh", "-c", '"$@" | true', "sh", *ann.command("watch")]
+    piped = ["sh", "-c", '"$@" | true', "sh", *ann.command(words)]
     done = processes.run(piped, cwd=ann.repo, env=ann.env, timeout=30)
     assert "Traceback" not in done.stderr
 

@@ -108,7 +108,7 @@ def without_processes(box: Sandbox, conversation: str, event: str, **fields: str
 
 
 BLIND = """
-import importlib.util, sys
+import importlib.util, json, sys
 def load(name, path):
     spec = importlib.util.spec_from_file_location(name, path)
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
@@ -117,7 +117,7 @@ def load(name, path):
 dibs = load("dibs_client", sys.argv[1])
 hook = load("hook", sys.argv[1].replace("dibs.py", "hook.py"))
 hook.agent_process = lambda: ""
-hook.run(dibs.Session(dibs.Setup()), sys.stdin.read())
+hook.run(dibs.Session(dibs.Setup()), json.load(sys.stdin))
 """
 
 

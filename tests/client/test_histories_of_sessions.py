@@ -4,17 +4,14 @@ The client's own code runs here in histories of starts, `/clear`, resumes, forks
 upgrades of nothing and machines that are replaced; no service is needed to see who is who.
 """
 
-import importlib.util
 import itertools
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 from hypothesis import settings
@@ -27,7 +24,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.client.conftest import CLIENT, KEY, NAMED
+from tests.client.conftest import KEY, NAMED
+from tests.client.parts import client, hook
 
 GIVEN = "3f2b8c1e-6d4a-4f0b-9a7e-2c5d8e1f0a3b"
 ENVIRONMENTS = [
@@ -38,23 +36,6 @@ ENVIRONMENTS = [
     {"DIBS_SESSION": GIVEN, "DIBS_KEY": KEY, "DIBS_LABEL": "team"},
 ]
 SUBS = ("", "a1", "a2")
-
-
-def loaded(name: str, path: Path) -> Any:
-    """A file of the client as a module."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    with mock.patch.dict(sys.modules, {name: module}):
-        if name != "dibs_client":
-            sys.modules["dibs_client"] = DIBS
-        spec.loader.exec_module(module)
-    return module
-
-
-DIBS = loaded("dibs_client", CLIENT)
-HOOK = loaded("hook", CLIENT.with_name("hook.py"))
 
 
 @dataclass
@@ -89,7 +70,7 @@ class Histories(RuleBasedStateMachine):
         self.env, self.knows_processes = env, knows_processes
 
     @contextmanager
-    def session_of(self, agent: LiveAgent, sub: str = "") -> Iterator[Any]:
+    def session_of(self, agent: LiveAgent, sub: str = "") -> "Iterator[client.Session]":
         """The client's session, as a command or a hook of this agent has it."""
         home = self.folder / str(agent.machine)
         home.mkdir(exist_ok=True)
@@ -100,9 +81,9 @@ class Histories(RuleBasedStateMachine):
         process = agent.process if self.knows_processes else ""
         with (
             mock.patch.dict(os.environ, env, clear=True),
-            mock.patch.object(HOOK, "agent_process", return_value=process),
+            mock.patch.object(hook, "agent_process", return_value=process),
         ):
-            yield DIBS.Session(DIBS.Setup(str(home)), sub=sub).load()
+            yield client.Session(client.Setup(str(home)), sub=sub).load()
 
     def look(self, agent: LiveAgent, sub: str = "") -> str:
         """The secret that a command would send now."""
@@ -142,12 +123,12 @@ class Histories(RuleBasedStateMachine):
         cleared = data.draw(st.permutations(cleared)) if together else [one]
         for agent in cleared:
             with self.session_of(agent) as session:
-                HOOK.note_cleared(session)
+                hook.note_cleared(session)
         for agent in cleared:
             self.ended.append(LiveAgent(agent.machine, "", agent.conversation))
             agent.conversation = f"conversation-{next(self.numbers)}"
             with self.session_of(agent) as session:
-                HOOK.gone_on(session)
+                hook.gone_on(session)
         self.unclear |= {one.machine} if len(cleared) > 1 else set()
         is_known = self.knows_processes or one.machine not in self.unclear
         for agent in cleared:

@@ -1,29 +1,26 @@
 """What import reads: checklists, and what trackers export. The samples are our own inventions."""
 
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.client.parts import client_module, part
+from tests.client.parts import checklists, client, formats, importing
 
 Found = dict[str, tuple[str, list[str]]]
 
 
-def read(text: str, path: str = "-", **flags: Any) -> list[Any]:
+def read(text: str, path: str = "-", **flags: Any) -> "list[formats.Item]":
     """The items of a text that lies at a path, as import reads them, with their whole names."""
-    importing, formats, checklists = (part(n) for n in ("importing", "formats", "checklists"))
-    args = SimpleNamespace(
-        **{"format": None, "source": None, "order": None, "prefix": None} | flags
-    )
-    setattr(args, "keep-gone", None)
+    args, setup = client.parse(["import", path]), client.Setup()
+    vars(args).update(flags)
+    setup.root = "/repo"
     faults = formats.Faults()
     text = text.replace("\r\n", "\n")
-    kind, given = importing.detected(args, SimpleNamespace(root="/repo"), path, text)
+    kind, given = importing.detected(args, setup, path, text)
     if kind in formats.READERS:
         items = list(formats.READERS[kind](given, faults))
     else:
-        place = importing.place_of(args, SimpleNamespace(root="/repo"), path)
+        place = importing.place_of(args, setup, path)
         items = checklists.read(text, place, kind, args.order, faults)
     assert faults == []
     plan = importing.Plan(items, {}, args)
@@ -36,7 +33,7 @@ def found(text: str, path: str = "-", **flags: Any) -> Found:
     return {i.name: (i.fields["title"], i.needs) for i in read(text, path, **flags)}
 
 
-def one(text: str, path: str = "-", **flags: Any) -> Any:
+def one(text: str, path: str = "-", **flags: Any) -> "formats.Item":
     """The only item that there is to do."""
     [item] = read(text, path, **flags)
     return item
@@ -161,7 +158,7 @@ def test_a_plain_checklist_goes_by_its_ids_else_by_its_words() -> None:
 
 def test_a_checklist_from_a_pipe_has_the_name_that_it_is_given() -> None:
     assert list(found("- [ ] 1.1 one\n", source="clock")) == ["clock/1.1"]
-    with pytest.raises(client_module().Failure, match="--source NAME"):
+    with pytest.raises(client.Failure, match="--source NAME"):
         found("- [ ] 1.1 one\n")
 
 
@@ -336,14 +333,14 @@ def test_linear_csv() -> None:
     ],
 )
 def test_a_damaged_table_is_refused_by_its_line(text: str, where: str) -> None:
-    with pytest.raises(part("formats").Damaged, match=where):
+    with pytest.raises(formats.Damaged, match=where):
         read(text)
 
 
 def test_a_row_without_its_name_is_named() -> None:
-    formats = part("formats")
     faults = formats.Faults()
     kind, rows = formats.table("Issue key,Summary\nGW-1,one\n,two\nGW-3,\n")
+    assert kind == "jira"
     assert len(list(formats.READERS[kind](rows, faults))) == 1
     assert faults == ["line 3, Issue key: it is missing", "line 4 (GW-3), Summary: it is missing"]
 
@@ -356,6 +353,6 @@ def test_what_is_too_long_is_cut_and_told() -> None:
 
 
 def test_a_format_that_is_named_has_to_be_the_one() -> None:
-    with pytest.raises(part("formats").Damaged, match="not what beads writes"):
+    with pytest.raises(formats.Damaged, match="not what beads writes"):
         read('[{"number": 1, "title": "A"}]', format="beads")
     assert list(found("- [ ] 1.1 one\n", "/repo/plan/tasks.md", format="kiro")) == ["plan/1.1"]

@@ -168,7 +168,14 @@ def test_a_link_between_memory_files_is_kept(fresh: Sandbox) -> None:
     assert (fresh.repo / "AGENTS.md").read_text() == "# Agents\n"
 
 
-@pytest.mark.parametrize("text", ["{", '{"a": 1,}', "[]", '{"hooks": []}', '{"hooks": null}', "x"])
+DEEP = '{"a": ' * 100_000 + "1" + "}" * 100_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", '{"a": 1,}', "[]", '{"hooks": []}', '{"hooks": null}', "x", DEEP],
+    ids=lambda text: text[:20],
+)
 def test_settings_that_cannot_be_merged_stop_init_before_it_writes(
     fresh: Sandbox, text: str
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.client.conftest import CLIENT, Make, Sandbox
-from tests.client.parts import client_module, part
+from tests.client.parts import client, passing, shell
 from tests.client.test_hooks import LOCAL, bash
 from tests.client.test_install import fresh, init, installed
 from tests.harness import processes
@@ -31,10 +31,10 @@ class Checkout:
 
     def passes(self, line: str, cwd: str = ".", **more: Any) -> str | None:
         """What runs instead of this line without a question; None where a person is asked."""
-        place = part("passing").Place(str(self.root), str(self.root / cwd), **more)
+        place = passing.Place(str(self.root), str(self.root / cwd), **more)
         place.ours = str(self.script)
         place.command = ["sh", place.ours]
-        text = part("passing").rewritten(line, place, part("shell").read)
+        text = passing.rewritten(line, place, shell.read)
         return None if text is None else str(text)
 
 
@@ -341,10 +341,10 @@ def test_whatever_passes_runs_nothing_but_dibs_and_filters(
     if text is None:
         return
     before = sorted(path for path in checkout.root.rglob("*"))
-    for shell in filter(None, map(shutil.which, ("dash", "bash", "zsh"))):
+    for program in filter(None, map(shutil.which, ("dash", "bash", "zsh"))):
         (stands / "log").write_text("")
         done = processes.run(
-            [shell, "-c", text], cwd=checkout.root / cwd, env={"PATH": str(stands)}, input=""
+            [program, "-c", text], cwd=checkout.root / cwd, env={"PATH": str(stands)}, input=""
         )
         assert "not found" not in done.stderr
         for call in (stands / "log").read_text().splitlines():
@@ -361,7 +361,6 @@ def ours(checkout: Checkout, cwd: str) -> tuple[str, ...]:
 @settings(max_examples=400, deadline=None)
 @given(line=LINES | GLUED | st.text())
 def test_any_text_is_read_or_given_up(line: str) -> None:
-    shell = part("shell")
     with contextlib.suppress(shell.Unreadable):
         shell.read(line)
 
@@ -415,5 +414,5 @@ def test_the_hook_of_a_holder_still_lets_commands_pass(ann: Sandbox) -> None:
 
 def test_where_the_gate_is_off_commands_pass_as_well(sandbox: Make) -> None:
     ann = sandbox(DIBS_GATE="off", **LOCAL)
-    script = client_module().__file__
+    script = client.__file__
     assert bash(ann, f"python3 {script} list")["permissionDecision"] == "allow"

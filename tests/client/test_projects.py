@@ -1,6 +1,5 @@
 """Which project a checkout is: one for all the URLs of a repository, and two for two."""
 
-import importlib.util
 import itertools
 import re
 from typing import Any
@@ -8,20 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.client.conftest import CLIENT, Make
-
-
-def client() -> Any:
-    """The client as a module."""
-    spec = importlib.util.spec_from_file_location("dibs_of_projects", CLIENT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-DIBS = client()
+from tests.client.conftest import Make
+from tests.client.parts import client
 
 # What each host documents as the URLs of one repository, and the name that its project has. None:
 # the name ends with a digest, and only that it is one name, and no other's, is promised.
@@ -214,7 +201,7 @@ LEGAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @pytest.mark.parametrize(("name", "urls"), REPOSITORIES, ids=lambda value: str(value)[:60])
 def test_all_urls_of_a_repository_are_one_project(name: str | None, urls: list[str]) -> None:
-    found = {DIBS.project_of(url) for url in urls}
+    found = {client.project_of(url) for url in urls}
     assert len(found) == 1, found
     [project] = found
     assert name in (None, project)
@@ -223,7 +210,7 @@ def test_all_urls_of_a_repository_are_one_project(name: str | None, urls: list[s
 
 
 def test_two_repositories_are_two_projects() -> None:
-    names = [DIBS.project_of(urls[0]) for _, urls in REPOSITORIES]
+    names = [client.project_of(urls[0]) for _, urls in REPOSITORIES]
     twice = [pair for pair in itertools.combinations(names, 2) if pair[0] == pair[1]]
     assert twice == []
 
@@ -241,14 +228,15 @@ def test_no_two_places_share_a_project(one: Any, other: Any) -> None:
         return f"https://{place[0]}/{'/'.join(place[1])}"
 
     same = one == other
-    assert (DIBS.project_of(url(one)) == DIBS.project_of(url(other))) == same
+    assert (client.project_of(url(one)) == client.project_of(url(other))) == same
     if len(one[1]) > 1:  # the way by ssh leads to the same
-        assert DIBS.project_of(f"git@{one[0]}:{'/'.join(one[1])}.git") == DIBS.project_of(url(one))
+        by_ssh = f"git@{one[0]}:{'/'.join(one[1])}.git"
+        assert client.project_of(by_ssh) == client.project_of(url(one))
 
 
 @given(st.text(max_size=300))
 def test_whatever_a_remote_is_the_project_is_a_name_or_none(remote: str) -> None:
-    project = DIBS.project_of(remote)
+    project = client.project_of(remote)
     assert project == "" or LEGAL.fullmatch(project)
 
 

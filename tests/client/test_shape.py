@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,50 @@ def test_it_is_made_to_be_read_no_function_is_tangled_and_no_line_is_dense(scrip
                 and re.search(r"\w; \w+\(", line)]  # fmt: skip
 
 
+class AtRunTime(ast.NodeTransformer):
+    """Leaves out what stands there for a checker of types alone."""
+
+    def visit_If(self, node: ast.If) -> list[ast.stmt] | ast.AST:
+        """Take the other branch of `if TYPE_CHECKING`."""
+        self.generic_visit(node)
+        return node.orelse if ast.unparse(node.test) == "TYPE_CHECKING" else node
+
+
+def tree_of(script: Path) -> ast.Module:
+    """A file as Python 3.8 runs it."""
+    tree = ast.parse(script.read_text(), feature_version=(3, 8))
+    return ast.fix_missing_locations(AtRunTime().visit(tree))
+
+
+def evaluated(body: list[ast.stmt]) -> Iterator[ast.expr | None]:
+    """The types that Python evaluates, where no `from __future__` tells it not to."""
+    for node in body:
+        if isinstance(node, ast.AnnAssign):
+            yield node.annotation
+        elif isinstance(node, ast.ClassDef):
+            yield from evaluated(node.body)
+        elif isinstance(node, ast.FunctionDef):
+            given = [*node.args.args, *filter(None, [node.args.vararg])]
+            yield from (*(each.annotation for each in given), node.returns)
+            inner = [each for each in ast.walk(node) if isinstance(each, ast.FunctionDef)]
+            yield from evaluated([each for each in inner if each is not node])
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_types_cost_nothing_and_are_no_news_to_python_3_8(script: Path) -> None:
+    tree = tree_of(script)
+    names = {name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+             for name in [str(node.module).split(".")[0]]}  # fmt: skip
+    assert not names & {"typing", "_typeshed", "client"}
+    found = [each for each in evaluated(tree.body) if each]
+    odd = [ast.unparse(each) for each in found if not isinstance(each, ast.Constant | ast.Name)]
+    assert found
+    assert odd == [] or "__future__" in names
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_it_is_python_3_8_and_the_standard_library(script: Path) -> None:
-    tree = ast.parse(script.read_text(), feature_version=(3, 8))
+    tree = tree_of(script)
     imported = {
         name.split(".")[0]
         for node in ast.walk(tree)

@@ -1,6 +1,5 @@
 """What another party wrote reaches an agent as data: framed, quoted, cut, and by no hook."""
 
-import importlib.util
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -8,8 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.client.conftest import CLIENT, Make
-from tests.client.parts import client_module
+from tests.client.conftest import Make
+from tests.client.parts import client
 from tests.client.test_bad_input import answering, http
 from tests.client.test_hooks import LOCAL, edit
 from tests.tools.injected import NOTE_FRAME, ORDER, TEXTS, faults
@@ -44,11 +43,6 @@ def loss(text: str, reason: str = "lapsed", **fields: Any) -> dict[str, Any]:
 
 
 def test_client_and_service_frame_alike() -> None:
-    spec = importlib.util.spec_from_file_location("dibs_client", CLIENT)
-    assert spec
-    assert spec.loader
-    client = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(client)
     for text in [*TEXTS.values(), "T-1", "feature/parser#2", "über", "x" * 41]:
         assert client.quoted(text) == messages.quoted(text)
         assert client.word(text) == messages.word(text)
@@ -194,9 +188,9 @@ def test_doctor_takes_no_answer_for_a_clock_that_is_none(sandbox: Make) -> None:
 def test_an_instant_that_is_not_near_is_told_with_its_day(shift: int, shown: int) -> None:
     instant = (datetime.now(UTC) + timedelta(seconds=shift)).strftime("%Y-%m-%dT%H:%M:%SZ")
     whole = f"{instant[:10]} {instant[11:16]}Z"
-    assert client_module().moment_of(instant) == whole[shown:]
+    assert client.moment_of(instant) == whole[shown:]
 
 
 @pytest.mark.parametrize("text", [*TEXTS.values(), "", "2026", "x" * 16, "²026-11-30T07:55"])
 def test_what_is_no_instant_is_told_as_data(text: str) -> None:
-    assert client_module().moment_of(text) == messages.quoted(text)
+    assert client.moment_of(text) == messages.quoted(text)

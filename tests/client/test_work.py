@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.client.parts import part
+from tests.client.parts import work
 from tests.client.test_passing import GLUED, LINES
 from tests.harness import processes
 
@@ -35,7 +35,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def is_work(repo: Path, command: str, cwd: str = ".", **payload: Any) -> bool:
     """Does the gate count it as work?"""
     where = str(repo / cwd)
-    return bool(part("work").is_work(str(repo), {"tool_name": "Bash"} | payload, command, where))
+    return bool(work.is_work(str(repo), {"tool_name": "Bash"} | payload, command, where))
 
 
 WORK = [
@@ -225,7 +225,7 @@ def test_an_edit_is_work_where_git_would_see_it(repo: Path, path: str, is_one: b
 @settings(max_examples=300, deadline=None)
 @given(line=LINES | GLUED | st.text())
 def test_any_text_is_judged_without_a_failure(line: str) -> None:
-    assert part("work").is_work("/nowhere", {"tool_name": "Bash"}, line, "/nowhere") in (
+    assert work.is_work("/nowhere", {"tool_name": "Bash"}, line, "/nowhere") in (
         True,
         False,
     )

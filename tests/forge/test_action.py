@@ -219,6 +219,9 @@ def test_the_key_for_ci_opens_no_other_act(
         (b"[]", "pull_request", "cannot be read"),
         (b'{"action": "opened"}', "pull_request", "no pull request"),
         (b"{}", "push", "no pull request"),
+        (b'{"pull_request": {"head": "main"}}', "pull_request", "not as GitHub sends it"),
+        (b'{"pull_request": {"body": 7}}', "pull_request", "not as GitHub sends it"),
+        (b'{"merge_group": ["main"]}', "merge_group", "not as GitHub sends it"),
     ],
 )
 def test_an_event_that_is_none_of_ours_fails_in_a_line(
@@ -226,6 +229,11 @@ def test_an_event_that_is_none_of_ours_fails_in_a_line(
 ) -> None:
     ran = flow.run(event, name)
     assert (ran.code, said in ran.said, ran.said.count("\n")) == (1, True, 1)
+
+
+def test_a_merge_group_has_no_verdict(flow: Workflow) -> None:
+    ran = flow.run(group(flow.repository), "merge_group", "resolve")
+    assert (ran.code, "a merge group has no verdict" in ran.said) == (1, True)
 
 
 @pytest.mark.parametrize(

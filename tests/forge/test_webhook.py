@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import jsonschema_rs
 import pytest
-from tests.client.parts import client_module
+from tests.client.parts import client
 from tests.forge.conftest import TEAM
 from tests.forge.told import (
     OLD_SECRET,
@@ -195,7 +195,7 @@ def test_a_repository_that_the_service_does_not_accept_is_ignored(service: Servi
     ],
 )
 def test_a_repository_has_the_project_that_the_client_calls_it(page: str) -> None:
-    assert project_of(page, {}) == client_module().project_of(page)
+    assert project_of(page, {}) == client.project_of(page)
 
 
 def test_a_setting_says_which_project_a_repository_is(service: ServiceProcess) -> None:

@@ -1,6 +1,9 @@
-"""What the house keeps to: no process past the harness, no wait without a bound, no long file."""
+"""What the house keeps to: no process past the harness, no wait without a bound, no long file, no
+file whose types nobody checks."""
 
 import ast
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,3 +42,38 @@ def test_no_file_of_the_service_is_longer_than_can_be_read_in_one_sitting() -> N
     sources = [*(ROOT / "service").rglob("*.py"), *(ROOT / "service").rglob("*.lua")]
     lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in sources}
     assert {file: length for file, length in lengths.items() if length > 350} == {}
+
+
+SOURCES = [
+    file.relative_to(ROOT)
+    for folder in ROOT.iterdir()
+    if folder.is_dir() and folder.name[0] != "." and folder.name not in ("build", "dist")
+    for file in folder.rglob("*.py")
+]
+# What would let a file through whose types are not checked, or not strictly.
+LOOSE = (
+    "exclude",
+    "ignore_errors",
+    "follow_imports",
+    "disallow_untyped_defs",
+    "check_untyped_defs",
+)
+
+
+def test_the_types_of_every_file_are_checked_strictly() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    assert settings["strict"] is True
+    assert [
+        name for one in (settings, *settings["overrides"]) for name in LOOSE if name in one
+    ] == []
+    folders = [Path(name) for name in settings["files"]]
+    assert Path("client/dibs.py") in SOURCES
+    unseen = [file for file in SOURCES if not any(file.is_relative_to(each) for each in folders)]
+    assert unseen == []
+
+
+def test_what_a_checker_shall_not_see_is_said_by_its_code() -> None:
+    own = Path(__file__).relative_to(ROOT)
+    texts = {str(file): (ROOT / file).read_text() for file in SOURCES if file != own}
+    blanket = re.compile(r"#\s*type:\s*ignore(?!\[)|#\s*mypy:|@(typing\.)?no_type_check")
+    assert [file for file, text in texts.items() if blanket.search(text)] == []

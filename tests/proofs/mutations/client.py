@@ -9,6 +9,7 @@ START = "tests/client/test_start.py::test_"
 CLIENT_BOUNDS = "tests/client/test_bounds.py::test_"
 CLIENT_FORGOTTEN = ("tests/client/test_forgotten.py",)
 WORDS_OF_OTHERS = ("tests/client/test_words_of_others.py",)
+BAD_INPUT = "tests/client/test_bad_input.py::test_"
 NEXT = "tests/client/test_next.py::test_"
 
 MUTANTS = [
@@ -136,7 +137,7 @@ MUTANTS = [
         "a claim without hooks says nothing",
         "client/dibs.py",
         "a missing part is told in one line",
-        "        if missing_part():\n            talk(",
+        "        if missing:\n            talk(",
         "        if False:\n            talk(",
         (PARTS + "an_init_of_the_version_before_says_that_it_has_to_run_again",),
     ),
@@ -267,6 +268,32 @@ MUTANTS = [
         '                if claim["state"] in client.LIVE and not is_ours:\n',
         "                if False:\n",
         (CLIENT_REVIEW + "a_push_to_a_branch_of_another_session_is_stopped",),
+    ),
+    Mutant(
+        "help does not let its reader leave",
+        "client/dibs.py",
+        "no expected failure ends in a traceback",
+        '    try:\n        if {"-h", "--help", "help"} & {*argv[:2]}:\n'
+        "            print(__doc__, flush=True)\n            return YES\n",
+        '    if {"-h", "--help", "help"} & {*argv[:2]}:\n'
+        "        print(__doc__, flush=True)\n        return YES\n    try:\n",
+        (BAD_INPUT + "a_reader_that_leaves_does_no_harm",),
+    ),
+    Mutant(
+        "what a state file says of times is not looked at",
+        "client/dibs.py",
+        "a damaged state file counts as none",
+        '    sum((*times, *data.get("hooks", {}).values()))\n',
+        "",
+        (BAD_INPUT + "a_damaged_state_file_counts_as_none",),
+    ),
+    Mutant(
+        "an upgrade leaves a session without a secret",
+        "client/dibs.py",
+        "a damaged state file counts as none",
+        'self.data.get("session", self.given)',
+        'self.data.get("session")',
+        (BAD_INPUT + "what_an_upgrade_leaves_is_no_damaged_state_file",),
     ),
     Mutant(
         "a push of what was lost goes on",

@@ -229,4 +229,20 @@ MUTANTS = [
         "trailers = pull.trailers",
         ACTING,
     ),
+    Mutant(
+        "a merge group gets a verdict",
+        "action/dibs_action.py",
+        "a wrong setting fails in a line",
+        '    if act == "resolve" and name == "merge_group":\n',
+        "    if False:\n",
+        ACTING,
+    ),
+    Mutant(
+        "an event that is none ends in a traceback",
+        "action/dibs_action.py",
+        "an event that is none of ours fails in a line",
+        "    except (AttributeError, TypeError):\n",
+        "    except ZeroDivisionError:\n",
+        ACTING,
+    ),
 ]

@@ -127,7 +127,7 @@ MUTANTS = [
         "an id that only the hook knows",
         "client/agents.py",
         "a session of any agent is one",
-        "    return [f\"{name}={client.part('passing').quoted(value)}\"] if value else []\n",
+        '    return [f"{name}={passing.quoted(value)}"] if value else []\n',
         "    return []\n",
         (AGENTS + "the_hook_gives_a_command_the_id_that_its_shell_may_not_know",),
     ),
