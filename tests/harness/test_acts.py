@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tests.client.parts import client_module, part
+from tests.client.parts import client, passing
 from tests.proofs import reference_model
 
 from dibs.acts import ACTS, POSTS, SCRIPTS, tables
@@ -69,8 +69,8 @@ def test_an_agent_may_run_the_acts_of_sessions_unasked_and_no_other() -> None:
     asked = {"history"}  # a person's: `show --history` is what a session needs of it
     of_sessions = {act.name for act in ACTS if act.caller in ("session", "reader")}
     assert {act.name for act in ACTS if act.commands} == of_sessions - asked
-    assert set(tables.commands()) <= set(client_module().COMMANDS), "the client has them"
-    assert tables.commands() == part("passing").VERBS, "what passes a hook is what a rule allows"
+    assert set(tables.commands()) <= set(client.COMMANDS), "the client has them"
+    assert tables.commands() == passing.VERBS, "what passes a hook is what a rule allows"
 
 
 def test_who_needs_no_session_is_said_with_its_header() -> None:

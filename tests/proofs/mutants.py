@@ -1,6 +1,6 @@
 """Bugs on purpose: each is put into a copy of the service or the client, and a test must notice.
 
-`make mutants` prints which test noticed which; one that nobody notices fails it. A mutant whose
+`make mutants` (ARGS="--file client/" for a part of them) prints which test noticed which; one that nobody notices fails it. A mutant whose
 text is no longer in the code fails it too: it has to be written anew.
 """
 
@@ -108,12 +108,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=2, help="how many at once (2)")
     parser.add_argument("--only", default="", help="those with this in their name")
+    parser.add_argument("--file", default="", help="those in this file or folder, as client/")
     wanted = parser.parse_args()
     processes.clean_signals()
     processes.adopt_orphans()
     assert the_copy_is_what_runs(), "PYTHONPATH does not come before the installed dibs"
     compileall.compile_dir(SERVICE, quiet=2)
-    mutants = [mutant for mutant in MUTANTS if wanted.only in mutant.name]
+    named = [mutant for mutant in MUTANTS if wanted.only in mutant.name]
+    mutants = [mutant for mutant in named if mutant.file.startswith(wanted.file)]
     if failing := tests_that_fail_anyway(mutants):
         print(f"{failing} fails without a bug, so nothing can be said")
         return 1
