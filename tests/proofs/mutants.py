@@ -1,7 +1,8 @@
 """Bugs on purpose: each is put into a copy of the service or the client, and a test must notice.
 
-`make mutants` (ARGS="--file client/" for a part of them) prints which test noticed which; one that nobody notices fails it. A mutant whose
-text is no longer in the code fails it too: it has to be written anew.
+`make mutants` prints which test noticed which; one that nobody notices fails it. A mutant whose
+text is no longer in the code fails it too: it has to be written anew. ARGS="--file client/" takes
+those of one folder.
 """
 
 import argparse
