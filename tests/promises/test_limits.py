@@ -9,9 +9,10 @@ import pytest
 from tests.conftest import Desk, new_session
 from tests.harness import acting
 
-from dibs import results
+from dibs import model, results
 from dibs.model import Project, Session
 from dibs.store import Rules, StoreDown
+from dibs.store.keys import keys
 from dibs.store.local.embedded import EmbeddedStore
 from dibs.store.redis.link import PipelineLink
 from dibs.store.store import Store
@@ -254,6 +255,34 @@ async def test_a_full_store_refuses_new_claims_while_holders_go_on(cramped: Desk
     assert (await cramped.show("T-9")).state == "free"
     await cramped.store.link.command("CONFIG", "SET", "maxmemory", "0")
     assert isinstance(await cramped.claim(cramped.bob, "T-9"), results.Granted)
+
+
+@pytest.mark.parametrize("act", ["beat", "release", "resolve", "claim", "sweep"])
+async def test_what_others_have_is_found_after_an_act_in_a_full_store(
+    cramped: Desk, act: str
+) -> None:
+    """A full store refuses to write what lies there as well as what does not."""
+    pr, desk = "https://example.org/pull/7", cramped
+    for task in ("T-1", "T-2"):
+        await desk.granted(desk.ann, task)
+        await desk.beat(desk.ann, task, state="review", pr=pr)
+    mine = await desk.granted(desk.bob, "T-3")
+    await desk.store.link.command("CONFIG", "SET", "maxmemory", "1")
+    if act == "beat":
+        await desk.beat(desk.bob, "T-3", mine.fence, pr=pr)
+    elif act == "release":
+        await desk.release(desk.bob, "T-3", mine.fence, pr=pr)
+    elif act == "resolve":
+        given = {"task": "T-3", "pr": pr, "outcome": "rejected"}
+        await acting.resolve(desk.store, desk.project, **given)
+    elif act == "claim":
+        assert isinstance(await desk.claim(desk.bob, "T-3", pr=pr), results.Granted)
+    else:
+        await desk.store.link.command("HDEL", f"{keys(desk.project)}:meta", "weighs")
+        await desk.store.sweep(desk.project)
+    found = await acting.list_(desk.store, desk.project, states=model.STATES, pr=pr, limit=9)
+    assert {claim.task for claim in found.claims} >= {"T-1", "T-2"}
+    assert {claim.task for claim in found.claims} <= {"T-1", "T-2", "T-3"}
 
 
 async def test_a_full_store_does_not_let_a_claim_slip_in_behind_a_lapse(cramped: Desk) -> None:

@@ -12,6 +12,8 @@ from tests.proofs.mutations.mutant import (
     Mutant,
 )
 
+LIMITS = "tests/promises/test_limits.py::test_"
+
 MUTANTS = [
     Mutant(
         "what was broken is known while its record lasts",
@@ -207,9 +209,25 @@ MUTANTS = [
         "branches weigh nothing",
         "store/lua/lookup.lua",
         "what a project keeps is weighed (rule 16)",
-        "  if added == 1 then RECORDS_GREW = RECORDS_GREW + lookup_weight(task, value) end\n",
-        "",
+        "== 1 then RECORDS_GREW = RECORDS_GREW + lookup_weight(task, value) end",
+        "== 1 then RECORDS_GREW = RECORDS_GREW end",
         BYTES,
+    ),
+    Mutant(
+        "what a full store does not write is dropped",
+        "store/lua/common.lua",
+        "a full store keeps what it has (rule 15)",
+        "  if string.find(tostring(reply.err), 'WRONGTYPE', 1, true) then call('DEL', key) end\n",
+        "  call('DEL', key)\n",
+        (f"{LIMITS}what_others_have_is_found_after_an_act_in_a_full_store",),
+    ),
+    Mutant(
+        "a pull request of a holder is refused by a full store",
+        "store/lua/lookup.lua",
+        "a full store keeps holders going (rule 15)",
+        "  bypass_oom_guard()\n",
+        "",
+        (f"{LIMITS}what_others_have_is_found_after_an_act_in_a_full_store",),
     ),
     Mutant(
         "a branch of a new tenure keeps the one before the last",

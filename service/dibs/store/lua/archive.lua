@@ -66,11 +66,7 @@ end
 -- Note that the history has the tenure that `rec` still is.
 local function index_tenure(task, rec)
   local member = rec.fence .. ' ' .. task
-  local added = redis.pcall('ZADD', HISTORY, rec.ended, member)
-  if type(added) == 'table' then
-    call('DEL', HISTORY)  -- something else lies there
-    call('ZADD', HISTORY, rec.ended, member)
-  end
+  overwrite('ZADD', HISTORY, rec.ended, member)
 end
 
 -- Keep the tenure that `rec` was, which is over: the next one begins, or its record goes. With the record, if
@@ -78,11 +74,7 @@ end
 local function archive_tenure(task, rec, most)
   if rec.ended + RULES.history_ms <= NOW then return end
   local key, kept = TENURES .. task, tenure_json(rec)
-  local many = redis.pcall('LPUSH', key, kept)
-  if type(many) == 'table' then
-    call('DEL', key)  -- something else lies there
-    many = call('LPUSH', key, kept)
-  end
+  local many = overwrite('LPUSH', key, kept)
   index_tenure(task, rec)
   RECORDS_GREW = RECORDS_GREW + tenure_weight(task, kept)
   while many > most do

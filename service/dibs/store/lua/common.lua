@@ -79,6 +79,15 @@ end
 -- Those who hold something go through here, so that they can keep and free it (rule 15).
 local function bypass_oom_guard() call('DEL', PREFIX .. ':nothing') end
 
+-- Write to a key; where something else lies there, that goes. A store without room refuses it as well, and
+-- there what lies there stays.
+local function overwrite(command, key, ...)
+  local reply = redis.pcall(command, key, ...)
+  if type(reply) ~= 'table' then return reply end
+  if string.find(tostring(reply.err), 'WRONGTYPE', 1, true) then call('DEL', key) end
+  return call(command, key, ...)
+end
+
 -- GCRA: `paid` is the instant at which all that was let through is paid for.
 -- Returns how long to wait in ms, and the instant to store when the request is let through.
 local function gcra(paid, per_second)

@@ -28,11 +28,7 @@ if ARG.keep == '' then
 end
 
 bypass_oom_guard()
-local kept = redis.pcall('ZADD', TOLD_BEFORE, NOW_TEXT, 'id ' .. ARG.id, NOW_TEXT, 'body ' .. ARG.digest)
-if type(kept) == 'table' then
-  call('DEL', TOLD_BEFORE)  -- something else lies there
-  call('ZADD', TOLD_BEFORE, NOW_TEXT, 'id ' .. ARG.id, NOW_TEXT, 'body ' .. ARG.digest)
-end
+overwrite('ZADD', TOLD_BEFORE, NOW_TEXT, 'id ' .. ARG.id, NOW_TEXT, 'body ' .. ARG.digest)
 if ARG.thing ~= '' and (at('of ', ARG.thing) or 0) < tonumber(ARG.at_ms) then
   call('ZADD', TOLD_BEFORE, ARG.at_ms, 'of ' .. ARG.thing)
 end

@@ -8,12 +8,7 @@ local function lookup_weight(task, value) return #value + #task + 100 end
 
 local function add_lookup(task, field, value)
   if not value then return end
-  local added = redis.pcall('SADD', lookup_key(field, value), task)
-  if type(added) == 'table' then
-    call('DEL', lookup_key(field, value))  -- something else lies there
-    added = call('SADD', lookup_key(field, value), task)
-  end
-  if added == 1 then RECORDS_GREW = RECORDS_GREW + lookup_weight(task, value) end
+  if overwrite('SADD', lookup_key(field, value), task) == 1 then RECORDS_GREW = RECORDS_GREW + lookup_weight(task, value) end
 end
 
 local function drop_lookup(task, field, value)
@@ -24,6 +19,7 @@ end
 local function set_lookup_field(task, rec, field, value)
   local was = rec[field]
   if was == value then return end
+  bypass_oom_guard()
   if was ~= rec['last_' .. field] then drop_lookup(task, field, was) end
   rec[field] = value
   add_lookup(task, field, value)

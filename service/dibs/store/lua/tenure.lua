@@ -89,11 +89,7 @@ local function record_loss(session, task, fence, reason, kept_until, fields)
   local entry = {task = task, fence = fence, reason = reason, at = NOW_TEXT, kept_until = text(kept_until)}
   for field, value in pairs(fields or {}) do entry[field] = value end
   NOTED[session .. ' ' .. task] = true
-  local noted = redis.pcall('HSET', LOST .. session, task, cjson.encode(entry))
-  if type(noted) == 'table' then
-    if string.find(noted.err, 'WRONGTYPE', 1, true) then call('DEL', LOST .. session) end
-    call('HSET', LOST .. session, task, cjson.encode(entry))
-  end
+  overwrite('HSET', LOST .. session, task, cjson.encode(entry))
   call('PERSIST', LOST .. session)  -- 0.1.0 let it end by itself
   call('ZADD', PREFIX .. ':losers', 'LT', entry.kept_until, session)
 end
