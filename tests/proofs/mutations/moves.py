@@ -60,6 +60,7 @@ MUTANTS = [
         "the stream has each transition once (I12)",
         "  if used_up(rec) and not failed and not rec.hold then emit('failed', task, rec) end\n",
         "",
+        (MACHINE,),
     ),
     Mutant(
         "what comes back counts for nobody",
@@ -74,6 +75,7 @@ MUTANTS = [
         "record, indexes and events agree (I8)",
         "  if entered == ':live' and to ~= 'held' then call",
         "  if to == 'parked' then call",
+        (MACHINE,),
     ),
     *(
         Mutant(
@@ -82,8 +84,9 @@ MUTANTS = [
             "record, indexes and events agree (I8)",
             "  if left == ':live' and from ~= 'held' then call",
             f"  if left == ':live' and from ~= 'held' and from ~= '{state}' then call",
+            (tests,),
         )
-        for state in ("parked", "review")
+        for state, tests in (("parked", BOUNDARIES), ("review", MACHINE))
     ),
     Mutant(
         "a heartbeat moves the index alone",
