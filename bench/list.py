@@ -111,24 +111,18 @@ def _bytes(port: int, store: Any, many: int) -> Iterator[Figure]:
     kept.write([entry("W", n) for n in range(12_000)])
     before = used()
     kept.write([entry("K", n) for n in range(many)])
-    each = (used() - before) / many
-    yield Figure(
-        "store memory per listed task with a title of 39 characters and no body",
-        "≤ 500 bytes",
-        f"{each:.0f} bytes",
-        each <= 500,
-    )
+    what = "store memory per listed task with a title of 39 characters and no body"
+    yield _bytes_each(what, (used() - before) / many, 500)
     before = used()
     for first in range(0, many, 25):
         tasks = [f"L-{number:06}" for number in range(first, first + 25)]
         ListCaller(port, "bench.bytes").post("claim", all_of=tasks, **FACTS)
-    each = (used() - before) / many
-    yield Figure(
-        "store memory per lease of an unlisted task, all facts given",
-        "≤ 700 bytes",
-        f"{each:.0f} bytes",
-        each <= 700,
-    )
+    what = "store memory per lease of an unlisted task, all facts given"
+    yield _bytes_each(what, (used() - before) / many, 700)
+
+
+def _bytes_each(what: str, each: float, most: int) -> Figure:
+    return Figure(what, f"≤ {most} bytes", f"{each:.0f} bytes", each <= most)
 
 
 def _dependents(port: int, rounds: int) -> Figure:

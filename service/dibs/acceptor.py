@@ -1,8 +1,8 @@
-"""Accepts connections: all that wait outside, as long as there are seats.
+"""Accepts connections: all that wait outside, as long as there are slots.
 
-uvicorn would have the event loop do that, which knows of no seats: who came beyond them would be
+uvicorn would have the event loop do that, which knows of no slots: who came beyond them would be
 refused, holders too. It also accepts one connection a turn, and with many busy ones a turn takes
-long. Here who finds no seat waits in the kernel's queue, in order.
+long. Here who finds no slot waits in the kernel's queue, in order.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ from dibs.connection_slots import ConnectionSlots
 AT_ONCE = 256
 """So many are accepted before anybody else has a turn."""
 AGAIN_S = 0.01
-"""After so long those outside are looked after again, while there is no seat for them."""
+"""After so long those outside are looked after again, while there is no slot for them."""
 
 
 class Acceptor:
     """The listening socket."""
 
-    def __init__(self, listener: socket, seats: ConnectionSlots) -> None:
-        self._listener, self._seats = listener, seats
+    def __init__(self, listener: socket, slots: ConnectionSlots) -> None:
+        self._listener, self._slots = listener, slots
         self._entering: set[asyncio.Task[object]] = set()
         self._later: asyncio.TimerHandle | None = None
 
@@ -38,7 +38,7 @@ class Acceptor:
     def _let_in(self) -> None:
         loop = asyncio.get_running_loop()
         for _ in range(AT_ONCE):
-            if not self._seats.has_room(loop.time(), len(self._entering)):
+            if not self._slots.has_room(loop.time(), len(self._entering)):
                 self._rest()
                 return
             try:

@@ -142,7 +142,7 @@ def build(settings: Settings, url: str | None) -> Service:
     context = BoardContext(
         streams=streams,
         feeds=feeds,
-        lobby=OverviewCache(store),
+        overviews=OverviewCache(store),
         claims=claims,
         is_admin=access.is_admin,
         breakable=access.breakable,

@@ -18,7 +18,7 @@ _HEALTH = (b"/livez", b"/readyz")
 
 
 class Connected(Protocol):
-    """A connection, as far as seats go."""
+    """A connection, as far as slots go."""
 
     def make_room(self) -> None:
         """Go, without a word."""
@@ -35,7 +35,7 @@ class ConnectionSlots:
         """Those on which nothing is being answered, and since when; the longest first."""
 
     def has_room(self, now: float, coming: int = 0) -> bool:
-        """Say if there is a seat for a newcomer, or somebody went to make room. `coming` others
+        """Say if there is a slot for a newcomer, or somebody went to make room. `coming` others
         have been let in and are not here yet."""
         most = self._most - coming
         if len(self._taken) >= self._open - coming:
@@ -78,10 +78,10 @@ class ConnectionSlots:
 
     @property
     def scarce(self) -> bool:
-        """Only those seats are left which are kept."""
+        """Only those slots are left which are kept."""
         return len(self._taken) > self._open
 
 
 def is_kept_for(method: bytes, url: bytes) -> bool:
-    """Say if a request is one for which there is a seat when they are scarce."""
+    """Say if a request is one for which there is a slot when they are scarce."""
     return url in _HEALTH or (method == b"POST" and url.startswith(b"/v1/"))

@@ -42,7 +42,7 @@ answer: closing at once would take it away (RFC 9112, 9.6)."""
 class ConnectionLimits:
     """What one connection may cost."""
 
-    seats: ConnectionSlots
+    slots: ConnectionSlots
     """Of all connections to this process."""
     body: int
     """Bytes."""
@@ -58,7 +58,7 @@ class HttpConnection(HttpToolsProtocol):
     __slots__ = (
         *("_answering", "_limits", "_deaf", "_dropped", "_extensions", "_held", "_host"),
         *("_hung_up_at", "_in_body", "_keep_alive", "_left", "_metrics", "_offered", "_quiet_at"),
-        *("_room", "_seats", "_tail", "_taken", "_taken_at", "began"),
+        *("_room", "_slots", "_tail", "_taken", "_taken_at", "began"),
     )
     transport: Any  # a CountingTransport
 
@@ -72,7 +72,7 @@ class HttpConnection(HttpToolsProtocol):
         _loop: AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._seats, self._metrics = limits.seats, metrics
+        self._slots, self._metrics = limits.slots, metrics
         self._limits = limits
         self.began = 0.0
         """When the request that is not here yet began to arrive; 0 between requests."""
@@ -107,7 +107,7 @@ class HttpConnection(HttpToolsProtocol):
         counting: Any = CountingTransport(transport, self._hang_up)
         super().connection_made(counting)
         self.began = self.loop.time()
-        if not self._seats.enter(self, self.began):
+        if not self._slots.enter(self, self.began):
             self._count("many")
             self.transport.write(REFUSALS["many"].answer)
             self._deaf = True
@@ -115,7 +115,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Leave."""
-        self._seats.leave(self)
+        self._slots.leave(self)
         super().connection_lost(exc)
 
     def make_room(self) -> None:
@@ -221,7 +221,7 @@ class HttpConnection(HttpToolsProtocol):
                 self.refuse("host")
                 return
             self._host = host
-        scarce = self._seats.scarce
+        scarce = self._slots.scarce
         if scarce and not is_kept_for(self.parser.get_method(), self.url):
             self.refuse("many")
             return
@@ -254,7 +254,7 @@ class HttpConnection(HttpToolsProtocol):
         self._keep_alive = False
         self._room, self._in_body, self._left, self.began = HEAD_BYTES, False, None, 0.0
         self._answering = True
-        self._seats.busy(self)
+        self._slots.busy(self)
         super().on_message_complete()
 
     def answer(self, status: int, headers: Sequence[Header], body: bytes) -> bool:
@@ -279,7 +279,7 @@ class HttpConnection(HttpToolsProtocol):
         sets a timer each time; see `look`."""
         self._answering = False
         self._quiet_at = self.loop.time()
-        self._seats.quiet(self, self._quiet_at)
+        self._slots.quiet(self, self._quiet_at)
         self.server_state.total_requests += 1
         if not self.transport.is_closing():
             self.flow.resume_reading()
@@ -331,13 +331,13 @@ class HttpConnection(HttpToolsProtocol):
         taken = self.transport.written - unread
         if not unread or taken != self._taken:
             if self._taken_at and self._answering:
-                self._seats.busy(self)  # it takes something again
+                self._slots.busy(self)  # it takes something again
             self._taken, self._taken_at = taken, now
         elif now - self._taken_at > UNREAD_S:
             self._count("unread")
             self.transport.abort()
         elif now - self._taken_at > QUIET_S:
-            self._seats.quiet(self, now)
+            self._slots.quiet(self, now)
 
 
 def protocol(limits: ConnectionLimits, metrics: Metrics) -> Callable[..., HttpConnection]:

@@ -26,9 +26,9 @@ DRAIN_S = 1.5
 class Server(uvicorn.Server):
     """A server whose long polls and streams end with the first signal (uvicorn would wait)."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, door: Acceptor) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, acceptor: Acceptor) -> None:
         super().__init__(config)
-        self._service, self._door = service, door
+        self._service, self._acceptor = service, acceptor
         self._metrics = service.metrics
 
     def connection(self) -> asyncio.Protocol:
@@ -40,13 +40,13 @@ class Server(uvicorn.Server):
         return made
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
-        """Open the door: uvicorn itself listens to nothing."""
+        """Begin to accept: uvicorn itself listens to nothing."""
         await super().startup([])
-        self._door.open(self.connection)
+        self._acceptor.open(self.connection)
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """Let nobody in any more, and end."""
-        self._door.close()
+        self._acceptor.close()
         await super().shutdown()
 
     async def on_tick(self, counter: int) -> bool:
@@ -80,19 +80,19 @@ class Server(uvicorn.Server):
                 signal.signal(each, handler)
 
 
-def _limits(settings: Settings, seats: ConnectionSlots) -> ConnectionLimits:
+def _limits(settings: Settings, slots: ConnectionSlots) -> ConnectionLimits:
     large = [act for act in POSTS.values() if act.body_most > settings.max_body]
     paths = tuple(b"/" + act.path.encode() for act in large)
     most = max((act.body_most for act in large), default=0)
     if settings.github_secret and settings.max_body < webhooks.BODY_MOST:
         paths, most = (*paths, webhooks.PATH.encode()), max(most, webhooks.BODY_MOST)
-    return ConnectionLimits(seats, settings.max_body, most, paths)
+    return ConnectionLimits(slots, settings.max_body, most, paths)
 
 
-def config(settings: Settings, service: Service, seats: ConnectionSlots) -> uvicorn.Config:
-    """Return how uvicorn serves `service` to those who have a seat."""
+def config(settings: Settings, service: Service, slots: ConnectionSlots) -> uvicorn.Config:
+    """Return how uvicorn serves `service` to those who have a slot."""
     drain: Any = DRAIN_S  # uvicorn only ever hands it to wait_for, which takes a fraction
-    connection: Any = protocol(_limits(settings, seats), service.metrics)
+    connection: Any = protocol(_limits(settings, slots), service.metrics)
     return uvicorn.Config(
         service.asgi,
         http=connection,
@@ -116,10 +116,10 @@ async def serve(
 ) -> None:
     """Serve until a signal. `ready` hears the server once all is there to answer. Raises
     StoreDown or UnsupportedStore."""
-    seats = ConnectionSlots(settings.max_connections)
-    door = Acceptor(listener, seats)
-    server = Server(config(settings, service, seats), service, door)
-    with server.capture_signals(), contextlib.closing(door):
+    slots = ConnectionSlots(settings.max_connections)
+    acceptor = Acceptor(listener, slots)
+    server = Server(config(settings, service, slots), service, acceptor)
+    with server.capture_signals(), contextlib.closing(acceptor):
         async with service.running():
             await ready(server)
             await server.serve()

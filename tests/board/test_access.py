@@ -72,7 +72,7 @@ class TestAxe:
     def test_asking_for_a_break(self, full: Team, open_page: Open, size: str, scheme: str) -> None:
         page = self.opened(open_page, full, size, scheme)
         row(page, "T-12").locator("summary").click()
-        row(page, "T-12").locator("a.deed").first.click()
+        row(page, "T-12").locator("a.act").first.click()
         page.wait_for_selector("#asking[open] form")
         assert violations(page) == []
 

@@ -21,7 +21,7 @@ FORM = "application/x-www-form-urlencoded"
 def asked(page: Page, task: str) -> None:
     """Open the dialog for a task."""
     row(page, task).locator("summary").click()
-    row(page, task).locator("a.deed").first.click()
+    row(page, task).locator("a.act").first.click()
     page.wait_for_selector("#asking[open] form")
 
 
@@ -95,7 +95,7 @@ def test_keep_it_and_escape_leave_everything_as_it_was(team: Team, board: Open) 
 
 
 def post(
-    team: Team, form: dict[str, str], deed: str = "break", **headers: str
+    team: Team, form: dict[str, str], act: str = "break", **headers: str
 ) -> tuple[int, Any, dict[str, str]]:
     """Send the form as a browser would."""
     import http.client
@@ -103,7 +103,7 @@ def post(
     connection = http.client.HTTPConnection("127.0.0.1", team.service.port, timeout=10)
     body = urllib.parse.urlencode(form)
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request("POST", f"/p/{team.project}/{deed}", body, {"Content-Type": FORM, **sent})
+    connection.request("POST", f"/p/{team.project}/{act}", body, {"Content-Type": FORM, **sent})
     reply = connection.getresponse()
     text = reply.read().decode()
     connection.close()

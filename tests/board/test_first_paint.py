@@ -72,7 +72,7 @@ def test_without_scripts_a_claim_can_be_broken(team: Team, board: Open) -> None:
     team.claim("ann", "T-12 & more/#1")
     page = board(**STILL)
     row(page, "T-12 & more/#1").locator("summary").click()
-    page.click("tr a.deed")
+    page.click("tr a.act")
     assert "Break the claim on T-12 & more/#1?" in page.locator("h1").inner_text()
     page.fill("textarea", "gone since yesterday")
     page.fill("[name=by]", "lea")

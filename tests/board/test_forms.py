@@ -12,20 +12,20 @@ from tests.board.test_break import post
 Open = Callable[..., Page]
 STILL = {"java_script_enabled": False}
 HERE = {"Sec_Fetch_Site": "same-origin"}
-DEEDS = ("break", "hold", "unhold", "retry")
+FORMS = ("break", "hold", "unhold", "retry")
 
 
-def stage(team: Team, deed: str) -> dict[str, str]:
-    """Bring T-1 to where the deed is of use; the fields of its form."""
+def stage(team: Team, act: str) -> dict[str, str]:
+    """Bring T-1 to where the act is of use; the fields of its form."""
     form = {"task": "T-1", "reason": "because", "by": "lea", "key": ADMIN_KEY}
-    if deed == "break":
+    if act == "break":
         form["fence"] = str(team.claim("ann", "T-1")["fence"])
-    elif deed == "retry":
+    elif act == "retry":
         team.write("T-1")
         team.fails("T-1")
     else:
         team.write("T-1")
-        if deed == "unhold":
+        if act == "unhold":
             team.person("hold", task="T-1", reason="wait")
     return form
 
@@ -51,44 +51,44 @@ SECTION = {"break": "again", "hold": "hold", "unhold": "ready", "retry": "ready"
 
 def fill(page: Page) -> None:
     """Fill in what every form asks for, and send it."""
-    page.fill("#deed [name=reason]", "because")
-    page.fill("#deed [name=by]", "lea")
-    page.fill("#deed [name=key]", ADMIN_KEY)
-    page.locator("#deed form button").click()
+    page.fill("#act [name=reason]", "because")
+    page.fill("#act [name=by]", "lea")
+    page.fill("#act [name=key]", ADMIN_KEY)
+    page.locator("#act form button").click()
 
 
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("act", FORMS)
 def test_a_dialog_does_it_and_the_board_shows_it_and_says_so(
-    team: Team, board: Open, deed: str
+    team: Team, board: Open, act: str
 ) -> None:
-    stage(team, deed)
+    stage(team, act)
     page = board()
-    assert state(team) == BEFORE[deed]
+    assert state(team) == BEFORE[act]
     row(page, "T-1").locator("summary").click()
-    row(page, "T-1").get_by_role("link", name=BUTTON[deed], exact=True).click()
+    row(page, "T-1").get_by_role("link", name=BUTTON[act], exact=True).click()
     page.wait_for_selector("#asking[open] form")
     fill(page)
-    settles(lambda: tasks(page, SECTION[deed]) == ["T-1"], "the board has it where it is now")
-    assert page.locator("#did").inner_text() == TOLD[deed]
+    settles(lambda: tasks(page, SECTION[act]) == ["T-1"], "the board has it where it is now")
+    assert page.locator("#did").inner_text() == TOLD[act]
     assert page.evaluate("document.querySelector('#asking').open") is False
-    assert state(team) == AFTER[deed]
+    assert state(team) == AFTER[act]
     told = page.locator("#recent li").first.inner_text()
     assert "lea" in told
     assert "because" in told
 
 
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("act", FORMS)
 def test_without_scripts_it_leads_to_the_task_which_says_that_it_is_done(
-    team: Team, open_page: Open, deed: str
+    team: Team, open_page: Open, act: str
 ) -> None:
-    stage(team, deed)
+    stage(team, act)
     page = open_page(f"{team.service.url}/p/{team.project}/t/T-1", **STILL)
-    page.get_by_role("link", name=BUTTON[deed], exact=True).click()
+    page.get_by_role("link", name=BUTTON[act], exact=True).click()
     fill(page)
     assert f"/p/{team.project}/t/T-1?" in page.url
-    assert "broken" in page.locator(".did").inner_text() or deed != "break"
+    assert "broken" in page.locator(".did").inner_text() or act != "break"
     assert page.locator(".did").inner_text()
-    assert state(team) == AFTER[deed]
+    assert state(team) == AFTER[act]
 
 
 def test_a_page_confirms_nothing_that_is_not_so(team: Team, open_page: Open) -> None:
@@ -152,22 +152,22 @@ def test_a_whole_project_is_kept_back_and_let_go(
     team.write("T-1")
     page = board(**how)
     page.get_by_role("link", name="Keep project back…").click()
-    assert f"Keep all of {team.project} back?" in page.locator("#deed").inner_text()
+    assert f"Keep all of {team.project} back?" in page.locator("#act").inner_text()
     fill(page)
     page.wait_for_selector(".held-back")
     assert page.locator("#did").inner_text() == "The project is kept back."
     status, problem = team.call("claim", "bob", "T-1")
     assert (status, problem["code"], problem["of"]) == (409, "on-hold", "project")
-    page.locator(".held-back a.deed").click()
+    page.locator(".held-back a.act").click()
     page.get_by_text(f"Let all of {team.project} go?").wait_for()
-    assert "because" in page.locator("#deed").inner_text()
+    assert "because" in page.locator("#act").inner_text()
     fill(page)
     page.wait_for_selector(".held-back", state="detached")
     assert page.locator("#did").inner_text() == "The project is no longer kept back."
     assert team.call("claim", "bob", "T-1")[0] == 201
 
 
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("act", FORMS)
 @pytest.mark.parametrize(
     "headers",
     [
@@ -180,16 +180,14 @@ def test_a_whole_project_is_kept_back_and_let_go(
     ],
     ids=str,
 )
-def test_a_page_of_another_site_does_nothing(
-    team: Team, deed: str, headers: dict[str, str]
-) -> None:
-    form = stage(team, deed)
-    status, text, _ = post(team, form, deed, **headers)
+def test_a_page_of_another_site_does_nothing(team: Team, act: str, headers: dict[str, str]) -> None:
+    form = stage(team, act)
+    status, text, _ = post(team, form, act, **headers)
     assert status == 404, text
-    assert state(team) == BEFORE[deed]
+    assert state(team) == BEFORE[act]
 
 
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("act", FORMS)
 @pytest.mark.parametrize(
     ("bad", "status"),
     [
@@ -205,30 +203,30 @@ def test_a_page_of_another_site_does_nothing(
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_is_done(
-    team: Team, deed: str, bad: dict[str, str], status: int
+    team: Team, act: str, bad: dict[str, str], status: int
 ) -> None:
-    answered, text, _ = post(team, stage(team, deed) | bad, deed, **HERE)
+    answered, text, _ = post(team, stage(team, act) | bad, act, **HERE)
     # Where the name is none, there is no task to show beside what is wrong.
     assert answered == (409 if "task" in bad else status), text
     assert 'role="alert"' in text
-    assert state(team) == BEFORE[deed]
+    assert state(team) == BEFORE[act]
 
 
-@pytest.mark.parametrize("deed", DEEDS)
-def test_the_form_and_its_answers_keep_the_key_to_themselves(team: Team, deed: str) -> None:
-    _, text, _ = post(team, stage(team, deed) | {"reason": ""}, deed, **HERE)
+@pytest.mark.parametrize("act", FORMS)
+def test_the_form_and_its_answers_keep_the_key_to_themselves(team: Team, act: str) -> None:
+    _, text, _ = post(team, stage(team, act) | {"reason": ""}, act, **HERE)
     assert ADMIN_KEY not in text
     _, _, headers = post(team, stage(team, "hold") | {"task": ""}, "hold", **HERE)
     assert ADMIN_KEY not in headers["location"]
 
 
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("act", FORMS)
 def test_where_there_is_nothing_to_do_the_page_says_so(
-    team: Team, open_page: Open, deed: str
+    team: Team, open_page: Open, act: str
 ) -> None:
-    if deed == "hold":
+    if act == "hold":
         return
-    url = f"{team.service.url}/p/{team.project}/{deed}?task=T-1"
+    url = f"{team.service.url}/p/{team.project}/{act}?task=T-1"
     page = open_page(url, expect_errors=True)
     assert "othing" in page.locator("h1").inner_text()
     assert page.locator("form").count() == 0

@@ -42,7 +42,7 @@ def test_markup_in_any_field_is_text_at_first_paint_and_live(team: Team, board: 
         assert EVIL in page.locator("#recent").inner_text()
     row_ = page.locator("tbody#parked tr[data-task]")
     row_.locator("summary").click()
-    row_.locator("a.deed").first.click()
+    row_.locator("a.act").first.click()
     page.wait_for_selector("#asking[open] form")
     assert EVIL in page.locator("#asking").inner_text()
     assert page.locator("#asking img").count() == 0

@@ -29,7 +29,7 @@ from dibs.responses import Reply
 
 
 class Guest:
-    """A connection, as far as seats go."""
+    """A connection, as far as slots go."""
 
     gone = False
 
@@ -37,51 +37,51 @@ class Guest:
         self.gone = True
 
 
-def seated(seats: ConnectionSlots, many: int, at: float) -> list[Guest]:
+def occupied(slots: ConnectionSlots, many: int, at: float) -> list[Guest]:
     guests = [Guest() for _ in range(many)]
-    assert all(seats.enter(guest, at) for guest in guests)
+    assert all(slots.enter(guest, at) for guest in guests)
     return guests
 
 
 def test_a_newcomer_takes_the_place_of_who_was_quiet_longest() -> None:
-    seats = ConnectionSlots(20)
-    old = seated(seats, 18, at=0)
-    seats.busy(old[0])
-    assert not seats.scarce
-    assert seats.enter(Guest(), QUIET_S + 0.1)
+    slots = ConnectionSlots(20)
+    old = occupied(slots, 18, at=0)
+    slots.busy(old[0])
+    assert not slots.scarce
+    assert slots.enter(Guest(), QUIET_S + 0.1)
     assert [guest.gone for guest in old[:3]] == [False, True, False]
-    seats.quiet(old[0], 1)  # of those that are left it is the last
-    seated(seats, 17, at=QUIET_S + 0.1)
+    slots.quiet(old[0], 1)  # of those that are left it is the last
+    occupied(slots, 17, at=QUIET_S + 0.1)
     assert [guest.gone for guest in old] == [False] + [True] * 17
 
 
 def test_nobody_goes_who_has_just_come_while_there_is_room() -> None:
-    seats = ConnectionSlots(20)
-    first = seated(seats, 20, at=0)
-    assert seats.scarce
+    slots = ConnectionSlots(20)
+    first = occupied(slots, 20, at=0)
+    assert slots.scarce
     assert not any(guest.gone for guest in first)
-    assert not seats.has_room(FRESH_S / 2)
-    assert not seats.enter(Guest(), FRESH_S / 2)
+    assert not slots.has_room(FRESH_S / 2)
+    assert not slots.enter(Guest(), FRESH_S / 2)
     assert not any(guest.gone for guest in first)
-    assert not seats.has_room(FRESH_S * 1.1, 21), "more are on their way than there are seats"
+    assert not slots.has_room(FRESH_S * 1.1, 21), "more are on their way than there are slots"
     assert all(guest.gone for guest in first)
 
 
 def test_who_is_on_the_way_in_has_a_seat_already() -> None:
-    seats = ConnectionSlots(20)
-    seated(seats, 12, at=0)
-    assert seats.has_room(0, 7)
-    assert not seats.has_room(0, 8)
+    slots = ConnectionSlots(20)
+    occupied(slots, 12, at=0)
+    assert slots.has_room(0, 7)
+    assert not slots.has_room(0, 8)
 
 
 def test_who_is_being_answered_stays() -> None:
-    seats = ConnectionSlots(10)
-    for guest in seated(seats, 10, at=0):
-        seats.busy(guest)
-    assert not seats.has_room(100)
+    slots = ConnectionSlots(10)
+    for guest in occupied(slots, 10, at=0):
+        slots.busy(guest)
+    assert not slots.has_room(100)
     stranger = Guest()
-    seats.quiet(stranger, 0)  # it has no seat
-    assert not seats.has_room(100)
+    slots.quiet(stranger, 0)  # it has no slot
+    assert not slots.has_room(100)
 
 
 @pytest.mark.parametrize(
@@ -109,16 +109,16 @@ async def test_all_who_wait_outside_are_let_in_at_once() -> None:
 
     with socket.create_server(("127.0.0.1", 0), backlog=200) as listener:
         listener.setblocking(False)
-        door = Acceptor(listener, ConnectionSlots(100))
+        acceptor = Acceptor(listener, ConnectionSlots(100))
         outside = [socket.create_connection(listener.getsockname()) for _ in range(50)]
         rounds = 0
-        door.open(Meets)
+        acceptor.open(Meets)
         while len(met) < 50 and rounds < 20:
             rounds += 1
             await asyncio.sleep(0)
         assert len(met) == 50
-        door.close()
-        door.close()
+        acceptor.close()
+        acceptor.close()
     for transport in met:
         transport.abort()
     for one in outside:
@@ -133,21 +133,21 @@ async def test_who_finds_no_seat_waits_outside_until_there_is_one() -> None:
         def connection_made(self, transport: Any) -> None:
             met.append(transport)
 
-    seats = ConnectionSlots(10)
-    inside = seated(seats, 10, at=asyncio.get_running_loop().time() + 100)
+    slots = ConnectionSlots(10)
+    inside = occupied(slots, 10, at=asyncio.get_running_loop().time() + 100)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
-        door = Acceptor(listener, seats)
+        acceptor = Acceptor(listener, slots)
         outside = socket.create_connection(listener.getsockname())
-        door.open(Meets)
+        acceptor.open(Meets)
         await asyncio.sleep(0.05)
         assert met == []
-        seats.leave(inside[0])
-        seats.leave(inside[1])
+        slots.leave(inside[0])
+        slots.leave(inside[1])
         async with asyncio.timeout(5):
             while not met:
                 await asyncio.sleep(0.01)
-        door.close()
+        acceptor.close()
     met[0].abort()
     outside.close()
 
@@ -419,7 +419,7 @@ def test_who_is_being_answered_stays_however_many_come(small: Running) -> None:
 
 
 def test_of_many_who_come_in_one_moment_none_is_refused_for_want_of_a_seat(small: Running) -> None:
-    """They wait outside. Holders are among them, for all that the door can know."""
+    """They wait outside. Holders are among them, for all that the acceptor can know."""
     session = new_session()
     assert small.claim("T-1", session)[0] == 201
     head = f"POST /v1/p/heartbeat HTTP/1.1\r\nHost: x\r\nDibs-Session: {session}\r\n"

@@ -66,7 +66,7 @@ def test_it_has_no_way_of_its_own_round_what_is_overridden() -> None:
 def test_nothing_else_of_its_inside_is_used() -> None:
     source = inspect.getsource(HttpConnection)
     told = set(re.findall(r"self\.(\w+)", source)) - set(vars(HttpConnection))
-    assert told - {"_seats", "_metrics"} == USED
+    assert told - {"_slots", "_metrics"} == USED
     assert set(re.findall(r"self\.cycle\.(\w+)", source)) == OF_A_CYCLE
 
 

@@ -494,11 +494,25 @@ def crash_in_each_way() -> None:
         machine.teardown()
 
 
+def what_few_cases_meet() -> None:
+    """Whether a case has it hangs on how the cases are drawn, which any change here changes."""
+    machine = Contract()
+    machine.begin(restarts=1)
+    try:
+        machine.two_are_on_one_branch(who=0, two=TASKS[:2], outcome="merged")
+        machine.do(machine.rig.claim, 1, TASKS[2], ttl_s=60)
+        machine.time_passes(2_500)
+        machine.store_is_killed(who=1, task=TASKS[3], ms=2_500)
+    finally:
+        machine.teardown()
+
+
 @pytest.mark.timeout(0)
 def test_no_history_makes_the_store_differ_from_the_contract(server: FrozenServer) -> None:
     Contract.server = server
     Rig.met.clear()  # what other tests met is no merit of this one
     crash_in_each_way()
+    what_few_cases_meet()
     run_state_machine_as_test(
         Contract,
         settings=settings(

@@ -1,11 +1,14 @@
 """What the store did, as steps that the model can replay; and what the service said of it."""
 
+import inspect
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any
 
 from tests.proofs.records import Step
+from tests.proofs.reference_model import Model
 
 from dibs import results
 from dibs.acts import POSTS, SCRIPTS
@@ -144,79 +147,60 @@ def stalls_of(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def step(run: ScriptRun, now: int, fences: dict[str, int], *, full: bool = False) -> Step:
-    """A run as the model reads it."""
-    stalls, request, session, act = stalls_of(run.args[2]), run.args[3], run.args[4], run.args[5:]
-    args: dict[str, Any]
-    match run.act, act:
-        case name, _ if name in BY_PEOPLE:
-            args = of_people(name, act, now)
-        case "claim", [
-            mode,
-            _tag,
-            ttl,
-            reopen,
-            queue,
-            closed,
-            _place,
-            label,
-            branch,
-            _url,
-            note,
-            pr,
-            *named,
-        ]:
-            args = {
-                "tasks": named[::2],
-                "mode": mode,
-                "ttl": int(ttl or 0),
-                "reopen": reopen == "1",
-            }
-            args |= {"queue": queue == "1", "label": label, "note": note}
-            args |= {"pr": pr, "branch": branch}
-            full = full or closed == "full"
-        case "heartbeat", [task, fence, ttl, state, note, pr]:
-            args = {"task": task or None, "fence": int(fence) if fence else None}
-            args |= {"ttl": int(ttl or 0), "state": state, "note": note, "pr": pr}
-        case "release", [task, fence, outcome, note, pr]:
-            args = {"task": task or None, "fence": int(fence) if fence else None}
-            args |= {"outcome": outcome, "note": note, "pr": pr}
-        case "tasks", [dry, closed, *entries]:
-            args = {
-                "entries": [entry_of(json.loads(entry)) for entry in entries],
-                "dry": dry == "1",
-            }
-            full = full or closed == "full"
-        case "show", [task]:
-            args = {"task": task}
-        case "list" | "sweep", _:
-            args = {}
-        case other:
-            raise ValueError(f"no act of ours: {other}")
+    """A run as the model reads it: each argument of its script that the model's act has as well."""
+    stalls, request, session = stalls_of(run.args[2]), run.args[3], run.args[4]
     name = {"break": "break_", "tasks": "tasks_"}.get(run.act, run.act)
+    given, act = given_of(run), getattr(Model, name, None)
+    args = asked(act, given, now) if act else {}  # it has none of what is only read
+    full = full or given.get("closed") == "full"
     losses_us = tuple(int(each.partition(":")[2]) for each in run.args[2].split())
     lost_us = int(run.args[1])
     return Step(name, args, now, stalls, session, request, fences, full, lost_us, losses_us)
 
 
-def of_people(act: str, given: list[str], now: int) -> dict[str, Any]:
-    """What a person asked for."""
-    args: dict[str, Any]
-    match act, given:
-        case "break", [task, fence, reason, by, hold]:
-            args = {"task": task, "fence": int(fence), "reason": reason, "hold": hold == "1"}
-        case "hold", [task, reason, by, for_ms, _until_ms]:
-            until = now + int(for_ms) if for_ms else None
-            args = {"task": task, "reason": reason, "until": until}
-        case "resolve", [task, pr, branch, fence, outcome, note, _sha, by]:
-            args = {"task": task, "pr": pr, "branch": branch, "fence": int(fence or 0)}
-            args |= {"outcome": outcome, "note": note}
-        case "retry", [task, fence, reason, by]:
-            args = {"task": task, "fence": int(fence or 0), "reason": reason}
-        case _, [task, reason, by]:
-            args = {"task": task, "reason": reason}
-        case other:
-            raise ValueError(f"no act of a person: {other}")
-    return args | {"by": by}
+def given_of(run: ScriptRun) -> dict[str, Any]:
+    """The arguments of a run by their names; several of one name as a list."""
+    if run.act not in SCRIPTS:
+        return {}
+    names = SCRIPTS[run.act].arguments
+    given: dict[str, Any] = dict(zip(names, run.args, strict=False))
+    if names[-1] in _SEVERAL:
+        given[names[-1]] = run.args[len(names) - 1 :]
+    elif len(names) != len(run.args):
+        raise ValueError(f"{run.act} has other arguments: {run.args}")
+    return given
+
+
+def asked(act: Callable[..., Any], given: dict[str, Any], now: int) -> dict[str, Any]:
+    """What the model's act is given: texts, but for those that are numbers, words or lists."""
+    found: dict[str, Any] = {}
+    for name, parameter in list(inspect.signature(act).parameters.items())[1:]:
+        if read := _READ.get(name):
+            found[name] = read(given, now)
+        else:
+            none = isinstance(parameter.annotation, UnionType)
+            found[name] = given[name] or (None if none else "")
+    return found
+
+
+def _flag(name: str) -> Callable[[dict[str, Any], int], bool]:
+    return lambda given, _: bool(given[name] == "1")
+
+
+def _number(name: str) -> Callable[[dict[str, Any], int], int | None]:
+    return lambda given, _: int(given[name]) if given[name] else None
+
+
+_READ: dict[str, Callable[[dict[str, Any], int], Any]] = {
+    **{name: _flag(name) for name in ("reopen", "queue", "hold", "dry")},
+    "fence": _number("fence"),
+    "ttl": _number("ttl_ms"),
+    "until": lambda given, now: now + int(given["for_ms"]) if given["for_ms"] else None,
+    "tasks": lambda given, _: given["tasks"][::2],
+    "entries": lambda given, _: [entry_of(json.loads(entry)) for entry in given["entries"]],
+}
+"""What is no text, by the name that the model has for it."""
+_SEVERAL = ("tasks", "entries")
 
 
 def entry_of(kept: dict[str, str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import redis
 from tests.harness import processes
 from tests.harness.needs import lacking
 from tests.harness.processes import is_gone, until
+from tests.tools.servers import private
 
 from dibs.store.local import datadir, embedded, mark
 from dibs.store.local.embedded import EmbeddedStore, StoreUnavailable
@@ -37,16 +38,6 @@ store = embedded.EmbeddedStore.start(Path(sys.argv[1]))
 print(store.pid, store.url, flush=True)
 signal.pause()
 """
-
-
-@contextmanager
-def running(data_dir: Path, **options: Any) -> Iterator["redis.Redis"]:
-    store = EmbeddedStore.start(data_dir, **options)
-    try:
-        with redis.Redis.from_url(store.url, decode_responses=True) as client:
-            yield client
-    finally:
-        store.stop()
 
 
 @contextmanager
@@ -126,7 +117,7 @@ def test_it_starts_a_server_and_says_which(data_dir: Path, origin: str) -> None:
 
 
 def test_it_is_durable_and_never_evicts(data_dir: Path, origin: str) -> None:
-    with running(data_dir, maxmemory="64mb") as client:
+    with private(data_dir, maxmemory="64mb") as client:
         settings = client.config_get("*")
     expected = {
         "appendonly": "yes",
@@ -140,7 +131,7 @@ def test_it_is_durable_and_never_evicts(data_dir: Path, origin: str) -> None:
 
 
 def test_only_we_can_reach_it(data_dir: Path, origin: str) -> None:
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         port = client.config_get("port")["port"]
         modes = {
             path.name: path.stat().st_mode & 0o077 for path in (data_dir, *data_dir.rglob("*"))
@@ -168,7 +159,7 @@ def test_a_relative_data_directory_is_meant_from_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with running(Path("below/data")) as client:
+    with private(Path("below/data")) as client:
         assert client.ping()
         monkeypatch.chdir("/")
         client.connection_pool.disconnect()
@@ -179,9 +170,9 @@ def test_a_relative_data_directory_is_meant_from_here(
 @pytest.mark.parametrize("name", ["a b'c\"d%20é", "x" * 120])
 def test_any_path_will_do(tmp_path: Path, name: str, origin: str) -> None:
     data_dir = tmp_path / name / name
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         client.set("key", "kept")
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         assert client.get("key") == "kept"
 
 
@@ -256,15 +247,15 @@ def test_somebody_elses_directory_is_refused(data_dir: Path) -> None:
 def test_an_empty_directory_open_to_others_is_closed_to_them(data_dir: Path, mode: int) -> None:
     (data_dir / "lost+found").mkdir(parents=True)
     data_dir.chmod(mode)
-    with running(data_dir):
+    with private(data_dir):
         assert data_dir.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_directory_of_ours_that_became_readable_is_closed_again(data_dir: Path) -> None:
-    with running(data_dir):
+    with private(data_dir):
         pass
     data_dir.chmod(0o755)
-    with running(data_dir):
+    with private(data_dir):
         assert data_dir.stat().st_mode & 0o777 == 0o700
 
 
@@ -286,7 +277,7 @@ def test_a_setting_that_the_server_refuses_is_told_in_its_words(
     assert "ended while starting" in told
     assert "maxmemory" in told
     assert "repair" not in told
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         assert client.ping()
 
 
@@ -298,13 +289,13 @@ def test_a_second_start_on_the_same_directory_is_refused_by_pid(data_dir: Path) 
 
 
 def test_two_starts_in_one_process_are_refused_too(data_dir: Path) -> None:
-    with running(data_dir):
+    with private(data_dir):
         assert f"(pid {os.getpid()})" in refusal(data_dir)
 
 
 def test_a_directory_is_free_again_after_stop(data_dir: Path) -> None:
     for _ in range(2):
-        with running(data_dir) as client:
+        with private(data_dir) as client:
             assert client.ping()
 
 
@@ -316,7 +307,7 @@ def test_a_forked_worker_does_not_keep_the_directory(data_dir: Path) -> None:
         os._exit(0)
     try:
         store.stop()
-        with running(data_dir) as client:
+        with private(data_dir) as client:
             assert client.ping()
     finally:
         os.kill(worker, signal.SIGKILL)
@@ -389,7 +380,7 @@ def test_every_acknowledged_write_survives_a_killed_store(data_dir: Path, origin
         until(lambda: not store.alive(), "the death of the store is noticed")
     finally:
         store.stop()
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         kept = [int(value or 0) for value in client.mget([f"key{n}" for n in range(acknowledged)])]
     assert kept == list(range(acknowledged))
 
@@ -400,7 +391,7 @@ def test_a_killed_keeper_is_followed_by_a_new_one_with_every_key(data_dir: Path)
             client.set("key", "kept")
         process.kill()
         process.wait(10)
-        with running(data_dir) as client:
+        with private(data_dir) as client:
             assert client.get("key") == "kept"
 
 
@@ -417,7 +408,7 @@ def test_a_store_left_behind_is_ended_before_a_new_one_starts(
         assert not is_gone(pid)
         if state == "stopped":
             os.kill(pid, signal.SIGSTOP)
-        with running(data_dir) as client:
+        with private(data_dir) as client:
             assert is_gone(pid)
             assert client.get("key") == "kept"
 
@@ -426,7 +417,7 @@ def test_a_process_that_is_not_our_store_is_never_killed(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datadir, "_ORPHAN_S", 0.2)
-    with running(data_dir):
+    with private(data_dir):
         pass
     bystander = processes.start(["sleep", "60"])
     try:
@@ -443,7 +434,7 @@ def test_a_stale_socket_is_no_obstacle(data_dir: Path, origin: str) -> None:
     data_dir.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(data_dir / "valkey.sock"))
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         assert client.ping()
 
 
@@ -456,7 +447,7 @@ def written(client: "redis.Redis") -> int:
 
 
 def filled(data_dir: Path) -> Path:
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         for number in range(200):
             client.set(f"key{number}", "x" * 50)
     return log_of(data_dir)
@@ -467,7 +458,7 @@ def test_a_write_cut_short_by_a_crash_is_dropped_and_told(
 ) -> None:
     log = filled(data_dir)
     os.truncate(log, log.stat().st_size - 7)
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         assert written(client) == 199
     assert "store_log_cut" in caplog.text
 
@@ -493,11 +484,11 @@ def test_a_log_without_its_manifest_is_refused(data_dir: Path, origin: str) -> N
 
 
 def test_a_first_start_that_was_cut_short_can_be_repeated(data_dir: Path, origin: str) -> None:
-    with running(data_dir):
+    with private(data_dir):
         pass
     (data_dir / "appendonlydir" / "appendonly.aof.manifest").unlink()
     (data_dir / mark.FILE).unlink()
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         assert written(client) == 0
 
 
@@ -523,19 +514,19 @@ def test_the_wheel_and_the_system_read_each_others_logs(data_dir: Path) -> None:
     if not shutil.which("redis-server"):
         lacking("no redis-server on the PATH")
     filled(data_dir)
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         client.bgrewriteaof()
         client.hset("record", mapping={"note": "x" * 1000})
         client.xadd("events", {"type": "claimed"})
         until(lambda: not client.info("persistence")["aof_rewrite_in_progress"], "rewritten")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.metadata, "files", lambda _name: None)
-        with running(data_dir) as client:
+        with private(data_dir) as client:
             assert client.info("server").get("server_name") != "valkey"
             assert written(client) == 202
             client.bgrewriteaof()
             until(lambda: not client.info("persistence")["aof_rewrite_in_progress"], "rewritten")
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         assert client.info("server")["server_name"] == "valkey"
         assert written(client) == 202
 
@@ -563,13 +554,13 @@ def test_a_backup_is_advised_only_when_the_log_could_not_be_loaded(
 def test_loading_may_take_longer_than_patience_as_long_as_it_gets_on(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         client.config_set("appendfsync", "no")
         client.eval("for i = 1, 1e6 do redis.call('SET', 'key' .. i % 1000, i) end", 0)
         client.config_set("appendfsync", "always")
     monkeypatch.setattr(embedded, "_PATIENCE_S", 0.3)
     began = time.monotonic()
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         took = time.monotonic() - began
         assert written(client) == 1000
     if took < 0.5:
@@ -579,7 +570,7 @@ def test_loading_may_take_longer_than_patience_as_long_as_it_gets_on(
 def test_its_own_log_stays_bounded(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "_LOG_MAX", 2000)
     log = data_dir / "valkey.log"
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         for _ in range(40):
             client.config_set("loglevel", "notice")
             client.bgrewriteaof()

@@ -3,31 +3,20 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import redis
 from tests.harness import processes
+from tests.tools.servers import private
 
 from dibs.store.local import aof, backup, mark
 from dibs.store.local.embedded import EmbeddedStore, StoreUnavailable
 
 
-@contextmanager
-def running(data_dir: Path) -> Iterator["redis.Redis"]:
-    store = EmbeddedStore.start(data_dir)
-    try:
-        with redis.Redis.from_url(store.url, decode_responses=True) as client:
-            yield client
-    finally:
-        store.stop()
-
-
 def used(data_dir: Path, *, rewritten: bool = False) -> Path:
     """A data directory that has had claims."""
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         client.set("dibs:format", "2")
         client.set("record", "held")
         if rewritten:
@@ -35,7 +24,7 @@ def used(data_dir: Path, *, rewritten: bool = False) -> Path:
             while client.info("persistence")["aof_rewrite_in_progress"]:
                 pass
             client.set("record", "parked")
-    with running(data_dir):
+    with private(data_dir):
         pass
     return data_dir
 
@@ -100,7 +89,7 @@ def test_the_advice_is_right_and_a_directory_moved_away_is_begun_anew(tmp_path: 
     data_dir = used(tmp_path / "data")
     emptied(data_dir)
     data_dir.rename(tmp_path / "moved away")
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         assert client.get("record") is None
 
 
@@ -115,10 +104,10 @@ def test_a_service_does_not_start_on_an_emptied_log(tmp_path: Path) -> None:
 
 def test_data_from_before_there_were_marks_is_marked_at_the_next_start(tmp_path: Path) -> None:
     data_dir = used(tmp_path / "data")
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         client.delete(mark.KEY)
     (data_dir / mark.FILE).unlink()
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         assert client.get("record") == "held"
     emptied(data_dir)
     with pytest.raises(StoreUnavailable, match="has had claims"):
@@ -131,7 +120,7 @@ def test_a_mark_that_cannot_be_read_still_says_that_there_were_claims(
 ) -> None:
     data_dir = used(tmp_path / "data")
     (data_dir / mark.FILE).write_bytes(said)
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         assert client.get("record") == "held"
     assert mark.read(data_dir).name, "it is written anew"
     (data_dir / mark.FILE).write_bytes(said)
@@ -141,7 +130,7 @@ def test_a_mark_that_cannot_be_read_still_says_that_there_were_claims(
 
 
 def test_a_running_store_marks_the_file_that_a_rewrite_began(tmp_path: Path) -> None:
-    with running(tmp_path / "data") as client:
+    with private(tmp_path / "data") as client:
         before = mark.read(tmp_path / "data").grown
         client.bgrewriteaof()
         while mark.read(tmp_path / "data").grown == before:
@@ -162,14 +151,14 @@ def test_a_restored_log_brings_its_own_mark(tmp_path: Path) -> None:
     backup.backup(data_dir, tmp_path / "copy")
     log_removed(other)
     assert "restored" in backup.restore(other, tmp_path / "copy")
-    with running(other) as client:
+    with private(other) as client:
         assert client.get("record") == "held"
     assert mark.read(other).name == mark.read(data_dir).name
 
 
 def test_a_restore_that_fails_leaves_the_mark_that_was_there(tmp_path: Path) -> None:
     data_dir = used(tmp_path / "data")
-    with running(tmp_path / "no claims"):
+    with private(tmp_path / "no claims"):
         pass
     backup.backup(tmp_path / "no claims", tmp_path / "copy")
     for target, had in ((data_dir, mark.read(data_dir)), (tmp_path / "new", None)):
@@ -186,5 +175,5 @@ def test_a_log_that_a_person_cut_is_taken_for_what_it_is(tmp_path: Path) -> None
     repair = [sys.executable, "-P", "-m", "dibs", "repair", "--data-dir", str(data_dir)]
     processes.run(repair, check=True, timeout=30)
     assert log.stat().st_size == 0
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         assert client.get("record") == "held"

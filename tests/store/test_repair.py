@@ -3,8 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,13 @@ from hypothesis import strategies as st
 from tests.harness import processes
 from tests.harness.processes import until
 from tests.harness.services import ServiceProcess, new_session
+from tests.tools.servers import private
 
 from dibs.store.local import aof, embedded, log_repair, mark
 from dibs.store.local.embedded import EmbeddedStore, StoreKilled, StoreUnavailable
 
 WRITES = 200
 ADMIN = "a key of the admins for tests"
-
-
-@contextmanager
-def running(data_dir: Path) -> Iterator["redis.Redis"]:
-    store = EmbeddedStore.start(data_dir)
-    try:
-        with redis.Redis.from_url(store.url, decode_responses=True) as client:
-            yield client
-    finally:
-        store.stop()
 
 
 def write(client: "redis.Redis", numbers: range) -> None:
@@ -52,14 +42,14 @@ def data_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def log(data_dir: Path) -> Path:
     """The file that grew of a log of WRITES transactions, its store stopped."""
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         write(client, range(WRITES))
     return max(data_dir.glob("appendonlydir/*.incr.aof"))
 
 
 def held(data_dir: Path) -> int:
     """How many of the writes a store started on the directory has."""
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         fence = int(client.hget("meta", "fence") or -1)
         assert client.zcard("live") == client.xlen("events") == fence + 1
         return fence + 1
@@ -183,7 +173,7 @@ def test_a_repair_can_be_repeated(data_dir: Path, log: Path) -> None:
 
 
 def test_no_log_is_repaired_under_a_running_dibs(data_dir: Path, log: Path) -> None:
-    with running(data_dir):
+    with private(data_dir):
         refused = dibs_repair(data_dir)
     assert refused.returncode == 1
     assert f"dibs repair: Another dibs (pid {os.getpid()}) already uses" in refused.stderr
@@ -207,7 +197,7 @@ def test_a_log_whose_manifest_is_gone_is_not_repaired(data_dir: Path, log: Path)
 
 
 def test_damage_in_the_base_sets_what_came_later_aside_too(data_dir: Path) -> None:
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         write(client, range(50))
         client.bgrewriteaof()
         while client.info("persistence")["aof_rewrite_in_progress"]:
@@ -222,12 +212,12 @@ def test_damage_in_the_base_sets_what_came_later_aside_too(data_dir: Path) -> No
     aside = {path.name.split("Z-")[1]: path.read_bytes() for path in data_dir.glob("cut-*")}
     assert aside.pop(f"{grown.name}-from-0") == whole_grown
     assert whole_base.endswith(next(iter(aside.values())))
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         assert 0 < client.dbsize() < 50
 
 
 def test_every_command_that_a_server_logs_is_known(data_dir: Path) -> None:
-    with running(data_dir) as client:
+    with private(data_dir) as client:
         listed = client.execute_command("COMMAND")
     rows = listed.values() if isinstance(listed, dict) else listed
     by_name = {row["name"]: row for row in rows} if isinstance(listed, dict) else {}
@@ -306,7 +296,7 @@ class Logs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with running(folder) as client:
+        with private(folder) as client:
             write(client, range(12))
             client.hdel("meta", "epoch")
             client.zrem("live", "T-3")
@@ -358,7 +348,7 @@ def test_whatever_happened_every_whole_command_before_the_damage_is_kept_and_the
     before = max((end for end in logs.ends if end <= place), default=0)
     assert kept.startswith(logs.text[:before])
     try:
-        with running(logs.folder) as client:
+        with private(logs.folder) as client:
             assert client.ping()
     except mark.Gone:  # what is whole, and has no beginning, was not cut by anybody
         assert mark.KEY.encode() not in kept

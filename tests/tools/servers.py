@@ -12,13 +12,27 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import redis
 from tests.harness import processes
 from tests.harness.needs import lacking
 
+from dibs.store.local.embedded import EmbeddedStore
+
 KINDS = ("redis", "valkey")
+
+
+@contextlib.contextmanager
+def private(data_dir: Path, **options: Any) -> Iterator["redis.Redis"]:
+    """The private store of a directory, for the length of a block; a client of it."""
+    store = EmbeddedStore.start(data_dir, **options)
+    try:
+        with redis.Redis.from_url(store.url, decode_responses=True) as client:
+            yield client
+    finally:
+        store.stop()
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from pydantic import Field
 from dibs import results
 from dibs.acts.act import Act
 from dibs.acts.holding import shown
-from dibs.acts.list_ import as_page, open_cursor, seal_cursor
+from dibs.acts.list_ import as_page, open_cursor, seal_cursor, wrong_states
 from dibs.characters import lower
 from dibs.model import Project, Session, Task
-from dibs.requests import LINE, Errors, Request, Tag, as_schema, fault, limited_text
+from dibs.requests import LINE, Errors, Request, Tag, as_schema, limited_text
 from dibs.responses import Reply
 from dibs.store import Store
 from dibs.store.scripts import Declaration
@@ -39,10 +39,7 @@ class BacklogQuery(Request):
     @classmethod
     def also(cls, given: dict[str, Any]) -> Errors:
         """See Request."""
-        wanted = str(given.get("state", "ready")).split(",")
-        if set(wanted) - set(STATES):
-            return [fault("state", f"A state is one or more of {', '.join(STATES)}.")]
-        return []
+        return wrong_states(given, STATES)
 
 
 class Arguments(NamedTuple):

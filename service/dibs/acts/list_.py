@@ -33,6 +33,14 @@ _CURSOR = r"[1-6] ([0-9]{1,16}|[+-]inf) .{0,600}"
 _STATE = "|".join(model.STATES)
 
 
+def wrong_states(given: dict[str, Any], states: tuple[str, ...]) -> Errors:
+    """Return what is wrong with the states that a list is asked for."""
+    wanted = str(given.get("state", states[0])).split(",")
+    if set(wanted) - set(states):
+        return [fault("state", f"A state is one or more of {', '.join(states)}.")]
+    return []
+
+
 class ListQuery(Request):
     """GET claims."""
 
@@ -52,10 +60,7 @@ class ListQuery(Request):
     @classmethod
     def also(cls, given: dict[str, Any]) -> Errors:
         """See Request."""
-        wanted = str(given.get("state", "held")).split(",")
-        if set(wanted) - set(model.STATES):
-            return [fault("state", f"A state is one or more of {', '.join(model.STATES)}.")]
-        return []
+        return wrong_states(given, model.STATES)
 
 
 class Arguments(NamedTuple):

@@ -83,13 +83,13 @@ async def end(store: Store, call: Call[ReleaseRequest]) -> Result:
     return results.Ended(releases(rest[1:]), tuple(map(read.loss, rest[0])))
 
 
-def answer(outcome: Result, request: ReleaseRequest) -> Reply:
+def answer(result: Result, request: ReleaseRequest) -> Reply:
     """Answer a release."""
-    match outcome:
+    match result:
         case results.Ended(ended, lost):
             return responses.ok({"released": ended} if request.task is None else ended[0], lost)
         case results.NotMine() | results.RateLimited():
-            raise refusal(outcome, request.task, request.fence)
+            raise refusal(result, request.task, request.fence)
         case never:
             assert_never(never)
 

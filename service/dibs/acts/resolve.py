@@ -112,20 +112,20 @@ async def end(store: Store, call: Call[ResolveRequest], outcome: str) -> Result:
             return results.Ended(releases(rest[1:]))
 
 
-def answer(outcome: Result, request: ResolveRequest) -> Reply:
+def answer(result: Result, request: ResolveRequest) -> Reply:
     """Answer a resolve."""
-    match outcome:
+    match result:
         case results.Ended(ended):
             return responses.ok(ended[0])
         case results.Moved(now):
             detail = decision_messages.newer(now, request.fence)
-            raise responses.problem("fence-moved", detail, outcome, claim=responses.builtin(now))
+            raise responses.problem("fence-moved", detail, result, claim=responses.builtin(now))
         case results.Ambiguous(tasks):
             detail = decision_messages.ambiguous(tasks)
-            raise responses.problem("ambiguous", detail, outcome, tasks=list(tasks))
+            raise responses.problem("ambiguous", detail, result, tasks=list(tasks))
         case results.Unmatched():
             asked = request.task or request.pr or request.branch
-            raise responses.problem("unmatched", decision_messages.unmatched(asked), outcome)
+            raise responses.problem("unmatched", decision_messages.unmatched(asked), result)
         case never:
             assert_never(never)
 

@@ -39,7 +39,7 @@ class BoardContext:
     """What the pages need to know of the service."""
 
     feeds: Feeds
-    lobby: OverviewCache
+    overviews: OverviewCache
     streams: StreamLimit
     claims: Claims
     is_admin: Callable[[str], bool]

@@ -32,7 +32,7 @@ class ActForm:
     """What its form gives to the act."""
 
 
-DEEDS = {
+FORMS = {
     "break": ActForm(break_.ACT, ("task", "fence", "reason", "hold")),
     "hold": ActForm(hold.ACT, ("task", "reason", "until")),
     "unhold": ActForm(unhold.ACT, ("task", "reason")),
@@ -47,10 +47,10 @@ class Subject:
     now: Claim | Free | None
     hold: Hold | None
 
-    def fits(self, deed: str) -> bool:
+    def fits(self, act: str) -> bool:
         """Say if there is anything to do."""
         now = self.now
-        match deed:
+        match act:
             case "break":
                 return isinstance(now, Claim) and now.state not in ("done", "failed", "on-hold")
             case "retry":
@@ -65,15 +65,15 @@ async def ask(
     request: Req,
     context: BoardContext,
     project: Project,
-    deed: str,
+    act: str,
     given: Mapping[str, str],
     errors: list[str] | None = None,
     status: int = 200,
 ) -> Page:
-    """Show the task as it is now, what the deed does, and the form."""
-    subject = await _subject(context, project, deed, given.get("task", ""))
+    """Show the task as it is now, what the act does, and the form."""
+    subject = await _subject(context, project, act, given.get("task", ""))
     now, told = subject.now if subject else None, list(errors or [])
-    fits = subject is not None and subject.fits(deed)
+    fits = subject is not None and subject.fits(act)
     if not fits:
         status = 409 if errors else 404
     elif not errors and _moved(now, given.get("fence", "")):
@@ -82,7 +82,7 @@ async def ask(
         "act.html",
         status,
         project=project,
-        deed=deed,
+        act=act,
         fits=fits,
         now=now,
         hold=subject.hold if subject else None,
@@ -99,10 +99,10 @@ def _moved(now: Claim | Free | None, fence: str) -> bool:
     return bool(fence) and isinstance(now, Claim) and str(now.fence) != fence
 
 
-async def _subject(context: BoardContext, project: Project, deed: str, task: str) -> Subject | None:
+async def _subject(context: BoardContext, project: Project, act: str, task: str) -> Subject | None:
     """Return what is meant; None where no task is called that."""
     store = context.claims.store
-    if not task and deed in ("hold", "unhold"):
+    if not task and act in ("hold", "unhold"):
         return Subject(None, (await board_tasks.look(store, project)).hold)
     try:
         now = await show.look(store, project, model.task(task))
@@ -112,33 +112,33 @@ async def _subject(context: BoardContext, project: Project, deed: str, task: str
 
 
 async def do(
-    request: Req, context: BoardContext, project: Project, deed: str, given: Mapping[str, str]
+    request: Req, context: BoardContext, project: Project, act: str, given: Mapping[str, str]
 ) -> Page:
     """Do it, for a person who typed an admin key into a page of ours; or say why not."""
 
     async def again(status: int, *errors: str) -> Page:
-        return await ask(request, context, project, deed, given, list(errors), status)
+        return await ask(request, context, project, act, given, list(errors), status)
 
     if not from_here(request, context):
         raise NoSuchPage("This is done from this service's own pages only.")
     by = given.get("by", "").strip()
     try:
-        asked = _asked(deed, given, by)
+        asked = _asked(act, given, by)
     except ProblemError as problem:
         return await again(422, *(error["message"] for error in problem.body["errors"]))
     if not context.is_admin(given.get("key", "")):
         wrong = "That is not an admin key of this service. Nothing was changed."
         return await again(403, wrong)
     call: Call[Any] = Call(project, asked, by=by or user(request))
-    if refusal := _refusal(await DEEDS[deed].act.run(context.claims, call)):
+    if refusal := _refusal(await FORMS[act].act.run(context.claims, call)):
         return await again(409, refusal)
-    return _done(project, deed, given)
+    return _done(project, act, given)
 
 
-def _asked(deed: str, given: Mapping[str, str], by: str) -> Any:
+def _asked(act: str, given: Mapping[str, str], by: str) -> Any:
     """Return the act's request. Raises ProblemError with all that is wrong with the form."""
     errors: Errors = []
-    wanted = {name: given[name] for name in DEEDS[deed].fields if given.get(name)}
+    wanted = {name: given[name] for name in FORMS[act].fields if given.get(name)}
     wanted["reason"] = given.get("reason", "").strip()
     if not wanted["reason"]:
         errors.append(fault("reason", _REASON))
@@ -149,9 +149,9 @@ def _asked(deed: str, given: Mapping[str, str], by: str) -> Any:
         errors.append(fault("by", str(refused)))
     if len(by) > NAME_CHARS:
         errors.append(fault("by", f"A name has at most {NAME_CHARS} characters."))
-    if deed == "break" and "fence" not in wanted:
+    if act == "break" and "fence" not in wanted:
         errors.append(fault("fence", "Name the fence of the claim that you saw."))
-    return DEEDS[deed].act.request.of(wanted, errors)
+    return FORMS[act].act.request.of(wanted, errors)
 
 
 def _refusal(result: object) -> str:
@@ -167,10 +167,10 @@ def _refusal(result: object) -> str:
             return ""
 
 
-def _done(project: Project, deed: str, given: Mapping[str, str]) -> Page:
+def _done(project: Project, act: str, given: Mapping[str, str]) -> Page:
     """Lead to where it is seen that it was done."""
     task, fence = given.get("task", ""), given.get("fence", "")
-    did = urlencode({"did": deed} | ({"fence": fence} if fence else {}))
+    did = urlencode({"did": act} | ({"fence": fence} if fence else {}))
     path = task_path(project, Task(task)) if task else f"/p/{project}"
     location = f"{path}{'&' if '?' in path else '?'}{did}"
     return Response(b"", status_code=303, headers={"Location": location})

@@ -60,11 +60,11 @@ def task_path(project: Project, task: Task) -> str:
     return f"/p/{project}/t/{''.join(map(_in_a_path, task))}"
 
 
-def deed_path(deed: str, project: Project, task: Task = _NO_TASK, fence: int = 0) -> str:
+def act_path(act: str, project: Project, task: Task = _NO_TASK, fence: int = 0) -> str:
     """Return where a person can do something to a task, or to the project: break, hold, … `fence`
     is that of the tenure that is shown."""
     given = {"task": task, "fence": fence} if fence else {"task": task} if task else {}
-    return f"/p/{project}/{deed}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
+    return f"/p/{project}/{act}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
 
 
 def _environment() -> Environment:
@@ -80,7 +80,7 @@ def _environment() -> Environment:
         asset=asset, clock=relative_time.clock, time=relative_time.time, ms=ms, link=link
     )
     env.filters.update(prose=prose)
-    env.globals.update(short=short, name=name, deed_path=deed_path, task_path=task_path)
+    env.globals.update(short=short, name=name, act_path=act_path, task_path=task_path)
     env.globals.update(span=span, flagged=LAPSES_FLAGGED)
     for template in env.list_templates():
         env.get_template(template)  # compiled now, not while the first viewer waits

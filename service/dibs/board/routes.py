@@ -41,7 +41,7 @@ class Board(Controller):
     @get("/")
     async def projects(self, request: Req, context: NamedDependency[BoardContext]) -> Page:
         """List the projects."""
-        shown, total = await context.lobby.look()
+        shown, total = await context.overviews.look()
         return page(
             "projects.html",
             projects=shown,
@@ -89,29 +89,29 @@ class Board(Controller):
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
-    @get("/p/{project:str}/{deed:str}")
+    @get("/p/{project:str}/{act:str}")
     async def ask(
         self,
         request: Req,
         project: FromPath[str],
-        deed: FromPath[str],
+        act: FromPath[str],
         context: NamedDependency[BoardContext],
     ) -> Page:
         """Say what a person is about to do, and ask for the reason and the key."""
-        name, given = _deed(project, deed), fields(request.scope["query_string"])
-        return await forms.ask(request, context, name, deed, given)
+        name, given = _act(project, act), fields(request.scope["query_string"])
+        return await forms.ask(request, context, name, act, given)
 
-    @post("/p/{project:str}/{deed:str}")
+    @post("/p/{project:str}/{act:str}")
     async def do(
         self,
         request: Req,
         project: FromPath[str],
-        deed: FromPath[str],
+        act: FromPath[str],
         context: NamedDependency[BoardContext],
     ) -> Page:
         """Do it, for a person who typed an admin key into a page of ours."""
-        name, given = _deed(project, deed), fields(await request.body())
-        return await forms.do(request, context, name, deed, given)
+        name, given = _act(project, act), fields(await request.body())
+        return await forms.do(request, context, name, act, given)
 
     @get("/p/{project:str}/t/{task:path}")
     async def task(
@@ -142,9 +142,9 @@ class Board(Controller):
         )
 
 
-def _deed(project: str, deed: str) -> Project:
+def _act(project: str, act: str) -> Project:
     """Return the project in which something that people do is to be done."""
-    if deed not in forms.DEEDS:
+    if act not in forms.FORMS:
         raise NoSuchPage("There is no such page here.")
     return in_project(project)
 

@@ -269,7 +269,7 @@ MUTANTS = [
         "who is being answered makes room",
         "protocol.py",
         "a connection goes only when nothing is under way on it",
-        "        self._seats.busy(self)\n        super().on_message_complete()",
+        "        self._slots.busy(self)\n        super().on_message_complete()",
         "        super().on_message_complete()",
         (ADMISSION + "who_is_being_answered_stays_however_many_come",),
     ),

@@ -274,7 +274,7 @@ async function ask(href, options) {
   const answer = await fetch(href, { redirect: "manual", ...options });
   if (answer.type === "opaqueredirect") return done(asking);
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  asking.replaceChildren($("#deed", page));
+  asking.replaceChildren($("#act", page));
   if (!asking.open) asking.showModal();
   $("textarea", asking)?.focus();
 }
@@ -287,11 +287,11 @@ function done(asking) {
 }
 
 document.addEventListener("click", (event) => {
-  const target = event.target.closest(".deed, #asking .cancel, a.tile, .clear");
+  const target = event.target.closest(".act, #asking .cancel, a.tile, .clear");
   if (!target || event.ctrlKey || event.metaKey || event.shiftKey) return;
   if (isPart() && target.matches("a.tile, .clear")) return; // the link itself
   event.preventDefault();
-  if (target.matches(".deed")) return ask(target.href).catch(() => { location = target.href; });
+  if (target.matches(".act")) return ask(target.href).catch(() => { location = target.href; });
   if (target.matches(".cancel")) return $("#asking").close();
   if (target.matches(".clear")) for (const field of all("input, select", form)) field.value = "";
   else form.elements.state.value = target.ariaCurrent ? "" : target.dataset.state;
