@@ -144,7 +144,6 @@ BEATS = (
 )
 CHANGES = ("created", "updated", "unchanged", "dropped")  # of the list
 TURN_ENDS = ("UserPromptSubmit", "Stop", "StopFailure", "SessionStart", "SessionEnd")
-TOOL_MOST_S = 7200  # a call whose end nobody tells, as an interrupted one, is over by then
 EXITS = {"held": 1, "cooling": 1, "done": 1, "not-holder": 1, "quota": 1, "lost": LOST}
 EXITS.update({"blocked": 1, "nothing-ready": 1, "on-hold": 1, "failed": 1})
 WAITED_FOR = ("held", "cooling", "nothing-ready")
@@ -528,8 +527,10 @@ class Setup:
             self.root = git_root(start or os.getcwd())
         except OSError:  # the working directory is gone
             self.root = None
-        conf = read_conf(os.path.join(self.root, SKILL_DIR)) if self.root else {}
-        beside = read_conf(os.path.dirname(os.path.abspath(__file__))) if here() else {}
+        ours = os.path.join(self.root, SKILL_DIR) if self.root else ""
+        own = os.path.dirname(os.path.abspath(__file__)) if here() else ""
+        conf = read_conf(ours) if ours else {}
+        beside = conf if own == ours else read_conf(own) if own else {}
         # What people, or this file itself, say; what is run or written comes from nowhere else.
         self.served = SERVED_FROM if is_served() else ""
         self.named = os.environ.get("DIBS_URL", "").strip().rstrip("/")
@@ -1139,14 +1140,6 @@ class Session:
         path = os.path.join(folder, name)
         os.close(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
         os.utime(path)
-
-    def has_tool(self) -> bool:
-        """Is a call of a tool under way?"""
-        try:
-            calls = [entry.stat().st_mtime for entry in os.scandir(self.family_base + ".tools")]
-        except OSError:
-            return False
-        return any(0 <= time.time() - begun < TOOL_MOST_S for begun in calls)
 
     def needs_keeper(self) -> bool:
         """Does this session hold something, and does no keeper run?"""

@@ -26,6 +26,7 @@ else:
 DOWN_S = 120  # for how long a service that did not answer is not waited for at a turn's end
 LIST_S = 2.0  # for how long the start of a session waits to hear whether there is a list
 TO_DO = "ready,blocked,held,parked,review,lapsed"  # states of tasks of a list that is not over
+TOOL_MOST_S = 7200  # a call whose end nobody tells, as an interrupted one, is over by then
 KEEPER_LOOKS_S = 1.0  # how long it sleeps between two looks
 # What starts programs and is none of them: the agent is what has started these.
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "busybox", "env", "timeout", "nice")
@@ -462,12 +463,21 @@ def keep(session: Session, agent: str) -> None:
     except OSError:
         return  # there is one
     while process(int(agent.split()[0]))[2] == agent:
-        is_running = session.has_tool()
+        is_running = has_tool(session)
         if is_running and not session.is_throttled(must_hold=False):
             beat_quietly(session)
         if not is_running and not session.has_any():
             return  # nothing to keep
         time.sleep(KEEPER_LOOKS_S)
+
+
+def has_tool(session: Session) -> bool:
+    """Is a call of a tool under way? dibs.py notes each (note_tool)."""
+    try:
+        calls = [entry.stat().st_mtime for entry in os.scandir(session.family_base + ".tools")]
+    except OSError:
+        return False
+    return any(0 <= time.time() - begun < TOOL_MOST_S for begun in calls)
 
 
 def beat_quietly(session: Session) -> None:
