@@ -2,7 +2,6 @@
 
 import itertools
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import time_machine
 from fakeredis import FakeAsyncRedis
 from tests.harness import acting, oversight
+from tests.harness.services import new_session
 from tests.tools.clock import SteppedClock
 
 from dibs import results
@@ -99,11 +99,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.partition("tests/")[2].startswith(LONG):
             item.add_marker("long")
-
-
-def new_session() -> Session:
-    """A session that nobody else has."""
-    return Session(str(uuid.uuid4()))
 
 
 class Desk:

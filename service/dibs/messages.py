@@ -27,7 +27,7 @@ NO_ROOM = (
 )
 
 
-def span(seconds: int) -> str:
+def duration_words(seconds: int) -> str:
     """Return 90 as "1 min 30 s": two units at most, days from two of them on."""
     if seconds >= 2 * _DAY_S:
         rest = seconds % _DAY_S // 3600
@@ -39,7 +39,7 @@ def span(seconds: int) -> str:
     return f"{seconds} s"
 
 
-def clock(at: datetime) -> str:
+def instant_words(at: datetime) -> str:
     """Return an instant for people, in UTC; with its day where that may not be today."""
     is_near = abs(at - datetime.now(UTC)) < timedelta(hours=12)
     return f"{at:%H:%M:%SZ}" if is_near else f"{at:%Y-%m-%d %H:%MZ}"
@@ -113,7 +113,7 @@ def nothing_ready(result: results.NothingReady) -> str:
     )
     told = ", ".join(f"{many} {state}" for many, state in counts if many) or "none is listed"
     wait = result.retry_after_s
-    then = f" One may be free in {span(wait)}." if wait is not None else ""
+    then = f" One may be free in {duration_words(wait)}." if wait is not None else ""
     return f"No listed task is ready: {told}.{then} Stop here, or ask again later."
 
 
@@ -169,7 +169,7 @@ def refused(refusal: results.Refusal) -> str:
         return blocked(refusal.claim, refusal.needs)
     claim = refusal.claim
     task, note = word(claim.task), _note(claim.note, claim.holder)
-    wait = span(refusal.retry_after_s or 0)
+    wait = duration_words(refusal.retry_after_s or 0)
     place = (
         f" You are number {refusal.position} in its queue: ask again to keep your place."
         if refusal.position
@@ -179,7 +179,8 @@ def refused(refusal: results.Refusal) -> str:
         case "held":
             states = {"parked": "parked by", "review": "in review by"}
             state = states.get(claim.state, "held by")
-            left = f"for {span(claim.expires_in)} more, until {clock(claim.expires_at)}"
+            left = f"for {duration_words(claim.expires_in)} more, "
+            left += f"until {instant_words(claim.expires_at)}"
             stale = " It has sent no heartbeat for a while." if claim.stale else ""
             pr = f" Pull request: {word(claim.pr)}." if claim.pr else ""
             rest = f"{pr}{stale}{note}{place}"
@@ -187,8 +188,8 @@ def refused(refusal: results.Refusal) -> str:
         case "cooling":
             return (
                 f"The claim of {who(claim.holder)} on {task} lapsed at "
-                f"{clock(claim.expires_at)}; for {wait} more only that session may take it back."
-                f"{note}{place}"
+                f"{instant_words(claim.expires_at)}; for {wait} more only that session may take it "
+                f"back.{note}{place}"
             )
         case "reserved":
             kept = f"reserved for the head of its queue for {wait} more"
@@ -218,14 +219,14 @@ def not_mine(result: results.NotMine, task: str, fence: int | None) -> str:
     if now.state == "done":
         return f"You do not hold {task}: it was done by {who(now.holder)}. Work on another task."
     return (
-        f"You do not hold {task}: {who(now.holder)} does, until {clock(now.expires_at)}. "
+        f"You do not hold {task}: {who(now.holder)} does, until {instant_words(now.expires_at)}. "
         "Work on another task."
     )
 
 
 def lost(loss: Loss) -> str:
     """Say how a session lost a claim."""
-    at, task, note = clock(loss.at), word(loss.task), _note(loss.note, loss.by)
+    at, task, note = instant_words(loss.at), word(loss.task), _note(loss.note, loss.by)
     if loss.reason == "broken":
         return (
             f"Your claim on {task} was broken by {who(loss.by)} at {at}.{note} "

@@ -132,7 +132,7 @@ def table(claims: Sequence[Claim]) -> str:
                 messages.word(claim.task),
                 state + (" (lapses)" if claim.flag else "") + _alike(claim),
                 messages.who(claim.holder, branch=False),
-                messages.span(claim.expires_in) if claim.expires_in else "-",
+                messages.duration_words(claim.expires_in) if claim.expires_in else "-",
                 f"{claim.acquired_at:%Y-%m-%d %H:%MZ}",
                 messages.word(claim.pr) if claim.pr else note,
             )

@@ -192,7 +192,7 @@ def _listening(family: int, address: Any) -> socket.socket:
     return bound
 
 
-def base_url(listener: socket.socket) -> str:
+def url_of(listener: socket.socket) -> str:
     """Return the URL of a socket that listens."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -276,7 +276,7 @@ async def _serve(settings: Settings, store: TheStore, listener: socket.socket) -
         running.append(started)
         _look_for_garbage_less()
         health = await service.store.health()
-        _hello(settings, base_url(listener), store, health.durability, health.reasons)
+        _hello(settings, url_of(listener), store, health.durability, health.reasons)
 
     serving = asyncio.create_task(server.serve(settings, service, listener, ready))
 

@@ -15,7 +15,9 @@ KEY_VARIETY = 8
 """Different characters in a key at least: fewer are typed, or repeated, and can be guessed."""
 
 Duration = Annotated[
-    int, BeforeValidator(lambda value: duration_s(value)), PlainSerializer(lambda s: span(s))
+    int,
+    BeforeValidator(lambda value: duration_s(value)),
+    PlainSerializer(lambda s: duration_text(s)),
 ]
 """Whole seconds, or text like 90s, 30m, 2h."""
 
@@ -99,7 +101,7 @@ Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)]
 Projects = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_projects)]
 
 
-def span(seconds: int) -> str:
+def duration_text(seconds: int) -> str:
     """Return a duration as people write it: 30m, 2h, 90s."""
     for unit, letter in ((3600, "h"), (60, "m")):
         if seconds and seconds % unit == 0:

@@ -11,10 +11,9 @@ import pytest
 import redis
 from tests.board.conftest import Team
 from tests.board.test_feed import FeedReader, FeedService, service
-from tests.conftest import new_session
 from tests.harness import acting
 from tests.harness.processes import until
-from tests.harness.services import Running
+from tests.harness.services import Running, new_session
 
 from dibs import results
 from dibs.acts import list_

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from tests.conftest import new_session
 from tests.harness import acting
+from tests.harness.services import new_session
 
 from dibs.app import links
 from dibs.board import feed as feeds

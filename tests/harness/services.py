@@ -26,15 +26,17 @@ from typing import Any, Self
 
 from tests.harness.processes import children, command, end, start, until
 
+from dibs.model import Session
+
 DIBS = [sys.executable, "-P", "-m", "dibs"]
 START_S = 30.0
 """A service has to say where it is within this time, also on a busy machine."""
 STOP_S = 20.0
 
 
-def new_session() -> str:
+def new_session() -> Session:
     """A session's secret that nobody else has."""
-    return str(uuid.uuid4())
+    return Session(str(uuid.uuid4()))
 
 
 def clean_environ(more: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -5,8 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.conftest import new_session
-from tests.harness.services import ServiceProcess, running
+from tests.harness.services import ServiceProcess, new_session, running
 
 ADMIN = "admin-key-for-these-tests"
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.conftest import new_session
-from tests.harness.services import ServiceProcess, running
+from tests.harness.services import ServiceProcess, new_session, running
 from tests.http.conftest import ADMIN, Caller
 from tests.http.test_bad_input import problem_of
 

@@ -15,7 +15,7 @@ from tests.harness.processes import until
 from tests.harness.services import DIBS, Running, clean_environ, new_session
 
 from dibs.environment import unknown_variables
-from dibs.setting_values import size, size_bytes, span
+from dibs.setting_values import duration_text, size, size_bytes
 from dibs.settings import Settings, knobs, load, table
 
 ROOT = Path(__file__).parents[2]
@@ -240,4 +240,4 @@ def test_a_size_is_read_as_people_write_it(text: str, count: int, shown: str) ->
     ("seconds", "text"), [(90, "90s"), (1800, "30m"), (7200, "2h"), (0, "0s"), (86400, "24h")]
 )
 def test_a_span_reads_as_it_is_written(seconds: int, text: str) -> None:
-    assert span(seconds) == text
+    assert duration_text(seconds) == text

@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
-from tests.conftest import Desk, new_session
+from tests.conftest import Desk
 from tests.harness import acting
+from tests.harness.services import new_session
 from tests.promises.test_tasks import QUICK, nothing, states, take, write
 
 from dibs import messages, results

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from tests.conftest import Desk, new_session
+from tests.conftest import Desk
 from tests.harness import acting
+from tests.harness.services import new_session
 
 from dibs import messages, results
 from dibs.model import Task

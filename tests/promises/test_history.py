@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.conftest import Desk, new_session
+from tests.conftest import Desk
 from tests.harness import acting
+from tests.harness.services import new_session
 from tests.promises.test_bytes import NOTE, sums, weighed
 
 from dibs import results

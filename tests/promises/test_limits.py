@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.conftest import Desk, new_session
+from tests.conftest import Desk
 from tests.harness import acting
+from tests.harness.services import new_session
 
 from dibs import model, results
 from dibs.model import Project, Session

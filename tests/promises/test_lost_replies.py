@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from tests.conftest import Desk, Stepped, new_session
+from tests.conftest import Desk, Stepped
 from tests.harness import acting
+from tests.harness.services import new_session
 
 from dibs import results
 from dibs.acts import claim, heartbeat

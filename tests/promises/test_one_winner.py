@@ -2,7 +2,8 @@
 
 import asyncio
 
-from tests.conftest import Desk, new_session
+from tests.conftest import Desk
+from tests.harness.services import new_session
 
 from dibs import results
 

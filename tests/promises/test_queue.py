@@ -3,8 +3,9 @@
 import asyncio
 
 import pytest
-from tests.conftest import Desk, new_session
+from tests.conftest import Desk
 from tests.harness import acting
+from tests.harness.services import new_session
 
 from dibs import results
 from dibs.acts import claim

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import redis
-from tests.conftest import Desk, new_session
+from tests.conftest import Desk
 from tests.harness import acting
+from tests.harness.services import new_session
 from tests.tools.servers import KINDS, serving
 
 from dibs import results

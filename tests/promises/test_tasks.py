@@ -5,8 +5,9 @@ import itertools
 from typing import Any
 
 import pytest
-from tests.conftest import Desk, new_session
+from tests.conftest import Desk
 from tests.harness import acting
+from tests.harness.services import new_session
 
 from dibs import results
 from dibs.model import Claim

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.conftest import new_session
 from tests.harness import processes
-from tests.harness.services import ServiceProcess, running
+from tests.harness.services import ServiceProcess, new_session, running
 from tests.races.draining import drain, tasks_of
 from tests.races.racing import NO_LIMITS, race_for_one, share_out
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import redis
-from tests.conftest import Desk, Stepped, new_session
+from tests.conftest import Desk, Stepped
 from tests.harness import acting
+from tests.harness.services import new_session
 
 from dibs import results
 from dibs.api.telemetry import FAMILIES

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import redis
 from redis.exceptions import ResponseError
-from tests.conftest import Desk, Stepped, new_session
+from tests.conftest import Desk, Stepped
 from tests.harness import acting
 from tests.harness.processes import until
-from tests.harness.services import Running
+from tests.harness.services import Running, new_session
 from tests.tools.clock import SteppedClock
 from tests.tools.servers import serving
 

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import pytest
 import redis
-from tests.conftest import new_session
 from tests.harness import acting
+from tests.harness.services import new_session
 from tests.ops.farm import PASSWORD as FARM_PASSWORD
 from tests.ops.farm import cluster, free_ports
 from tests.tools.servers import KINDS, serving

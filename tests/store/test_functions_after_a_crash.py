@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import pytest
 import redis
-from tests.conftest import new_session
 from tests.harness import acting
 from tests.harness.processes import until
+from tests.harness.services import new_session
 from tests.ops.farm import PASSWORD, free_ports, sentinels
 from tests.proofs import stores
 from tests.store.test_functions import (

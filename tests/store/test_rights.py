@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.conftest import new_session
 from tests.harness import acting
+from tests.harness.services import new_session
 from tests.tools.servers import KINDS, StoreServer, serving
 
 from dibs import results
