@@ -94,6 +94,27 @@ class TestAxe:
         return page
 
 
+BROKEN_WORDS = """() => [...document.querySelectorAll("button, .button, summary")].flatMap(one => {
+  const walk = document.createTreeWalker(one, NodeFilter.SHOW_TEXT), broken = [];
+  for (let node; (node = walk.nextNode());)
+    for (const word of node.data.matchAll(/\\w+/g)) {
+      const range = document.createRange();
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      if (range.getClientRects().length > 1) broken.push(word[0]);
+    }
+  return broken;
+})"""
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_no_button_has_a_word_in_two_lines(full: Team, open_page: Open, width: int) -> None:
+    page = open_page(
+        f"{full.service.url}/p/{full.project}", viewport={"width": width, "height": 800}
+    )
+    assert page.evaluate(BROKEN_WORDS) == []
+
+
 @pytest.mark.parametrize("width", [360, 768, 1024, 1440, 2560])
 def test_no_width_needs_scrolling_sideways(full: Team, open_page: Open, width: int) -> None:
     full.claim("x" * 64, "T-" + "x" * 198, branch="y" * 200, note="z" * 1000)
