@@ -1784,7 +1784,8 @@ def granted(args: "Args", session: "Session", body: "Json") -> "Json":
             problem, wait_s = failure.problem, give_up - time.monotonic()
             may_wait = problem.get("code") in WAITED_FOR or failure.code == UNKNOWN
             if not body.get("task"):  # several have no queue
-                text = str(failure).replace(", or claim it with --queue to be next", "")
+                first, *rest = str(failure).split(", or claim it with --queue to be ")
+                text = first + "".join("." + part.partition(".")[2] for part in rest)
                 failure = Failure(failure.code, text, problem)
             if wait_s <= 0 or not may_wait:
                 raise failure from None

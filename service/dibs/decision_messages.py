@@ -22,11 +22,11 @@ def newer(now: Claim | Free, fence: int | None) -> str:
         return f"{task} is on another pull request: {word(now.pr or '')}. Nothing was changed."
     if isinstance(now, Claim) and fence:
         return (
-            f"Fence {fence} is not the current one of {task}: {who(now.holder)} has it with fence "
-            f"{now.fence}. Nothing was changed."
+            f"Fence {fence} is not the current one of {task}. {_has(now)} with fence {now.fence}. "
+            "Nothing was changed."
         )
-    has = f"{who(now.holder)} has it now" if isinstance(now, Claim) else "it has moved on since"
-    return f"That is not about the latest tenure of {task}: {has}. Nothing was changed."
+    has = f" {_has(now)}." if isinstance(now, Claim) else ""
+    return f"That is not about the latest tenure of {task}.{has} Nothing was changed."
 
 
 def ambiguous(tasks: Sequence[str]) -> str:
@@ -46,8 +46,15 @@ def moved(now: Claim | Free, fence: int) -> str:
     """Say that a person named a fence that is not current."""
     task = word(now.task)
     if isinstance(now, Free) or now.state == "done":
-        return f"No session holds {task} any more with fence {fence}. Look again."
+        return f"Nothing was changed: no session holds {task} with fence {fence} any more."
     return (
-        f"Fence {fence} is not the current one of {task}: {who(now.holder)} holds it with "
-        f"fence {now.fence}. Look again before you act on it."
+        f"Nothing was changed: fence {fence} is not the current one of {task}. {_has(now)} with "
+        f"fence {now.fence}; name that one to end it."
     )
+
+
+def _has(now: Claim) -> str:
+    """Say who has a task, or had it until it lapsed."""
+    if now.state == "lapsed":
+        return f"It lapsed; {who(now.holder)} had it last,"
+    return f"{who(now.holder)} has it"

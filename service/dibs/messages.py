@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Literal, assert_never
 
 from dibs import results
 from dibs.characters import HIDDEN
@@ -111,10 +112,11 @@ def nothing_ready(result: results.NothingReady) -> str:
         (result.failed, "failed"),
         (result.cooling, "reserved for a moment"),
     )
-    told = ", ".join(f"{many} {state}" for many, state in counts if many) or "none is listed"
+    told = ", ".join(f"{many} {state}" for many, state in counts if many)
+    why = f" In this project: {told}." if told else ""
     wait = result.retry_after_s
     then = f" One may be free in {duration_words(wait)}." if wait is not None else ""
-    return f"No listed task is ready: {told}.{then} Stop here, or ask again later."
+    return f"No listed task is ready.{why}{then} Stop here, or ask again later."
 
 
 def on_hold(refusal: results.Refusal) -> str:
@@ -122,7 +124,10 @@ def on_hold(refusal: results.Refusal) -> str:
     hold = refusal.hold
     what = "This project" if refusal.of == "project" else word(refusal.claim.task)
     if hold is None:
-        return f"{what} is on hold. Work on another task."
+        return (
+            f"{what} is on hold, and the record of who keeps it back cannot be read. Work on "
+            "another task; a person with an admin key can let it go."
+        )
     until = f"until {hold.until:%Y-%m-%d %H:%MZ}" if hold.until else "until a person lets it go"
     then = "Stop here" if refusal.of == "project" else "Work on another task"
     person, reason = who(Holder("", hold.by)), quoted(hold.reason)
@@ -155,35 +160,41 @@ def waiting(result: results.Waiting) -> str:
     waits = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return (
         f"Tasks that wait for people: {waits}. The limit is {result.limit} (DIBS_MAX_WAITING): "
-        "`next` gives no more until some of them went on. Stop here, or ask again later."
+        "`next` gives no more until one of them has moved on. Stop here, or ask again later."
     )
 
 
 def refused(refusal: results.Refusal) -> str:
     """Say why a task was not granted."""
-    if refusal.reason == "on-hold":
-        return on_hold(refusal)
-    if refusal.reason == "failed":
-        return failed(refusal)
-    if isinstance(refusal.claim, Free):
-        return blocked(refusal.claim, refusal.needs)
+    match refusal.reason:
+        case "on-hold":
+            return on_hold(refusal)
+        case "failed":
+            return failed(refusal)
+        case "blocked":
+            return blocked(refusal.claim, refusal.needs)
+        case "held" | "cooling" | "reserved" | "done":
+            return _taken(refusal, refusal.reason)
+        case never:
+            assert_never(never)
+
+
+def _taken(refusal: results.Refusal, reason: Literal["held", "cooling", "reserved", "done"]) -> str:
+    """Say who has a task, or had it last, and what to do."""
     claim = refusal.claim
+    if isinstance(claim, Free):
+        raise TypeError(f"{claim.task!r} was refused as {reason}, but nobody had it")
     task, note = word(claim.task), _note(claim.note, claim.holder)
     wait = duration_words(refusal.retry_after_s or 0)
-    place = (
-        f" You are number {refusal.position} in its queue: ask again to keep your place."
-        if refusal.position
-        else " Work on another task, or claim it with queue: true to be next."
-    )
-    match refusal.reason:
+    place = _place(refusal.position, claim.waiters)
+    match reason:
         case "held":
             states = {"parked": "parked by", "review": "in review by"}
             state = states.get(claim.state, "held by")
             left = f"for {duration_words(claim.expires_in)} more, "
             left += f"until {instant_words(claim.expires_at)}"
             stale = " It has sent no heartbeat for a while." if claim.stale else ""
-            pr = f" Pull request: {word(claim.pr)}." if claim.pr else ""
-            rest = f"{pr}{stale}{note}{place}"
+            rest = f"{_pr(claim)}{stale}{note}{place}"
             return f"{task} is {state} {who(claim.holder)} {left}.{rest}"
         case "cooling":
             return (
@@ -194,13 +205,26 @@ def refused(refusal: results.Refusal) -> str:
         case "reserved":
             kept = f"reserved for the head of its queue for {wait} more"
             return f"{task} is free, but {kept}.{place}"
-        case _:  # done
-            pr = f" Pull request: {word(claim.pr)}." if claim.pr else ""
-            at = f"{claim.ended_at:%Y-%m-%d %H:%MZ}" if claim.ended_at else "before"
+        case "done":
+            at = f" at {claim.ended_at:%Y-%m-%d %H:%MZ}" if claim.ended_at else ""
             return (
-                f"{task} was done by {who(claim.holder)} at {at}.{pr}{note} "
+                f"{task} was done by {who(claim.holder)}{at}.{_pr(claim)}{note} "
                 "Work on another task; if it must be done again, claim it with reopen: true."
             )
+        case never:
+            assert_never(never)
+
+
+def _place(position: int | None, waiters: int) -> str:
+    """Say which place a session has in a task's queue, or would have."""
+    if position:
+        return f" You are number {position} in its queue: ask again to keep your place."
+    then = f"be number {waiters + 1} in its queue" if waiters else "be next"
+    return f" Work on another task, or claim it with queue: true to {then}."
+
+
+def _pr(claim: Claim) -> str:
+    return f" Pull request: {word(claim.pr)}." if claim.pr else ""
 
 
 def not_mine(result: results.NotMine, task: str, fence: int | None) -> str:
@@ -218,6 +242,11 @@ def not_mine(result: results.NotMine, task: str, fence: int | None) -> str:
         return f"You do not hold {task}; no session does. Claim it before you work on it."
     if now.state == "done":
         return f"You do not hold {task}: it was done by {who(now.holder)}. Work on another task."
+    if now.state == "lapsed":
+        return (
+            f"You do not hold {task}: the claim of {who(now.holder)} on it lapsed at "
+            f"{instant_words(now.expires_at)}. Claim it before you work on it."
+        )
     return (
         f"You do not hold {task}: {who(now.holder)} does, until {instant_words(now.expires_at)}. "
         "Work on another task."

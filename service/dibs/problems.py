@@ -1,7 +1,8 @@
 """Every error that the service can answer, in one table (RFC 9457).
 
 `type` is a path of this service, where the explanation is served. A detail says who, until when and
-what to do next; it never names a way to take over somebody's claim.
+what to do next; it never names a way to take over somebody's claim. (What only a person with an
+admin key can do, as to free a damaged record, it may name.)
 """
 
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ TABLE = (
     Problem(
         "held",
         409,
-        "Another session holds this task",
+        "Another session has this task, or is next for it",
         "Another session is working on it; `claim` says who and for how long. Work on another "
         "task, or claim with `queue: true` to be next. The task may be free after `retry_after` "
         "seconds. You also get this answer while a free task is reserved for the head of its "
@@ -145,8 +146,9 @@ TABLE = (
         "failed",
         409,
         "The task failed too often",
-        "Its attempts are used up: each lapsed, was given up, or was broken; `tenures` says how "
-        "the last ones ended. Work on another task. A person lets it be tried again with `retry`; "
+        "Its attempts are used up: each lapsed, was abandoned, broken or rejected; `tenures` says "
+        "how the last ones ended. Work on another task. A person lets it be tried again with "
+        "`retry`; "
         "a session that a person tells to, claims it with `reopen: true`.",
         when="its attempts are used up; `attempts`, `tenures`",
         next="another task; a person says `retry`",
@@ -211,7 +213,8 @@ TABLE = (
         "fence-moved",
         412,
         "The claim has changed since you looked",
-        "The fence is not the current one, or nobody holds the task. Look again.",
+        "The fence is not the current one, or nobody holds the task. Nothing was changed. Read the "
+        "task again, and name the fence that it has now.",
         when="`break`, `retry` or `resolve` saw an older tenure",
         next="look again",
     ),

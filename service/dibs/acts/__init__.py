@@ -1,6 +1,6 @@
 """The acts of dibs, one file each, and their registry.
 
-To add one: CONTRIBUTING.md, "An act".
+To add one: CONTRIBUTING.md, "To add an act".
 """
 
 from dibs.acts import (

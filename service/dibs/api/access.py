@@ -235,12 +235,12 @@ class Access:
         given, user = read(headers.get(b"authorization", b"").decode("latin-1"))
         keys = self._admin + (self._ci if ci else [])
         if given is None or not _among(given, keys):
-            whom, name = ("CI or people", "CI") if ci else ("people", "ADMIN")
+            what, name = ("a key for CI or an admin key", "CI") if ci else ("an admin key", "ADMIN")
             raise ProblemError(
                 "forbidden",
-                f"This is for {whom}: it requires a key of theirs. "
+                f"This act needs {what}. "
                 + (
-                    "Send it as `Authorization: Bearer <key>`."
+                    "Send it as `Authorization: Bearer <key>`; the operator of the service has it."
                     if keys
                     else f"This service has none: its operator can set DIBS_{name}_KEY."
                 ),

@@ -49,6 +49,11 @@ class ClockReading:
         return str(self.observed_us), str(self.lost_us), self.stalls
 
     @property
+    def wall_ms(self) -> int:
+        """The store's wall clock at the last look."""
+        return self.observed_us // 1000
+
+    @property
     def lease_ms(self) -> int:
         """Lease time at the last look."""
         return (self.observed_us - self.lost_us) // 1000

@@ -126,11 +126,10 @@ class ReplyDecoder:
     """Reads the records of one reply: whose eyes, which project, and when."""
 
     def __init__(
-        self, project: Project, session: str, now_ms: int, reading: ClockReading, grace_ms: int
+        self, project: Project, session: str, now_ms: int, reading: ClockReading, *, unsure: bool
     ):
         self.project, self.session, self.now_ms = project, session, now_ms
-        self.reading, self.grace_ms = reading, grace_ms
-        self.unsure = False
+        self.reading, self.unsure = reading, unsure
         """An earlier try of the act was left unanswered."""
 
     def claim(self, view: str) -> Claim | Free:

@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from dibs.model import Project, Session
 from dibs.store import health, selftest, server_info
-from dibs.store.clock import ClockReading, LeaseClock
+from dibs.store.clock import LeaseClock
 from dibs.store.collisions import CollisionCounter
 from dibs.store.counts import Counts, Overview, Pulse
 from dibs.store.events import EventLog
@@ -43,6 +43,10 @@ _SECRET = re.compile("[0-9a-f]{64}")
 _TURNS = (
     "Several servers answer INFO by turns: a failover between them goes unnoticed, and claims have "
     "no more time for it."
+)
+_CLOCK_JUMPS = (
+    "The store's clock jumped during each try. If that goes on, the operator has to look at the "
+    "time synchronization of its host."
 )
 _DAMAGED_MOST = 1_000
 """Damaged tasks that are remembered, so that each is in the log once."""
@@ -179,7 +183,7 @@ class Store:
         self.note_damaged(project, damaged)
         if gone:
             # Who claims there now has put it into the list anew, if that is not just now.
-            long_ago = time_ms(self.clock.reading) - int(2 * _KNOWN_S * 1000)
+            long_ago = self.clock.reading.wall_ms - int(2 * _KNOWN_S * 1000)
             arguments = Unlist(project, str(long_ago))
             if await run_script(self.link, self._unlist, INDEX, arguments):
                 self._known.pop(project, None)
@@ -206,13 +210,13 @@ class Store:
 
     async def write_collisions(self) -> None:
         """Write down what this process counted since the last time."""
-        await self.collisions.flush(time_ms(self.clock.reading))
+        await self.collisions.flush(self.clock.reading.wall_ms)
 
     async def projects(self) -> list[Project]:
         """Return the projects that have claims, or recently had some, sorted."""
         rules = self.rules
         kept = max(rules.done_retention_ms, rules.retention_ms, rules.history_ms, rules.max_hold_ms)
-        now_ms = time_ms(self.clock.reading)
+        now_ms = self.clock.reading.wall_ms
         long_ago = str(now_ms - kept - _DAY_MS)
         aged = await self.link.command("ZRANGEBYSCORE", INDEX, "-inf", long_ago)
         for project in aged:
@@ -242,7 +246,7 @@ class Store:
         of its own, in another slot: no script could write it.
         """
         closed = closed or bool(self.closed())
-        seen_ms = str(time_ms(self.clock.reading))
+        seen_ms = str(self.clock.reading.wall_ms)
         try:
             if not closed:
                 await self._command("ZADD", INDEX, seen_ms, project)
@@ -284,8 +288,8 @@ class Store:
         request = request or self.new_request()
         who = self.hashed(session) if session else ""
         script = self._scripts.get(declared.name) or self._script(declared)
-        sent = looked = ran = False
-        for attempt in range(_ATTEMPTS):
+        sent = looked = ran = lost = False
+        for _ in range(_ATTEMPTS):
             ours = False
             try:
                 if self.clock.stale:
@@ -302,8 +306,9 @@ class Store:
             except StoreDown as down:
                 self.clock.stale = True
                 sent = sent or (ours and down.sent)
-                if attempt > 0:
+                if lost:
                     raise StoreDown(down.reason, sent=sent or ran) from down
+                lost = True
                 continue
             if not enough and reply[0] == declared.lasting:
                 raise StoreDown(
@@ -314,12 +319,11 @@ class Store:
                 self.clock.stale = looked = True
                 ran = ran or reply[0] != "stalled"  # it may have told the session of a loss
                 continue
-            reader = ReplyDecoder(project, who, int(reply[1]), reading, self.rules.grace_ms)
-            reader.unsure = sent
+            reader = ReplyDecoder(project, who, int(reply[1]), reading, unsure=sent)
             if reply[0] == "damaged":
                 raise self._damaged_record(reader, *reply[2:])
             return reply[0], reader, reply[2:]
-        raise StoreDown("The store's clock does not hold still.", sent=sent or ran)
+        raise StoreDown(_CLOCK_JUMPS, sent=sent or ran)
 
     def _is_news(self, reply: Sequence[Any], given: Any) -> bool:
         """Say if a claim with a fence, which somebody had, is not known: a failover that took it is
@@ -343,8 +347,3 @@ class Store:
             if (project, task) not in self._damaged and len(self._damaged) < _DAMAGED_MOST:
                 self._damaged.add((project, task))
                 log.error("record_damaged project=%s task=%r: break it with fence 1", project, task)
-
-
-def time_ms(reading: ClockReading) -> int:
-    """Return the store's wall clock at the last look, in ms."""
-    return reading.observed_us // 1000

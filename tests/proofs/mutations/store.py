@@ -42,8 +42,8 @@ MUTANTS = [
         "a no after an unanswered try is a no",
         "store/store.py",
         "an error says whether it took effect (I14)",
-        "            reader.unsure = sent\n",
-        "",
+        "reading, unsure=sent)",
+        "reading, unsure=False)",
         ("tests/promises/test_lost_replies.py",),
     ),
     Mutant(

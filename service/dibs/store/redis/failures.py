@@ -23,14 +23,14 @@ LOST = (RedisConnectionError, RedisTimeoutError, OSError, asyncio.TimeoutError)
 """What a connection that cannot be used raises."""
 
 _IN_SCRIPT = re.compile(r"on @user_(?:script|function)|^(ERR )?Error running script")
-"""In what is said of a command that failed in the middle of a script, or of a function."""
+"""Marks an error that a script or a function met in the middle."""
 _INNER = re.compile(r"@user_script: ?\d+: -?([A-Z]{2}[A-Z_]*) ")
-"""Its code where all of it is said under ERR, as Redis 6 does."""
+"""The code of such an error in the text of an ERR, as Redis 6 sends it."""
 _DENIED_INNER = re.compile(r"ACL failure in script|The user executing the script can't")
-"""What NOPERM is called in a script, under ERR."""
+"""NOPERM of a command in a script, in the text of an ERR."""
 
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING")
-NO_REDIS = "What answers where the store should be is no Redis."
+NO_REDIS = "What answers at DIBS_REDIS_URL is no Redis or Valkey."
 _OTHERS = (
     ('"H"', "speaks HTTP, and is no Redis"),
     ("\\x15", "speaks TLS: its URL begins with rediss://"),
@@ -187,10 +187,12 @@ def _unreachable(error: Exception) -> str:
         return f"The store's certificate is not to be trusted: {why}."
     if isinstance(error, ssl.SSLError):
         if error.reason in _NO_TLS:
-            return "What answers where the store should be speaks no TLS: redis:// is without."
+            return (
+                "What answers at DIBS_REDIS_URL speaks no TLS: a URL without begins with redis://."
+            )
         return f"The store and dibs do not agree on TLS: {error.reason or error}."
     if isinstance(error, socket.gaierror):
-        return "The store cannot be reached: nobody knows its host's name."
+        return "The store cannot be reached: the host in DIBS_REDIS_URL has no address."
     if isinstance(error, ConnectionResetError | BrokenPipeError):
         return "The store ended the connection."
     if isinstance(error, OSError) and error.errno and error.errno > 0:
@@ -202,7 +204,7 @@ def _no_redis(text: str) -> str:
     """Return what a peer is that answers with something else, in a sentence."""
     for mark, what in _OTHERS:
         if mark in text:
-            return f"What answers where the store should be {what}."
+            return f"What answers at DIBS_REDIS_URL {what}."
     return NO_REDIS
 
 
