@@ -39,6 +39,19 @@ def test_every_link_and_every_path_of_a_page_leads_somewhere(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_every_function_that_a_page_names_is_in_its_file(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    astray = []
+    for names, file in re.findall(r"((?:`\w+`(?:,| and)? )+)in `([\w./]+\.(?:lua|py|js))`", text):
+        [source] = [
+            path for path in ROOT.glob(f"service/**/{Path(file).name}") if file in str(path)
+        ]
+        missing = [n for n in re.findall(r"\w+(?=`)", names) if n not in source.read_text("utf-8")]
+        astray += [f"{name} in {file}" for name in missing]
+    assert astray == []
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_make_target_of_a_page_exists(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     named = set(re.findall(r"(?:`|\$ )make ([a-z][a-z-]*)", text))
