@@ -79,12 +79,12 @@ end
 -- Those who hold something go through here, so that they can keep and free it (rule 15).
 local function bypass_oom_guard() call('DEL', PREFIX .. ':nothing') end
 
--- Write to a key; where something else lies there, that goes. A store without room refuses it as well, and
--- there what lies there stays.
+-- Write to a key; where something else lies there, that goes. A store without room refuses it as well: there
+-- what lies there stays, and is added to.
 local function overwrite(command, key, ...)
   local reply = redis.pcall(command, key, ...)
   if type(reply) ~= 'table' then return reply end
-  if string.find(tostring(reply.err), 'WRONGTYPE', 1, true) then call('DEL', key) end
+  if string.find(tostring(reply.err), 'WRONGTYPE', 1, true) then call('DEL', key) else bypass_oom_guard() end
   return call(command, key, ...)
 end
 

@@ -19,7 +19,6 @@ end
 local function set_lookup_field(task, rec, field, value)
   local was = rec[field]
   if was == value then return end
-  bypass_oom_guard()
   if was ~= rec['last_' .. field] then drop_lookup(task, field, was) end
   rec[field] = value
   add_lookup(task, field, value)

@@ -183,7 +183,6 @@ local gone = ''
 -- A record of an older dibs is in no index of branches.
 local IN_LOOKUPS = 0
 local function find_again(task, field, value)
-  bypass_oom_guard()
   add_lookup(task, field, value)
   IN_LOOKUPS = IN_LOOKUPS + lookup_weight(task, value)
 end
