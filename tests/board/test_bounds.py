@@ -242,7 +242,7 @@ async def test_only_so_many_pages_of_a_board_are_followed(
 ) -> None:
     feed = large.of(service.project)
     viewers = []
-    for number in range(feeds.SHEETS):
+    for number in range(feeds.PAGES):
         key = Key(BoardQuery(q=f"T-0{number}"))
         viewers.append(FeedReader(feed, (await feed.snapshot(key)).id, key))
         await asyncio.sleep(0)
@@ -260,20 +260,20 @@ async def test_pages_that_nobody_looks_at_are_forgotten(service: FeedService, la
     feed = large.of(service.project)
     for number in range(1, 6):
         await feed.snapshot(Key(number=number))
-    assert len(feed._sheets) <= feeds.UNSEEN
+    assert len(feed._pages) <= feeds.UNSEEN
 
 
 def test_a_board_that_cannot_be_followed_says_so(service_of_few: Running) -> None:
     team = Team(service_of_few)
     team.many(225)
     streams = []
-    for number in range(feeds.SHEETS + 1):
+    for number in range(feeds.PAGES + 1):
         one = socket.create_connection(("127.0.0.1", service_of_few.port), timeout=10)
         streams.append(one)
         path = f"/p/{team.project}/stream?q=T-{number}"
         one.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         status = one.recv(12).decode()
-        assert status.endswith("429" if number == feeds.SHEETS else "200")
+        assert status.endswith("429" if number == feeds.PAGES else "200")
     for one in streams:
         one.close()
 

@@ -69,10 +69,10 @@ async def heartbeat(
     request: str = "",
 ) -> beating.Result:
     """Heartbeat for one claim, or for all."""
-    wish = beating.HeartbeatRequest.model_construct(
+    body = beating.HeartbeatRequest.model_construct(
         task=task, fence=fence, ttl=ttl_s, state=state or None, note=note, pr=pr
     )
-    return await beating.beat(store, Call(Project(project), wish, Session(session), request))
+    return await beating.beat(store, Call(Project(project), body, Session(session), request))
 
 
 async def release(
@@ -88,10 +88,10 @@ async def release(
     request: str = "",
 ) -> releasing.Result:
     """Release one claim, or all."""
-    wish = releasing.ReleaseRequest.model_construct(
+    body = releasing.ReleaseRequest.model_construct(
         task=task, fence=fence, outcome=outcome, note=note, pr=pr
     )
-    return await releasing.end(store, Call(Project(project), wish, Session(session), request))
+    return await releasing.end(store, Call(Project(project), body, Session(session), request))
 
 
 async def show(
@@ -112,32 +112,32 @@ async def break_(
     hold: bool = False,
 ) -> breaking.Result:
     """Break a claim, as a person."""
-    wish = breaking.BreakRequest.model_construct(task=task, fence=fence, reason=reason, hold=hold)
-    return await breaking.end(store, Call(Project(project), wish, by=by))
+    body = breaking.BreakRequest.model_construct(task=task, fence=fence, reason=reason, hold=hold)
+    return await breaking.end(store, Call(Project(project), body, by=by))
 
 
 async def hold(
     store: Store, project: Any, task: Any = None, *, reason: str, by: str, until: Any = None
 ) -> holding.Result:
     """Keep a task or the project back, as a person; its fields are checked."""
-    wish = holding.HoldRequest.of({"task": task, "reason": reason, "until": until}, [])
-    return await holding.keep(store, Call(Project(project), wish, by=by))
+    body = holding.HoldRequest.of({"task": task, "reason": reason, "until": until}, [])
+    return await holding.keep(store, Call(Project(project), body, by=by))
 
 
 async def unhold(
     store: Store, project: Any, task: Any = None, *, reason: str, by: str
 ) -> results.Ended:
     """Let it go."""
-    wish = unholding.UnholdRequest.model_construct(task=task, reason=reason)
-    return await unholding.unhold(store, Call(Project(project), wish, by=by))
+    body = unholding.UnholdRequest.model_construct(task=task, reason=reason)
+    return await unholding.unhold(store, Call(Project(project), body, by=by))
 
 
 async def retry(
     store: Store, project: Any, task: Any, fence: Any = None, *, reason: str, by: str
 ) -> retrying.Result:
     """Let a task be tried again, as a person."""
-    wish = retrying.RetryRequest.model_construct(task=task, fence=fence, reason=reason)
-    return await retrying.again(store, Call(Project(project), wish, by=by))
+    body = retrying.RetryRequest.model_construct(task=task, fence=fence, reason=reason)
+    return await retrying.again(store, Call(Project(project), body, by=by))
 
 
 async def tasks(
@@ -150,8 +150,8 @@ async def tasks(
     request: str = "",
 ) -> writing.Result:
     """Write the list; its fields are checked."""
-    wish = writing.TasksRequest.of({"tasks": list(entries), "dry_run": dry_run}, [])
-    run = writing.write(store, Call(Project(project), wish, Session(session), request))
+    body = writing.TasksRequest.of({"tasks": list(entries), "dry_run": dry_run}, [])
+    run = writing.write(store, Call(Project(project), body, Session(session), request))
     return await run
 
 
@@ -174,6 +174,6 @@ async def resolve(
     store: Store, project: Any, *, as_: str = "", by: str = "ci", **given: Any
 ) -> resolving.Result:
     """Say how a pull request ended, as CI; `as_` says `opened`. Its fields are checked."""
-    wish = resolving.ResolveRequest.of({"outcome": "merged", **given}, [])
-    call = Call(Project(project), wish, by=by)
-    return await resolving.end(store, call, as_ or wish.outcome)
+    body = resolving.ResolveRequest.of({"outcome": "merged", **given}, [])
+    call = Call(Project(project), body, by=by)
+    return await resolving.end(store, call, as_ or body.outcome)

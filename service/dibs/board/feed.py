@@ -22,7 +22,7 @@ twice as long knows that its view is old."""
 GATHER_S = 0.15
 """Events that come this soon after one another are one change: a person sees no difference."""
 AGAIN_S = 1.0
-SHEETS = 8
+PAGES = 8
 """Pages of a project that are followed at once."""
 UNSEEN = 2
 """Pages of a project that are remembered though nobody looks at them."""
@@ -42,8 +42,8 @@ class Feed:
     def __init__(self, claims: Claims, project: Project, readings: Readings | None = None) -> None:
         self.project = project
         self._claims = claims
-        self._known = ClaimCache(claims, project, readings or Readings())
-        self._sheets: OrderedDict[Key, LivePage] = OrderedDict()
+        self._cache = ClaimCache(claims, project, readings or Readings())
+        self._pages: OrderedDict[Key, LivePage] = OrderedDict()
         self._run_task: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
         self._began = self._read = 0
@@ -52,47 +52,47 @@ class Feed:
     @property
     def viewers(self) -> int:
         """How many look now."""
-        return sum(len(sheet.viewers) for sheet in self._sheets.values())
+        return sum(len(page.viewers) for page in self._pages.values())
 
     @property
     def kept(self) -> int:
         """How many rows are kept, a rendered one as two."""
-        return len(self._known.rows) + sum(2 * sheet.size for sheet in self._sheets.values())
+        return len(self._cache.rows) + sum(2 * page.size for page in self._pages.values())
 
     async def snapshot(self, key: Key = ALL) -> Snapshot:
         """Return a page as it is now. Where one page holds all claims it does so whatever `key`
         selects: what is hidden can be shown without asking again. Raises StoreDown."""
         await self.refresh()
         async with self._lock:
-            if len(self._known.rows) <= ROWS:
+            if len(self._cache.rows) <= ROWS:
                 key = ALL
-            pages = max(1, -(-len(self._known.ordered(key.look)) // ROWS))
+            pages = max(1, -(-len(self._cache.ordered(key.look)) // ROWS))
             key = Key(key.look, min(key.number, pages))
             try:
-                sheet = self._sheet(key)
+                page = self._page(key)
             except Crowded:
-                sheet = LivePage(self._known, key)  # it can be looked at, but not followed
-            await sheet.render()
-            sheet.publish()
-            return sheet.snapshot()
+                page = LivePage(self._cache, key)  # it can be looked at, but not followed
+            await page.render()
+            page.publish()
+            return page.snapshot()
 
-    def _sheet(self, key: Key) -> LivePage:
-        """Return the sheet of a page. Raises Crowded."""
-        sheet = self._sheets.get(key)
-        if sheet is None:
-            unseen = [key for key, old in self._sheets.items() if not old.viewers]
-            if len(self._sheets) - len(unseen) >= SHEETS:
-                raise Crowded(f"{SHEETS} pages and selections of this board are live")
+    def _page(self, key: Key) -> LivePage:
+        """Return a page that can be followed. Raises Crowded."""
+        page = self._pages.get(key)
+        if page is None:
+            unseen = [key for key, old in self._pages.items() if not old.viewers]
+            if len(self._pages) - len(unseen) >= PAGES:
+                raise Crowded(f"{PAGES} pages and selections of this board are live")
             for old in unseen[: max(0, len(unseen) + 1 - UNSEEN)]:
-                del self._sheets[old]
-            sheet = self._sheets[key] = LivePage(self._known, key)
-            sheet.in_trouble = self._trouble
-        self._sheets.move_to_end(key)
-        return sheet
+                del self._pages[old]
+            page = self._pages[key] = LivePage(self._cache, key)
+            page.in_trouble = self._trouble
+        self._pages.move_to_end(key)
+        return page
 
     def check(self, key: Key = ALL) -> None:
         """Raise Crowded if a page of this project cannot be followed."""
-        self._sheet(key)
+        self._page(key)
 
     async def follow(self, after: str, key: Key = ALL) -> AsyncGenerator[bytes]:
         """Yield a page's server-sent events from `after` on: changes, a tick when there are none.
@@ -102,15 +102,15 @@ class Feed:
         if self._claims.broadcaster.ended:
             return
         # No await between what was missed and what comes: so nothing falls between.
-        sheet, viewer = self._sheet(key), Viewer()
-        sheet.viewers.add(viewer)
+        page, viewer = self._page(key), Viewer()
+        page.viewers.add(viewer)
         if self._run_task is None:
             self._run_task = asyncio.create_task(self._run())
         try:
-            async for chunk in sheet.follow(viewer, after):
+            async for chunk in page.follow(viewer, after):
                 yield chunk
         finally:
-            sheet.viewers.discard(viewer)
+            page.viewers.discard(viewer)
             if not self.viewers and self._run_task:
                 self._run_task.cancel()
                 self._run_task = None
@@ -123,8 +123,8 @@ class Feed:
                     await self.refresh()
                     await self._attend(subscription)
             except ShuttingDown:
-                for sheet in self._sheets.values():
-                    for viewer in sheet.viewers:
+                for page in self._pages.values():
+                    for viewer in page.viewers:
                         viewer.end()
                 return
             except StoreDown:
@@ -151,7 +151,7 @@ class Feed:
                 due_s = loop.time() + REFRESH_S
             elif events:
                 async with self._lock:
-                    await self._known.touch(events)
+                    await self._cache.touch(events)
                     await self._publish()
 
     async def refresh(self, *, whole: bool = False) -> None:
@@ -164,25 +164,25 @@ class Feed:
             if self._read > asked:
                 return  # somebody's reading began after we asked: it serves us, too
             self._began = number = self._began + 1
-            await self._known.read(whole=whole)
+            await self._cache.read(whole=whole)
             self._read = number
             self._trouble = False
             await self._publish()
-            for sheet in self._sheets.values():
-                sheet.in_trouble = False
-                sheet.tell(sheet.tick())
+            for page in self._pages.values():
+                page.in_trouble = False
+                page.tell(page.tick())
 
     async def _publish(self) -> None:
         """Bring the pages that somebody looks at up to date; others wait until somebody does."""
-        for sheet in [sheet for sheet in self._sheets.values() if sheet.viewers]:
-            await sheet.render()
-            sheet.publish()
+        for page in [page for page in self._pages.values() if page.viewers]:
+            await page.render()
+            page.publish()
 
     def _say_trouble(self) -> None:
         if not self._trouble:
             self._trouble = True
-            for sheet in self._sheets.values():
-                sheet.say_trouble()
+            for page in self._pages.values():
+                page.say_trouble()
 
 
 class Feeds:

@@ -32,7 +32,7 @@ BEHIND = 64
 """Changes that a slow viewer may be behind before it is told to read the page again."""
 
 CHANGE_ID = re.compile(r"[0-9a-f]{1,32}\.[0-9]{1,15}")
-"""What a change is called: a sheet and a number."""
+"""What a change is called: a page and a number."""
 _ALERTS = ("parked", "lapsed", "broken", "failed", "queued")
 _RESYNC = b"event: resync\ndata: {}\n\n"
 _TROUBLE = b"event: trouble\ndata: {}\n\n"
@@ -128,9 +128,9 @@ class Viewer:
 class LivePage:
     """One page."""
 
-    def __init__(self, known: ClaimCache, key: Key) -> None:
+    def __init__(self, cache: ClaimCache, key: Key) -> None:
         self.key = key
-        self._known = known
+        self._cache = cache
         self._ident = secrets.token_hex(4)
         self._rev = 0
         self._kept: deque[tuple[int, bytes]] = deque()
@@ -139,8 +139,8 @@ class LivePage:
         self.in_trouble = False
         self._html: dict[Task, tuple[Row, Html]] = {}
         self._told: dict[Task, Row] = {}
-        self._told_event, self._told_counts, self._told_extent = "", known.counts, _NOWHERE
-        self._told_hold = known.hold
+        self._told_event, self._told_counts, self._told_extent = "", cache.counts, _NOWHERE
+        self._told_hold = cache.hold
         self._settle(*self.rows())
 
     @property
@@ -155,7 +155,7 @@ class LivePage:
 
     def rows(self) -> tuple[list[Row], Extent]:
         """Return what stands on the page now. Past the last page is the last."""
-        wanted = self._known.ordered(self.key.look)
+        wanted = self._cache.ordered(self.key.look)
         pages = max(1, -(-len(wanted) // ROWS))
         number = min(self.key.number, pages)
         rows = wanted[(number - 1) * ROWS : number * ROWS]
@@ -168,10 +168,10 @@ class LivePage:
 
     def _settle(self, rows: Sequence[Row], extent: Extent) -> None:
         """Take note that viewers know all this."""
-        known = self._known
+        cache = self._cache
         self._told = {row.task: row for row in rows}
-        self._told_event, self._told_counts = known.last_event(), known.counts
-        self._told_hold = known.hold
+        self._told_event, self._told_counts = cache.last_event(), cache.counts
+        self._told_hold = cache.hold
         self._told_extent = extent
         self._html = {task: self._html[task] for task in self._told if task in self._html}
 
@@ -196,26 +196,26 @@ class LivePage:
 
     def snapshot(self) -> Snapshot:
         """Return the page as its viewers have it."""
-        known = self._known
+        cache = self._cache
         rows, extent = self.rows()
         return Snapshot(
             id=self.last,
             key=self.key,
-            now_ms=known.now_ms,
+            now_ms=cache.now_ms,
             rows=tuple((row, self._rendered(row)) for row in rows),
             extent=extent,
-            total=len(known.rows),
-            counts=known.counts,
-            recent=tuple(known.paint(list(known.recent))),
-            cut=known.cut,
-            beyond=summary.beyond(known.beyond),
-            hold=summary.banner(known.project, known.hold, known.now_ms),
-            holders=known.holders(rows),
+            total=len(cache.rows),
+            counts=cache.counts,
+            recent=tuple(cache.paint(list(cache.recent))),
+            cut=cache.cut,
+            beyond=summary.beyond(cache.beyond),
+            hold=summary.banner(cache.project, cache.hold, cache.now_ms),
+            holders=cache.holders(rows),
         )
 
     def publish(self) -> None:
         """Tell the viewers what differs from what they have, and keep it for who comes back."""
-        known, (rows, extent) = self._known, self.rows()
+        cache, (rows, extent) = self._cache, self.rows()
         changed, clocks = [], []
         for row in rows:
             old = self._told.get(row.task)
@@ -228,9 +228,9 @@ class LivePage:
                 changed.append(row)
         here = {row.task for row in rows}
         gone = [task for task in self._told if task not in here]
-        fresh = known.since(self._told_event)
-        same = known.counts == self._told_counts and extent == self._told_extent
-        same = same and known.hold == self._told_hold
+        fresh = cache.since(self._told_event)
+        same = cache.counts == self._told_counts and extent == self._told_extent
+        same = same and cache.hold == self._told_hold
         if changed or clocks or gone or fresh or not same:
             self._send(self._patch(changed, clocks, gone, fresh, extent))
         self._settle(rows, extent)
@@ -243,7 +243,7 @@ class LivePage:
         fresh: Sequence[Event],
         extent: Extent,
     ) -> dict[str, Any]:
-        now = self._known.now_ms
+        now = self._cache.now_ms
         return {
             "now": now,
             "rows": [
@@ -252,12 +252,12 @@ class LivePage:
             ],
             "clocks": clocks,
             "gone": gone,
-            "lately": self._known.paint(fresh)[::-1],
-            "counts": asdict(self._known.counts),
+            "lately": self._cache.paint(fresh)[::-1],
+            "counts": asdict(self._cache.counts),
             "numbers": extent.numbers,
-            "beyond": summary.beyond(self._known.beyond),
-            "hold": summary.banner(self._known.project, self._known.hold, now),
-            "pages": pager(self._known.project, self.key, extent),
+            "beyond": summary.beyond(self._cache.beyond),
+            "hold": summary.banner(self._cache.project, self._cache.hold, now),
+            "pages": pager(self._cache.project, self.key, extent),
             "say": _saying(fresh[::-1]),
             "alerts": self._alerts(fresh[::-1]),
         }
@@ -280,7 +280,7 @@ class LivePage:
 
     def tick(self) -> bytes:
         """Return the event that says: nothing is new, and it is now so late."""
-        return b"event: tick\ndata: " + _encode({"now": self._known.now_ms}) + b"\n\n"
+        return b"event: tick\ndata: " + _encode({"now": self._cache.now_ms}) + b"\n\n"
 
     def say_trouble(self) -> None:
         """Say that the store is away."""
@@ -308,7 +308,7 @@ class LivePage:
         alerts: dict[tuple[str, Task], dict[str, object]] = {}
         for event in events:
             if event.type in _ALERTS:
-                row = self._known.rows.get(event.task)
+                row = self._cache.rows.get(event.task)
                 waiting = row.now.waiters if row else 0
                 text = event.reason or event.note or ""
                 told = {"title": event_text.sentence(event), "text": text, "task": event.task}
