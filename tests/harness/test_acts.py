@@ -119,7 +119,7 @@ def test_a_script_that_does_not_fit_is_found_when_it_is_declared(
     common = "".join(f"local _ = ARG.{name}\n" for name in Common._fields)
     (lua / "odd.lua").write_text(common + text)
     with pytest.raises(ScriptMismatch, match=says):
-        Declaration("odd", _Two)
+        Declaration("odd", _Two, rates="none")
 
 
 def test_a_name_becomes_the_place_of_an_argument_and_an_include_its_text(lua: Path) -> None:

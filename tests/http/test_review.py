@@ -9,6 +9,8 @@ from tests.harness.services import ServiceProcess, new_session, running
 from tests.http.conftest import ADMIN, Caller
 from tests.http.test_bad_input import problem_of
 
+from dibs.acts import POSTS
+
 TEAM, CI = "team-key-for-these-tests", "key-of-ci-for-these-tests"
 PR = "https://github.com/acme/web/pull/7"
 
@@ -293,6 +295,7 @@ def test_a_key_for_ci_reads_and_resolves_and_opens_nothing_else(
     service: ServiceProcess, project: str, ann: Caller, ci: Caller
 ) -> None:
     in_review(ann)
+    assert ACTS.keys() == POSTS.keys() - {"resolve"}, "each other act is tried"
     for act, fields in ACTS.items():
         problem = problem_of(ci.post(act, **fields), 403, "forbidden")
         assert "A key for CI" in problem["detail"]

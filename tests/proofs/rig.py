@@ -200,6 +200,7 @@ class Rig:
             self._check_grants(step, max(self.server.clock.now_us, int(run.args[0])))
             told = len(self.model.events)
             answer = self.model.run(step)
+            self.met[f"act: {run.act}"] += 1
             self.met.update(kinds(answer) + [event[0] for event in self.model.events[told:]])
             assert run.reply is not None
             assert run.reply[0] == answer[0], f"{step} came to {run.reply[0]}, not to {answer[0]}"

@@ -21,6 +21,8 @@ from tests.harness import acting
 from tests.proofs.records import HELD
 from tests.proofs.rig import INSTANTS, FrozenServer, Rig
 
+from dibs.acts import POSTS
+
 TASKS = ("T-1", "T/2 #x", "T:3", "T.4")
 CASES = int(os.environ.get("DIBS_PROOF_CASES", "0"))
 """How many random ones; by default the same few hundred each time."""
@@ -477,6 +479,7 @@ MEETS = (
     *("claimed", "parked", "resumed", "released", "abandoned", "done", "lapsed", "revived"),
     *("broken", "queued", "unqueued", "told of a loss", "a crash", "a crash after an act"),
     "a claim under way met an outage",
+    *(f"act: {act.name}" for act in POSTS.values()),
 )
 
 

@@ -146,7 +146,9 @@ class Arguments(NamedTuple):
     pr: str
 
 
-SCRIPT = Declaration("claim", Arguments, several="tasks", lasting="granted", often=True)
+SCRIPT = Declaration(
+    "claim", Arguments, rates="claiming", several="tasks", lasting="granted", often=True
+)
 
 
 async def run(claims: Claims, call: Call[ClaimRequest]) -> Result:

@@ -147,7 +147,7 @@ class Arguments(NamedTuple):
     closed: str
 
 
-SCRIPT = Declaration("tasks", Arguments, several="entries", lasting="listed")
+SCRIPT = Declaration("tasks", Arguments, rates="claiming", several="entries", lasting="listed")
 
 
 async def run(claims: Claims, call: Call[TasksRequest]) -> Result:

@@ -93,8 +93,8 @@ class Declaration:
         name: str,
         arguments: type[NamedTuple] | None = None,
         *,
+        rates: Rates,
         several: str = "",
-        rates: Rates = "claiming",
         lasting: str = "",
         often: bool = False,
     ) -> None:
