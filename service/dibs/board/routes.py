@@ -202,6 +202,12 @@ def _shown(project: Project, snapshot: Snapshot, look: BoardQuery) -> dict[str, 
     }
 
 
+def _again(status: int, title: str, detail: str, *, after_s: int) -> Page:
+    """Return a page that says what is wrong now, and asks again by itself."""
+    headers = {"Retry-After": str(after_s)}
+    return page("problem.html", status, headers, title=title, detail=detail, again=True)
+
+
 def _no_page(_: Req, error: NoSuchPage) -> Page:
     title = "There is no page here"
     return page("problem.html", 404, title=title, detail=str(error), again=False)
@@ -209,49 +215,33 @@ def _no_page(_: Req, error: NoSuchPage) -> Page:
 
 def _refused(_: Req, error: Any) -> Page:
     problem: ProblemRaised = error
-    status = problem.body["status"]
+    body = problem.body
     return page(
         "problem.html",
-        status,
+        body["status"],
         problem.headers,
-        title=problem.body["title"],
-        detail=problem.body["detail"],
+        title=body["title"],
+        detail=body["detail"],
         again=False,
     )
 
 
 def _down(_: Req, down: StoreDown) -> Page:
-    return page(
-        "problem.html",
-        503,
-        {"Retry-After": "5"},
-        title="The store cannot answer",
-        detail=f"{down.reason} Claims are safe, and no deadline passes meanwhile.",
-        again=True,
-    )
+    detail = f"{down.reason} Claims are safe, and no deadline passes meanwhile."
+    return _again(503, "The store cannot answer", detail, after_s=5)
 
 
 def _too_many(_: Req, many: TooMany) -> Page:
-    return page(
-        "problem.html",
-        429,
-        {"Retry-After": "30"},
-        title="Too many boards are open",
-        detail=f"The {many.whose} has {many.limit} live boards and event streams, the most there "
-        "may be. Close one, or load the page when you need it.",
-        again=True,
+    detail = (
+        f"The {many.whose} has {many.limit} live boards and event streams, the most there may be. "
+        "Close one, or load the page when you need it."
     )
+    return _again(429, "Too many boards are open", detail, after_s=30)
 
 
 def _crowded(_: Req, crowded: Crowded) -> Page:
-    return page(
-        "problem.html",
-        429,
-        {"Retry-After": "30"},
-        title="Too much is live",
-        detail=f"This board cannot be followed now: {crowded}. Load the page when you need it.",
-        again=True,
-    )
+    detail = f"This board cannot be followed now: {crowded}. Load the page when you need it."
+    return _again(429, "Too much is live", detail, after_s=30)
 
 
 def router(context: BoardContext, problem: type[Exception]) -> Router:
