@@ -55,6 +55,19 @@ async def test_a_task_given_up_five_times_is_refused_with_the_reasons(
     assert await states(desk) == (["T-1 failed"] if listed else [])
 
 
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "not listed"])
+async def test_what_failed_is_counted_so_until_somebody_has_it_again(
+    desk: Desk, listed: bool
+) -> None:
+    if listed:
+        await write(desk, "T-1")
+    for _ in range(5):
+        await give_up(desk, "T-1")
+    assert (await nothing(desk, desk.cat)).failed == 1
+    await desk.granted(desk.bob, "T-1", reopen=True)
+    assert (await nothing(desk, desk.cat)).failed == 0
+
+
 @quick
 async def test_each_way_in_which_a_tenure_can_fail_counts(desk: Desk) -> None:
     await write(desk, "T-1")

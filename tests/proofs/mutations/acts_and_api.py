@@ -225,7 +225,7 @@ MUTANTS = [
         "one path leads to each thing",
         "POSTS.get(parts[3])",
         "POSTS.get(parts[3].lower())",
-        (f"{SMUGGLING}one_path_leads_to_each_thing",),
+        (f"{SMUGGLING}one_path_leads_to_each_act",),
     ),
     Mutant(
         "what a person does anybody may do",

@@ -137,6 +137,7 @@ MUTANTS = [
         "the head of the queue is next (rule 9)",
         "if ticket.session ~= SESSION then return 'reserved', ends, passed, start end",
         "",
+        ("tests/promises/test_queue.py",),
     ),
     Mutant(
         "a window without end",
@@ -144,6 +145,7 @@ MUTANTS = [
         "a window ends (rule 9)",
         "math.max(start, ticket.joined), RULES.handover_ms",
         "math.max(start, ticket.joined), RULES.ticket_ms",
+        ("tests/promises/test_queue.py",),
     ),
     Mutant(
         "no quota",
@@ -151,6 +153,7 @@ MUTANTS = [
         "limits are enforced (rule 16)",
         "if whose then",
         "if false then",
+        ("tests/promises/test_limits.py",),
     ),
     Mutant(
         "a holder claims past the rate of its project",

@@ -1,6 +1,6 @@
 """Bugs in the one function that moves a task: every index, event and time that it keeps."""
 
-from tests.proofs.mutations.mutant import BOUNDARIES, HISTORY, LISTED, MACHINE, Mutant
+from tests.proofs.mutations.mutant import ATTEMPTS, BOUNDARIES, HISTORY, LISTED, MACHINE, Mutant
 
 MUTANTS = [
     # The one function that moves a task: every index, event and time that it keeps.
@@ -123,6 +123,7 @@ MUTANTS = [
         "record, indexes and events agree (I8)",
         "  if rec.listed or rec.failures or failed or old and old.failures then set_ready",
         "  if rec.listed then set_ready",
+        ATTEMPTS,
     ),
     Mutant(
         "a new tenure of what failed leaves it failed",
@@ -130,6 +131,7 @@ MUTANTS = [
         "record, indexes and events agree (I8)",
         "or failed or old and old.failures then set_ready",
         "then set_ready",
+        ATTEMPTS,
     ),
     Mutant(
         "nobody counts how long a task was worked on",
