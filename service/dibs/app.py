@@ -14,7 +14,7 @@ from dibs.addresses import Proxies
 from dibs.api import errors, pages, smuggling, telemetry
 from dibs.api.access import Access, AccessLimits
 from dibs.api.admission import in_turn, shared
-from dibs.api.bodies import Room
+from dibs.api.bodies import BodyBudget
 from dibs.api.compression import compressed
 from dibs.api.fast_path import FastPath
 from dibs.api.headers import with_headers
@@ -174,8 +174,8 @@ def build(settings: Settings, url: str | None) -> Service:
         settings.github_label,
         dict(settings.github_projects),
     )
-    room = Room()
-    rest = Webhooks(rest, store, access, metrics, forge, room)
-    fast_path = FastPath(rest, claims, access, metrics, settings.max_body, room)
+    bodies = BodyBudget()
+    rest = Webhooks(rest, store, access, metrics, forge, bodies)
+    fast_path = FastPath(rest, claims, access, metrics, settings.max_body, bodies)
     metrics.set("dibs_build_info", __version__, to=1)
     return Service(proxies.naming(fast_path), store, broadcaster, maintenance, metrics)

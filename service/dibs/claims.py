@@ -26,7 +26,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """See above."""
+    """What every act is given to work with."""
 
     store: Store
     broadcaster: EventBroadcaster

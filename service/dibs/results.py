@@ -9,7 +9,7 @@ from typing import Literal
 from dibs.model import Claim, Free, Hold, Loss, Task, Tenure
 
 Losses = tuple[Loss, ...]
-Reason = Literal["held", "cooling", "done", "reserved", "blocked", "on-hold", "failed"]
+RefusalReason = Literal["held", "cooling", "done", "reserved", "blocked", "on-hold", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Granted:
 class Refusal:
     """Why one task was not granted, and in how many seconds that may change (None: it will not)."""
 
-    reason: Reason
+    reason: RefusalReason
     claim: Claim | Free
     retry_after_s: int | None
     position: int | None

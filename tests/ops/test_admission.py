@@ -19,7 +19,7 @@ from tests.harness.services import Running, new_session
 from dibs.acceptor import Acceptor
 from dibs.api.access import Access
 from dibs.api.admission import Admission, Holders, Pace, in_turn, shared
-from dibs.api.bodies import Room
+from dibs.api.bodies import BodyBudget
 from dibs.api.fast_path import FastPath
 from dibs.api.shutdown import answered_at_the_end
 from dibs.api.telemetry import FAMILIES
@@ -300,7 +300,7 @@ async def test_an_act_that_the_end_of_the_service_cuts_off_is_told_as_unknown() 
 
     begun, nothing = asyncio.Event(), None
     sent: list[Any] = []
-    acts = Hanging(nothing, nothing, Access(), Metrics(FAMILIES), 1_000, Room())  # type: ignore[arg-type]
+    acts = Hanging(nothing, nothing, Access(), Metrics(FAMILIES), 1_000, BodyBudget())  # type: ignore[arg-type]
     scope = {"raw_path": b"/v1/p/claim", "path": "/v1/p/claim", "method": "POST"}
     more = {"headers": [(b"dibs-session", b"s")], "query_string": b""}
     asked = asyncio.create_task(acts(scope | more, receive, send))

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 import pytest
 from tests.harness.services import Running, new_session
 
-from dibs.api.bodies import ROOM, Room
+from dibs.api.bodies import BODIES_MOST, BodyBudget
 from dibs.problems import ProblemError
 
 SECRET = "the-secret-of-a-webhook"
 PART = 900_000
-MANY = ROOM // PART + 12
+MANY = BODIES_MOST // PART + 12
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ class Sender:
     def send(self, size: int, *, more: bool = True) -> None:
         self.parts.put_nowait({"type": "http.request", "body": b"x" * size, "more_body": more})
 
-    async def read(self, room: Room, size: int, keep: asyncio.Event | None = None) -> int:
+    async def read(self, room: BodyBudget, size: int, keep: asyncio.Event | None = None) -> int:
         async with room.body(self.parts.get, size, 100) as body:
             if keep:
                 await keep.wait()
@@ -106,7 +106,7 @@ class Sender:
 
 
 async def test_what_has_come_counts_and_who_began_first_makes_room() -> None:
-    room = Room(100)
+    room = BodyBudget(100)
     first, second, third = senders = [Sender() for _ in range(3)]
     sizes = (90, 75, 90)
     reads = [
@@ -129,7 +129,7 @@ async def test_what_has_come_counts_and_who_began_first_makes_room() -> None:
 
 
 async def test_what_came_whole_is_not_given_up_but_counts_until_it_is_dealt_with() -> None:
-    room, done = Room(100), asyncio.Event()
+    room, done = BodyBudget(100), asyncio.Event()
     whole, late = Sender(), Sender()
     whole.send(80, more=False)
     read = asyncio.create_task(whole.read(room, 80, done))

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, assert_never
 from dibs import responses, results
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import held, milliseconds, rate_limited
+from dibs.acts.long_poll import until_granted
 from dibs.acts.refusals import conflict, limited, nothing_ready, waiting
-from dibs.acts.waiting import until_granted
 from dibs.characters import lower
 from dibs.claims import Claims, OutOfBounds
 from dibs.confusables import skeleton

@@ -9,7 +9,7 @@ from typing import Any
 from dibs.api import smuggling
 from dibs.problems import ProblemError
 
-ROOM = 16 << 20
+BODIES_MOST = 16 << 20
 """Bytes of large bodies at once: sixteen of the largest."""
 _GIVEN_UP = (
     "More large bodies came at once than the service has room for, and this one had been coming "
@@ -42,7 +42,7 @@ async def body_of(
     return body
 
 
-class Room:
+class BodyBudget:
     """Memory for the large bodies of strangers, until they are dealt with.
 
     What has come counts, and not what is to come: who sends slowly keeps nobody out. Where it is
@@ -50,7 +50,7 @@ class Room:
     sends a large body in less than a second.
     """
 
-    def __init__(self, most: int = ROOM) -> None:
+    def __init__(self, most: int = BODIES_MOST) -> None:
         self._most, self._held = most, 0
         self._coming: dict[asyncio.Timeout, int] = {}
         """What has come of each, in the order in which they began."""

@@ -18,7 +18,7 @@ from dibs.acts.act import Act, Call
 from dibs.api import errors, headers, smuggling, telemetry
 from dibs.api.access import Access
 from dibs.api.admission import BEGUN_MOST, Holders, Pace
-from dibs.api.bodies import Room, body_of
+from dibs.api.bodies import BodyBudget, body_of
 from dibs.claims import Claims
 from dibs.metrics import Metrics
 from dibs.model import Project, Session
@@ -78,11 +78,11 @@ class FastPath:
         access: Access,
         metrics: Metrics,
         max_body: int,
-        room: Room,
+        bodies: BodyBudget,
     ) -> None:
         self._rest, self._claims, self._access, self._max_body = rest, claims, access, max_body
         self._metrics, self._large = metrics, asyncio.Semaphore(LARGE_AT_ONCE)
-        self._room = room
+        self._bodies = bodies
         self._pace, self._holders = Pace(BEGUN_MOST), Holders()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -121,7 +121,7 @@ class FastPath:
             declared = int(given.get(b"content-length", -1))
             if act.body_most and not 0 <= declared <= self._max_body:
                 most = max(act.body_most, self._max_body)
-                async with self._room.body(receive, declared, most) as body, self._large:
+                async with self._bodies.body(receive, declared, most) as body, self._large:
                     post = Post(project, scope["query_string"], given, body)
                     return await self._do(act, post, scope)
             body = await body_of(receive, declared, self._max_body)

@@ -18,7 +18,7 @@ from litestar.types import ASGIApp
 from dibs import responses
 from dibs.api import errors, headers, smuggling, telemetry
 from dibs.api.access import Access
-from dibs.api.bodies import Room
+from dibs.api.bodies import BodyBudget
 from dibs.characters import fault_of_name
 from dibs.forge import deliveries, github, handler
 from dibs.forge.deliveries import Delivery
@@ -60,10 +60,10 @@ class Webhooks:
         access: Access,
         metrics: Metrics,
         forge: Forge,
-        room: Room,
+        bodies: BodyBudget,
     ) -> None:
         self._rest, self._store, self._access, self._metrics = rest, store, access, metrics
-        self._forge, self._room = forge, room
+        self._forge, self._bodies = forge, bodies
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._secrets = [secret.encode() for secret in forge.secrets]
 
@@ -91,7 +91,7 @@ class Webhooks:
             declared = int(given.get(b"content-length", -1))
             if declared > BODY_MOST:
                 raise ProblemError("too-large", _LARGE)
-            async with self._room.body(receive, declared, BODY_MOST) as body:
+            async with self._bodies.body(receive, declared, BODY_MOST) as body:
                 self._check(signature, body)
             event = _header(given, b"x-github-event", "X-GitHub-Event")
             delivered = _header(given, b"x-github-delivery", "X-GitHub-Delivery")

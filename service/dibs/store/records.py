@@ -23,7 +23,7 @@ from dibs.model import (
     Tenure,
     Waiter,
 )
-from dibs.results import Reason, Refusal
+from dibs.results import Refusal, RefusalReason
 from dibs.store.clock import ClockReading
 
 REF_CHARS = 10
@@ -303,7 +303,7 @@ class ReplyDecoder:
             if line.startswith(self.session + " "):
                 position = place
         return Refusal(
-            reason=cast(Reason, reason),
+            reason=cast(RefusalReason, reason),
             claim=claim,
             retry_after_s=max(1, seconds(int(free_in_ms))) if free_in_ms else None,
             position=position,

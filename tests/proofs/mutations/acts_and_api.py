@@ -253,7 +253,7 @@ MUTANTS = [
     ),
     Mutant(
         "a wait forgets that it has asked",
-        "acts/waiting.py",
+        "acts/long_poll.py",
         "an error says whether it took effect (I14)",
         "                down.sent = down.sent or asked\n",
         "",
