@@ -31,7 +31,7 @@ SIZES = (
 )
 QUICK = (("1,000 in 1 project", 1_000, 1), ("50,000 in 1,000", 50_000, 1_000))
 
-# The keys and fields are those of a claim: see lua/common.lua. Made a thousand at a time, because a
+# The keys and fields are those of a claim: see lua/record.lua. Made a thousand at a time, because a
 # million calls of the service would take minutes, and leave the same.
 _FILL = """
 local project, first, count, now, facts = KEYS[1], ARGV[1], ARGV[2], ARGV[3], cjson.decode(ARGV[4])

@@ -1,4 +1,4 @@
-"""Decodes the replies of the scripts. Field names are those of lua/common.lua."""
+"""Decodes the replies of the scripts. Field names are those of lua/record.lua."""
 
 import json
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def seconds(ms: int) -> int:
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """A task's record with the fields that view() in lua/common.lua adds; instants are lease ms."""
+    """A task's record with what to_json() in lua/record.lua adds; instants are in lease ms."""
 
     task: Task
     state: str
@@ -133,7 +133,7 @@ class ReplyDecoder:
         """An earlier try of the act was left unanswered."""
 
     def claim(self, view: str) -> Claim | Free:
-        """Return a view (see common.lua) as everybody may see it."""
+        """Return a view (see lua/record.lua) as everybody may see it."""
         rec = _records.decode(view)
         state = self._state(rec)
         if state in ("free", "ready", "blocked", "on-hold", "failed"):

@@ -1,4 +1,5 @@
-"""Bugs in what a tenure keeps and loses: tenure.lua, but for the one function that moves a task."""
+"""Bugs in what a tenure keeps and loses: tenure.lua, but for the one function that moves a task;
+losses.lua and sums.lua."""
 
 from tests.proofs.mutations.mutant import (
     ATTEMPTS,
@@ -31,10 +32,10 @@ MUTANTS = [
     ),
     Mutant(
         "events without a limit",
-        "store/lua/tenure.lua",
+        "store/lua/sums.lua",
         "events weigh no more than they may (rule 16)",
-        "if events > RULES.event_bytes then",
-        "if false then",
+        "if events <= RULES.event_bytes then return events end",
+        "if true then return events end",
         BYTES,
     ),
     Mutant(
@@ -123,21 +124,21 @@ MUTANTS = [
     ),
     Mutant(
         "a loss is told each time",
-        "store/lua/tenure.lua",
+        "store/lua/losses.lua",
         "losers are told once (rule 10)",
         "      entry.told = REQUEST\n",
         "",
     ),
     Mutant(
         "a retry does not hear of a loss",
-        "store/lua/tenure.lua",
+        "store/lua/losses.lua",
         "a lost reply costs nothing (rule 4)",
         "(not entry.told or entry.told == REQUEST)",
         "not entry.told",
     ),
     Mutant(
         "an untaken lapse is told as a loss",
-        "store/lua/tenure.lua",
+        "store/lua/losses.lua",
         "lapsed is not gone (rule 6)",
         "if entry and not entry.open and",
         "if entry and",
@@ -151,7 +152,7 @@ MUTANTS = [
     ),
     Mutant(
         "losses have a life of their own",
-        "store/lua/tenure.lua",
+        "store/lua/losses.lua",
         "losers are told, whatever is evicted (rule 10)",
         "  call('PERSIST', LOST .. session)  -- 0.1.0 let it end by itself\n",
         "  call('PEXPIRE', LOST .. session, RULES.retention_ms)\n",
@@ -167,7 +168,7 @@ MUTANTS = [
     ),
     Mutant(
         "losses are swept by nobody",
-        "store/lua/tenure.lua",
+        "store/lua/losses.lua",
         "nothing is kept for ever",
         "  call('ZADD', PREFIX .. ':losers', 'LT', entry.kept_until, session)\n",
         "",
@@ -191,7 +192,7 @@ MUTANTS = [
     ),
     Mutant(
         "a loss that nobody can read is told",
-        "store/lua/tenure.lua",
+        "store/lua/losses.lua",
         "one broken record costs only its task",
         "local entry = decode_texts(kept)",
         "local entry = cjson.decode(kept)",
@@ -201,7 +202,7 @@ MUTANTS = [
         "names outlive their records",
         "store/lua/tenure.lua",
         "what is forgotten leaves nothing",
-        "    call('HDEL', META, alike)\n",
+        "    call('HDEL', META, field)\n",
         "",
         (CONFUSABLES,),
     ),

@@ -41,17 +41,17 @@ end
 local function load_availability(task)
   local rec = expire_hold(task, load_current(task))
   record_lapse(task, rec)
-  local word, free_at, passed, turns_from = availability(task, rec)
+  local reason, free_at, passed, turns_from = availability(task, rec)
   if passed then
     drop_tickets(task, rec, passed)
     rec.turns_from = text(turns_from)
     resave(task, rec)
   end
-  return rec, word, free_at
+  return rec, reason, free_at
 end
 
 -- The claim that SESSION works on, the oldest; else the first task that is ready and that it may have:
--- the task, its record, the verdict. Else nil, and when one may be free.
+-- the task, its record, and 'mine' or nil. Else nil, and when one may be free.
 local function find_next(index)
   local own, own_rec
   for _, task in ipairs(call('SMEMBERS', HELD .. SESSION)) do
@@ -69,8 +69,8 @@ local function find_next(index)
   repeat
     local page = call('ZRANGE', index, from, from + 49)
     for _, task in ipairs(page) do
-      local rec, word, free_at = load_availability(task)
-      if word == nil or word == 'mine' then return task, rec, word end
+      local rec, reason, free_at = load_availability(task)
+      if reason == nil or reason == 'mine' then return task, rec, reason end
       if free_at then soonest = math.min(soonest or free_at, free_at) end
     end
     from = from + 50

@@ -7,6 +7,7 @@
 -- {'listed', now, seq, cursor | '', damaged, view…}   see list.lua
 -- Safe to run twice: it only reads. O(tasks looked at), at most RULES.list_scan.
 --- @include common.lua
+--- @include record.lua
 --- @include listing.lua
 
 local want, tag, needle, most = {}, ARG.tag, ARG.text, tonumber(ARG.most)

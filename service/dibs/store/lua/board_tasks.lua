@@ -12,6 +12,7 @@
 --   Of the needs that are not done the first few are named.
 -- Safe to run twice: it only reads. O(tasks × needs), of a kind at most SCAN tasks.
 --- @include common.lua
+--- @include record.lua
 --- @include listing.lua
 
 local KINDS = {

@@ -11,9 +11,12 @@
 -- Safe to run twice: ends are kept for the retention, and the repeat answers 'already'.
 -- O(log live claims).
 --- @include common.lua
+--- @include record.lua
 --- @include listing.lua
 --- @include archive.lua
 --- @include lookup.lua
+--- @include sums.lua
+--- @include losses.lua
 --- @include tenure.lua
 --- @include holds.lua
 --- @include holder.lua

@@ -27,9 +27,12 @@
 -- Safe to run twice: the second run finds the claim ours and renews it, same fence.
 -- O(tasks × log live claims of the project + tickets of a refused task).
 --- @include common.lua
+--- @include record.lua
 --- @include listing.lua
 --- @include archive.lua
 --- @include lookup.lua
+--- @include sums.lua
+--- @include losses.lua
 --- @include tenure.lua
 --- @include eviction.lua
 --- @include holds.lua
@@ -38,78 +41,158 @@
 
 local mode, ttl_ms = ARG.mode, tonumber(ARG.ttl_ms)
 local queue = ARG.queue == '1'
-local closed, place = ARG.closed, ARG.place
+local closed, address_hash = ARG.closed, ARG.place
 local label, branch, url, note, pr = ARG.label, ARG.branch, ARG.url, ARG.note, ARG.pr
 
--- A write that changes nothing, before any other: a full store refuses it, and so new claims first.
-if closed ~= '' then
-  HAS_MEMORY = false
-elseif HAS_MEMORY == nil then
-  check_memory(redis.pcall('SET', PREFIX .. ':nothing', '', 'XX'))
+-- Before any other write: a full store refuses this one, and so new claims first.
+local has_memory, write_error = try_memory(closed)
+local told = read_losses()
+
+-- What was chosen: tasks to grant and claims to renew, as {task, rec, skeleton or ''}; tasks that are refused, as
+-- {reason, task, rec, free_at, hold of the project as JSON}; and the first whose record nobody can read.
+local free, mine, refused, damaged = {}, {}, {}, nil
+-- What META keeps of the project: its last fence and its sums; and by field the names that resemble one another.
+local is_new, FENCE, SUMS, RESEMBLING = false, 0, nil, {}
+
+-- 1. Choose.
+
+-- What `next` found nothing of.
+local function nothing_ready(index, soonest)
+  local live_now, parked = call('ZCARD', LIVE), call('SCARD', PREFIX .. ':parked')
+  local review = call('SCARD', PREFIX .. ':review')
+  local first = call('ZRANGE', LIVE, 0, 0, 'WITHSCORES')
+  soonest = soonest or first[2] and tonumber(first[2]) + RULES.grace_ms
+  local counts = {live_now - parked - review, parked, review}
+  for _, each_index in ipairs({PREFIX .. ':blocked', ON_HOLD, FAILED, index}) do
+    counts[#counts + 1] = call('ZCARD', each_index)
+  end
+  for i, many in ipairs(counts) do counts[i] = text(many) end
+  return answer('nothing', told, soonest and text(math.max(0, soonest - NOW)) or '', unpack(counts))
 end
 
--- The last fence given; and the names that look alike, by their field of META.
-local FENCE, ALIKE = 0, {}
+-- Choose the task that is next for SESSION. Returns an answer where there is none.
+local function choose_next()
+  local index = READY .. (ARG.tag ~= '' and ':' .. ARG.tag or '')
+  local task, rec, reason = find_next(index)
+  if not task and RATE_LIMITED then return RATE_LIMITED end
+  if not task then
+    mark_losses_told()
+    return nothing_ready(index, rec)
+  end
+  local choice = {task, rec, rec.like or ''}
+  if reason then
+    mine[1] = choice
+    return nil
+  end
+  free[1] = choice
+  if RULES.waiting_most == 0 then return nil end
+  local parked, failed = call('SCARD', PREFIX .. ':parked'), call('ZCARD', FAILED)
+  local review = call('SCARD', PREFIX .. ':review')
+  if parked + review + failed >= RULES.waiting_most then
+    mark_losses_told()
+    return answer('waiting', told, text(RULES.waiting_most), text(parked), text(review), text(failed))
+  end
+end
 
-local function grant(task, rec, like, alike)
-  local names, listed, kept = ALIKE[alike], '', task
-  if names and names ~= task then
-    -- `listed`: other names that the list shows. A few are enough: who makes up many may not make
-    -- the rest costly.
-    local all, shown = {}, {}
-    for name in string.gmatch(names, '[^\n]+') do
-      local other = load(name)
-      if name ~= task and other.state then
-        all[#all + 1] = name
-        if state_now(name, other) ~= 'free' then shown[#shown + 1] = name end
+-- Look at the tasks that are named: which are free, ours already, or refused.
+local function choose_named()
+  for i = AT.tasks, #ARGV, 2 do
+    local task = ARGV[i]
+    local rec, reason, free_at = load_availability(task)
+    local choice = {task, rec, ARGV[i + 1]}
+    if reason == nil then
+      free[#free + 1] = choice
+    elseif reason == 'mine' then
+      mine[#mine + 1] = choice
+    elseif reason == 'damaged' then
+      damaged = damaged or task
+    else
+      refused[#refused + 1] = {reason, task, rec, free_at}
+    end
+    if mode == 'any' and reason == 'mine' then break end
+  end
+  if mode == 'any' and #mine > 0 then free = {} end
+  if mode == 'any' and #free > 0 then free = {free[1]} end
+end
+
+-- Read what META keeps for those that are free; a hold of the project refuses them.
+local function read_project()
+  if #free == 0 then return end
+  local fields = {'fence', 'weighs', 'hold'}
+  for i, choice in ipairs(free) do fields[i + 3] = skeleton_field(choice[1], choice[3]) end
+  local kept = call('HMGET', META, unpack(fields))
+  is_new, FENCE, SUMS = not kept[1], number(kept[1]) or 0, kept[2]
+  if FENCE >= 2 ^ 53 - 1 then FENCE = 0 end  -- damaged: no reader of JSON is exact beyond that
+  for i = 4, #fields do RESEMBLING[fields[i]] = kept[i] end
+  local hold = kept[3] and read_hold(kept[3])
+  if not hold then return end
+  for _, choice in ipairs(free) do
+    refused[#refused + 1] = {'on-hold', choice[1], choice[2], tonumber(hold.until_ms) or false, kept[3]}
+  end
+  free = {}
+end
+
+-- 2. Refuse.
+
+-- Why nothing of this may be done now: for the rate of the project, the service, the store or a record; nil where
+-- it may. Comes before every write but those of what is past.
+local function check_store(refusing)
+  if RATE_LIMITED and (#free > 0 or refusing or damaged) then return RATE_LIMITED end
+  local grows = #free > 0 and not refusing or queue and refusing
+  if grows and write_error then return write_error end
+  if grows and closed == 'unsafe' then return answer('unsafe') end
+  if grows and closed == 'address' then return answer('address') end
+  mark_losses_told()
+  -- Of several that would do, a damaged one is none.
+  if damaged and (mode ~= 'any' or #free + #mine + #refused == 0) then return answer('damaged', told, damaged) end
+  if grows and not has_memory then return answer('full', told) end
+end
+
+-- What follows a refusal of a task, so that who asks knows what stands in the way.
+local function refusal_facts(reason, task, rec, project_hold)
+  local row = {}
+  if reason == 'on-hold' then
+    row = {project_hold and 'project' or 'task', project_hold or call('HGET', HOLDS_KEPT, task) or '', task}
+  elseif reason == 'failed' then
+    row = tenures_of(task, rec, 3)
+  elseif reason == 'blocked' then
+    local entry = listing(task)
+    for need in each_line(entry and entry.needs) do
+      local other = #row < 18 and load(need)
+      if other and other.state ~= 'done' then
+        row[#row + 1], row[#row + 2] = need, other.damaged and '' or to_json(need, other, true)
       end
     end
-    if #all < RULES.alike_kept then all[#all + 1] = task end
-    listed, kept = table.concat(shown, '\n'), table.concat(all, '\n')
   end
-  ALIKE[alike] = kept
-  -- The last fence may be gone with a primary that was lost; what this service saw of time is not.
-  FENCE = math.max(FENCE + 1, NOW_US, OBSERVED_US)
-  local ttl = ttl_ms or RULES.ttl_ms
-  local fresh = {
-    owner = SESSION, fence = text(FENCE), ttl = text(ttl), since = NOW_TEXT, beat = NOW_TEXT,
-    due_at = NOW + math.min(ttl, RULES.max_hold_ms),
-    label = label ~= '' and label or nil, branch = branch ~= '' and branch or nil,
-    url = url ~= '' and url or nil, note = note ~= '' and note or nil, pr = pr ~= '' and pr or nil,
-    like = like ~= '' and like or nil, place = place ~= '' and place or nil,
-    resembles = listed ~= '' and not rec.owner and listed or nil,
-    grants = rec.owner and text(tonumber(rec.grants or '1') + 1), lapses = rec.lapses, queued = rec.queued,
-    listed = rec.listed, most = rec.most,
-    -- Of one that is done, or failed, somebody said that it is to be tried anew.
-    failures = rec.state ~= 'done' and not used_up(rec) and rec.failures or nil,
-  }
-  fresh.attempt = fresh.failures and text(fresh.failures + 1)
-  if rec.owner then
-    archive_tenure(task, rec, RULES.tenures_kept - 1)
-    fresh.last_owner, fresh.last_fence, fresh.last_outcome = rec.owner, rec.fence, rec.was or rec.state
-    fresh.last_label, fresh.last_note, fresh.last_ended = rec.label, rec.note, rec.ended
-    fresh.last_branch, fresh.last_url, fresh.last_pr = rec.branch, rec.url, rec.pr
-    if rec.state == 'lapsed' and rec.owner == SESSION then
-      call('HDEL', LOST .. SESSION, task)
-    elseif rec.state == 'lapsed' then
-      record_loss(rec.owner, task, rec.fence, 'lapsed', NOW + RULES.retention_ms, {
-        at = rec.ended, by_ref = string.sub(SESSION, 1, 10), by_label = label, note = note})
-    end
-  end
-  if fresh.queued then
-    redis.pcall('HDEL', PREFIX .. ':queue:' .. task, SESSION)
-    if drop_tickets(task, fresh) == 0 then fresh.queued = nil end
-  end
-  pass_lookups(task, rec, fresh)
-  transition(task, fresh, 'held', rec)
-  return fresh
+  return row
 end
+
+-- Answer with each task that is refused, and why; SESSION takes a place in their queues where it asked for one.
+local function refuse()
+  local reply = {'refused', NOW_TEXT, told}
+  for _, refusal in ipairs(refused) do
+    local reason, task, rec, free_at, project_hold = unpack(refusal)
+    local queues = queue and (reason == 'held' or reason == 'cooling' or reason == 'reserved')
+    if queues and not enqueue(task, rec, label) then
+      return answer('quota', told, 'queue', text(RULES.tickets_per_task))
+    end
+    -- The queues of 32 tasks, of which nobody is told, would take a tenth of a second.
+    local row = {reason, to_json(task, rec, mode ~= 'one'), free_at and text(free_at - NOW) or ''}
+    for _, fact in ipairs(refusal_facts(reason, task, rec, project_hold)) do row[#row + 1] = fact end
+    reply[#reply + 1] = row
+  end
+  return reply
+end
+
+-- 3. Limit.
 
 local function over_address_limit(wanted)
   local limit = RULES.claims_per_address
-  return place ~= '' and limit > 0 and (number(call('HGET', PREFIX .. ':places', place)) or 0) + wanted > limit
+  return address_hash ~= '' and limit > 0
+    and (number(call('HGET', PREFIX .. ':places', address_hash)) or 0) + wanted > limit
 end
 
+-- Whose limit so many more claims would pass, and the limit.
 local function over_quota(wanted)
   if call('SCARD', HELD .. SESSION) + wanted > RULES.claims_per_session then
     for _, task in ipairs(call('SMEMBERS', HELD .. SESSION)) do record_lapse(task, load_current(task)) end
@@ -129,157 +212,112 @@ local function over_quota(wanted)
   end
 end
 
-local told = read_losses()
-local free, mine, refused, damaged = {}, {}, {}, nil
-
--- What `next` found nothing of.
-local function nothing_ready(index, soonest)
-  local live_now, parked = call('ZCARD', LIVE), call('SCARD', PREFIX .. ':parked')
-  local review = call('SCARD', PREFIX .. ':review')
-  local first = call('ZRANGE', LIVE, 0, 0, 'WITHSCORES')
-  soonest = soonest or first[2] and tonumber(first[2]) + RULES.grace_ms
-  local counts = {live_now - parked - review, parked, review}
-  for _, each_index in ipairs({PREFIX .. ':blocked', ON_HOLD, FAILED, index}) do
-    counts[#counts + 1] = call('ZCARD', each_index)
+-- Answer where a limit would be passed: of live claims, or of what the records weigh, to which history gives way.
+local function check_limits()
+  local whose, limit
+  if #free > 0 then whose, limit = over_quota(#free) end
+  if whose then return answer('quota', told, whose, text(limit)) end
+  local records = read_sums(SUMS)
+  if #free > 0 and records then evict_history(records) end
+  if (records or 0) + RECORDS_GREW >= RULES.record_bytes then
+    return answer('quota', told, 'bytes', text(RULES.record_bytes))
   end
-  for i, many in ipairs(counts) do counts[i] = text(many) end
-  return answer('nothing', told, soonest and text(math.max(0, soonest - NOW)) or '', unpack(counts))
 end
 
-if mode == 'next' then
-  local index = READY .. (ARG.tag ~= '' and ':' .. ARG.tag or '')
-  local task, rec, word = find_next(index)
-  if task then
-    local choice = {task, rec, rec.like or ''}
-    if word then mine[1] = choice else free[1] = choice end
-  elseif RATE_LIMITED then
-    return RATE_LIMITED
-  else
-    mark_losses_told()
-    return nothing_ready(index, rec)
+-- 4. Grant and renew.
+
+-- Note `task` among the names that resemble one another. Returns those of the others that anybody sees listed or
+-- claimed, a line each; nil where there are none. A few are enough: who makes up many may not make the rest costly.
+local function remember_similar(task, field)
+  local names = RESEMBLING[field]
+  RESEMBLING[field] = task
+  if not names or names == task then return nil end
+  local all, shown_names = {}, {}
+  for name in string.gmatch(names, '[^\n]+') do
+    local other = load(name)
+    if name ~= task and other.state then
+      all[#all + 1] = name
+      if state_now(name, other) ~= 'free' then shown_names[#shown_names + 1] = name end
+    end
   end
-  if #free > 0 and RULES.waiting_most > 0 then
-    local parked, failed = call('SCARD', PREFIX .. ':parked'), call('ZCARD', FAILED)
-    local review = call('SCARD', PREFIX .. ':review')
-    if parked + review + failed >= RULES.waiting_most then
-      mark_losses_told()
-      return answer('waiting', told, text(RULES.waiting_most), text(parked), text(review), text(failed))
+  if #all < RULES.alike_kept then all[#all + 1] = task end
+  RESEMBLING[field] = table.concat(all, '\n')
+  return shown_names[1] and table.concat(shown_names, '\n')
+end
+
+-- The last fence may be gone with a primary that was lost; what this service saw of time is not.
+local function next_fence()
+  FENCE = math.max(FENCE + 1, LATEST_US)
+  return text(FENCE)
+end
+
+-- The record of a tenure that begins; `rec` is the task's until now.
+local function new_tenure(rec, skeleton, similar)
+  local ttl = ttl_ms or RULES.ttl_ms
+  local fresh = {
+    owner = SESSION, fence = next_fence(), ttl = text(ttl), since = NOW_TEXT, beat = NOW_TEXT,
+    due_at = NOW + math.min(ttl, RULES.max_hold_ms),
+    label = label ~= '' and label or nil, branch = branch ~= '' and branch or nil,
+    url = url ~= '' and url or nil, note = note ~= '' and note or nil, pr = pr ~= '' and pr or nil,
+    like = skeleton ~= '' and skeleton or nil, place = address_hash ~= '' and address_hash or nil,
+    resembles = not rec.owner and similar or nil,
+    grants = rec.owner and text(tonumber(rec.grants or '1') + 1), lapses = rec.lapses, queued = rec.queued,
+    listed = rec.listed, most = rec.most,
+    -- Of one that is done, or failed, somebody said that it is to be tried anew.
+    failures = rec.state ~= 'done' and not used_up(rec) and rec.failures or nil,
+  }
+  fresh.attempt = fresh.failures and text(fresh.failures + 1)
+  return fresh
+end
+
+-- The tenure `rec` goes into the history, `fresh` knows of it, and its session loses what lapsed.
+local function pass_on_previous(task, rec, fresh)
+  archive_tenure(task, rec, RULES.tenures_kept - 1)
+  fresh.last_owner, fresh.last_fence, fresh.last_outcome = rec.owner, rec.fence, rec.was or rec.state
+  fresh.last_label, fresh.last_note, fresh.last_ended = rec.label, rec.note, rec.ended
+  fresh.last_branch, fresh.last_url, fresh.last_pr = rec.branch, rec.url, rec.pr
+  if rec.state == 'lapsed' and rec.owner == SESSION then
+    call('HDEL', LOST .. SESSION, task)
+  elseif rec.state == 'lapsed' then
+    record_loss(rec.owner, task, rec.fence, 'lapsed', NOW + RULES.retention_ms, {
+      at = rec.ended, by_ref = string.sub(SESSION, 1, 10), by_label = label, note = note})
+  end
+end
+
+local function grant(task, rec, skeleton)
+  local similar = remember_similar(task, skeleton_field(task, skeleton))
+  local fresh = new_tenure(rec, skeleton, similar)
+  if rec.owner then pass_on_previous(task, rec, fresh) end
+  if fresh.queued then
+    redis.pcall('HDEL', PREFIX .. ':queue:' .. task, SESSION)
+    if drop_tickets(task, fresh) == 0 then fresh.queued = nil end
+  end
+  pass_lookups(task, rec, fresh)
+  transition(task, fresh, 'held', rec)
+  return to_json(task, fresh, nil, 'whole')
+end
+
+local function grant_all(reply)
+  for i, choice in ipairs(free) do
+    reply[#reply + 1] = grant(unpack(choice))
+    if i == 1 and is_new and not call('HGET', META, 'epoch') then
+      -- No fence of this project is older than its epoch, and nothing was kept before; the sweep will see.
+      call('HSET', META, 'epoch', text(FENCE))
+      SUMS = '0 0 0'
     end
   end
 end
 
-for i = AT.tasks, #ARGV, 2 do
-  local task = ARGV[i]
-  local rec, word, free_at = load_availability(task)
-  local choice = {task, rec, ARGV[i + 1]}
-  if word == nil then
-    free[#free + 1] = choice
-  elseif word == 'mine' then
-    mine[#mine + 1] = choice
-  elseif word == 'damaged' then
-    damaged = damaged or task
-  else
-    refused[#refused + 1] = {word, task, rec, free_at}
-  end
-  if mode == 'any' and word == 'mine' then break end
-end
-
-if mode == 'any' and #mine > 0 then free = {} end
-if mode == 'any' and #free > 0 then free = {free[1]} end
-
-local fields, kept, hold = {'fence', 'weighs', 'hold'}, {}, nil
-for i, choice in ipairs(free) do
-  local like = choice[3]
-  choice[4] = '~' .. (like ~= '' and like or string.lower(choice[1]))  -- see forget()
-  fields[i + 3] = choice[4]
-end
-if #free > 0 then
-  kept = call('HMGET', META, unpack(fields))
-  hold = kept[3] and read_hold(kept[3])
-end
-if hold then
-  for _, choice in ipairs(free) do
-    refused[#refused + 1] = {'on-hold', choice[1], choice[2], tonumber(hold.until_ms) or false, kept[3]}
-  end
-  free = {}
-end
-local refusing = #refused > 0 and (mode == 'all' or #free + #mine == 0)
-
-if RATE_LIMITED and (#free > 0 or refusing or damaged) then return RATE_LIMITED end
-
-local grows = #free > 0 and not refusing or queue and refusing
-if grows and WRITE_ERROR then return WRITE_ERROR end
-if grows and closed == 'unsafe' then return answer('unsafe') end
-if grows and closed == 'address' then return answer('address') end
-mark_losses_told()
--- Of several that would do, a damaged one is none.
-if damaged and (mode ~= 'any' or #free + #mine + #refused == 0) then return answer('damaged', told, damaged) end
-if grows and not HAS_MEMORY then return answer('full', told) end
-
--- What follows a refusal of a task, so that who asks knows what stands in the way.
-local function reasons(word, task, rec, project_hold)
-  local row = {}
-  if word == 'on-hold' then
-    row = {project_hold and 'project' or 'task', project_hold or call('HGET', HOLDS_KEPT, task) or '', task}
-  elseif word == 'failed' then
-    row = tenures_of(task, rec, 3)
-  elseif word == 'blocked' then
-    local entry = listing(task)
-    for need in each_line(entry and entry.needs) do
-      local other = #row < 18 and load(need)
-      if other and other.state ~= 'done' then
-        row[#row + 1], row[#row + 2] = need, other.damaged and '' or to_json(need, other, true)
-      end
-    end
-  end
-  return row
-end
-
-if refusing then
-  local reply = {'refused', NOW_TEXT, told}
-  for _, refusal in ipairs(refused) do
-    local word, task, rec, free_at, project_hold = unpack(refusal)
-    local queues = queue and (word == 'held' or word == 'cooling' or word == 'reserved')
-    if queues and not enqueue(task, rec, label) then
-      return answer('quota', told, 'queue', text(RULES.tickets_per_task))
-    end
-    -- The queues of 32 tasks, of which nobody is told, would take a tenth of a second.
-    local row = {word, to_json(task, rec, mode ~= 'one'), free_at and text(free_at - NOW) or ''}
-    for _, fact in ipairs(reasons(word, task, rec, project_hold)) do row[#row + 1] = fact end
-    reply[#reply + 1] = row
-  end
-  return reply
-end
-
-local whose, limit
-if #free > 0 then whose, limit = over_quota(#free) end
-if whose then return answer('quota', told, whose, text(limit)) end
-
-local records, events, since = read_sums(kept[2])
-if #free > 0 and records then evict_history(records) end
-if (records or 0) + RECORDS_GREW >= RULES.record_bytes then
-  return answer('quota', told, 'bytes', text(RULES.record_bytes))
-end
-
-local reply = {'granted', NOW_TEXT, told, text(#free)}
-FENCE = number(kept[1]) or 0
-if FENCE >= 2 ^ 53 - 1 then FENCE = 0 end  -- damaged: no reader of JSON is exact beyond that
-for i, choice in ipairs(free) do ALIKE[choice[4]] = kept[i + 3] end
-for i, choice in ipairs(free) do
-  reply[#reply + 1] = to_json(choice[1], grant(unpack(choice)), nil, 'whole')
-  if i == 1 and not kept[1] and not call('HGET', META, 'epoch') then
-    -- No fence of this project is older than its epoch, and nothing was kept before; the sweep will see.
-    call('HSET', META, 'epoch', text(FENCE))
-    records, events, since = 0, 0, '0'
+local function renew_mine(reply)
+  for _, choice in ipairs(mine) do
+    local task, rec = unpack(choice)
+    extend(task, rec, {ttl_ms = ttl_ms, note = note, label = label, branch = branch, url = url, pr = pr})
+    reply[#reply + 1] = to_json(task, rec, nil, 'whole')
   end
 end
-for _, choice in ipairs(mine) do
-  local task, rec = unpack(choice)
-  extend(task, rec, {ttl_ms = ttl_ms, note = note, label = label, branch = branch, url = url, pr = pr})
-  reply[#reply + 1] = to_json(task, rec, nil, 'whole')
-end
-if queue and mode == 'any' then
-  -- One that came free is enough: the places in the other queues are given up.
+
+-- One that came free is enough: leave the queues of the others.
+local function leave_other_queues()
   local has = (free[1] or mine[1])[1]
   for i = AT.tasks, #ARGV, 2 do
     if ARGV[i] ~= has and redis.pcall('HEXISTS', PREFIX .. ':queue:' .. ARGV[i], SESSION) == 1 then
@@ -287,15 +325,32 @@ if queue and mode == 'any' then
     end
   end
 end
-if #free > 0 then
-  -- One write for all that META keeps; the sums with it, where it has them.
+
+-- 5. Write, at once, all that META keeps; the sums with it, where it has them.
+local function write_meta()
   local write = {'fence', text(FENCE)}
-  if records then
-    EVENTS_WEIGH = events + EVENTS_GREW
-    write[3], write[4] = 'weighs', text(records + RECORDS_GREW) .. ' ' .. text(EVENTS_WEIGH) .. ' ' .. since
-    RECORDS_GREW, EVENTS_GREW = 0, 0
-  end
-  for alike, names in pairs(ALIKE) do write[#write + 1], write[#write + 2] = alike, names end
+  local records, events, since = read_sums(SUMS)
+  if records then write[3], write[4] = 'weighs', take_sums(records, events, since) end
+  for field, names in pairs(RESEMBLING) do write[#write + 1], write[#write + 2] = field, names end
   call('HSET', META, unpack(write))
 end
+
+-- All of it, in order.
+if mode == 'next' then
+  local none = choose_next()
+  if none then return none end
+end
+choose_named()
+read_project()
+local refusing = #refused > 0 and (mode == 'all' or #free + #mine == 0)
+local stop = check_store(refusing)
+if stop then return stop end
+if refusing then return refuse() end
+stop = check_limits()
+if stop then return stop end
+local reply = {'granted', NOW_TEXT, told, text(#free)}
+grant_all(reply)
+renew_mine(reply)
+if queue and mode == 'any' then leave_other_queues() end
+if #free > 0 then write_meta() end
 return reply

@@ -12,9 +12,12 @@
 -- took comes back with its fence; a plain heartbeat never shortens a deadline, an explicit
 -- `working` sets it to now + ttl. O(claims of the session).
 --- @include common.lua
+--- @include record.lua
 --- @include listing.lua
 --- @include archive.lua
 --- @include lookup.lua
+--- @include sums.lua
+--- @include losses.lua
 --- @include tenure.lua
 --- @include holder.lua
 

@@ -9,6 +9,7 @@
 -- One that is moved from a record to the history between two pages may be there twice, none is missed.
 -- Safe to run twice: it only reads. O(log tenures + .most × tenures of a task), at most READ bytes.
 --- @include common.lua
+--- @include record.lua
 --- @include archive.lua
 
 local READ = 4194304

@@ -9,9 +9,12 @@
 -- {'stalled', now}
 -- Safe to run twice: the second run finds the same hold. O(log tasks on hold + tags of the task).
 --- @include common.lua
+--- @include record.lua
 --- @include listing.lua
 --- @include archive.lua
 --- @include lookup.lua
+--- @include sums.lua
+--- @include losses.lua
 --- @include tenure.lua
 --- @include holds.lua
 
@@ -44,7 +47,7 @@ if same(known) then return answer('held-back', {}, kept, '1') end
 if not call('HGET', META, 'epoch') then
   bypass_oom_guard()
   -- No fence of this project is older than its epoch; the sweep counts what it keeps.
-  call('HSET', META, 'epoch', text(math.max(NOW_US, OBSERVED_US)), 'weighs', '0 0 0')
+  call('HSET', META, 'epoch', text(LATEST_US), 'weighs', '0 0 0')
 end
 if task ~= '' then
   record_lapse(task, rec)

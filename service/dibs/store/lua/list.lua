@@ -13,6 +13,7 @@
 -- A heartbeat can move a claim to a later page, never to an earlier one: nothing is missed.
 -- Safe to run twice: it only reads. O(claims looked at), at most RULES.list_scan.
 --- @include common.lua
+--- @include record.lua
 
 local wanted, needle, holder, most = ARG.states, ARG.text, ARG.holder, tonumber(ARG.most)
 local mine = ARG.mine == '1'

@@ -1,4 +1,20 @@
--- queue.lua: how SESSION takes a place in the queue of a task, and leaves it.
+-- queue.lua: how SESSION takes a place in the queue of a task and leaves it, and how tickets go.
+
+-- Take `these` tickets out of a queue; else those that nobody renewed in time, and return how many still
+-- wait. The latter not while the task is free: there each ticket has a window, and they come in order.
+local function drop_tickets(task, rec, these)
+  local waiting = 0
+  for _, ticket in ipairs(these or tickets(task, 'all')) do
+    if not these and ticket.until_ms > NOW then
+      waiting = waiting + 1
+    else
+      bypass_oom_guard()
+      call('HDEL', PREFIX .. ':queue:' .. task, ticket.session)
+      emit('unqueued', task, {owner = ticket.session, label = ticket.label, fence = rec.fence})
+    end
+  end
+  return waiting
+end
 
 -- Put SESSION into the queue of `task`, or renew its ticket there; false where the queue is full.
 local function enqueue(task, rec, label)

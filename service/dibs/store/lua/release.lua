@@ -11,9 +11,12 @@
 -- Safe to run twice: ends are kept for the retention, and the repeat answers 'already'.
 -- O(claims of the session × log live claims of the project).
 --- @include common.lua
+--- @include record.lua
 --- @include listing.lua
 --- @include archive.lua
 --- @include lookup.lua
+--- @include sums.lua
+--- @include losses.lua
 --- @include tenure.lua
 --- @include queue.lua
 --- @include holder.lua

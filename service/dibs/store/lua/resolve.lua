@@ -13,9 +13,12 @@
 -- Safe to run twice: the second run finds the task as the first one left it, and says 'already'.
 -- O(tasks on one branch, MOST of them at most; a branch of more is no name for one).
 --- @include common.lua
+--- @include record.lua
 --- @include listing.lua
 --- @include archive.lua
 --- @include lookup.lua
+--- @include sums.lua
+--- @include losses.lua
 --- @include tenure.lua
 
 local MOST = 500

@@ -9,9 +9,12 @@
 -- {'stalled', now}
 -- Safe to run twice: the second finds neither, and says so. O(tags and dependents of the task).
 --- @include common.lua
+--- @include record.lua
 --- @include listing.lua
 --- @include archive.lua
 --- @include lookup.lua
+--- @include sums.lua
+--- @include losses.lua
 --- @include tenure.lua
 
 local task, reason, by = ARG.task, ARG.reason, ARG.by

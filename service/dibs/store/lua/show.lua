@@ -5,6 +5,7 @@
 -- {'stalled', now}
 -- Safe to run twice: it only reads. O(tickets of the task).
 --- @include common.lua
+--- @include record.lua
 
 local rec = load(ARG.task)
 if rec.damaged then return answer('damaged', {}, ARG.task) end

@@ -11,12 +11,16 @@
 -- tickets) when nothing is due, at most MOST of each kind a run; O(all that is kept) once in
 -- RULES.recount_ms.
 --- @include common.lua
+--- @include record.lua
 --- @include listing.lua
 --- @include archive.lua
 --- @include lookup.lua
+--- @include sums.lua
+--- @include losses.lua
 --- @include tenure.lua
 --- @include eviction.lua
 --- @include holds.lua
+--- @include queue.lua
 
 local MOST = 100
 local more = ''
@@ -228,7 +232,7 @@ if more == '' and live_now + many_lapsed + many_done == 0 and EVENTS_GREW == 0 a
     PREFIX .. ':damaged', PREFIX .. ':parked', PREFIX .. ':review', PREFIX .. ':listed',
     PREFIX .. ':deliveries', PREFIX .. ':past', HISTORY, ON_HOLD) == 0 and not project_hold then
   -- A fence that is given later is larger than the last one without that being known: it is the time.
-  if (number(kept[3]) or 0) < math.max(NOW_US, OBSERVED_US) then
+  if (number(kept[3]) or 0) < LATEST_US then
     call('DEL', META, EVENTS)
     gone, RECORDS_GREW = '1', 0
   end

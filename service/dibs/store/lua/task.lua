@@ -8,6 +8,7 @@
 -- {'stalled', now}
 -- Safe to run twice: it only reads. O(needs + dependents + tickets of the task).
 --- @include common.lua
+--- @include record.lua
 --- @include listing.lua
 --- @include archive.lua
 

@@ -14,9 +14,12 @@
 -- Claims, attempts and what is done stay as they are. Safe to run twice: the second run changes nothing.
 -- O(entries × needs + tasks that these need in turn).
 --- @include common.lua
+--- @include record.lua
 --- @include listing.lua
 --- @include archive.lua
 --- @include lookup.lua
+--- @include sums.lua
+--- @include losses.lua
 --- @include tenure.lua
 --- @include eviction.lua
 
@@ -112,9 +115,9 @@ local function write_tags(task, old, new)
   end
 end
 
--- The names that look alike know it, so that a new name that resembles it says so (see claim.lua).
-local function write_likeness(task, like)
-  local field, names = '~' .. (like ~= '' and like or string.lower(task)), {}
+-- The names that it resembles know it, so that a new one that resembles it says so (see claim.lua).
+local function write_similar(task, skeleton)
+  local field, names = skeleton_field(task, skeleton), {}
   for name in each_line(call('HGET', META, field) or '') do
     if name ~= task then names[#names + 1] = name end
   end
@@ -152,7 +155,7 @@ local function write(entry, old, new, what)
   if not rec.state then
     rec = {state = 'new', listed = listed, most = new.attempts, like = entry.like ~= '' and entry.like or nil}
     save(task, rec)
-    write_likeness(task, entry.like)
+    write_similar(task, entry.like)
   elseif rec.listed ~= listed or rec.most ~= new.attempts then
     rec.listed, rec.most = listed, new.attempts
     resave(task, rec)
@@ -176,14 +179,10 @@ end
 
 if grows and ARG.dry == '' then
   if ARG.closed == 'unsafe' then return answer('unsafe') end
-  if ARG.closed ~= '' then
-    HAS_MEMORY = false
-  elseif HAS_MEMORY == nil then
-    check_memory(redis.pcall('SET', PREFIX .. ':nothing', '', 'XX'))
-  end
-  if WRITE_ERROR then return WRITE_ERROR end
+  local has_memory, write_error = try_memory(ARG.closed)
+  if write_error then return write_error end
   mark_losses_told()
-  if not HAS_MEMORY then return answer('full', told) end
+  if not has_memory then return answer('full', told) end
   local records = read_sums(call('HGET', META, 'weighs') or nil)
   evict_history(records or 0)
   if (records or 0) + RECORDS_GREW >= RULES.record_bytes then return answer('quota', told, 'bytes', text(RULES.record_bytes)) end
@@ -191,7 +190,7 @@ end
 
 if grows and ARG.dry == '' and not call('HGET', META, 'epoch') then
   -- No fence of this project is older than its epoch; the sweep counts what it keeps.
-  call('HSET', META, 'epoch', text(math.max(NOW_US, OBSERVED_US)), 'weighs', '0 0 0')
+  call('HSET', META, 'epoch', text(LATEST_US), 'weighs', '0 0 0')
 end
 for _, step in ipairs(plan) do
   -- What is over is none of its needs, and was none before.

@@ -1,5 +1,5 @@
--- tenure.lua: how a task moves from state to state: a claim is granted, lapses, goes on, ends, is lost; and
--- when it is forgotten.
+-- tenure.lua: how a task moves from state to state: a claim is granted, lapses, goes on, ends; and when it
+-- is forgotten.
 
 local function uncount_address(place)
   if not place then return end
@@ -80,38 +80,6 @@ local function transition(task, rec, to, old)
   if used_up(rec) and not failed and not rec.hold then emit('failed', task, rec) end
 end
 
--- Losses that this run noted, "session task".
-local NOTED = {}
-
--- What a session no longer has. An entry stays for the retention, told or not, so that a late
--- heartbeat still hears why; `by` is the record of whoever has the task now.
-local function record_loss(session, task, fence, reason, kept_until, fields)
-  local entry = {task = task, fence = fence, reason = reason, at = NOW_TEXT, kept_until = text(kept_until)}
-  for field, value in pairs(fields or {}) do entry[field] = value end
-  NOTED[session .. ' ' .. task] = true
-  overwrite('HSET', LOST .. session, task, cjson.encode(entry))
-  call('PERSIST', LOST .. session)  -- 0.1.0 let it end by itself
-  call('ZADD', PREFIX .. ':losers', 'LT', entry.kept_until, session)
-end
-
--- An entry of record_loss, nil when it is past its retention, or damaged; and when that is.
-local function read_loss(kept)
-  local entry = decode_texts(kept)
-  local at = entry and entry.task and entry.reason and number(entry.fence) and number(entry.at)
-  if not at then return nil, 0 end
-  local kept_until = number(entry.kept_until) or at + RULES.retention_ms
-  if kept_until <= NOW then return nil, kept_until end
-  return entry, kept_until
-end
-
--- Count one more in META. A count that nobody can read begins anew, at `anew`.
-local function increment(field, anew)
-  local so_many = redis.pcall('HINCRBY', META, field, 1)
-  if type(so_many) == 'number' and so_many > 0 and so_many < 1e15 then return so_many end
-  call('HSET', META, field, anew)
-  return tonumber(anew)
-end
-
 -- The passing of a deadline, written down once by whichever act meets it first.
 local function record_lapse(task, rec)
   if not overdue(rec) then return end
@@ -129,20 +97,24 @@ local function resave(task, rec)
   if index and index ~= ':live' then call('ZADD', PREFIX .. index, rec.ended, task) end
 end
 
+-- The field of META that has the names which resemble one another, a line each. They have one skeleton
+-- (confusables.py), which is '' or nil where it is the name in lower case.
+local function skeleton_field(task, skeleton)
+  return '~' .. (skeleton and skeleton ~= '' and skeleton or string.lower(task))
+end
+
 -- Drop the record of a tenure that is over; the tenure goes into the history, but for a `whole` end.
 local function forget(task, rec, whole)
   bypass_oom_guard()
   record_lapse(task, rec)
-  -- A field of META has the names that look alike, a line each, by their skeleton. A record keeps it
-  -- where it is more than the name in lower case.
-  local alike, kept = '~' .. (rec.like or string.lower(task)), {}
-  for name in string.gmatch(call('HGET', META, alike) or '', '[^\n]+') do
-    if name ~= task then kept[#kept + 1] = name end
+  local field, others = skeleton_field(task, rec.like), {}
+  for name in string.gmatch(call('HGET', META, field) or '', '[^\n]+') do
+    if name ~= task then others[#others + 1] = name end
   end
-  if #kept == 0 then
-    call('HDEL', META, alike)
+  if #others == 0 then
+    call('HDEL', META, field)
   else
-    call('HSET', META, alike, table.concat(kept, '\n'))
+    call('HSET', META, field, table.concat(others, '\n'))
   end
   call('DEL', RECORD .. task, PREFIX .. ':queue:' .. task)
   if not whole and not rec.damaged and rec.owner then archive_tenure(task, rec, RULES.tenures_kept) end
@@ -177,22 +149,6 @@ local function load_current(task)
   if not rec.gone then return rec end
   forget(task, rec.gone)
   return {}
-end
-
--- Take `these` tickets out of a queue; else those that nobody renewed in time, and return how many still
--- wait. The latter not while the task is free: there each ticket has a window, and they come in order.
-local function drop_tickets(task, rec, these)
-  local waiting = 0
-  for _, ticket in ipairs(these or tickets(task, 'all')) do
-    if not these and ticket.until_ms > NOW then
-      waiting = waiting + 1
-    else
-      bypass_oom_guard()
-      call('HDEL', PREFIX .. ':queue:' .. task, ticket.session)
-      emit('unqueued', task, {owner = ticket.session, label = ticket.label, fence = rec.fence})
-    end
-  end
-  return waiting
 end
 
 -- From when on max_hold counts: a tenure begins anew where it comes back from review.
@@ -232,73 +188,3 @@ local function extend(task, rec, change)
   transition(task, rec, to)
   if revived then call('HDEL', LOST .. SESSION, task) end
 end
-
--- What SESSION had lost when read_losses() looked, by task: the entry, or false when that is past.
-local LOSSES
--- Those of them that it has not heard of, by task.
-local UNTOLD = {}
-
--- Losses that SESSION is told in this reply. A retry of the request that told them hears them again,
--- because its first reply may have been lost. Comes before anything that may note another loss.
-local function read_losses()
-  if SESSION == '' then return {} end
-  local flat, told = redis.pcall('HGETALL', LOST .. SESSION), {}
-  LOSSES = {}
-  for i = 1, #flat, 2 do
-    local task, entry = flat[i], read_loss(flat[i + 1])
-    LOSSES[task] = entry or false
-    if entry and not entry.open and (not entry.told or entry.told == REQUEST) then
-      told[#told + 1] = cjson.encode(entry)
-      if not entry.told then UNTOLD[task] = entry end
-    end
-  end
-  return told
-end
-
--- Write down that SESSION hears of them, in a reply that goes to it. Another loss of the same task,
--- noted since, stays.
-local function mark_losses_told()
-  for task, entry in pairs(UNTOLD) do
-    if not NOTED[SESSION .. ' ' .. task] then
-      entry.told = REQUEST
-      bypass_oom_guard()
-      call('HSET', LOST .. SESSION, task, cjson.encode(entry))
-    end
-  end
-end
-
--- What META says that records and events weigh, and since when; nil where nobody can read it. Then the
--- sweep counts.
-local function read_sums(kept)
-  local records, events, since = string.match(kept or '', '^(%d+) (%d+) (%d+)$')
-  if since and records + events + since < 1e15 then return tonumber(records), tonumber(events), since end
-end
-
-local function event_weight(fields) return math.max(#table.concat(fields) + 64, RULES.event_least) end
-
--- What the events weigh, where the script itself has written the sums.
-local EVENTS_WEIGH = 0
-
-local REPLY = INSIDE()
-
-if RECORDS_GREW == 0 and EVENTS_GREW == 0 and EVENTS_WEIGH <= RULES.event_bytes then return REPLY end
-local kept = redis.pcall('HGET', META, 'weighs')
-local records, events, since = read_sums(type(kept) == 'string' and kept)
-if not records then return REPLY end
-events = events + EVENTS_GREW
-if events > RULES.event_bytes then
-  -- The oldest go, and some more than must, so that it is not to be done each time.
-  local goal, oldest = RULES.event_bytes - math.floor(RULES.event_bytes / 64), nil
-  repeat
-    oldest = call('XRANGE', EVENTS, '-', '+', 'COUNT', 101)
-    local first = 1
-    while events > goal and oldest[first + 1] do
-      events = events - event_weight(oldest[first][2])
-      first = first + 1
-    end
-    if oldest[first] then call('XTRIM', EVENTS, 'MINID', oldest[first][1]) end
-  until events <= goal or not oldest[2]
-end
--- A sum below zero is none, and so counted anew.
-call('HSET', META, 'weighs', text(records + RECORDS_GREW) .. ' ' .. text(events) .. ' ' .. since)
-return REPLY

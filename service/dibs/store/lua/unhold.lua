@@ -7,9 +7,12 @@
 -- {'stalled', now}
 -- Safe to run twice: the second finds no hold, and says so. O(log tasks on hold + tags of the task).
 --- @include common.lua
+--- @include record.lua
 --- @include listing.lua
 --- @include archive.lua
 --- @include lookup.lua
+--- @include sums.lua
+--- @include losses.lua
 --- @include tenure.lua
 --- @include holds.lua
 
