@@ -18,7 +18,7 @@ MUTANTS = [
         "a person sees a telling note first",
         "        why = reason_to_ask(command)\n",
         '        why = ""\n',
-        ("tests/client/test_hooks.py",),
+        ("tests/client/test_hooks.py::test_a_person_sees_a_long_or_telling_note_first",),
     ),
     Mutant(
         "hook.py stays behind",
