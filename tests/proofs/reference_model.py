@@ -94,8 +94,13 @@ class Model(People):
         return "granted", (len(free), [seen.task(self, task) for task in free + mine])
 
     def take(self, free: list[str], mine: list[str], ttl: int | None, face: dict[str, str]) -> None:
-        for task in free:
+        for number, task in enumerate(free):
+            later = {other: self.in_index(other) for other in free[number + 1 :]}
             self.grant(task, ttl or self.rules.ttl_ms, **face)
+            # One that was done is needed by one that the same act grants next.
+            for other, was in later.items():
+                if (was, self.in_index(other)) == ("ready", "blocked"):
+                    self.events.append(("blocked", other, "", 0))
         for task in mine:
             self.keep(task, ttl, "held", False, **face)
 
