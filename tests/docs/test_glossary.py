@@ -28,6 +28,7 @@ PAGES = [
 ]
 SPEAKING = [
     *SERVICE.rglob("*.py"),
+    *SERVICE.rglob("*.lua"),
     *(SERVICE / "board/static").glob("*.js"),
     *(ROOT / "client").glob("*.py"),
 ]
@@ -101,7 +102,7 @@ def test_pages_are_written_in_plain_words(page: Path) -> None:
 
 @pytest.mark.parametrize("source", SPEAKING, ids=lambda path: path.name)
 def test_messages_docstrings_and_comments_are_written_in_plain_words(source: Path) -> None:
-    text = re.sub(r'"\s*\n\s*f?"|\n\s*(#|//)? ?', " ", source.read_text("utf-8"))
+    text = re.sub(r'"\s*\n\s*f?"|\n\s*(#|//|--)? ?', " ", source.read_text("utf-8"))
     found = [match[0] for match in GIVEN_UP.finditer(text)]
     assert found == []
 

@@ -19,7 +19,7 @@ from dibs.store.clock import Tick
 from dibs.store.redis.link import Link
 from dibs.store.rules import Rules
 from dibs.store.scripts import Script
-from dibs.store.store import OVERVIEW, SWEEP, Unlist
+from dibs.store.store import OVERVIEW, SWEEP, Unindex
 
 BY_SESSIONS = tuple(act.name for act in POSTS.values() if act.caller == "session")
 BY_PEOPLE = tuple(act.name for act in POSTS.values() if act.caller != "session")
@@ -133,7 +133,7 @@ def script_names(rules: Rules) -> dict[str, str]:
     declared = (*SCRIPTS.values(), SWEEP, OVERVIEW, GLANCE)
     scripts = [
         Script.load("tick", arguments=Tick._fields),
-        Script.load("unlist", arguments=Unlist._fields),
+        Script.load("unindex", arguments=Unindex._fields),
         Script.load("selftest"),
     ]
     scripts += [each.fill(rules) for each in declared]

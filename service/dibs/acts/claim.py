@@ -138,7 +138,7 @@ class Arguments(NamedTuple):
     reopen: str
     queue: str
     closed: str
-    place: str
+    address_hash: str
     label: str
     branch: str
     url: str
@@ -203,7 +203,7 @@ async def take(store: Store, call: Call[ClaimRequest]) -> Result:
 def _arguments(store: Store, call: Call[ClaimRequest]) -> Callable[[], tuple[str, ...]]:
     """Return what makes the arguments of the script: after a look, which may close the store."""
     request, address = call.request, call.claimant.address
-    place = store.hashed(Session(address))[:PLACE_CHARS] if address else ""
+    address_hash = store.hashed(Session(address))[:PLACE_CHARS] if address else ""
     tasks = _with_likeness(request.tasks, call.project)
     waits = "address" if call.claimant.wait_s else ""
 
@@ -215,7 +215,7 @@ def _arguments(store: Store, call: Call[ClaimRequest]) -> Callable[[], tuple[str
             "1" if request.reopen else "",
             "1" if request.queue else "",
             store.closed() or waits,
-            place,
+            address_hash,
             request.label,
             request.branch,
             request.url,

@@ -97,7 +97,7 @@ class Entry(Request):
         like = skeleton(self.task, project)
         fields: dict[str, str | None] = {
             "task": self.task,
-            "like": "" if like == lower(self.task) else like,
+            "skeleton": "" if like == lower(self.task) else like,
             "title": self.title,
             "body": self.body,
             "priority": None if self.priority is None else str(self.priority),

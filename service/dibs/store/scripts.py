@@ -18,10 +18,9 @@ from dibs.store.rules import Rules
 _FOR_DRAGONFLY = "--!df flags=allow-undeclared-keys\n"
 """Elsewhere a comment. Dragonfly lets a script that begins with it build keys of its own."""
 _INSIDE = "INSIDE()"
-"""Each file is a function in the one that it includes: where that says so, else at its end. A run
-makes all functions anew. One that captures a local of the chunk around it searches all that are
-captured there; one that captures what that chunk has captured itself does not. So a claim costs a
-tenth less."""
+"""Each file is nested in the function of the file it includes, at INSIDE() or at its end. Lua looks
+up directly captured locals faster, so a claim costs a tenth less.
+A function captures 60 of them at most."""
 _INCLUDE = re.compile(r"^--- @include (\S+)\n", re.MULTILINE)
 _ARGUMENT = re.compile(r"\b(ARG|AT)\.(\w+)")
 _COUNTED = re.compile(r"\bARGV\[\d")

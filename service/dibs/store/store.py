@@ -56,8 +56,8 @@ _KNOWN_S = 600.0
 """How long a process trusts that the index of projects has one it claimed in."""
 
 
-class Unlist(NamedTuple):
-    """The arguments of unlist.lua."""
+class Unindex(NamedTuple):
+    """The arguments of unindex.lua."""
 
     project: str
     before_ms: str
@@ -83,7 +83,7 @@ class Store:
         self.clock = LeaseClock(link, rules.stall_ms)
         self.collisions = CollisionCounter(link, keys)
         self.events = EventLog(link, self.clock)
-        self._unlist = Script.load("unlist", arguments=Unlist._fields)
+        self._unindex = Script.load("unindex", arguments=Unindex._fields)
         self._scripts: dict[str, Script] = {}
         self._secret = b""
         self._keyed = hmac.new(self._secret, digestmod="sha256")
@@ -184,8 +184,8 @@ class Store:
         if gone:
             # Who claims there now has put it into the list anew, if that is not just now.
             long_ago = self.clock.reading.wall_ms - int(2 * _KNOWN_S * 1000)
-            arguments = Unlist(project, str(long_ago))
-            if await run_script(self.link, self._unlist, INDEX, arguments):
+            arguments = Unindex(project, str(long_ago))
+            if await run_script(self.link, self._unindex, INDEX, arguments):
                 self._known.pop(project, None)
         return more == "1", Counts(*map(int, counts))
 

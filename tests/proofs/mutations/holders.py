@@ -15,7 +15,7 @@ MUTANTS = [
     ),
     Mutant(
         "a project is forgotten while somebody counts on it",
-        "store/lua/unlist.lua",
+        "store/lua/unindex.lua",
         "the list never lacks a project that has a claim",
         "if put_ms and tonumber(put_ms) < tonumber(ARG.before_ms) then",
         "if put_ms and ARG.before_ms then",
@@ -58,7 +58,7 @@ MUTANTS = [
     ),
     Mutant(
         "what has ended has a life of its own",
-        "store/lua/holder.lua",
+        "store/lua/endings.lua",
         "nothing promised can be evicted (rule 11)",
         "  transition(task, rec, outcome)\n",
         "  transition(task, rec, outcome)\n"
@@ -75,7 +75,7 @@ MUTANTS = [
     ),
     Mutant(
         "anybody ended it",
-        "store/lua/holder.lua",
+        "store/lua/endings.lua",
         "only the holder's acts touch a claim (I7)",
         "return fence .. ' ' .. who .. ' ' .. task end",
         "return fence .. ' ' .. task end",
@@ -83,7 +83,7 @@ MUTANTS = [
     ),
     Mutant(
         "what a failover took was never there",
-        "store/lua/holder.lua",
+        "store/lua/endings.lua",
         "a failover's losses are told as losses",
         "  local at = forgotten_at(task, rec, fence)\n",
         "  local at = nil\n",
@@ -91,7 +91,7 @@ MUTANTS = [
     ),
     Mutant(
         "everything was forgotten",
-        "store/lua/holder.lua",
+        "store/lua/endings.lua",
         "only what the store lost is forgotten",
         "    if ended and ended * 1000 + lost_before > most_us then return ended end\n",
         "    if ended then return ended end\n",
@@ -99,7 +99,7 @@ MUTANTS = [
     ),
     Mutant(
         "an end that is known was forgotten",
-        "store/lua/holder.lua",
+        "store/lua/endings.lua",
         "only what the store lost is forgotten",
         "fence == rec.fence or fence == rec.last_fence or ",
         "",
@@ -107,7 +107,7 @@ MUTANTS = [
     ),
     Mutant(
         "a flushed store denies what it lost",
-        "store/lua/holder.lua",
+        "store/lua/endings.lua",
         "a flush's losses are told as losses",
         "  if begun_us > granted_us then return",
         "  if false then return",
@@ -115,7 +115,7 @@ MUTANTS = [
     ),
     Mutant(
         "a repeat is confirmed by whoever has nothing",
-        "store/lua/holder.lua",
+        "store/lua/endings.lua",
         "a repeat waits for the replicas as the first try did",
         "  if RULES.replicas > 0 and ",
         "  if false and ",

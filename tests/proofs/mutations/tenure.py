@@ -178,7 +178,7 @@ MUTANTS = [
         "an address never gets its share back",
         "store/lua/tenure.lua",
         "the share of an address counts what is live",
-        "  if not place then return end\n",
+        "  if not address_hash then return end\n",
         "  if true then return end\n",
         ("tests/promises/test_limits.py",),
     ),

@@ -19,12 +19,12 @@ end
 
 local SPENT = {held = 'worked', parked = 'parked'}
 
--- How long a tenure was worked on, and parked, up to `till`; nil where it was held from its beginning to its
+-- How long a tenure was worked on, and parked, up to `up_to`; nil where it was held from its beginning to its
 -- end. What was counted before `mark` is kept.
-local function time_spent(rec, till)
+local function time_spent(rec, up_to)
   if not rec.mark then return nil, nil end
   local spent, field = {worked = number(rec.worked) or 0, parked = number(rec.parked) or 0}, SPENT[rec.state]
-  if field then spent[field] = spent[field] + math.max(0, till - (number(rec.mark) or till)) end
+  if field then spent[field] = spent[field] + math.max(0, up_to - (number(rec.mark) or up_to)) end
   return text(spent.worked), text(spent.parked)
 end
 
@@ -37,9 +37,9 @@ local function count_time(rec, to)
     rec.mark = rec.since
     if not lives then rec.worked = text(math.max(0, rec.ended - rec.since)) end
   end
-  local till = to == 'lapsed' and rec.due_at or NOW
-  rec.worked, rec.parked = time_spent(rec, till)
-  rec.mark = text(till)
+  local up_to = to == 'lapsed' and rec.due_at or NOW
+  rec.worked, rec.parked = time_spent(rec, up_to)
+  rec.mark = text(up_to)
 end
 
 local function tenure_json(rec)

@@ -2,7 +2,7 @@
 -- one kind; and how many there are of each kind. Changes nothing.
 --
 -- ARG.kind: '' for those that are named; ready | blocked, in the order of `next`; failed and free (somebody
---   had it, nobody wrote it down), the last to end leading; on-hold, the first to be let go leading
+--   had it, nobody wrote it down), the last to end leading; on-hold, the first hold to end leading
 -- ARG.most tasks of a kind to give
 -- ARG.tasks, from AT.tasks on: those that are named
 --

@@ -1,7 +1,7 @@
 -- break.lua: a person ends somebody's claim, naming the fence they saw. A record that nobody can read
 -- has no fence: who has seen that names DAMAGE, which is no claim's, and frees the task.
 --
--- ARG.task   .fence   .reason   .by: who breaks it   .hold: 1 to keep the task back as well, or ''
+-- ARG.task   .fence   .reason   .by: who breaks it   .hold: 1 to put the task on hold as well, or ''
 --
 -- {'ended', now, losses, {task, state, already}}   state is the task's now
 -- {'moved', now, losses, view | ''}   the fence is not the current one, or nothing is held
@@ -19,7 +19,7 @@
 --- @include losses.lua
 --- @include tenure.lua
 --- @include holds.lua
---- @include holder.lua
+--- @include endings.lua
 
 local task, fence, reason, by = ARG.task, ARG.fence, ARG.reason, ARG.by
 local DAMAGE = '1'

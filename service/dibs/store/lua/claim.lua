@@ -4,7 +4,7 @@
 -- ARG.tag: one that the next task is to have, or '' (mode next only)
 -- ARG.reopen: 1 | ''           .queue: 1 | '' (mode one or any)
 -- ARG.closed: '' | full | unsafe | address, why nothing new may be granted now; what is ours goes on
--- ARG.place: hash of the address that it counts for, or ''
+-- ARG.address_hash: hash of the address that it counts for, or ''
 -- ARG.label  .branch  .url  .note  .pr
 -- ARG.tasks, from AT.tasks on, in the caller's order, behind each its skeleton (see confusables.py), '' for
 --   its lower case
@@ -20,7 +20,7 @@
 -- {'quota', now, losses, 'session' | 'project' | 'address' | 'bytes' | 'queue', limit}
 -- {'address', now}   it would have been granted, and the address has to wait
 -- {'full', now, losses}   there is no room for a new claim or ticket; nothing was granted
--- {'unsafe', now}   it would have been, and no loss is told, because nobody hears of this reply
+-- {'unsafe', now}   it would have been, and no loss is told, because nobody gets this reply
 -- {'rate-limited', now, wait_ms, 'session' | 'project'}   {'stalled', now}
 --   that of the project only for what is not ours: a renewal passes
 --
@@ -41,7 +41,7 @@
 
 local mode, ttl_ms = ARG.mode, tonumber(ARG.ttl_ms)
 local queue = ARG.queue == '1'
-local closed, address_hash = ARG.closed, ARG.place
+local closed, address_hash = ARG.closed, ARG.address_hash
 local label, branch, url, note, pr = ARG.label, ARG.branch, ARG.url, ARG.note, ARG.pr
 
 -- Before any other write: a full store refuses this one, and so new claims first.

@@ -1,6 +1,6 @@
 -- eviction.lua: the history gives way, the oldest first: to what is new where the records of a project are at
 -- their limit, and where the store has little memory left. A tenure is dropped; so is the record of a task that
--- is done, that nobody listed or keeps back, and whose end is longer ago than RULES.retention_ms.
+-- is done, that is neither listed nor on hold, and whose end is longer ago than RULES.retention_ms.
 
 local function evict(member)
   local fence, task = string.match(member, '^(%d+) (.+)$')
@@ -12,7 +12,7 @@ local function evict(member)
   if rec.ended + RULES.retention_ms <= NOW then forget(task, rec, 'whole') end
 end
 
--- Give up the oldest, a hundred at most, until there is `enough`.
+-- Drop the oldest, a hundred at most, until there is `enough`.
 local function evict_until(enough)
   for _, member in ipairs(redis.pcall('ZRANGE', HISTORY, 0, 99)) do
     if enough() then break end

@@ -19,7 +19,7 @@
 --- @include sums.lua
 --- @include losses.lua
 --- @include tenure.lua
---- @include holder.lua
+--- @include endings.lua
 
 local one, fence, ttl_ms, note = ARG.task, ARG.fence, tonumber(ARG.ttl_ms), ARG.note
 local change = {ttl_ms = ttl_ms, note = note, pr = ARG.pr, resume = ARG.state == 'working'}

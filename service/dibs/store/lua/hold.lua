@@ -1,4 +1,4 @@
--- hold.lua: a person keeps a task from being claimed, or with no task the whole project. What runs goes on.
+-- hold.lua: a person puts a task on hold, or with no task the whole project. What runs goes on.
 --
 -- ARG.task, '' for the project   .reason   .by: who
 -- ARG.for_ms: how long from now   .until_ms: or until which time of the store, ms since 1970; both '' for ever

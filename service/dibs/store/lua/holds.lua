@@ -1,4 +1,4 @@
--- holds.lua: what a person keeps from being claimed, until a person, or the time that was said, lets it go.
+-- holds.lua: what a person has put on hold, until a person releases the hold, or its time is over.
 
 -- What is known of a hold, kept as JSON; nil once it is over, or where nobody can read it.
 local function read_hold(kept)
@@ -11,7 +11,7 @@ local function load_hold(task)
   return type(kept) == 'string' and read_hold(kept), kept
 end
 
--- Keep a task back; `hold` is {by, reason, at, until_ms or nil}.
+-- Put a task on hold; `hold` is {by, reason, at, until_ms or nil}.
 local function put_on_hold(task, rec, hold)
   bypass_oom_guard()
   call('HSET', HOLDS_KEPT, task, cjson.encode(hold))
@@ -22,7 +22,7 @@ local function put_on_hold(task, rec, hold)
   emit('on-hold', task, rec, 'reason', hold.reason, 'by', hold.by)
 end
 
--- Let a task go; `by` and `reason` are '' where its time was over.
+-- Release the hold of a task; `by` and `reason` are '' where its time was over.
 local function take_off_hold(task, rec, by, reason)
   bypass_oom_guard()
   call('HDEL', HOLDS_KEPT, task)
@@ -39,7 +39,7 @@ local function take_off_hold(task, rec, by, reason)
   return rec
 end
 
--- A task that is kept back, as it is now: its hold may be over.
+-- A task that is on hold, as it is now: its hold may be over.
 local function expire_hold(task, rec)
   if not rec.hold or on_hold(rec) then return rec end
   return take_off_hold(task, rec, '', '')

@@ -1,5 +1,5 @@
 -- listing.lua: what the team wrote down: which tasks there are, what each needs, and which come next; and
--- which tasks nobody may claim, because they failed too often, or a person keeps them back.
+-- which tasks nobody may claim, because they failed too often, or are on hold.
 --
 --   :listing:TASK   title, priority, order, needs, tags, … as one JSON text of texts; lists with a line each
 --   :text:TASK      its body
@@ -9,10 +9,10 @@
 --   :missing        how many needs of a task are not done, where there are any
 --   :needed:TASK    the tasks that need it
 --   :failed         those whose attempts are used up, by when that was, listed or not
---   :on-hold        those that a person keeps back, by when that ends; :holds who, why, and since when, as
+--   :on-hold        those that are on hold, by when that ends; :holds who, why, and since when, as
 --                   JSON. For the project itself META has that, as `hold`
 -- A task that is listed has a record as well (common.lua), from the first on: `listed` says so there
--- ('1', or 'dropped'), and 'new' is the state of one that nobody ever had. So does one that is kept back:
+-- ('1', or 'dropped'), and 'new' is the state of one that nobody ever had. So does one that is on hold:
 -- `hold` is until when, and stays until somebody has looked.
 
 local READY, MISSING = PREFIX .. ':ready', PREFIX .. ':missing'

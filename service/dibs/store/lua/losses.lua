@@ -2,7 +2,7 @@
 --
 --   :lost:SESSION   what it lost, an entry for each task, as JSON:
 --     task, fence    the tenure that it lost
---     reason         lapsed | broken | rejected; holder.lua answers `forgotten` for one that is nowhere any more
+--     reason         lapsed | broken | rejected; endings.lua answers `forgotten` for one that is nowhere any more
 --     at             when; kept_until: when the entry may go
 --     open           '1': lapsed, but nobody else has taken the task, so that the session may go on with it. Not told
 --     by_ref, by_label, note   who has the task now or broke the claim, and what they said
@@ -35,7 +35,7 @@ end
 
 -- What SESSION had lost when read_losses() looked, by task: the entry, or false when that is past.
 local LOSSES
--- Those of them that it has not heard of, by task.
+-- Those of them that it has not been told of, by task.
 local UNTOLD = {}
 
 -- Losses that SESSION is told in this reply. A retry of the request that told them hears them again,
@@ -55,7 +55,7 @@ local function read_losses()
   return told
 end
 
--- Write down that SESSION hears of them, in a reply that goes to it. Another loss of the same task,
+-- Mark them as told, in a reply that goes to SESSION. Another loss of the same task,
 -- noted since, stays.
 local function mark_losses_told()
   for task, entry in pairs(UNTOLD) do

@@ -42,7 +42,7 @@ local function enqueue(task, rec, label)
   return true
 end
 
--- Give up SESSION's place in the queue of `task`; nil where it has none.
+-- Take SESSION out of the queue of `task`; nil where it has no place there.
 local function leave_queue(task, rec)
   local waiting = rec.queued and tickets(task) or {}
   for place, ticket in ipairs(waiting) do

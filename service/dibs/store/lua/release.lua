@@ -19,7 +19,7 @@
 --- @include losses.lua
 --- @include tenure.lua
 --- @include queue.lua
---- @include holder.lua
+--- @include endings.lua
 
 local one, fence, outcome = ARG.task, ARG.fence, ARG.outcome
 local fields = {note = ARG.note, pr = ARG.pr}
@@ -30,15 +30,15 @@ local function release(task, rec)
   return {task, state_now(task, rec), ''}
 end
 
-local GIVEN_UP = {released = true, abandoned = true, done = true}
+local ENDED_BY_HOLDER = {released = true, abandoned = true, done = true}
 
 -- This session itself ended the tenure that `fence` names, without one the latest.
 local function ended_before(task, rec)
-  if rec.owner == SESSION and GIVEN_UP[rec.state] and (fence == '' or fence == rec.fence) then
+  if rec.owner == SESSION and ENDED_BY_HOLDER[rec.state] and (fence == '' or fence == rec.fence) then
     return true
   end
   if fence == '' then return false end
-  if rec.last_owner == SESSION and GIVEN_UP[rec.last_outcome] and fence == rec.last_fence then
+  if rec.last_owner == SESSION and ENDED_BY_HOLDER[rec.last_outcome] and fence == rec.last_fence then
     return true
   end
   return ended_by(task, fence, string.sub(SESSION, 1, 10))

@@ -191,7 +191,7 @@ local function find_again(task, field, value)
   IN_LOOKUPS = IN_LOOKUPS + lookup_weight(task, value)
 end
 
--- What lies there, whoever put it there: an older dibs knows of no sums, and a script that met a key of
+-- All that lies there, by its size: an older dibs knows of no sums, and a script that met a key of
 -- another kind ended before it wrote them.
 local function weigh()
   local sum, met = 0, {}

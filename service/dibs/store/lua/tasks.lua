@@ -2,7 +2,7 @@
 --
 -- ARG.dry: 1 only to say what would change
 -- ARG.closed: '' | full | unsafe, why nothing new may be kept now
--- ARG.entries, from AT.entries on: a JSON text each, of texts: task, like (its skeleton, '' for its lower
+-- ARG.entries, from AT.entries on: a JSON text each, of texts: task, skeleton (see confusables.py, '' for its lower
 --   case), and of title, body, priority, needs, tags, url, source, attempts (lists with a line each) those
 --   that were given, '' to clear them; drop: '1' takes it from the list
 --
@@ -153,9 +153,9 @@ local function write(entry, old, new, what)
   call('ZADD', PREFIX .. ':listed', rank(new), task)
   local listed = new.dropped and 'dropped' or '1'
   if not rec.state then
-    rec = {state = 'new', listed = listed, most = new.attempts, like = entry.like ~= '' and entry.like or nil}
+    rec = {state = 'new', listed = listed, most = new.attempts, like = entry.skeleton ~= '' and entry.skeleton or nil}
     save(task, rec)
-    write_similar(task, entry.like)
+    write_similar(task, entry.skeleton)
   elseif rec.listed ~= listed or rec.most ~= new.attempts then
     rec.listed, rec.most = listed, new.attempts
     resave(task, rec)

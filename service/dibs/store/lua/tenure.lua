@@ -1,14 +1,14 @@
 -- tenure.lua: how a task moves from state to state: a claim is granted, lapses, goes on, ends; and when it
 -- is forgotten.
 
-local function uncount_address(place)
-  if not place then return end
-  local left = redis.pcall('HINCRBY', PREFIX .. ':places', place, -1)
-  if type(left) == 'table' or left <= 0 then call('HDEL', PREFIX .. ':places', place) end
+local function uncount_address(address_hash)
+  if not address_hash then return end
+  local left = redis.pcall('HINCRBY', PREFIX .. ':places', address_hash, -1)
+  if type(left) == 'table' or left <= 0 then call('HDEL', PREFIX .. ':places', address_hash) end
 end
 
 -- How a tenure counts that moves on to `to`: 1 where it failed. On a name that nobody listed, which may be
--- a lock, `released` is a good end; of a task of the list, within RULES.brief_ms, it is giving up.
+-- a lock, `released` is a good end; of a task of the list, within RULES.brief_ms, it is a failure.
 local function count_failure(rec, from, to)
   local many = tonumber(rec.failures or '0')
   local failed = from == 'lapsed' or from == 'rejected'

@@ -45,7 +45,7 @@ end
 -- A user who may not see it knows nothing of a restart, and must not undo what others know.
 if run_id == '' then run_id = seen[4] or '' end
 
--- Runs that were seen lately, "run_id=when in µs" a line, the latest first, but for this one; and how
+-- Runs that were seen within RECENT_US, "run_id=when in µs" a line, the latest first, but for this one; and how
 -- often one of them came back, "count when in µs".
 local runs, known = {run_id .. '=' .. text(now)}, false
 for run, at in string.gmatch(seen[7] or '', '([^\n]+)=(%d+)') do

@@ -1,4 +1,4 @@
--- unhold.lua: a person lets a task be claimed again that was kept back, or with no task the whole project.
+-- unhold.lua: a person releases the hold of a task, or with no task that of the whole project.
 --
 -- ARG.task, '' for the project   .reason   .by: who
 --

@@ -1,6 +1,6 @@
--- unlist.lua: take a project of which nothing is kept out of the list of those that are known.
+-- unindex.lua: take a project of which nothing is kept out of the index of projects.
 --
--- KEYS[1] the list, by when a service last put the project there   ARG.project project
+-- KEYS[1] the index, by when a service last put the project there   ARG.project project
 -- ARG.before_ms only if that was before, ms: a service that has put it there later may count on it
 --
 -- 1 | 0: whether it went

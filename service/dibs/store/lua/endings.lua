@@ -1,4 +1,4 @@
--- holder.lua: what a session has, and how a tenure ends.
+-- endings.lua: what a session has, and how a tenure ends.
 
 local function take_losses()
   local told = read_losses()
