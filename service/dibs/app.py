@@ -81,7 +81,7 @@ def rules(settings: Settings) -> Rules:
         claims_per_session=settings.max_claims_per_session,
         claims_per_project=settings.max_claims_per_project,
         claims_per_address=settings.max_claims_per_address,
-        attempts=settings.max_attempts,
+        max_attempts=settings.max_attempts,
         waiting_most=settings.max_waiting,
         record_bytes=settings.record_bytes,
         event_bytes=settings.event_bytes,

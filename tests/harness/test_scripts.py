@@ -22,5 +22,20 @@ def test_one_function_alone_writes_the_state_of_a_record() -> None:
     ]
 
 
+ADDED = {"due_at", "gone", "damaged", "now", "listing", "body", "queue", "waiting", "position"}
+"""What only a record in use or a view of it has."""
+
+
+def test_each_field_of_a_record_is_explained_above_what_reads_it() -> None:
+    text = next(file for file in SCRIPTS if file.name == "record.lua").read_text()
+    _, _, below = text.partition("-- A task's record is one JSON text")
+    words = set(re.findall(r"\w+", below.partition("local function load(")[0]))
+    used = {hit.rpartition(".")[2] for hit in found(r"\b(?:rec|fresh|anew)\.[a-z_]+\b")}
+    claim = next(file for file in SCRIPTS if file.name == "claim.lua").read_text()
+    used |= set(re.findall(r"(\w+) = ", claim.split("local fresh = {")[1].split("\n  }")[0]))
+    assert len(used) > 40
+    assert used - words - ADDED == {"kept_back"}
+
+
 def test_no_named_function_is_made_inside_another_or_in_a_branch() -> None:
     assert found(r"^[ \t]+local function .*") == []

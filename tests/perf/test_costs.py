@@ -307,7 +307,7 @@ async def test_a_history_takes_no_more_than_the_budget_of_its_project_and_refuse
         record_bytes=1 << 20,
         event_bytes=1 << 20,
         retention_ms=1,
-        attempts=0,
+        max_attempts=0,
     )
     store = Store(PipelineLink.to(embedded.url), rules)
     await store.open()

@@ -143,7 +143,7 @@ async def test_a_task_may_have_a_number_of_attempts_of_its_own(desk: Desk) -> No
     assert (await take(desk, desk.bob)).attempt == 3
 
 
-@pytest.mark.parametrize("rules", [Rules(attempts=0, rate_per_session=0)])
+@pytest.mark.parametrize("rules", [Rules(max_attempts=0, rate_per_session=0)])
 async def test_without_a_limit_nothing_fails(desk: Desk) -> None:
     for _ in range(9):
         await give_up(desk, "T-1")
@@ -265,7 +265,7 @@ async def test_of_many_tenures_the_last_twenty_are_kept(desk: Desk) -> None:
     assert isinstance(whole.now, Claim) is False
 
 
-SMALL = Rules(record_bytes=20_000, attempts=0, rate_per_session=0, rate_per_project=0)
+SMALL = Rules(record_bytes=20_000, max_attempts=0, rate_per_session=0, rate_per_project=0)
 
 
 @pytest.mark.parametrize("rules", [SMALL])

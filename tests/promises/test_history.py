@@ -24,7 +24,7 @@ QUICK = Rules(
     retention_ms=60_000,
     done_retention_ms=90_000,
     history_ms=200_000,
-    attempts=0,
+    max_attempts=0,
     rate_per_session=0,
     rate_per_project=0,
 )

@@ -53,7 +53,7 @@ class Lists(Tenures):
 
     def most_attempts(self, task: str) -> int:
         entry = self.entries.get(task)
-        return entry.attempts if entry and entry.attempts else self.rules.attempts
+        return entry.attempts if entry and entry.attempts else self.rules.max_attempts
 
     def is_done(self, task: str) -> bool:
         tenure = self.tasks.get(task)

@@ -57,7 +57,7 @@ class Tenures:
 
     def most_attempts(self, task: str) -> int:
         """See Lists."""
-        return self.rules.attempts
+        return self.rules.max_attempts
 
     def used_up(self, task: str, overdue: bool = False) -> bool:
         """Its attempts are used up."""

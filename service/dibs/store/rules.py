@@ -44,7 +44,7 @@ class Rules:
     stale_ms: int = 5_000
     """And the others have so much, so that the task is not idle for long."""
     tickets_per_task: int = 100
-    attempts: int = 5
+    max_attempts: int = 5
     """Tenures that may fail before a task is failed, where it has no number of its own; 0: any."""
     brief_ms: int = 60_000
     """A task of the list that is released within this time was given up."""

@@ -84,8 +84,8 @@ end
 
 -- Tell AT_ONCE of them at most, with a few commands for all: there may be thousands.
 local function update_batch(others, task, by)
-  local left, right, word = READY, BLOCKED, 'blocked'
-  if by < 0 then left, right, word = BLOCKED, READY, 'ready' end
+  local left, right, kind = READY, BLOCKED, 'blocked'
+  if by < 0 then left, right, kind = BLOCKED, READY, 'ready' end
   local keys, counts, moves = {}, {}, {[left] = {}, [right] = {}}
   for i, other in ipairs(others) do keys[i] = PREFIX .. ':listing:' .. other end
   local kept, missing = call('MGET', unpack(keys)), call('HMGET', MISSING, unpack(others))
@@ -111,7 +111,7 @@ local function update_batch(others, task, by)
           end
           moves[index] = moved
         end
-        emit(word, other, {})
+        emit(kind, other, {})
       end
     end
   end

@@ -84,7 +84,8 @@ local RECORD_SIZES, RECORDS_GREW, EVENTS_GREW = {}, 0, 0
 --     mark, worked, parked      time spent as held and as parked, counted up to `mark` (archive.lua)
 --   the task, over all its tenures
 --     grants, lapses   how many tenures it had (one where this is missing), and how many lapsed
---     failures         how many failed in a row; attempt: the number of this try
+--     failures         how many failed since it last went well; attempt: the number of this try,
+--                      missing for the first
 --     listed           '1', or 'dropped' where the team took it off its list
 --     most             max_attempts of its own, in the listing `attempts`
 --     hold             until when a person has put it on hold, NEVER for no end
@@ -134,7 +135,7 @@ end
 local function failures(rec) return tonumber(rec.failures or '0') + (overdue(rec) and 1 or 0) end
 local function used_up(rec, many)
   if not many and not rec.failures and not overdue(rec) then return false end
-  local max_attempts = tonumber(rec.most or '') or RULES.attempts
+  local max_attempts = tonumber(rec.most or '') or RULES.max_attempts
   return max_attempts > 0 and (many or failures(rec)) >= max_attempts
 end
 
