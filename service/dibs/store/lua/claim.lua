@@ -48,15 +48,14 @@ local label, branch, url, note, pr = ARG.label, ARG.branch, ARG.url, ARG.note, A
 local has_memory, write_error = try_memory(closed)
 local told = read_losses()
 
--- What was chosen: tasks to grant and claims to renew, as {task, rec, skeleton or ''}; tasks that are refused, as
--- {reason, task, rec, free_at, hold of the project as JSON}; and the first whose record nobody can read.
+-- What was chosen: tasks to grant and claims to renew, as {task, rec, skeleton or '', its field of META}; tasks that
+-- are refused, as {reason, task, rec, free_at, hold of the project as JSON}; the first whose record nobody can read.
 local free, mine, refused, damaged = {}, {}, {}, nil
--- What META keeps of the project: its last fence and its sums; and by field the names that resemble one another.
-local is_new, FENCE, SUMS, RESEMBLING = false, 0, nil, {}
+-- What META keeps of the project: its last fence, and by field the names that resemble one another; its sums.
+local is_new, FENCE, RESEMBLING = false, 0, {}
+local records, events, since
 
--- 1. Choose.
-
--- What `next` found nothing of.
+-- 1. Choose. First: what `next` answers where nothing is ready.
 local function nothing_ready(index, soonest)
   local live_now, parked = call('ZCARD', LIVE), call('SCARD', PREFIX .. ':parked')
   local review = call('SCARD', PREFIX .. ':review')
@@ -80,12 +79,8 @@ local function choose_next()
     return nothing_ready(index, rec)
   end
   local choice = {task, rec, rec.like or ''}
-  if reason then
-    mine[1] = choice
-    return nil
-  end
-  free[1] = choice
-  if RULES.waiting_most == 0 then return nil end
+  if reason then mine[1] = choice else free[1] = choice end
+  if reason or RULES.waiting_most == 0 then return nil end
   local parked, failed = call('SCARD', PREFIX .. ':parked'), call('ZCARD', FAILED)
   local review = call('SCARD', PREFIX .. ':review')
   if parked + review + failed >= RULES.waiting_most then
@@ -119,10 +114,14 @@ end
 local function read_project()
   if #free == 0 then return end
   local fields = {'fence', 'weighs', 'hold'}
-  for i, choice in ipairs(free) do fields[i + 3] = skeleton_field(choice[1], choice[3]) end
+  for i, choice in ipairs(free) do
+    choice[4] = skeleton_field(choice[1], choice[3])
+    fields[i + 3] = choice[4]
+  end
   local kept = call('HMGET', META, unpack(fields))
-  is_new, FENCE, SUMS = not kept[1], number(kept[1]) or 0, kept[2]
+  is_new, FENCE = not kept[1], number(kept[1]) or 0
   if FENCE >= 2 ^ 53 - 1 then FENCE = 0 end  -- damaged: no reader of JSON is exact beyond that
+  records, events, since = read_sums(kept[2])
   for i = 4, #fields do RESEMBLING[fields[i]] = kept[i] end
   local hold = kept[3] and read_hold(kept[3])
   if not hold then return end
@@ -132,9 +131,7 @@ local function read_project()
   free = {}
 end
 
--- 2. Refuse.
-
--- Why nothing of this may be done now: for the rate of the project, the service, the store or a record; nil where
+-- 2. Refuse. First: why nothing of this may be done now: for the rate of the project, the service, the store or a record; nil where
 -- it may. Comes before every write but those of what is past.
 local function check_store(refusing)
   if RATE_LIMITED and (#free > 0 or refusing or damaged) then return RATE_LIMITED end
@@ -185,7 +182,6 @@ local function refuse()
 end
 
 -- 3. Limit.
-
 local function over_address_limit(wanted)
   local limit = RULES.claims_per_address
   return address_hash ~= '' and limit > 0
@@ -217,16 +213,13 @@ local function check_limits()
   local whose, limit
   if #free > 0 then whose, limit = over_quota(#free) end
   if whose then return answer('quota', told, whose, text(limit)) end
-  local records = read_sums(SUMS)
   if #free > 0 and records then evict_history(records) end
   if (records or 0) + RECORDS_GREW >= RULES.record_bytes then
     return answer('quota', told, 'bytes', text(RULES.record_bytes))
   end
 end
 
--- 4. Grant and renew.
-
--- Note `task` among the names that resemble one another. Returns those of the others that anybody sees listed or
+-- 4. Grant and renew. First: note `task` among the names that resemble one another. Returns those of the others that anybody sees listed or
 -- claimed, a line each; nil where there are none. A few are enough: who makes up many may not make the rest costly.
 local function remember_similar(task, field)
   local names = RESEMBLING[field]
@@ -284,9 +277,8 @@ local function pass_on_previous(task, rec, fresh)
   end
 end
 
-local function grant(task, rec, skeleton)
-  local similar = remember_similar(task, skeleton_field(task, skeleton))
-  local fresh = new_tenure(rec, skeleton, similar)
+local function grant(task, rec, skeleton, field)
+  local fresh = new_tenure(rec, skeleton, remember_similar(task, field))
   if rec.owner then pass_on_previous(task, rec, fresh) end
   if fresh.queued then
     redis.pcall('HDEL', PREFIX .. ':queue:' .. task, SESSION)
@@ -303,7 +295,7 @@ local function grant_all(reply)
     if i == 1 and is_new and not call('HGET', META, 'epoch') then
       -- No fence of this project is older than its epoch, and nothing was kept before; the sweep will see.
       call('HSET', META, 'epoch', text(FENCE))
-      SUMS = '0 0 0'
+      records, events, since = 0, 0, '0'
     end
   end
 end
@@ -329,7 +321,6 @@ end
 -- 5. Write, at once, all that META keeps; the sums with it, where it has them.
 local function write_meta()
   local write = {'fence', text(FENCE)}
-  local records, events, since = read_sums(SUMS)
   if records then write[3], write[4] = 'weighs', take_sums(records, events, since) end
   for field, names in pairs(RESEMBLING) do write[#write + 1], write[#write + 2] = field, names end
   call('HSET', META, unpack(write))
