@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness.processes import end, run, start, until
+from tests.harness.processes import command, end, family, run, start, until
 from tests.harness.services import ServiceProcess, running
 
 # The mutants name a copy of it that has a bug.
@@ -96,6 +96,8 @@ class Sandbox:
         """End what a test has left running, the commands that it runs, and keepers of claims."""
         for process in self.started:
             end(process)
+        # One that has just been started does not say yet what it is.
+        until(lambda: all(map(command, family(os.getpid()))), "what was started has begun")
         for number in self.keepers():
             os.kill(number, signal.SIGKILL)
         until(lambda: not self.keepers(), "the keepers have ended")
