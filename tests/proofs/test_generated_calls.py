@@ -14,7 +14,7 @@ from tests.proofs import stores
 from dibs.model import Project
 
 IS_SHORT = os.environ.get("DIBS_PROOF_FORM") == "short"
-EXAMPLES = int(os.environ.get("DIBS_PROOF_EXAMPLES", "15" if IS_SHORT else "20"))
+EXAMPLES = int(os.environ.get("DIBS_PROOF_EXAMPLES", "8" if IS_SHORT else "12"))
 """For each call, in each of schemathesis's phases that make random ones."""
 SEED = os.environ.get("DIBS_PROOF_SEED", "1")
 ROOT = Path(__file__).parents[2]
