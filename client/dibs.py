@@ -949,7 +949,8 @@ class Session:
                 return file
             except OSError:
                 if time.monotonic() > give_up:
-                    raise Failure(UNKNOWN, "another dibs command of this session hangs") from None
+                    text = f"another dibs command of this session has run for {patience_s:g} s: "
+                    raise Failure(UNKNOWN, text + "wait for it, or end it") from None
                 time.sleep(0.02)
 
     def post(
@@ -1528,9 +1529,10 @@ def split_url(url: str) -> "tuple[bool, str, int, str]":
     host = host.strip("[]").lower()
     is_odd = not host or not port.isdigit() or not url.isascii() or set("?# ") & set(url)
     if is_odd or scheme not in ("http", "https"):
-        raise Failure(USAGE, "DIBS_URL is not the address of a service")
+        text = "the service's URL (DIBS_URL, --url or dibs.conf) is not like https://host[:port]"
+        raise Failure(USAGE, text)
     if scheme == "http" and host not in LOOPBACK:
-        raise Failure(USAGE, "DIBS_URL must be https: over http anybody could read the session")
+        raise Failure(USAGE, "the service's URL must be https: over http anybody reads the session")
     return scheme == "https", host, int(port), slash + path
 
 
