@@ -88,12 +88,12 @@ def test_a_name_that_does_not_resolve_is_unknown(sandbox: Make) -> None:
         ("", "no service is set"),
         ("http://dibs.example.org", "must be https"),
         ("http://127.0.0.1.example.org", "must be https"),
-        ("ftp://dibs.example.org", "not the address"),
-        ("dibs.example.org", "not the address"),
-        ("https://", "not the address"),
-        ("https://dibs.example.org:port", "not the address"),
-        ("https://dibs.example.org/?a=b", "not the address"),
-        ("__DIBS_URL__", "not the address"),
+        ("ftp://dibs.example.org", "is not like https"),
+        ("dibs.example.org", "is not like https"),
+        ("https://", "is not like https"),
+        ("https://dibs.example.org:port", "is not like https"),
+        ("https://dibs.example.org/?a=b", "is not like https"),
+        ("__DIBS_URL__", "is not like https"),
     ],
 )
 def test_a_bad_url_is_a_usage_error(sandbox: Make, url: str, word: str) -> None:
