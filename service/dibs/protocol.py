@@ -275,8 +275,7 @@ class HttpConnection(HttpToolsProtocol):
         return True
 
     def on_response_complete(self) -> None:
-        """Go on with what waits. In place of uvicorn's, which
-        sets a timer each time; see `look`."""
+        """Go on with what waits. In place of uvicorn's, which sets a timer each time."""
         self._answering = False
         self._quiet_at = self.loop.time()
         self._slots.quiet(self, self._quiet_at)

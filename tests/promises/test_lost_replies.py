@@ -243,3 +243,38 @@ async def test_what_ran_is_not_denied_where_the_store_goes_away_before_its_answe
         assert not (await desk.beat(desk.ann)).lost, "it had: the loss is told"
     finally:
         await store.close()
+
+
+class FailingOnce(Forgetful):
+    """A link whose script of this number does not reach the store."""
+
+    scripts, number = 0, 0
+
+    async def replicated(self, *parts: str | int) -> tuple[Any, bool]:
+        if str(parts[0]).startswith(("EVAL", "FCALL")) and str(parts[3]).startswith("dibs:{"):
+            self.scripts += 1
+            if self.scripts == self.number:
+                raise StoreDown("The connection was lost.", sent=False)
+        return await super().replicated(*parts)
+
+
+async def test_a_connection_that_is_lost_after_a_second_look_is_tried_again(
+    stepped: Stepped, rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That look was no lost connection: an act has one try more after the first of those."""
+    monkeypatch.setattr(store_module, "_NEWS_S", -1.0)
+    embedded, clock = stepped
+    link = FailingOnce(PipelineLink.to(embedded.url))
+    store = Store(link, rules)
+    await store.open()
+    try:
+        desk = Desk(store, clock)
+        await desk.granted(desk.ann, "T-1")
+        await desk.beat(desk.ann)  # the store knows the function from here on
+        link.number = link.scripts + 2
+        answer = await desk.beat(desk.ann, "T-2", 7)
+        assert link.scripts >= link.number, "it was looked for once more, and that was lost"
+        assert isinstance(answer, results.NotMine)
+        assert answer.why == "not-holder"
+    finally:
+        await store.close()

@@ -39,6 +39,33 @@ MUTANTS = [
         ("tests/promises/test_retention.py",),
     ),
     Mutant(
+        "a second look counts as a lost connection",
+        "store/store.py",
+        "a lost connection costs nothing (2)",
+        "                if lost:\n",
+        "                if lost or looked:\n",
+        (
+            "tests/promises/test_lost_replies.py"
+            "::test_a_connection_that_is_lost_after_a_second_look_is_tried_again",
+        ),
+    ),
+    Mutant(
+        "what lapsed is told as held to a session",
+        "messages.py",
+        "an error tells who has the task",
+        '    if now.state == "lapsed":\n',
+        "    if False:\n",
+        ("tests/http/test_sentences.py",),
+    ),
+    Mutant(
+        "what lapsed is told as held to a person",
+        "decision_messages.py",
+        "an error tells who has the task",
+        '    if now.state == "lapsed":\n',
+        "    if False:\n",
+        ("tests/http/test_sentences.py",),
+    ),
+    Mutant(
         "a no after an unanswered try is a no",
         "store/store.py",
         "an error says whether it took effect (I14)",

@@ -11,6 +11,11 @@
 -- Safe to run twice: a repeat moves the deadline that it already moved. A lapsed claim that nobody
 -- took comes back with its fence; a plain heartbeat never shortens a deadline, an explicit
 -- `working` sets it to now + ttl. O(claims of the session).
+--
+-- Writes, of each claim: :task:TASK, the record, with a later `due` and `beat`; :live, the task by its deadline.
+-- Of the session: :rates:held:SPAN, what the call costs; :lost:SESSION, where a loss is told or is none any more.
+-- Of the project: :meta, what the records weigh, where that changed. Where a state changes, also what
+-- transition() in tenure.lua keeps: an event, and the indexes and sets of both states.
 --- @include common.lua
 --- @include record.lua
 --- @include listing.lua
