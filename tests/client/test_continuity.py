@@ -291,7 +291,8 @@ def test_files_of_another_user_are_not_believed(sandbox: Make, tmp_path: Path) -
         path.write_text("aaa bbb 1\n")
         os.chown(path, 12345, 12345)
     ann.dibs("verify", "T-1").said(0)
-    assert "holds T-1" in ann.clears("ccc") or holds_as(ann, "aaa")
+    assert "holds no task" in ann.clears("ccc"), "the file in which a clear is noted is not ours"
+    assert holds_as(ann, "aaa")
 
 
 def holds_as(ann: Agent, conversation: str) -> bool:

@@ -80,7 +80,9 @@ def test_every_rule_and_invariant_has_a_test_that_names_it() -> None:
 
 def test_every_decision_stands_in_the_index_with_its_date() -> None:
     index = (ROOT / "docs" / "decisions" / "README.md").read_text("utf-8")
-    for path in sorted((ROOT / "docs" / "decisions").glob("0*.md")):
+    decisions = sorted((ROOT / "docs" / "decisions").glob("0*.md"))
+    assert decisions
+    for path in decisions:
         title, dated = re.search(
             r"\A# \d+\. (.+)\n\nStatus: .+\nDate: (\d{4}-\d\d-\d\d)\n", path.read_text("utf-8")
         ).groups()

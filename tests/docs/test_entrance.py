@@ -66,9 +66,12 @@ def test_the_architecture_names_functions_and_modules_that_exist() -> None:
     text = (ROOT / "docs/architecture.md").read_text("utf-8")
     parts = (ROOT / "service", ROOT / "client")
     modules = {path.name for part in parts for path in part.rglob("*") if path.is_file()}
-    for name in re.findall(r"`(?:[\w/]+/)?(\w+\.(?:py|lua))`", text):
-        assert name in modules, name
-    for name in re.findall(r"`(\w+)` in `", text):
+    files = re.findall(r"`(?:[\w/]+/)?(\w+\.(?:py|lua))`", text)
+    functions = re.findall(r"`(\w+)` in `", text)
+    assert files
+    assert functions
+    assert set(files) <= modules, set(files) - modules
+    for name in functions:
         assert re.search(rf"\b(?:def|function) {name}\b", SOURCES), name
 
 

@@ -93,5 +93,7 @@ def test_the_readmes_commands_print_what_it_says(tmp_path: Path) -> None:
 
 
 def test_every_link_in_the_readme_leads_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)", README):
+    targets = re.findall(r"\]\(([^)#]+)", README)
+    assert targets
+    for target in targets:
         assert target.startswith("http") or (ROOT / target).exists(), target
