@@ -170,7 +170,7 @@ Tag = Annotated[
 class Request(BaseModel):
     """A request's fields; unknown ones are refused, so that a misspelt one is not ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
     fits_a_form: ClassVar[bool] = True
     """Whether a form can say all of it."""
 

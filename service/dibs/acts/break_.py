@@ -2,6 +2,8 @@
 
 from typing import NamedTuple, assert_never
 
+from pydantic import Field
+
 from dibs import responses, results
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import releases, shown
@@ -19,14 +21,17 @@ Result = results.Ended | results.Moved
 class BreakRequest(Request):
     """POST break: by a person with an admin key."""
 
-    task: Task
-    """The task whose claim is ended."""
-    fence: Fence | None = None
-    """The tenure that was seen; without it the answer is `fence-required`."""
-    reason: Reason
-    """Why; the holder is told."""
-    hold: bool = False
-    """Keep the task from being claimed again as well, so that nobody claims it at once."""
+    task: Task = Field(description="The task whose claim is ended.")
+    fence: Fence | None = Field(
+        None,
+        description="The tenure that was seen; without it the answer is `fence-required`.",
+    )
+    reason: Reason = Field(description="Why; the holder is told.")
+    hold: bool = Field(
+        False,
+        description="Keep the task from being claimed again as well, so that nobody claims it "
+        "at once.",
+    )
 
 
 class Arguments(NamedTuple):

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, assert_never
 
+from pydantic import Field
+
 from dibs import responses, results
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import held, milliseconds, rate_limited
@@ -57,37 +59,35 @@ Result = (
 class ClaimRequest(Request):
     """POST claim: one of task, any_of, all_of, next."""
 
-    task: Task | None = None
-    """Take this task …"""
-    any_of: Tasks | None = None
-    """… or the first of these that is free, in this order …"""
-    all_of: Tasks | None = None
-    """… or every one of these, or none …"""
-    next: bool = False
-    """… or what is next in the list. Exactly one of the four."""
-    tag: Tag | None = None
-    """With `next`: the first that has this tag."""
-    ttl: Duration | None = None
-    """How long without a heartbeat."""
-    note: Note = ""
-    """What others should know; shown to them."""
-    label: Label = ""
-    """What the session is called; shown to others."""
-    branch: Branch = ""
-    """The branch that the work is on; shown to others."""
-    url: Url = ""
-    """A page about the work, for people; shown to others."""
-    pr: Pr = ""
-    """The pull request that the work is on; kept in lower case, without query, fragment, slash at
-    its end, or what follows its number (`/files`)."""
-    queue: bool = False
-    """With `task` or `any_of`: if it is held, keep a place in its queue, or in that of each. Ask
-    again (within 5 min) to keep the place."""
-    wait: Duration = 0
-    """Up to 25 s: hold the request until the task frees, at most so long; answered at once where
-    too many wait or listen already."""
-    reopen: bool = False
-    """Take the task although it is done, or failed."""
+    task: Task | None = Field(None, description="Take this task …")
+    any_of: Tasks | None = Field(
+        None,
+        description="… or the first of these that is free, in this order …",
+    )
+    all_of: Tasks | None = Field(None, description="… or every one of these, or none …")
+    next: bool = Field(False, description="… or what is next in the list. Exactly one of the four.")
+    tag: Tag | None = Field(None, description="With `next`: the first that has this tag.")
+    ttl: Duration | None = Field(None, description="How long without a heartbeat.")
+    note: Note = Field("", description="What others should know; shown to them.")
+    label: Label = Field("", description="What the session is called; shown to others.")
+    branch: Branch = Field("", description="The branch that the work is on; shown to others.")
+    url: Url = Field("", description="A page about the work, for people; shown to others.")
+    pr: Pr = Field(
+        "",
+        description="The pull request that the work is on; kept in lower case, without query, "
+        "fragment, slash at its end, or what follows its number (`/files`).",
+    )
+    queue: bool = Field(
+        False,
+        description="With `task` or `any_of`: if it is held, keep a place in its queue, or in "
+        "that of each. Ask again (within 5 min) to keep the place.",
+    )
+    wait: Duration = Field(
+        0,
+        description="Up to 25 s: hold the request until the task frees, at most so long; "
+        "answered at once where too many wait or listen already.",
+    )
+    reopen: bool = Field(False, description="Take the task although it is done, or failed.")
 
     @classmethod
     def also(cls, given: dict[str, Any]) -> Errors:

@@ -2,6 +2,8 @@
 
 from typing import Any, Literal, NamedTuple, assert_never
 
+from pydantic import Field
+
 from dibs import responses, results
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import held, milliseconds, refusal, refused
@@ -17,20 +19,24 @@ Result = results.Renewed | results.NotMine | results.RateLimited
 class HeartbeatRequest(Request):
     """POST heartbeat: nothing for all claims of the session."""
 
-    task: Task | None = None
-    """One claim; without it, every claim of the session, an empty body being enough."""
-    fence: Fence | None = None
-    """With `task`: the tenure that is meant. A program always sends it."""
-    ttl: Duration | None = None
-    """A new ttl."""
-    state: Literal["working", "parked", "review"] | None = None
-    """`parked`: wait for a person, for `ttl` or 4 h. `working`: work again, with a deadline of now
-    + ttl even if the parked one was later. `review`, with `task` and `pr`: wait for the verdict
-    on a pull request, for 7 days."""
-    note: Note = ""
-    """A new note."""
-    pr: Pr = ""
-    """With `task`: the pull request, as in a claim."""
+    task: Task | None = Field(
+        None,
+        description="One claim; without it, every claim of the session, an empty body being "
+        "enough.",
+    )
+    fence: Fence | None = Field(
+        None,
+        description="With `task`: the tenure that is meant. A program always sends it.",
+    )
+    ttl: Duration | None = Field(None, description="A new ttl.")
+    state: Literal["working", "parked", "review"] | None = Field(
+        None,
+        description="`parked`: wait for a person, for `ttl` or 4 h. `working`: work again, with "
+        "a deadline of now + ttl even if the parked one was later. `review`, with "
+        "`task` and `pr`: wait for the verdict on a pull request, for 7 days.",
+    )
+    note: Note = Field("", description="A new note.")
+    pr: Pr = Field("", description="With `task`: the pull request, as in a claim.")
 
     @classmethod
     def also(cls, given: dict[str, Any]) -> Errors:

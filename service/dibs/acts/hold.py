@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, assert_never
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from dibs import responses, results
 from dibs.acts.act import Act, Call
@@ -22,12 +22,12 @@ class HoldRequest(Request):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    task: Task | None = None
-    """This task; left out, the project."""
-    reason: Reason
-    """Why; refused sessions are told."""
-    until: UntilField | None = None
-    """`2h`, or `2026-12-24T18:00:00Z`; left out, until somebody lets it go."""
+    task: Task | None = Field(None, description="This task; left out, the project.")
+    reason: Reason = Field(description="Why; refused sessions are told.")
+    until: UntilField | None = Field(
+        None,
+        description="`2h`, or `2026-12-24T18:00:00Z`; left out, until somebody lets it go.",
+    )
 
 
 class Arguments(NamedTuple):

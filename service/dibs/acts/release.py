@@ -2,6 +2,8 @@
 
 from typing import Any, Literal, NamedTuple, assert_never
 
+from pydantic import Field
+
 from dibs import responses, results
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import refusal, refused, releases
@@ -17,19 +19,19 @@ Result = results.Ended | results.NotMine | results.RateLimited
 class ReleaseRequest(Request):
     """POST release: a task, or all."""
 
-    task: Task | None = None
-    """One claim …"""
-    all: bool = False
-    """… or every live claim of the session."""
-    fence: Fence | None = None
-    """With `task`: the tenure that is meant."""
-    outcome: Literal["released", "abandoned", "done"] = "released"
-    """`done` leaves a tombstone for 90 days."""
-    note: Note = ""
-    """What others should know."""
-    pr: Pr = ""
-    """With `done`, the evidence. Work that has a pull request is better left in `review`: it is
-    done when that is merged."""
+    task: Task | None = Field(None, description="One claim …")
+    all: bool = Field(False, description="… or every live claim of the session.")
+    fence: Fence | None = Field(None, description="With `task`: the tenure that is meant.")
+    outcome: Literal["released", "abandoned", "done"] = Field(
+        "released",
+        description="`done` leaves a tombstone for 90 days.",
+    )
+    note: Note = Field("", description="What others should know.")
+    pr: Pr = Field(
+        "",
+        description="With `done`, the evidence. Work that has a pull request is better left in "
+        "`review`: it is done when that is merged.",
+    )
 
     @classmethod
     def also(cls, given: dict[str, Any]) -> Errors:

@@ -2,6 +2,8 @@
 
 from typing import Annotated, Any, Literal, NamedTuple, assert_never
 
+from pydantic import Field
+
 from dibs import decision_messages, model, responses, results
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import releases, shown
@@ -33,24 +35,32 @@ _WAYS = ("task", "pr", "branch")
 class ResolveRequest(Request):
     """POST resolve: a task, or the pull request or branch that it is on."""
 
-    task: Task | None = None
-    """The task; where the caller does not know it, one of the next two."""
-    pr: Pr = ""
-    """Its pull request; beside `task`, the one that the task is on: a verdict on another is
-    `fence-moved`."""
-    branch: Branch = ""
-    """The branch that it was claimed with. One of the three at least; a pull request is looked for
-    first."""
-    fence: Fence | None = None
-    """Only if this tenure is still the latest."""
-    outcome: Literal["merged", "rejected"]
-    """`merged`: it is done. `rejected`: it is free (or ready), and one attempt is used."""
-    note: Note = ""
-    """Why; the next holder and the author are told."""
+    task: Task | None = Field(
+        None,
+        description="The task; where the caller does not know it, one of the next two.",
+    )
+    pr: Pr = Field(
+        "",
+        description="Its pull request; beside `task`, the one that the task is on: a verdict on "
+        "another is `fence-moved`.",
+    )
+    branch: Branch = Field(
+        "",
+        description="The branch that it was claimed with. One of the three at least; a pull "
+        "request is looked for first.",
+    )
+    fence: Fence | None = Field(None, description="Only if this tenure is still the latest.")
+    outcome: Literal["merged", "rejected"] = Field(
+        description="`merged`: it is done. `rejected`: it is free (or ready), and one attempt "
+        "is used.",
+    )
+    note: Note = Field("", description="Why; the next holder and the author are told.")
     sha: Annotated[
         str, limited_text("sha", 64), as_schema(type="string", maxLength=64, pattern=LINE)
-    ] = ""
-    """The commit that it was merged as."""
+    ] = Field(
+        "",
+        description="The commit that it was merged as.",
+    )
 
     @classmethod
     def also(cls, given: dict[str, Any]) -> Errors:

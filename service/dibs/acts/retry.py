@@ -2,6 +2,8 @@
 
 from typing import NamedTuple, assert_never
 
+from pydantic import Field
+
 from dibs import decision_messages, responses, results
 from dibs.acts.act import Act, Call
 from dibs.acts.holding import releases, shown
@@ -18,12 +20,12 @@ Result = results.Ended | results.Moved | results.StillHeld
 class RetryRequest(Request):
     """POST retry: a task, and the fence of its last tenure, where that must not have changed."""
 
-    task: Task
-    """The task that is to be tried again."""
-    fence: Fence | None = None
-    """That of its last tenure, where it must be as it was seen."""
-    reason: Reason
-    """Why; it is told with the event."""
+    task: Task = Field(description="The task that is to be tried again.")
+    fence: Fence | None = Field(
+        None,
+        description="That of its last tenure, where it must be as it was seen.",
+    )
+    reason: Reason = Field(description="Why; it is told with the event.")
 
 
 class Arguments(NamedTuple):

@@ -69,28 +69,38 @@ Body = Annotated[
 class Entry(Request):
     """One task of the list. What is not given stays as it is; '' and [] clear it."""
 
-    task: Task
-    """Its name, as in a claim."""
-    title: Title | None = None
-    """One line."""
-    body: Body | None = None
-    """What is to be done; who claims the task is given it."""
-    priority: Annotated[int, *_whole(0, model.PRIORITY_LAST)] | None = None
-    """0 comes first, 4 last; 2 unless given."""
-    needs: Annotated[tuple[Task, ...], Field(max_length=model.NEEDS_MOST)] | None = None
-    """What has to be done before; names that nobody listed may be among them, and block until they
-    are done."""
-    tags: Annotated[tuple[Tag, ...], Field(max_length=model.TAGS_MOST)] | None = None
-    """What `next` and the list can be narrowed by."""
-    url: Url | None = None
-    """Where it is written down for people."""
-    source: Title | None = None
-    """Where the entry came from, as `tasks.md`."""
-    max_attempts: Annotated[int, *_whole(1, model.ATTEMPTS_MOST)] | None = None
-    """After so many attempts it is `failed`; else as many as the service's setting says (5)."""
-    drop: bool = False
-    """Take it from the list: it keeps its claim, its past and its place, and `next` no longer gives
-    it; what needs it is blocked until it is done. Listed again, it is as it was."""
+    task: Task = Field(description="Its name, as in a claim.")
+    title: Title | None = Field(None, description="One line.")
+    body: Body | None = Field(
+        None,
+        description="What is to be done; who claims the task is given it.",
+    )
+    priority: Annotated[int, *_whole(0, model.PRIORITY_LAST)] | None = Field(
+        None,
+        description="0 comes first, 4 last; 2 unless given.",
+    )
+    needs: Annotated[tuple[Task, ...], Field(max_length=model.NEEDS_MOST)] | None = Field(
+        None,
+        description="What has to be done before; names that nobody listed may be among them, "
+        "and block until they are done.",
+    )
+    tags: Annotated[tuple[Tag, ...], Field(max_length=model.TAGS_MOST)] | None = Field(
+        None,
+        description="What `next` and the list can be narrowed by.",
+    )
+    url: Url | None = Field(None, description="Where it is written down for people.")
+    source: Title | None = Field(None, description="Where the entry came from, as `tasks.md`.")
+    max_attempts: Annotated[int, *_whole(1, model.ATTEMPTS_MOST)] | None = Field(
+        None,
+        description="After so many attempts it is `failed`; else as many as the service's "
+        "setting says (5).",
+    )
+    drop: bool = Field(
+        False,
+        description="Take it from the list: it keeps its claim, its past and its place, and "
+        "`next` no longer gives it; what needs it is blocked until it is done. "
+        "Listed again, it is as it was.",
+    )
 
     def kept(self, project: model.Project) -> str:
         """Return it as tasks.lua knows it: JSON of texts, lists with a line each."""
@@ -114,10 +124,10 @@ class Entry(Request):
 class TasksRequest(Request):
     """POST tasks."""
 
-    tasks: Annotated[tuple[Entry, ...], Field(min_length=1, max_length=model.ENTRIES_MOST)]
-    """The tasks, each once."""
-    dry_run: bool = False
-    """Say what would change, and change nothing."""
+    tasks: Annotated[tuple[Entry, ...], Field(min_length=1, max_length=model.ENTRIES_MOST)] = Field(
+        description="The tasks, each once.",
+    )
+    dry_run: bool = Field(False, description="Say what would change, and change nothing.")
     fits_a_form: ClassVar[bool] = False
 
     @classmethod

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from pydantic import Field
+
 from dibs import responses, results
 from dibs.acts.act import Act, Call
 from dibs.acts.people import NOBODY, Reason
@@ -15,10 +17,8 @@ from dibs.store.scripts import Declaration
 class UnholdRequest(Request):
     """POST unhold: a task, or none for the project."""
 
-    task: Task | None = None
-    """This task; left out, the project."""
-    reason: Reason
-    """Why; it is told with the event."""
+    task: Task | None = Field(None, description="This task; left out, the project.")
+    reason: Reason = Field(description="Why; it is told with the event.")
 
 
 class Arguments(NamedTuple):

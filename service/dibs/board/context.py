@@ -10,7 +10,7 @@ from litestar import Request, Response
 
 from dibs import model
 from dibs.board.feed import Feeds
-from dibs.board.html import ENV
+from dibs.board.html import template
 from dibs.board.overview_cache import OverviewCache
 from dibs.claims import Claims
 from dibs.model import Project
@@ -58,9 +58,9 @@ class NoSuchPage(Exception):
     """There is no page here; the message says why."""
 
 
-def page(template: str, status: int = 200, headers: dict[str, str] | None = None, **v: Any) -> Page:
+def page(file: str, status: int = 200, headers: dict[str, str] | None = None, **v: Any) -> Page:
     """Answer with a page."""
-    html = ENV.get_template(template).render({"attention": None, "status": status, **v})
+    html = template(file).render({"attention": None, "status": status, **v})
     # A template's context holds itself, and all that was on the page: it would stay until Python
     # looks at everything, which it seldom does.
     gc.collect(1)

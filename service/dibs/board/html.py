@@ -1,12 +1,13 @@
 """The board's HTML: its templates, and what they share."""
 
 from datetime import datetime
+from functools import cache
 from html import escape as escape_html
 from importlib import resources
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from dibs.board import relative_time
@@ -82,9 +83,14 @@ def _environment() -> Environment:
     env.filters.update(prose=prose)
     env.globals.update(short=short, name=name, act_path=act_path, task_path=task_path)
     env.globals.update(span=span, flagged=LAPSES_FLAGGED)
-    for template in env.list_templates():
-        env.get_template(template)  # compiled now, not while the first viewer waits
     return env
 
 
-ENV = _environment()
+_ENV = _environment()
+
+
+@cache
+def template(file: str) -> Template:
+    """Return a template. It is compiled when somebody first looks at what it shows (100 ms for all
+    of a board): compiling them all would make each start of a service longer by a seventh."""
+    return _ENV.get_template(file)

@@ -19,6 +19,7 @@ from dibs.board import event_text, summary
 from dibs.board import rows as rendering
 from dibs.board.board_query import EVERYTHING, BoardQuery
 from dibs.board.claim_cache import ClaimCache
+from dibs.board.html import template
 from dibs.board.relative_time import Html
 from dibs.board.rows import SECTIONS, Row
 from dibs.board.summary import RowCounts
@@ -323,7 +324,7 @@ def pager(project: Project, key: Key, extent: Extent) -> str:
     """Return the links to the other pages; '' where there is one page of all claims."""
     if extent.pages == 1 and key == ALL:
         return ""
-    return summary.PAGES.render(project=project, look=key.look, extent=extent)
+    return template("pages.html").render(project=project, look=key.look, extent=extent)
 
 
 def _saying(events: Sequence[Event]) -> str:

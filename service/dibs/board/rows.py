@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from dibs.board import relative_time
 from dibs.board.event_text import name
-from dibs.board.html import ENV, link, ms
+from dibs.board.html import link, ms, template
 from dibs.board.relative_time import Html
 from dibs.model import Claim, Free, Holder, Listed, Previous, Task
 from dibs.store.board_tasks import BoardTask
@@ -52,7 +52,6 @@ SOON = 7
 """A review runs out soon in the last one of so many parts of its time: of seven days the last."""
 LAST = 1 << 53
 """The rank of what has none."""
-_CLAIM, _IDLE = ENV.get_template("row.html"), ENV.get_template("idle.html")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +213,9 @@ def render(row: Row) -> Html:
         "data": Markup(data),  # noqa: S704 - words of ours and numbers
     }
     if isinstance(row.now, Free):
-        html = _IDLE.render(task=row.now, **shown)
+        html = template("idle.html").render(task=row.now, **shown)
     else:
-        html = _CLAIM.render(claim=row.now, **shown, **_times(row.now, row.kind))
+        html = template("row.html").render(claim=row.now, **shown, **_times(row.now, row.kind))
     return relative_time.cut(html.removeprefix("<tr"))
 
 

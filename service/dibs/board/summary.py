@@ -7,7 +7,7 @@ from typing import get_args
 
 from dibs.board import relative_time
 from dibs.board.event_text import said
-from dibs.board.html import ENV, ms
+from dibs.board.html import ms, template
 from dibs.board.relative_time import Html, span
 from dibs.board.rows import SECTION, Kind, Row
 from dibs.model import LAPSES_FLAGGED, Claim, Event, Hold, Project
@@ -15,8 +15,6 @@ from dibs.store.board_tasks import KINDS
 from dibs.store.counts import Pulse
 
 DAY_MS = 86_400_000
-PAGES = ENV.get_template("pages.html")
-_EVENT, _HOLD = ENV.get_template("event.html"), ENV.get_template("hold.html")
 _GROUPED = ("listed", "changed", "dropped", "ready", "blocked")
 """Events that one act may make many of: a line for all that come together says enough."""
 
@@ -37,12 +35,14 @@ def grouped(events: Sequence[Event]) -> list[tuple[Event, int]]:
 def happening(project: Project, event: Event, more: int = 0) -> Html:
     """Render an event for the list of recent ones, with `more` of its kind."""
     words = said(event, more)
-    return relative_time.cut(_EVENT.render(project=project, event=event, words=words))
+    return relative_time.cut(
+        template("event.html").render(project=project, event=event, words=words)
+    )
 
 
 def banner(project: Project, hold: Hold | None, now_ms: int) -> str:
     """Return what is said where a person keeps the whole project back; '' where nobody does."""
-    html = relative_time.cut(_HOLD.render(project=project, hold=hold))
+    html = relative_time.cut(template("hold.html").render(project=project, hold=hold))
     return relative_time.fill(html, now_ms).strip()
 
 

@@ -44,20 +44,24 @@ class Library:
     def of(cls, script: str, files: Sequence[str], inside: str) -> "Library":
         """Make the library of `script`, which has these files, each around the next.
 
-        `inside` stands in a file for what it is around, where that is not its end. Raises Unfit.
+        `inside` stands in a file for what it is around, where that is not its end.
+        Raises NoLibrary.
         """
         files = [_COMMENT.sub("", text) for text in files]
-        code = ""
-        for number in reversed(range(len(files))):
-            later = "\n".join(files[number + 1 :])
-            code = _file(files[number], later, code, inside, outermost=number == 0)
+        code, later = "", set[str]()
+        for number, text in reversed(list(enumerate(files))):
+            code = _file(text, later, code, inside, outermost=number == 0)
+            later |= _words(text)
         code = f"local KEYS, ARGV\n{code}"
         digest = hashlib.sha1(code.encode(), usedforsecurity=False).hexdigest()
         return cls(f"{PREFIX}{script}_{digest}", code)
 
 
-def _file(text: str, later: str, inner: str, inside: str, *, outermost: bool) -> str:
-    """Return Lua that makes what one file defines, and returns the function that runs it."""
+def _file(text: str, later: set[str], inner: str, inside: str, *, outermost: bool) -> str:
+    """Return Lua that makes what one file defines, and returns the function that runs it.
+
+    `later` are the names in the files after it.
+    """
     made, run = _parted(_statements(text), later)
     if inner:
         made.append(f"local run_inner = (function()\n{inner}\nend)()")
@@ -86,13 +90,13 @@ def _statements(text: str) -> list[str]:
     return found
 
 
-def _parted(statements: list[str], later: str) -> tuple[list[str], list[str]]:
+def _parted(statements: list[str], later: set[str]) -> tuple[list[str], list[str]]:
     """Part what is made once, when the library is loaded, from what is done at each run.
 
     A variable that no function knows stays where it is, in the run.
     """
     functions = "\n".join(each for each in statements if _FUNCTION.match(each))
-    known = _words(f"{functions}\n{later}")
+    known = _words(functions) | later
     made: list[str] = []
     run: list[str] = []
     names: set[str] = set()

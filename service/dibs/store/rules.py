@@ -1,7 +1,9 @@
 """The limits that the scripts use, in their units."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+
+_RULE = re.compile(r"RULES\.(\w+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,5 +71,13 @@ class Rules:
 
     def fill(self, script: str) -> str:
         """Return a script with each RULES.name in it as its number."""
-        numbers = asdict(self) | {"event_least": -(-self.event_bytes // self.events_kept)}
-        return re.sub(r"RULES\.(\w+)", lambda found: str(numbers[found[1]]), script)
+
+        def number(found: "re.Match[str]") -> str:
+            return str(getattr(self, found[1]))
+
+        return _RULE.sub(number, script)
+
+    @property
+    def event_least(self) -> int:
+        """Bytes that each event counts for at least, so that all that are kept have room."""
+        return -(-self.event_bytes // self.events_kept)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any, Literal, NamedTuple
 
 from redis.exceptions import NoScriptError
@@ -66,7 +67,7 @@ class Script:
         *,
         often: bool = False,
     ) -> "Script":
-        """Read `name`.lua and what it includes. Raises Misfit.
+        """Read `name`.lua and what it includes. Raises ScriptMismatch.
 
         `arguments` are the names of all its arguments, in their order: ARG.task in a script is the
         argument `task`, and AT.tasks the number of the first of several. One that runs `often`
@@ -98,7 +99,7 @@ class Declaration:
         often: bool = False,
     ) -> None:
         """`arguments` names those of its own, each a text; `several` is how those that follow are
-        called. Raises Misfit.
+        called. Raises ScriptMismatch.
 
         `lasting` is the answer that says that something was done which no failover may forget;
         `often`: it is what a store has most to do with.
@@ -121,8 +122,14 @@ def _files(name: str) -> list[str]:
     """Return the files of a script, those that it includes first."""
     folder = resources.files("dibs.store") / "lua"
     text = (folder / f"{name}.lua").read_text("utf-8")
-    included = [(folder / part).read_text("utf-8") for part in _INCLUDE.findall(text)]
+    included = [_text(folder / part) for part in _INCLUDE.findall(text)]
     return [*included, _INCLUDE.sub("", text)]
+
+
+@functools.cache
+def _text(file: Traversable) -> str:
+    """Return what many scripts include."""
+    return file.read_text("utf-8")
 
 
 def _together(files: Sequence[str]) -> str:
@@ -142,7 +149,7 @@ def _around(outer: str, inner: str) -> str:
 
 
 def _check(name: str, text: str, arguments: tuple[str, ...]) -> None:
-    """Raise Misfit where a script and what it is given do not fit."""
+    """Raise ScriptMismatch where a script and what it is given do not fit."""
     used = {found[2] for found in _ARGUMENT.finditer(_COMMENT.sub("", text))}
     if unknown := sorted(used - set(arguments)):
         raise ScriptMismatch(

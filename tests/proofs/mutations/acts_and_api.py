@@ -271,8 +271,8 @@ MUTANTS = [
         "a field means something else than the protocol says",
         "acts/claim.py",
         "the protocol's tables are the registry's",
-        '    """How long without a heartbeat."""\n',
-        '    """How long at most."""\n',
+        'description="How long without a heartbeat."',
+        'description="How long at most."',
         ACTS,
     ),
 ]
