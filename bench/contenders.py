@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.harness.processes import end, family, run, start, until
-from tests.harness.services import DIBS, ServiceProcess, clean_environ
+from tests.harness.processes import clean_environ, end, family, run, start, until
+from tests.harness.services import DIBS, ServiceProcess
 
 from dibs.store.local.process import MALLOC
 from dibs.store.local.programs import find_server

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.harness.processes import end, run, start, until
-from tests.harness.services import START_S, clean_environ
+from tests.harness.processes import clean_environ, end, run, start, until
+from tests.harness.services import START_S
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")

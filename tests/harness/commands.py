@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from unittest import mock
 
-from tests.harness.services import clean_environ
+from tests.harness.processes import clean_environ
 
 from dibs import cli
 

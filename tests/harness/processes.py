@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +77,20 @@ def unclean_signals() -> list[str]:
 # Start, run, end
 
 
+def clean_environ(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment without settings of dibs, and `more`."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIBS_")}
+    return inherited | {"PYTHONUNBUFFERED": "1"} | dict(more or {})
+
+
 def start(command: Sequence[str | Path], **options: Any) -> "subprocess.Popen[str]":
-    """Start a command with clean signals. `options` are those of Popen; its streams are text."""
+    """Start a command with clean signals, and without settings of dibs unless `env` has some.
+
+    `options` are those of Popen; its streams are text.
+    """
     unclean = unclean_signals()
     assert not unclean, f"a child would not get {', '.join(unclean)}: call clean_signals() first"
-    return subprocess.Popen(command, **{"text": True, **options})
+    return subprocess.Popen(command, **{"text": True, "env": clean_environ(), **options})
 
 
 def run(

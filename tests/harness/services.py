@@ -11,7 +11,6 @@ its own: it is there when it is made, and its flags or settings say where its cl
 import contextlib
 import http.client
 import json
-import os
 import re
 import shutil
 import signal
@@ -24,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from tests.harness.processes import children, command, end, start, until
+from tests.harness.processes import children, clean_environ, command, end, start, until
 
 from dibs.model import Session
 
@@ -37,12 +36,6 @@ STOP_S = 20.0
 def new_session() -> Session:
     """A session's secret that nobody else has."""
     return Session(str(uuid.uuid4()))
-
-
-def clean_environ(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment without settings of dibs, and `more`."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIBS_")}
-    return inherited | {"PYTHONUNBUFFERED": "1"} | dict(more or {})
 
 
 class ServiceProcess:

@@ -104,3 +104,10 @@ def test_an_orphan_is_ours() -> None:
 def test_until_says_what_it_waited_for() -> None:
     with pytest.raises(AssertionError, match="in vain until pigs fly"):
         until(lambda: False, "pigs fly", 0.05)
+
+
+def test_what_the_tests_themselves_are_set_to_is_no_setting_of_what_they_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DIBS_PROOF_FORM", "short")
+    assert "DIBS_" not in run(["env"]).stdout

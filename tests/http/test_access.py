@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import redis
 from tests.harness import processes
-from tests.harness.services import Running, clean_environ, new_session
+from tests.harness.processes import clean_environ
+from tests.harness.services import Running, new_session
 
 from dibs.addresses import network_of
 from dibs.api import tokens

@@ -20,8 +20,8 @@ import trustme
 import yaml
 from tests.harness import processes
 from tests.harness.needs import lacking
-from tests.harness.processes import until
-from tests.harness.services import Running, clean_environ, new_session
+from tests.harness.processes import clean_environ, until
+from tests.harness.services import Running, new_session
 from tests.http.test_upgrade import java_walks
 
 OPS = Path(__file__).parents[2] / "docs/ops"

@@ -24,8 +24,8 @@ from pathlib import Path
 import pytest
 from tests.harness import processes
 from tests.harness.needs import lacking
-from tests.harness.processes import until
-from tests.harness.services import clean_environ, new_session
+from tests.harness.processes import clean_environ, until
+from tests.harness.services import new_session
 
 ROOT = Path(__file__).parents[2]
 

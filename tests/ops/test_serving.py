@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from tests.harness import processes
-from tests.harness.processes import is_gone, until
-from tests.harness.services import DIBS, Running, ServiceProcess, clean_environ, new_session
+from tests.harness.processes import clean_environ, is_gone, until
+from tests.harness.services import DIBS, Running, ServiceProcess, new_session
 
 from dibs import app
 from dibs.settings import load

@@ -11,8 +11,8 @@ from unittest import mock
 import pytest
 from tests.harness import processes
 from tests.harness.commands import said_by
-from tests.harness.processes import until
-from tests.harness.services import DIBS, Running, clean_environ, new_session
+from tests.harness.processes import clean_environ, until
+from tests.harness.services import DIBS, Running, new_session
 
 from dibs.environment import unknown_variables
 from dibs.setting_values import duration_text, size, size_bytes

@@ -12,8 +12,8 @@ from urllib.parse import quote
 import pytest
 import trustme
 from tests.harness import processes
-from tests.harness.processes import until
-from tests.harness.services import DIBS, Running, clean_environ, new_session
+from tests.harness.processes import clean_environ, until
+from tests.harness.services import DIBS, Running, new_session
 from tests.ops.farm import PASSWORD, cluster, free_ports, sentinels
 from tests.ops.test_replicas import over
 from tests.store.test_rights import documented

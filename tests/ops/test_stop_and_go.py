@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import redis
 from tests.harness import processes
-from tests.harness.processes import until
-from tests.harness.services import DIBS, Running, ServiceProcess, clean_environ, new_session
+from tests.harness.processes import clean_environ, until
+from tests.harness.services import DIBS, Running, ServiceProcess, new_session
 from tests.ops.steady_load import SteadyLoad
 
 from dibs.store.local.embedded import EmbeddedStore
