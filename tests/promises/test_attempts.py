@@ -112,6 +112,19 @@ async def test_a_task_of_the_list_that_is_released_within_a_minute_was_given_up(
     assert (await desk.show("T-1")).attempt == 2
 
 
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "not listed"])
+async def test_a_tenure_that_was_released_at_once_and_then_rejected_is_one_attempt(
+    desk: Desk, listed: bool
+) -> None:
+    if listed:
+        await write(desk, "T-1")
+    await give_up(desk, "T-1", "released")
+    assert (await desk.show("T-1")).attempt == (2 if listed else 1)
+    verdict = await acting.resolve(desk.store, desk.project, task="T-1", outcome="rejected")
+    assert isinstance(verdict, results.Ended)
+    assert (await desk.show("T-1")).attempt == 2
+
+
 @pytest.mark.parametrize("rules", [Rules(rate_per_session=0, rate_per_project=0)])
 async def test_after_a_minute_a_release_is_no_failure(desk: Desk) -> None:
     await write(desk, "T-1")

@@ -146,10 +146,9 @@ async def test_a_hold_ends_by_itself_when_its_time_is_over(
     assert (await take(desk, desk.bob)).task == "T-1"
 
 
-async def test_an_instant_that_is_over_is_refused(desk: Desk) -> None:
-    outcome = await acting.hold(
-        desk.store, desk.project, "T-1", reason="r", by="lead", until="2020-01-01T00:00:00Z"
-    )
+@pytest.mark.parametrize("until", ["2020-01-01T00:00:00Z", "1970-01-01T00:00:00Z"])
+async def test_an_instant_that_is_over_is_refused(desk: Desk, until: str) -> None:
+    outcome = await acting.hold(desk.store, desk.project, "T-1", reason="r", by="lead", until=until)
     assert isinstance(outcome, results.UntilPassed)
     await desk.granted(desk.ann, "T-1")
 
@@ -178,6 +177,27 @@ async def test_asked_again_a_hold_answers_already_and_another_reason_replaces_it
     assert refusal.hold.reason == "another"
     assert not (await unhold(desk, "T-1")).already
     assert (await unhold(desk, "T-1")).already
+
+
+async def test_a_hold_for_another_time_replaces_one_and_the_same_soon_after_is_a_repeat(
+    desk: Desk,
+) -> None:
+    async def ends(until: str | None) -> tuple[bool, Any]:
+        kept = await hold(desk, "T-1", until=until)
+        return kept.already, kept.hold.until
+
+    already, first = await ends("1h")
+    assert not already
+    assert await ends("1h") == (True, first)
+    already, longer = await ends("8h")
+    assert not already
+    assert (longer - first).total_seconds() == pytest.approx(7 * 3600, abs=5)
+    await desk.pass_time(61)
+    already, later = await ends("8h")
+    assert not already, "that is no lost reply any more: it is wanted for longer"
+    assert (later - longer).total_seconds() >= 60
+    assert await ends(None) == (False, None)
+    assert await ends(None) == (True, None)
 
 
 @quick

@@ -218,6 +218,23 @@ async def test_who_asked_within_the_last_minute_has_the_whole_window(desk: Desk)
     await desk.granted(desk.bob, "T-1", queue=True)
 
 
+@pytest.mark.parametrize(
+    "rules", [Rules(rate_per_session=0, rate_per_project=0, tickets_per_task=1)]
+)
+async def test_who_finds_a_queue_of_several_full_has_a_place_in_none(desk: Desk) -> None:
+    await desk.granted(desk.ann, "T-1")
+    await desk.granted(desk.ann, "T-2")
+    await desk.refused(desk.bob, "T-2", queue=True)
+    told = await desk.events()
+    refused = await desk.claim(desk.cat, "T-1", "T-2", mode="any", queue=True)
+    assert isinstance(refused, results.OverQuota), refused
+    assert (refused.whose, refused.unsure) == ("queue", False)
+    assert (await desk.show("T-1")).waiters == 0
+    assert await desk.events() == told
+    mine = await desk.claim(desk.bob, "T-2", "T-1", mode="any", queue=True)
+    assert [refusal.position for refusal in mine.refusals] == [1, 1], "who is in it stays there"
+
+
 async def test_queues_of_tasks_that_are_done_or_kept_back_are_not_waited_in(desk: Desk) -> None:
     await desk.granted(desk.ann, "T-1")
     await desk.granted(desk.ann, "T-2")

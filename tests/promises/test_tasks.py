@@ -302,6 +302,14 @@ async def test_a_dropped_task_is_not_handed_out_until_it_is_listed_again(
     assert (await take(desk, desk.bob)).task == "T-1"
 
 
+async def test_a_dropped_task_needs_nothing_so_who_names_it_may_claim_it(desk: Desk) -> None:
+    await write(desk, needs("T-1", "T-2"))
+    assert (await desk.refused(desk.bob, "T-1")).reason == "blocked"
+    await write(desk, {"task": "T-1", "drop": True})
+    assert (await desk.show("T-1")).state == "free"
+    await desk.granted(desk.bob, "T-1")
+
+
 @quick
 async def test_what_lapsed_is_next_once_its_grace_is_over(desk: Desk) -> None:
     await write(desk, "T-1")

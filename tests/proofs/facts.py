@@ -23,7 +23,7 @@ def strange(value: Any) -> str:
 
 def hold_facts(kept: dict[str, str]) -> ModelHold:
     until = kept.get("until_ms")
-    return ModelHold(kept["by"], kept["reason"], int(until) if until else None)
+    return ModelHold(kept["by"], kept["reason"], int(until) if until else None, int(kept["at"]))
 
 
 def tenures_facts(kept: list[str]) -> list[PastTenure]:

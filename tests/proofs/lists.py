@@ -63,6 +63,11 @@ class Lists(Tenures):
         entry = self.entries.get(task)
         return [need for need in entry.needs if not self.is_done(need)] if entry else []
 
+    def is_blocked(self, task: str) -> bool:
+        """A need of it is not done; what was dropped needs nothing."""
+        entry = self.entries.get(task)
+        return bool(entry) and not entry.dropped and bool(self.missing(task))
+
     def standing(self, task: str) -> str | None:
         """ready or blocked, if it is listed and nobody has it, else None. What else keeps it
         from being claimed is looked at before."""

@@ -46,13 +46,19 @@ class People(Queues):
     def hold(self, task: str, reason: str, by: str, until: int | None) -> Answer:
         self.meet(task)
         known = self.holds.get(task) if self.on_hold(task) else None
-        if known and (known.by, known.reason, known.until is None) == (by, reason, until is None):
+        if known and (known.by, known.reason) == (by, reason) and self.is_repeat(known, until):
             return "held-back", (by, reason, True)
         self.epoch = self.epoch or self.now * 1000 + self.step.lost_us
         if task:
             self.notice(task)
-        self.keep_back(task, ModelHold(by, reason, until))
+        self.keep_back(task, ModelHold(by, reason, until, self.now))
         return "held-back", (by, reason, False)
+
+    def is_repeat(self, known: ModelHold, until: int | None) -> bool:
+        """It has no end either; or it is for as long, and said again within a minute."""
+        if known.until is None or until is None:
+            return known.until is until
+        return known.until - known.at == until - self.now and self.now - known.at < 60_000
 
     def keep_back(self, task: str, hold: ModelHold) -> None:
         tenure = self.tasks.get(task)
@@ -154,7 +160,8 @@ class People(Queues):
         was, failures = tenure.state, tenure.failures
         failed = ("lapsed", "rejected")
         if to == "rejected":
-            tenure.failures += was not in (*failed, "abandoned", "broken")
+            counted = was in (*failed, "abandoned", "broken") or self.was_brief(task)
+            tenure.failures += not counted
         if was in failed and to == "review":
             tenure.failures = max(0, failures - 1)
         tenure.state, tenure.merged, tenure.was = to, to == "done", ""

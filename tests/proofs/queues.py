@@ -3,6 +3,9 @@
 from tests.proofs.lists import Lists
 from tests.proofs.records import ModelTenure, Ticket
 
+QUEUED = ("held", "cooling", "reserved")
+"""What a task is refused with for which one can wait in its queue."""
+
 
 class Queues(Lists):
     """Tickets, in the order of asking."""
@@ -28,21 +31,21 @@ class Queues(Lists):
             opens = tenure.turns_from = max(opens, closes)
         return None, None
 
-    def enqueue(self, task: str, verdict: str, label: str) -> bool:
-        """Take a place at the end, or keep the one that I have. False: the queue is full."""
-        if verdict in ("blocked", "on-hold", "failed"):
-            return True
+    def has_room(self, task: str) -> bool:
+        """There is a place for me in its queue, or I have one."""
+        waiting = self.waiting(self.tasks[task])
+        mine = any(ticket.session == self.me for ticket in waiting)
+        return mine or len(waiting) < self.rules.tickets_per_task
+
+    def enqueue(self, task: str, label: str) -> None:
+        """Take a place at the end, or keep the one that I have."""
         tenure = self.tasks[task]
-        waiting = self.waiting(tenure)
-        mine = [ticket for ticket in waiting if ticket.session == self.me]
-        if verdict == "done" or (not mine and len(waiting) >= self.rules.tickets_per_task):
-            return verdict == "done"
+        mine = [ticket for ticket in self.waiting(tenure) if ticket.session == self.me]
         if not mine:
             mine = [Ticket(self.me, label, joined=self.now, until=0)]
             tenure.queue = [t for t in tenure.queue if t.session != self.me] + mine
             self.tell("queued", task, self.me)
         mine[0].label, mine[0].until = label, self.now + self.rules.ticket_ms
-        return True
 
     def has_ticket(self, task: str) -> bool:
         """Whether it still holds a place, or not any more."""

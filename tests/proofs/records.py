@@ -66,6 +66,7 @@ class ModelHold:
     by: str
     reason: str
     until: int | None
+    at: int
 
 
 @dataclass

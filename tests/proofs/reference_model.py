@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tests.proofs import seen
 from tests.proofs.people import People
+from tests.proofs.queues import QUEUED
 from tests.proofs.records import (
     GIVEN_UP,
     HELD,
@@ -80,10 +81,11 @@ class Model(People):
         if self.step.full and (queue if refuse else free):
             return "full", None
         if refuse:
-            if queue and not all(
-                self.enqueue(task, verdict, label) for task, verdict, _ in refused
-            ):
+            waits = [task for task, verdict, _ in refused if verdict in QUEUED] if queue else []
+            if not all(map(self.has_room, waits)):
                 return "quota", "queue"
+            for task in waits:
+                self.enqueue(task, label)
             return "refused", [seen.refusal(self, *each) for each in refused]
         if free and (whose := self.over_quota(len(free))):
             return "quota", whose
@@ -156,7 +158,7 @@ class Model(People):
         ended = self.end(task, "broken", "", reason)
         self.lose(current, task, "broken", by, reason)
         if hold:
-            self.keep_back(task, ModelHold(by, reason, None))
+            self.keep_back(task, ModelHold(by, reason, None, self.now))
         return "ended", [(task, seen.state(self, task), False)] if hold else [ended]
 
     def show(self, task: str) -> Answer:
@@ -214,7 +216,7 @@ class Model(People):
         if not tenure:
             if hold:
                 return "on-hold", hold.until
-            return ("blocked" if self.missing(task) else "free"), None
+            return ("blocked" if self.is_blocked(task) else "free"), None
         self.lapse(task)
         if self.mine(task):
             return "mine", None
@@ -239,7 +241,7 @@ class Model(People):
             return "on-hold", hold.until
         if tenure.state != "done" and self.used_up(task) and not reopen:
             return "failed", None
-        return ("blocked", None) if self.missing(task) else None
+        return ("blocked", None) if self.is_blocked(task) else None
 
     def gave_up(self, task: str, fence: int | None) -> bool:
         """I ended the tenure that `fence` names myself, without one the latest."""

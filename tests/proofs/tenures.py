@@ -140,6 +140,13 @@ class Tenures:
                 tenure.failures = 0
         tenure.state = how
 
+    def was_brief(self, task: str) -> bool:
+        """It was released so soon that this counted as a failure."""
+        tenure = self.tasks[task]
+        spent = tenure.ended - tenure.since
+        brief = tenure.state == "released" and spent < self.rules.brief_ms
+        return brief and self.is_listed(task) and tenure.failures > 0
+
     def tell_failed(self, task: str, before: int) -> None:
         most, tenure = self.most_attempts(task), self.tasks[task]
         if self.used_up(task) and before < most and task not in self.holds:

@@ -57,7 +57,11 @@ async def keep(store: Store, call: Call[HoldRequest]) -> Result:
     until = request.until
     for_ms, at_ms = (until.for_ms, until.at_ms) if until else (None, None)
     arguments = Arguments(
-        request.task or "", request.reason, call.by or NOBODY, str(for_ms or ""), str(at_ms or "")
+        request.task or "",
+        request.reason,
+        call.by or NOBODY,
+        "" if for_ms is None else str(for_ms),
+        "" if at_ms is None else str(at_ms),
     )
     tag, read, rest = await store.run(SCRIPT, project, None, arguments, call.key)
     if tag == "past":

@@ -199,8 +199,8 @@ MUTANTS = [
         "a need is not looked at",
         "store/lua/availability.lua",
         "a blocked task is refused by its name (rule 24)",
-        "if rec.listed and call('HEXISTS', MISSING, task) == 1 then return 'blocked', nil end",
-        "",
+        "if rec.listed == '1' and call('HEXISTS', MISSING, task) == 1 then",
+        "if false then",
         LISTED,
     ),
     Mutant(

@@ -16,6 +16,55 @@ LIMITS = "tests/promises/test_limits.py::test_"
 
 MUTANTS = [
     Mutant(
+        "a place in some of the queues, where one is full",
+        "store/lua/queue.lua",
+        "what was refused changed nothing (I14)",
+        "      if not room then return false end\n"
+        "      own[i] = ticket or false\n"
+        "    end\n"
+        "  end\n"
+        "  for i, refusal in ipairs(refused) do\n"
+        "    if own[i] ~= nil then enqueue(refusal[2], refusal[3], label, own[i]) end\n"
+        "  end\n",
+        "      if not room then return false end\n"
+        "      enqueue(refusal[2], refusal[3], label, ticket)\n"
+        "    end\n"
+        "  end\n",
+        ("tests/promises/test_queue.py",),
+    ),
+    Mutant(
+        "what was dropped is blocked by its needs",
+        "store/lua/availability.lua",
+        "a task that was dropped is free",
+        "if rec.listed == '1' and call('HEXISTS', MISSING, task)",
+        "if rec.listed and call('HEXISTS', MISSING, task)",
+        (LISTS,),
+    ),
+    Mutant(
+        "a tenure counts twice, as released at once and as rejected",
+        "store/lua/tenure.lua",
+        "a tenure is one attempt (rule 12)",
+        " or brief and many > 0\n",
+        "\n",
+        ATTEMPTS,
+    ),
+    Mutant(
+        "a hold for longer is taken for a repeat",
+        "store/lua/hold.lua",
+        "a repeat is the same again (rule 28)",
+        " and known.until_ms - known.at == tonumber(ARG.for_ms)\n",
+        "\n",
+        HOLDS,
+    ),
+    Mutant(
+        "a hold until 1970 has no end",
+        "acts/hold.py",
+        "what lies in the past keeps nothing back",
+        '"" if at_ms is None else str(at_ms)',
+        'str(at_ms or "")',
+        HOLDS,
+    ),
+    Mutant(
         "what was broken is known while its record lasts",
         "store/lua/break.lua",
         "a lost reply costs nothing (rule 4)",

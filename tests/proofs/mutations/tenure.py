@@ -299,7 +299,7 @@ MUTANTS = [
         "a rejection is no attempt",
         "store/lua/tenure.lua",
         "a rejected tenure counts as an attempt (rule 12)",
-        "if not failed and from ~= 'abandoned' and from ~= 'broken' then many = many + 1 end",
+        "if not counted then many = many + 1 end",
         "many = many + 0",
         REVIEWS,
     ),

@@ -12,7 +12,7 @@ local function availability(task, rec)
   if rec.state == 'done' and not reopen then return 'done', nil end
   if on_hold(rec) then return 'on-hold', rec.hold ~= NEVER and tonumber(rec.hold) or nil end
   if rec.state ~= 'done' and used_up(rec) and not reopen then return 'failed', nil end
-  if rec.listed and call('HEXISTS', MISSING, task) == 1 then return 'blocked', nil end
+  if rec.listed == '1' and call('HEXISTS', MISSING, task) == 1 then return 'blocked', nil end  -- dropped, it needs nothing
   if rec.state == 'new' and not rec.queued then return nil end
   -- When anybody may take a task that nobody holds any more.
   local free_from = tonumber(rec.ended or '0')

@@ -166,13 +166,10 @@ end
 
 -- Answer with each task that is refused, and why; SESSION takes a place in their queues where it asked for one.
 local function refuse()
+  if queue and not take_places(refused, label) then return answer('quota', told, 'queue', text(RULES.tickets_per_task)) end
   local reply = {'refused', NOW_TEXT, told}
   for _, refusal in ipairs(refused) do
     local reason, task, rec, free_at, project_hold = unpack(refusal)
-    local queues = queue and (reason == 'held' or reason == 'cooling' or reason == 'reserved')
-    if queues and not enqueue(task, rec, label) then
-      return answer('quota', told, 'queue', text(RULES.tickets_per_task))
-    end
     -- The queues of 32 tasks, of which nobody is told, would take a tenth of a second.
     local row = {reason, to_json(task, rec, mode ~= 'one'), free_at and text(free_at - NOW) or ''}
     for _, fact in ipairs(refusal_facts(reason, task, rec, project_hold)) do row[#row + 1] = fact end

@@ -27,11 +27,14 @@ elseif ARG.until_ms ~= '' then
   if tonumber(hold.until_ms) <= NOW then return answer('past', {}) end
 end
 
--- The same person said the same: a repeat, whose span may end a little later.
+local AGAIN_MS = 60000
+
+-- The same person said the same: a repeat. One of a span from now on ends a little later, and comes soon.
 local function same(known)
   if not known or known.by ~= by or known.reason ~= reason then return false end
-  return (known.until_ms == nil) == (hold.until_ms == nil) and ARG.until_ms == ''
-    or known.until_ms == hold.until_ms
+  if known.until_ms == hold.until_ms then return true end
+  return ARG.for_ms ~= '' and known.until_ms ~= nil and known.until_ms - known.at == tonumber(ARG.for_ms)
+    and NOW - known.at < AGAIN_MS
 end
 
 local function kept_before()

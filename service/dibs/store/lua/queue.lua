@@ -16,28 +16,47 @@ local function drop_tickets(task, rec, these)
   return waiting
 end
 
--- Put SESSION into the queue of `task`, or renew its ticket there; false where the queue is full.
-local function enqueue(task, rec, label)
-  local key, waiting = PREFIX .. ':queue:' .. task, tickets(task)
-  local mine, order, joined
+-- Whether the queue of `task` has room for SESSION; then its ticket there, nil without one.
+local function room_in_queue(task)
+  local waiting = tickets(task)
   for _, ticket in ipairs(waiting) do
-    if ticket.session == SESSION then
-      mine, order, joined = true, text(ticket.order), text(ticket.joined)
-    end
+    if ticket.session == SESSION then return true, ticket end
   end
-  if not mine then
-    if #waiting >= RULES.tickets_per_task then return false end
-    order, joined = text(increment('tickets', NOW_TEXT)), NOW_TEXT
-  end
+  return #waiting < RULES.tickets_per_task, nil
+end
+
+-- Put SESSION into the queue of `task`, which has room for it, or renew its `ticket` there.
+local function enqueue(task, rec, label, ticket)
+  local key = PREFIX .. ':queue:' .. task
+  local order = ticket and text(ticket.order) or text(increment('tickets', NOW_TEXT))
+  local joined = ticket and text(ticket.joined) or NOW_TEXT
   call('HSET', key, SESSION, order .. ' ' .. joined .. ' ' .. text(NOW + RULES.ticket_ms) .. ' ' .. label)
   call('PERSIST', key)  -- 0.1.0 let it end by itself
   if not rec.queued then
     rec.queued = '1'
     resave(task, rec)
   end
-  if not mine then
+  if not ticket then
     call('SADD', PREFIX .. ':queued', task)
     emit('queued', task, {owner = SESSION, label = label, fence = rec.fence})
+  end
+end
+
+local WAITS_FOR = {held = true, cooling = true, reserved = true}
+
+-- SESSION takes a place in the queue of each task that is `refused` for a reason that one can wait out, a ticket
+-- that it has being renewed; or in none, and false, where one of them is full.
+local function take_places(refused, label)
+  local own = {}
+  for i, refusal in ipairs(refused) do
+    if WAITS_FOR[refusal[1]] then
+      local room, ticket = room_in_queue(refusal[2])
+      if not room then return false end
+      own[i] = ticket or false
+    end
+  end
+  for i, refusal in ipairs(refused) do
+    if own[i] ~= nil then enqueue(refusal[2], refusal[3], label, own[i]) end
   end
   return true
 end

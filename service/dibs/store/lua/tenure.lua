@@ -12,12 +12,14 @@ end
 local function count_failure(rec, from, to)
   local many = tonumber(rec.failures or '0')
   local failed = from == 'lapsed' or from == 'rejected'
+  local released_at = from == 'released' and rec.ended or to == 'released' and NOW
+  local brief = rec.listed and released_at and released_at - rec.since < RULES.brief_ms
   if failed and INDEX[to] == ':live' then
     many = many - 1
   elseif to == 'rejected' then
-    if not failed and from ~= 'abandoned' and from ~= 'broken' then many = many + 1 end
+    local counted = failed or from == 'abandoned' or from == 'broken' or brief and many > 0
+    if not counted then many = many + 1 end
   elseif INDEX[from] == ':live' then
-    local brief = rec.listed and to == 'released' and NOW - rec.since < RULES.brief_ms
     if to == 'lapsed' or to == 'abandoned' or to == 'broken' or brief then many = many + 1 end
     if to == 'released' and not rec.listed then many = 0 end
   end
