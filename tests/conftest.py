@@ -1,8 +1,9 @@
 """What every test may use: a desk to claim at, on the fake and on a real store, with a clock."""
 
 import itertools
+import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -29,8 +30,10 @@ Stepped = tuple[EmbeddedStore, SteppedClock]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Make known what pyproject.toml says to the oversight."""
+    """Make known what pyproject.toml says to the oversight, and `--short`."""
     oversight.options(parser)
+    says = "as in `make test`: no longer proofs (marked `long`), and of a test some of its cases"
+    parser.addoption("--short", action="store_true", help=says)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -72,33 +75,34 @@ FIRST = (
 )
 """The files that take longest, longest first (`make test ARGS=--durations=0`). They begin first, so
 that no worker is left with one of them when the others are through."""
-LONG = (
-    "abuse/test_abuse.py::test_a_team_feels_nothing_of_an_attack",
-    "abuse/test_abuse.py::test_what_strangers_wrote_goes_by_itself",
-    "client/test_fence.py::",
-    "harness/test_oversight.py::",
-    "ops/test_failover.py::test_a_host_that_is_gone_takes_nothing_that_a_replica_had_to_have",
-    "ops/test_image.py::test_the_steps_of_the_image_make_a_service_that_is_well",
-    "ops/test_image.py::test_nothing_is_written_outside_the_volume",
-    "ops/test_image.py::test_the_image_has_no_tool_to_install_more",
-    "ops/test_image.py::test_the_same_sources_make_the_same_wheel",
-    "ops/test_image.py::test_the_bill_of_materials_names_every_package_of_the_image_with_its_hashes",
-    "ops/test_soak.py::",
-    "store/test_disk.py::test_a_disk_full_under_load_with_kills_in_between_loses_nothing",
-    "tools/",
-)
-"""Proofs that `make check` runs and `make test` leaves out (`-m "not long"`): what strangers,
-crashes and full disks do under load, the image's build, and the tests of the tests' own tools. What
-they promise is shown in a shorter way by others (tests/proofs/test_guarantees.py)."""
+CASES_MOST = 12
+"""Of a test with more cases `--short` runs so many, the same each time."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is long, and begin with the longest files; a file's tests stay in their order."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the longest files, a file's tests in their order; leave out what is not short."""
     rank = {file: number for number, file in enumerate(FIRST)}
     items.sort(key=lambda item: rank.get("/".join(item.path.parts[-2:]), len(FIRST)))
+    if config.getoption("short"):
+        left_out = not_short(items)
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
+
+
+def not_short(items: Sequence[pytest.Item]) -> set[pytest.Item]:
+    """Return the longer proofs, and of tests with many cases those beyond CASES_MOST.
+
+    Drawn, not counted off: cases come in the order of what they are made of, as a store and a
+    method, and every second or third of them might leave one of two stores out.
+    """
+    cases: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.nodeid.partition("tests/")[2].startswith(LONG):
-            item.add_marker("long")
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left_out = {item for item in items if item.get_closest_marker("long")}
+    for test, some in cases.items():
+        if len(some) > CASES_MOST:
+            left_out |= set(some) - set(random.Random(test).sample(some, CASES_MOST))
+    return left_out
 
 
 class Desk:

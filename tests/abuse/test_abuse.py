@@ -53,6 +53,7 @@ def deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         yield found
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120 + 3 * 4 * SECONDS)
 @pytest.mark.parametrize("attack", CASES)
 def test_a_team_feels_nothing_of_an_attack(
@@ -77,6 +78,7 @@ def test_a_team_feels_nothing_of_an_attack(
     assert late == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120 + 4 * SECONDS)
 @pytest.mark.parametrize("family", ATTACKS)
 def test_what_strangers_wrote_goes_by_itself(deployments: dict[str, Deployed], family: str) -> None:
@@ -84,6 +86,7 @@ def test_what_strangers_wrote_goes_by_itself(deployments: dict[str, Deployed], f
     until(lambda: deployed.used() < 2 * deployed.before, "the store is small again", within_s)
 
 
+@pytest.mark.long
 def test_one_stranger_takes_no_team_its_room(tmp_path: Path) -> None:
     with Deployed(tmp_path, {"DIBS_OPEN": "yes", **BEHIND_FLY}) as deployed:
         told = deployed.attacked("locking.quota_of_one", SECONDS)

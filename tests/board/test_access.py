@@ -24,6 +24,7 @@ def violations(page: Page) -> list[str]:
     return [f"{one['id']}: {node['html'][:200]}" for one in wrong for node in one["nodes"]]
 
 
+@pytest.mark.long
 def test_axe_finds_what_is_wrong(full: Team, open_page: Open) -> None:
     page = open_page(f"{full.service.url}/p/{full.project}")
     page.evaluate("void document.querySelector('#q').closest('label').firstChild.remove()")
@@ -62,6 +63,7 @@ def full(service: Any) -> Team:
 class TestAxe:
     """One run for each state."""
 
+    @pytest.mark.long
     def test_a_full_board(self, full: Team, open_page: Open, size: str, scheme: str) -> None:
         page = self.opened(open_page, full, size, scheme)
         for summary in page.locator("tr summary").all():
@@ -69,6 +71,7 @@ class TestAxe:
         page.click("#notify summary")
         assert violations(page) == []
 
+    @pytest.mark.long
     def test_asking_for_a_break(self, full: Team, open_page: Open, size: str, scheme: str) -> None:
         page = self.opened(open_page, full, size, scheme)
         row(page, "T-12").locator("summary").click()
@@ -79,6 +82,7 @@ class TestAxe:
     def test_an_empty_board(self, team: Team, open_page: Open, size: str, scheme: str) -> None:
         assert violations(self.opened(open_page, team, size, scheme)) == []
 
+    @pytest.mark.long
     @pytest.mark.parametrize("path", ["/", "/p/-bad", "/p/a.b/break?task=T&fence=1"])
     def test_other_pages(
         self, full: Team, open_page: Open, size: str, scheme: str, path: str

@@ -52,6 +52,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Any:
         running.stop()
 
 
+@pytest.mark.long
 def test_a_page_of_the_worst_notes_is_smaller_than_a_megabyte(crowded: Team) -> None:
     for query in ("", "?page=2", "?page=10", "?state=held&sort=task"):
         status, html, _ = crowded.service.ask("GET", f"/p/{crowded.project}{query}")
@@ -90,6 +91,7 @@ def test_pages_that_are_asked_for_again_and_again_leave_no_memory_behind(crowded
     assert memory(crowded.service.pid) - before <= 15 * MB
 
 
+@pytest.mark.long
 def test_a_glance_at_all_projects_costs_as_much_whatever_they_hold(tmp_path: Path) -> None:
     with Running("--data-dir", str(tmp_path / "d")) as running:
         path = str(tmp_path / "d" / "valkey.sock")
@@ -293,6 +295,7 @@ def written(team: Team, number: int, **entry: Any) -> None:
         team.write(*entries)
 
 
+@pytest.mark.long
 def test_pages_of_the_worst_lists_are_bounded(tmp_path: Path) -> None:
     with Running("--data-dir", str(tmp_path / "d"), env={"DIBS_MAX_BODY": "1048576"}) as running:
         team = Team(running)

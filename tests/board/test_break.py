@@ -33,6 +33,7 @@ def fill(page: Page, key: str = ADMIN_KEY) -> None:
     page.click("#asking .danger")
 
 
+@pytest.mark.long
 def test_the_dialog_says_what_happens_then_breaks_and_the_holder_is_told(
     team: Team, board: Open
 ) -> None:
@@ -222,6 +223,7 @@ def test_a_form_that_breaks_a_rule_breaks_no_claim(team: Team, bad: dict[str, st
     assert team.call("heartbeat", "ann", "T-12")[0] == 200
 
 
+@pytest.mark.long
 def test_a_service_without_an_admin_key_says_that_nobody_can_break(open_page: Open) -> None:
     from tests.harness.services import Running
 

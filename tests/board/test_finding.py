@@ -9,6 +9,7 @@ from tests.board.conftest import Team, row, settles, tasks
 Open = Callable[..., Page]
 
 
+@pytest.mark.long
 def test_searching_changes_the_url_and_a_url_searches(team: Team, board: Open) -> None:
     team.busy()
     page = board()
@@ -22,6 +23,7 @@ def test_searching_changes_the_url_and_a_url_searches(team: Team, board: Open) -
     assert page.locator("#nothing").is_visible()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("query", "found"),
     [

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import Page
 from tests.board.conftest import ADMIN_KEY, Team, row, tasks
 from tests.harness import processes
@@ -13,6 +14,7 @@ Open = Callable[..., Page]
 STILL = {"java_script_enabled": False}
 
 
+@pytest.mark.long
 def test_without_scripts_the_board_shows_who_is_on_what(team: Team, board: Open) -> None:
     team.busy()
     page = board(**STILL)

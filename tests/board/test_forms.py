@@ -64,6 +64,7 @@ def fill(page: Page) -> None:
     page.locator("#act form button").click()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("act", FORMS)
 def test_a_dialog_does_it_and_the_board_shows_it_and_says_so(
     team: Team, board: Open, act: str
@@ -97,6 +98,7 @@ def test_without_scripts_it_leads_to_the_task_which_says_that_it_is_done(
     assert state(team) == AFTER[act]
 
 
+@pytest.mark.long
 def test_a_page_confirms_nothing_that_is_not_so(team: Team, open_page: Open) -> None:
     fence = team.claim("ann", "T-1")["fence"]
     team.person("hold", task="T-2", reason="wait")
@@ -253,6 +255,7 @@ def test_a_task_that_somebody_took_meanwhile_is_not_tried_again(team: Team) -> N
     assert team.call("heartbeat", "bob", "T-1")[0] == 200
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_axe_finds_nothing_wrong_with_what_asks(

@@ -114,6 +114,7 @@ def test_the_browser_writes_spans_as_the_service_does(
     assert told == [span(value, fine=fine) for value in values]
 
 
+@pytest.mark.long
 def test_a_heartbeat_moves_the_deadline_though_it_is_no_event(team: Team, board: Open) -> None:
     team.claim("ann", "T-12", ttl="1h")
     page = board()
@@ -200,6 +201,7 @@ def test_a_page_that_is_read_again_does_not_undo_a_change_that_came_meanwhile(
     assert tasks(page, "done") == ["T-1"]
 
 
+@pytest.mark.long
 def test_after_a_restart_the_board_goes_on_without_a_gap(tmp_path: Path, open_page: Open) -> None:
     flags = ("--data-dir", str(tmp_path / "data"))
     with Running(*flags, env={"DIBS_ADMIN_KEY": ADMIN_KEY}) as first:
@@ -226,6 +228,7 @@ def test_after_a_restart_the_board_goes_on_without_a_gap(tmp_path: Path, open_pa
         second.stop()
 
 
+@pytest.mark.long
 def test_while_the_store_is_away_the_board_says_that_its_data_is_stale(
     tmp_path: Path, open_page: Open
 ) -> None:

@@ -33,6 +33,7 @@ def order() -> list[str]:
     return ["T-0449", *(f"T-{n:04}" for n in range(449))]
 
 
+@pytest.mark.long
 def test_without_scripts_links_lead_through_every_claim_once(crowd: Team, open_page: Open) -> None:
     page = open_page(f"{crowd.service.url}/p/{crowd.project}", **STILL)
     seen: list[str] = []
@@ -76,6 +77,7 @@ def note_navigation(gone: list[str], asked: Request) -> None:
         gone.append(asked.url)
 
 
+@pytest.mark.long
 def test_a_filter_looks_through_all_pages(crowd: Team, open_page: Open) -> None:
     for how in (STILL, {}):
         page = open_page(f"{crowd.service.url}/p/{crowd.project}", **how)

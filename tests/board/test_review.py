@@ -23,6 +23,7 @@ def shown(page: Page, task: str) -> str:
     return " ".join(row(page, task).inner_text().split())
 
 
+@pytest.mark.long
 def test_a_review_is_there_with_its_pull_request_its_author_and_how_long_it_has(
     team: Team, board: Open
 ) -> None:
@@ -85,6 +86,7 @@ def test_who_finishes_it_without_a_merge_has_not_merged_it(team: Team, board: Op
     assert "ann finished T-1" in page.locator("#recent").inner_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("listed", "section"), [(True, "ready"), (False, "again")])
 def test_what_was_rejected_says_so_and_the_next_row_says_who_had_it_before(
     team: Team, board: Open, section: str, *, listed: bool
@@ -105,6 +107,7 @@ def test_what_was_rejected_says_so_and_the_next_row_says_who_had_it_before(
     assert "before: ann, rejected, acme/shop#41" in shown(board(**STILL), "T-1")
 
 
+@pytest.mark.long
 def test_all_that_was_finished_in_the_last_day_is_there(team: Team, board: Open) -> None:
     for number in range(60):
         team.claim("ann", f"T-{number:02}")

@@ -19,6 +19,7 @@ TEAM_KEY = "a-team-key-for-these-tests"
 EVIL = "<img src=x onerror=boom()>\"'><script>boom()</script>{{7*7}}&lt;b&gt;"
 
 
+@pytest.mark.long
 def test_markup_in_any_field_is_text_at_first_paint_and_live(team: Team, board: Open) -> None:
     page = board()
     page.evaluate("void (window.boom = () => { window.hit = true; })")
@@ -155,6 +156,7 @@ def test_assets_are_kept_by_browsers_and_change_their_address_with_their_content
     assert service.ask("GET", "/board/..%2Fviews.py")[0] == 404
 
 
+@pytest.mark.long
 def test_with_a_team_key_the_browsers_own_prompt_is_enough(open_page: Open) -> None:
     with Running("--memory", env={"DIBS_TEAM_KEY": TEAM_KEY}) as service:
         team = Team(service)
@@ -181,6 +183,7 @@ def test_with_a_team_key_the_browsers_own_prompt_is_enough(open_page: Open) -> N
         service.stop()
 
 
+@pytest.mark.long
 def test_without_the_team_key_a_person_gets_a_page_and_its_style(service: Running) -> None:
     with Running("--memory", env={"DIBS_TEAM_KEY": TEAM_KEY}) as keyed:
         status, text, headers = keyed.ask("GET", "/")

@@ -38,6 +38,7 @@ def next_ones(team: Team) -> list[str]:
         found.append(answer["task"])
 
 
+@pytest.mark.long
 def test_ready_is_in_the_order_of_next(team: Team, board: Open) -> None:
     team.write(*LIST)
     team.claim("ann", "T-10")
@@ -88,6 +89,7 @@ def test_of_many_needs_the_first_are_named_and_all_are_counted(team: Team, board
     assert "N-0 (unknown), N-1 (unknown), N-2 (unknown) and 6 more" in shown(board(**STILL), "T")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ends", ["released", "abandoned", "broken"])
 def test_a_task_that_somebody_had_stays_until_somebody_has_it_again(
     team: Team, board: Open, ends: str
@@ -172,6 +174,7 @@ def test_a_project_that_is_kept_back_says_so_on_every_page_of_it(team: Team, boa
     assert "lea lets the project be claimed again" in page.locator("#recent").inner_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("query", "found"),
     [
@@ -231,6 +234,7 @@ def test_many_that_are_listed_at_once_are_one_line_of_what_happened(
     assert "more were listed" in lines[0]
 
 
+@pytest.mark.long
 def test_of_a_long_list_the_first_are_there_and_the_rest_are_counted(
     team: Team, board: Open
 ) -> None:

@@ -49,6 +49,7 @@ def opened(team: Team, open_page: Open, task: str, **how: Any) -> Page:
     return open_page(f"{team.service.url}/p/{team.project}/t/{quote(task, safe='')}", **how)
 
 
+@pytest.mark.long
 def test_without_scripts_it_says_all_that_is_known(team: Team, open_page: Open) -> None:
     held = whole(team)
     page = opened(team, open_page, "T-1", **STILL)
@@ -128,6 +129,7 @@ NAMES = (
 )
 
 
+@pytest.mark.long
 def test_the_boards_link_leads_to_the_page_of_a_task_of_any_name(team: Team, board: Open) -> None:
     team.write(
         *({"task": name, "title": f"number {at}"} for at, name in enumerate(NAMES)),
@@ -189,6 +191,7 @@ def test_no_page_of_a_task_mentions_a_session(team: Team, open_page: Open) -> No
     assert not [secret for secret in team.sessions.values() if secret in html]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_axe_finds_nothing_wrong_with_it(
@@ -201,6 +204,7 @@ def test_axe_finds_nothing_wrong_with_it(
         assert violations(opened(team, open_page, task, **how)) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [320, 390, 1024])
 def test_no_width_needs_scrolling_sideways_for_the_longest_of_all(
     team: Team, open_page: Open, board: Open, width: int

@@ -92,10 +92,12 @@ def test_the_start_tells_what_is_held_in_the_agents_own_form(agent: AgentAtWork)
     assert len(place) / 4 <= 100
 
 
+@pytest.mark.long
 def test_a_prompt_beats(agent: AgentAtWork) -> None:
     beaten(agent, "prompt")
 
 
+@pytest.mark.long
 def test_an_edit_without_a_claim_is_denied_in_the_agents_own_form(agent: AgentAtWork) -> None:
     event, payload = CELLS[agent.name]["tool"][0]
     said = agent.hears(event, payload)
@@ -113,6 +115,7 @@ def test_an_edit_without_a_claim_is_denied_in_the_agents_own_form(agent: AgentAt
     assert "T-1: done" in agent.runs("dibs done T-1")
 
 
+@pytest.mark.long
 def test_a_tool_beats(agent: AgentAtWork) -> None:
     event, payload = CELLS[agent.name]["tool"][2]
     assert "held by you" in agent.runs(f"{D} claim T-1")

@@ -147,6 +147,7 @@ def test_a_task_that_is_not_unicode_is_refused(sandbox: Make) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_a_wrong_key_is_a_settings_error(keyed: ServiceProcess, sandbox: Make) -> None:
     ann = sandbox(keyed.url)
     assert "key" in ann.dibs("claim", "T-1").said(2).stderr.lower()

@@ -47,6 +47,7 @@ def test_no_secret_goes_where_only_the_checkout_says(
     assert asks_as_nobody or f"set DIBS_URL={url}, or {name}=…@{place(url)}" in said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["DIBS_URL", "@host:port", "@host:port and DIBS_URL"])
 def test_a_key_goes_to_the_host_that_it_is_bound_to(
     sandbox: Make, keyed: ServiceProcess, how: str
@@ -163,6 +164,7 @@ def post(
         return json.load(reply)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", ["claim T-1", "beat", "hook"])
 @pytest.mark.parametrize("machine", ["kept", "replaced"])
 def test_an_upgrade_loses_no_claim_of_a_derived_secret(

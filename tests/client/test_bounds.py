@@ -119,6 +119,7 @@ DRIBBLE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", DRIBBLE)
 def test_an_answer_that_dribbles_is_given_up_in_time(sandbox: Make, name: str) -> None:
     pieces, again = DRIBBLE[name]
@@ -129,6 +130,7 @@ def test_an_answer_that_dribbles_is_given_up_in_time(sandbox: Make, name: str) -
     assert "timed out" in answer.stderr
 
 
+@pytest.mark.long
 def test_all_attempts_of_a_call_share_its_time(sandbox: Make) -> None:
     def speak(peer: socket.socket) -> Iterator[bytes]:
         peer.recv(65536)
@@ -141,6 +143,7 @@ def test_all_attempts_of_a_call_share_its_time(sandbox: Make) -> None:
     assert time.monotonic() - begun < MOST_S
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["tls", "proxy", "tls in a proxy"])
 def test_a_handshake_that_dribbles_is_given_up_in_time(sandbox: Make, how: str) -> None:
     begin = [b"HTTP/1.1 200 OK\r\n\r\n"] if how == "tls in a proxy" else []
@@ -178,6 +181,7 @@ def resolved(ann: Sandbox, mode: str, port: int, *words: str) -> tuple[int, str,
     return done.returncode, done.stdout + done.stderr, time.monotonic() - begun
 
 
+@pytest.mark.long
 def test_a_name_that_is_not_resolved_in_time_is_given_up(sandbox: Make) -> None:
     code, said, took = resolved(sandbox("https://dibs.test"), "silent", 1, "list")
     assert (code, took < MOST_S) == (3, True), said
@@ -234,6 +238,7 @@ PROBLEMS = [
 WORDS = ["claim T-1", "beat", "done T-1", "show T-1"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("body", STRANGE, ids=lambda body: body[:60])
 def test_json_of_any_shape_ends_in_a_line(sandbox: Make, body: str) -> None:
     with answering(http(body)) as url:
@@ -244,6 +249,7 @@ def test_json_of_any_shape_ends_in_a_line(sandbox: Make, body: str) -> None:
             assert answer.returncode in (0, 1, 2, 3, 4), words
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("body", PROBLEMS, ids=lambda body: body[:60])
 def test_a_problem_of_any_shape_ends_in_a_line(sandbox: Make, body: str) -> None:
     with answering(http(body, "409 Conflict", "application/problem+json")) as url:

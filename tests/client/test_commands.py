@@ -151,6 +151,7 @@ def test_verify_tells_yes_no_and_lost_apart(sandbox: Make) -> None:
     ann.dibs("verify", "T-12", DIBS_URL="http://127.0.0.1:1").said(3)
 
 
+@pytest.mark.long
 def test_waiting_takes_the_task_as_soon_as_it_is_free(sandbox: Make) -> None:
     ann, bob = sandbox(DIBS_LABEL="ann"), sandbox(DIBS_LABEL="bob")
     ann.dibs("claim", "T-12").said(0)

@@ -7,8 +7,11 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
 from tests.client.conftest import CLIENT, Make, Sandbox
 from tests.harness import processes
+
+pytestmark = pytest.mark.long
 
 SESSIONS, ROUNDS_EACH = 20, 10
 

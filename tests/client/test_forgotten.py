@@ -116,6 +116,7 @@ def test_where_nobody_answers_it_is_asked_again(sandbox: Make) -> None:
     assert tasks_of(ann) == {"T-2"}
 
 
+@pytest.mark.long
 def test_after_a_store_was_flushed_the_client_says_so(sandbox: Make, tmp_path: Path) -> None:
     store = EmbeddedStore.start(tmp_path / "store")
     try:

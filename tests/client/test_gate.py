@@ -107,6 +107,7 @@ def test_plan_mode_stops_nothing(sandbox: Make) -> None:
     assert bash(ann, "git push")["permissionDecision"] == "deny"
 
 
+@pytest.mark.long
 def test_a_turns_end_waits_no_second_time_for_a_service_that_hangs(sandbox: Make) -> None:
     ann = sandbox(**LOCAL)
     ann.dibs("claim", "T-1").said(0)

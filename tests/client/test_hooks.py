@@ -71,6 +71,7 @@ def test_the_start_says_what_is_held_and_how_to_claim(sandbox: Make) -> None:
     assert "this session holds T-1 until " in ann.hook("SessionStart", source="resume").stdout
 
 
+@pytest.mark.long
 def test_the_start_is_short_even_when_there_is_most_to_say(sandbox: Make) -> None:
     ann, bob = sandbox(**CLOUD), sandbox(DIBS_LABEL="bob")
     for task in ("feature/parser-1", "feature/parser-2", "feature/parser-3", "T-4"):

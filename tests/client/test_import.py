@@ -370,6 +370,7 @@ def test_a_circle_through_what_is_listed_already_is_found(sandbox: Make) -> None
     assert states(ann) == {"#1": "blocked", "acme/web#1": "blocked"}
 
 
+@pytest.mark.long
 def test_an_import_that_was_killed_is_completed_by_running_it_again(
     sandbox: Make, tmp_path: Path
 ) -> None:
@@ -392,6 +393,7 @@ def test_an_import_that_was_killed_is_completed_by_running_it_again(
     ]
 
 
+@pytest.mark.long
 def test_ten_thousand_tasks_are_written_in_ten_seconds_and_looked_through_in_five(
     sandbox: Make, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_all_of_them_together_leave_no_trace(fresh: Sandbox) -> None:
     assert contents(fresh) == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_file_has_the_events_of_the_table_and_never_fails(fresh: Sandbox, name: str) -> None:
     """A hook that fails would stop every tool of some agents; one that is gone, too."""

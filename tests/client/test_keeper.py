@@ -91,6 +91,7 @@ def lapses(box: Sandbox) -> None:
     until(lambda: seen(box)["state"] == "lapsed", "the claim lapses")
 
 
+@pytest.mark.long
 def test_a_claim_outlives_a_tool_that_runs_for_longer_than_it_lasts(agent: StandIn) -> None:
     agent.begins()
     outlives_its_ttl(agent.box)
@@ -98,6 +99,7 @@ def test_a_claim_outlives_a_tool_that_runs_for_longer_than_it_lasts(agent: Stand
     lapses(agent.box)
 
 
+@pytest.mark.long
 def test_a_claim_dies_with_its_agent_in_the_middle_of_a_tool(agent: StandIn) -> None:
     agent.begins()
     until(lambda: len(agent.box.keepers()) == 1, "a keeper runs")
@@ -107,6 +109,7 @@ def test_a_claim_dies_with_its_agent_in_the_middle_of_a_tool(agent: StandIn) -> 
     lapses(agent.box)
 
 
+@pytest.mark.long
 def test_of_two_calls_at_once_the_longer_one_counts(agent: StandIn) -> None:
     agent.begins("toolu_1")
     agent.begins("toolu_2")
@@ -131,6 +134,7 @@ def test_a_call_whose_end_nobody_told_counts_for_two_hours(agent: StandIn) -> No
     until(lambda: not agent.box.keepers(), "the keeper has ended")
 
 
+@pytest.mark.long
 def test_work_in_the_background_keeps_a_claim_after_the_turn(agent: StandIn) -> None:
     agent.begins()
     agent.ends()
@@ -148,6 +152,7 @@ def test_who_holds_nothing_has_no_keeper(sandbox: Make) -> None:
     processes.end(agent.process)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("call", ["../../escape", "", "x" * 10_000, "\u00e9\\n", "."])
 def test_an_odd_id_of_a_call_is_as_good_as_any(agent: StandIn, call: str) -> None:
     agent.begins(call)

@@ -61,6 +61,7 @@ def test_nothing_ready_is_one_sentence_with_counts_and_exit_1(sandbox: Make) -> 
     assert bob.dibs("next", "--json").said(1).json["counts"]["blocked"] == 1
 
 
+@pytest.mark.long
 def test_next_waits_for_the_first_that_becomes_ready(sandbox: Make) -> None:
     ann, bob = sandbox(DIBS_LABEL="ann"), sandbox(DIBS_LABEL="bob")
     add(ann, "T-1", "--title", "one")

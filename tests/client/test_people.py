@@ -25,6 +25,7 @@ def pair(administered: ServiceProcess, sandbox: Make) -> tuple[Sandbox, Sandbox]
     return person, sandbox(administered.url, DIBS_KEY=KEY, DIBS_LABEL="ann")
 
 
+@pytest.mark.long
 def test_a_task_that_is_kept_back_is_not_next_until_it_is_let_go(
     pair: tuple[Sandbox, Sandbox],
 ) -> None:

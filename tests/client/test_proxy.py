@@ -89,6 +89,7 @@ def test_a_broken_proxy_is_unknown_after_three_attempts(
     assert len(proxy.connects) == 3
 
 
+@pytest.mark.long
 def test_a_hanging_proxy_is_given_up(cloud: Sandbox, proxy: SandboxProxy) -> None:
     proxy.mode = "hang"
     begun = time.monotonic()

@@ -55,6 +55,7 @@ def test_run_starts_nothing_when_the_task_is_taken(sandbox: Make) -> None:
     assert not (bob.repo / "began").exists()
 
 
+@pytest.mark.long
 def test_run_keeps_a_short_claim_alive(sandbox: Make) -> None:
     ann, bob = sandbox(DIBS_LABEL="ann"), sandbox(DIBS_LABEL="bob")
     run = ann.start("run", "T-1", "--ttl", "3s", "--", "sleep", "7")
@@ -143,6 +144,7 @@ def test_run_stops_the_command_when_a_frozen_session_lost_the_task(sandbox: Make
     bob.dibs("verify", "T-1").said(0)
 
 
+@pytest.mark.long
 def test_a_frozen_session_that_lost_nothing_goes_on_with_its_fence(sandbox: Make) -> None:
     ann = sandbox(DIBS_LABEL="ann")
     run = ann.start("run", "T-1", "--ttl", "1s", "--", "sleep", "4")
@@ -157,6 +159,7 @@ def test_a_frozen_session_that_lost_nothing_goes_on_with_its_fence(sandbox: Make
     assert run.returncode == 0
 
 
+@pytest.mark.long
 def test_a_killed_session_frees_its_task_by_itself(sandbox: Make) -> None:
     ann, bob = sandbox(DIBS_LABEL="ann"), sandbox(DIBS_LABEL="bob")
     run = ann.start("run", "T-1", "--ttl", "8s", "--", "sleep", "60")
@@ -168,6 +171,7 @@ def test_a_killed_session_frees_its_task_by_itself(sandbox: Make) -> None:
     assert claim["previous"]["holder"]["label"] == "ann"
 
 
+@pytest.mark.long
 def test_a_session_that_is_cut_off_stops_before_anybody_else_may_begin(
     service: ServiceProcess, sandbox: Make
 ) -> None:

@@ -137,6 +137,7 @@ def test_no_word_of_another_comes_with_a_hook(sandbox: Make, name: str, reason: 
     assert NOTE_FRAME.search(shown.stderr)
 
 
+@pytest.mark.long
 def test_a_task_of_any_name_is_quoted_by_a_hook(sandbox: Make) -> None:
     ann = sandbox(DIBS_SESSION="3f2b8c1e-6d4a-4f0b-9a7e-2c5d8e1f0a3b", **LOCAL)
     for text in TEXTS.values():
@@ -147,6 +148,7 @@ def test_a_task_of_any_name_is_quoted_by_a_hook(sandbox: Make) -> None:
         assert said.count(ORDER) >= 2
 
 
+@pytest.mark.long
 def test_a_refusal_of_any_length_is_a_line(sandbox: Make) -> None:
     for text in TEXTS.values():
         detail = json.dumps({"code": "held", "detail": text * 50, "claim": claim(text)})

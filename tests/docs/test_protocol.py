@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from tests.harness import processes
 from tests.harness.services import running
 
@@ -42,6 +43,7 @@ def test_every_query_parameter_is_in_the_protocol() -> None:
             assert re.search(rf"[`?&]{name}=", TEXT), f"{model.__name__}.{name}"
 
 
+@pytest.mark.long
 def test_the_session_with_curl_works_as_written(tmp_path: Path) -> None:
     [script] = re.findall(r"## A whole session with curl\n\n```sh\n(.*?)```", TEXT, re.S)
     with running(tmp_path / "service") as service:

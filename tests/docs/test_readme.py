@@ -77,6 +77,7 @@ def made_to_run(data_dir: Path) -> Iterator[tuple[str, str]]:
         end(process)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs the .venv that make makes")
 def test_the_readmes_commands_print_what_it_says(tmp_path: Path) -> None:
     (make_run, greeting), *commands = sessions()

@@ -38,6 +38,7 @@ def group(repository: str, message: str = "Merge pull request #7") -> Any:
 # verify
 
 
+@pytest.mark.long
 def test_a_current_fence_passes_and_another_fails_with_who_has_the_task(
     flow: Workflow, ann: Caller, bob: Caller
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_merge_queue_is_checked_by_its_pull_request_or_its_commit(
     assert flow.verify(written, "merge_group").code == 1
 
 
+@pytest.mark.long
 def test_a_service_that_does_not_answer_is_said_plainly(
     service: ServiceProcess, tmp_path: Path, repository: str
 ) -> None:

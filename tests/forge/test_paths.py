@@ -107,6 +107,7 @@ WISHES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", PATHS)
 def test_whatever_happens_before_the_verdict_the_task_is_nobody_elses(
     service: ServiceProcess, repository: str, ann: Caller, bob: Caller, path: str

@@ -4,6 +4,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from tests.forge.action_run import Workflow
 from tests.forge.conftest import CI
 from tests.forge.told import pull, told
@@ -52,6 +53,7 @@ def test_a_task_is_one_sessions_until_its_pull_request_is_merged_or_closed(
     assert ann.post("claim", next=True).json()["task"] == "T-2"
 
 
+@pytest.mark.long
 def test_a_forge_is_answered_at_once_at_50_events_a_second_while_claims_go_on(
     tmp_path: Path,
 ) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from tests.harness.processes import command, end, family, is_gone, run, start, until
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 CONFTEST = """
 from tests.harness import oversight

@@ -109,5 +109,5 @@ def test_until_says_what_it_waited_for() -> None:
 def test_what_the_tests_themselves_are_set_to_is_no_setting_of_what_they_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("DIBS_PROOF_FORM", "short")
+    monkeypatch.setenv("DIBS_PROOF_SHRINK", "0")
     assert "DIBS_" not in run(["env"]).stdout

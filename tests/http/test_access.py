@@ -117,6 +117,7 @@ def test_what_only_looks_like_a_token_is_a_wrong_key(service: Running, token: st
     assert claim(service, "acme.web", **bearer(token))[0] == 401
 
 
+@pytest.mark.long
 def test_the_command_makes_a_token_and_names_what_it_lacks(service: Running) -> None:
     made = dibs("token", "acme.web", "--for", "1h", DIBS_ADMIN_KEY=ADMIN)
     assert made.returncode == 0
@@ -184,6 +185,7 @@ def test_reading_may_be_open_while_writing_needs_a_key(tmp_path: Path) -> None:
             assert "Open service: anyone" not in service.ask("GET", page)[1], "it is none"
 
 
+@pytest.mark.long
 def test_wrong_keys_are_answered_slower_and_right_ones_are_not(tmp_path: Path) -> None:
     with Running("--data-dir", str(tmp_path / "d"), env={"DIBS_TEAM_KEY": TEAM}) as service:
         for _ in range(WRONG_MOST):
@@ -210,6 +212,7 @@ def test_an_address_of_ipv6_counts_by_its_network(host: str, network: str) -> No
     assert network_of({"client": (host, 1)}) == network
 
 
+@pytest.mark.long
 def test_a_project_can_be_purged_and_its_fences_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "d"
     where = {"DIBS_DATA_DIR": str(folder)}

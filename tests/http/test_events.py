@@ -88,6 +88,7 @@ def _until_granted(caller: Caller, task: str) -> None:
                 return
 
 
+@pytest.mark.long
 def test_a_reader_misses_and_repeats_nothing_while_store_and_service_crash(
     crashing: ServiceProcess,
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_reader_misses_and_repeats_nothing_while_store_and_service_crash(
     caller.http.close()
 
 
+@pytest.mark.long
 def test_a_store_that_lost_its_data_says_reset(crashing: ServiceProcess) -> None:
     caller = Caller(crashing.url, "ev.ents")
     _until_granted(caller, "first")

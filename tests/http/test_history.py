@@ -170,6 +170,7 @@ def test_a_project_without_a_history_gives_a_header(ann: Caller) -> None:
     assert ann.get("history").json()["tenures"] == []
 
 
+@pytest.mark.long
 def test_an_export_that_the_store_leaves_in_the_midst_has_no_end(tmp_path: Path) -> None:
     """Nobody takes it for all that there was."""
     with running(tmp_path / "service", env={"DIBS_RATE_PER_SESSION": "0"}) as service:

@@ -317,6 +317,7 @@ def test_a_key_for_ci_reads_and_resolves_and_opens_nothing_else(
     assert "listed" not in ann.get("claims/T-2").json()
 
 
+@pytest.mark.long
 def test_who_has_another_key_or_none_resolves_nothing(
     service: ServiceProcess, project: str, ann: Caller
 ) -> None:

@@ -64,6 +64,7 @@ TWICE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TWICE)
 def test_an_act_with_a_header_that_decides_twice_does_nothing(
     ann: Caller, url: str, name: str

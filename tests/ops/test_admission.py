@@ -381,6 +381,7 @@ def small(tmp_path: Path) -> Iterator[Running]:
         yield running
 
 
+@pytest.mark.long
 def test_claims_that_wait_take_a_part_of_the_connections_and_others_hear_at_once(
     small: Running,
 ) -> None:
@@ -402,6 +403,7 @@ def test_claims_that_wait_take_a_part_of_the_connections_and_others_hear_at_once
         one.join(30)
 
 
+@pytest.mark.long
 def test_who_is_being_answered_stays_however_many_come(small: Running) -> None:
     assert small.claim("T-1")[0] == 201
     told: list[int] = []

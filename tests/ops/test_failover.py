@@ -141,6 +141,7 @@ def told_to_fail_over(watcher: Node) -> None:
         client.execute_command("SENTINEL", "FAILOVER", "claims")
 
 
+@pytest.mark.long
 def test_a_primary_that_sentinel_replaced_is_left_although_it_still_answers(
     tmp_path: Path,
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_failover_takes_nothing_that_a_replica_had_to_have(tmp_path: Path) -> 
         assert losses(watchers, servers[0], order, DIBS_REPLICAS="1") == (0, 0)
 
 
+@pytest.mark.long
 def test_a_primary_that_only_the_sentinels_lost_sight_of_is_left(tmp_path: Path) -> None:
     with sentinels(tmp_path) as (servers, watchers):
         _, late = losses(watchers, servers[0], lambda: shut_out_sentinels(servers[0]))
@@ -172,6 +174,7 @@ def shut_out_sentinels(primary: Node) -> None:
                 client.execute_command("CLIENT", "KILL", "ID", row["id"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("old", ["answers", "hangs"])
 def test_a_reader_of_events_follows_to_the_new_primary(tmp_path: Path, old: str) -> None:
     with sentinels(tmp_path) as (servers, watchers):
@@ -217,6 +220,7 @@ def follow(service: Running, project: str, seen: list[str], ended: threading.Eve
                 seen.append(value)
 
 
+@pytest.mark.long
 def test_a_grant_that_no_replica_confirms_is_unknown_and_granted_once_they_do(
     tmp_path: Path,
 ) -> None:
@@ -252,6 +256,7 @@ def test_a_grant_that_no_replica_confirms_is_unknown_and_granted_once_they_do(
                 assert client.ping()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_end_that_no_replica_has_is_not_confirmed_by_asking_again(
     tmp_path: Path, kind: str
@@ -309,6 +314,7 @@ def durability(service: Running) -> Any:
     return service.ask("GET", "/readyz")[1]["durability"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("one_way_ms", [10, 50])
 def test_a_host_that_is_gone_takes_nothing_that_a_replica_had_to_have(
     tmp_path: Path, one_way_ms: int

@@ -189,6 +189,7 @@ METRICS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("proxy", [nginx, caddy])
 def test_no_spelling_of_the_metrics_path_passes_from_outside(proxy: Front, tmp_path: Path) -> None:
     with (
@@ -221,6 +222,7 @@ def _get(
         return answer.status, answer.read()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("proxy", [nginx, caddy])
 def test_behind_a_proxy_a_task_is_what_was_named(proxy: Front, tmp_path: Path) -> None:
     with (
@@ -246,6 +248,7 @@ def test_behind_a_proxy_a_task_is_what_was_named(proxy: Front, tmp_path: Path) -
         service.stop()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("proxy", [nginx, caddy])
 def test_behind_a_proxy_what_is_too_large_or_away_is_told_as_dibs_tells_it(
     proxy: Front, tmp_path: Path
@@ -276,6 +279,7 @@ def test_behind_a_proxy_what_is_too_large_or_away_is_told_as_dibs_tells_it(
         assert ask(b"{}") == (503, "unavailable", "unknown")
 
 
+@pytest.mark.long
 def test_caddy_passes_offers_to_upgrade_on_and_no_body_is_lost(tmp_path: Path) -> None:
     curl = tool("curl", "curl")
     with (

@@ -47,6 +47,7 @@ def problem(raw: bytes) -> tuple[int, dict[str, Any]]:
     return int(head.split(b" ")[1]), json.loads(body)
 
 
+@pytest.mark.long
 def test_a_request_that_does_not_come_whole_is_not_waited_for(service: Running) -> None:
     head = (
         f"POST /v1/p/claim HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
@@ -319,6 +320,7 @@ def test_a_flood_of_requests_on_a_connection_costs_no_memory(wide: Running) -> N
     assert memory.now() <= memory.before + 10
 
 
+@pytest.mark.long
 def test_answers_that_nobody_reads_end_their_connections_and_cost_no_memory(wide: Running) -> None:
     unread = 'dibs_connections_refused_total{why="unread"}'
     before = wide.metrics()[unread]

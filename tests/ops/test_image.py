@@ -142,6 +142,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.long
 def test_the_steps_of_the_image_make_a_service_that_is_well(
     built: Path, container: tuple["subprocess.Popen[str]", dict[str, str]]
 ) -> None:
@@ -171,6 +172,7 @@ def test_the_steps_of_the_image_make_a_service_that_is_well(
     assert processes.run(check, env=environ, timeout=10).returncode != 0
 
 
+@pytest.mark.long
 def test_nothing_is_written_outside_the_volume(
     built: Path, container: tuple["subprocess.Popen[str]", dict[str, str]]
 ) -> None:
@@ -201,6 +203,7 @@ def _children(pid: int) -> list[int]:
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
+@pytest.mark.long
 def test_the_image_has_no_tool_to_install_more(built: Path) -> None:
     assert not list((built / "opt/dibs/bin").glob("pip*"))
     packages = {path.name.split("-")[0] for path in built.glob("opt/dibs/lib/*/*/*.dist-info")}
@@ -209,6 +212,7 @@ def test_the_image_has_no_tool_to_install_more(built: Path) -> None:
     assert not packages & {"faker", "polyfactory", "rich", "rich_click", "httpx", "certifi"}
 
 
+@pytest.mark.long
 def test_the_same_sources_make_the_same_wheel(built: Path) -> None:
     first = next((built / "src/dist").glob("*.whl"))
     step = next(step.rest for step in steps() if "pip wheel" in step.rest)
@@ -238,6 +242,7 @@ def test_every_package_of_the_image_is_pinned_by_hash() -> None:
             assert "--require-hashes" in step.rest or "--no-index" in step.rest, step
 
 
+@pytest.mark.long
 def test_the_bill_of_materials_names_every_package_of_the_image_with_its_hashes(
     built: Path,
 ) -> None:

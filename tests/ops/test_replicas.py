@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+import pytest
 from redis.crc import key_slot
 from tests.harness import acting
 from tests.harness.processes import until
@@ -71,6 +72,7 @@ def goes_on(service: Running, projects: list[str]) -> None:
         )
 
 
+@pytest.mark.long
 def test_two_services_over_a_cluster_have_one_winner_for_each_task(tmp_path: Path) -> None:
     with cluster(tmp_path) as nodes:
         environ = over("cluster", nodes[:2])
@@ -89,6 +91,7 @@ def test_two_services_over_a_cluster_have_one_winner_for_each_task(tmp_path: Pat
             assert any("cluster" in reason for reason in told["reasons"])
 
 
+@pytest.mark.long
 def test_events_reach_listeners_from_every_node_of_a_cluster(tmp_path: Path) -> None:
     with cluster(tmp_path) as nodes, Running(env=over("cluster", nodes)) as service:
         for project in PROJECTS[:4]:
@@ -101,6 +104,7 @@ def test_events_reach_listeners_from_every_node_of_a_cluster(tmp_path: Path) -> 
             stream.close()
 
 
+@pytest.mark.long
 def test_a_project_on_the_move_between_nodes_is_refused_not_granted_twice(tmp_path: Path) -> None:
     with cluster(tmp_path) as nodes, Running(env=over("cluster", nodes)) as service:
         project, session = PROJECTS[0], new_session()
@@ -128,6 +132,7 @@ def test_a_project_on_the_move_between_nodes_is_refused_not_granted_twice(tmp_pa
         assert service.claim("T-1", project=project)[0] == 409
 
 
+@pytest.mark.long
 def test_an_outage_of_one_node_of_a_cluster_does_not_count_for_its_claims(tmp_path: Path) -> None:
     with cluster(tmp_path) as nodes, Running(env=over("cluster", nodes)) as service:
         claims = {project: new_session() for project in PROJECTS[:3]}
@@ -148,6 +153,7 @@ def test_an_outage_of_one_node_of_a_cluster_does_not_count_for_its_claims(tmp_pa
             assert service.claim("T-1", project=project)[0] == 409
 
 
+@pytest.mark.long
 def test_fences_never_repeat_when_a_primary_of_a_cluster_is_killed(tmp_path: Path) -> None:
     with cluster(tmp_path, replicas=1) as nodes:
         environ = over("cluster", nodes)
@@ -169,6 +175,7 @@ def test_fences_never_repeat_when_a_primary_of_a_cluster_is_killed(tmp_path: Pat
             assert lost <= len(load.grants) // 10, "replication loses a tail, not more"
 
 
+@pytest.mark.long
 def test_fences_never_repeat_when_sentinel_promotes_a_replica(tmp_path: Path) -> None:
     with sentinels(tmp_path) as (servers, watchers):
         environ = over("sentinel", watchers, "/claims")

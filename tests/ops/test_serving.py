@@ -29,6 +29,7 @@ def service(tmp_path: Path) -> Iterator[Running]:
         yield running
 
 
+@pytest.mark.long
 def test_in_the_background_of_a_script_it_leaves_ctrl_c_to_others_and_ends_when_asked(
     tmp_path: Path,
 ) -> None:
@@ -44,6 +45,7 @@ def test_in_the_background_of_a_script_it_leaves_ctrl_c_to_others_and_ends_when_
         assert service.process.returncode == 0
 
 
+@pytest.mark.long
 def test_three_services_share_a_store_and_grant_each_task_once(tmp_path: Path) -> None:
     with Running("--data-dir", str(tmp_path / "d")) as first:
         env = {"DIBS_REDIS_URL": f"unix://{tmp_path}/d/valkey.sock"}
@@ -79,6 +81,7 @@ def test_the_private_store_is_started_again_when_it_dies(service: Running) -> No
     until(lambda: any("store_started_again" in line for line in service.logged), "it is logged")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_within_two_seconds_with_streams_and_long_polls_open(
     service: Running, sig: int
@@ -119,6 +122,7 @@ def test_it_stops_within_two_seconds_with_streams_and_long_polls_open(
     idle.close()
 
 
+@pytest.mark.long
 def test_a_service_that_ends_itself_answers_what_is_in_progress(tmp_path: Path) -> None:
     """Its store cannot be started again: the log is gone."""
     with Running("--data-dir", str(tmp_path / "d")) as service:
@@ -179,6 +183,7 @@ def test_an_idle_service_and_its_store_need_less_than_80_mb(tmp_path: Path) -> N
         assert used_kb < 80_000
 
 
+@pytest.mark.long
 def test_it_takes_as_many_open_files_as_its_connections_need(tmp_path: Path) -> None:
     low = 'ulimit -Sn 256 && exec "$@"'
     process = processes.start(
@@ -197,6 +202,7 @@ def test_it_takes_as_many_open_files_as_its_connections_need(tmp_path: Path) -> 
         process.communicate(timeout=20)
 
 
+@pytest.mark.long
 def test_a_port_that_is_taken_is_named_in_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -210,6 +216,7 @@ def test_a_port_that_is_taken_is_named_in_one_line(tmp_path: Path) -> None:
     assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.long
 def test_a_store_that_is_not_there_is_one_line() -> None:
     began = time.monotonic()
     refused = processes.run(

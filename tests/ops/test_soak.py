@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from tests.harness.processes import run
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -71,6 +71,7 @@ def test_a_store_that_shows_no_policy_says_at_start_what_to_set(kind: str, tmp_p
         assert any(wanted in reason for reason in told["reasons"])
 
 
+@pytest.mark.long
 @anywhere
 def test_a_store_that_begins_to_evict_is_told_and_grants_no_held_task_again(
     kind: str, tmp_path: Path
@@ -113,6 +114,7 @@ def test_a_store_that_begins_to_evict_is_told_and_grants_no_held_task_again(
         assert events.count("store_safe_again") == 1, service.logged
 
 
+@pytest.mark.long
 def test_every_node_of_a_cluster_is_asked_for_its_policy(tmp_path: Path) -> None:
     with cluster(tmp_path) as nodes:
         environ = over("cluster", nodes)
@@ -191,6 +193,7 @@ PEERS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", PEERS)
 def test_what_is_no_store_is_told_in_one_line(what: str) -> None:
     answer, told = PEERS[what]
@@ -200,6 +203,7 @@ def test_what_is_no_store_is_told_in_one_line(what: str) -> None:
         assert told in line, line
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["HTTP", "a banner", "OK to everything", "nothing", "an end"])
 def test_what_speaks_no_tls_is_told_in_one_line(what: str) -> None:
     with Peer(PEERS[what][0]) as peer:
@@ -207,6 +211,7 @@ def test_what_speaks_no_tls_is_told_in_one_line(what: str) -> None:
         assert any(word in line for word in ("no TLS", "does not answer", "ended", "reached")), line
 
 
+@pytest.mark.long
 def test_a_port_with_tls_and_one_without_are_told_apart(tmp_path: Path) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost", "127.0.0.1")
@@ -228,6 +233,7 @@ def test_a_port_with_tls_and_one_without_are_told_apart(tmp_path: Path) -> None:
             assert service.claim("T-1")[0] == 201
 
 
+@pytest.mark.long
 @anywhere
 def test_a_login_that_the_store_refuses_is_told_in_one_line(kind: str, tmp_path: Path) -> None:
     with serving(kind, tmp_path, f"requirepass {SECRET}") as server:
@@ -239,6 +245,7 @@ def test_a_login_that_the_store_refuses_is_told_in_one_line(kind: str, tmp_path:
         assert "asks for no password" in no_start(server.url_of("", SECRET))
 
 
+@pytest.mark.long
 @anywhere
 def test_a_store_that_takes_no_writes_is_told_in_one_line(kind: str, tmp_path: Path) -> None:
     with serving(kind, tmp_path, "min-replicas-to-write 1") as server:
@@ -251,6 +258,7 @@ def test_a_store_that_takes_no_writes_is_told_in_one_line(kind: str, tmp_path: P
         assert "no cluster" in no_start(f"redis+cluster://127.0.0.1:{_port_to(server)}")
 
 
+@pytest.mark.long
 def test_a_sentinel_is_not_taken_for_the_store(tmp_path: Path) -> None:
     with sentinels(tmp_path) as (servers, watchers):
         assert "Sentinel" in no_start(f"redis://127.0.0.1:{watchers[0].port}/0")
@@ -259,6 +267,7 @@ def test_a_sentinel_is_not_taken_for_the_store(tmp_path: Path) -> None:
         assert "No Sentinel answers" in no_start(url)
 
 
+@pytest.mark.long
 def test_a_node_of_a_cluster_is_not_taken_for_all_of_it(tmp_path: Path) -> None:
     with cluster(tmp_path) as nodes:
         lines = {no_start(f"redis://:{quote(PASSWORD)}@127.0.0.1:{n.port}/0") for n in nodes[:2]}
@@ -299,6 +308,7 @@ def _port_to(server: StoreServer) -> int:
     return port
 
 
+@pytest.mark.long
 @anywhere
 def test_the_documented_rights_are_enough_for_all_that_a_service_does(
     kind: str, tmp_path: Path
@@ -358,6 +368,7 @@ def walk_through(service: Running, ann: str, bob: str, admin: str) -> None:
     assert service.ask("GET", "/v1/p/claims/T-1?fence=1")[1]["current"] is False
 
 
+@pytest.mark.long
 def test_the_documented_rights_are_enough_for_a_cluster_and_each_that_it_takes_is_named(
     tmp_path: Path,
 ) -> None:
@@ -379,6 +390,7 @@ def test_the_documented_rights_are_enough_for_a_cluster_and_each_that_it_takes_i
             walk_through(service, new_session(), new_session(), ADMIN)
 
 
+@pytest.mark.long
 @anywhere
 def test_another_database_and_replicas_take_rights_of_their_own(kind: str, tmp_path: Path) -> None:
     user = f"user dibs on >{SECRET} {documented()}"

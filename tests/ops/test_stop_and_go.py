@@ -36,6 +36,7 @@ def has_more(load: SteadyLoad, than: int) -> bool:
     return len(load.grants) > than
 
 
+@pytest.mark.long
 def test_a_rolling_restart_under_load_loses_nothing_and_refuses_nobody(store: str) -> None:
     environ = NO_RATES | {"DIBS_REDIS_URL": store}
     services = [Running(env=environ), Running(env=environ)]
@@ -65,6 +66,7 @@ def test_a_rolling_restart_under_load_loses_nothing_and_refuses_nobody(store: st
             service.__exit__()
 
 
+@pytest.mark.long
 def test_a_backup_of_a_running_store_has_every_acknowledged_claim(tmp_path: Path) -> None:
     file = tmp_path / "claims.tar.gz"
     session = new_session()
@@ -92,6 +94,7 @@ def test_a_backup_of_a_running_store_has_every_acknowledged_claim(tmp_path: Path
         assert service.claim("new")[1]["fence"] > newest, "an old backup repeats no fence"
 
 
+@pytest.mark.long
 def test_a_restore_touches_no_claims_that_are_there(tmp_path: Path) -> None:
     file, data = tmp_path / "b.tar.gz", str(tmp_path / "d")
     with Running("--data-dir", data) as service:
@@ -103,6 +106,7 @@ def test_a_restore_touches_no_claims_that_are_there(tmp_path: Path) -> None:
         assert service.claim("T-1")[0] == 409
 
 
+@pytest.mark.long
 def test_what_is_no_backup_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     text, foreign, cut = tmp_path / "text", tmp_path / "foreign.tar.gz", tmp_path / "cut.tar.gz"
     text.write_text("hello")
@@ -145,6 +149,7 @@ def test_data_of_a_newer_version_is_refused_with_a_sentence_and_kept(store: str)
         assert service.claim("T-1")[0] == 409
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_full", [False, True])
 def test_data_of_the_format_before_is_gone_on_with_and_each_claim_kept(
     store: str, is_full: bool
@@ -172,6 +177,7 @@ def format_of(folder: Path) -> bytes | None:
         return None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("killed_when", ["the store answers", "it is upgraded", "it is ready"])
 def test_an_upgrade_that_is_killed_loses_no_claim(tmp_path: Path, killed_when: str) -> None:
     """Service and store end by kill -9, each time a little later; then it starts as ever."""
@@ -200,6 +206,7 @@ def test_an_upgrade_that_is_killed_loses_no_claim(tmp_path: Path, killed_when: s
             assert (status, claim["fence"]) == (200, fence)
 
 
+@pytest.mark.long
 def test_a_service_whose_store_was_taken_over_by_a_newer_version_stops(store: str) -> None:
     """An upgraded service took the store over: the old one must not go on as if nothing were."""
     with Running(env={"DIBS_REDIS_URL": store}) as service:

@@ -74,6 +74,7 @@ def test_a_shared_answer_about_health_counts_for_each_who_asked(service: Running
     assert asked("other") == others
 
 
+@pytest.mark.long
 def test_what_is_held_parked_lapsed_done_and_queued_is_shown_once(service: Running) -> None:
     used = 'dibs_store_memory_bytes{what="used"}'
     until(lambda: service.metrics()[used], "it sweeps: what was before is counted by whoever swept")
@@ -117,6 +118,7 @@ def test_what_is_held_parked_lapsed_done_and_queued_is_shown_once(service: Runni
     until(lambda: shown() == expected, f"the sweep shows {expected}")
 
 
+@pytest.mark.long
 def test_an_outage_is_one_line_and_one_count(tmp_path: Path) -> None:
     with Running("--data-dir", str(tmp_path / "d")) as owner:
         env = {"DIBS_REDIS_URL": f"unix://{tmp_path}/d/valkey.sock", "DIBS_LOG_FORMAT": "json"}
@@ -139,6 +141,7 @@ def test_an_outage_is_one_line_and_one_count(tmp_path: Path) -> None:
             assert any("does not answer" in line.get("reason", "") for line in lines)
 
 
+@pytest.mark.long
 def test_a_damaged_clock_is_counted_once_and_is_no_outage(tmp_path: Path) -> None:
     with Running("--data-dir", str(tmp_path / "d")) as service:
         with redis.Redis(unix_socket_path=str(tmp_path / "d/valkey.sock")) as store:
@@ -150,6 +153,7 @@ def test_a_damaged_clock_is_counted_once_and_is_no_outage(tmp_path: Path) -> Non
         assert service.metrics()["dibs_store_outages_total"] == 0
 
 
+@pytest.mark.long
 def test_the_rate_that_refused_is_counted(tmp_path: Path) -> None:
     env = {"DIBS_RATE_PER_SESSION": "1", "DIBS_RATE_PER_PROJECT": "0"}
     with Running("--data-dir", str(tmp_path / "d"), env=env) as service:
@@ -278,6 +282,7 @@ def test_a_line_of_text_is_for_people() -> None:
     assert line.endswith(" warning store_unreachable reason='It does not answer.'")
 
 
+@pytest.mark.long
 def test_the_store_shows_its_memory(service: Running, tmp_path: Path) -> None:
     used = 'dibs_store_memory_bytes{what="used"}'
     until(lambda: service.metrics()[used] > 1_000_000, "the memory is shown")

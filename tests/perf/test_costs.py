@@ -221,6 +221,7 @@ async def test_claims_that_are_made_at_once_leave_together(
     assert reads <= 25
 
 
+@pytest.mark.long
 async def test_a_live_claim_with_all_its_facts_takes_at_most_900_bytes(
     store: Store, server: redis.Redis
 ) -> None:
@@ -253,6 +254,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_what_a_project_weighs_is_what_the_store_needs_for_it(
     embedded: EmbeddedStore, server: redis.Redis, shape: str
@@ -296,6 +298,7 @@ HISTORIES: dict[str, tuple[str, str, dict[str, Any], int]] = {
 """Each a name, how it ends, what is said of it, and how many are more than there is room for."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", HISTORIES)
 async def test_a_history_takes_no_more_than_the_budget_of_its_project_and_refuses_nobody(
     embedded: EmbeddedStore, server: redis.Redis, kind: str

@@ -37,6 +37,7 @@ Ran = list[tuple[Any, float]]
 """What the model answered each time an operation took effect, and when that was, in ms."""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(SECONDS + 120)
 def test_what_concurrent_clients_hear_is_what_one_sequential_program_would_say(
     tmp_path: Path,

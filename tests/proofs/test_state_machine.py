@@ -25,9 +25,9 @@ from dibs.acts import POSTS
 
 TASKS = ("T-1", "T/2 #x", "T:3", "T.4")
 CASES = int(os.environ.get("DIBS_PROOF_CASES", "0"))
-"""How many random ones; by default the same few hundred each time."""
-IS_SHORT = os.environ.get("DIBS_PROOF_FORM") == "short"
-"""As in `make test`: the same few, which do not have to meet all there is."""
+"""How many random ones; by default the same 80 each time."""
+SHORT_CASES = 12
+"""With `--short`: the same few, which do not have to meet all there is."""
 PHASES = [Phase.generate] if os.environ.get("DIBS_PROOF_SHRINK") == "0" else list(Phase)
 STEPS = int(os.environ.get("DIBS_PROOF_STEPS", "50"))
 
@@ -511,7 +511,10 @@ def what_few_cases_meet() -> None:
 
 
 @pytest.mark.timeout(0)
-def test_no_history_makes_the_store_differ_from_the_contract(server: FrozenServer) -> None:
+def test_no_history_makes_the_store_differ_from_the_contract(
+    server: FrozenServer, pytestconfig: pytest.Config
+) -> None:
+    is_short = pytestconfig.getoption("short")
     Contract.server = server
     Rig.met.clear()  # what other tests met is no merit of this one
     crash_in_each_way()
@@ -519,7 +522,7 @@ def test_no_history_makes_the_store_differ_from_the_contract(server: FrozenServe
     run_state_machine_as_test(
         Contract,
         settings=settings(
-            max_examples=CASES or (50 if IS_SHORT else 80),
+            max_examples=CASES or (SHORT_CASES if is_short else 80),
             derandomize=not CASES,
             stateful_step_count=STEPS,
             deadline=None,
@@ -530,4 +533,4 @@ def test_no_history_makes_the_store_differ_from_the_contract(server: FrozenServe
     )
     print(f"cases of up to {STEPS} steps came to: {dict(Rig.met.most_common())}")
     unmet = [kind for kind in MEETS if not Rig.met[kind]]
-    assert IS_SHORT or not unmet, f"no case ever met {unmet}"
+    assert is_short or not unmet, f"no case ever met {unmet}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from tests.harness import processes
 from tests.harness.services import ServiceProcess, new_session, running
 from tests.races.draining import drain, tasks_of
@@ -15,12 +16,14 @@ from tests.races.racing import NO_LIMITS, race_for_one, share_out
 REPOSITORY = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_of_fifty_processes_one_wins_and_every_other_hears_who_and_how_long(tmp_path: Path) -> None:
     with running(tmp_path / "service", env=NO_LIMITS) as service:
         told = race_for_one(service, tmp_path, racers=50, rounds=2)
     assert told == {"won": 2, "refused": 98}
 
 
+@pytest.mark.long
 def test_eight_sessions_share_out_a_repositorys_files_without_doubles(tmp_path: Path) -> None:
     listed = processes.run(["git", "ls-files"], cwd=REPOSITORY, check=True).stdout
     tasks = [f"review {path}" for path in listed.splitlines()[:25]]
@@ -32,6 +35,7 @@ def test_eight_sessions_share_out_a_repositorys_files_without_doubles(tmp_path: 
     assert len(set(won.values())) > 1
 
 
+@pytest.mark.long
 def test_kill_9_of_service_and_store_loses_no_acknowledged_claim(tmp_path: Path) -> None:
     service = ServiceProcess(tmp_path / "service", env=NO_LIMITS)
     acknowledged: dict[str, int] = {}
@@ -107,6 +111,7 @@ def _everything(service: ServiceProcess) -> dict[str, int]:
             return found
 
 
+@pytest.mark.long
 def test_fifty_processes_drain_a_list_each_task_once_after_its_needs_and_in_order(
     tmp_path: Path,
 ) -> None:
@@ -125,6 +130,7 @@ def _batch(number: int) -> list[dict[str, Any]]:
     return [{"task": name, "body": f"text of {name}", **needs} for name in names]
 
 
+@pytest.mark.long
 def test_kill_9_in_the_middle_of_a_list_leaves_each_request_whole_or_undone(tmp_path: Path) -> None:
     service = ServiceProcess(tmp_path / "service", env=NO_LIMITS)
     session, written = new_session(), set[int]()

@@ -123,6 +123,7 @@ def test_new_claims_stop_before_the_disk_is_full_while_holders_go_on(
         assert len(lines(service, "store_disk_has_room")) == 1
 
 
+@pytest.mark.long
 def test_what_somebody_takes_while_the_log_is_written_anew_costs_no_later_start(
     disk: Path, tmp_path: Path
 ) -> None:
@@ -156,6 +157,7 @@ def test_what_a_running_store_lends_a_rewrite_is_not_all_of_the_reserve(disk: Pa
     assert Volume.of(data).reserve == volume.for_holders // 2
 
 
+@pytest.mark.long
 def test_a_limit_of_nothing_never_stops_claims(disk: Path, tmp_path: Path) -> None:
     with service_on(disk, tmp_path / "s", "--disk-free-percent", "0") as service:
         fill(disk, leave=3 * MB)
@@ -166,6 +168,7 @@ def test_a_limit_of_nothing_never_stops_claims(disk: Path, tmp_path: Path) -> No
 # When it is full all the same
 
 
+@pytest.mark.long
 def test_holders_go_on_when_somebody_else_takes_the_last_byte(disk: Path, tmp_path: Path) -> None:
     holder = new_session()
     with service_on(disk, tmp_path / "s") as service:
@@ -183,6 +186,7 @@ def test_holders_go_on_when_somebody_else_takes_the_last_byte(disk: Path, tmp_pa
         assert service.store() == store
 
 
+@pytest.mark.long
 def test_a_service_starts_again_on_a_disk_without_a_free_byte(disk: Path, tmp_path: Path) -> None:
     holder = new_session()
     service = service_on(disk, tmp_path / "s")
@@ -212,6 +216,7 @@ def test_a_start_for_which_there_is_too_little_room_is_logged_though_the_watch_s
     assert told == ["store_disk_full", "store_disk_has_room"]
 
 
+@pytest.mark.long
 def test_without_room_and_reserve_the_service_says_so_and_comes_back_by_itself(
     disk: Path, tmp_path: Path
 ) -> None:
@@ -271,6 +276,7 @@ def test_the_reserve_is_really_there_closed_to_others_and_of_the_size_of_the_log
         store.stop()
 
 
+@pytest.mark.long
 def test_a_log_that_renewals_made_long_is_written_anew_on_an_almost_full_disk(disk: Path) -> None:
     store = EmbeddedStore.start(disk / "data")
     try:
@@ -335,6 +341,7 @@ class Renewals:
             thread.join(30)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60 + 60 * ROUNDS)
 def test_a_disk_full_under_load_with_kills_in_between_loses_nothing_and_every_start_works(
     tmp_path: Path,

@@ -395,6 +395,7 @@ def test_a_killed_keeper_is_followed_by_a_new_one_with_every_key(data_dir: Path)
             assert client.get("key") == "kept"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("state", ["answering", "stopped"])
 def test_a_store_left_behind_is_ended_before_a_new_one_starts(
     data_dir: Path, state: str, monkeypatch: pytest.MonkeyPatch
@@ -568,6 +569,7 @@ def test_loading_may_take_longer_than_patience_as_long_as_it_gets_on(
         pytest.skip(f"this machine loads a million writes in {took:.2f} s")
 
 
+@pytest.mark.long
 def test_its_own_log_stays_bounded(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "_LOG_MAX", 2000)
     log = data_dir / "valkey.log"

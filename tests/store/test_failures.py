@@ -151,6 +151,7 @@ async def no_permission(admin: redis.Redis) -> None:
     admin.execute_command("ACL", "SETUSER", "dibs", "-set", "-hset")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("begin", "said"),
     [
@@ -438,6 +439,7 @@ async def test_a_restarted_store_gives_every_live_claim_one_more_ttl(tmp_path: P
         embedded.stop()
 
 
+@pytest.mark.long
 def test_a_claim_that_waited_is_of_unknown_outcome_where_its_store_goes_away(
     tmp_path: Path,
 ) -> None:

@@ -213,6 +213,7 @@ async def test_no_act_fails_while_functions_and_scripts_are_flushed_again_and_ag
             await all_three(store, "T-last")
 
 
+@pytest.mark.long
 async def test_a_failover_goes_on_with_the_functions_that_the_replica_has(tmp_path: Path) -> None:
     with sentinels(tmp_path) as (servers, watchers):
         hosts = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)

@@ -198,6 +198,7 @@ async def test_a_connection_whose_set_up_raises_refuses_its_callers_at_once_and_
     await link.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "url",
     [

@@ -89,6 +89,7 @@ def test_by_default_the_store_may_use_a_quarter_of_what_there_is(tmp_path: Path)
     assert limit == memory.given() * 25 // 100
 
 
+@pytest.mark.long
 def test_at_its_budget_the_store_refuses_new_claims_while_holders_go_on_and_restarts_work(
     tmp_path: Path,
 ) -> None:
@@ -123,6 +124,7 @@ def test_at_its_budget_the_store_refuses_new_claims_while_holders_go_on_and_rest
         assert service.ask("POST", "/v1/p/release", {"task": "T-1"}, holder)[0] == 200
 
 
+@pytest.mark.long
 def test_history_leaves_a_store_room_for_new_claims(tmp_path: Path) -> None:
     """What strangers finish, in as many projects as they like, is history after a day."""
     flags = ["--data-dir", str(tmp_path / "d"), "--store-memory", "4mb", "--event-bytes", "64kb"]

@@ -252,6 +252,7 @@ def test_a_server_that_was_killed_while_it_started_is_no_damage(
         EmbeddedStore.start(data_dir)
 
 
+@pytest.mark.long
 def test_a_log_that_a_service_wrote_looks_whole(tmp_path: Path) -> None:
     """All that dibs writes: `repair` would cut the log at a command that it does not know."""
     service = ServiceProcess(
@@ -336,6 +337,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
 ANY_BYTES = st.binary(min_size=1, max_size=40) | st.integers(1, 600).map(bytes)
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(at=st.floats(0, 1), rest=st.none() | ANY_BYTES, over=st.booleans())
 def test_whatever_happened_every_whole_command_before_the_damage_is_kept_and_the_log_loads(

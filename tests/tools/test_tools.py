@@ -18,6 +18,8 @@ from tests.tools.faultproxy import FAULTS, FaultProxy
 from dibs.store.local import programs
 from dibs.store.local.embedded import EmbeddedStore
 
+pytestmark = pytest.mark.long
+
 # The clock
 
 
