@@ -4,12 +4,16 @@ import json
 import os
 import stat
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from tests.client.conftest import Make, Sandbox
+from tests.client.test_family import beaten
+from tests.client.test_hooks import edit
 from tests.client.test_trust import PLANTED
 from tests.harness import processes
+from tests.harness.processes import until
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="about the users of POSIX")
 as_root = pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="root gives files away")
@@ -93,18 +97,44 @@ def test_a_folder_of_another_user_is_not_written_to(ann: Sandbox, depth: int) ->
 
 
 @as_root
-@pytest.mark.parametrize("suffix", KEPT)
-def test_a_file_of_another_user_counts_for_nothing(ann: Sandbox, suffix: str) -> None:
-    path = files(ann)[suffix]
-    before = ann.dibs("show", "T-1", "--json").json["heartbeat_at"]
-    if suffix == ".stamp":
-        path.write_text(" ".join(["9e9"] * 3))
-    os.chown(path, OTHER, OTHER)
-    if suffix == ".json":
-        assert "another user's" in ann.dibs("claim", "T-1").said(2).stderr
-        return
-    ann.dibs("claim", "T-1").said(0)
-    assert ann.dibs("show", "T-1", "--json").json["heartbeat_at"] >= before
+def test_a_state_file_of_another_user_is_refused(ann: Sandbox) -> None:
+    os.chown(files(ann)[".json"], OTHER, OTHER)
+    assert "another user's" in ann.dibs("claim", "T-1").said(2).stderr
+
+
+@as_root
+@pytest.mark.parametrize("suffix", KEPT[1:])
+def test_another_users_file_beside_it_fails_no_claim(ann: Sandbox, suffix: str) -> None:
+    os.chown(files(ann)[suffix], OTHER, OTHER)
+    fence = ann.dibs("show", "T-1", "--json").said(0).json["fence"]
+    assert ann.dibs("claim", "T-1", "--json").said(0).json["fence"] == fence
+
+
+@as_root
+def test_no_stamp_of_another_user_opens_the_gate(ann: Sandbox) -> None:
+    stamp = files(ann)[".stamp"]
+    ann.dibs("release", "T-1").said(0)
+    ann.env["DIBS_GATE"] = "block"
+    stamp.write_text("9e9 9e9 9e9")
+    assert edit(ann) == {}, "by a stamp of our own something is held"
+    os.chown(stamp, OTHER, OTHER)
+    assert edit(ann)["permissionDecision"] == "deny"
+
+
+@as_root
+def test_no_stamp_of_another_user_holds_a_beat_back(ann: Sandbox) -> None:
+    stamp, made = files(ann)["family.stamp"], beaten(ann, "T-1")
+    stamp.write_text(f"{time.time() + 60} 9e9 9e9")
+
+    def is_later() -> bool:
+        return bool(ann.dibs("list", "--json").said(0).json["server_time"] > made)
+
+    until(is_later, "the claim is a second old")
+    ann.hook("PostToolUse")
+    assert beaten(ann, "T-1") == made, "by a stamp of our own it has just beaten"
+    os.chown(stamp, OTHER, OTHER)
+    ann.hook("PostToolUse")
+    assert beaten(ann, "T-1") > made
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602])
