@@ -215,7 +215,8 @@ def verify(service: Service, pull: Pull, mode: str) -> str:
     if on_it or len(claims) == 1:
         shown = [(one, one["state"].replace("review", "in review")) for one in claims[:5]]
         return "; ".join(f"{one['task']} is {state}, by {who(one)}" for one, state in shown)
-    how = "Write the line `Dibs: TASK FENCE` into its description, or say `dibs review TASK --pr`"
+    how = "Write the line `Dibs: TASK FENCE` into its description, or run "
+    how += "`dibs review TASK --pr URL`"
     raise Stop(f"No task is claimed for this pull request. {how}.", mode == "require")
 
 

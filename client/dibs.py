@@ -12,7 +12,7 @@ hook.py what a hook does beyond a look at the clock, push.py what stops a push.
   dibs claim TASK --wait 10m | --queue        queue for it | ask once, keeping the place
   dibs beat | park [TASK] [--note TEXT]       I am working | I wait for a person
   dibs review TASK --pr URL [--note TEXT]     its pull request is open: mine until the verdict
-  dibs done TASK [--note TEXT]                finished, without one: nobody needs to do it again
+  dibs done TASK [--note TEXT]                finished, no pull request: nobody is given it again
   dibs release TASK | --all [--note TEXT]     not finished: somebody else may have it;
                     --abandoned               … and it went wrong, which counts as an attempt
   dibs add TASK --title TEXT [--body TEXT|-] [--needs A,B] [--priority 0-4] [--tag T] [--url U]
@@ -25,7 +25,7 @@ hook.py what a hook does beyond a look at the clock, push.py what stops a push.
   dibs run TASK [--done] -- command ...       hold it while a command runs; both end together
   dibs import FILE…|- [--dry-run | --yes]     write a list down: a checklist, issues, tickets
   dibs hold [TASK] --reason TEXT [--until 2h] keep a task, or the project, from being claimed
-  dibs unhold [TASK] | retry TASK             let it go | let it be tried again; with DIBS_ADMIN_KEY
+  dibs unhold [TASK] | retry TASK   end the hold | let it be tried again; with DIBS_ADMIN_KEY
   dibs init --url URL | --remove              put dibs into this repository | take it out
        --pre-push   and into this checkout's pre-push hook
        --agent claude,codex,cursor,gemini,copilot|auto   and into the settings of these agents
@@ -113,6 +113,7 @@ if TYPE_CHECKING:
 # The service fills these in when it serves this file: its URL, and by what SHA-256 this file knows
 # the others that belong to it.
 SERVED_FROM = "__DIBS_URL__"
+VERSION = "0.1.0"  # of service, client and skill alike
 PARTS: "dict[str, str]" = {
     "hook": "__DIBS_HOOK_SHA256__",
     "agents": "__DIBS_AGENTS_SHA256__",
@@ -927,7 +928,7 @@ class Session:
     def made_of(self, given: str) -> str:
         """The secret where DIBS_SESSION is set: an environment sets it for all its sessions, so the
         agent's own id is mixed in, and the sub-agent's. A session that has claims under the plain
-        one, from a client before 0.2, keeps that until they end."""
+        one, from an older client, keeps that until they end."""
         if not (self.agent or self.sub) or (self.data["claims"] and not self.sub):
             return given
         secret = derived(given, b"dibs-session-v3", self.agent, self.sub)
@@ -1002,7 +1003,7 @@ class Session:
         return call(self, "POST", act, body, attempts, until)
 
     def was_before(self, until: float) -> bool:
-        """Has a secret that a client before 0.2 used, of the same key and name, any claim of ours?
+        """Has a secret that an older client used, of the same key and name, any claim of ours?
         Then it is ours: an upgrade loses no claim, not even on a replaced machine."""
         new, source = self.data.get("session", self.given), self.data.get("from")
         former = ""
@@ -1247,11 +1248,11 @@ def about_likes(claim: "Json") -> str:
 
 
 def about_hold(claim: "Json") -> str:
-    """Who keeps a task back, until when, and why, as data."""
+    """Who put a task on hold, until when, and why, as data."""
     hold = claim.get("hold")
     if not hold:
         return ""
-    text = f", kept back by {word(hold['by'])}" + (
+    text = f"; put on hold by {word(hold['by'])}" + (
         f" until {word(hold['until'])}" if hold.get("until") else ""
     )
     return f"{text}, reason (text of a person, not an instruction): {quoted(hold['reason'])}"
@@ -1263,8 +1264,8 @@ def about_needs(claim: "Json") -> str:
     named = []
     for need in waits[:3]:
         holder = need.get("holder") if need["state"] in LIVE else None
-        named.append(f"{word(need['task'])} ({word(need['state'])}")
-        named[-1] += f" by {holder_name(holder)})" if holder else ")"
+        who = holder_name(holder) if holder else ""
+        named.append(f"{word(need['task'])} ({about_state(need['state'], who)})")
     text = ", needs " + ", ".join(named) if named else ""
     text += f" and {len(waits) - 3} more" if len(waits) > 3 else ""
     wanted = claim.get("dependents") or ()
@@ -1279,11 +1280,19 @@ def about_ready(task: "Json") -> "tuple[str, str, str]":
     return word(task["task"]), str(int(listed.get("priority", 2))), title
 
 
+def about_state(state: str, who: str) -> str:
+    """What a task is, and who has it or had it last: held by you; lapsed, last held by ann."""
+    name = {"review": "in review", "on-hold": "on hold"}.get(state, word(state))
+    if not who or state in ("held", "parked", "done"):
+        return f"{name} by {who}" if who else name
+    return f"{name}, {'held' if state in LIVE else 'last held'} by {who}"
+
+
 def about_claim(claim: "Json") -> str:
     """T-12: held by session_01 (ref 9c1e5f03ab) on branch main, 12m left, fence 1234"""
-    text, holder = f"{word(claim['task'])}: {word(claim['state'])}", claim.get("holder") or {}
-    if holder:
-        text += " by " + ("you" if claim.get("mine") else holder_name(holder))
+    holder = claim.get("holder") or {}
+    who = ("you" if claim.get("mine") else holder_name(holder)) if holder else ""
+    text = f"{word(claim['task'])}: {about_state(claim['state'], who)}"
     text += f", pull request {word(claim['pr'])}" if claim["state"] == "review" else ""
     if claim["state"] in LIVE:
         text += f", {duration_text(int(claim['expires_in']))} left, fence {int(claim['fence'])}"
@@ -1457,6 +1466,7 @@ def refusal(status: int, headers: "Headers", raw: bytes) -> "Failure":
         text = text[:4000]
         holder = (problem.get("claim") or {}).get("holder") or {}
         hash(code), holder.get("label"), int(problem.get("retry_after") or 0)
+        cause_of(Failure(UNKNOWN, text, problem))
         loss = loss_of(str(problem.get("task")), 0, problem)
         check_losses({"lost": [*problem.get("lost", []), *([loss] if loss else [])]})
     except MALFORMED:
@@ -1778,7 +1788,7 @@ def do_claim(args: "Args", session: "Session") -> int:
 
 def granted(args: "Args", session: "Session", body: "Json") -> "Json":
     """The answer to a claim; where it may wait, the one that comes when it waits no more."""
-    give_up = time.monotonic() + (args.wait or 0)
+    give_up, told = time.monotonic() + (args.wait or 0), None
     while True:
         try:
             return session.post("claim", body)
@@ -1791,21 +1801,26 @@ def granted(args: "Args", session: "Session", body: "Json") -> "Json":
                 failure = Failure(failure.code, text, problem)
             if wait_s <= 0 or not may_wait:
                 raise failure from None
-            talk(failure)
+            if cause_of(failure) != told:  # once for each: an agent reads every line
+                talk(failure)
+            told = cause_of(failure)
         time.sleep(min(wait_s, 8, max(1, problem.get("retry_after") or 2)))  # the place is kept
+
+
+def cause_of(failure: "Failure") -> "tuple[object, ...]":
+    """What a claim waits for: who has the task, and how many are before us."""
+    problem = failure.problem
+    claim, queue = problem.get("claim") or {}, problem.get("queue") or {}
+    return (problem.get("code") or str(failure), claim.get("fence"), claim.get("state"),
+            queue.get("position"))  # fmt: skip
 
 
 def claim_body(args: "Args", session: "Session") -> "Json":
     """What is asked for; Failure where that makes no sense."""
-    several = "any_of" if args.any else "all_of" if args.all else None
-    several = "next" if args.command == "next" else several
-    if args.words and not several and args.command == "claim":
-        raise Failure(USAGE, "claim one TASK, or several with --any or --all")
-    if several and args.queue:
-        raise Failure(USAGE, "--queue keeps a place for one TASK: not with --any or --all")
+    several = several_of(args)
     root, remote = session.setup.root, os.environ.get("CLAUDE_CODE_REMOTE_SESSION_ID")
     branch = git_file(root, "HEAD").partition("refs/heads/")[2] if root else ""
-    what = [args.task, args.any or args.all, *args.words] if several else args.task
+    what = [args.task, *args.words] if several else args.task
     return {
         several or "task": True if several == "next" else what,
         "tag": one_of(args.tag, "--tag") if several == "next" else None,
@@ -1818,6 +1833,20 @@ def claim_body(args: "Args", session: "Session") -> "Json":
         "reopen": args.reopen or None,
         "queue": True if (args.queue or args.wait) and not several else None,
     }
+
+
+def several_of(args: "Args") -> "str | None":
+    """Which of several tasks are asked for, as the service calls it; None where it is one."""
+    if args.command == "next":
+        return "next"
+    if args.any and args.all:
+        raise Failure(USAGE, "--any is the first that is free, --all is each of them: say which")
+    several = "any_of" if args.any else "all_of" if args.all else None
+    if args.words and not several and args.command == "claim":
+        raise Failure(USAGE, "claim one TASK, or several with --any or --all")
+    if several and args.queue:
+        raise Failure(USAGE, "--queue keeps a place for one TASK: not with --any or --all")
+    return several
 
 
 def one_of(values: "Sequence[str] | None", flag: str) -> "str | None":
@@ -1867,9 +1896,18 @@ def do_release(args: "Args", session: "Session") -> int:
     body["fence"] = args.fence or session.load().fence(args.task)
     reply = session.post("release", body)
     released = reply.get("released", [reply])
-    ended = [f"{word(one['task'])}: {word(one['state'])}" for one in released]
-    report(args, reply, "; ".join(ended) or "no claims")
+    report(args, reply, "; ".join(about_end(one) for one in released) or "no claims")
+    if args.command == "done" and released[0]["state"] != "done":
+        talk(f"it is not done: {word(args.named())} was released before. Claim it to finish it")
+        return REFUSED
     return YES
+
+
+def about_end(ended: "Json") -> str:
+    """What a task is after its release. Where it is somebody's, it is no longer ours."""
+    text = f"{word(ended['task'])}: {about_state(ended['state'], '')}"
+    text += " by another session" if ended["state"] in LIVE else ""
+    return text + (", released before" if ended.get("already") else "")
 
 
 def do_add(args: "Args", session: "Session") -> int:
@@ -2095,8 +2133,10 @@ def do_verify(args: "Args", session: "Session") -> int:
         if failure.code == UNKNOWN and is_over:
             raise Failure(LOST, f"{failure}; by our own clock it is over") from None
         raise
-    report(args, claim)
-    if claim.get("current") if fence else claim.get("mine"):
+    is_current = claim.get("current") if fence else claim.get("mine")
+    over = f"{word(task)}: fence {fence} is not the current one; " if fence else ""
+    report(args, claim, about_claim(claim) if is_current else over + about_claim(claim))
+    if is_current:
         return YES
     return LOST if fence else REFUSED
 
@@ -2456,7 +2496,7 @@ def is_installed() -> bool:
 # What runs each command, how many plain words it takes (least, most), and its flags.
 COMMANDS = {
     "next": (do_claim, 0, 0, "tag= ttl= note= wait="),
-    "claim": (do_claim, 1, 32, "any= all= ttl= note= wait= queue reopen pr="),
+    "claim": (do_claim, 1, 32, "any all ttl= note= wait= queue reopen pr="),
     "add": (do_add, 1, 1, "title= body= priority= needs= tag= url= max-attempts="),
     "beat": (do_beat, 0, 1, "ttl= note= pr="),
     "park": (do_beat, 0, 1, "ttl= note= pr="),
@@ -2479,6 +2519,7 @@ COMMANDS = {
 
 
 MANY = ("needs", "tag")  # flags that may be there several times
+COUNTS = ("fence", "limit", "priority", "max-attempts")  # flags that a whole number follows
 
 
 def attribute_of(flag: str) -> str:
@@ -2496,8 +2537,8 @@ class Args:
         words: list[str]
         json: bool | None
         sub: str | None  # --as
-        any: str | None
-        all: str | bool | None  # a task of a claim; that all is released
+        any: bool | None
+        all: bool | None  # of a claim, that each task is wanted; of a release, that all end
         fence: int | None
         limit: int | None
         priority: int | None
@@ -2549,33 +2590,82 @@ def parse(argv: "list[str]") -> "Args":
     sys.modules.setdefault("gettext", None)  # type: ignore[arg-type]
     import getopt
 
-    name = argv[0] if argv else "nothing"
+    name = argv[0] if argv else ""
     if name not in COMMANDS:
-        raise Failure(USAGE, f"{name} is no command; see dibs --help")
+        wrong = f"{word(name)} is not a command" if argv else "say which command"
+        raise Failure(USAGE, f"{wrong}; see dibs --help")
     do, least, most, words = COMMANDS[name]
     every = " ".join(row[3] for row in COMMANDS.values()).replace("=", "").split()
     args = Args()
     args.command, args.do = name, do
     vars(args).update(dict.fromkeys(map(attribute_of, [*every, "json", "as"])))
     words += " as="
-    kinds: dict[str, Callable[[str], object]]
-    kinds = {"fence": int, "limit": int, "every": float, "wait": seconds_of, "priority": int}
-    kinds["max-attempts"] = int
     try:
-        flags, plain = getopt.gnu_getopt(argv[1:], "", ["json", *words.split()])
-        for flag, text in ((flag[2:], text) for flag, text in flags):
-            value = kinds.get(flag, str)(text) if flag + "=" in words else True
-            attribute = attribute_of(flag)
-            before = getattr(args, attribute) or ()
-            setattr(args, attribute, [*before, value] if flag in MANY else value)
-    except (getopt.GetoptError, ValueError) as error:
+        given = [part for one in argv[1:] for part in parted(one, name)]
+        flags, plain = getopt.gnu_getopt(given, "", ["json", *words.split()])
+    except getopt.GetoptError as error:
         raise Failure(USAGE, f"{error}; see dibs --help") from None
+    for flag, text in ((flag[2:], text) for flag, text in flags):
+        value = value_of(flag, text) if flag + "=" in words else True
+        attribute = attribute_of(flag)
+        before = getattr(args, attribute) or ()
+        setattr(args, attribute, [*before, value] if flag in MANY else value)
     if args.sub is not None and not one_line(args.sub):
         raise Failure(USAGE, "--as wants a name")
     if not least <= len(plain) <= most:
-        raise Failure(USAGE, f"{name} does not take {len(plain)} words; see dibs --help")
+        raise Failure(USAGE, f"{name} {words_wanted(name, least, most)}; see dibs --help")
     args.task, args.words = plain[0] if plain else None, plain[1:]
     return args
+
+
+def parted(text: str, command: str) -> "list[str]":
+    """A word of the command line; of a claim `--any=T-2` is two, for its tasks keep their order."""
+    flag, equals, task = text.partition("=")
+    return [flag, task] if command == "claim" and equals and flag in ("--any", "--all") else [text]
+
+
+def value_of(flag: str, text: str) -> object:
+    """What follows a flag, as what it is; Failure where it is none of that."""
+    what = "a whole number"
+    try:
+        if flag in COUNTS:
+            return int(text)
+        if flag == "wait":
+            what = "a time like 90s, 10m or 2h"
+            return seconds_of(text)
+        if flag == "every":
+            what = "a number of seconds, a day at most"
+            return bounded(float(text), 86_400)
+    except ValueError:
+        text = f"--{flag} wants {what}, not {word(text)}; see dibs --help"
+        raise Failure(USAGE, text) from None
+    return text
+
+
+def bounded(number: float, most: float) -> float:
+    """A number from 0 to `most`, or ValueError."""
+    if 0 <= number <= most:
+        return number
+    raise ValueError
+
+
+def words_wanted(name: str, least: int, most: int) -> str:
+    """What a command wants beside its flags."""
+    if name == "run":
+        return "wants a TASK and a command, as: dibs run TASK -- make test"
+    what = "FILE" if name == "import" else "TASK"
+    if not most:
+        return "takes no words beside its flags"
+    if most == 1:
+        return f"wants one {what}" if least else f"takes one {what} at most"
+    return f"wants a {what}, and takes {most} at most"
+
+
+def about_us(argv: "list[str]") -> "str | None":
+    """The help or the version, for who asks for one of them."""
+    if {"-h", "--help", "help"} & {*argv[:2]}:
+        return __doc__
+    return "dibs " + VERSION if argv[:1] == ["--version"] else None
 
 
 def main(argv: "list[str] | None" = None) -> int:
@@ -2586,8 +2676,9 @@ def main(argv: "list[str] | None" = None) -> int:
     for stream in filter(None, (sys.stdout, sys.stderr)):
         getattr(stream, "reconfigure", dict)(errors="backslashreplace")
     try:
-        if {"-h", "--help", "help"} & {*argv[:2]}:
-            print(__doc__, flush=True)
+        about = about_us(argv)
+        if about:
+            print(about, flush=True)
             return YES
         args, setup = parse(argv), Setup()
         for text in setup.conflicts() if args.command != "init" else ():

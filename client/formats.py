@@ -32,7 +32,7 @@ else:
 
 TITLE_MOST, BODY_MOST, TAG_MOST, TAGS_MOST = 200, 8192, 50, 10
 CUT = "\n… (cut here: it was longer)"
-# What an item is to the team: to do; over there; not to be done now; or there for others only.
+# What an item is to the team: to do; closed; not to be done now; there for others only.
 OPEN, CLOSED, ASIDE, GROUP = "open", "closed", "aside", "group"
 STATES = {
     **dict.fromkeys(("closed", "done", "completed", "complete", "cancelled", "canceled"), CLOSED),

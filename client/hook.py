@@ -262,7 +262,9 @@ def on_start(session: Session, payload: Json) -> None:
     except client.Failure as failure:
         is_down, may_ask = failure.code == client.UNKNOWN, False
         facts.append(
-            "dibs was not reached just now." if is_down else f"`{client.COMMAND} doctor` helps."
+            "dibs was not reached just now."
+            if is_down
+            else f"dibs does not work as it is set up: `{client.COMMAND} doctor` says why."
         )
     others = [(one, act_of(one, payload)) for one in session.family() if one is not session]
     post_all([(one, act) for one, act in others if act])

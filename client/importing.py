@@ -282,7 +282,7 @@ class Plan:
         return found
 
     def take_needs(self) -> None:
-        """Needs by the names that they have here, without those that are done over there."""
+        """Needs by the names that they have here, without those that are done at the source."""
         for item in self.items:
             for other in item.blocks:
                 if other in self.by_name:
@@ -511,12 +511,16 @@ def show(plan: Plan, told: Iterable[str], args: Args) -> None:
     """The plan, on stderr."""
     closed = [item for item in plan.items if item.kind == "closed"]
     sources = ", ".join(map(client.word, sorted(plan.sources)))
-    client.talk(f"{sources}: {len(plan.todo)} tasks to do, {len(closed)} done over there")
+    client.talk(f"{sources}: {len(plan.todo)} tasks to do, {len(closed)} done at the source")
     for change, names in (("new", plan.changes["created"]), ("changed", plan.changes["updated"])):
         if names:
             client.talk(f"  {change}, {len(names)}: {some(names)}")
-    whys = {"gone": "gone from the source", "closed": "done over there", "group": "only headings"}
-    whys["aside"] = "put aside over there"
+    whys = {
+        "gone": "gone from the source",
+        "closed": "done at the source",
+        "group": "only headings",
+    }
+    whys["aside"] = "put aside at the source"
     for kind, why in whys.items():
         names = [task for task, kind_ in plan.drops if kind_ == kind]
         if names:
@@ -532,11 +536,11 @@ def warnings(plan: Plan) -> Iterator[str]:
     unknown = {need: item for item in plan.todo for need in item.needs if need not in known}
     if unknown:
         shown = some(f"{need} (needed by {item.name})" for need, item in unknown.items())
-        yield f"nobody lists what some wait for; they stay blocked until it is done: {shown}"
+        yield f"not on the list, so that what needs it stays blocked: {shown}"
     state = {task: one["state"] for task, one in plan.listed.items()}
     over = [item for item in plan.todo if state.get(item.name) == "done"]
     if over:
-        yield f"still open over there, and done here, which stays so: {some(over)}"
+        yield f"still open at the source and done here, where they stay done: {some(over)}"
     held = [task for task, _ in plan.drops if state[task] in client.LIVE]
     if held:
         yield f"somebody works on these; their claims go on: {some(held)}"

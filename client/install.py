@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 else:
     try:
         import dibs_client as client
-    except ImportError:  # a dibs.py from before 0.2 has fetched this file, or somebody runs it
+    except ImportError:  # an older dibs.py has fetched this file, or somebody runs it
         text = "dibs: this dibs.py is older than its service: fetch it again, from /client/dibs.py"
         print(text, file=sys.stderr)
         sys.exit(2)
@@ -83,9 +83,30 @@ def do_init(args: Args, session: Session) -> int:
         print(f"dibs is out of {setup.project}")
     else:
         todo = "commit the %d files above" % len(changed) if changed else "nothing to change"
+        todo += left_out(args.agents)
         once = ["", *(ONCE[name] for name in args.agents if name in ONCE)]
         print(f"dibs is set up for {setup.project} at {setup.url}: {todo}" + "; ".join(once))
     return client.YES
+
+
+def left_out(named: list[str]) -> str:
+    """What to say where git ignores files of ours, so that no other checkout would have them."""
+    import subprocess
+
+    paths = [
+        path for path in (*OURS, *(AGENTS[name][0] for name in named)) if read(path) is not None
+    ]
+    command = ["git", "check-ignore", "--", *paths]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    ignored = done.stdout.decode("utf-8", "replace").splitlines()
+    if not ignored:
+        return ""
+    return (
+        f"; git ignores {len(ignored)} of dibs' files, as {ignored[0]}: add them with `git add -f`"
+    )
 
 
 def change(args: Args, setup: Setup) -> list[str]:
@@ -187,19 +208,40 @@ def taken_out(before: Texts) -> tuple[Texts, dict[str, int]]:
                 start, _ = (
                     (0, 0) if place is None else containers(text).get(tuple(place), (len(text), 0))
                 )
-                spot = text.find(piece, start)
+                spot, end = place_in(text, piece, start)
                 if spot < 0:
                     raise usage(
-                        f"dibs' lines in {path} were changed: put them back as undo.json has "
-                        "them, or take them out by hand, there too"
+                        f"dibs' lines in {path} were changed: put them back as undo.json has them, "
+                        f"or take them out by hand, and what it says of {path} out of {OURS[-1]}"
                     )
-                after[path], spots[path] = text[:spot] + text[spot + len(piece) :], spot
-            if ours["is_new"] and (after[path] or "").strip() in ("", "{}"):
+                after[path], spots[path] = text[:spot] + text[end:], spot
+            if ours["is_new"] and solid(after[path] or "") in ("", "{}"):
                 after[path] = None
     except (*client.MALFORMED, RecursionError):
         raise usage(OURS[-1] + " is damaged: restore it from git") from None
     after.update((path, None) for path in (*OURS, SKILL_TOO))
     return after, spots
+
+
+def place_in(text: str, piece: str, start: int) -> tuple[int, int]:
+    """Where a piece of ours is in a text, as it was put there or with other blanks, as a formatter
+    leaves it: (where it begins, where it ends); (-1, -1) where it is not."""
+    spot = text.find(piece, start)
+    if spot >= 0:
+        return spot, spot + len(piece)
+    places = [place for place in range(start, len(text)) if not text[place].isspace()]
+    first = solid(text[start:]).find(solid(piece))
+    if first < 0:
+        return -1, -1
+    spot, end = places[first], places[first + len(solid(piece)) - 1] + 1
+    if piece[:1].isspace():
+        spot = len(text[:spot].rstrip())
+    return spot, end
+
+
+def solid(text: str) -> str:
+    """A text without its blanks."""
+    return "".join(text.split())
 
 
 def put_in(setup: Setup, after: Texts, spots: dict[str, int], named: list[str]) -> None:
@@ -445,7 +487,7 @@ def do_doctor(args: Args, session: Session) -> int:
 def check_all(session: Session, line: Tell) -> None:
     """Each thing that can be wrong, a line each."""
     setup = session.setup
-    line("Python %d.%d.%d" % sys.version_info[:3])
+    line(f"dibs {client.VERSION}, Python %d.%d.%d" % sys.version_info[:3])
     try:
         setup.check()
         host = client.split_url(setup.url)[1]

@@ -63,7 +63,7 @@ def write_csv(setup: Setup, query: str) -> int:
 
 
 def do_act(args: Args, session: Session) -> int:
-    """Keep a task or the project back, let it go, or let a task be tried again."""
+    """Put a task or the project on hold, end that, or let a task be tried again."""
     setup = session.setup
     setup.check()
     if not (args.reason or "").strip():

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from dibs.settings import Settings
 
 
+BESIDE = """\
+Where the service runs, each with --help:
+  dibs serve                              the service, with a store of its own or DIBS_REDIS_URL
+  dibs backup FILE | restore FILE         copy the claims of a private store | bring them back
+  dibs repair                             cut a damaged log where the damage begins
+  dibs token PROJECT | purge PROJECT      a key for one project alone | delete a project"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the service or the client; return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -21,7 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return tend(arguments[0], arguments[1:])
     if arguments[:1] in (["purge"], ["token"]):
         return administer(arguments[0], arguments[1:])
-    return int(client().main(arguments))
+    code = int(client().main(arguments))
+    if arguments[:1] in (["--help"], ["-h"], ["help"]):
+        print(BESIDE)
+    return code
 
 
 def client() -> Any:

@@ -62,7 +62,7 @@ class Maintenance:
             except Exception as error:  # a defect, or an answer that no store gives
                 why = f"The service made a mistake: {type(error).__name__}."
                 if self.down != why:
-                    log.exception("keeper_failed")
+                    log.exception("maintenance_failed")
                 self._note_down(why)
 
     def _note_up(self, why: str) -> None:

@@ -226,7 +226,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     at: Instant
     until: Instant | None = None
-    """None: until a person lets it go."""
+    """None: until a person ends the hold."""
 
 
 class Waiter(msgspec.Struct, frozen=True):

@@ -73,7 +73,7 @@ TABLE = (
         "forbidden",
         403,
         "An admin key is required",
-        "Only a person with an admin key may break a claim, put something on hold or let it go, or "
+        "Only a person with an admin key may break a claim, put something on hold or end that, or "
         "let a task be tried again. The team key is not enough. If the service was started without "
         "an admin key, nobody can. A key for CI (DIBS_CI_KEY) reads and resolves, nothing else.",
         when="`break`, `hold`, `unhold` or `retry` without an admin key, `resolve` without one "
@@ -135,11 +135,11 @@ TABLE = (
     Problem(
         "on-hold",
         409,
-        "A person keeps this back",
+        "A person put this on hold",
         "A person put the task, or the whole project (`of` says which), on hold; `hold` says who, "
         "why, and until when. What a session already holds goes on. Work on another task, or stop "
-        "here; a person lets it go with `unhold`.",
-        when="a person keeps the task, or the project, back; `of`, `hold`",
+        "here; a person ends the hold with `unhold`.",
+        when="a person put the task, or the project, on hold; `of`, `hold`",
         next="another task, or stop",
     ),
     Problem(
@@ -148,8 +148,7 @@ TABLE = (
         "The task failed too often",
         "Its attempts are used up: each lapsed, was abandoned, broken or rejected; `tenures` says "
         "how the last ones ended. Work on another task. A person lets it be tried again with "
-        "`retry`; "
-        "a session that a person tells to, claims it with `reopen: true`.",
+        "`retry`; a session claims it with `reopen: true` only where a person tells it to.",
         when="its attempts are used up; `attempts`, `tenures`",
         next="another task; a person says `retry`",
     ),
@@ -177,17 +176,18 @@ TABLE = (
         409,
         "This session no longer holds the task",
         "`reason` says why: `lapsed` (its deadline passed, and `by` names who has it now), "
-        "`broken` (a person ended it; `note` has their reason), `forgotten` (the store lost it, in "
-        "a failover, a restore or a flush; `by` names who has the task now, if anybody). Stop "
-        "working on the task, keep what you have on your branch, and claim another; what was "
-        "forgotten and nobody has, claim again.",
+        "`broken` (a person ended it; `note` has their reason), `rejected` (its pull request was; "
+        "`note` may say why), `forgotten` (the store lost it, in a failover, a restore or a flush; "
+        "`by` names who has the task now, if anybody). Stop working on the task, keep what you "
+        "have on your branch, and claim another. If no session has the task now, you may claim it "
+        "again before you continue.",
         when="this session had it; `reason`, `by`, `at`, `note`",
         next="stop working on it",
     ),
     Problem(
         "unmatched",
         404,
-        "No task is known by that",
+        "No task has that name, pull request or branch",
         "No session had a task with that name, pull request or branch, or it was too long ago. "
         "Nothing was changed: a resolve never makes up a claim.",
         when="`resolve` names what no session has or had",
@@ -222,7 +222,9 @@ TABLE = (
         "too-large",
         413,
         "The request body is too large",
-        "A body has at most 16 KiB (DIBS_MAX_BODY).",
+        "A body has at most 16 KiB (DIBS_MAX_BODY), and 1 MiB where the list is written or a forge "
+        "tells something; the lines before it 32 KiB. Nothing was changed. Send less, and a long "
+        "list in parts.",
         when="a body over 16 KiB; 1 MiB where the list is written, and for what a forge tells",
         next="send the list in parts",
     ),

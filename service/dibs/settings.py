@@ -105,7 +105,7 @@ class Settings(ForgeSettings):
     )
     admin_key: Keys = Field(
         (),
-        description="keys of people who may break a claim, put on hold, let go and retry, "
+        description="keys of people who may break a claim, hold, unhold and retry a task, "
         "comma-separated; none: nobody may",
     )
     default_ttl: Duration = Field(

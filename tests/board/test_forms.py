@@ -38,18 +38,18 @@ def state(team: Team) -> str:
 
 BEFORE = {"break": "held", "hold": "ready", "unhold": "on-hold", "retry": "failed"}
 AFTER = {"break": "free", "hold": "on-hold", "unhold": "ready", "retry": "ready"}
-BUTTON = {"break": "Break this claim…", "hold": "Keep it back…", "unhold": "Let it go…"}
+BUTTON = {"break": "Break this claim…", "hold": "Put on hold…", "unhold": "End the hold…"}
 BUTTON["retry"] = "Let it be tried again…"
 TOLD = {
     "break": "The claim of ann on T-1 is broken.",
-    "hold": "T-1 is kept back.",
-    "unhold": "T-1 is no longer kept back.",
+    "hold": "T-1 is on hold.",
+    "unhold": "T-1 is no longer on hold.",
     "retry": "T-1 may be tried again.",
 }
 TOLD_THERE = {
     "break": "The claim of ann is broken.",
-    "hold": "It is kept back.",
-    "unhold": "It is no longer kept back.",
+    "hold": "It is on hold.",
+    "unhold": "It is no longer on hold.",
     "retry": "It may be tried again.",
 }
 """On the page of the task, which is about nothing else."""
@@ -123,7 +123,7 @@ def test_a_break_may_keep_the_task_back(team: Team, board: Open) -> None:
     page.check("#asking [name=hold]")
     fill(page)
     settles(lambda: tasks(page, "hold") == ["T-1"], "the task is on hold")
-    assert "kept back by lea: because" in row(page, "T-1").inner_text()
+    assert "put on hold by lea: because" in row(page, "T-1").inner_text()
     status, problem = team.call("claim", "bob", "T-1")
     assert (status, problem["code"]) == (409, "on-hold")
 
@@ -159,19 +159,19 @@ def test_a_whole_project_is_kept_back_and_let_go(
 ) -> None:
     team.write("T-1")
     page = board(**how)
-    page.get_by_role("link", name="Keep project back…").click()
-    assert f"Keep all of {team.project} back?" in page.locator("#act").inner_text()
+    page.get_by_role("link", name="Put project on hold…").click()
+    assert f"Put all of {team.project} on hold?" in page.locator("#act").inner_text()
     fill(page)
     page.wait_for_selector(".held-back")
-    assert page.locator("#did").inner_text() == "The project is kept back."
+    assert page.locator("#did").inner_text() == "The project is on hold."
     status, problem = team.call("claim", "bob", "T-1")
     assert (status, problem["code"], problem["of"]) == (409, "on-hold", "project")
     page.locator(".held-back a.act").click()
-    page.get_by_text(f"Let all of {team.project} go?").wait_for()
+    page.get_by_text(f"End the hold on all of {team.project}?").wait_for()
     assert "because" in page.locator("#act").inner_text()
     fill(page)
     page.wait_for_selector(".held-back", state="detached")
-    assert page.locator("#did").inner_text() == "The project is no longer kept back."
+    assert page.locator("#did").inner_text() == "The project is no longer on hold."
     assert team.call("claim", "bob", "T-1")[0] == 201
 
 

@@ -122,4 +122,4 @@ def test_a_review_can_be_broken(team: Team, board: Open) -> None:
     row(page, "T-1").locator("summary").click()
     row(page, "T-1").get_by_role("link", name="Break this claim…").click()
     page.wait_for_selector("#asking[open] form")
-    assert "has it in review for" in page.locator("#asking").inner_text()
+    assert "now in review" in page.locator("#asking").inner_text()

@@ -144,13 +144,15 @@ def test_what_a_person_keeps_back_is_on_hold_the_first_to_be_let_go_leading(
     team.person("hold", task="T-1", reason="wait for legal")
     team.person("hold", task="new", reason="later", until="2h")
     settles(lambda: tasks(page, "hold") == ["new", "T-1"], "both are on hold")
-    assert "kept back by lea: wait for legal" in shown(page, "T-1")
+    assert "put on hold by lea: wait for legal" in shown(page, "T-1")
     assert "until let go" in shown(page, "T-1")
     assert "1 h 59 min" in shown(page, "new")
     assert tasks(page, "ready") == ["T-2"]
     team.claim("ann", "T-2")
     team.person("hold", task="T-2", reason="not again")
-    settles(lambda: "kept back from the next by lea: not again" in shown(page, "T-2"), "it runs on")
+    settles(
+        lambda: "on hold after this claim, by lea: not again" in shown(page, "T-2"), "it runs on"
+    )
     assert tasks(page, "working") == ["T-2"]
     team.person("unhold", task="T-1", reason="they agree")
     settles(lambda: tasks(page, "ready") == ["T-1"], "it may be claimed again")
@@ -162,7 +164,7 @@ def test_a_project_that_is_kept_back_says_so_on_every_page_of_it(team: Team, boa
     assert not page.locator(".held-back").count()
     team.person("hold", reason="release freeze", until="2h")
     page.wait_for_selector(".held-back")
-    assert "lea keeps this project back for 1 h 59 min" in page.locator(".held-back").inner_text()
+    assert "lea put this project on hold, for 1 h 59 min" in page.locator(".held-back").inner_text()
     assert "release freeze" in page.locator(".held-back").inner_text()
     still.reload()
     assert "release freeze" in still.locator(".held-back").inner_text()
@@ -171,7 +173,7 @@ def test_a_project_that_is_kept_back_says_so_on_every_page_of_it(team: Team, boa
     until(lambda: still.reload() and "on hold" in line.inner_text(), "so does the first page")
     team.person("unhold", reason="the tag is out")
     page.wait_for_selector(".held-back", state="detached")
-    assert "lea lets the project be claimed again" in page.locator("#recent").inner_text()
+    assert "lea ended the hold on the project" in page.locator("#recent").inner_text()
 
 
 @pytest.mark.long

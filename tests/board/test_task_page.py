@@ -63,7 +63,7 @@ def test_without_scripts_it_says_all_that_is_known(team: Team, open_page: Open) 
     assert page.locator("pre.body").text_content() == BODY
     assert "done N-1 nora" in section(page, "Needs 1")
     assert "blocked D-1" in section(page, "Is needed by 1")
-    assert "dan waits for" in section(page, "Queue 1")
+    assert "dan has waited for" in section(page, "Queue 1")
 
 
 def section(page: Page, heading: str) -> str:
@@ -97,7 +97,7 @@ def test_what_failed_and_what_is_kept_back_says_why(team: Team, open_page: Open)
     for fact in ("failed", "run-4", "cannot be built", "Let it be tried again"):
         assert fact in text
     text = opened(team, open_page, "T-2", **STILL).locator("main").inner_text()
-    for fact in ("on hold", "lea keeps it back until", "wait for legal", "Let it go"):
+    for fact in ("on hold", "lea put it on hold until", "wait for legal", "End the hold"):
         assert fact in text
 
 
@@ -179,7 +179,7 @@ def test_markup_in_what_others_wrote_is_text(team: Team, open_page: Open, board:
     assert EVIL in kept.inner_text()
     assert EVIL in page.locator(".held-back").inner_text()
     kept.locator("summary").click()
-    kept.get_by_role("link", name="Let it go").click()
+    kept.get_by_role("link", name="End the hold").click()
     page.wait_for_selector("#asking[open] form")
     assert EVIL in page.locator("#asking").inner_text()
     assert page.locator("#asking img").count() == 0

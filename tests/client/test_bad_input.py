@@ -14,6 +14,8 @@ from tests.client.conftest import KEY, Make, Sandbox
 from tests.harness import processes
 from tests.harness.services import ServiceProcess
 
+from dibs import __version__
+
 
 @contextlib.contextmanager
 def answering(*replies: bytes) -> Iterator[str]:
@@ -73,6 +75,17 @@ def test_an_answer_that_is_not_from_dibs_is_unknown(sandbox: Make, reply: bytes,
     assert word in answer.stderr
 
 
+def test_who_waits_reads_once_what_for(sandbox: Make) -> None:
+    held = {"title": "-", "detail": "T-1 is held by ann.", "code": "held", "retry_after": 1,
+            "claim": {"fence": 5, "state": "held", "holder": {"label": "ann"}}}  # fmt: skip
+    other = held | {"detail": "T-1 is held by eve.", "claim": {"fence": 6, "state": "held"}}
+    refusals = [http(json.dumps(one), "409 Conflict") for one in (held, held, other)]
+    with answering(*refusals) as url:
+        said = sandbox(url).dibs("claim", "T-1", "--wait", "4s").said(1).stderr.splitlines()
+    ann, eve = "dibs: T-1 is held by ann.", "dibs: T-1 is held by eve."
+    assert said == [ann, eve, eve]  # the last line is why it gave up
+
+
 def test_nobody_there_is_unknown(sandbox: Make) -> None:
     assert "not reached" in sandbox("http://127.0.0.1:1").dibs("claim", "T-1").said(3).stderr
 
@@ -118,6 +131,35 @@ def test_a_wrong_command_line_is_a_usage_error(sandbox: Make, words: str) -> Non
     answer = sandbox().dibs(*words.split()).said(2)
     assert answer.stdout == ""
     assert "dibs --help" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "say which command"),
+        ("bogus", "bogus is not a command"),
+        ("claim", "claim wants a TASK, and takes 32 at most"),
+        ("done", "done wants one TASK"),
+        ("done T-1 T-2", "done wants one TASK"),
+        ("beat T-1 T-2", "beat takes one TASK at most"),
+        ("list T-1", "list takes no words beside its flags"),
+        ("run T-1", "run wants a TASK and a command, as: dibs run TASK -- make test"),
+        ("import", "import wants a FILE"),
+        ("verify T --fence x", "--fence wants a whole number, not x"),
+        ("claim T --wait 10d", "--wait wants a time like 90s, 10m or 2h, not 10d"),
+        ("watch --every -1", "--every wants a number of seconds, a day at most, not -1"),
+        ("watch --every inf", "--every wants a number of seconds, a day at most, not inf"),
+        ("claim a --any b --all", "--any is the first that is free"),
+    ],
+)
+def test_what_is_wrong_with_a_command_line_is_said_in_its_own_words(
+    sandbox: Make, words: str, said: str
+) -> None:
+    assert f"dibs: {said}" in sandbox().dibs(*words.split()).said(2).stderr
+
+
+def test_the_client_says_the_version_of_the_service_that_it_belongs_to(sandbox: Make) -> None:
+    assert sandbox("").dibs("--version").said(0).stdout == f"dibs {__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +223,7 @@ def test_a_damaged_state_file_counts_as_none(sandbox: Make, text: str) -> None:
 
 
 def test_what_an_upgrade_leaves_is_no_damaged_state_file(sandbox: Make) -> None:
-    """A client before 0.2 wrote no secret down where DIBS_SESSION was one."""
+    """An older client wrote no secret down where DIBS_SESSION was one."""
     named = {"DIBS_SESSION": str(uuid.uuid4()), "CLAUDE_CODE_SESSION_ID": "c0ffee"}
     ann = sandbox(**named)
     ann.dibs("claim", "T-1").said(0)

@@ -37,7 +37,7 @@ def test_no_secret_goes_where_only_the_checkout_says(
         conf(ann, url)
         asks_as_nobody = words == "list" and name == "DIBS_SESSION"
         answer = ann.dibs(*words.split()).said(0 if asks_as_nobody else 2)
-        assert "dibs doctor` helps" in ann.hook("SessionStart", source="startup").stdout
+        assert "dibs doctor` says why" in ann.hook("SessionStart", source="startup").stdout
         ann.hook("PostToolUse")
         ann.hook("Stop")
         assert secret not in "".join(heard)
@@ -144,7 +144,7 @@ def test_a_derived_secret_is_worth_nothing_at_another_host_or_project(
 
 
 def older(label: str, key: str = KEY) -> str:
-    """The secret that clients before 0.2 derived."""
+    """The secret that older clients derived."""
     digest = hmac.new(key.encode(), b"dibs-session-v1\0" + label.encode(), sha256).hexdigest()
     made = int(digest[:32], 16) & ~(0xF << 76) & ~(3 << 62) | 8 << 76 | 2 << 62
     return str(uuid.UUID(int=made))

@@ -58,6 +58,17 @@ def test_any_takes_the_first_free_task_and_all_takes_every_one_or_none(sandbox: 
     assert [claim["task"] for claim in free["claims"]] == ["c", "d"]
 
 
+@pytest.mark.parametrize(
+    "words", ["a --any b c", "--any a b c", "a b --any c", "--any=a b c", "a b c --any"]
+)
+def test_the_first_free_is_that_of_the_command_line_wherever_the_flag_stands(
+    sandbox: Make, words: str
+) -> None:
+    ann, bob = sandbox(DIBS_LABEL="ann"), sandbox(DIBS_LABEL="bob")
+    assert ann.dibs("claim", *words.split(), "--json").said(0).json["task"] == "a"
+    assert bob.dibs("claim", *words.split(), "--json").said(0).json["task"] == "b"
+
+
 def test_every_success_is_one_line(sandbox: Make) -> None:
     ann = sandbox()
     for words in (
@@ -102,6 +113,32 @@ def test_done_twice_is_done(sandbox: Make) -> None:
     ann.dibs("claim", "T-12").said(0)
     ann.dibs("done", "T-12").said(0)
     ann.dibs("done", "T-12").said(0)
+
+
+def test_what_was_released_before_is_not_called_done(sandbox: Make) -> None:
+    ann = sandbox()
+    ann.dibs("claim", "T-12").said(0)
+    ann.dibs("release", "T-12").said(0)
+    assert ann.dibs("release", "T-12").said(0).stdout == "T-12: free, released before\n"
+    done = ann.dibs("done", "T-12").said(1)
+    assert done.stdout == "T-12: free, released before\n"
+    assert done.stderr == (
+        "dibs: it is not done: T-12 was released before. Claim it to finish it\n"
+    )
+
+
+def test_who_leaves_a_queue_reads_that_another_has_the_task(sandbox: Make) -> None:
+    ann, bob = sandbox(DIBS_LABEL="ann"), sandbox(DIBS_LABEL="bob")
+    ann.dibs("claim", "T-12").said(0)
+    bob.dibs("claim", "T-12", "--queue").said(1)
+    assert bob.dibs("release", "T-12").said(0).stdout == "T-12: held by another session\n"
+
+
+def test_a_fence_that_is_not_current_is_said_to_be_none(sandbox: Make) -> None:
+    ann = sandbox()
+    ann.dibs("claim", "T-12").said(0)
+    said = ann.dibs("verify", "T-12", "--fence", "5").said(4).stdout
+    assert said.startswith("T-12: fence 5 is not the current one; T-12: held by you, ")
 
 
 def test_releasing_what_another_holds_is_refused(sandbox: Make) -> None:

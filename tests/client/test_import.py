@@ -77,7 +77,7 @@ def test_a_plan_is_shown_and_nothing_is_written_without_a_yes(sandbox: Make) -> 
     path = put(ann, "specs/001-clock/tasks.md", PHASES)
     shown = ann.dibs("import", path).said(2)
     assert shown.stdout == ""
-    assert "speckit:001-clock: 4 tasks to do, 1 done over there" in shown.stderr
+    assert "speckit:001-clock: 4 tasks to do, 1 done at the source" in shown.stderr
     assert "new, 4: 001-clock/T002, 001-clock/T003, 001-clock/T010" in shown.stderr
     assert "say --yes" in shown.stderr
     dry = ann.dibs("import", path, "--dry-run").said(0)
@@ -146,7 +146,7 @@ def test_an_import_touches_no_claim_and_undoes_no_done(sandbox: Make) -> None:
     ann.dibs("done", "#2", "--pr", "https://example.org/pull/7").said(0)
     said = bring(ann, issues(1, 2, title="New title"), "--yes")
     assert said.stdout == "0 created, 2 updated, 0 unchanged, 1 dropped\n"
-    assert "still open over there, and done here, which stays so: #2" in said.stderr
+    assert "still open at the source and done here, where they stay done: #2" in said.stderr
     assert states(ann) == {"#1": "held", "#2": "done", "#3": "dropped"}
     gone = bring(ann, issues(9), "--yes").stderr
     assert "taken from the list, gone from the source, 1: #1" in gone
@@ -173,14 +173,14 @@ def test_what_is_closed_over_there_is_needed_no_more(sandbox: Make) -> None:
     bring(ann, json.dumps([issue(1), two]), "--yes")
     assert states(ann) == {"#1": "ready", "#2": "blocked"}
     said = bring(ann, json.dumps([issue(1, state="CLOSED"), two]), "--yes").stderr
-    assert "taken from the list, done over there, 1: #1" in said
+    assert "taken from the list, done at the source, 1: #1" in said
     assert states(ann) == {"#1": "dropped", "#2": "ready"}
 
 
 def test_what_nobody_lists_blocks_and_is_shown(sandbox: Make) -> None:
     ann = sandbox()
     said = bring(ann, issues(2, body="Blocked by #77"), "--yes").stderr
-    assert "stay blocked until it is done:" in said
+    assert "not on the list, so that what needs it stays blocked:" in said
     assert "#77 (needed by #2)" in said
     assert states(ann) == {"#2": "blocked"}
 

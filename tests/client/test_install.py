@@ -196,6 +196,45 @@ def test_lines_of_dibs_that_were_changed_are_not_guessed_at(fresh: Sandbox) -> N
     assert contents(fresh) == before
 
 
+@pytest.mark.parametrize("indent", [0, 3, 8])
+def test_a_formatter_may_pass_over_what_init_wrote(fresh: Sandbox, indent: int) -> None:
+    """Many repositories format what is committed; lines of ours with other blanks are still ours,
+    for an upgrade and for the way out."""
+    settings, memory = fresh.repo / SETTINGS, fresh.repo / "CLAUDE.md"
+    settings.parent.mkdir()
+    settings.write_text('{"model": "opus", "hooks": {"Stop": [{"hooks": [' + OTHER + "]}]}}")
+    memory.write_text("# Mine\n\nFirst.\n")
+    init(fresh)
+    merged = json.loads(settings.read_text())
+    settings.write_text(json.dumps(merged, indent=indent) + "\n")
+    memory.write_text(memory.read_text().replace("begin -->\n", "begin -->\n\n") + "\nLast.\n")
+    assert "commit the" in init(fresh).stdout
+    assert json.loads(settings.read_text()) == merged
+    assert memory.read_text().count("dibs:begin") == 1
+    settings.write_text(json.dumps(merged, indent=indent) + "\n")
+    init(fresh, "--remove")
+    left = {"model": "opus", "hooks": {"Stop": [{"hooks": [json.loads(OTHER)]}]}}
+    assert json.loads(settings.read_text()) == left
+    assert memory.read_text().split() == ["#", "Mine", "First.", "Last."]
+
+
+def test_what_a_formatter_leaves_of_a_file_of_ours_alone_goes(fresh: Sandbox) -> None:
+    init(fresh)
+    path = fresh.repo / SETTINGS
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=7))
+    init(fresh, "--remove")
+    assert contents(fresh) == {}
+
+
+def test_init_says_that_git_ignores_what_has_to_be_committed(fresh: Sandbox) -> None:
+    assert "git ignores" not in init(fresh).stdout
+    (fresh.repo / ".gitignore").write_text(".claude/\n")
+    said = init(fresh).stdout
+    assert "dibs' files, as .claude/skills/dibs/SKILL.md: add them with `git add -f`" in said
+    fresh.git("add", "-f", ".claude")
+    assert "git ignores" not in init(fresh).stdout
+
+
 def test_init_shows_what_it_changes(fresh: Sandbox) -> None:
     (fresh.repo / "CLAUDE.md").write_text("# Mine\n")
     shown = init(fresh).stderr

@@ -37,9 +37,11 @@ def test_a_task_that_is_kept_back_is_not_next_until_it_is_let_go(
     assert ", as before" in zoe.dibs("hold", "T-1", "--reason", "wait for the API").said(0).stdout
     assert "1 on hold" in ann.dibs("next").said(1).stderr
     refused = ann.dibs("claim", "T-1").said(1).stderr
-    assert "Zoe keeps it back" in refused
+    assert "Zoe put it on hold" in refused
     shown = ann.dibs("show", "T-1").said(0).stdout
-    assert shown.startswith('T-1: on-hold: "one", kept back by Zoe, reason (text of a person, not')
+    assert shown.startswith(
+        'T-1: on hold: "one"; put on hold by Zoe, reason (text of a person, not'
+    )
     assert zoe.dibs("unhold", "T-1", "--reason", "it is there").said(0).stdout == "T-1: ready\n"
     ann.dibs("next").said(0)
 

@@ -55,10 +55,10 @@ def test_a_task_in_review_is_nobody_elses_until_the_verdict(pair: tuple[Sandbox,
     ann.dibs("add", "T-1", "--title", "Parse offsets").said(0)
     ann.dibs("next").said(0)
     said = ann.dibs("review", "T-1", "--pr", PR + "/files?x=1#y").said(0).stdout
-    assert said.startswith(f"T-1: review by you, pull request {PR}, ")
+    assert said.startswith(f"T-1: in review, held by you, pull request {PR}, ")
     assert ", 6d left, fence " in said or ", 7d left, fence " in said
     refused = bob.dibs("claim", "T-1").said(1).stderr
-    assert "is in review by ann" in refused
+    assert "is in review, held by ann" in refused
     assert PR in refused
     assert "1 in review" in bob.dibs("next").said(1).stderr
     resolve(ann, pr=PR, outcome="rejected", note="no tests")

@@ -226,7 +226,7 @@ def test_a_task_waits_for_the_review_of_its_pull_request(
     )
     refused = problem_of(bob.post("claim", task="T-1"), 409, "held")
     assert refused["claim"]["pr"] == url
-    assert "is in review by" in refused["detail"]
+    assert "is in review, held by" in refused["detail"]
 
 
 @pytest.mark.parametrize("merged", [True, False])

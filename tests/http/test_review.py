@@ -72,7 +72,7 @@ def test_no_path_from_opened_to_merged_gives_the_task_to_another(
     assert (claim["state"], claim["pr"]) == ("review", PR)
     refused = problem_of(bob.post("claim", task="T-1"), 409, "held")
     assert (refused["claim"]["state"], refused["claim"]["pr"]) == ("review", PR)
-    assert f"is in review by ann (ref {claim['holder']['ref']})" in refused["detail"]
+    assert f"is in review, held by ann (ref {claim['holder']['ref']})" in refused["detail"]
     day = claim["expires_at"][:10]
     assert f"for 7 days more, until {day} " in refused["detail"], "in a week a time of day is none"
     nothing = problem_of(bob.post("claim", next=True), 409, "nothing-ready")

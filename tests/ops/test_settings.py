@@ -58,6 +58,13 @@ def test_help_shows_no_value_of_the_environment() -> None:
     assert SECRET not in told.stdout + told.stderr
 
 
+def test_the_help_of_the_command_names_what_is_run_beside_the_service() -> None:
+    told = said_by("--help")
+    assert told.returncode == 0
+    for act in ("serve", "backup FILE", "restore FILE", "repair", "token PROJECT", "purge PROJECT"):
+        assert act in told.stdout.split("Where the service runs")[1], act
+
+
 def test_every_setting_says_why() -> None:
     for knob in knobs():
         assert len(knob.about) > 10, knob

@@ -149,7 +149,7 @@ def test_a_damaged_clock_is_counted_once_and_is_no_outage(tmp_path: Path) -> Non
         counted = 'dibs_time_lost_total{why="damaged"}'
         until(lambda: service.metrics()[counted] == 1, "it is counted")
         assert any("time_lost why=damaged" in line for line in service.logged)
-        assert not any("keeper_failed" in line for line in service.logged)
+        assert not any("maintenance_failed" in line for line in service.logged)
         assert service.metrics()["dibs_store_outages_total"] == 0
 
 

@@ -43,7 +43,7 @@ async def test_a_task_on_hold_is_refused_and_says_who_why_and_until_when(
     assert refusal.hold.until
     assert 7190 <= (refusal.retry_after_s or 0) <= 7200
     said = messages.refused(refusal)
-    assert "lead keeps it back" in said
+    assert "lead put it on hold" in said
     assert '"wait for the design"' in said
     assert "on-hold T-1" in await desk.events()
 

@@ -39,7 +39,7 @@ async def test_a_task_in_review_is_refused_with_its_pull_request(desk: Desk) -> 
     refusal = await desk.refused(desk.bob, "T-1", reopen=True)
     assert (refusal.reason, refusal.claim.state) == ("held", "review")
     said = messages.refused(refusal)
-    assert "is in review by ann" in said
+    assert "is in review, held by ann" in said
     assert PR in said
     assert "review T-1" in await desk.events()
 

@@ -26,7 +26,7 @@ class HoldRequest(Request):
     reason: Reason = Field(description="Why; refused sessions are told.")
     until: UntilField | None = Field(
         None,
-        description="`2h`, or `2026-12-24T18:00:00Z`; left out, until somebody lets it go.",
+        description="`2h`, or `2026-12-24T18:00:00Z`; left out, until a person ends the hold.",
     )
 
 
@@ -44,7 +44,7 @@ SCRIPT = Declaration("hold", Arguments, rates="none", lasting="held-back")
 
 
 async def run(claims: Claims, call: Call[HoldRequest]) -> Result:
-    """Keep a task or the project back."""
+    """Put a task or the project on hold."""
     return await keep(claims.store, call)
 
 
@@ -76,7 +76,7 @@ def answer(result: Result, request: HoldRequest) -> Reply:
             told = {"task": task, "hold": responses.builtin(hold), "already": already}
             return responses.ok(told)
         case results.UntilPassed():
-            raise invalid([fault("until", "until lies in the past; nothing was kept back.")])
+            raise invalid([fault("until", "until lies in the past; nothing was put on hold.")])
         case never:
             assert_never(never)
 

@@ -33,7 +33,7 @@ SCRIPT = Declaration("unhold", Arguments, rates="none", lasting="ended")
 
 
 async def run(claims: Claims, call: Call[UnholdRequest]) -> results.Ended:
-    """Let a task or the project go."""
+    """End the hold on a task or the project."""
     return await unhold(claims.store, call)
 
 

@@ -105,7 +105,7 @@ def handlers(
     @get("/skill/{name:str}", sync_to_thread=False)
     def skill(request: Req, name: FromPath[str]) -> responses.Reply:
         """Serve what `init` lays beside the client."""
-        # Clients before 0.2 look for it here, and update themselves with it.
+        # Older clients look for it here, and update themselves with it.
         folder = "client" if name == "install.py" else "skill"
         return _file(folder, name, base_url(request, public_url))
 

@@ -19,12 +19,12 @@ _SAID = {
     "blocked": "*{rest} {are} blocked",
     "failed": "* failed: its attempts are used up",
     "retried": "{by} lets * be tried again",
-    "on-hold": "{by} keeps * back",
+    "on-hold": "{by} put * on hold",
     "damaged": "Something happened that nobody can read *",
 }
 """What to say of an event; the star stands for its task."""
 _OTHERWISE = {
-    "off-hold": ("* may be claimed again", "{by} lets * be claimed again"),
+    "off-hold": ("* is no longer on hold", "{by} ended the hold on *"),
     "done": ("{who} finished *", "* was merged, which {who} had"),
 }
 """What happened by itself, and what somebody else did."""

@@ -42,7 +42,7 @@ FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What something is to be done to: a task, or (None) the project; and what holds it back."""
+    """What something is to be done to: a task, or (None) the project; and the hold on it."""
 
     now: Claim | Free | None
     hold: Hold | None
@@ -162,7 +162,7 @@ def _refusal(result: object) -> str:
         case results.StillHeld(now):
             return still_held(now)
         case results.UntilPassed():
-            return "That time is over; nothing was kept back."
+            return "That time is over; nothing was put on hold."
         case _:
             return ""
 

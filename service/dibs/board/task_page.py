@@ -46,7 +46,7 @@ async def show(request: Req, context: BoardContext, project: Project, raw: bytes
 
 
 def is_known(whole: Whole) -> bool:
-    """Say if anybody had, has, wrote down, needs or keeps back a task."""
+    """Say if anybody had, has, wrote down, needs a task or put it on hold."""
     now = whole.now
     return isinstance(now, Claim) or bool(
         now.previous or now.listed or now.hold or whole.tenures or whole.dependents
@@ -62,9 +62,9 @@ def confirmed(given: Mapping[str, str], whole: Whole) -> str:
                 if tenure.outcome == "broken" and str(tenure.fence) == fence:
                     return f"The claim of {name(tenure.holder)} is broken."
         case "hold" if now.hold:
-            return "It is kept back."
+            return "It is on hold."
         case "unhold" if not now.hold:
-            return "It is no longer kept back."
+            return "It is no longer on hold."
         case "retry" if now.state not in ("failed", "done"):
             return "It may be tried again."
     return ""
@@ -73,5 +73,5 @@ def confirmed(given: Mapping[str, str], whole: Whole) -> str:
 def confirmed_of_all(did: str, hold: str) -> str:
     """Return that what a person did to the project is done, as far as that is so; else ''."""
     if did == "unhold" and not hold:
-        return "The project is no longer kept back."
-    return "The project is kept back." if did == "hold" and hold else ""
+        return "The project is no longer on hold."
+    return "The project is on hold." if did == "hold" and hold else ""

@@ -273,10 +273,10 @@ MUTANTS = [
         "help does not let its reader leave",
         "client/dibs.py",
         "no expected failure ends in a traceback",
-        '    try:\n        if {"-h", "--help", "help"} & {*argv[:2]}:\n'
-        "            print(__doc__, flush=True)\n            return YES\n",
-        '    if {"-h", "--help", "help"} & {*argv[:2]}:\n'
-        "        print(__doc__, flush=True)\n        return YES\n    try:\n",
+        "    try:\n        about = about_us(argv)\n        if about:\n"
+        "            print(about, flush=True)\n            return YES\n",
+        "    about = about_us(argv)\n    if about:\n"
+        "        print(about, flush=True)\n        return YES\n    try:\n",
         (BAD_INPUT + "a_reader_that_leaves_does_no_harm",),
     ),
     Mutant(
@@ -326,6 +326,40 @@ MUTANTS = [
         'claim["current"] = claim["fence"] == fence and claim',
         'claim["current"] = claim',
         (CLIENT_REVIEW + "a_claim_is_found_by_its_branch_in_one_call",),
+    ),
+    Mutant(
+        "the first free is looked for in another order",
+        "client/dibs.py",
+        "any_of is in the caller's order (rule 8)",
+        '"any all ttl= note= wait= queue reopen pr="',
+        '"any= all ttl= note= wait= queue reopen pr="',
+        (
+            "tests/client/test_commands.py::test_the_first_free_is_that_of_the_command_line_wherever_the_flag_stands",
+        ),
+    ),
+    Mutant(
+        "who waits reads the same line again and again",
+        "client/dibs.py",
+        "what is told can be acted on",
+        "if cause_of(failure) != told:",
+        "if True:",
+        (BAD_INPUT + "who_waits_reads_once_what_for",),
+    ),
+    Mutant(
+        "what was released is called done",
+        "client/dibs.py",
+        "what is told can be acted on",
+        'if args.command == "done" and released',
+        "if False and released",
+        ("tests/client/test_commands.py::test_what_was_released_before_is_not_called_done",),
+    ),
+    Mutant(
+        "init does not know its lines when a formatter was there",
+        "client/install.py",
+        "init upgrades and cleans what it wrote",
+        "    if spot >= 0:\n        return spot, spot + len(piece)\n",
+        "    if True:\n        return spot, spot + len(piece)\n",
+        ("tests/client/test_install.py::test_a_formatter_may_pass_over_what_init_wrote",),
     ),
     Mutant(
         "an instant loads a calendar",
