@@ -130,6 +130,15 @@ async def test_a_break_is_one_that_was_done_whoever_has_had_the_task_since(
     assert ended.releases == (results.Release(Task("T-1"), "free", True),)
 
 
+async def test_a_loss_that_a_lost_reply_told_is_told_by_the_next_try(counter: Counter) -> None:
+    desk = counter.near
+    held = await desk.granted(desk.ann, "T-1")
+    await counter.others.break_("T-1", held.fence)
+    counter.meanwhile()
+    assert [loss.task for loss in (await desk.beat(desk.ann)).lost] == ["T-1"]
+    assert (await desk.beat(desk.ann)).lost == (), "and once"
+
+
 async def test_who_never_ended_it_is_not_told_that_they_did(counter: Counter) -> None:
     desk = counter.near
     held = await desk.granted(desk.ann, "T-1")

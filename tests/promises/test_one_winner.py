@@ -14,7 +14,9 @@ async def test_one_of_fifty_racing_sessions_gets_the_task(desk: Desk) -> None:
     winners = [one for one in outcomes if isinstance(one, results.Granted)]
     assert len(winners) == 1
     fence = winners[0].claims[0].fence
-    for loser in (one for one in outcomes if isinstance(one, results.Conflict)):
+    losers = [one for one in outcomes if isinstance(one, results.Conflict)]
+    assert len(losers) == 49
+    for loser in losers:
         [refusal] = loser.refusals
         assert (refusal.reason, refusal.claim.fence) == ("held", fence)
         assert refusal.claim.holder.label == "racer"

@@ -107,7 +107,8 @@ MUTANTS = [
         "store/store.py",
         "a lost reply costs nothing (rule 4)",
         "args = [*reading.args, request, who, *given]",
-        'args = [*reading.args, f"{request} {attempt}", who, *given]',
+        "args = [*reading.args, self.new_request() if sent else request, who, *given]",
+        ("tests/promises/test_lost_replies.py",),
     ),
     Mutant(
         "a lost reply is a refusal",
