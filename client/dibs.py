@@ -587,9 +587,10 @@ class Setup:
         usual = place + (":443" if self.url.startswith("https:") else ":80")
         if here in (place, usual) if place else self.named and here == host_port_of(self.named):
             return secret
-        why = "is for another host than" if place else "may go to no host yet, and not to"
-        text = f"{name} {why} {here}, which the environment does not name. If you trust that host "
-        raise Failure(USAGE, text + f"with it, set DIBS_URL={self.url}, or {name}=…@{here}")
+        why = "it is for another host" if place else "the environment does not name that host"
+        remedy = f"{name}=…@{here}" if place else f"DIBS_URL={self.url}, or {name}=…@{here}"
+        text = f"{name} was not used for {here}: {why}. If you trust that host with it, set "
+        raise Failure(USAGE, text + remedy)
 
     def conflicts(self) -> "Iterator[str]":
         """What a checkout's dibs.conf says and the environment, or this file, says otherwise."""
@@ -1907,7 +1908,7 @@ def about_end(ended: "Json") -> str:
     """What a task is after its release. Where it is somebody's, it is no longer ours."""
     text = f"{word(ended['task'])}: {about_state(ended['state'], '')}"
     text += " by another session" if ended["state"] in LIVE else ""
-    return text + (", released before" if ended.get("already") else "")
+    return text + (", as before" if ended.get("already") else "")
 
 
 def do_add(args: "Args", session: "Session") -> int:

@@ -82,7 +82,8 @@ def do_init(args: Args, session: Session) -> int:
     elif args.remove:
         print(f"dibs is out of {setup.project}")
     else:
-        todo = "commit the %d files above" % len(changed) if changed else "nothing to change"
+        files = "file" if len(changed) == 1 else f"{len(changed)} files"
+        todo = f"commit the {files} above" if changed else "nothing to change"
         todo += left_out(args.agents)
         once = ["", *(ONCE[name] for name in args.agents if name in ONCE)]
         print(f"dibs is set up for {setup.project} at {setup.url}: {todo}" + "; ".join(once))
@@ -588,8 +589,8 @@ def hooks(session: Session, line: Tell) -> None:
         line("hooks seen: " + ", ".join(seen))
     elif any(client.SKILL_DIR in client.read_text(path) for path in hooked(session.setup.root)):
         line(
-            "no hook has run yet. A session with several repositories runs none: call "
-            "`beat` now and then, and `park` before waiting",
+            "no hook has run yet: an agent runs them from its next start on. A session with "
+            "several repositories runs none: call `beat` now and then, `park` before waiting",
             client.REFUSED,
         )
     else:

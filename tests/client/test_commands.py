@@ -111,17 +111,17 @@ def test_done_stays_done_until_reopened(sandbox: Make) -> None:
 def test_done_twice_is_done(sandbox: Make) -> None:
     ann = sandbox()
     ann.dibs("claim", "T-12").said(0)
-    ann.dibs("done", "T-12").said(0)
-    ann.dibs("done", "T-12").said(0)
+    assert ann.dibs("done", "T-12").said(0).stdout == "T-12: done\n"
+    assert ann.dibs("done", "T-12").said(0).stdout == "T-12: done, as before\n"
 
 
 def test_what_was_released_before_is_not_called_done(sandbox: Make) -> None:
     ann = sandbox()
     ann.dibs("claim", "T-12").said(0)
     ann.dibs("release", "T-12").said(0)
-    assert ann.dibs("release", "T-12").said(0).stdout == "T-12: free, released before\n"
+    assert ann.dibs("release", "T-12").said(0).stdout == "T-12: free, as before\n"
     done = ann.dibs("done", "T-12").said(1)
-    assert done.stdout == "T-12: free, released before\n"
+    assert done.stdout == "T-12: free, as before\n"
     assert done.stderr == (
         "dibs: it is not done: T-12 was released before. Claim it to finish it\n"
     )

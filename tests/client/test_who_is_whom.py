@@ -90,7 +90,7 @@ def test_nothing_is_made_with_an_identity_key_for_a_host_that_only_a_checkout_na
         ann = sandbox("", DIBS_IDENTITY_KEY=MINE, **ANN)
         conf(ann, url)
         said = ann.dibs("claim", "T-1").said(2).stderr
-        assert f"DIBS_IDENTITY_KEY may go to no host yet, and not to {place(url)}" in said
+        assert f"DIBS_IDENTITY_KEY was not used for {place(url)}: the environment does not" in said
         ann.env["DIBS_IDENTITY_KEY"] = f"{MINE}@dibs.example.org"
         ann.dibs("claim", "T-1").said(2)
         assert heard == []
