@@ -145,6 +145,7 @@ def build(settings: Settings, url: str | None) -> Service:
         overviews=OverviewCache(store),
         claims=claims,
         is_admin=access.is_admin,
+        slow_down=access.slow_down,
         breakable=access.breakable,
         keyed=not access.open,
         public_url=settings.public_url,
@@ -168,14 +169,15 @@ def build(settings: Settings, url: str | None) -> Service:
         logging_config=None,
     )
     framed = with_headers(telemetry.observed(smuggling.exact(compressed(shared(app))), metrics))
-    rest = answered_at_the_end(in_turn(framed, metrics))
+    reads = in_turn(framed, metrics)
     forge = Forge(
         [secret.get_secret_value() for secret in settings.github_secret],
         settings.github_label,
         dict(settings.github_projects),
     )
     bodies = BodyBudget()
-    rest = Webhooks(rest, store, access, metrics, forge, bodies)
+    webhooks = Webhooks(reads, store, access, metrics, forge, bodies)
+    rest = answered_at_the_end(webhooks)
     fast_path = FastPath(rest, claims, access, metrics, settings.max_body, bodies)
     metrics.set("dibs_build_info", __version__, to=1)
     return Service(proxies.naming(fast_path), store, broadcaster, maintenance, metrics)

@@ -1,7 +1,6 @@
 """Parses an Authorization header."""
 
 import base64
-import binascii
 
 REALM = 'Basic realm="dibs", charset="UTF-8"'
 
@@ -14,7 +13,7 @@ def read(authorization: str | None) -> tuple[str | None, str]:
     if scheme.lower() == "basic":
         try:
             user, _, key = base64.b64decode(value, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # of Base64, or of UTF-8
             return None, ""
         return key, user
     return None, ""

@@ -54,7 +54,9 @@ def moved(now: Claim | Free, fence: int) -> str:
 
 
 def _has(now: Claim) -> str:
-    """Say who has a task, or had it until it lapsed."""
+    """Say who has a task, or who did it, or had it until it lapsed."""
     if now.state == "lapsed":
         return f"It lapsed; {who(now.holder)} had it last,"
+    if now.state == "done":
+        return f"It was done by {who(now.holder)}"
     return f"{who(now.holder)} has it"

@@ -5,6 +5,14 @@ from collections.abc import Mapping
 
 from dibs.settings import Settings
 
+OF_THE_CLIENT = frozenset(
+    (
+        *("DIBS_URL", "DIBS_PROJECT", "DIBS_KEY", "DIBS_IDENTITY_KEY", "DIBS_SESSION"),
+        *("DIBS_LABEL", "DIBS_TTL", "DIBS_GATE", "DIBS_TASK", "DIBS_FENCE"),
+    )
+)
+"""What the client reads, or sets for what it runs."""
+
 
 def blank_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return the names of settings that are set, but to nothing.
@@ -17,6 +25,5 @@ def blank_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return the names of DIBS_… variables that mean nothing to the service or the client."""
-    client = {"DIBS_URL", "DIBS_PROJECT", "DIBS_KEY", "DIBS_SESSION", "DIBS_LABEL", "DIBS_TTL"}
-    known = {f"DIBS_{name.upper()}" for name in Settings.model_fields} | client
+    known = {f"DIBS_{name.upper()}" for name in Settings.model_fields} | OF_THE_CLIENT
     return sorted(name for name in environ if name.startswith("DIBS_") and name not in known)

@@ -17,8 +17,6 @@ SWEEPS_PER_TICK = 250
 """Projects swept in one second at most; with more of them each has its turn less often."""
 PRESSED = 7 / 8
 """From this part of the store's memory on history gives way."""
-MEMORY_TICKS = 10
-"""The store is asked for its memory once in so many seconds."""
 _STATES = ("held", "parked", "review", "lapsed", "done")
 
 
@@ -33,7 +31,8 @@ class Maintenance:
         self._turn: list[Project] = []
         self._counts: dict[Project, Counts] = {}
         self._swept_before = False
-        self._ticks = 0
+        self._used, self._limit = 0, 0
+        """What the store uses of its memory, and may use (0: no limit), in bytes."""
         self.down = ""
         """Why the last look at the store failed, in a sentence; '' while all is well."""
         self._unsafe = ""
@@ -106,14 +105,14 @@ class Maintenance:
             for gone in set(self._counts) - set(self._turn):
                 del self._counts[gone]
         batch, self._turn = self._turn[:SWEEPS_PER_TICK], self._turn[SWEEPS_PER_TICK:]
-        used, limit = await self._store.memory()
-        self._note_pressed(bool(limit) and used > limit * PRESSED)
+        self._used, self._limit = await self._store.memory()
+        self._note_pressed(bool(self._limit) and self._used > self._limit * PRESSED)
         batch += self._busy(batch)
         for start in range(0, len(batch), 50):
             await asyncio.gather(*map(self._sweep_one, batch[start : start + 50]))
         if not self._turn:
             self._swept_before = True
-            await self._show()
+            self._show()
 
     def _busy(self, batch: list[Project]) -> list[Project]:
         """Return the others in which something will lapse: where there are so many projects that
@@ -146,23 +145,19 @@ class Maintenance:
             self._metrics.add("dibs_breaks_total", by=max(0, counts.breaks - before.breaks))
         self._counts[project] = counts
 
-    async def _show(self) -> None:
+    def _show(self) -> None:
         each = self._counts.values()
         for state in _STATES:
             total = sum(getattr(counts, state) for counts in each)
             self._metrics.set("dibs_claims", state, to=total)
         self._metrics.set("dibs_queue_tickets", to=sum(counts.tickets for counts in each))
         self._metrics.set("dibs_projects", to=len(self._counts))
-        if self._ticks % MEMORY_TICKS == 0:
-            used, limit = await self._store.memory()
-            self._metrics.set("dibs_store_memory_bytes", "used", to=used)
-            self._metrics.set("dibs_store_memory_bytes", "limit", to=limit)
-        self._ticks += 1
+        self._metrics.set("dibs_store_memory_bytes", "used", to=self._used)
+        self._metrics.set("dibs_store_memory_bytes", "limit", to=self._limit)
 
     def _hand_over(self) -> None:
         """Another process sweeps now, and shows these."""
         self._swept_before = False
-        self._ticks = 0
         self._turn.clear()
         self._counts.clear()
         for state in _STATES:

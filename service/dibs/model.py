@@ -29,7 +29,6 @@ Outcome = Literal["released", "abandoned", "done"]
 
 STATES: tuple[State, ...] = ("held", "parked", "review", "lapsed", "failed", "on-hold", "done")
 """Of a task that somebody has, or had, as the list of claims shows it."""
-OUTCOMES: tuple[Outcome, ...] = ("released", "abandoned", "done")
 
 TASK_CHARS = 200
 NOTE_CHARS = 1000

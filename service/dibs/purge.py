@@ -14,6 +14,7 @@ from dibs.store.local import datadir
 from dibs.store.local.embedded import EmbeddedStore, StoreUnavailable
 from dibs.store.redis import store_url
 from dibs.store.redis.link import Link
+from dibs.store.store import INDEX
 
 SCANNED = 1_000
 """Keys that the store looks at in one go; it answers others in between."""
@@ -39,7 +40,11 @@ def purge(project: Project, *, redis_url: str | None, data_dir: Path) -> str:
 async def _purge(url: str, project: Project) -> int:
     link = store_url.link_to(store_url.parse(url))
     try:
-        await link.command("ZREM", "dibs:projects", project)
+        # It stays in the index for a while: a service that runs trusts that it is there, and claims
+        # that follow are swept only then. What has nothing is shown nowhere, and the sweep takes
+        # it out.
+        seconds, _ = await link.command("TIME")
+        await link.command("ZADD", INDEX, "XX", int(seconds) * 1000, project)
         return sum([await _delete(link, server, project) for server in await link.servers()])
     finally:
         await link.close()

@@ -142,8 +142,8 @@ class Settings(ForgeSettings):
     max_waiting: int = Field(
         0,
         ge=0,
-        description="tasks of a project that may wait for people (parked or failed) before `next` "
-        "gives no more, so that work does not pile up in front of them; 0: no limit",
+        description="tasks of a project that may wait for people (parked, in review or failed) "
+        "before `next` gives no more, so that work does not pile up in front of them; 0: no limit",
     )
     max_claims_per_session: int = Field(50, ge=1, description="live claims of one session")
     max_claims_per_project: int = Field(2_000, ge=1, description="live claims in one project")

@@ -3,6 +3,8 @@
 import base64
 import contextlib
 import json
+import os
+import signal
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -240,3 +242,38 @@ def test_a_service_without_an_admin_key_says_that_nobody_can_break(open_page: Op
         )
         assert status == 403
         service.stop()
+
+
+def test_where_there_is_no_form_the_dialog_gives_way_to_the_page_that_says_why(
+    team: Team, board: Open
+) -> None:
+    team.claim("ann", "T-12")
+    page = board(expect_errors=True)
+    why = "<!doctype html><main><h1>The store cannot answer</h1></main>"
+    for method in ("GET", "POST"):
+        page.goto(f"{team.service.url}/p/{team.project}")
+        if method == "POST":
+            asked(page, "T-12")
+        page.route("**/break**", lambda route: route.fulfill(status=503, body=why))
+        if method == "POST":
+            fill(page)
+        else:
+            row(page, "T-12").locator("summary").click()
+            row(page, "T-12").locator("a.act").first.click()
+        page.wait_for_url("**/break**")
+        assert page.locator("h1").inner_text() == "The store cannot answer"
+        page.unroute("**/break**")
+
+
+def test_a_person_is_told_where_nobody_knows_if_it_was_done(team: Team) -> None:
+    fence = team.claim("ann", "T-12")["fence"]
+    store = team.service.store()
+    os.kill(store, signal.SIGSTOP)
+    try:
+        form = {"task": "T-12", "fence": str(fence), "reason": "r", "key": ADMIN_KEY}
+        status, text, _ = post(team, form, Sec_Fetch_Site="same-origin")
+    finally:
+        os.kill(store, signal.SIGCONT)
+    assert status == 503
+    assert "Whether it was done is unknown" in text
+    assert "http-equiv" not in text, "to ask for that page again would not do it again"

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import redis
 from tests.harness import processes
-from tests.harness.processes import clean_environ
+from tests.harness.processes import clean_environ, until
 from tests.harness.services import Running, new_session
 
 from dibs.addresses import network_of
@@ -199,6 +200,24 @@ def test_wrong_keys_are_answered_slower_and_right_ones_are_not(tmp_path: Path) -
         assert slow_s >= WRONG_WAIT_S
 
 
+def test_wrong_admin_keys_on_a_page_of_the_board_are_answered_slower_too(tmp_path: Path) -> None:
+    def takes(service: Running, key: str) -> tuple[int, float]:
+        form = {"task": "T-1", "reason": "r", "key": key}
+        began = time.monotonic()
+        answer = httpx.post(
+            f"{service.url}/p/a.b/hold", data=form, headers={"Sec-Fetch-Site": "same-origin"}
+        )
+        return answer.status_code, time.monotonic() - began
+
+    with Running("--data-dir", str(tmp_path / "d"), env={"DIBS_ADMIN_KEY": ADMIN}) as service:
+        for _ in range(WRONG_MOST):
+            assert takes(service, "wrong")[0] == 403
+        status, slow_s = takes(service, "wrong")
+        assert (status, slow_s >= WRONG_WAIT_S) == (403, True)
+        status, right_s = takes(service, ADMIN)
+        assert (status, right_s < slow_s) == (303, True)
+
+
 @pytest.mark.parametrize(
     ("host", "network"),
     [
@@ -230,8 +249,13 @@ def test_a_project_can_be_purged_and_its_fences_go_on(tmp_path: Path) -> None:
         assert status == 201, "nobody holds it any more"
         assert again["fence"] > first
         assert service.ask("GET", "/v1/acme.web/tasks")[1]["tasks"] == [], "nor is it listed"
+        with redis.Redis(unix_socket_path=str(folder / "valkey.sock")) as store:
+            assert store.zscore("dibs:projects", "acme.web"), "what comes after it is swept"
         assert service.claim("T-9", project="acme.web")[0] == 201, "nothing of a list is left"
         assert claim(service, "acme.other")[0] == 409, "another project is as it was"
+        assert dibs("purge", "acme.web", **where).returncode == 0
+        until(lambda: "acme.web" not in service.ask("GET", "/")[1], "it is shown no more")
+        assert "acme.other" in service.ask("GET", "/")[1]
     purged = dibs("purge", "acme.other", **where)
     assert purged.returncode == 0, "it works while no service runs as well"
     assert dibs("purge", "acme.other", **where).stdout == "acme.other has nothing in the store\n"

@@ -49,6 +49,27 @@ def test_a_bad_task_is_refused(ann: Caller, task: Any) -> None:
     assert fields_of(ann.post("claim", task=task)) == {"task"}
 
 
+@pytest.mark.parametrize(
+    "login",
+    [
+        b"Basic \xe9",
+        b"Basic \xc3\xa9",
+        b"Basic",
+        b"Basic ?",
+        b"Basic 4pyT4pyT",
+        b"Basic /w==",
+        b"Bearer \xff",
+    ],
+)
+def test_an_authorization_that_nobody_can_read_opens_nothing(ann: Caller, login: bytes) -> None:
+    form = {"task": "kept", "fence": "1", "reason": "r"}
+    path = f"/v1/{ann.project}/break"
+    answer = ann.http.post(path, json=form, headers={b"Authorization": login})
+    problem_of(answer, 403, "forbidden")
+    page = ann.http.get(f"/p/{ann.project}/hold", headers={b"Authorization": login})
+    assert page.status_code == 200
+
+
 @pytest.mark.parametrize("name", ["..", ".hidden", "-x", "a b", "x" * 101, "ä", "a%2Fb", "{x}"])
 def test_a_bad_project_is_refused(ann: Caller, name: str) -> None:
     headers = {"Content-Type": "application/json"}

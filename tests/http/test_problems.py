@@ -1,6 +1,7 @@
 """Each problem of the table can happen, and looks like every other."""
 
 import contextlib
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -13,7 +14,9 @@ from tests.harness.processes import until
 from tests.harness.services import ServiceProcess, running
 from tests.http.conftest import ADMIN, Caller
 
+from dibs.api import errors
 from dibs.problems import TABLE
+from dibs.store import Damaged, StoreDown, Unwilling
 
 TEAM = "team-key-for-these-tests"
 
@@ -488,3 +491,13 @@ def test_every_problem_explains_itself_at_its_type(strict: ServiceProcess, code:
     page = httpx.get(f"{strict.url}/problems/{code}")
     assert page.status_code == 200
     assert problem.about in page.text
+
+
+@pytest.mark.parametrize("kind", [StoreDown, Unwilling, Damaged])
+@pytest.mark.parametrize("sent", [False, True])
+def test_what_the_store_may_have_done_is_said_to_be_unknown_whatever_is_wrong_with_it(
+    kind: type[StoreDown], sent: bool
+) -> None:
+    problem = json.loads(errors.answer({}, kind("The store is odd.", sent=sent)).body)
+    assert problem["outcome"] == ("unknown" if sent else "not-applied")
+    assert ("Nothing was changed" in problem["detail"]) <= (not sent)

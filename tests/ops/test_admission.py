@@ -17,7 +17,7 @@ from tests.harness.processes import until
 from tests.harness.services import Running, new_session
 
 from dibs.acceptor import Acceptor
-from dibs.api.access import Access
+from dibs.api.access import WRONG_MOST, Access
 from dibs.api.admission import Admission, Holders, Pace, in_turn, shared
 from dibs.api.bodies import BodyBudget
 from dibs.api.fast_path import FastPath
@@ -25,6 +25,7 @@ from dibs.api.shutdown import answered_at_the_end
 from dibs.api.telemetry import FAMILIES
 from dibs.connection_slots import FRESH_S, QUIET_S, ConnectionSlots, is_kept_for
 from dibs.metrics import Metrics
+from dibs.problems import ProblemError
 from dibs.responses import Reply
 
 
@@ -236,6 +237,27 @@ async def test_a_stream_that_has_begun_keeps_no_turn_and_nor_does_one_that_faile
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def test_who_has_shown_wrong_keys_waits_in_nobodys_way() -> None:
+    access = Access(["a" * 20])
+    answered: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/wrong":
+            await access.slow_down(scope, ProblemError("unauthorized", "wrong"))
+        answered.append(scope["path"])
+
+    wrapped: Any = in_turn(app, Metrics(FAMILIES))
+    for _ in range(WRONG_MOST):
+        await wrapped(scope("/wrong"), None, None)
+    answered.clear()
+    wrong = [asyncio.create_task(wrapped(scope("/wrong"), None, None)) for _ in range(20)]
+    await asyncio.sleep(0)
+    await wrapped(scope("/right"), None, None)
+    assert answered == ["/right"]
+    await asyncio.gather(*wrong)
+    assert len(answered) == 21
+
+
 class Asked:
     """A request, as uvicorn has it."""
 
@@ -259,41 +281,49 @@ async def test_a_read_of_who_has_hung_up_is_not_begun() -> None:
     assert begun == ["/p/10"]
 
 
+def act(project: str, session: str) -> dict[str, Any]:
+    path = f"/v1/{project}/claim"
+    return scope(path, "POST", session) | {"raw_path": path.encode()}
+
+
+async def body() -> Any:
+    return {"type": "http.request", "body": b"{}"}
+
+
 async def test_an_act_of_a_session_that_holds_something_passes_a_crowd() -> None:
     order: list[str] = []
 
     class Answering(FastPath):
-        async def _reply(self, project: str, *_: Any) -> Reply:
-            order.append(project)
+        async def _do(self, act: Any, post: Any, scope: Any) -> Reply:
+            order.append(post.project)
+            if post.project == "too-many":
+                raise ProblemError("quota", "That is more than it may hold.", whose="session")
             return Reply(b"", "text/plain")
 
     async def send(message: Any) -> None: ...
 
     nothing: Any = None
-    acts = Answering(nothing, nothing, nothing, Metrics(FAMILIES), 0, nothing)
+    acts = Answering(nothing, nothing, Access(), Metrics(FAMILIES), 1_000, nothing)
 
     def claim(project: str, session: str) -> Any:
-        headers = [(b"dibs-session", session.encode())]
-        path = f"/v1/{project}/claim".encode()
-        return acts({"method": "POST", "raw_path": path, "headers": headers}, None, send)
+        return acts(act(project, session), body, send)
 
     await claim("first", "holder")
+    await claim("too-many", "holder")
     asked = [asyncio.create_task(claim(f"n{n}", f"nobody {n}")) for n in range(200)]
     asked.append(asyncio.create_task(claim("mine", "holder")))
     await asyncio.gather(*asked)
-    assert order.index("mine") <= 65
-    assert len(order) == 202
+    assert order.index("mine") <= 66
+    assert len(order) == 203
 
 
-async def test_an_act_that_the_end_of_the_service_cuts_off_is_told_as_unknown() -> None:
+@pytest.mark.parametrize("waits", [False, True], ids=["begun", "waits for its turn"])
+async def test_an_act_that_the_end_of_the_service_cuts_off_is_told_as_unknown(waits: bool) -> None:
     class Hanging(FastPath):
         async def _do(self, *_: Any) -> Reply:
             begun.set()
             await asyncio.sleep(3600)
             raise AssertionError
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": b"{}"}
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -301,14 +331,16 @@ async def test_an_act_that_the_end_of_the_service_cuts_off_is_told_as_unknown() 
     begun, nothing = asyncio.Event(), None
     sent: list[Any] = []
     acts = Hanging(nothing, nothing, Access(), Metrics(FAMILIES), 1_000, BodyBudget())  # type: ignore[arg-type]
-    scope = {"raw_path": b"/v1/p/claim", "path": "/v1/p/claim", "method": "POST"}
-    more = {"headers": [(b"dibs-session", b"s")], "query_string": b""}
-    asked = asyncio.create_task(acts(scope | more, receive, send))
+    before = [asyncio.create_task(acts(act("p", "s"), body, send)) for _ in range(32 * waits)]
+    asked = asyncio.create_task(acts(act("p", "s"), body, send))
     await begun.wait()
     asked.cancel()
     await asked
     assert sent[0]["status"] == 503
     assert json.loads(sent[1]["body"])["outcome"] == "unknown"
+    for each in before:
+        each.cancel()
+    await asyncio.gather(*before)
 
 
 @pytest.mark.parametrize(

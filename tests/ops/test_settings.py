@@ -15,6 +15,7 @@ from tests.harness.processes import clean_environ, until
 from tests.harness.services import DIBS, Running, new_session
 
 from dibs.environment import unknown_variables
+from dibs.package_files import package_folder
 from dibs.setting_values import duration_text, size, size_bytes
 from dibs.settings import Settings, knobs, load, table
 
@@ -195,6 +196,14 @@ def test_a_variable_that_means_nothing_is_named(tmp_path: Path) -> None:
         until(lambda: service.logged, "the warning")
         assert "DIBS_TEAMKEY is not a setting of dibs" in service.logged[0]
     assert unknown_variables(env) == ["DIBS_TEAMKEY"]
+
+
+def test_what_the_client_reads_is_no_variable_that_means_nothing() -> None:
+    files = [file.read_text("utf-8") for file in package_folder("client").glob("*.py")]
+    read = set(re.findall(r'"(DIBS_[A-Z_]+)"|environ, (DIBS_[A-Z_]+)=', "\n".join(files)))
+    names = {one or other for one, other in read} | {"DIBS_FENCE"} - {"DIBS_HOOK_LATER"}
+    assert names >= {"DIBS_IDENTITY_KEY", "DIBS_TASK", "DIBS_GATE"}
+    assert unknown_variables(dict.fromkeys(names - {"DIBS_HOOK_LATER"}, "x")) == []
 
 
 def test_no_secret_is_said_by_a_service_that_runs(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from tests.harness import acting
 from tests.promises.test_tasks import QUICK, nothing, states, take, write
 
 from dibs import messages, results
-from dibs.model import Project
+from dibs.model import Fence, Project
 from dibs.problems import ProblemError
 from dibs.store import Rules
 
@@ -198,6 +198,29 @@ async def test_a_hold_for_another_time_replaces_one_and_the_same_soon_after_is_a
     assert (later - longer).total_seconds() >= 60
     assert await ends(None) == (False, None)
     assert await ends(None) == (True, None)
+
+
+async def test_a_break_that_keeps_the_task_back_does_so_although_it_was_broken_before(
+    desk: Desk,
+) -> None:
+    async def broken(fence: int, **how: Any) -> bool:
+        outcome = await acting.break_(
+            *(desk.store, desk.project, "T-1", Fence(fence)), reason="stuck", by="lead", **how
+        )
+        assert isinstance(outcome, results.Ended), outcome
+        return outcome.releases[0].already
+
+    first = (await desk.granted(desk.ann, "T-1")).fence
+    assert not await broken(first)
+    assert await broken(first, hold=True)
+    assert (await desk.refused(desk.bob, "T-1")).reason == "on-hold"
+    told = await desk.events()
+    assert await broken(first, hold=True)
+    assert await desk.events() == told, "a repeat puts it on hold once"
+    await unhold(desk, "T-1")
+    await desk.granted(desk.bob, "T-1")
+    assert await broken(first, hold=True)
+    assert (await desk.show("T-1")).hold is None, "it is about a tenure that is no more"
 
 
 @quick

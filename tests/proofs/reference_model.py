@@ -152,6 +152,8 @@ class Model(People):
         tenure = self.meet(task)
         current = tenure if tenure and tenure.fence == fence else None
         if (current and current.state == "broken") or self.ended_by("broken", task, fence):
+            if hold and current and not self.on_hold(task):
+                self.keep_back(task, ModelHold(by, reason, None, self.now))
             return "ended", [(task, seen.state(self, task), True)]
         if not current or current.state not in (*HELD, "lapsed"):
             return "moved", seen.task(self, task)

@@ -17,6 +17,7 @@ from tests.store.test_failures import server
 from dibs.store import StoreDown
 from dibs.store.local.embedded import EmbeddedStore
 from dibs.store.redis import blocking
+from dibs.store.redis.channel import Channel
 from dibs.store.redis.connection import Connection
 from dibs.store.redis.endpoint import Endpoint
 from dibs.store.redis.link import PipelineLink
@@ -229,3 +230,16 @@ async def test_no_caller_waits_for_long_for_a_store_that_says_nothing(
                     await ask("XREAD", "BLOCK", 10, "STREAMS", "x", "0-0")
         await reader.close()
         await link.close()
+
+
+async def test_who_asks_as_the_service_stops_is_refused_and_waits_for_nothing() -> None:
+    async def connect() -> Connection:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    channel = Channel(connect)
+    answer = channel.ask("PING")
+    await channel.close()  # before anything was done for it
+    with pytest.raises(StoreDown) as refused:
+        await asyncio.wait_for(answer, 20)
+    assert not refused.value.sent

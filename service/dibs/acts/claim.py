@@ -120,7 +120,7 @@ class ClaimRequest(Request):
 
     @property
     def mode(self) -> str:
-        """Which of the three."""
+        """How claim.lua calls what is asked for: one, any, all or next."""
         return "any" if self.any_of else "all" if self.all_of else "next" if self.next else "one"
 
     @property

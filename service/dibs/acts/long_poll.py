@@ -53,7 +53,7 @@ def _wait_of(result: object) -> float | None:
             waits = [refusal.retry_after_s for refusal in refusals if refusal.retry_after_s]
             if any(refusal.reason == "blocked" for refusal in refusals):
                 waits.append(60)
-            return min(waits, default=None)  # every task is done: waiting does not help
+            return min(waits, default=None)  # none: no time brings one of them
         case results.NothingReady(retry_after_s=wait_s):
             return wait_s or 60
         case _:

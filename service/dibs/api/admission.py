@@ -14,6 +14,7 @@ from typing import Any
 from litestar.types import ASGIApp
 
 from dibs.api import errors, headers
+from dibs.api.access import TURN_OVER
 from dibs.metrics import Metrics
 from dibs.problems import ProblemError
 
@@ -115,7 +116,8 @@ class Admission:
 
 
 def in_turn(app: ASGIApp, metrics: Metrics) -> ASGIApp:
-    """Wrap `app`: a request begins when it is its turn, which is over when its answer begins."""
+    """Wrap `app`: a request begins when it is its turn, which is over when its answer begins, or
+    when it has nothing to do but to wait."""
     turns = Admission(READS_AT_ONCE, READS_WAITING)
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
@@ -129,21 +131,24 @@ def in_turn(app: ASGIApp, metrics: Metrics) -> ASGIApp:
             reply = errors.answer(scope, problem)
             await reply.send(send, headers.of_an_act(scope["headers"]))
             return
-        begun = False
+        is_over = False
+
+        def over() -> None:
+            nonlocal is_over
+            if not is_over:
+                is_over = True
+                turns.give()
 
         async def answer(message: Any) -> None:
-            nonlocal begun
-            if not begun:
-                begun = True
-                turns.give()
+            over()
             await send(message)
 
+        scope[TURN_OVER] = over
         try:
             if not _is_gone(receive):
                 await app(scope, receive, answer)
         finally:
-            if not begun:
-                turns.give()
+            over()
 
     return wrapped
 

@@ -25,9 +25,6 @@ class ConnectionProblem:
     """A whole response, where there is somebody to hear it."""
 
 
-WHYS = ("many", "slow", "large", "malformed", "pipelined", "unread", "quiet")
-
-
 def _refusal(
     counted: str, status: HTTPStatus, code: str, detail: str, retry_after: int | None = None
 ) -> ConnectionProblem:

@@ -59,15 +59,16 @@ def _problem(scope: Any, error: Exception) -> ProblemError:
 
 
 def _store_down(down: StoreDown) -> ProblemError:
+    outcome: Applied = "unknown" if down.sent else "not-applied"
     if isinstance(down, Unwilling):
         detail = (
-            "Until then new claims are refused; heartbeats and releases work. Nothing was changed. "
+            f"{down.reason} Until then new claims are refused; heartbeats and releases work. "
+            f"{messages.UNSURE if down.sent else 'Nothing was changed.'} "
             "Tell the operator of this service."
         )
-        return ProblemError("unavailable", f"{down.reason} {detail}", retry_after=10)
+        return ProblemError("unavailable", detail, outcome=outcome, retry_after=10)
     if isinstance(down, Damaged):
         facts = {"lost": responses.builtin(down.lost)} if down.lost else {}
-        outcome: Applied = "unknown" if down.sent else "not-applied"
         detail = messages.damaged(down.task) if down.task else down.reason
         return ProblemError("unavailable", detail, outcome=outcome, **facts)
     detail = (
@@ -75,12 +76,7 @@ def _store_down(down: StoreDown) -> ProblemError:
         if down.sent
         else "Nothing was changed, and no deadline passes meanwhile. Ask again in a second."
     )
-    return ProblemError(
-        "unavailable",
-        f"{down.reason} {detail}",
-        outcome="unknown" if down.sent else "not-applied",
-        retry_after=1,
-    )
+    return ProblemError("unavailable", f"{down.reason} {detail}", outcome=outcome, retry_after=1)
 
 
 def wrong_method(scope: Any) -> ProblemError:
@@ -117,7 +113,9 @@ def _http(scope: Any, error: HTTPException) -> ProblemError:
 
 
 def _internal(scope: Any, error: Exception) -> ProblemError:
-    log.error("request_failed method=%s path=%s", scope["method"], scope["path"], exc_info=error)
+    # As ASCII: a line break in a path would begin a line of the log.
+    path = ascii(scope["path"])
+    log.error("request_failed method=%s path=%s", scope["method"], path, exc_info=error)
     return ProblemError(
         "internal",
         "The service failed and logged the cause. Ask again: every call is safe to repeat.",

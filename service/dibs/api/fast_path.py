@@ -98,12 +98,10 @@ class FastPath:
         began, status = perf_counter(), 0
         given = dict(scope["headers"])
         session = given.get(b"dibs-session", b"")
-        if not self._pace.count():
-            await self._pace.wait(first=self._holders.has(session))
         try:
             reply = await self._reply(parts[2], act, given, scope, receive)
             status = reply.status
-            if session:
+            if session and (status != 429 or scope[telemetry.CODE] == "rate-limited"):
                 self._holders.heard(session, status)
             await reply.answer(scope, send, headers.of_an_act(scope["headers"]))
         finally:
@@ -113,6 +111,8 @@ class FastPath:
         self, project: str, act: Act, given: dict[bytes, bytes], scope: Any, receive: Any
     ) -> Reply:
         try:
+            if not self._pace.count():
+                await self._pace.wait(first=self._holders.has(given.get(b"dibs-session", b"")))
             if scope["method"] != "POST":
                 raise errors.wrong_method(scope)
             if len(given) < len(scope["headers"]):

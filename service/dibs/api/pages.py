@@ -13,6 +13,7 @@ from dibs import responses
 from dibs.api.openapi import document
 from dibs.package_files import package_folder
 from dibs.problems import BY_CODE, ProblemError
+from dibs.public_url import base_url
 from dibs.store import Store, StoreDown
 
 Req = Request[Any, Any, Any]
@@ -33,11 +34,6 @@ PARTS: tuple[str, ...] = (
     "people.py",
 )
 """Files of the client that dibs.py knows by their digests, and into which nothing is filled."""
-
-
-def base_url(request: Req, public_url: str | None) -> str:
-    """Return the URL that callers use for this service."""
-    return (public_url or str(request.base_url)).rstrip("/")
 
 
 @cache

@@ -1,5 +1,6 @@
 """The reads under /v1. Each handler parses, asks, and answers; fast_path.py has the POSTs."""
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
@@ -23,6 +24,8 @@ from dibs.store.broadcast import ShuttingDown
 from dibs.store.events import CursorExpired
 from dibs.stream_limit import StreamLimit
 
+BEGINNING = "0-0-0"
+"""Before a project's first event: the epoch is not known yet."""
 Req = Request[Any, Any, Any]
 TheClaims = NamedDependency[Claims]
 TheStreams = NamedDependency[StreamLimit]
@@ -52,7 +55,7 @@ def in_project(project: str) -> Project:
 
 
 class V1(Controller):
-    """What sessions call."""
+    """What is read of a project."""
 
     path = "/v1/{project:str}"
 
@@ -182,7 +185,8 @@ class V1(Controller):
                 end = events[-1].id if events else query.after
         except CursorExpired:
             return _page([], await claims.end_of(name), reset=True)
-        return _page(events, end or await claims.end_of(name), reset=False)
+        # The end as it is now would leave out what has come since.
+        return _page(events, end or BEGINNING, reset=False)
 
 
 def _page(events: Sequence[Event], end: str, *, reset: bool) -> Response[bytes]:
@@ -201,21 +205,20 @@ async def _stream(
 ) -> AsyncIterator[bytes]:
     """Server-sent events (WHATWG HTML, 9.2): ids that resume, a comment when all is quiet."""
     yield b"retry: 2000\n" + _sse("open", after, {"seq": after})
-    while True:
-        try:
-            async for events in claims.broadcaster.since(project, after):
-                for event in events:
-                    after = event.id
-                    if task and event.task != task:
-                        continue
-                    yield _sse(event.type, event.id, event)
-                if not events:
-                    yield b": quiet\n\n"
-        except CursorExpired:
-            after = await claims.end_of(project)
-            yield _sse("reset", after, {"seq": after})
-        except (ShuttingDown, StoreDown):
-            return
+    with contextlib.suppress(ShuttingDown, StoreDown):  # who listens comes back
+        while True:
+            try:
+                async for events in claims.broadcaster.since(project, after):
+                    for event in events:
+                        after = event.id
+                        if task and event.task != task:
+                            continue
+                        yield _sse(event.type, event.id, event)
+                    if not events:
+                        yield b": quiet\n\n"
+            except CursorExpired:
+                after = await claims.end_of(project)
+                yield _sse("reset", after, {"seq": after})
 
 
 def _sse(kind: str, event_id: str, data: object) -> bytes:

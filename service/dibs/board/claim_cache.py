@@ -21,7 +21,7 @@ from dibs.results import Page
 from dibs.store import board_tasks
 from dibs.store.board_tasks import BoardTask, BoardTasks
 from dibs.store.counts import Pulse
-from dibs.store.events import CursorExpired, stream_id
+from dibs.store.events import CursorExpired, is_later
 from dibs.store.store import Store
 
 ROWS, DONE, RECENT = 2_000, 50, 40
@@ -152,7 +152,7 @@ class ClaimCache:
 
     async def touch(self, events: Sequence[Event]) -> None:
         """Read the tasks that something happened to. Raises StoreDown."""
-        fresh = [event for event in events if newer(event.id, self._seq)]
+        fresh = [event for event in events if is_later(event.id, self._seq)]
         tasks = list(dict.fromkeys(event.task for event in fresh))
         if len(tasks) > TOUCHED:
             await self._read_all()
@@ -180,7 +180,7 @@ class ClaimCache:
         self._happened(list(reversed(events)))
         self._seq, self._whole_s = seq, asyncio.get_running_loop().time()
         # What was read in parts is not of one moment.
-        if events and newer(events[0].id, seq) and not await self._catch_up():
+        if events and is_later(events[0].id, seq) and not await self._catch_up():
             self._seq = ""
         self._count()
 
@@ -264,7 +264,7 @@ class ClaimCache:
     def _happened(self, events: Sequence[Event]) -> None:
         """Take note of the events (oldest first) that are not known yet."""
         last = self.last_event()
-        self.recent.extendleft(event for event in events if newer(event.id, last))
+        self.recent.extendleft(event for event in events if is_later(event.id, last))
 
     def _count(self) -> None:
         self._orders.clear()
@@ -287,7 +287,7 @@ class ClaimCache:
 
     def since(self, event_id: str) -> list[Event]:
         """Return the events after `event_id`, the newest first."""
-        return [event for event in self.recent if newer(event.id, event_id)]
+        return [event for event in self.recent if is_later(event.id, event_id)]
 
     def last_event(self) -> str:
         """Return the id of the last event, '' when there is none."""
@@ -302,10 +302,3 @@ class ClaimCache:
             if (event.id, more) not in kept:
                 kept[event.id, more] = summary.happening(self.project, event, more)
         return [relative_time.fill(kept[event.id, more], now) for event, more in lines]
-
-
-def newer(one: str, than: str) -> bool:
-    """Say if an event is later than another; '' is before all."""
-    epoch, _, entry = one.partition("-")
-    known_epoch, _, known = than.partition("-")
-    return epoch != known_epoch or stream_id(entry) > stream_id(known)

@@ -1,7 +1,7 @@
 """What all pages of the board share: templates, and facts about the service."""
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
@@ -14,6 +14,7 @@ from dibs.board.html import template
 from dibs.board.overview_cache import OverviewCache
 from dibs.claims import Claims
 from dibs.model import Project
+from dibs.public_url import base_url
 from dibs.stream_limit import StreamLimit
 
 Page = Response[bytes]
@@ -43,6 +44,8 @@ class BoardContext:
     streams: StreamLimit
     claims: Claims
     is_admin: Callable[[str], bool]
+    slow_down: Callable[[Any, Exception], Awaitable[None]]
+    """Lets an address wait that has shown several wrong keys."""
     breakable: bool
     """There is an admin key."""
     keyed: bool
@@ -51,7 +54,7 @@ class BoardContext:
 
     def base(self, request: Req) -> str:
         """Return the URL that people and sessions use for this service."""
-        return (self.public_url or str(request.base_url)).rstrip("/")
+        return base_url(request, self.public_url)
 
 
 class NoSuchPage(Exception):

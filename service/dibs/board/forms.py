@@ -128,7 +128,9 @@ async def do(
         return await again(422, *(error["message"] for error in problem.body["errors"]))
     if not context.is_admin(given.get("key", "")):
         wrong = "That is not an admin key of this service. Nothing was changed."
-        return await again(403, wrong)
+        answer = await again(403, wrong)
+        await context.slow_down(request.scope, ProblemError("forbidden", wrong))
+        return answer
     call: Call[Any] = Call(project, asked, by=by or user(request))
     if refusal := _refusal(await FORMS[act].act.run(context.claims, call)):
         return await again(409, refusal)

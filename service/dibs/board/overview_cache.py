@@ -36,7 +36,8 @@ class OverviewCache:
     async def _read(self) -> None:
         names, total = await self._store.latest_projects(PROJECTS)
         found = [one for one in await asyncio.gather(*map(self._overview, names)) if one]
-        self._seen = sorted(found, key=_changed, reverse=True), total
+        shown = sorted(filter(_is_known, found), key=_changed, reverse=True)
+        self._seen = shown, total - (len(found) - len(shown))
         self._at_s = monotonic()
 
     async def _overview(self, project: Project) -> Overview | None:
@@ -45,6 +46,12 @@ class OverviewCache:
             return await self._store.overview(project)
         except Damaged:
             return None
+
+
+def _is_known(one: Overview) -> bool:
+    """Say if something is kept of a project: nothing is of one that was purged."""
+    counts = (one.held, one.parked, one.review, one.lapsed, one.done, one.failed, one.ready)
+    return any(counts) or bool(one.blocked) or one.on_hold or one.changed_at is not None
 
 
 def _changed(one: Overview) -> float:

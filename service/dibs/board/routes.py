@@ -226,9 +226,17 @@ def _refused(_: Req, error: Any) -> Page:
     )
 
 
-def _down(_: Req, down: StoreDown) -> Page:
-    detail = f"{down.reason} Claims are safe, and no deadline passes meanwhile."
-    return _again(503, "The store cannot answer", detail, after_s=5)
+def _down(request: Req, down: StoreDown) -> Page:
+    title, what = "The store cannot answer", "no deadline passes meanwhile."
+    if request.method != "POST":
+        return _again(503, title, f"{down.reason} Claims are safe, and {what}", after_s=5)
+    if down.sent:
+        did = "Whether it was done is unknown. Look at the task, and do it again if it was not"
+    else:
+        did = "Nothing was changed. Go back, and do it again in a moment"
+    return page(
+        "problem.html", 503, title=title, detail=f"{down.reason} {did}; {what}", again=False
+    )
 
 
 def _too_many(_: Req, many: TooMany) -> Page:

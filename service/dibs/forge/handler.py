@@ -1,7 +1,7 @@
 """Does what an event calls for, with the acts of dibs. It never makes up a claim.
 
-A verdict is for the task that is on the pull request; else for those that its text names in lines
-`Dibs: TASK FENCE`; else for the one on its branch.
+A verdict is for the task that is on the pull request, and for those that its text names in lines
+`Dibs: TASK FENCE`; where there is neither, for the one on its branch.
 """
 
 from dataclasses import dataclass, field

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from redis.exceptions import RedisError
 
 from dibs.model import Event, Project
-from dibs.store.events import CursorExpired, event, stream_id
+from dibs.store.events import CursorExpired, event, is_later
 from dibs.store.keys import keys
 from dibs.store.redis.blocking import BlockingReader
 from dibs.store.redis.failures import StoreDown
@@ -118,7 +118,8 @@ class EventBroadcaster:
                 after = backlog[-1].id
                 yield backlog
             while True:
-                events = [one for one in await subscription.get(QUIET_S) if _later(one.id, after)]
+                heard = await subscription.get(QUIET_S)
+                events = [one for one in heard if is_later(one.id, after)]
                 if events:
                     after = events[-1].id
                 yield events
@@ -139,50 +140,43 @@ class EventBroadcaster:
         await self._reader.close()
 
     async def _follow(self, project: Project, epoch: str, last: str) -> None:
-        stream = keys(project) + ":events"
+        """Tell all who listen what comes after `last`, for as long as somebody listens."""
         while True:
             try:
-                if not last:
-                    epoch, last = await self._store.events.end(project)
-                found = await self._reader.command(
-                    "XREAD", "COUNT", 500, "BLOCK", BLOCK_MS, "STREAMS", stream, last
-                )
-                now, _ = await self._store.events.end(project) if found else (epoch, "")
+                epoch, last = await self._tell_next(project, epoch, last)
             except (RedisError, StoreDown, OSError):
                 await asyncio.sleep(AGAIN_S)
                 # The store may come back with other data: what it holds then decides.
                 with contextlib.suppress(StoreDown):
-                    again, _ = await self._store.events.end(project)
-                    if last and again != epoch:
-                        last = self._start_over(project)
-                continue
+                    now, _ = await self._store.events.end(project)
+                    last = last if now == epoch else ""
             except Exception:  # a defect of ours must not leave subscriptions waiting in silence
                 log.exception("follower_failed project=%s", project)
-                last = self._start_over(project)
+                last = ""
                 await asyncio.sleep(AGAIN_S)
-                continue
-            if not found:
-                continue
-            if now != epoch and epoch != "0":
-                last = self._start_over(project)
-                continue
-            epoch = now
-            entries = found[0][1]
-            last = entries[-1][0]
-            reading = self._store.clock.reading
-            events = [event(epoch, entry, flat, reading) for entry, flat in entries]
+
+    async def _tell_next(self, project: Project, epoch: str, last: str) -> tuple[str, str]:
+        """Tell the next events after `last`, if some come; return the epoch, and the last one told.
+
+        '' for that one: some are missing, so begin at the end. Raises StoreDown, or as XREAD does.
+        """
+        if not last:
+            # Known before anybody is told to read anew: what comes from here on is not missed.
+            epoch, last = await self._store.events.end(project)
             for subscription in self._subscriptions.get(project, ()):
-                subscription.put(events)
-
-    def _start_over(self, project: Project) -> str:
+                subscription.reset()
+        stream = keys(project) + ":events"
+        found = await self._reader.command(
+            "XREAD", "COUNT", 500, "BLOCK", BLOCK_MS, "STREAMS", stream, last
+        )
+        if not found:
+            return epoch, last
+        # Of what came while nobody could read, some may be gone already.
+        now, is_gap = await self._store.events.look(project, last)
+        if is_gap or (now != epoch and epoch != "0"):
+            return now, ""
+        entries, reading = found[0][1], self._store.clock.reading
+        events = [event(now, entry, flat, reading) for entry, flat in entries]
         for subscription in self._subscriptions.get(project, ()):
-            subscription.reset()
-        return ""
-
-
-def _later(one: str, than: str) -> bool:
-    if not than:
-        return True
-    epoch, _, entry = one.partition("-")
-    other, _, known = than.partition("-")
-    return epoch != other or stream_id(entry) > stream_id(known)
+            subscription.put(events)
+        return now, entries[-1][0]

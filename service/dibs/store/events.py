@@ -30,16 +30,14 @@ class EventLog:
 
         Raises CursorExpired when the stream cannot go on from there without a gap.
         """
-        epoch = await self._epoch(project)
-        start = "-"
-        if after:
-            given, _, entry = after.partition("-")
-            # Epoch 0 is before a project's first event: whichever that is, nothing is missed.
-            if given not in (epoch, "0") or not await self._reachable(project, entry):
-                raise CursorExpired
-            start = "(" + entry
-        stream = keys(project) + ":events"
+        given, _, entry = after.partition("-")
+        stream, start = keys(project) + ":events", f"({entry}" if after else "-"
         entries = await self._link.command("XRANGE", stream, start, "+", "COUNT", limit)
+        # Looked at after they were read: what is kept now was kept then.
+        epoch = await self._epoch(project)
+        # Epoch 0 is before a project's first event: whichever that is, nothing is missed.
+        if after and (given not in (epoch, "0") or not await self._kept_since(project, entry)):
+            raise CursorExpired
         return [event(epoch, entry, flat, self._clock.reading) for entry, flat in entries]
 
     async def of_task(
@@ -70,13 +68,22 @@ class EventLog:
         last = await self._link.command("XREVRANGE", stream, "+", "-", "COUNT", 1)
         return epoch, last[0][0] if last else "0-0"
 
+    async def look(self, project: Project, entry: str) -> tuple[str, bool]:
+        """Return the epoch of a project's stream, and if events after `entry` are known to be gone.
+
+        Raises StoreDown.
+        """
+        epoch = await self._epoch(project)
+        return epoch, await self._kept_since(project, entry) is False
+
     async def _epoch(self, project: Project) -> str:
         """Return when the project's stream began; '0' before that, and where nobody can read it."""
         epoch = await self._link.command("HGET", keys(project) + ":meta", "epoch") or ""
         return str(epoch) if _EPOCH.fullmatch(epoch) else "0"
 
-    async def _reachable(self, project: Project, entry: str) -> bool:
-        """Return if all that came after `entry` is still kept."""
+    async def _kept_since(self, project: Project, entry: str) -> bool | None:
+        """Return if all that came after `entry` is still kept; None where that is unknown: Redis
+        before 7 does not tell it of the beginning."""
         try:
             flat = await self._link.command("XINFO", "STREAM", keys(project) + ":events")
         except ResponseError as error:
@@ -85,7 +92,9 @@ class EventLog:
             return entry == "0-0"
         told = dict(zip(flat[::2], flat[1::2], strict=True))
         if entry == "0-0":
-            return bool(told.get("entries-added") == told["length"])
+            return (
+                bool(told["entries-added"] == told["length"]) if "entries-added" in told else None
+            )
         first, last = told["first-entry"], told["last-generated-id"]
         return bool(first) and stream_id(first[0]) <= stream_id(entry) <= stream_id(last)
 
@@ -94,6 +103,13 @@ def stream_id(text: str) -> tuple[int, int]:
     """Return a stream entry's id as numbers that compare."""
     ms, _, seq = text.partition("-")
     return int(ms), int(seq or 0)
+
+
+def is_later(one: str, than: str) -> bool:
+    """Say if an event is later than another, by their ids; '' is before all."""
+    epoch, _, entry = one.partition("-")
+    other, _, known = than.partition("-")
+    return epoch != other or stream_id(entry) > stream_id(known)
 
 
 def event(epoch: str, entry_id: str, flat: Sequence[str], reading: ClockReading) -> Event:

@@ -107,7 +107,7 @@ def _parted(statements: list[str], later: set[str]) -> tuple[list[str], list[str
             run.append(each)
             continue
         if twice := names & set(new):
-            raise NoLibrary(f"Two are called so: {', '.join(sorted(twice))}")
+            raise NoLibrary(f"Two have this name: {', '.join(sorted(twice))}")
         names.update(new)
         if not found:
             made.append(each)

@@ -179,7 +179,7 @@ class ReplyDecoder:
         )
 
     def ended(self, kept: str) -> Tenure:
-        """Return a tenure that is over; see lua/tenure.lua."""
+        """Return a tenure that is over; see lua/archive.lua."""
         entry = json.loads(kept)
         face = (entry.get(name) for name in ("label", "branch", "url"))
         since, ended = int(entry["since"]), int(entry["ended"])

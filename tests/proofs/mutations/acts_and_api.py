@@ -3,10 +3,66 @@
 from tests.proofs.mutations.mutant import ACTS, ADMISSION, EVICTION, FORGE, SMUGGLING, Mutant
 
 BODIES = "tests/ops/test_bodies.py::test_"
+PROBLEMS = "tests/http/test_problems.py::test_"
+EVENTS = "tests/store/test_events.py::test_"
 FAILURES = "tests/store/test_failures.py::test_"
 COMPRESSION = "tests/http/test_compression.py::test_"
 
 MUTANTS = [
+    Mutant(
+        "who is at a limit of claims holds nothing",
+        "api/fast_path.py",
+        "acts of holders go first (rule 18)",
+        'if session and (status != 429 or scope[telemetry.CODE] == "rate-limited"):',
+        "if session:",
+        (ADMISSION + "an_act_of_a_session_that_holds_something_passes_a_crowd",),
+    ),
+    Mutant(
+        "what is not ASCII in a login is a mistake of ours",
+        "authorization.py",
+        "a login that nobody can read opens nothing",
+        "except ValueError:",
+        "except UnicodeDecodeError:",
+        ("tests/http/test_bad_input.py",),
+    ),
+    Mutant(
+        "an unsafe store never did anything",
+        "api/errors.py",
+        "not-applied changed nothing (I14)",
+        "detail, outcome=outcome, retry_after=10)",
+        "detail, retry_after=10)",
+        (PROBLEMS + "what_the_store_may_have_done_is_said_to_be_unknown",),
+    ),
+    Mutant(
+        "who waits for an answer to a wrong key keeps a turn",
+        "api/access.py",
+        "wrong keys are in nobody's way",
+        "                over()  # nobody else waits for it\n",
+        "                pass\n",
+        (ADMISSION + "who_has_shown_wrong_keys_waits_in_nobodys_way",),
+    ),
+    Mutant(
+        "an act that waits for its turn is left without an answer",
+        "api/fast_path.py",
+        "what the end cuts off is answered (rule 13)",
+        """        try:
+            if not self._pace.count():
+                await self._pace.wait(first=self._holders.has(given.get(b"dibs-session", b"")))
+            if scope""",
+        """        if not self._pace.count():
+            await self._pace.wait(first=self._holders.has(given.get(b"dibs-session", b"")))
+        try:
+            if scope""",
+        (ADMISSION + "an_act_that_the_end_of_the_service_cuts_off_is_told_as_unknown",),
+    ),
+    Mutant(
+        "the end of the events is looked up after they were read",
+        "api/routes.py",
+        "a reader misses no event (I12)",
+        "return _page(events, end or BEGINNING, reset=False)",
+        "return _page(events, end or await claims.end_of(name), reset=False)",
+        (EVENTS + "what_comes_as_an_empty_page_is_read_is_on_the_next",),
+    ),
     Mutant(
         "what the look before a claim showed is not heeded",
         "acts/claim.py",
@@ -123,8 +179,8 @@ MUTANTS = [
         "holders wait in the crowd",
         "api/fast_path.py",
         "acts of holders go first (rule 18)",
-        "await self._pace.wait(first=self._holders.has(session))",
-        "await self._pace.wait(first=False)",
+        '_pace.wait(first=self._holders.has(given.get(b"dibs-session", b"")))',
+        "_pace.wait(first=False)",
         (ADMISSION + "an_act_of_a_session_that_holds_something_passes_a_crowd",),
     ),
     Mutant(

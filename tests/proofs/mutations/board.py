@@ -9,6 +9,32 @@ FORMS = "tests/board/test_forms.py::test_"
 
 MUTANTS = [
     Mutant(
+        "a wrong key on the board costs no time",
+        "board/forms.py",
+        "keys are not guessed by trying (SECURITY.md)",
+        '        await context.slow_down(request.scope, ProblemError("forbidden", wrong))\n',
+        "",
+        (
+            "tests/http/test_access.py::test_wrong_admin_keys_on_a_page_of_the_board_are_answered_slower_too",
+        ),
+    ),
+    Mutant(
+        "the dialog shows a form that is not there",
+        "board/static/board.js",
+        "a person is told why something was not done",
+        '  if (!$("#act", page)) throw new Error(answer.status);',
+        "  //",
+        ("tests/board/test_break.py",),
+    ),
+    Mutant(
+        "what a person did is lost in silence",
+        "board/routes.py",
+        "an answer says if it took effect (rule 13)",
+        '    if request.method != "POST":\n',
+        "    if True:\n",
+        ("tests/board/test_break.py",),
+    ),
+    Mutant(
         "a board is read at one stroke",
         "board/claim_cache.py",
         "a large board is read in parts that hold nobody up",
@@ -28,7 +54,7 @@ MUTANTS = [
         "what changes while a board is read is missed",
         "board/claim_cache.py",
         "a board that is read in parts is right",
-        "        if events and newer(events[0].id, seq) and not await self._catch_up():\n",
+        "        if events and is_later(events[0].id, seq) and not await self._catch_up():\n",
         "        if False:\n",
         (BOARD_BOUNDS + "what_changes_while_a_large_board_is_read_is_not_missed",),
     ),

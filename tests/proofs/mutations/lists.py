@@ -16,6 +16,14 @@ LIMITS = "tests/promises/test_limits.py::test_"
 
 MUTANTS = [
     Mutant(
+        "a task that was broken before is not kept back",
+        "store/lua/break.lua",
+        "a break may keep the task back",
+        "if hold and current and not on_hold(rec) then",
+        "if false then",
+        HOLDS,
+    ),
+    Mutant(
         "a place in some of the queues, where one is full",
         "store/lua/queue.lua",
         "what was refused changed nothing (I14)",
@@ -242,8 +250,8 @@ MUTANTS = [
         "a break that holds lets go",
         "store/lua/break.lua",
         "a break may keep the task back",
-        "if ARG.hold == '1' then put_on_hold(task, rec, {",
-        "if false then put_on_hold(task, rec, {",
+        "if hold then put_on_hold(task, rec, hold) end",
+        "",
         HOLDS,
     ),
     Mutant(

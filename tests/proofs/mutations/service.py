@@ -7,6 +7,14 @@ DETAILS = ("tests/http/test_words_of_others.py",)
 
 MUTANTS = [
     Mutant(
+        "what is claimed after a purge is never swept",
+        "purge.py",
+        "the index never lacks a project that has claims",
+        'await link.command("ZADD", INDEX, "XX", int(seconds) * 1000, project)',
+        'await link.command("ZREM", INDEX, project)',
+        ("tests/http/test_access.py::test_a_project_can_be_purged_and_its_fences_go_on",),
+    ),
+    Mutant(
         "a note without its frame in a detail",
         "messages.py",
         "others' words are data (rule 20)",
@@ -325,8 +333,8 @@ MUTANTS = [
         "nobody notices that the store is short of memory",
         "maintenance.py",
         "history gives way before new claims do (rule 15)",
-        "used > limit * PRESSED",
-        "used > limit * 7",
+        "self._used > self._limit * PRESSED",
+        "self._used > self._limit * 7",
         ("tests/store/test_memory.py::test_history_leaves_a_store_room_for_new_claims",),
     ),
 ]

@@ -15,6 +15,39 @@ RIGHTS = "tests/store/test_rights.py"
 
 MUTANTS = [
     Mutant(
+        "what is kept is looked up before it is read",
+        "store/events.py",
+        "a reader misses no event (I12)",
+        """        entries = await self._link.command("XRANGE", stream, start, "+", "COUNT", limit)
+        # Looked at after they were read: what is kept now was kept then.
+        epoch = await self._epoch(project)
+""",
+        """        epoch = await self._epoch(project)
+        kept = await self._kept_since(project, entry) if after else True
+        entries = await self._link.command("XRANGE", stream, start, "+", "COUNT", limit)
+        self._kept_since = lambda *_: asyncio.sleep(0, kept)
+""",
+        ("tests/store/test_events.py",),
+    ),
+    Mutant(
+        "a follower that was late goes on",
+        "store/broadcast.py",
+        "a reader misses no event (I12)",
+        "if is_gap or (now",
+        "if (now",
+        ("tests/store/test_events.py",),
+    ),
+    Mutant(
+        "who asks as the service stops waits for ever",
+        "store/redis/channel.py",
+        "no caller hangs",
+        "        self._refuse(RedisConnectionError())  # it may not have begun\n",
+        "",
+        (
+            "tests/store/test_link.py::test_who_asks_as_the_service_stops_is_refused_and_waits_for_nothing",
+        ),
+    ),
+    Mutant(
         "a finished project is known for ever",
         "store/store.py",
         "a finished project leaves nothing",

@@ -274,6 +274,7 @@ async function ask(href, options) {
   const answer = await fetch(href, { redirect: "manual", ...options });
   if (answer.type === "opaqueredirect") return done(asking);
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  if (!$("#act", page)) throw new Error(answer.status); // it says why not: a page of its own
   asking.replaceChildren($("#act", page));
   if (!asking.open) asking.showModal();
   $("textarea", asking)?.focus();

@@ -144,7 +144,7 @@ def take_dibs_lock(directory: Path, held: ExitStack) -> None:
             "stop it first, or name another directory with DIBS_DATA_DIR or --data-dir."
         )
     write_pid(lock, os.getpid())
-    # A worker forked without exec shares the lock, and would keep it past our end.
+    # A child forked without exec shares the lock, and would keep it past our end.
     os.register_at_fork(after_in_child=lock.close)
 
 

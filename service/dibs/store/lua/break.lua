@@ -22,12 +22,13 @@
 --- @include endings.lua
 
 local task, fence, reason, by = ARG.task, ARG.fence, ARG.reason, ARG.by
+local hold = ARG.hold == '1' and {by = by, reason = reason, at = NOW_TEXT}
 local DAMAGE = '1'
 
 local rec = load_current(task)
 if rec.damaged and fence == DAMAGE then
   forget(task, rec)
-  if ARG.hold == '1' then put_on_hold(task, load(task), {by = by, reason = reason, at = NOW_TEXT}) end
+  if hold then put_on_hold(task, load(task), hold) end
   call('ZADD', PREFIX .. ':endings', NOW_TEXT, ending_member(task, fence, 'broken'))
   increment('breaks', '1')
   emit('broken', task, {}, 'reason', reason, 'by', by)
@@ -37,7 +38,8 @@ elseif rec.damaged then
 end
 local current = rec.fence == fence
 if current and rec.state == 'broken' or ended_by(task, fence, 'broken') then
-  touch()
+  -- Who broke it before may not have put it on hold, or an error came between.
+  if hold and current and not on_hold(rec) then put_on_hold(task, rec, hold) else touch() end
   return answer('ended', {}, {task, state_now(task, rec), '1'})
 end
 if not current or not (live(rec) or rec.state == 'lapsed') then
@@ -49,5 +51,5 @@ end_tenure(task, rec, 'broken', {reason = reason, by = by})
 increment('breaks', '1')
 record_loss(rec.owner, task, rec.fence, 'broken', NOW + RULES.retention_ms, {
   by_label = by, note = reason})
-if ARG.hold == '1' then put_on_hold(task, rec, {by = by, reason = reason, at = NOW_TEXT}) end
+if hold then put_on_hold(task, rec, hold) end
 return answer('ended', {}, {task, state_now(task, rec), ''})

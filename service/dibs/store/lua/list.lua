@@ -3,7 +3,8 @@
 -- ARG.states wanted, comma-separated: held,parked,review,lapsed,failed,on-hold,done
 -- ARG.text that a task, label, branch, note or pull request must contain, lower case, '' for all
 -- ARG.holder (ref or label), '' for all   .mine: '1' for those of SESSION   .most claims to give
--- ARG.pr  .branch: '' or what a claim must be on, the pull request first; found by its index, on one page
+-- ARG.pr  .branch: '' or what a claim must be on, the pull request first; found by its index, on one page:
+--   .most of them
 -- ARG.told: '1' with what is written down of each, but for its body
 -- ARG.cursor: '' or "index score task", the last claim of the page before
 --

@@ -11,7 +11,7 @@
 --   :failed         those whose attempts are used up, by when that was, listed or not
 --   :on-hold        those that are on hold, by when that ends; :holds who, why, and since when, as
 --                   JSON. For the project itself META has that, as `hold`
--- A task that is listed has a record as well (common.lua), from the first on: `listed` says so there
+-- A task that is listed has a record as well (record.lua), from the first on: `listed` says so there
 -- ('1', or 'dropped'), and 'new' is the state of one that nobody ever had. So does one that is on hold:
 -- `hold` is until when, and stays until somebody has looked.
 

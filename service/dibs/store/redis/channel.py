@@ -75,6 +75,7 @@ class Channel:
         if self._connecting:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
+        self._refuse(RedisConnectionError())  # it may not have begun
         self.drop()
 
 

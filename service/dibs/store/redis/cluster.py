@@ -180,7 +180,7 @@ class ClusterLink:
         for _, start, end, owner in ranges:
             owners[start : end + 1] = [owner] * (end + 1 - start)
         before, self._owners = self._serving, owners
-        self._serving = {owner for _, _, _, owner in ranges if owner in set(owners)}
+        self._serving = {owner for owner in owners if owner}
         for gone in before - self._serving:
             self._at(gone).drop()
             for hear in self.leave:

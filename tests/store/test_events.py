@@ -1,0 +1,158 @@
+"""A reader of the events sees each once and in order, or is told that some are gone (I12)."""
+
+import asyncio
+import itertools
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.conftest import Stepped
+from tests.harness import acting
+from tests.harness.services import new_session
+
+from dibs.api import routes
+from dibs.claims import Claims
+from dibs.model import Event, Project
+from dibs.store import Store, StoreDown
+from dibs.store.broadcast import EventBroadcaster
+from dibs.store.events import CursorExpired
+from dibs.store.keys import keys
+from dibs.store.redis.blocking import BlockingLink
+from dibs.store.redis.link import PipelineLink
+from dibs.stream_limit import StreamLimit
+
+_numbers = itertools.count(1)
+
+
+async def happen(store: Store, project: Project, *tasks: str) -> list[str]:
+    """Let these be claimed; the ids of the events that tell it."""
+    for task in tasks:
+        await acting.claim(store, project, new_session(), [task])
+    return [event.id for event in await store.events.read(project, "", 1000)][-len(tasks) :]
+
+
+async def drop_all_but_one(store: Store, project: Project) -> None:
+    """Let the oldest events go, as they do where they weigh too much."""
+    await store.link.command("XTRIM", keys(project) + ":events", "MAXLEN", 1)
+
+
+@pytest.fixture
+def project() -> Project:
+    """A project that no other test uses."""
+    return Project(f"events.{next(_numbers)}")
+
+
+async def test_events_that_go_while_a_page_is_read_are_missed_by_nobody(
+    store: Store, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, *rest = await happen(store, project, "T-1", "T-2", "T-3", "T-4")
+    command, gone = store.link.command, asyncio.Event()
+
+    async def then_others_go(*parts: str | int) -> Any:
+        reply = await command(*parts)
+        if parts[0] in ("XINFO", "XRANGE") and not gone.is_set():
+            gone.set()
+            await drop_all_but_one(store, project)
+        return reply
+
+    monkeypatch.setattr(store.link, "command", then_others_go)
+    try:
+        found = [event.id for event in await store.events.read(project, seen, 1000)]
+    except CursorExpired:
+        found = rest
+    assert found == rest
+    assert gone.is_set()
+
+
+class HeldReader(BlockingLink):
+    """Reads a stream only while it may."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(PipelineLink.to(url))
+        self.may_read = asyncio.Event()
+
+    async def command(self, *parts: str | int) -> Any:
+        """See BlockingLink."""
+        await self.may_read.wait()
+        return await super().command(*parts)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["a project with events", "a new project"])
+async def test_who_follows_is_told_of_events_that_went_while_nobody_could_read(
+    store: Store, stepped: Stepped, project: Project, known: bool
+) -> None:
+    reader = HeldReader(stepped[0].url)
+    broadcaster = EventBroadcaster(store, reader)
+    if known:
+        await happen(store, project, "T-0")
+    try:
+        async with broadcaster.listen(project) as subscription:
+            await happen(store, project, "T-1", "T-2", "T-3")
+            await drop_all_but_one(store, project)
+            reader.may_read.set()
+            with pytest.raises(CursorExpired):
+                await asyncio.wait_for(subscription.get(20), 20)
+            [after] = await happen(store, project, "T-4")
+            async with asyncio.timeout(20):
+                while not (events := await subscription.get(20)):
+                    pass
+            assert [event.id for event in events] == [after], "from there on nothing is missing"
+    finally:
+        await broadcaster.close()
+
+
+async def test_who_follows_in_time_hears_of_each_once_however_many_are_dropped(
+    store: Store, stepped: Stepped, project: Project
+) -> None:
+    broadcaster = EventBroadcaster(store, BlockingLink(PipelineLink.to(stepped[0].url)))
+    try:
+        async with broadcaster.listen(project) as subscription:
+            for number in range(5):
+                [event] = await happen(store, project, f"T-{number}")
+                async with asyncio.timeout(20):
+                    while not (events := await subscription.get(20)):
+                        pass
+                assert [each.id for each in events] == [event]
+                await drop_all_but_one(store, project)
+    finally:
+        await broadcaster.close()
+
+
+async def test_what_comes_as_an_empty_page_is_read_is_on_the_next(
+    claims: Claims, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = claims.store
+    read = store.events.read
+
+    async def then_something_happens(*given: Any) -> list[Event]:
+        found = await read(*given)
+        await acting.claim(store, project, new_session(), ["T-1"])
+        return found
+
+    monkeypatch.setattr(store.events, "read", then_something_happens)
+    request: Any = SimpleNamespace(scope={"query_string": b""}, headers={})
+    streams = StreamLimit(10)
+    asked = routes.V1.events.fn(None, request, project=project, claims=claims, streams=streams)
+    page = json.loads((await asked).content)
+    assert (page["events"], page["reset"]) == ([], False)
+    assert [event.task for event in await read(project, page["next"], 1000)] == ["T-1"]
+
+
+async def test_a_stream_ends_where_the_store_goes_while_it_starts_over() -> None:
+    class Away:
+        """A store that has lost what was asked for, and is away then."""
+
+        broadcaster: Any
+
+        async def since(self, *_: Any) -> Any:
+            raise CursorExpired
+            yield
+
+        async def end_of(self, _: Any) -> str:
+            raise StoreDown("The store does not answer.", sent=False)
+
+    claims: Any = Away()
+    claims.broadcaster = claims
+    stream = routes._stream(claims, Project("p"), "1-1-1")
+    assert [chunk.split(b"\n")[1] async for chunk in stream] == [b"id: 1-1-1"]
