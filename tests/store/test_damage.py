@@ -1,6 +1,7 @@
 """One broken record costs only its own task: the rest of its project, and all others, go on."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -10,13 +11,13 @@ from tests.conftest import Desk, Stepped
 from tests.harness import acting
 from tests.harness.services import new_session
 
-from dibs import results
+from dibs import messages, results
 from dibs.api.telemetry import FAMILIES
 from dibs.board.overview_cache import OverviewCache
 from dibs.maintenance import Maintenance
 from dibs.metrics import Metrics
 from dibs.model import Task
-from dibs.store import Damaged, Rules, Store, StoreDown
+from dibs.store import Damaged, Rules, Store, StoreDown, board_tasks
 from dibs.store.clock import KEY as CLOCK
 from dibs.store.clock import ClockReading
 from dibs.store.keys import keys
@@ -582,3 +583,75 @@ async def test_a_list_whose_keys_are_not_ours_costs_no_task_that_nobody_listed(
     await desk.granted(desk.bob, "T-3")
     if key != "listed":  # which the sweep counts: it says that the project is damaged
         await swept(desk)
+
+
+HARMED = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b"7",
+    b'"held"',
+    b'{"at": 1}',
+    b'{"at": "1"}',
+    b'{"at": "soon"}',
+]
+
+
+@pytest.mark.parametrize("kept", [*HARMED, b'{"at": "1", "by": 7, "reason": {}}'])
+async def test_a_hold_that_nobody_can_read_keeps_its_task_back_and_hides_no_other(
+    desk: Desk, raw: Any, kept: bytes
+) -> None:
+    await write(desk, {"task": "T-1"}, {"task": "T-2"})
+    await acting.hold(desk.store, desk.project, "T-1", reason="wait", by="lea")
+    raw.hset(f"{keys(desk.project)}:holds", "T-1", kept)
+    refusal = await desk.refused(desk.bob, "T-1")
+    assert (refusal.reason, refusal.claim.state) == ("on-hold", "on-hold")
+    assert "T-1" in messages.refused(refusal)
+    assert (await desk.show("T-1")).state == "on-hold"
+    assert await states(desk) == ["T-1 on-hold", "T-2 ready"]
+    looked = await board_tasks.look(desk.store, desk.project, kind="on-hold", most=9)
+    assert [seen.now.task for seen in looked.tasks] == ["T-1"]
+    again = await acting.hold(desk.store, desk.project, "T-1", reason="wait", by="lea")
+    assert isinstance(again, results.HeldBack)
+    assert (again.hold.by, again.hold.reason) == ("lea", "wait")
+    await acting.unhold(desk.store, desk.project, "T-1", reason="go", by="lea")
+    await desk.granted(desk.bob, "T-1")
+
+
+@pytest.mark.parametrize("kept", [*HARMED, b'{"at": "1", "by": 7, "reason": {}}'])
+async def test_a_hold_of_the_project_that_nobody_can_read_breaks_no_page(
+    desk: Desk, raw: Any, kept: bytes
+) -> None:
+    await acting.hold(desk.store, desk.project, None, reason="wait", by="lea")
+    raw.hset(f"{keys(desk.project)}:meta", "hold", kept)
+    await board_tasks.look(desk.store, desk.project)
+    outcome = await desk.claim(desk.bob, "T-1")
+    if isinstance(outcome, results.Conflict):
+        assert "This project" in messages.refused(outcome.refusals[0])
+    assert (await desk.show("T-2")).state == "free"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda kept: kept.replace(b'"since":', b'"sinne":'),
+        lambda kept: re.sub(rb'"since":"\d+"', b'"since":"soon"', kept),
+        lambda kept: kept.replace(b'"ref":', b'"rof":'),
+        lambda kept: kept.replace(b'"outcome":"abandoned"', b'"outcome":7'),
+        lambda kept: kept[:-9],
+        lambda kept: b"[" + kept + b"]",
+    ],
+)
+async def test_a_tenure_that_nobody_can_read_hides_no_other(
+    desk: Desk, raw: Any, how: Callable[[bytes], bytes]
+) -> None:
+    for _ in range(3):
+        await desk.granted(desk.bob, "T-1")
+        await desk.release(desk.bob, "T-1", outcome="abandoned")
+    kept = f"{keys(desk.project)}:tenures:T-1"
+    raw.lset(kept, 0, how(raw.lindex(kept, 0)))
+    shown = await acting.task(desk.store, desk.project, "T-1")
+    assert len(shown.tenures) == 2
+    assert len((await acting.history(desk.store, desk.project)).tenures) == 2
+    await desk.release(desk.bob, "T-1", (await desk.granted(desk.bob, "T-1")).fence)

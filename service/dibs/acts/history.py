@@ -101,8 +101,9 @@ async def page(store: Store, project: Project, query: HistoryQuery) -> results.H
     _, read, rest = await store.run(SCRIPT, project, None, arguments)
     onwards, *rows = rest
     tenures = (
-        results.TaskTenure(task=Task(task), **msgspec.structs.asdict(read.ended(kept)))
-        for task, kept in rows
+        results.TaskTenure(task=Task(task), **msgspec.structs.asdict(tenure))
+        for task, tenure in ((task, read.ended(kept)) for task, kept in rows)
+        if tenure
     )
     return results.History(
         tuple(one for one in tenures if from_s <= one.ended_at.timestamp() < to_s),

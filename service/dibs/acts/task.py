@@ -37,7 +37,7 @@ async def look(
         now,
         _each(read, project, needs),
         _each(read, project, dependents),
-        tuple(map(read.ended, tenures)),
+        read.tenures(tenures),
     )
 
 

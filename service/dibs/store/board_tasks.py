@@ -58,7 +58,7 @@ async def look(
     _, read, (hold, sizes, many, damaged, *rows) = await store.run(SCRIPT, project, None, arguments)
     store.note_damaged(project, damaged)
     return BoardTasks(
-        read.hold(hold) if hold else None,
+        read.readable_hold(hold) if hold else None,
         dict(zip(sizes[::2], map(int, sizes[1::2]), strict=True)),
         int(many),
         tuple(_seen(read, row) for row in rows if row[0]),

@@ -27,6 +27,8 @@ from dibs.results import Refusal, RefusalReason
 from dibs.store.clock import ClockReading
 
 REF_CHARS = 10
+UNREADABLE = (ValueError, TypeError, AttributeError, KeyError)
+"""What is raised for JSON that is damaged, or has something else in it."""
 LIVE = ("held", "parked", "review")
 _HOLDERS = (*LIVE, "lapsed", "done")
 """States of a record in which the task is somebody's, or was last."""
@@ -90,6 +92,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return Holder(self.owner[:REF_CHARS], self.label, self.branch, self.url)
 
 
+def _texts(kept: str) -> dict[str, str]:
+    """Return what the store keeps as an object of texts. Raises ValueError where it is none."""
+    entry = json.loads(kept)
+    if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
+        raise ValueError("no object of texts")
+    return entry
+
+
 def _tasks(lines: str) -> tuple[Task, ...]:
     return tuple(map(Task, lines.split("\n"))) if lines else ()
 
@@ -98,8 +108,8 @@ def _listed(rec: Record) -> Listed | None:
     """Return what is written down of a task, where the script showed it."""
     try:
         return listed(rec.listing, rec.body) if rec.listing else None
-    except (ValueError, TypeError, AttributeError, KeyError):
-        return None  # nobody can read it; the claim goes on
+    except UNREADABLE:
+        return None  # the claim goes on
 
 
 def listed(kept: str, body: str | None = None) -> Listed:
@@ -165,11 +175,18 @@ class ReplyDecoder:
         return rec.failures + self._is_overdue(rec) + 1
 
     def _hold(self, rec: Record) -> Hold | None:
-        return self.hold(rec.kept_back) if rec.kept_back else None
+        return self.readable_hold(rec.kept_back) if rec.kept_back else None
+
+    def readable_hold(self, kept: str) -> Hold | None:
+        """Return by whom and why something is kept back; None where nobody can read that."""
+        try:
+            return self.hold(kept)
+        except UNREADABLE:
+            return None
 
     def hold(self, kept: str) -> Hold:
         """Return by whom and why something is kept from being claimed; see lua/holds.lua."""
-        entry = json.loads(kept)
+        entry = _texts(kept)
         until_ms = entry.get("until_ms")
         return Hold(
             by=entry["by"],
@@ -178,9 +195,18 @@ class ReplyDecoder:
             until=self.reading.instant(int(until_ms)) if until_ms else None,
         )
 
-    def ended(self, kept: str) -> Tenure:
-        """Return a tenure that is over; see lua/archive.lua."""
-        entry = json.loads(kept)
+    def tenures(self, kept: Sequence[str]) -> tuple[Tenure, ...]:
+        """Return tenures that are over, without those that nobody can read."""
+        return tuple(one for one in map(self.ended, kept) if one)
+
+    def ended(self, kept: str) -> Tenure | None:
+        """Return a tenure that is over, None where nobody can read it; see lua/archive.lua."""
+        try:
+            return self._ended_tenure(_texts(kept))
+        except UNREADABLE:
+            return None
+
+    def _ended_tenure(self, entry: dict[str, str]) -> Tenure:
         face = (entry.get(name) for name in ("label", "branch", "url"))
         since, ended = int(entry["since"]), int(entry["ended"])
         return Tenure(
@@ -308,9 +334,9 @@ class ReplyDecoder:
             retry_after_s=max(1, seconds(int(free_in_ms))) if free_in_ms else None,
             position=position,
             needs=self._needs(facts) if reason == "blocked" else (),
-            hold=self.hold(facts[1]) if reason == "on-hold" and facts[1] else None,
+            hold=self.readable_hold(facts[1]) if reason == "on-hold" and facts[1] else None,
             of=facts[0] if reason == "on-hold" else "",
-            tenures=tuple(map(self.ended, facts)) if reason == "failed" else (),
+            tenures=self.tenures(facts) if reason == "failed" else (),
         )
 
     def _needs(self, facts: Sequence[str]) -> tuple[Claim | Free, ...]:

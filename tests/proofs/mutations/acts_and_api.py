@@ -31,7 +31,10 @@ MUTANTS = [
         "not-applied changed nothing (I14)",
         "detail, outcome=outcome, retry_after=10)",
         "detail, retry_after=10)",
-        (PROBLEMS + "what_the_store_may_have_done_is_said_to_be_unknown",),
+        (
+            PROBLEMS
+            + "what_the_store_may_have_done_is_said_to_be_unknown_whatever_is_wrong_with_it",
+        ),
     ),
     Mutant(
         "who waits for an answer to a wrong key keeps a turn",

@@ -3,6 +3,7 @@
 from tests.proofs.mutations.mutant import (
     ACTS,
     BYTES,
+    DAMAGE,
     EVICTION,
     FUNCTIONS,
     LISTS,
@@ -14,6 +15,22 @@ from tests.proofs.mutations.mutant import (
 RIGHTS = "tests/store/test_rights.py"
 
 MUTANTS = [
+    Mutant(
+        "a hold that nobody can read is a mistake of ours",
+        "store/records.py",
+        "what is damaged costs only its task",
+        "            return self.hold(kept)\n        except UNREADABLE:\n",
+        "            return self.hold(kept)\n        except ZeroDivisionError:\n",
+        DAMAGE,
+    ),
+    Mutant(
+        "a tenure that nobody can read is a mistake of ours",
+        "store/records.py",
+        "what is damaged costs only its task",
+        "            return self._ended_tenure(_texts(kept))\n        except UNREADABLE:\n",
+        "            return self._ended_tenure(_texts(kept))\n        except ZeroDivisionError:\n",
+        DAMAGE,
+    ),
     Mutant(
         "what is kept is looked up before it is read",
         "store/events.py",
