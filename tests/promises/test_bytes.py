@@ -202,6 +202,50 @@ async def test_what_another_hand_changed_is_in_the_sums_after_a_while(desk: Desk
     assert await sums(desk) == await weighed(desk)
 
 
+@pytest.mark.parametrize("rules", [replace(SHORT, record_bytes=1 << 20, recount_most=5)])
+async def test_many_tasks_are_counted_in_parts_while_claims_go_on(desk: Desk) -> None:
+    held = [await desk.granted(desk.ann, f"T-{n}", ttl_s=300) for n in range(10, 30)]
+    listed = [{"task": f"L-{n}"} for n in range(4)]
+    await acting.tasks(desk.store, desk.project, desk.ann, listed)
+    await desk.granted(desk.bob, "L-0", ttl_s=300)
+    for n in range(3):
+        await desk.granted(desk.bob, f"D-{n}")
+        await desk.release(desk.bob, f"D-{n}", outcome="done")
+    await desk.store.link.command("HDEL", f"{keys(desk.project)}:meta", "weighs")
+    more, _ = await desk.store.sweep(desk.project)
+    assert more
+    await desk.granted(desk.ann, "T-30", ttl_s=300)
+    await desk.beat(desk.ann, "T-10", held[0].fence)
+    await desk.release(desk.ann, "T-11", held[1].fence)
+    parts = 1
+    while more:
+        more, _ = await desk.store.sweep(desk.project)
+        parts += 1
+    assert parts == pytest.approx(len(held) / 5 + 4, abs=2), "no part has more tasks than it may"
+    assert await sums(desk) == await weighed(desk)
+    more, _ = await desk.store.sweep(desk.project)
+    assert not more
+
+
+@pytest.mark.parametrize("rules", [replace(SHORT, record_bytes=1 << 20, history_ms=10**9)])
+async def test_a_task_that_only_the_history_has_counts_once(desk: Desk) -> None:
+    for who in (desk.ann, desk.bob, desk.ann, desk.bob):
+        await desk.granted(who, "T-1", note=NOTE)
+        await desk.release(who, "T-1")
+    await desk.granted(desk.cat, "T-2", ttl_s=300)
+    await desk.pass_time(SHORT.retention_ms / 1000 + 1)
+    await desk.store.sweep(desk.project)
+    in_other_indexes = [
+        await desk.store.link.command("ZSCORE", f"{keys(desk.project)}:{index}", "T-1")
+        for index in ("live", "lapsed", "done", "ended", "listed")
+    ]
+    assert in_other_indexes == [None] * 5
+    before = await sums(desk)
+    await desk.store.link.command("HDEL", f"{keys(desk.project)}:meta", "weighs")
+    await desk.store.sweep(desk.project)
+    assert await sums(desk) == before == await weighed(desk)
+
+
 @pytest.mark.parametrize("rules", [replace(SHORT, record_bytes=1 << 20)])
 async def test_events_weigh_no_more_than_they_may_and_the_latest_are_kept(desk: Desk) -> None:
     await desk.granted(desk.ann, "T-0")

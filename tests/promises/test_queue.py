@@ -52,6 +52,32 @@ async def test_a_ticket_that_nobody_renews_lapses_by_itself(desk: Desk) -> None:
     await desk.granted(desk.cat, "T-1", queue=True)
 
 
+@pytest.mark.parametrize(
+    "rules", [Rules(rate_per_session=0, rate_per_project=0, claims_per_session=200)]
+)
+async def test_a_sweep_looks_at_some_of_many_queues_and_counts_them_all(desk: Desk) -> None:
+    tasks = [f"T-{n}" for n in range(140)]
+    for first in range(0, len(tasks), 28):
+        await desk.claim(desk.ann, *tasks[first : first + 28], mode="all", ttl_s=3600)
+        await desk.claim(desk.bob, *tasks[first : first + 28], mode="any", queue=True)
+
+    async def swept() -> tuple[int, int]:
+        """How many tickets the sweep counts, and how many are left then."""
+        _, counts = await desk.store.sweep(desk.project)
+        left = await desk.store.link.command("KEYS", f"dibs:[{{]{desk.project}}}:queue:*")
+        return counts.tickets, len(left)
+
+    assert await swept() == (140, 140)
+    await desk.pass_time(301)
+    many = 140
+    for _ in range(100):
+        counted, left = await swept()
+        assert counted == left
+        assert many - 100 <= left <= many
+        many = left
+    assert many == 0
+
+
 async def test_who_lets_the_window_pass_makes_room_for_the_next_and_nobody_starves(
     desk: Desk,
 ) -> None:

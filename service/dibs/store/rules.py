@@ -62,6 +62,8 @@ class Rules:
     """Events kept per project, a little less: none weighs less than its part of event_bytes."""
     recount_ms: int = 6 * 3_600_000
     """So often the sweep looks what is there, instead of trusting the sums."""
+    recount_most: int = 1_000
+    """Tasks that it looks at in one run, some 20 ms, so that nobody waits for a project of many."""
     endings_kept: int = 10_000
     """Ends kept per project, about, so that a repeat is told that it was one."""
     alike_kept: int = 8

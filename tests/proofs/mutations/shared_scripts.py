@@ -11,6 +11,7 @@ from tests.proofs.mutations.mutant import (
     Mutant,
 )
 
+QUEUE = "tests/promises/test_queue.py"
 MUTANTS = [
     Mutant(
         "what a holder adds weighs nothing",
@@ -24,9 +25,49 @@ MUTANTS = [
         "data without sums stays so",
         "store/lua/sweep.lua",
         "the sums survive an upgrade",
-        "then weigh() end",
+        "and not recount_part() then more = '1' end",
         "then end",
         BYTES,
+    ),
+    Mutant(
+        "all tasks of a project are counted at once",
+        "store/lua/recount.lua",
+        "nobody waits for a project of many tasks",
+        "and looked < RULES.recount_most do",
+        "do",
+        BYTES,
+    ),
+    Mutant(
+        "a listed task that somebody has counts twice",
+        "store/lua/recount.lua",
+        "the sums are exact",
+        "if not task or is_met(at, task) then return sum end",
+        "if not task then return sum end",
+        BYTES,
+    ),
+    Mutant(
+        "a task of the history counts once for each tenure",
+        "store/lua/recount.lua",
+        "the sums are exact",
+        "if fence and first and fence ~= first then return 0 end",
+        "",
+        BYTES,
+    ),
+    Mutant(
+        "a sweep looks into every queue",
+        "store/lua/sweep.lua",
+        "nobody waits for a project of many queues",
+        "if #queued > MOST then",
+        "if false then",
+        (f"{QUEUE}::test_a_sweep_looks_at_some_of_many_queues_and_counts_them_all",),
+    ),
+    Mutant(
+        "queues that a sweep does not look into count nothing",
+        "store/lua/sweep.lua",
+        "what waits is shown",
+        "(type(many) == 'number' and many or 0)",
+        "0",
+        (f"{QUEUE}::test_a_sweep_looks_at_some_of_many_queues_and_counts_them_all",),
     ),
     Mutant(
         "a finished project stays",

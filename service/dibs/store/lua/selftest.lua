@@ -65,6 +65,7 @@ expect(function(reply) return reply[1] == '2' and reply[2] == false end, 'HMGET'
 expect(is(1), 'HEXISTS', key('hash'), 'a')
 expect(is(3), 'HINCRBY', key('hash'), 'b', '1')
 expect(is(1), 'HDEL', key('hash'), 'b')
+expect(is(1), 'HLEN', key('hash'))
 expect(first_is('a'), 'HGETALL', key('hash'))
 
 expect(is(2), 'LPUSH', key('list'), 'a', 'b')

@@ -8,8 +8,8 @@
 --   damaged: tasks whose record nobody can read, MOST at most
 --   held, parked, review, lapsed, done, tickets: how many there are now   lapses, breaks: how many ever
 -- Safe to run twice: what is written down or dropped is not due any more. O(log live claims +
--- tickets) when nothing is due, at most MOST of each kind a run; O(all that is kept) once in
--- RULES.recount_ms.
+-- tickets) when nothing is due, at most MOST of each kind a run; once in RULES.recount_ms all that is
+-- kept is counted, RULES.recount_most tasks a run.
 --- @include common.lua
 --- @include record.lua
 --- @include listing.lua
@@ -21,8 +21,9 @@
 --- @include eviction.lua
 --- @include holds.lua
 --- @include queue.lua
+--- @include recount.lua
 
-local MOST = 100
+local MOST, QUEUED = 100, PREFIX .. ':queued'
 local more = ''
 
 -- Those in an index that are due at `instant`, the first of them.
@@ -156,8 +157,15 @@ for _, session in ipairs(due(PREFIX .. ':losers', NOW)) do
   end
 end
 
-local waiting = 0
-for _, task in ipairs(call('SMEMBERS', PREFIX .. ':queued')) do
+-- Of many queues some are looked at in a run, any of them, and the others counted with what has run out.
+local queued, looked_at, waiting = call('SMEMBERS', QUEUED), nil, 0
+if #queued > MOST then
+  looked_at = {}
+  for _, task in ipairs(call('SRANDMEMBER', QUEUED, MOST)) do looked_at[task] = true end
+end
+
+-- Drop the tickets of `task` that have run out; returns how many there are.
+local function clear_queue(task)
   local found, kept = tickets(task, 'all'), 0
   for _, ticket in ipairs(found) do
     if ticket.until_ms > NOW then kept = kept + 1 end
@@ -166,10 +174,19 @@ for _, task in ipairs(call('SMEMBERS', PREFIX .. ':queued')) do
     local rec = load_current(task)
     if kept == 0 or live(rec) then drop_tickets(task, rec) end
   end
-  waiting = waiting + kept
   if kept == 0 then
     bypass_oom_guard()
-    call('SREM', PREFIX .. ':queued', task)
+    call('SREM', QUEUED, task)
+  end
+  return kept
+end
+
+for _, task in ipairs(queued) do
+  if not looked_at or looked_at[task] then
+    waiting = waiting + clear_queue(task)
+  else
+    local many = redis.pcall('HLEN', PREFIX .. ':queue:' .. task)
+    waiting = waiting + (type(many) == 'number' and many or 0)
   end
 end
 
@@ -184,49 +201,6 @@ local damaged = call('ZRANGE', PREFIX .. ':damaged', 0, MOST - 1)
 local kept = call('HMGET', META, 'lapses', 'breaks', 'fence', 'weighs')
 local gone = ''
 
--- A record of an older dibs is in no index of branches.
-local IN_LOOKUPS = 0
-local function find_again(task, field, value)
-  add_lookup(task, field, value)
-  IN_LOOKUPS = IN_LOOKUPS + lookup_weight(task, value)
-end
-
--- All that lies there, by its size: an older dibs knows of no sums, and a script that met a key of
--- another kind ended before it wrote them.
-local function weigh()
-  local sum, met = 0, {}
-  bypass_oom_guard()
-  for _, index in ipairs({':live', ':lapsed', ':done', ':ended', ':damaged', ':listed', ':on-hold', ':history'}) do
-    for _, task in ipairs(redis.pcall('ZRANGE', PREFIX .. index, 0, -1)) do
-      if index == ':history' then task = string.match(task, '^%d+ (.+)$') or '' end
-      local record = not met[task] and redis.pcall('GET', RECORD .. task)
-      if type(record) == 'string' then
-        sum = sum + record_weight(task, #record)
-        each_lookup(task, decode_texts(record) or {}, find_again)
-      end
-      if not met[task] then
-        for _, tenure in ipairs(redis.pcall('LRANGE', PREFIX .. ':tenures:' .. task, 0, -1)) do
-          sum = sum + tenure_weight(task, tenure)
-        end
-      end
-      met[task] = true
-      for _, kind in ipairs(index == ':listed' and {':listing:', ':text:'} or {}) do
-        local told = redis.pcall('STRLEN', PREFIX .. kind .. task)
-        sum = sum + (type(told) == 'number' and told or 0)
-      end
-      if index == ':listed' then sum = sum + 200 + 5 * #task end
-    end
-  end
-  local from = '-'
-  EVENTS_WEIGH, RECORDS_GREW, EVENTS_GREW = 0, 0, 0
-  repeat
-    local page = redis.pcall('XRANGE', EVENTS, from, '+', 'COUNT', 500)  -- none where it is no stream
-    for _, entry in ipairs(page) do EVENTS_WEIGH = EVENTS_WEIGH + event_weight(entry[2]) end
-    if #page > 0 then from = '(' .. page[#page][1] end
-  until #page < 500
-  call('HSET', META, 'weighs', text(sum + IN_LOOKUPS) .. ' ' .. text(EVENTS_WEIGH) .. ' ' .. NOW_TEXT)
-end
-
 if more == '' and live_now + many_lapsed + many_done == 0 and EVENTS_GREW == 0 and call(
     'EXISTS', PREFIX .. ':ended', PREFIX .. ':endings', PREFIX .. ':losers', PREFIX .. ':queued',
     PREFIX .. ':damaged', PREFIX .. ':parked', PREFIX .. ':review', PREFIX .. ':listed',
@@ -238,7 +212,7 @@ if more == '' and live_now + many_lapsed + many_done == 0 and EVENTS_GREW == 0 a
   end
 elseif more == '' and (kept[3] or kept[4]) then
   local _, _, since = read_sums(kept[4])
-  if NOW - (since or 0) > RULES.recount_ms then weigh() end
+  if NOW - (since or 0) > RULES.recount_ms and not recount_part() then more = '1' end
 end
 
 return answer('swept', more, gone, damaged, text(live_now - parked - review), text(parked), text(review), text(many_lapsed),
