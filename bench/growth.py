@@ -137,12 +137,22 @@ def raw_scripts() -> dict[str, str]:
     rules = Rules(stall_ms=10**9, claims_per_session=10**7, claims_per_project=10**7)
     rules = Rules(**(asdict(rules) | {"rate_per_session": 10**6, "rate_per_project": 10**6}))
     now = str(int(time.time() * 1_000_000))
-    task = "T-__rand_int__"
-    facts = {name: FACTS[name] for name in ("label", "branch", "url", "note")}
-    names = ("tag", "ttl_ms", "reopen", "queue", "closed", "place", "pr")
-    claiming = claim.Arguments("one", **dict.fromkeys(names, ""), **facts)
+    claiming = claim.Arguments(
+        mode="one",
+        tag="",
+        ttl_ms="",
+        reopen="",
+        queue="",
+        closed="",
+        address_hash="",
+        label=FACTS["label"],
+        branch=FACTS["branch"],
+        url=FACTS["url"],
+        note=FACTS["note"],
+        pr="",
+    )
     acts = {
-        "claim": [*claiming, task],
+        "claim": [*claiming, "T-__rand_int__", ""],
         "heartbeat": [*heartbeat.Arguments("T-0", fence="", ttl_ms="", state="", note="", pr="")],
     }
     rates = {}
@@ -150,7 +160,7 @@ def raw_scripts() -> dict[str, str]:
         client = redis.Redis.from_url(url)
         head = ["1", f"dibs:{{{PROJECT}}}", now, "0", "", "r", "0" * 32]
         first = claim.SCRIPT.fill(rules)
-        client.execute_command("EVAL", first.text, *head, *acts["claim"][:-1], "T-0")
+        client.execute_command("EVAL", first.text, *head, *claiming, "T-0", "")
         for name, args in acts.items():
             script = SCRIPTS[name].fill(rules)
             client.script_load(script.text)

@@ -1,6 +1,7 @@
-"""The page docs/performance.md, made from one run."""
+"""What a run of the comparison puts into docs/performance.md."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,45 +33,8 @@ NOT_QUIET = """
 runs in several processes and syncs a log the hardest. Run it again on an idle machine before you
 rely on it.
 """
-PROFILE = """\
-What the service's own process does for one fresh claim, by a sampling profiler (py-spy, 500 Hz),
-everysec, 32 connections, in µs (not part of the run above):
-
-| part | µs |
-|---|--:|
-| uvicorn: write the answer, the kernel's part included | 14 |
-| uvicorn: parse the request, start a task | 10 |
-| reading and checking session, project and body | 7 |
-| hashing the session, the call to the store without its wire | 9 |
-| the wire: pack, write, parse the reply | 5 |
-| record to claim, claim to JSON | 11 |
-| dispatch, headers, counting | 8 |
-| the loop, and reading from sockets | 6 |
-
-The framework's echo takes some 65, 45 of them for routing, injection, validation and the response.
-The POSTs of sessions go past those 45 (api/fast_path.py); what dibs does in their place comes to
-about as much.
-"""
-KEPT = """\
-Kept, measured beside the same code without it, claims a second of everysec / of strict:
-
-- each call written to the store when it is made, not a task later: + 23 % / + 15 %;
-- one connection for all calls: + 20 % / + 2 %;
-- head and body of an answer in one write: + 7 % / + 2 %;
-- claims as structs rather than dataclasses: + 3 % / 0, lists + 10 %;
-- views as JSON, rates in one hash, rules as numbers in the scripts: + 22 % / + 8 %;
-- the link to the store as a protocol of its own: + 5 % / 0; the acts without the layers around the
-  framework: 5 % less of the service;
-- a record as one JSON text: 4 µs less of the store, lists + 17 %;
-- 100 freed blocks kept by the store's malloc: – / + 7 %;
-- scripts that define only the functions they need: 10 % less of the script, + 4 % of strict;
-- fewer headers on the answer of an act: + 6 % / 0.
-
-Gone because it gave under 5 % anywhere, or less than nothing: a heap frozen for the garbage
-collector, or none; rates that are not written to the log; answers of the store handed on a few at a
-time; a bound on the calls that are under way, or one batch of them at a time; processes pinned to
-cores; batch scheduling; a thread of the store's for its sockets (+ 20 %, for a whole core).
-"""
+MEASURED = re.compile(r"(<!-- measured: ([a-z ]+) -->\n).*?(<!-- /measured -->)", re.DOTALL)
+"""What a run puts into the page; what stands around it a person wrote."""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -99,7 +63,8 @@ def _targets(results: Results, growth: Sequence[Mapping[str, Any]]) -> str:
             rows.append((f"{what}, {large['claims']} ÷ 1,000", bound, f"{ratio:.2f}"))
     most = max(growth[1:], key=lambda each: each["bytes_each"])
     bytes_each = f"{most['bytes_each']:.0f} bytes"
-    rows.append(("store memory per live claim, all facts given", "≤ 700 bytes", bytes_each))
+    what = "store memory per live claim, all facts given, 60 of it to find names that look alike"
+    rows.append((what, "≤ 800 bytes", bytes_each))
     return table(("what", "to reach", "found"), rows)
 
 
@@ -201,7 +166,7 @@ def _budget(results: Results) -> str:
     return table(("target", "claims/s it takes", "cores", "µs a claim", "found"), rows)
 
 
-def page(
+def measured(
     *,
     machine: str,
     date: str,
@@ -213,85 +178,32 @@ def page(
     scripts: Mapping[str, str],
     growth: Sequence[Mapping[str, Any]],
     clients: Mapping[str, float],
-) -> str:
-    """Return the page."""
-    quiet = QUIET if busy < 1 else NOT_QUIET
-    lacks = quiet + "".join(f"\n**Missing:** {line}\n" for line in missing)
-    raw = table(("script", "by redis-benchmark"), list(scripts.items()))
-    calls = table(("one process", "ms"), [(name, f"{ms:.0f}") for name, ms in clients.items()])
-    return f"""# Performance
+) -> dict[str, str]:
+    """Return what a run gave, by the marks of the page."""
+    run = (
+        f"Measured by `make bench` on {date}: {machine}; load average {busy:.1f} at the start; "
+        f"{took_s:.0f} s.\n"
+    )
+    lacks = "".join(f"\n**Missing:** {line}\n" for line in missing)
+    return {
+        "run": run + (QUIET if busy < 1 else NOT_QUIET) + lacks,
+        "targets": _targets(results, growth),
+        "rates": _rates(results) + "\n" + _ratios(results),
+        "latency": _latency(results) + "\n" + _processor(results),
+        "turns": _turns(turns),
+        "budget": _budget(results),
+        "scripts": table(("script", "by redis-benchmark"), list(scripts.items())),
+        "growth": _growth(growth),
+        "clients": table(
+            ("one process", "ms"), [(name, f"{ms:.0f}") for name, ms in clients.items()]
+        ),
+    }
 
-Written by `make bench` on {date}: {machine}; load average {busy:.1f} at the start; {took_s:.0f} s.
-Figures of different machines do not compare, and neither do those of different runs; the ratios of
-one run do.
-{lacks}
-## What it is to reach
 
-32 connections, medians of rounds that take turns:
-
-{_targets(results, growth)}
-## Calls a second
-
-32 connections that are kept, one call under way on each:
-
-{_rates(results)}
-{_ratios(results)}
-A list of the plain service scans the whole store, and its heartbeat for five claims is five calls,
-counted one by one; etcd's is one keep-alive of the lease that all five hang on.
-
-## Time for a claim
-
-{_latency(results)}
-{_processor(results)}
-Processor time is that of all processes that a contender starts: dibs with its private store (not
-with everysec, whose store is started by the bench, as is the plain service's), etcd whole.
-
-## Where the time of a claim goes
-
-{PROFILE}
-dibs strict by itself, for each claim, by the store's count of its turns: it answers nobody before
-what the turn wrote is synced.
-
-{_turns(turns)}
-What the targets leave for a claim in all processes together, the generator of load included (for
-everysec in the service alone), and what was found:
-
-{_budget(results)}
-Where more was found than is left, or nearly as much, the processor rules the target out: no program
-has all of the cores all of the time. Beside that the turns of the store are a bound, on 32
-connections a million µs ÷ (script + other work + waiting) claims a second for one service. The wait
-depends on the disk: this one syncs in 0.1 ms when the last sync was just before, and in 0.5 to 1 ms
-after a pause of as little as 0.5 ms. On 128 connections a sync is shared by more claims.
-
-{KEPT}
-## The scripts alone
-
-A store as dibs starts it (`appendfsync always`), 32 clients, no pipelining:
-
-{raw}
-## Growth
-
-The same service on stores of different size, taking turns. The claims that fill a store say label,
-branch, url and a note of 60 characters, each by a session of its own. A start reads the whole log.
-
-{_growth(growth)}
-## In a session's shell
-
-Median time of a whole process; `dibs` is the command that `init` lays into a repository.
-`python -m bench.sides --client ../checkout-of-before` compares two checkouts by processor time.
-
-{calls}
-## How it is measured
-
-- One command, one run: every contender is up the whole time, and each act goes round them in turn.
-- **dibs strict** is `dibs serve` as it comes: a private store, `appendfsync always`. **everysec**
-  is the same service on a store that syncs once a second. Rates and quotas are checked, and never
-  reached.
-- **plain FastAPI** (bench/plain.py) is what most teams would write first: `SET NX EX`, on the same
-  store with everysec. It has no fence, queue, events or atomic renewal.
-- **etcd gateway** is Debian's etcd-server over its JSON gateway, one node, every write synced: a
-  claim is a transaction that puts a key on the session's lease if it is not there.
-- **framework echo** (bench/echo.py) is Litestar on uvicorn answering a claim with its own body.
-- The generator of load (bench/load.py) is a process of its own on epoll, without a framework. Its
-  share of a core is in the table above: near 1 it would be what is measured.
-"""
+def filled(page: str, anew: Mapping[str, str]) -> str:
+    """Return the page with what was measured anew between its marks. Raises ValueError where the
+    marks are not those of a run."""
+    marks = [found[2] for found in MEASURED.finditer(page)]
+    if sorted(marks) != sorted(anew):
+        raise ValueError(f"the page's marks are {marks}, those of a run {list(anew)}")
+    return MEASURED.sub(lambda found: f"{found[1]}\n{anew[found[2]]}\n{found[3]}", page)
