@@ -333,7 +333,7 @@ MUTANTS = [
     ),
     Mutant(
         "what an older dibs left out of the index stays out",
-        "store/lua/sweep.lua",
+        "store/lua/recount.lua",
         "the index is made good by the sweep",
         "  add_lookup(task, field, value)\n  IN_LOOKUPS",
         "  IN_LOOKUPS",
