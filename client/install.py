@@ -511,9 +511,7 @@ def check_all(session: Session, line: Tell) -> None:
         line(f"clocks: {there} there, {here} here (only the first counts)")
     except client.Failure as failure:
         remedy = ""
-        if failure.problem.get("code") == "unauthorized":
-            remedy = f" Set DIBS_KEY=<the team key>@{client.host_port_of(setup.url)}."
-        elif not failure.problem:
+        if not failure.problem:
             remedy = f" Try {setup.url}/livez from elsewhere: is the service up?"
         line(str(failure).rstrip(".") + "." + remedy, failure.code)
     hooks(session, line)

@@ -192,7 +192,10 @@ def test_a_task_that_is_not_unicode_is_refused(sandbox: Make) -> None:
 @pytest.mark.long
 def test_a_wrong_key_is_a_settings_error(keyed: ServiceProcess, sandbox: Make) -> None:
     ann = sandbox(keyed.url)
-    assert "key" in ann.dibs("claim", "T-1").said(2).stderr.lower()
+    remedy = f"Set DIBS_KEY=<the team key>@{keyed.url.partition('//')[2]}\n"
+    assert ann.dibs("claim", "T-1").said(2).stderr == f"dibs: The team key is missing. {remedy}"
+    wrong = ann.dibs("claim", "T-1", DIBS_KEY="not-the-key-of-these-tests").said(2).stderr
+    assert wrong == f"dibs: The team key is not one of this service's. {remedy}"
     ann.dibs("claim", "T-1", DIBS_KEY="not-the-key-of-these-tests").said(2)
     ann.dibs("list", DIBS_KEY="not-the-key-of-these-tests").said(2)
     ann.dibs("claim", "T-1", DIBS_KEY=KEY).said(0)

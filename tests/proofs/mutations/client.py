@@ -346,6 +346,14 @@ MUTANTS = [
         (BAD_INPUT + "who_waits_reads_once_what_for",),
     ),
     Mutant(
+        "what a verdict says is called the words of the session",
+        "client/dibs.py",
+        "each word is its author's (rule 20)",
+        'outcome != "rejected" and not (outcome == "done" and tenure.get("by"))',
+        "True",
+        (CLIENT_REVIEW + "a_task_in_review_is_nobody_elses_until_the_verdict",),
+    ),
+    Mutant(
         "what was released is called done",
         "client/dibs.py",
         "what is told can be acted on",
