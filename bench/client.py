@@ -102,6 +102,7 @@ def measure(say: Callable[[str], None], rounds: int) -> dict[str, float]:
         calls |= client.calls()
         for name in ("`python3 dibs.py beat`", "`python3 dibs.py hook`, throttled"):
             del calls[name]
+        client.time(calls["`dibs hook`, throttled"])  # whose conversation it is, before a claim
         times: Times = {name: [] for name in calls}
         for _ in range(rounds + 1):
             for name, command in calls.items():
