@@ -42,7 +42,7 @@ MUTANTS = [
         """        epoch = await self._epoch(project)
         kept = await self._kept_since(project, entry) if after else True
         entries = await self._link.command("XRANGE", stream, start, "+", "COUNT", limit)
-        self._kept_since = lambda *_: asyncio.sleep(0, kept)
+        self._kept_since = lambda *_: __import__("asyncio").sleep(0, kept)
 """,
         ("tests/store/test_events.py",),
     ),
