@@ -141,7 +141,7 @@ def families(
         (
             "dibs_rate_refusals_total",
             "counter",
-            "Requests over the rate of their session or project",
+            "Requests over the rate of their session, project or address",
             {"whose": ("session", "project", "address")},
             (),
         ),

@@ -1,6 +1,10 @@
 """What the board counts that no record holds."""
 
+import pytest
 from tests.conftest import Desk
+from tests.harness import acting
+
+from dibs.store import Rules
 
 
 async def test_a_session_that_polls_avoids_one_collision_not_many(desk: Desk) -> None:
@@ -52,3 +56,16 @@ async def test_a_project_at_a_glance(desk: Desk) -> None:
     seen = await desk.store.overview(desk.project)
     assert (seen.held, seen.parked, seen.lapsed, seen.done) == (1, 1, 1, 1)
     assert seen.changed_at is not None
+
+
+@pytest.mark.parametrize("rules", [Rules(rate_per_session=0, rate_per_project=0, max_attempts=2)])
+async def test_what_lapsed_and_failed_or_is_on_hold_is_counted_once(desk: Desk) -> None:
+    await desk.granted(desk.ann, "failed")
+    await desk.release(desk.ann, "failed", outcome="abandoned")
+    for task in ("failed", "on hold", "lapsed"):
+        await desk.granted(desk.ann, task, ttl_s=10)
+    await desk.pass_time(12)
+    await desk.store.sweep(desk.project)
+    await acting.hold(desk.store, desk.project, "on hold", reason="wait", by="lea")
+    seen = await desk.store.overview(desk.project)
+    assert (seen.lapsed, seen.failed) == (1, 1)

@@ -472,6 +472,23 @@ def test_of_many_who_come_in_one_moment_none_is_refused_for_want_of_a_seat(small
     assert not told.keys() - {b"200", b"429"}, told  # a session may ask so often, and no more
 
 
+def test_a_claim_that_waits_for_who_has_hung_up_takes_nothing(small: Running) -> None:
+    holder = new_session()
+    assert small.claim("T-1", holder)[0] == 201
+    body = b'{"task": "T-1", "wait": 25}'
+    head = f"POST /v1/p/claim HTTP/1.1\r\nHost: x\r\nDibs-Session: {new_session()}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    waiter = socket.create_connection(("127.0.0.1", small.port))
+    waiter.sendall(head.encode() + body)
+    until(lambda: small.metrics()["dibs_streams"] == 1, "it waits")
+    waiter.close()
+    until(lambda: small.metrics()["dibs_connections"] <= 1, "the service has seen it go")
+    release = {"task": "T-1"}
+    assert small.ask("POST", "/v1/p/release", release, holder)[0] == 200
+    until(lambda: small.metrics()["dibs_streams"] == 0, "it is over")
+    assert small.ask("GET", "/v1/p/claims/T-1")[1]["state"] == "free"
+
+
 def is_closed(one: socket.socket) -> bool:
     """The service has closed it."""
     try:

@@ -142,6 +142,21 @@ async def test_a_waiting_claim_is_woken_by_the_release(claims: Claims, store: St
     assert asyncio.get_running_loop().time() - started < 2
 
 
+async def test_who_hangs_up_while_it_waits_is_granted_nothing(claims: Claims, store: Store) -> None:
+    ann, bob = new_session(), new_session()
+    project, gone = Project("hangs.up"), asyncio.Event()
+    await acting.claim(store, project, ann, ["T-1"])
+    wish = acting.asked(["T-1"], wait=25, queue=True)
+    call = Call(project, wish, bob, has_hung_up=gone.is_set)
+    waiting = asyncio.create_task(claim.run(claims, call))
+    while not (await acting.show(store, project, "T-1")).waiters:
+        await asyncio.sleep(0.01)
+    gone.set()
+    await acting.release(store, project, ann, "T-1")
+    assert isinstance(await asyncio.wait_for(waiting, 20), results.Conflict)
+    assert (await acting.show(store, project, "T-1")).state == "free"
+
+
 async def test_a_waiting_claim_still_tells_what_was_lost_meanwhile(
     claims: Claims, store: Store
 ) -> None:

@@ -24,6 +24,11 @@ KNOWN = Claimant()
 """Somebody with a key, or at an address that says nothing."""
 
 
+def never() -> bool:
+    """Say that who called has not hung up, where nobody looks."""
+    return False
+
+
 @dataclass(slots=True)
 class Call(Generic[R]):
     """One call of an act, checked."""
@@ -37,6 +42,8 @@ class Call(Generic[R]):
     by: str = ""
     """The person who calls, as far as known."""
     claimant: Claimant = KNOWN
+    has_hung_up: Callable[[], bool] = never
+    """Whether who called waits for no answer any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,8 @@ class ClaimRequest(Request):
     wait: Duration = Field(
         0,
         description="Up to 25 s: hold the request until the task frees, at most so long; "
-        "answered at once where too many wait or listen already.",
+        "answered at once where too many wait or listen already. Who hangs up meanwhile is granted "
+        "nothing.",
     )
     reopen: bool = Field(False, description="Take the task although it is done, or failed.")
 
@@ -167,7 +168,9 @@ async def run(claims: Claims, call: Call[ClaimRequest]) -> Result:
     call.key = call.key or claims.store.new_request()
     with claims.streams.one(project, counted):
         return await until_granted(
-            claims, project, request.tasks, request.wait, lambda: take(claims.store, call)
+            *(claims, project, request.tasks, request.wait),
+            lambda: take(claims.store, call),
+            call.has_hung_up,
         )
 
 

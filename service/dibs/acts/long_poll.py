@@ -22,8 +22,10 @@ async def until_granted(
     tasks: Collection[Task],
     most_s: float,
     ask: Callable[[], Awaitable[T]],
+    has_hung_up: Callable[[], bool],
 ) -> T:
-    """Return what `ask` comes to, once that is no refusal or `most_s` seconds are over.
+    """Return what `ask` comes to, once that is no refusal, `most_s` seconds are over, or who asked
+    `has_hung_up`: a claim that nobody knows of would keep others out for its ttl.
 
     Of what happens that counts which is about one of `tasks`; where there are none, all does.
     Once it was asked a ticket may stay, or a loss be told, so a failure after that is of unknown
@@ -44,6 +46,8 @@ async def until_granted(
             if wait_s is None or left_s <= 0 or claims.broadcaster.ended:
                 return result
             await _something_happens(subscription, tasks, min(left_s, wait_s))
+            if has_hung_up():
+                return result
 
 
 def _wait_of(result: object) -> float | None:

@@ -145,7 +145,7 @@ def in_turn(app: ASGIApp, metrics: Metrics) -> ASGIApp:
 
         scope[TURN_OVER] = over
         try:
-            if not _is_gone(receive):
+            if not has_hung_up(receive):
                 await app(scope, receive, answer)
         finally:
             over()
@@ -153,7 +153,7 @@ def in_turn(app: ASGIApp, metrics: Metrics) -> ASGIApp:
     return wrapped
 
 
-def _is_gone(receive: Any) -> bool:
+def has_hung_up(receive: Any) -> bool:
     """Say if who asked has hung up: uvicorn's request knows, whose method `receive` is."""
     return bool(getattr(getattr(receive, "__self__", None), "disconnected", False))
 

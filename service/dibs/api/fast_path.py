@@ -7,6 +7,7 @@ framework. Acts begin a few at a time, those of holders first (admission.py).
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from dibs.acts import POSTS, READS
 from dibs.acts.act import Act, Call
 from dibs.api import errors, headers, smuggling, telemetry
 from dibs.api.access import Access
-from dibs.api.admission import BEGUN_MOST, Holders, Pace
+from dibs.api.admission import BEGUN_MOST, Holders, Pace, has_hung_up
 from dibs.api.bodies import BodyBudget, body_of
 from dibs.claims import Claims
 from dibs.metrics import Metrics
@@ -41,6 +42,8 @@ class Post:
     query: bytes
     headers: dict[bytes, bytes]
     body: bytes
+    receive: Any
+    """What it came from, which knows whether who sent it has hung up."""
 
     def header(self, name: bytes) -> str:
         """Return a header, or ''."""
@@ -122,10 +125,11 @@ class FastPath:
             if act.body_most and not 0 <= declared <= self._max_body:
                 most = max(act.body_most, self._max_body)
                 async with self._bodies.body(receive, declared, most) as body, self._large:
-                    post = Post(project, scope["query_string"], given, body)
+                    post = Post(project, scope["query_string"], given, body, receive)
                     return await self._do(act, post, scope)
             body = await body_of(receive, declared, self._max_body)
-            return await self._do(act, Post(project, scope["query_string"], given, body), scope)
+            post = Post(project, scope["query_string"], given, body, receive)
+            return await self._do(act, post, scope)
         except asyncio.CancelledError:
             # The service ends and could not wait for this act; uvicorn would say it was a mistake.
             return errors.answer(scope, StoreDown("The service is stopping.", sent=True))
@@ -143,6 +147,7 @@ class FastPath:
             call = Call(project, request, session, key)
         if act.by_address:
             call.claimant = self._access.claimant(scope)
+            call.has_hung_up = partial(has_hung_up, post.receive)
         result = await act.run(self._claims, call)
         if call.claimant.address and isinstance(result, Granted):
             self._access.pay_for_new(call.claimant, result.new)

@@ -115,8 +115,8 @@ class LeaseClock:
     async def tick(self) -> str:
         """Look at the clock, as the servers showed themselves last.
 
-        Returns why time was lost (restart, gap, back, damaged), or ''; or 'turns' where none was,
-        because several servers answer by turns. Raises StoreDown.
+        Returns why time was lost (restart, gap, back, damaged), or ''. Where none was: 'first' of a
+        clock that begins, 'turns' where several servers answer by turns. Raises StoreDown.
         """
         run_id = " ".join(sorted(server.run_id[:RUN_ID_CHARS] for server in self.shown))
         reply = await run_script(

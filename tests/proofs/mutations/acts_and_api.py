@@ -10,6 +10,22 @@ COMPRESSION = "tests/http/test_compression.py::test_"
 
 MUTANTS = [
     Mutant(
+        "who has hung up is granted what it waited for",
+        "acts/long_poll.py",
+        "a claim that nobody knows of keeps nobody out",
+        "            if has_hung_up():\n",
+        "            if False:\n",
+        ("tests/promises/test_queue.py",),
+    ),
+    Mutant(
+        "nobody looks whether who waits has hung up",
+        "api/fast_path.py",
+        "a claim that nobody knows of keeps nobody out",
+        "            call.has_hung_up = partial(has_hung_up, post.receive)\n",
+        "",
+        (ADMISSION + "a_claim_that_waits_for_who_has_hung_up_takes_nothing",),
+    ),
+    Mutant(
         "who is at a limit of claims holds nothing",
         "api/fast_path.py",
         "acts of holders go first (rule 18)",

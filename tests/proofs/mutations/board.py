@@ -9,6 +9,14 @@ FORMS = "tests/board/test_forms.py::test_"
 
 MUTANTS = [
     Mutant(
+        "what lapsed and failed counts twice",
+        "store/lua/overview.lua",
+        "each task needs attention once",
+        "    if at then lapsed = lapsed - 1 end\n",
+        "",
+        ("tests/board/test_counts.py",),
+    ),
+    Mutant(
         "a wrong key on the board costs no time",
         "board/forms.py",
         "keys are not guessed by trying (SECURITY.md)",

@@ -5,13 +5,22 @@
 --   changed: lease time of the last event
 -- {'stalled', now}
 --
--- Safe to run twice: it only reads. O(log claims): it counts by the indexes, so a deadline that a
--- stall has moved, or a parked claim that is overdue, is right once the sweep has been there.
+-- Safe to run twice: it only reads. O(log claims), and MOST tasks that failed or are on hold: it counts by the
+-- indexes, so a deadline that a stall has moved, or a parked claim that is overdue, is right once the sweep has
+-- been there.
 --- @include common.lua
 
+local MOST = 1000
 local since = NOW - tonumber(ARG.done_ms)
 local live = call('ZCOUNT', LIVE, '(' .. NOW_TEXT, '+inf')
 local lapsed = call('ZCARD', PREFIX .. ':lapsed') + call('ZCOUNT', LIVE, '-inf', NOW_TEXT)
+-- One that lapsed and failed, or is on hold, has its place in both indexes: it is not lapsed any more.
+for _, index in ipairs({':failed', ':on-hold'}) do
+  local others = lapsed > 0 and redis.pcall('ZRANGE', PREFIX .. index, 0, MOST - 1) or {}
+  for _, at in ipairs(others[1] and call('ZMSCORE', PREFIX .. ':lapsed', unpack(others)) or {}) do
+    if at then lapsed = lapsed - 1 end
+  end
+end
 local review = math.min(live, call('SCARD', PREFIX .. ':review'))
 local parked = math.min(live - review, call('SCARD', PREFIX .. ':parked'))
 local last = call('XREVRANGE', EVENTS, '+', '-', 'COUNT', 1)
