@@ -61,7 +61,8 @@ def say(kind: str, text: str) -> None:
 def setting(name: str, default: str, choices: tuple[str, ...] = ()) -> str:
     value = os.environ.get(name, "").strip() or default
     if choices and value not in choices:
-        raise Stop(f"{name} is {' or '.join(choices)}, not {value[:50]!r}")
+        given = name[5:].lower()
+        raise Stop(f"the input `{given}` is {' or '.join(choices)}, not {value[:50]!r}")
     return value
 
 
@@ -99,7 +100,7 @@ class Service:
     def __init__(self, url: str, key: str, project: str) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise Stop("DIBS_URL is not the http(s) URL of a dibs service")
+            raise Stop("the input `url` is not the http(s) URL of a dibs service")
         self.url, self.key, self.project = url.rstrip("/"), key, project
         self.open = urllib.request.build_opener(NoRedirect).open
 
@@ -144,7 +145,7 @@ class Service:
         status, answer = self.call(path)
         if status == 200:
             return answer
-        raise Stop(f"dibs refuses to tell: {answer.get('detail') or status}")
+        raise Stop(f"dibs refuses to tell: {why_not(status, answer)}")
 
     def claim(self, task: str, fence: int | None = None) -> Json:
         query = f"?fence={fence}" if fence else ""
@@ -182,6 +183,13 @@ class Pull:
             self.merged, self.sha = bool(pull.get("merged")), pull.get("merge_commit_sha") or ""
             self.trusted = not self.is_fork or pull.get("author_association") in INSIDERS
         self.trailers = trailers_in(text)
+
+
+def why_not(status: int, answer: Json) -> str:
+    """Why the service refuses, in the words of who writes a workflow."""
+    if status == 401:
+        return "the input `key` has to be a key for CI of this service (DIBS_CI_KEY)"
+    return answer.get("detail") or str(status)
 
 
 def who(claim: Json) -> str:
@@ -223,7 +231,7 @@ def verify(service: Service, pull: Pull, mode: str) -> str:
 def resolve(service: Service, pull: Pull) -> str:
     """Tell how a pull request ended; return what that came to."""
     if not service.key:
-        raise Stop("resolve needs a key for CI (DIBS_CI_KEY)")
+        raise Stop("resolve needs the input `key`: a key for CI (DIBS_CI_KEY)")
     fields = {"outcome": "merged" if pull.merged else "rejected", "pr": pull.url}
     fields.update({"sha": pull.sha[:64]} if pull.merged else {"note": "closed without merging"})
     status, first = told(service, fields)
@@ -242,14 +250,14 @@ def resolve(service: Service, pull: Pull) -> str:
     if done:
         return ", ".join(f"{one['task']} is {one['state']}" for one in done)
     details = [answer.get("detail", "") for answer in why] or [first.get("detail", "")]
-    raise Stop(f"Nothing was changed: {' '.join(details)}", fails=False)
+    raise Stop(" ".join(filter(None, details)) or "Nothing was changed.", fails=False)
 
 
 def told(service: Service, fields: Json) -> tuple[int, Json]:
     status, answer = service.call("resolve", fields)
     if status in (200, 404, 409, 412, 422):
         return status, answer
-    raise Stop(f"dibs refuses: {answer.get('detail') or status}")
+    raise Stop(f"dibs refuses: {why_not(status, answer)}")
 
 
 def run() -> str:

@@ -38,7 +38,8 @@ def ambiguous(tasks: Sequence[str]) -> str:
 def unmatched(asked: str) -> str:
     """Say that nobody had what a verdict is about."""
     return (
-        f"No session has or had a task by {word(asked)}, as far as is known. Nothing was changed."
+        f"No session has or had a task with the name, pull request or branch {word(asked)}, as far "
+        "as is known. Nothing was changed."
     )
 
 
