@@ -1,14 +1,14 @@
 """`dibs purge PROJECT`: delete a project and all its data from the store."""
 
 import asyncio
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 import redis
 
 from dibs.model import Project
-from dibs.store import StoreDown
+from dibs.store import StoreDown, StoreFull
 from dibs.store.keys import keys
 from dibs.store.local import datadir
 from dibs.store.local.embedded import EmbeddedStore, StoreUnavailable
@@ -44,7 +44,8 @@ async def _purge(url: str, project: Project) -> int:
         # that follow are swept only then. What has nothing is shown nowhere, and the sweep takes
         # it out.
         seconds, _ = await link.command("TIME")
-        await link.command("ZADD", INDEX, "XX", int(seconds) * 1000, project)
+        with suppress(StoreFull):  # nothing new is claimed then
+            await link.command("ZADD", INDEX, "XX", int(seconds) * 1000, project)
         return sum([await _delete(link, server, project) for server in await link.servers()])
     finally:
         await link.close()

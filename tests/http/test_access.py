@@ -263,3 +263,14 @@ def test_a_project_can_be_purged_and_its_fences_go_on(tmp_path: Path) -> None:
     nothing = dibs("purge", "a.b", DIBS_DATA_DIR=str(tmp_path / "none"))
     assert nothing.returncode == 1
     assert "holds no claims" in nothing.stderr
+
+
+def test_a_project_is_purged_from_a_store_that_is_full(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    with Running("--data-dir", str(folder)) as service:
+        assert claim(service, "acme.web")[0] == 201
+        with redis.Redis(unix_socket_path=str(folder / "valkey.sock")) as store:
+            store.config_set("maxmemory", 1)
+            purged = dibs("purge", "acme.web", DIBS_DATA_DIR=str(folder))
+            assert (purged.returncode, purged.stderr) == (0, "")
+            assert not list(store.scan_iter(match="dibs:{acme.web}*"))

@@ -7,6 +7,14 @@ DETAILS = ("tests/http/test_words_of_others.py",)
 
 MUTANTS = [
     Mutant(
+        "a full store is not purged",
+        "purge.py",
+        "a purge makes room",
+        "        with suppress(StoreFull):",
+        "        with suppress():",
+        ("tests/http/test_access.py::test_a_project_is_purged_from_a_store_that_is_full",),
+    ),
+    Mutant(
         "what is claimed after a purge is never swept",
         "purge.py",
         "the index never lacks a project that has claims",
