@@ -11,8 +11,10 @@ from urllib.parse import unquote
 
 import pytest
 import trustme
+import uvloop
 from tests.conftest import Stepped
 from tests.store.test_failures import server
+from tests.tools.servers import serving
 
 from dibs.store import StoreDown
 from dibs.store.local.embedded import EmbeddedStore
@@ -197,6 +199,36 @@ async def test_a_connection_whose_set_up_raises_refuses_its_callers_at_once_and_
     assert {type(each) for each in told} == {StoreDown}
     assert await link.command("PING") == "PONG"
     await link.close()
+
+
+def test_a_store_without_room_for_a_connection_is_asked_once_and_named_at_once(
+    tmp_path: Path,
+) -> None:
+    # It says so unasked and hangs up, which the loop of the service may hear before anything else.
+    async def ask(url: str) -> list[str]:
+        async def busy() -> None:
+            while True:
+                sum(range(500_000))  # so long, as under load, nobody looks at what has come
+                await asyncio.sleep(0)
+
+        beside, link, told = asyncio.create_task(busy()), PipelineLink.to(url), []
+        for _ in range(20):
+            with pytest.raises(StoreDown) as down:
+                async with asyncio.timeout(5):
+                    await link.command("PING")
+            told.append(f"{down.value} {down.value.sent}")
+        beside.cancel()
+        await link.close()
+        return told
+
+    with serving("valkey", tmp_path, "maxclients 1") as full, full.client() as first:
+        first.ping()
+        before = first.info("stats")["rejected_connections"]
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            told = runner.run(ask(full.url))
+        rejected = first.info("stats")["rejected_connections"] - before
+    assert set(told) == {"The store has as many clients as it takes (maxclients). False"}
+    assert rejected == 20
 
 
 @pytest.mark.long

@@ -193,4 +193,12 @@ MUTANTS = [
             "test_what_somebody_takes_while_the_log_is_written_anew_costs_no_later_start",
         ),
     ),
+    Mutant(
+        "a connection that was lost before it was used is taken for one",
+        "store/redis/connection.py",
+        "no call waits for ever for the store",
+        "        if self.lost:  # before anything",
+        "        if False:  # before anything",
+        ("tests/store/test_link.py",),
+    ),
 ]

@@ -39,6 +39,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, observe: Observe, patience_s: float) -> None:
         """Use `open`. `patience_s`: the longest silence while an answer is due."""
         self.lost = False
+        self._why: Exception = RedisConnectionError()
+        """Why it was lost."""
         self._observe, self._patience_s = observe, patience_s
         loop = asyncio.get_running_loop()
         self._now, self._soon = loop.time, loop.call_soon
@@ -82,6 +84,8 @@ class Connection(asyncio.Protocol):
                 beneath = transport.get_extra_info("socket")
                 beneath.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         await asyncio.gather(*(self.ask(*command) for command in endpoint.login()))
+        if self.lost:  # before anything was asked: a server that has no room says so unasked
+            raise self._why
 
     def ask(self, *parts: str | int) -> asyncio.Future[Any]:
         """Send a command; return what its answer will be."""
@@ -134,6 +138,8 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, reply: Any) -> None:
         if not self._asked:
+            if isinstance(reply, ErrorReply):
+                raise reply
             raise InvalidResponse("an answer to nothing")
         answer, at_s = self._asked.popleft()
         self._heard_s = self._now()
@@ -161,7 +167,8 @@ class Connection(asyncio.Protocol):
 
     def end(self, error: Exception) -> None:
         """Give up the connection: what was asked may have been done."""
-        self.lost = True
+        if not self.lost:
+            self.lost, self._why = True, error
         if self._timer:
             self._timer.cancel()
             self._timer = None
