@@ -1,6 +1,7 @@
-"""Parses an Authorization header."""
+"""Parses headers that say who asks: Authorization, and a browser's Origin."""
 
 import base64
+from urllib.parse import urlsplit
 
 REALM = 'Basic realm="dibs", charset="UTF-8"'
 
@@ -17,3 +18,11 @@ def read(authorization: str | None) -> tuple[str | None, str]:
             return None, ""
         return key, user
     return None, ""
+
+
+def place_of(origin: str) -> str:
+    """Return host and port of an Origin header, '' for what names none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""

@@ -122,6 +122,7 @@ def post(
         ({"Sec_Fetch_Site": "none"}, False),
         ({"Origin": "https://evil.example"}, False),
         ({"Origin": "null"}, False),
+        ({"Origin": "http://["}, False),
         ({}, False),
     ],
 )

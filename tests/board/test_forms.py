@@ -220,6 +220,20 @@ def test_what_is_wrong_is_said_and_nothing_is_done(
     assert state(team) == BEFORE[act]
 
 
+@pytest.mark.parametrize("task", ["日本 №1", "é/é", "T-1"])
+def test_what_was_done_leads_to_the_page_of_its_task_whatever_that_is_called(
+    team: Team, task: str
+) -> None:
+    form = {"task": task, "reason": "because", "key": ADMIN_KEY}
+    status, _, headers = post(team, form, "hold", **HERE)
+    assert status == 303
+    place = headers["location"]
+    assert place.isascii()
+    status, page, _ = team.service.ask("GET", place)
+    assert (status, "It is kept back." in page) == (200, True)
+    assert f"<h1>{task}</h1>" in page
+
+
 @pytest.mark.parametrize("act", FORMS)
 def test_the_form_and_its_answers_keep_the_key_to_themselves(team: Team, act: str) -> None:
     _, text, _ = post(team, stage(team, act) | {"reason": ""}, act, **HERE)

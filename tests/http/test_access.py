@@ -158,6 +158,7 @@ def test_the_admin_key_is_no_login_for_pages(service: Running) -> None:
         {"Sec_Fetch_Site": "same-site"},
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
     ],
 )
 def test_a_page_of_another_site_breaks_nothing_with_a_login_that_a_browser_remembers(
@@ -172,6 +173,33 @@ def test_a_page_of_another_site_breaks_nothing_with_a_login_that_a_browser_remem
     assert (status, answer["code"]) == (403, "forbidden")
     assert service.ask("POST", path, asked, session, **bearer(TEAM))[0] == 200, "it is held still"
     assert service.ask("POST", "/v1/acme.web/break", body, **bearer(ADMIN))[0] == 200
+
+
+@pytest.mark.parametrize("given", ["Basic \xe9", "Basic ====", "Basic /////w==", "Basic", "Bearer"])
+def test_a_login_that_nobody_can_read_is_none(service: Running, given: str) -> None:
+    answer = service.ask("GET", "/v1/acme.web/claims", Authorization=given)
+    assert (answer[0], answer[1]["code"]) == (401, "unauthorized")
+    body = {"task": "T-1", "fence": 2, "reason": "x"}
+    answer = service.ask("POST", "/v1/acme.web/break", body, Authorization=given)
+    assert (answer[0], answer[1]["code"]) == (401, "unauthorized")
+
+
+def test_whoever_shows_a_key_is_no_stranger_where_everybody_may_read(tmp_path: Path) -> None:
+    keys = {"DIBS_TEAM_KEY": TEAM, "DIBS_ADMIN_KEY": ADMIN, "DIBS_CI_KEY": f"{TEAM}-of-ci"}
+    # Behind a proxy that says so a caller of loopback has an address of the world.
+    proxy = {
+        "DIBS_TRUSTED_PROXIES": "127.0.0.1",
+        "DIBS_READS_PER_ADDRESS": "1",
+        "DIBS_READ": "open",
+    }
+    with Running("--data-dir", str(tmp_path / "d"), env=keys | proxy) as service:
+
+        def read(**headers: str) -> int:
+            return service.ask("GET", "/v1/a.b/claims", X_Forwarded_For="8.8.8.8", **headers)[0]
+
+        assert 429 in [read() for _ in range(20)], "a stranger has a rate"
+        for key in keys.values():
+            assert {read(**bearer(key)) for _ in range(3)} == {200}
 
 
 def test_reading_may_be_open_while_writing_needs_a_key(tmp_path: Path) -> None:

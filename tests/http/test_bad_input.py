@@ -289,6 +289,12 @@ def test_an_unknown_path_is_not_found(ann: Caller, path: str) -> None:
         ("POST", "/v1/x/claims", "GET, HEAD"),
         ("PATCH", "/v1/x/claims/T-1", "GET, HEAD"),
         ("POST", "/livez", "GET, HEAD"),
+        ("DELETE", "/v1/x/claims/claim", "GET, HEAD"),
+        ("POST", "/v1/x/tasks/release", "GET, HEAD"),
+        ("PUT", "/v1/x/tasks", "GET, HEAD, POST"),
+        ("PUT", "/p/x/hold", "GET, HEAD, POST"),
+        ("POST", "/p/x", "GET, HEAD"),
+        ("POST", "/p/x/t/hold", "GET, HEAD"),
     ],
 )
 def test_a_wrong_method_is_told_which_are_right(

@@ -81,9 +81,13 @@ def _store_down(down: StoreDown) -> ProblemError:
 
 def wrong_method(scope: Any) -> ProblemError:
     """Say which methods a path takes."""
-    act = scope["path"].rpartition("/")[2]
-    reads = "GET, HEAD" if act in READS or act not in POSTS else ""
-    allow = ", ".join(filter(None, (reads, "POST" if act in POSTS else "")))
+    parts = scope["path"].split("/")
+    act = POSTS.get(parts[3]) if len(parts) == 4 else None
+    if parts[1:2] == ["p"]:  # a page; those of what people do are sent back
+        reads, posts = True, act is not None and act.caller == "admin"
+    else:
+        reads, posts = act is None or act.path in READS, act is not None
+    allow = ", ".join(filter(None, ("GET, HEAD" if reads else "", "POST" if posts else "")))
     return ProblemError(
         "wrong-method",
         f"{scope['method']} is not for this path; it takes {allow}.",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from litestar import Response
 
@@ -174,6 +174,8 @@ def _done(project: Project, act: str, given: Mapping[str, str]) -> Page:
     task, fence = given.get("task", ""), given.get("fence", "")
     did = urlencode({"did": act} | ({"fence": fence} if fence else {}))
     path = task_path(project, Task(task)) if task else f"/p/{project}"
+    # A header is ASCII; what is left to the browser in a page is written out here.
+    path = "".join(char if char.isascii() else quote(char) for char in path)
     location = f"{path}{'&' if '?' in path else '?'}{did}"
     return Response(b"", status_code=303, headers={"Location": location})
 
@@ -183,7 +185,7 @@ def from_here(request: Req, context: BoardContext) -> bool:
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
-    origin = urlsplit(request.headers.get("origin", "")).netloc
+    origin = authorization.place_of(request.headers.get("origin", ""))
     ours = {request.headers.get("host", ""), urlsplit(context.base(request)).netloc}
     return origin in ours - {""}
 

@@ -322,8 +322,8 @@ MUTANTS = [
         "a method that is allowed is not named",
         "api/errors.py",
         "a path says which methods it takes",
-        '"POST" if act in POSTS else ""',
-        '"POST" if act in POSTS and not reads else ""',
+        '"POST" if posts else ""',
+        '"POST" if posts and not reads else ""',
         ("tests/http/test_tasks.py",),
     ),
     Mutant(
@@ -349,5 +349,23 @@ MUTANTS = [
         'description="How long without a heartbeat."',
         'description="How long at most."',
         ACTS,
+    ),
+    Mutant(
+        "an admin key is a stranger's where everybody may read",
+        "api/access.py",
+        "the rate of an address is for who shows no key (rule 16)",
+        "keys = self._team + self._admin + self._ci\n",
+        "keys = self._team\n",
+        (
+            "tests/http/test_access.py::test_whoever_shows_a_key_is_no_stranger_where_everybody_may_read",
+        ),
+    ),
+    Mutant(
+        "a task that is called like an act is taken for it",
+        "api/errors.py",
+        "`Allow` names the right methods",
+        "POSTS.get(parts[3]) if len(parts) == 4 else None",
+        "POSTS.get(parts[-1])",
+        ("tests/http/test_bad_input.py::test_a_wrong_method_is_told_which_are_right",),
     ),
 ]

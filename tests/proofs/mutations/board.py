@@ -186,4 +186,14 @@ MUTANTS = [
         "",
         (BOARD_BOUNDS + "pages_that_are_asked_for_again_and_again_leave_no_memory_behind",),
     ),
+    Mutant(
+        "what was done leads to a name that no header can have",
+        "board/forms.py",
+        "a page says that something was done",
+        "char if char.isascii() else quote(char)",
+        "char",
+        (
+            "tests/board/test_forms.py::test_what_was_done_leads_to_the_page_of_its_task_whatever_that_is_called",
+        ),
+    ),
 ]
