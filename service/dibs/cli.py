@@ -161,6 +161,10 @@ def _settings(prog: str, given: Mapping[str, Any]) -> "Settings | None":
 
     blank = [name for name in blank_variables() if name.removeprefix("DIBS_").lower() not in given]
     wrong = [f"{name} is set but empty: give it a value, or unset it" for name in blank]
+    empty = [name for name, value in given.items() if isinstance(value, str) and not value.strip()]
+    flags = [f"--{name.replace('_', '-')}" for name in empty]
+    wrong += [f"{flag} is empty: give it a value, or leave it out" for flag in flags]
+    given = {name: value for name, value in given.items() if name not in empty}
     settings = None
     try:
         settings = load(**given)

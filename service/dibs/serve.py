@@ -172,8 +172,8 @@ def listen(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
         return _listening(family, address)
-    except OSError as error:
-        why = error.strerror or str(error)
+    except (OSError, UnicodeError) as error:  # UnicodeError: what no name of a host can be
+        why = getattr(error, "strerror", None) or str(error)
         raise CannotListen(
             f"cannot listen on {host} port {port}: {why}. Set another with DIBS_HOST or DIBS_PORT."
         ) from None
@@ -325,15 +325,20 @@ async def _until(
 def _hello(
     settings: Settings, base: str, store: TheStore, durability: str, reasons: list[str]
 ) -> None:
-    """Say where the service is, what it stands on, and what is open."""
-    print(f"dibs {__version__} is at {settings.public_url or base}")
-    print(f"store: {store.name}; durability: {durability}")
-    for reason in reasons:
-        print(f"  {reason}")
+    """Say where the service is, what it stands on, and what is open.
+
+    A file on a full disk, or nobody, may be what hears it: that is no reason not to serve.
+    """
+    said = [f"dibs {__version__} is at {settings.public_url or base}"]
+    said.append(f"store: {store.name}; durability: {durability}")
+    said += [f"  {reason}" for reason in reasons]
     if not settings.team_key:
-        print("no DIBS_TEAM_KEY: anyone who reaches this URL can claim")
+        said.append("no DIBS_TEAM_KEY: anyone who reaches this URL can claim")
     if settings.open and not settings.trusted_proxies:
-        print("DIBS_OPEN without DIBS_TRUSTED_PROXIES: behind a proxy no limit by address counts")
+        said.append(
+            "DIBS_OPEN without DIBS_TRUSTED_PROXIES: behind a proxy no limit by address counts"
+        )
     if settings.open and not settings.projects:
-        print("DIBS_OPEN without DIBS_PROJECTS: anyone can create projects here; list yours")
-    sys.stdout.flush()
+        said.append("DIBS_OPEN without DIBS_PROJECTS: anyone can create projects here; list yours")
+    with contextlib.suppress(OSError):
+        print(*said, sep="\n", flush=True)

@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, PlainSerializer, SecretStr
 from pydantic_settings import NoDecode
@@ -22,7 +23,7 @@ Duration = Annotated[
 """Whole seconds, or text like 90s, 30m, 2h."""
 
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)(k|m|g|)b?")
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)(k|m|g|)b?")
 _UNIT = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -115,6 +116,16 @@ def size(count: int) -> str:
         if count and count % unit == 0:
             return f"{count // unit}{letter}"
     return str(count)
+
+
+def is_public_url(url: str) -> bool:
+    """Say if people and sessions can be given a URL: of a host, and without login or query."""
+    try:
+        place = urlsplit(url)
+        place.port  # noqa: B018 - raises where that is none
+    except ValueError:
+        return False
+    return bool(place.hostname and re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url))
 
 
 def is_loopback(host: str) -> bool:

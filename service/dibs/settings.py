@@ -3,7 +3,6 @@
 `dibs serve --help` and the table in docs/operations.md are made from this class.
 """
 
-import re
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -23,6 +22,7 @@ from dibs.setting_values import (
     Share,
     Size,
     is_loopback,
+    is_public_url,
     key_faults,
 )
 
@@ -248,9 +248,7 @@ class Settings(ForgeSettings):
             problems.append("DIBS_RETENTION must not be shorter than DIBS_GRACE")
         if self.default_ttl > self.park_ttl:
             problems.append("DIBS_PARK_TTL must not be shorter than DIBS_DEFAULT_TTL")
-        if self.public_url and not re.fullmatch(
-            r"https?://[^\s/?#@]+(/[^\s?#]*)?", self.public_url
-        ):
+        if self.public_url and not is_public_url(self.public_url):
             problems.append("DIBS_PUBLIC_URL must be an http:// or https:// URL without ? and @")
         problems += self._key_problems()
         problems += self._store_problems()
@@ -281,6 +279,8 @@ class Settings(ForgeSettings):
 
     def _on_loopback(self) -> bool:
         """Say if only this machine reaches the service, as far as its settings tell."""
+        if self.public_url and not is_public_url(self.public_url):
+            return True  # that is said already
         public = urlsplit(self.public_url or "").hostname or "localhost"
         return all(map(is_loopback, (self.host, public)))
 

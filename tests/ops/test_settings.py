@@ -87,6 +87,8 @@ def test_every_setting_says_why() -> None:
         ({"DIBS_LOG_LEVEL": "loud"}, ["DIBS_LOG_LEVEL"]),
         ({"DIBS_STORE_MEMORY": "all"}, ["DIBS_STORE_MEMORY"]),
         ({"DIBS_STORE_MEMORY": "100%"}, ["DIBS_STORE_MEMORY"]),
+        ({"DIBS_STORE_MEMORY": "9" * 400}, ["DIBS_STORE_MEMORY"]),
+        ({"DIBS_RECORD_BYTES": "9" * 400 + "gb"}, ["DIBS_RECORD_BYTES"]),
         ({"DIBS_DISK_FREE_BYTES": "-1"}, ["DIBS_DISK_FREE_BYTES"]),
         ({"DIBS_DISK_FREE_PERCENT": "91"}, ["DIBS_DISK_FREE_PERCENT"]),
         ({"DIBS_MAX_TTL": "x", "DIBS_PORT": "-1"}, ["DIBS_MAX_TTL", "DIBS_PORT"]),
@@ -135,6 +137,10 @@ def test_a_bad_value_is_one_line_that_names_the_setting(
         ({"DIBS_RETENTION": "10s"}, "DIBS_RETENTION must not be shorter"),
         ({"DIBS_PUBLIC_URL": f"https://u:{SECRET}@h/"}, "DIBS_PUBLIC_URL must be"),
         ({"DIBS_PUBLIC_URL": "dibs.example.com"}, "DIBS_PUBLIC_URL must be"),
+        ({"DIBS_PUBLIC_URL": "http://[::1", "DIBS_TEAM_KEY": SECRET}, "DIBS_PUBLIC_URL must be"),
+        ({"DIBS_PUBLIC_URL": "http://[::1"}, "DIBS_PUBLIC_URL must be"),
+        ({"DIBS_PUBLIC_URL": "http://h:port/"}, "DIBS_PUBLIC_URL must be"),
+        ({"DIBS_PUBLIC_URL": "http://:80"}, "DIBS_PUBLIC_URL must be"),
         ({"DIBS_DATA_DIR": "/"}, "DIBS_DATA_DIR must be a directory of its own"),
     ],
 )
@@ -157,6 +163,17 @@ def test_a_setting_that_is_set_to_nothing_is_named_and_never_taken_for_unset(
     assert refused.returncode == 2
     assert refused.stderr.count(name) == 1
     assert f"{name} is set but empty" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "flag", ["--redis-url", "--projects", "--data-dir", "--public-url", "--host"]
+)
+def test_a_flag_that_is_given_nothing_is_named_and_never_taken_for_left_out(flag: str) -> None:
+    refused = serve(f"{flag}=")
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines() == [
+        f"dibs serve: {flag} is empty: give it a value, or leave it out"
+    ]
 
 
 @pytest.mark.parametrize(

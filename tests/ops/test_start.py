@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pytest
 import trustme
 from tests.harness import processes
@@ -22,6 +24,8 @@ from tests.tools.servers import KINDS, StoreServer, serving
 MOST_S = 20
 ADMIN = "an-admin-key-of-this-test"
 SECRET = "the-password-of-this-test"
+OUT = {"full": ">/dev/full", "closed": ">&-"}
+"""Where a start says where it is."""
 anywhere = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -398,3 +402,32 @@ def test_another_database_and_replicas_take_rights_of_their_own(kind: str, tmp_p
         url = server.url_of("dibs", SECRET)
         assert "SELECT" in no_start(f"{url}?db=1")
         assert "WAIT" in no_start(url, "--replicas", "1")
+
+
+@pytest.mark.parametrize("out", ["full", "closed"])
+def test_a_service_starts_though_nobody_can_hear_where_it_is(tmp_path: Path, out: str) -> None:
+    (port,) = free_ports(1)
+    command = " ".join([*DIBS, f"serve --port {port} --data-dir d", OUT[out]])
+    process = processes.start(["sh", "-c", f"exec {command}"], cwd=tmp_path)
+    try:
+
+        def answers() -> bool:
+            assert process.poll() is None, "it has ended"
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+            return False
+
+        until(answers, "it serves", 30)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    finally:
+        processes.end(process)
+
+
+@pytest.mark.parametrize("host", ["a..b", "no-such-host.invalid", "x" * 300])
+def test_a_host_that_is_none_is_told_in_one_line(tmp_path: Path, host: str) -> None:
+    flags = ("--host", host, "--open", "--port", "0", "--data-dir", str(tmp_path / "d"))
+    ran = processes.run([*DIBS, "serve", *flags], timeout=30)
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (1, "", 1), ran.stderr
+    assert ran.stderr.startswith(f"dibs serve: cannot listen on {host} port 0: ")

@@ -1,5 +1,6 @@
 """Restarts, backups and changes of version lose nothing that was acknowledged."""
 
+import gzip
 import os
 import subprocess
 import tarfile
@@ -122,6 +123,31 @@ def test_what_is_no_backup_is_refused_and_leaves_nothing(tmp_path: Path) -> None
         assert refused.returncode == 1, file
         assert "Traceback" not in refused.stderr
         assert not any((tmp_path / "other").glob("append*")), file
+
+
+def test_a_backup_that_was_changed_is_refused_though_it_can_be_unpacked(tmp_path: Path) -> None:
+    kept, changed = tmp_path / "b.tar.gz", tmp_path / "changed.tar.gz"
+    with Running("--data-dir", str(tmp_path / "d")) as service:
+        service.claim("T-1", label="held-by-ann")
+        assert dibs("backup", str(kept), "--data-dir", str(tmp_path / "d")).returncode == 0
+    checksum = kept.read_bytes()[-8:]
+    other = gzip.decompress(kept.read_bytes()).replace(b"held-by-ann", b"held-by-bob")
+    changed.write_bytes(gzip.compress(other)[:-8] + checksum)
+    refused = dibs("restore", str(changed), "--data-dir", str(tmp_path / "other"))
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused.stderr
+    assert "cannot read" in refused.stderr
+    assert not any((tmp_path / "other").glob("append*"))
+
+
+@pytest.mark.parametrize("file", [".", "a-file/b", "a-file", "none/b"])
+def test_where_no_backup_can_be_written_is_said_in_a_line(tmp_path: Path, file: str) -> None:
+    (tmp_path / "a-file").mkdir() if file == "a-file" else (tmp_path / "a-file").write_text("")
+    with Running("--data-dir", str(tmp_path / "d")):
+        made = processes.run(
+            [*DIBS, "backup", file, "--data-dir", str(tmp_path / "d")], cwd=tmp_path, timeout=30
+        )
+    assert (made.returncode, made.stderr.count("\n")) == (1, 1), made.stderr
+    assert made.stderr.startswith(f"dibs backup: cannot write {file}: ")
 
 
 def test_nothing_to_back_up_is_said(tmp_path: Path) -> None:

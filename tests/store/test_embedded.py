@@ -230,6 +230,16 @@ def test_a_directory_that_cannot_be_made_is_refused() -> None:
     assert "dibs cannot use /proc/dibs" in refusal(Path("/proc/dibs"))
 
 
+@pytest.mark.parametrize("place", ["appendonlydir/appendonly.aof.manifest", datadir.SOCKET])
+def test_what_cannot_be_read_or_written_there_is_named_in_a_sentence(
+    data_dir: Path, place: str
+) -> None:
+    EmbeddedStore.start(data_dir).stop()
+    (data_dir / place).unlink(missing_ok=True)
+    (data_dir / place).mkdir()
+    assert re.fullmatch(rf"dibs cannot use {data_dir} \(.*{place}\)\.", refusal(data_dir))
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_we_may_not_write_to_is_refused(data_dir: Path) -> None:
     data_dir.mkdir(mode=0o500)

@@ -201,4 +201,24 @@ MUTANTS = [
         "        if False:  # before anything",
         ("tests/store/test_link.py",),
     ),
+    Mutant(
+        "a backup is believed whatever its checksum says",
+        "store/local/backup.py",
+        "damage is never taken for an end",
+        "            while packed.read(_BLOCK):",
+        "            while False:",
+        (
+            "tests/ops/test_stop_and_go.py::test_a_backup_that_was_changed_is_refused_though_it_can_be_unpacked",
+        ),
+    ),
+    Mutant(
+        "a file that cannot be read where claims are kept is a traceback",
+        "store/local/embedded.py",
+        "why there is no store is a sentence",
+        "        except OSError as error:\n            with suppress(OSError):\n",
+        "        except FileExistsError as error:\n            with suppress(OSError):\n",
+        (
+            "tests/store/test_embedded.py::test_what_cannot_be_read_or_written_there_is_named_in_a_sentence",
+        ),
+    ),
 ]

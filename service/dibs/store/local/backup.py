@@ -4,11 +4,13 @@ The append-only log is copied. Its files only grow at the end, and a manifest na
 that opens all files of one manifest has every claim that was acknowledged before.
 """
 
+import gzip
 import os
 import re
 import shutil
 import tarfile
-from contextlib import ExitStack
+import zlib
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,12 +21,13 @@ from dibs.store.local.embedded import EmbeddedStore, StoreUnavailable
 
 _PARTS = re.compile(r"appendonly\.aof\.(manifest|\d+\.(base|incr)\.(aof|rdb))")
 _TRIES = 20
+_BLOCK = 1 << 20
 
 
 def backup(data_dir: Path, file: Path) -> str:
     """Write the claims in `data_dir` to `file`; return what was done. Raises StoreUnavailable."""
     logs = data_dir / LOGS
-    part = file.with_name(file.name + ".part")
+    part = file.parent / f"{file.name}.part"
     try:
         with ExitStack() as held:
             names = _open_all(logs, held)
@@ -41,7 +44,8 @@ def backup(data_dir: Path, file: Path) -> str:
                 os.fsync(output.fileno())
         os.replace(part, file)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise StoreUnavailable(f"cannot write {file}: {error.strerror or error}.") from None
     return f"wrote {file}, {file.stat().st_size} bytes: keep it as you keep a key"
 
@@ -94,7 +98,7 @@ def restore(data_dir: Path, file: Path) -> str:
 def _extract(file: Path, into: Path) -> None:
     into.mkdir(mode=0o700)
     try:
-        with tarfile.open(file, "r:gz") as archive:
+        with gzip.open(file) as packed, tarfile.open(fileobj=packed, mode="r:") as archive:
             for member in archive:
                 folder, _, name = member.name.partition("/")
                 source = archive.extractfile(member) if member.isreg() else None
@@ -103,7 +107,9 @@ def _extract(file: Path, into: Path) -> None:
                 target = os.open(into / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 with os.fdopen(target, "wb") as output:
                     shutil.copyfileobj(source, output)
-    except (tarfile.TarError, EOFError, OSError) as error:
+            while packed.read(_BLOCK):  # to its end, where the checksum of all of it stands
+                pass
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise StoreUnavailable(f"cannot read {file} as a backup of dibs: {error}.") from None
     if not (into / MANIFEST).exists():
         raise StoreUnavailable(f"{file} is not a backup of dibs: it has no {MANIFEST}.")

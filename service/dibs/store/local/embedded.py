@@ -76,8 +76,20 @@ class EmbeddedStore:
 
         `env` adds to the server's environment, which has none of our own variables.
         """
+        directory = Path(data_dir).resolve()
+        try:
+            return cls._start(directory, maxmemory, env or {})
+        except OSError as error:
+            with suppress(OSError):
+                disk.check(directory)
+            why = f"{error.strerror or error}: {error.filename or directory}"
+            raise StoreUnavailable(f"dibs cannot use {directory} ({why}).") from error
+
+    @classmethod
+    def _start(
+        cls, directory: Path, maxmemory: str | None, env: Mapping[str, str]
+    ) -> "EmbeddedStore":
         with ExitStack() as held:
-            directory = Path(data_dir).resolve()
             directory_fd = datadir.open_private(directory)
             held.callback(os.close, directory_fd)
             socket_path = datadir.socket_path_of(directory, directory_fd)
@@ -89,7 +101,7 @@ class EmbeddedStore:
             if version.startswith("Redis 6"):
                 del config["auto-aof-rewrite-percentage"]  # its log is one file: as it likes
             command = [program, *(word for k, v in config.items() for word in (f"--{k}", v))]
-            server = _Server(command, directory, socket_path, store_lock, env or {})
+            server = _Server(command, directory, socket_path, store_lock, env)
             disk.make_room(directory, server.rewrite)
             try:
                 process = server.start(held)
