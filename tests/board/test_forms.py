@@ -230,7 +230,7 @@ def test_what_was_done_leads_to_the_page_of_its_task_whatever_that_is_called(
     place = headers["location"]
     assert place.isascii()
     status, page, _ = team.service.ask("GET", place)
-    assert (status, "It is kept back." in page) == (200, True)
+    assert (status, "It is on hold." in page) == (200, True)
     assert f"<h1>{task}</h1>" in page
 
 
