@@ -45,7 +45,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     task: Task
     state: str
     owner: str = ""
-    """'' for a task that is listed or kept back, and that nobody ever had."""
+    """'' for a task that is listed or on hold, and that nobody ever had."""
     fence: Fence = Fence(0)
     ttl: int = 0
     since: int = 0
@@ -178,7 +178,7 @@ class ReplyDecoder:
         return self.readable_hold(rec.kept_back) if rec.kept_back else None
 
     def readable_hold(self, kept: str) -> Hold | None:
-        """Return by whom and why something is kept back; None where nobody can read that."""
+        """Return by whom and why something is on hold; None where nobody can read that."""
         try:
             return self.hold(kept)
         except UNREADABLE:
