@@ -149,6 +149,7 @@ TURN_ENDS = ("UserPromptSubmit", "Stop", "StopFailure", "SessionStart", "Session
 EXITS = {"held": 1, "cooling": 1, "done": 1, "not-holder": 1, "quota": 1, "lost": LOST}
 EXITS.update({"blocked": 1, "nothing-ready": 1, "on-hold": 1, "failed": 1})
 WAITED_FOR = ("held", "cooling", "nothing-ready")
+KEEPS_PLACE = "ask again every minute to keep it, or once with --wait 10m"
 NOT_RETRIED = ("refused-by-policy", "no-trust", "too-large")  # asking again gives the same
 MOST_BYTES = 8 << 20  # of an answer, its head included
 QUOTED_MOST = 200  # characters of a text that another party wrote
@@ -1478,7 +1479,7 @@ def refusal(status: int, headers: "Headers", raw: bytes) -> "Failure":
         code, text = problem["code"], problem.get("detail") or problem["title"]
         for said, ours in (("queue", "--queue"), ("reopen", "--reopen"), ("next", "`dibs next`")):
             text = text.replace(said + ": true", ours)
-        text = text[:4000]
+        text = text.replace("ask again every minute to keep it", KEEPS_PLACE)[:4000]
         holder = (problem.get("claim") or {}).get("holder") or {}
         hash(code), holder.get("label"), int(problem.get("retry_after") or 0)
         cause_of(Failure(UNKNOWN, text, problem))

@@ -222,7 +222,7 @@ def _taken(refusal: results.Refusal, reason: Literal["held", "cooling", "reserve
 def _place(position: int | None, waiters: int) -> str:
     """Say which place a session has in a task's queue, or would have."""
     if position:
-        return f" You are number {position} in its queue: ask again to keep your place."
+        return f" You are number {position} in its queue: ask again every minute to keep it."
     then = f"be number {waiters + 1} in its queue" if waiters else "be next"
     return f" Work on another task, or claim it with queue: true to {then}."
 

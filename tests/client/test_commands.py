@@ -130,7 +130,10 @@ def test_what_was_released_before_is_not_called_done(sandbox: Make) -> None:
 def test_who_leaves_a_queue_reads_that_another_has_the_task(sandbox: Make) -> None:
     ann, bob = sandbox(DIBS_LABEL="ann"), sandbox(DIBS_LABEL="bob")
     ann.dibs("claim", "T-12").said(0)
-    bob.dibs("claim", "T-12", "--queue").said(1)
+    place = (
+        "You are number 1 in its queue: ask again every minute to keep it, or once with --wait 10m"
+    )
+    assert place in bob.dibs("claim", "T-12", "--queue").said(1).stderr
     assert bob.dibs("release", "T-12").said(0).stdout == "T-12: held by another session\n"
 
 
