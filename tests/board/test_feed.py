@@ -215,12 +215,14 @@ async def test_nobody_is_followed_for_nobody(service: FeedService, feed: Feed) -
     viewer = FeedReader(feed, (await feed.snapshot()).id)
     await claim(service, "T-1")
     await viewer.hears("T-1")
-    assert (service.broadcaster.streams, feed.viewers) == (1, 1)
+    assert service.project in service.broadcaster._followers
+    # It is one stream: that the feed listens as well is no other.
+    assert (service.broadcaster.streams, feed.viewers) == (0, 1)
     await viewer.leave()
     async with asyncio.timeout(5):
-        while service.broadcaster.streams:
+        while service.broadcaster._followers:
             await asyncio.sleep(0.01)
-    assert not feed.viewers
+    assert (service.broadcaster.streams, feed.viewers) == (0, 0)
 
 
 async def test_the_end_of_the_service_ends_every_stream_at_once(

@@ -15,6 +15,8 @@ import redis
 from tests.harness.services import ServiceProcess
 from tests.http.conftest import Caller
 
+from dibs.store.broadcast import QUIET_S
+
 OPEN = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
 CALLS = {"DIBS_MAX_CLAIMS_PER_SESSION": "5000"}
 
@@ -176,3 +178,20 @@ def _store(service: ServiceProcess) -> contextlib.AbstractContextManager[redis.R
 def _kill_store(service: ServiceProcess) -> None:
     with _store(service) as store:
         os.kill(int(store.info("server")["process_id"]), signal.SIGKILL)
+
+
+def test_a_stream_of_a_task_to_which_nothing_happens_says_that_it_is_there(
+    crashing: ServiceProcess,
+) -> None:
+    caller = Caller(crashing.url, "quiet")
+    headers, timeout = {"Accept": "text/event-stream"}, httpx.Timeout(5, read=QUIET_S / 2)
+    url = f"{crashing.url}/v1/quiet/events?task=T-1"
+    with httpx.stream("GET", url, headers=headers, timeout=timeout) as stream:
+        lines = stream.iter_lines()
+        assert "event: open" in [next(lines) for _ in range(4)]
+        _until_granted(caller, "another")
+        assert ": quiet" in [line for line, _ in zip(lines, range(2), strict=False)]
+        _until_granted(caller, "T-1")
+        while (line := next(lines)) != "event: claimed":
+            assert not line.startswith("event:"), line
+    caller.http.close()

@@ -1,6 +1,7 @@
 """A reader of the events sees each once and in order, or is told that some are gone (I12)."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from dibs.store.broadcast import EventBroadcaster
 from dibs.store.events import CursorExpired
 from dibs.store.keys import keys
 from dibs.store.redis.blocking import BlockingLink
+from dibs.store.redis.failures import ErrorReply
 from dibs.store.redis.link import PipelineLink
 from dibs.stream_limit import StreamLimit
 
@@ -156,3 +158,34 @@ async def test_a_stream_ends_where_the_store_goes_while_it_starts_over() -> None
     claims.broadcaster = claims
     stream = routes._stream(claims, Project("p"), "1-1-1")
     assert [chunk.split(b"\n")[1] async for chunk in stream] == [b"id: 1-1-1"]
+
+
+async def test_a_store_that_answers_oddly_for_a_while_leaves_nobody_listening_in_vain(
+    claims: Claims, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, asked = claims.store, asyncio.Event()
+    command = store.link.command
+
+    async def odd(*parts: str | int) -> Any:
+        asked.set()
+        raise ErrorReply("ERR upstream failure")  # as a proxy before a store says it
+
+    async with claims.broadcaster.listen(project) as subscription:
+        with monkeypatch.context() as away:
+            away.setattr(store.link, "command", odd)
+            async with asyncio.timeout(10):
+                # The read that goes on ends as it does where a server is about to be another.
+                while not asked.is_set():
+                    for row in str(await command("CLIENT", "LIST")).splitlines():
+                        if "cmd=xread" in row:
+                            name = row.split()[0].removeprefix("id=")
+                            await command("CLIENT", "UNBLOCK", name, "ERROR")
+                    await asyncio.sleep(0.02)
+            await asyncio.sleep(0)
+        told: list[Event] = []
+        async with asyncio.timeout(10):
+            while not told:
+                await happen(store, project, f"T-{next(_numbers)}")
+                with contextlib.suppress(CursorExpired):
+                    told = await subscription.get(1)
+    assert told[0].type == "claimed"

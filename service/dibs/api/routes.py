@@ -209,12 +209,12 @@ async def _stream(
         while True:
             try:
                 async for events in claims.broadcaster.since(project, after):
-                    for event in events:
+                    told = [event for event in events if not task or event.task == task]
+                    for event in told:
                         after = event.id
-                        if task and event.task != task:
-                            continue
                         yield _sse(event.type, event.id, event)
-                    if not events:
+                    if not told:  # also where much happens, and nothing to this task
+                        after = events[-1].id if events else after
                         yield b": quiet\n\n"
             except CursorExpired:
                 after = await claims.end_of(project)

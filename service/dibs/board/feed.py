@@ -119,7 +119,8 @@ class Feed:
         """Follow the project's events while somebody looks."""
         while True:
             try:
-                async with self._claims.broadcaster.listen(self.project) as subscription:
+                listens = self._claims.broadcaster.listen(self.project, caller=False)
+                async with listens as subscription:
                     await self.refresh()
                     await self._attend(subscription)
             except ShuttingDown:

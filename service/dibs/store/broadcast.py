@@ -85,12 +85,12 @@ class EventBroadcaster:
         self.ended = False
 
     @contextlib.asynccontextmanager
-    async def listen(self, project: Project) -> AsyncIterator[Subscription]:
+    async def listen(self, project: Project, *, caller: bool = True) -> AsyncIterator[Subscription]:
         """Hear what happens in `project` from now on. Raises StoreDown."""
         subscription = Subscription(ended=self.ended)
         subscriptions = self._subscriptions.setdefault(project, set())
         subscriptions.add(subscription)
-        self.streams += 1
+        self.streams += caller
         try:
             if project not in self._followers:
                 # Known before anybody goes on: what happens from here on is not missed.
@@ -100,7 +100,7 @@ class EventBroadcaster:
                     self._followers[project] = follower
             yield subscription
         finally:
-            self.streams -= 1
+            self.streams -= caller
             subscriptions.discard(subscription)
             if not subscriptions and self._subscriptions.get(project) is subscriptions:
                 del self._subscriptions[project]
@@ -147,7 +147,7 @@ class EventBroadcaster:
             except (RedisError, StoreDown, OSError):
                 await asyncio.sleep(AGAIN_S)
                 # The store may come back with other data: what it holds then decides.
-                with contextlib.suppress(StoreDown):
+                with contextlib.suppress(RedisError, StoreDown, OSError):
                     now, _ = await self._store.events.end(project)
                     last = last if now == epoch else ""
             except Exception:  # a defect of ours must not leave subscriptions waiting in silence

@@ -52,7 +52,7 @@ _DAMAGED_MOST = 1_000
 """Damaged tasks that are remembered, so that each is in the log once."""
 _NEWS_S = 0.25
 """Before a session is told that it never had a claim, the last look at the clock is this young."""
-_KNOWN_S = 600.0
+_KNOWN_S, _KNOWN_MOST = 600.0, 10_000
 """How long a process trusts that the index of projects has one it claimed in."""
 
 
@@ -246,15 +246,16 @@ class Store:
         of its own, in another slot: no script could write it.
         """
         closed = closed or bool(self.closed())
-        seen_ms = str(self.clock.reading.wall_ms)
         try:
             if not closed:
-                await self._command("ZADD", INDEX, seen_ms, project)
+                await self._command("ZADD", INDEX, str(self.clock.reading.wall_ms), project)
         except StoreFull:
             closed = True
         if closed:  # a project that has claims is known, and its holders may renew them
             return await self._command("ZSCORE", INDEX, project) is not None
         self._known[project] = time.monotonic()
+        if len(self._known) > _KNOWN_MOST:  # the one of longest ago: its next claim says so again
+            del self._known[min(self._known, key=self._known.__getitem__)]
         return True
 
     async def _command(self, *parts: str | int) -> Any:

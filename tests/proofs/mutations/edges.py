@@ -45,4 +45,53 @@ MUTANTS = [
         "    except ValueError:\n        return True\n    return bool(",
         ("tests/ops/test_settings.py",),
     ),
+    Mutant(
+        "a Sentinel that says nothing is waited for",
+        "store/redis/answers.py",
+        "a replaced primary is left within a second of the Sentinels' word",
+        "            await asyncio.wait(pending, timeout=STRAGGLERS_S)",
+        "            await asyncio.wait(pending)",
+        ("tests/store/test_link.py::test_a_sentinel_that_says_nothing_holds_up_nobody",),
+    ),
+    Mutant(
+        "a process remembers every project that it ever claimed in",
+        "store/store.py",
+        "what strangers make costs a process no memory",
+        "        if len(self._known) > _KNOWN_MOST:",
+        "        if False:",
+        (
+            "tests/store/test_link.py::"
+            "test_of_the_projects_that_a_process_has_claimed_in_it_remembers_so_many",
+        ),
+    ),
+    Mutant(
+        "who follows the events ends where the store answers oddly",
+        "store/broadcast.py",
+        "a reader misses nothing (I12)",
+        "                with contextlib.suppress(RedisError, StoreDown, OSError):",
+        "                with contextlib.suppress(StoreDown):",
+        (
+            "tests/store/test_events.py::"
+            "test_a_store_that_answers_oddly_for_a_while_leaves_nobody_listening_in_vain",
+        ),
+    ),
+    Mutant(
+        "a stream of a task is silent while much happens to others",
+        "api/routes.py",
+        "a stream says something every 15 s",
+        "                    if not told:  #",
+        "                    if not events:  #",
+        (
+            "tests/http/test_events.py::"
+            "test_a_stream_of_a_task_to_which_nothing_happens_says_that_it_is_there",
+        ),
+    ),
+    Mutant(
+        "a board that is followed counts as two streams",
+        "board/feed.py",
+        "dibs_streams counts who listens",
+        "listen(self.project, caller=False)",
+        "listen(self.project)",
+        ("tests/board/test_feed.py::test_nobody_is_followed_for_nobody",),
+    ),
 ]

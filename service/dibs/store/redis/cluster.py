@@ -13,6 +13,7 @@ from typing import Any
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
+from dibs.store.redis.answers import first_answers
 from dibs.store.redis.blocking import key_of
 from dibs.store.redis.connection import Observe
 from dibs.store.redis.endpoint import Endpoint
@@ -29,8 +30,6 @@ SLOTS = 16_384
 LOOK_S = 0.5
 """How often every node is asked who serves what: a replaced primary that still answers is left
 within a second of the others' word."""
-STRAGGLERS_S = 0.2
-"""After the first answer the others are waited for so long: one node may know less than they do."""
 
 
 class ClusterLink:
@@ -142,12 +141,8 @@ class ClusterLink:
         """Ask every node that we know of at once, and put together what they say."""
         known = dict.fromkeys((*sorted(self._serving), *self._seeds))
         asked = [asyncio.create_task(self._ranges_of(address)) for address in known]
-        try:
-            ranges = await _first_answers(asked)
-        finally:
-            for task in asked:
-                task.cancel()
-        self._draw(ranges)
+        told = await first_answers(asked)
+        self._draw(sorted({found for ranges in told for found in ranges}))  # oldest word first
 
     async def _ranges_of(self, address: Address) -> list[Range]:
         """Return what a node says of the slots. Raises StoreDown."""
@@ -188,26 +183,6 @@ class ClusterLink:
         # A node that is gone for good would be kept for ever otherwise; seeds stay.
         for gone in set(self._links) - self._serving - set(self._seeds):
             del self._links[gone]
-
-
-async def _first_answers(asked: Sequence[asyncio.Task[list[Range]]]) -> list[Range]:
-    """Return what the nodes say that answer first, or soon after the first, oldest word first.
-
-    Raises StoreDown, with the reason of one of them, where none did.
-    """
-    pending = set(asked)
-    while pending and not any(map(_answered, asked)):
-        _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-    if pending:
-        await asyncio.wait(pending, timeout=STRAGGLERS_S)
-    ranges = {found for task in asked if _answered(task) for found in task.result()}
-    if not any(map(_answered, asked)):
-        asked[0].result()  # raises why
-    return sorted(ranges)
-
-
-def _answered(task: asyncio.Task[list[Range]]) -> bool:
-    return task.done() and not task.cancelled() and task.exception() is None
 
 
 def _epochs(nodes: str) -> dict[str, int]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from dibs.store.redis.answers import first_answers
 from dibs.store.redis.channel import Channel
 from dibs.store.redis.connection import Connection
 from dibs.store.redis.endpoint import Endpoint
@@ -33,12 +34,8 @@ class Sentinels:
 
     async def primary(self) -> tuple[str, int]:
         """Return host and port of the primary. Raises StoreDown where no Sentinel names one."""
-        asked = map(self._ask, self._channels)
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        known = [answer for answer in answers if not isinstance(answer, BaseException)]
-        if not known:
-            raise next(error for error in answers if isinstance(error, BaseException))
-        _, host, port = max(known)
+        asked = [asyncio.create_task(self._ask(channel)) for channel in self._channels]
+        _, host, port = max(await first_answers(asked))
         return host, port
 
     async def _ask(self, channel: Channel) -> tuple[int, str, int]:
