@@ -1,6 +1,7 @@
 """Rules 15, 16, 18: a project is weighed in bytes, and goes as a whole once all has ended."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.conftest import Desk
@@ -8,7 +9,7 @@ from tests.harness import acting
 from tests.harness.services import new_session
 
 from dibs import messages, results
-from dibs.model import Task
+from dibs.model import Project, Task
 from dibs.store import Rules
 from dibs.store.events import CursorExpired
 from dibs.store.keys import keys
@@ -394,6 +395,48 @@ async def test_what_an_older_dibs_left_out_of_the_index_is_found_after_the_sweep
     assert await sums(desk) == await weighed(desk)
     ended = await acting.resolve(desk.store, desk.project, branch="feat/one")
     assert isinstance(ended, results.Ended)
+
+
+@short
+async def test_a_list_that_would_weigh_too_much_is_refused_as_a_whole(desk: Desk) -> None:
+    limit = desk.store.rules.record_bytes
+
+    async def write(first: int, many: int, body: int) -> Any:
+        entries = [
+            {"task": f"T-{number}", "title": "one", "body": "x" * body}
+            for number in range(first, first + many)
+        ]
+        return await acting.tasks(desk.store, desk.project, desk.ann, entries)
+
+    refused = await write(0, 20, limit // 10)
+    assert isinstance(refused, results.OverQuota), refused
+    assert refused.whose == "bytes"
+    assert (await acting.backlog(desk.store, desk.project)).tasks == ()
+    assert isinstance(await write(0, 2, limit // 10), results.Written)
+    size = (await sums(desk))[0]
+    assert isinstance(await write(2, 10, limit // 10), results.OverQuota)
+    assert (await sums(desk))[0] == size, "nothing of it was written"
+    assert isinstance(await write(0, 2, 10), results.Written), "less is no more"
+    number = 2
+    while isinstance(await write(number, 1, limit // 10), results.Written):
+        number += 1
+    assert (await sums(desk))[0] < limit
+    assert isinstance(await write(2, 1, 10), results.Written), (
+        "who makes room may do so at the limit"
+    )
+    assert await sums(desk) == await weighed(desk)
+
+
+async def test_a_process_remembers_no_more_projects_than_it_may_however_many_are_made_up(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dibs.store.store._KNOWN_MOST", 3)
+    names = [Project(f"{desk.project}.{number}") for number in range(5)]
+    for name in names:
+        assert await desk.store.make_known(name, closed=False)
+    assert sum(map(desk.store.knows, names)) <= 3
+    assert desk.store.knows(names[-1])
+    assert set(names) <= set(await desk.store.projects()), "all are swept, and shown"
 
 
 @pytest.mark.parametrize("cut", [7, 10_000])

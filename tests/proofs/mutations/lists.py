@@ -16,6 +16,14 @@ LIMITS = "tests/promises/test_limits.py::test_"
 
 MUTANTS = [
     Mutant(
+        "a list may weigh what it likes where there is room for some of it",
+        "store/lua/tasks.lua",
+        "a project weighs no more than it may (rule 16)",
+        "  if what ~= 'unchanged' then grown = grown + growth(entry, old, new) end\n",
+        "",
+        BYTES,
+    ),
+    Mutant(
         "a task that was broken before is not kept back",
         "store/lua/break.lua",
         "a break may keep the task back",

@@ -139,6 +139,18 @@ local function write_text(key, kept)
   if kept ~= '' then call('SET', key, kept) else call('DEL', key) end
 end
 
+-- What an entry adds to what is kept, but for what its dependents come to: its listing and its text, and of a
+-- new one the record and its place in the list.
+local function growth(entry, old, new)
+  local task = entry.task
+  local grown = #kept_listing(new) - (old and #kept_listing(old) or 0)
+  if entry.body then
+    local was = redis.pcall('STRLEN', PREFIX .. ':text:' .. task)
+    grown = grown + #entry.body - (type(was) == 'number' and was or 0)
+  end
+  return old and grown or grown + 200 + 5 * #task + record_weight(task, 60)
+end
+
 local function write(entry, old, new, what)
   local task, rec = entry.task, load_current(entry.task)
   local was_blocked = call('HEXISTS', MISSING, task)
@@ -165,7 +177,7 @@ local function write(entry, old, new, what)
   emit(what == 'created' and 'listed' or what == 'dropped' and what or 'changed', task, {})
 end
 
-local plan, grows = {}, false
+local plan, grows, grown = {}, false, 0
 for i, entry in ipairs(entries) do
   local rec = load_current(entry.task)
   if rec.damaged then
@@ -174,6 +186,7 @@ for i, entry in ipairs(entries) do
   end
   local new, old, what = merged(entry)
   plan[i] = {entry, old, new, what}
+  if what ~= 'unchanged' then grown = grown + growth(entry, old, new) end
   grows = grows or what == 'created' or what == 'updated'
 end
 
@@ -183,9 +196,9 @@ if grows and ARG.dry == '' then
   if write_error then return write_error end
   mark_losses_told()
   if not has_memory then return answer('full', told) end
-  local records = read_sums(call('HGET', META, 'weighs') or nil)
-  evict_history(records or 0)
-  if (records or 0) + RECORDS_GREW >= RULES.record_bytes then return answer('quota', told, 'bytes', text(RULES.record_bytes)) end
+  local weighed = (read_sums(call('HGET', META, 'weighs') or nil) or 0) + grown
+  if grown < RULES.record_bytes then evict_history(weighed) end
+  if weighed + RECORDS_GREW >= RULES.record_bytes then return answer('quota', told, 'bytes', text(RULES.record_bytes)) end
 end
 
 if grows and ARG.dry == '' and not call('HGET', META, 'epoch') then
