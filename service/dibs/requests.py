@@ -55,7 +55,7 @@ def _task(value: object) -> model.Task:
 def _tasks(value: object) -> tuple[model.Task, ...]:
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list) or not 1 <= len(items) <= model.TASKS_PER_CLAIM:
-        raise model.Refused(f"This is a list of 1 to {model.TASKS_PER_CLAIM} tasks.")
+        raise model.Refused(f"It has to be a list of 1 to {model.TASKS_PER_CLAIM} tasks.")
     tasks = tuple(_task(item) for item in items)
     if len(set(tasks)) < len(tasks):
         raise model.Refused("The list has a task twice.")

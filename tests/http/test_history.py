@@ -139,7 +139,7 @@ def test_a_span_is_of_whole_days_of_utc_both_included(ann: Caller) -> None:
     ("span", "field", "said"),
     [
         ({"since": "yesterday"}, "since", "2026-11-30"),
-        ({"since": "2026-02-30"}, "since", "none like that"),
+        ({"since": "2026-02-30"}, "since", "has to be a day of UTC"),
         ({"until": "20261130"}, "until", "2026-11-30"),
         ({"since": "2026-11-30T00:00:00Z"}, "since", "of UTC"),
         ({"since": "2026-11-30", "until": "2026-11-29"}, "since", "since is after until"),

@@ -42,7 +42,7 @@ def _day(value: object) -> date | None:
             return date.fromisoformat(value)
     except ValueError:
         pass
-    raise Refused("This is a day as 2026-11-30, of UTC; there is none like that.")
+    raise Refused("It has to be a day of UTC, as 2026-11-30.")
 
 
 Day = Annotated[

@@ -44,7 +44,7 @@ def _until(value: object) -> Until:
     if span_s > 999_999_999:
         raise model.Refused("until is 31 years at most; leave it out for as long as it takes.")
     if span_s < 1:
-        raise model.Refused("until lies in the future: 1 s at least.")
+        raise model.Refused("until has to lie in the future, by 1 s at least.")
     return Until(for_ms=span_s * 1000)
 
 

@@ -53,7 +53,7 @@ def _whole(least: int, most: int) -> tuple[BeforeValidator, Any]:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise model.Refused(f"This is a whole number from {least} to {most}.")
+            raise model.Refused(f"It has to be a whole number from {least} to {most}.")
         return value
 
     return BeforeValidator(checked), as_schema(type="integer", minimum=least, maximum=most)
