@@ -9,7 +9,7 @@ from tests.harness import acting
 from tests.harness.services import new_session
 
 from dibs import messages, results
-from dibs.model import Project, Task
+from dibs.model import Task
 from dibs.store import Rules
 from dibs.store.events import CursorExpired
 from dibs.store.keys import keys
@@ -425,18 +425,6 @@ async def test_a_list_that_would_weigh_too_much_is_refused_as_a_whole(desk: Desk
         "who makes room may do so at the limit"
     )
     assert await sums(desk) == await weighed(desk)
-
-
-async def test_a_process_remembers_no_more_projects_than_it_may_however_many_are_made_up(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dibs.store.store._KNOWN_MOST", 3)
-    names = [Project(f"{desk.project}.{number}") for number in range(5)]
-    for name in names:
-        assert await desk.store.make_known(name, closed=False)
-    assert sum(map(desk.store.knows, names)) <= 3
-    assert desk.store.knows(names[-1])
-    assert set(names) <= set(await desk.store.projects()), "all are swept, and shown"
 
 
 @pytest.mark.parametrize("cut", [7, 10_000])

@@ -52,7 +52,6 @@ _NEWS_S = 0.25
 """Before a session is told that it never had a claim, the last look at the clock is this young."""
 _KNOWN_S, _KNOWN_MOST = 600.0, 10_000
 """How long a process trusts that the index of projects has one it claimed in."""
-_KNOWN_MOST = 10_000  # projects of which it does: strangers may make up any number of them
 
 
 class Unindex(NamedTuple):
@@ -252,8 +251,6 @@ class Store:
             closed = True
         if closed:  # a project that has claims is known, and its holders may renew them
             return await self._command("ZSCORE", INDEX, project) is not None
-        if len(self._known) >= _KNOWN_MOST:
-            self._known.clear()  # each is put there anew
         self._known[project] = time.monotonic()
         if len(self._known) > _KNOWN_MOST:  # the one of longest ago: its next claim says so again
             del self._known[min(self._known, key=self._known.__getitem__)]

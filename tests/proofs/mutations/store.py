@@ -16,14 +16,6 @@ RIGHTS = "tests/store/test_rights.py"
 
 MUTANTS = [
     Mutant(
-        "a process remembers every project that anybody made up",
-        "store/store.py",
-        "strangers take no memory without end (rule 16)",
-        "        if len(self._known) >= _KNOWN_MOST:\n",
-        "        if False:\n",
-        BYTES,
-    ),
-    Mutant(
         "a hold that nobody can read is a mistake of ours",
         "store/records.py",
         "what is damaged costs only its task",
