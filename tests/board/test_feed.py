@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from tests.conftest import Desk
 from tests.harness import acting
 from tests.harness.services import new_session
 
@@ -18,7 +19,7 @@ from dibs.board import live_pages
 from dibs.board.feed import Feed, Feeds
 from dibs.board.live_pages import ALL, Key
 from dibs.claims import Bounds, Claims
-from dibs.model import Project, Task
+from dibs.model import Claim, Project, Task
 from dibs.results import Granted
 from dibs.store import Rules, Store, board_tasks
 from dibs.store.broadcast import EventBroadcaster
@@ -267,3 +268,23 @@ async def test_paints_that_are_asked_for_together_share_the_reading(
     monkeypatch.setattr(service.store, "pulse", counted)
     await asyncio.gather(*(feed.snapshot() for _ in range(20)))
     assert reads <= 2
+
+
+async def test_an_outage_moves_no_clock_of_what_is_over(
+    service: FeedService, feed: Feed, stepped: tuple[EmbeddedStore, Any]
+) -> None:
+    # A row of what is over has no clock that runs: a page could not move it.
+    await claim(service, "T-1")
+    await acting.release(service.store, service.project, ANN, Task("T-1"), outcome="done")
+    before = (await feed.snapshot()).id
+    deadline = feed._cache.rows[Task("T-1")].now
+    await Desk(service.store, stepped[1]).jump(3600)
+    async with asyncio.timeout(10):
+        while await service.store.tick() != "gap":
+            await asyncio.sleep(0.01)
+    await feed.refresh(whole=True)
+    after = await acting.show(service.store, service.project, Task("T-1"))
+    assert isinstance(after, Claim)
+    assert isinstance(deadline, Claim)
+    assert after.expires_at > deadline.expires_at, "the outage moved it"
+    assert (await feed.snapshot()).id == before

@@ -198,6 +198,11 @@ def test_a_repository_has_the_project_that_the_client_calls_it(page: str) -> Non
     assert project_of(page, {}) == client.project_of(page)
 
 
+@pytest.mark.parametrize("page", ["http://[x/a/b", "https://github.com", "a/b", "https:///a/b"])
+def test_what_is_no_page_of_a_repository_has_no_project(page: str) -> None:
+    assert project_of(page, {"a/b": "web"}) == ""
+
+
 def test_a_setting_says_which_project_a_repository_is(service: ServiceProcess) -> None:
     named = Caller(service.url, "chosen.name", Authorization=f"Bearer {TEAM}")
     held(named, pr="https://github.com/Forge/Named/pull/7")

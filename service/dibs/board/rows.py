@@ -50,6 +50,8 @@ QUEUE_SHOWN = 10
 """Sessions of a queue that are named; all are counted."""
 SOON = 7
 """A review runs out soon in the last one of so many parts of its time: of seven days the last."""
+OVER = ("done", "lapsed")
+"""Kinds of claims without a deadline that is still to come."""
 LAST = 1 << 53
 """The rank of what has none."""
 
@@ -222,13 +224,15 @@ def render(row: Row) -> Html:
 def _times(claim: Claim, kind: Kind) -> dict[str, Any]:
     since, beat, due = ms(claim.acquired_at), ms(claim.heartbeat_at), ms(claim.expires_at)
     ended = ms(claim.ended_at) if claim.ended_at else due
-    over = kind in ("done", "lapsed")
-    return {"over": over, "since": since, "beat": beat, "due": due, "ended": ended}
+    return {"over": kind in OVER, "since": since, "beat": beat, "due": due, "ended": ended}
 
 
 def clocks(row: Row) -> tuple[str, int, int] | None:
-    """Return what a plain heartbeat changes: the deadline and the last sign of life."""
+    """Return what a plain heartbeat changes: the deadline and the last sign of life.
+
+    What is over has neither on the page, though an outage moves the deadline that it had.
+    """
     now = row.now
-    if isinstance(now, Free):
+    if isinstance(now, Free) or row.kind in OVER:
         return None
     return now.task, ms(now.expires_at), ms(now.heartbeat_at)

@@ -16,7 +16,10 @@ def project_of(url: str, set_by: Mapping[str, str]) -> Project:
 
     `set_by` has projects by owner/repo, in lower case, and goes first (DIBS_GITHUB_PROJECTS).
     """
-    place = urlsplit(url)
+    try:
+        place = urlsplit(url)
+    except ValueError:
+        return Project("")
     steps = [step.lower() for step in place.path.removesuffix(".git").split("/") if step]
     host = (place.hostname or "").rstrip(".")
     if len(steps) != 2 or not host:

@@ -94,4 +94,20 @@ MUTANTS = [
         "listen(self.project)",
         ("tests/board/test_feed.py::test_nobody_is_followed_for_nobody",),
     ),
+    Mutant(
+        "an outage moves a clock that no page has",
+        "board/rows.py",
+        "a page that is followed stays live",
+        "    if isinstance(now, Free) or row.kind in OVER:",
+        "    if isinstance(now, Free):",
+        ("tests/board/test_feed.py::test_an_outage_moves_no_clock_of_what_is_over",),
+    ),
+    Mutant(
+        "the page of a repository that is no URL is a mistake of ours",
+        "forge/repository.py",
+        "nothing of a delivery is trusted to have its shape",
+        '    except ValueError:\n        return Project("")',
+        '    except TypeError:\n        return Project("")',
+        ("tests/forge/test_webhook.py::test_what_is_no_page_of_a_repository_has_no_project",),
+    ),
 ]
