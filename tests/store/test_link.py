@@ -16,9 +16,7 @@ from tests.conftest import Stepped
 from tests.store.test_failures import server
 from tests.tools.servers import serving
 
-from dibs.model import Project
-from dibs.store import Rules, Store, StoreDown
-from dibs.store import store as store_module
+from dibs.store import StoreDown
 from dibs.store.local.embedded import EmbeddedStore
 from dibs.store.redis import blocking
 from dibs.store.redis.channel import Channel
@@ -303,18 +301,3 @@ async def test_a_sentinel_that_says_nothing_holds_up_nobody() -> None:
             async with asyncio.timeout(TIMEOUT_S * 0.75):
                 assert await asked.primary() == ("127.0.0.1", 6379)
         await asked.close()
-
-
-async def test_of_the_projects_that_a_process_has_claimed_in_it_remembers_so_many(
-    embedded: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store_module, "_KNOWN_MOST", 20)
-    store = Store(PipelineLink.to(embedded.url), Rules())
-    await store.open()
-    names = [Project(f"known.{number}") for number in range(50)]
-    for name in names:
-        assert await store.make_known(name, closed=False)
-    assert [name for name in names if store.knows(name)] == names[-20:]
-    assert await store.make_known(names[0], closed=False)
-    assert store.knows(names[0])
-    await store.close()

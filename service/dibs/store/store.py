@@ -50,7 +50,7 @@ _DAMAGED_MOST = 1_000
 """Damaged tasks that are remembered, so that each is in the log once."""
 _NEWS_S = 0.25
 """Before a session is told that it never had a claim, the last look at the clock is this young."""
-_KNOWN_S, _KNOWN_MOST = 600.0, 10_000
+_KNOWN_S = 600.0
 """How long a process trusts that the index of projects has one it claimed in."""
 
 
@@ -252,8 +252,6 @@ class Store:
         if closed:  # a project that has claims is known, and its holders may renew them
             return await self._command("ZSCORE", INDEX, project) is not None
         self._known[project] = time.monotonic()
-        if len(self._known) > _KNOWN_MOST:  # the one of longest ago: its next claim says so again
-            del self._known[min(self._known, key=self._known.__getitem__)]
         return True
 
     async def _command(self, *parts: str | int) -> Any:

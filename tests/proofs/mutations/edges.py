@@ -54,17 +54,6 @@ MUTANTS = [
         ("tests/store/test_link.py::test_a_sentinel_that_says_nothing_holds_up_nobody",),
     ),
     Mutant(
-        "a process remembers every project that it ever claimed in",
-        "store/store.py",
-        "what strangers make costs a process no memory",
-        "        if len(self._known) > _KNOWN_MOST:",
-        "        if False:",
-        (
-            "tests/store/test_link.py::"
-            "test_of_the_projects_that_a_process_has_claimed_in_it_remembers_so_many",
-        ),
-    ),
-    Mutant(
         "who follows the events ends where the store answers oddly",
         "store/broadcast.py",
         "a reader misses nothing (I12)",
