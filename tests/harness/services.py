@@ -115,7 +115,9 @@ class ServiceProcess:
                 self.process.wait(timeout_s)
             except subprocess.TimeoutExpired:
                 self.kill()
-                raise AssertionError(f"dibs serve did not end in {timeout_s:.0f} s") from None
+                told = self.log.read_text(errors="replace")[-2000:]
+                late = f"dibs serve did not end in {timeout_s:.0f} s; it said last:\n{told}"
+                raise AssertionError(late) from None
         return time.monotonic() - began
 
     def store(self) -> int:

@@ -189,3 +189,41 @@ async def test_a_store_that_answers_oddly_for_a_while_leaves_nobody_listening_in
                 with contextlib.suppress(CursorExpired):
                     told = await subscription.get(1)
     assert told[0].type == "claimed"
+
+
+class DeafReader:
+    """Reads nothing for ever, and takes a cancellation for the end of its wait, as often as `deaf`
+    says."""
+
+    def __init__(self, deaf: int) -> None:
+        self.deaf, self.asked = deaf, asyncio.Event()
+
+    async def command(self, *parts: str | int) -> Any:
+        """Wait."""
+        self.asked.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            self.deaf -= 1
+            if self.deaf < 0:
+                raise
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize("leaves", ["the service stops", "nobody listens any more"])
+async def test_a_follower_ends_though_what_it_waits_for_takes_no_notice_of_that(
+    store: Store, project: Project, leaves: str
+) -> None:
+    reader = DeafReader(deaf=1)
+    broadcaster = EventBroadcaster(store, reader)
+    before = asyncio.all_tasks()
+    async with broadcaster.listen(project):
+        await asyncio.wait_for(reader.asked.wait(), 20)
+        [follower] = asyncio.all_tasks() - before
+        if leaves == "the service stops":
+            await asyncio.wait_for(broadcaster.close(), 20)
+    await asyncio.wait_for(asyncio.wait([follower]), 20)
+    assert follower.done()
+    await broadcaster.close()

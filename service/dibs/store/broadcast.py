@@ -134,14 +134,19 @@ class EventBroadcaster:
     async def close(self) -> None:
         """Stop following."""
         followers = list(self._followers.values())
+        self._followers.clear()
         for follower in followers:
             follower.cancel()
         await asyncio.gather(*followers, return_exceptions=True)
         await self._reader.close()
 
     async def _follow(self, project: Project, epoch: str, last: str) -> None:
-        """Tell all who listen what comes after `last`, for as long as somebody listens."""
-        while True:
+        """Tell all who listen what comes after `last`, for as long as somebody listens.
+
+        A library that waits with a timeout may take a cancellation for the end of that; so this
+        looks whether it is still the follower, and nobody waits for it in vain.
+        """
+        while self._followers.get(project) is asyncio.current_task():
             try:
                 epoch, last = await self._tell_next(project, epoch, last)
             except (RedisError, StoreDown, OSError):
