@@ -315,9 +315,9 @@ def a_list_over_a_mebibyte(desk: ProjectAtService) -> httpx.Response:
 @answers("quota")
 def a_list_where_the_project_weighs_what_it_may(desk: ProjectAtService) -> httpx.Response:
     ann = desk.caller()
-    entries = [{"task": f"T-{n}", "body": "x" * 8_000} for n in range(9)]
+    entries = [{"task": f"T-{n}", "body": "x" * 8_000} for n in range(7)]
     assert ann.post("tasks", tasks=entries).status_code == 200
-    answer = ann.post("tasks", tasks=[{"task": "T-9"}])
+    answer = ann.post("tasks", tasks=[{"task": "T-9", "body": "x" * 8_000}])
     assert (answer.json()["whose"], answer.json()["limit"]) == ("bytes", 65_536)
     assert ann.post("tasks", tasks=entries).json()["unchanged"], "nothing new is no matter"
     return answer

@@ -23,7 +23,9 @@ from dibs.store.local.embedded import EmbeddedStore
 from dibs.store.redis.link import PipelineLink
 
 PROJECTS = [f"team.repo{number}" for number in range(9)]
-NO_RATES = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
+NO_RATES = dict.fromkeys(
+    ("DIBS_RATE_PER_SESSION", "DIBS_RATE_PER_PROJECT", "DIBS_READS_PER_PROJECT"), "0"
+)
 
 
 def over(kind: str, nodes: Sequence[Node], service: str = "") -> dict[str, str]:

