@@ -142,5 +142,5 @@ def test_history_leaves_a_store_room_for_new_claims(tmp_path: Path) -> None:
         until(lambda: "store_memory_enough" in service.log.read_text(), "there is room", 60)
         for number in range(30):
             assert service.claim(f"new {number}", note="n" * 1000)[0] == 201
-        kept = service.ask("GET", f"/v1/p{149 % 8}/history?limit=1")[1]["tenures"]
-        assert kept, "no more goes than must"
+        kept = [service.ask("GET", f"/v1/p{n}/history?limit=1")[1]["tenures"] for n in range(8)]
+        assert any(kept), "no more goes than must"
