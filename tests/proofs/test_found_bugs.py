@@ -122,3 +122,17 @@ def test_a_queue_that_was_empty_for_a_while_is_counted_again(rig: Rig) -> None:
     rig.sweep()
     rig.claim(CAT, "T", queue=True)
     assert rig.run(rig.store.sweep(rig.project))
+
+
+@pytest.mark.parametrize("begun_by", ["a list", "a hold", "a claim"])
+def test_a_fence_from_before_its_project_is_forgotten_whatever_began_that(
+    rig: Rig, begun_by: str
+) -> None:
+    if begun_by == "a list":
+        rig.write(ANN, {"task": "T"})
+    elif begun_by == "a hold":
+        rig.hold("T", 20)
+        rig.unhold("T")
+    [claim] = rig.claim(ANN, "U").claims
+    rig.pass_time(5)
+    assert rig.release(BOB, "U", claim.fence - 1).why == "lost"
