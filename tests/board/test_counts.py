@@ -69,3 +69,6 @@ async def test_what_lapsed_and_failed_or_is_on_hold_is_counted_once(desk: Desk) 
     await acting.hold(desk.store, desk.project, "on hold", reason="wait", by="lea")
     seen = await desk.store.overview(desk.project)
     assert (seen.lapsed, seen.failed) == (1, 1)
+    await acting.hold(desk.store, desk.project, "failed", reason="wait", by="lea")
+    seen = await desk.store.overview(desk.project)
+    assert (seen.lapsed, seen.failed) == (1, 0), "on hold it is in one index, and taken off once"

@@ -55,6 +55,14 @@ MUTANTS = [
         ("tests/store/test_events.py",),
     ),
     Mutant(
+        "a follower whose end was overheard goes on",
+        "store/broadcast.py",
+        "a service ends when it is asked",
+        "while self._followers.get(project) is asyncio.current_task():",
+        "while True:",
+        ("tests/store/test_events.py",),
+    ),
+    Mutant(
         "who asks as the service stops waits for ever",
         "store/redis/channel.py",
         "no caller hangs",
