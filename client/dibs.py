@@ -149,7 +149,12 @@ TURN_ENDS = ("UserPromptSubmit", "Stop", "StopFailure", "SessionStart", "Session
 EXITS = {"held": 1, "cooling": 1, "done": 1, "not-holder": 1, "quota": 1, "lost": LOST}
 EXITS.update({"blocked": 1, "nothing-ready": 1, "on-hold": 1, "failed": 1})
 WAITED_FOR = ("held", "cooling", "nothing-ready")
-KEEPS_PLACE = "ask again every minute to keep it, or once with --wait 10m"
+AS_FLAGS = {  # what the service says to do in the words of its calls, and how it is done here
+    "queue: true": "--queue",
+    "reopen: true": "--reopen",
+    "next: true": "`dibs next`",
+    "minute to keep it": "minute to keep it, or once with --wait 10m",
+}
 NOT_RETRIED = ("refused-by-policy", "no-trust", "too-large")  # asking again gives the same
 MOST_BYTES = 8 << 20  # of an answer, its head included
 QUOTED_MOST = 200  # characters of a text that another party wrote
@@ -1477,9 +1482,9 @@ def refusal(status: int, headers: "Headers", raw: bytes) -> "Failure":
     try:
         problem = json_of(raw)
         code, text = problem["code"], problem.get("detail") or problem["title"]
-        for said, ours in (("queue", "--queue"), ("reopen", "--reopen"), ("next", "`dibs next`")):
-            text = text.replace(said + ": true", ours)
-        text = text.replace("ask again every minute to keep it", KEEPS_PLACE)[:4000]
+        for said, ours in AS_FLAGS.items():
+            text = text.replace(said, ours)
+        text = text[:4000]
         holder = (problem.get("claim") or {}).get("holder") or {}
         hash(code), holder.get("label"), int(problem.get("retry_after") or 0)
         cause_of(Failure(UNKNOWN, text, problem))
