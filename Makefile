@@ -27,7 +27,7 @@ help:                    ## this list
 run: $(VENV)/.run        ## serve on http://127.0.0.1:8080 with a private store in .dibs/
 	@exec $(BIN)/dibs serve --data-dir .dibs $(ARGS)
 
-test: $(VENV)/.dev       ## every promise; longer proofs and most cases of each test are left to check
+test: $(VENV)/.dev       ## a test of each promise; longer proofs, and some of many cases, are left to check
 	$(BIN)/pytest $(SEVERAL) --short $(ARGS)
 
 quick: $(VENV)/.dev      ## style, types and the tests that a change breaks most often, in a minute
