@@ -1,4 +1,4 @@
-"""A stand-in for an agent: a process whose hooks and commands are its children, as an agent's."""
+"""A stand-in for an agent: one process that starts its hooks and commands as its children."""
 
 import json
 import subprocess
@@ -21,10 +21,10 @@ NAMED_BY = "CLAUDE_CODE_SESSION_ID"
 
 
 class Agent:
-    """One agent on a machine. It may have several conversations, one after the other."""
+    """One agent on a machine. It may have several conversations, one after another."""
 
     def __init__(self, box: Sandbox, conversation: str, *, tells: bool = True) -> None:
-        """`tells`: does it tell its commands which conversation they are of?"""
+        """`tells`: whether the agent tells its commands which conversation they belong to."""
         self.box, self.conversation, self.tells = box, conversation, tells
         self.process = processes.start(
             [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -32,7 +32,7 @@ class Agent:
         box.started.append(self.process)
 
     def run(self, command: list[str], text: str, **env: str | None) -> CommandAnswer:
-        """Run a command as the agent does: by a shell."""
+        """Run a command through a shell, as the agent does."""
         assert self.process.stdin
         assert self.process.stdout
         named = {NAMED_BY: self.conversation} if self.tells else {}
@@ -48,7 +48,7 @@ class Agent:
         return self.run(self.box.command(*words), "", **env)
 
     def hook(self, event: str, env: Mapping[str, str | None] | None = None, **fields: Any) -> str:
-        """Let an event happen; return what its hook says."""
+        """Run the hook of an event and return its output."""
         payload = {"session_id": self.conversation, "hook_event_name": event, **fields}
         where = {"CLAUDE_PROJECT_DIR": str(self.box.repo), **(env or {})}
         answer = self.run(self.box.command("hook"), json.dumps(payload), **where).said(0)
@@ -56,11 +56,11 @@ class Agent:
         return answer.stdout
 
     def begins(self, source: str = "startup") -> str:
-        """A conversation begins, or is resumed."""
+        """Start or resume a conversation."""
         return self.hook("SessionStart", source=source)
 
     def clears(self, conversation: str) -> str:
-        """A person says `/clear`: the conversation ends, and another begins."""
+        """Run the hooks of a person's `/clear`: one conversation ends and another begins."""
         self.hook("SessionEnd", reason="clear")
         self.conversation = conversation
         return self.begins("clear")

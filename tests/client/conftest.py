@@ -1,4 +1,4 @@
-"""A sandbox: a repository, a home, and the client run in a process of its own, as agents do."""
+"""A sandbox: a repository, a home, and the client in a separate process, as agents run it."""
 
 import contextlib
 import json
@@ -16,25 +16,26 @@ import pytest
 from tests.harness.processes import command, end, family, run, start, until
 from tests.harness.services import ServiceProcess, running
 
-# The mutants name a copy of it that has a bug.
+# DIBS_TEST_CLIENT names a copy with a bug, when the mutants run.
 CLIENT = Path(
     os.environ.get("DIBS_TEST_CLIENT") or Path(__file__).parents[2] / "client" / "dibs.py"
 )
 KEY = "team-key-of-these-tests"
-# Everything that tells the client who it is or where to go; a sandbox starts without.
+# Every variable that tells the client who it is or which service to call; a sandbox starts without
+# them.
 NAMED = re.compile(r"(DIBS|CLAUDE|CODEX|CURSOR|COPILOT|XDG)_|(https?|all|no)_proxy$|.*_CA_", re.I)
 
 
 class CommandAnswer(subprocess.CompletedProcess[str]):
-    """What one command answered."""
+    """The result of one command."""
 
     @property
     def json(self) -> Any:
-        """The one JSON document on stdout."""
+        """Parse stdout as one JSON document."""
         return json.loads(self.stdout)
 
     def said(self, code: int) -> "CommandAnswer":
-        """Assert the exit code, and that no traceback was printed; return the answer."""
+        """Assert the exit code and that no traceback was printed; return the answer."""
         assert self.returncode == code, f"exit {self.returncode}\n{self.stdout}\n{self.stderr}"
         assert "Traceback" not in self.stdout + self.stderr
         return self
@@ -43,8 +44,8 @@ class CommandAnswer(subprocess.CompletedProcess[str]):
 class Sandbox:
     """One machine: a checkout of a repository, a home, an environment.
 
-    Its folder is below that of the test, after which the repository is called: no other test has
-    a project of that name, whether a setting or the remote names it.
+    Its folder is below the test's own folder, which also names the repository: no other test has a
+    project of that name, whether the name comes from a setting or from the remote.
     """
 
     def __init__(self, folder: Path, url: str, **env: str) -> None:
@@ -76,11 +77,11 @@ class Sandbox:
         return CommandAnswer(done.args, done.returncode, done.stdout, done.stderr)
 
     def start(self, *args: str, **env: str | None) -> subprocess.Popen[str]:
-        """Start a dibs command, in a process group of its own, and go on."""
+        """Start a dibs command in its own process group and return without waiting."""
         return self.start_as(self.command(*args), **env)
 
     def start_as(self, command: list[str], **env: str | None) -> subprocess.Popen[str]:
-        """Start any command as a dibs command is started."""
+        """Start any command in the way a dibs command is started."""
         process = start(
             command,
             cwd=self.repo,
@@ -93,27 +94,29 @@ class Sandbox:
         return process
 
     def stop(self) -> None:
-        """End what a test has left running, the commands that it runs, and keepers of claims."""
+        """End the processes that a test left running, their commands, and the keepers of claims."""
         for process in self.started:
             end(process)
-        # One that has just been started does not say yet what it is.
+        # A process that was started a moment ago may not show its command line yet.
         until(lambda: all(map(command, family(os.getpid()))), "what was started has begun")
         for number in self.keepers():
             os.kill(number, signal.SIGKILL)
         until(lambda: not self.keepers(), "the keepers have ended")
 
     def keepers(self) -> list[int]:
-        """The processes that keep this machine's claims while a tool runs for long."""
+        """Return the pids of the keepers that renew this machine's claims during long tool
+        calls."""
         found, home = [], f"HOME={self.home}\0".encode()
         for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):  # it has just ended
+            with contextlib.suppress(OSError):  # the process has just ended
                 is_one = b"\0hook\0keep\0" in path.read_bytes()
                 if is_one and home in path.with_name("environ").read_bytes():
                     found.append(int(path.parent.name))
         return found
 
     def is_kept(self) -> bool:
-        """Say if a keeper has begun: it is one from when it has the lock, and looked at by that."""
+        """Return whether a keeper is at work: it holds the lock, which is how the client recognizes
+        one."""
         locks = Path("/proc/locks").read_text("ascii").splitlines()
         locked = {line.split()[5].rpartition(":")[2] for line in locks if "->" not in line}
         return any(str(path.stat().st_ino) in locked for path in self.home.rglob("*.keeper"))
@@ -121,7 +124,7 @@ class Sandbox:
     def hook(
         self, event: str, env: Mapping[str, str | None] | None = None, **fields: Any
     ) -> CommandAnswer:
-        """Run the hook as Claude Code does; it must succeed in silence on stderr."""
+        """Run the hook as Claude Code does; assert exit code 0 and an empty stderr."""
         payload = {"session_id": "c0ffee", "hook_event_name": event, "cwd": str(self.repo)}
         where = {"CLAUDE_PROJECT_DIR": str(self.repo), **(env or {})}
         answer = self.dibs("hook", stdin=json.dumps(payload | fields), **where).said(0)
@@ -129,19 +132,19 @@ class Sandbox:
         return answer
 
     def environ(self, more: Mapping[str, str | None]) -> dict[str, str]:
-        """The environment with `more` in it; None takes a variable out."""
+        """Return the environment updated with `more`; a value of None removes the variable."""
         return {k: v for k, v in (self.env | dict(more)).items() if v is not None}
 
     def state_files(self) -> list[Path]:
-        """The state files on this machine."""
+        """Return the state files on this machine."""
         return sorted((self.home / ".local/state/dibs").rglob("*.json"))
 
     def forget(self) -> None:
-        """Lose everything outside the repository, as a replaced VM does."""
+        """Delete everything outside the repository, as on a replaced VM."""
         shutil.rmtree(self.home / ".local", ignore_errors=True)
 
     def stamp_is_old(self) -> None:
-        """Let the next hook beat, as if the last beat were long ago."""
+        """Age the stamp so that the next hook sends a heartbeat."""
         for path in (self.home / ".local/state/dibs").rglob("*.stamp"):
             _, *until = path.read_text().split()
             path.write_text(" ".join(["0", *until]))
@@ -149,7 +152,7 @@ class Sandbox:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """The real service on its own store, with spans short enough to wait for."""
+    """Start the real service on its own store, with settings short enough for tests to wait."""
     spans = {"DIBS_MIN_TTL": "1s", "DIBS_GRACE": "1s", "DIBS_HANDOVER": "2s"}
     rates = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
     with running(tmp_path_factory.mktemp("service"), env=spans | rates) as running_service:
@@ -158,7 +161,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
 
 @pytest.fixture(scope="session")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """A service that asks for a team key."""
+    """Start a service that requires a team key."""
     env = {"DIBS_TEAM_KEY": KEY, "DIBS_MIN_TTL": "1s"}
     with running(tmp_path_factory.mktemp("keyed"), "--memory", env=env) as running_service:
         yield running_service
@@ -169,7 +172,7 @@ Make = Callable[..., Sandbox]
 
 @pytest.fixture
 def sandbox(service: ServiceProcess, tmp_path: Path) -> Iterator[Make]:
-    """Make sandboxes, all in one project that no other test uses."""
+    """Return a maker of sandboxes that share one project, which no other test uses."""
     made: list[Sandbox] = []
 
     def make(url: str = service.url, **env: str) -> Sandbox:

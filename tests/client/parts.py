@@ -1,6 +1,6 @@
-"""The client's files as modules of the test's own process, for what needs no process of its own.
+"""The client's files as modules in the test's own process, for tests that need no separate one.
 
-They are imported from here, so that a checker knows their types, though they lie in no package.
+Tests import them from here so that a type checker knows their types, though they are in no package.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ __all__ = ["checklists", "client", "formats", "hook", "importing", "passing", "s
 
 
 def loaded() -> ModuleType:
-    """dibs.py, by the name that its parts know it by."""
+    """Return dibs.py, loaded under the name by which its parts import it."""
     found = sys.modules.get("dibs_client")
     if found is not None and str(found.__file__) == str(CLIENT):
         return found

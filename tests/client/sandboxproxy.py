@@ -1,11 +1,11 @@
-"""The sandbox's egress: a CONNECT proxy on loopback that opens TLS with a CA of its own.
+"""The sandbox's egress: a CONNECT proxy on loopback that intercepts TLS with its own CA.
 
-Behind it every host name is the service under test. What it does to a connection is `mode`:
+Every host name behind it is the service under test. `mode` selects what it does with a connection:
 
 allow          forward it                      deny-connect   refuse the CONNECT, with a reason
-hang           take the CONNECT, never answer  deny-inside    answer 403 inside TLS, with a reason
-reset          cut at the CONNECT              bad-gateway    refuse the CONNECT with 502
-lose-replies   forward, then cut the first `cuts` replies half way
+hang           accept CONNECT, never answer    deny-inside    answer 403 inside TLS, with a reason
+reset          cut it at the CONNECT           bad-gateway    refuse the CONNECT with 502
+lose-replies   forward it, but cut the first `cuts` replies off half way
 """
 
 import contextlib
@@ -25,7 +25,7 @@ DENIED = (
 
 
 class SandboxProxy:
-    """The proxy, its CA file, and what went through it."""
+    """The proxy, its CA file, and a record of the requests it forwarded."""
 
     def __init__(self, folder: Path, service_port: int) -> None:
         self.authority = trustme.CA()
@@ -49,7 +49,7 @@ class SandboxProxy:
                 threading.Thread(target=self._guarded, args=(peer,), daemon=True).start()
 
     def _guarded(self, peer: socket.socket) -> None:
-        # The client may hang up at any point, for the modes make it do so.
+        # The client may hang up at any point, because the modes make it do so.
         with contextlib.suppress(OSError):
             self._serve(peer)
 
@@ -108,7 +108,7 @@ class SandboxProxy:
         return data
 
     def header(self, name: str) -> list[str]:
-        """The values of one header in all requests that came through."""
+        """Return the values of one header in all forwarded requests."""
         return [
             line.split(": ", 1)[1]
             for request in self.requests
@@ -117,9 +117,9 @@ class SandboxProxy:
         ]
 
     def close(self) -> None:
-        """Stop it."""
-        # Closing alone leaves the acceptor waiting, on a number that the next socket may get: it
-        # would then serve the next test's connections, with this test's CA.
+        """Stop the proxy."""
+        # Closing the socket alone leaves the acceptor waiting on a file descriptor number that the
+        # next socket may get: it would then serve the next test's connections with this test's CA.
         with contextlib.suppress(OSError):
             self.server.shutdown(socket.SHUT_RDWR)
         self.acceptor.join(5)
@@ -130,7 +130,7 @@ class SandboxProxy:
 
 @contextlib.contextmanager
 def sandbox_proxy(folder: Path, service_port: int) -> Iterator[SandboxProxy]:
-    """A proxy for the length of a block."""
+    """Run a proxy for the length of a block."""
     proxy = SandboxProxy(folder, service_port)
     try:
         yield proxy

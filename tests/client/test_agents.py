@@ -1,6 +1,6 @@
-"""Five agents, each by its own hooks: what they say, what they hear, and that it is one session.
+"""Five agents, each through its own hooks: input, output, and that all calls are one session.
 
-agents.json has a payload for each cell, after the documented shapes; docs/agents.md has the table.
+agents.json has a payload for each cell, in the documented shapes; docs/agents.md has the table.
 """
 
 import json
@@ -22,15 +22,16 @@ D = "sh .claude/skills/dibs/dibs"
 
 
 class AgentAtWork:
-    """One agent at work in a repository that has dibs; its shells know no id of its session."""
+    """One agent in a repository that has dibs; its shells have no variable with its session's
+    id."""
 
     def __init__(self, ann: Sandbox, name: str) -> None:
         self.ann, self.name = ann, name
-        if name == "claude":  # its hooks and shells have the same variable
+        if name == "claude":  # its hooks and its shells get the same variable
             ann.env["CLAUDE_CODE_SESSION_ID"] = "6448962a"
 
     def hears(self, event: str, payload: dict[str, Any], *more: str) -> Any:
-        """What a hook tells it; None is nothing."""
+        """Run a hook and return its output, parsed where it is JSON; None if it is empty."""
         text = json.dumps(payload).replace("/home/user/shop", str(self.ann.repo))
         named = [] if self.name == "claude" else [self.name]
         named += [event] if self.name == "copilot" else []
@@ -41,14 +42,15 @@ class AgentAtWork:
         return answer.stdout or None
 
     def at(self, column: str) -> list[Any]:
-        """What it hears at each event of a cell; skips where the platform offers none."""
+        """Return the outputs for each event of a cell; skip if the platform does not offer the
+        event."""
         cell = CELLS[self.name][column]
         if isinstance(cell, str):
-            pytest.skip(f"not offered by the platform: {cell}")
+            pytest.skip(f"the platform does not offer it: {cell}")
         return [self.hears(event, payload) for event, payload in cell]
 
     def runs(self, command: str) -> str:
-        """Let it run a shell command, as its hook rewrites it; what that prints."""
+        """Run a shell command as the agent's hook rewrites it; return its output."""
         event, payload = CELLS[self.name]["tool"][1]
         text = json.loads(json.dumps(payload).replace("COMMAND", command))
         said = json.dumps(self.hears(event, text))
@@ -60,7 +62,7 @@ class AgentAtWork:
 
 @pytest.fixture(params=AGENTS)
 def agent(fresh: Sandbox, request: pytest.FixtureRequest) -> AgentAtWork:
-    """An agent in a repository where edits need a claim."""
+    """Return an agent in a repository where edits need a claim."""
     init(fresh, "--agent", request.param)
     installed(fresh)
     del fresh.env["DIBS_LABEL"]
@@ -69,7 +71,7 @@ def agent(fresh: Sandbox, request: pytest.FixtureRequest) -> AgentAtWork:
 
 
 def beaten(agent: AgentAtWork, column: str) -> None:
-    """Assert that a cell's events resume a claim that was parked."""
+    """Assert that a cell's events resume a parked claim."""
     assert "held by you" in agent.runs(f"{D} claim T-1")
     assert "parked by you" in agent.runs(f"{D} park T-1")
     agent.ann.stamp_is_old()
@@ -182,7 +184,7 @@ def test_what_asks_a_person_is_denied_where_nobody_can_be_asked(agent: AgentAtWo
 def test_hooks_of_claudes_settings_are_the_same_session_and_cost_nothing(
     fresh: Sandbox, name: str
 ) -> None:
-    """Cursor and Copilot read those, too, and call both."""
+    """Cursor and Copilot also read Claude's settings, and call the hooks of both."""
     init(fresh, "--agent", f"claude,{name}")
     installed(fresh)
     del fresh.env["DIBS_LABEL"]
@@ -269,4 +271,4 @@ def test_the_page_about_agents_has_the_table_of_what_is_tested() -> None:
         for column, cell in columns.items():
             offered = "not offered" if isinstance(cell, str) else "yes"
             assert table[name][column].startswith(offered), (name, column)
-            assert not isinstance(cell, str) or cell in page, "the page says why"
+            assert not isinstance(cell, str) or cell in page, "the page gives the reason"

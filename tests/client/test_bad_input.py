@@ -1,4 +1,4 @@
-"""What is wrong outside the client ends in one clear line and the right exit code."""
+"""Every fault outside the client ends in one clear line and the right exit code."""
 
 import contextlib
 import json
@@ -19,7 +19,8 @@ from dibs import __version__
 
 @contextlib.contextmanager
 def answering(*replies: bytes) -> Iterator[str]:
-    """A server that says these bytes, the last ones again and again, whatever it is asked."""
+    """Run a server that answers each request with the next of `replies`, then repeats the last
+    one."""
     left = list(replies)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -42,7 +43,7 @@ def answering(*replies: bytes) -> Iterator[str]:
 def http(
     body: str, status: str = "200 OK", kind: str = "application/json", more: str = ""
 ) -> bytes:
-    """A whole HTTP reply."""
+    """Return a whole HTTP reply as bytes."""
     head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{more}"
     return f"{head}Content-Length: {len(body.encode())}\r\n\r\n{body}".encode()
 
@@ -83,7 +84,7 @@ def test_who_waits_reads_once_what_for(sandbox: Make) -> None:
     with answering(*refusals) as url:
         said = sandbox(url).dibs("claim", "T-1", "--wait", "4s").said(1).stderr.splitlines()
     ann, eve = "dibs: T-1 is held by ann.", "dibs: T-1 is held by eve."
-    assert said == [ann, eve, eve]  # the last line is why it gave up
+    assert said == [ann, eve, eve]  # the last line gives the reason why the wait ended
 
 
 def test_nobody_there_is_unknown(sandbox: Make) -> None:
@@ -226,7 +227,7 @@ def test_a_damaged_state_file_counts_as_none(sandbox: Make, text: str) -> None:
 
 
 def test_what_an_upgrade_leaves_is_no_damaged_state_file(sandbox: Make) -> None:
-    """An older client wrote no secret down where DIBS_SESSION was one."""
+    """An older client stored no secret in its state file if DIBS_SESSION was set."""
     named = {"DIBS_SESSION": str(uuid.uuid4()), "CLAUDE_CODE_SESSION_ID": "c0ffee"}
     ann = sandbox(**named)
     ann.dibs("claim", "T-1").said(0)
@@ -234,7 +235,7 @@ def test_what_an_upgrade_leaves_is_no_damaged_state_file(sandbox: Make) -> None:
     kept = json.loads(state.read_text())
     del kept["session"], kept["from"]
     state.write_text(json.dumps(kept))
-    ann.dibs("claim", "T-1").said(1)  # by what is now another session, of the same name
+    ann.dibs("claim", "T-1").said(1)  # it is now another session with the same name
     assert "is damaged" not in ann.dibs("beat").stderr
 
 
@@ -256,7 +257,7 @@ def test_a_state_file_in_the_way_is_named(sandbox: Make) -> None:
 
 
 def without_git(ann: Sandbox) -> Sandbox:
-    """The same machine, outside any repository."""
+    """Return the same machine, in a directory outside any repository."""
     ann.repo = ann.home
     return ann
 

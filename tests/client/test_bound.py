@@ -1,4 +1,4 @@
-"""Secrets of the environment go where the environment says, and are worth nothing elsewhere."""
+"""Secrets from the environment go only to the host that the environment names."""
 
 import hmac
 import json
@@ -20,7 +20,7 @@ COMMANDS = ["claim T-1", "beat", "park", "done T-1", "list", "show T-1", "verify
 
 
 def place(url: str) -> str:
-    """host:port of a URL."""
+    """Return the host:port of a URL."""
     return urllib.parse.urlsplit(url).netloc
 
 
@@ -119,7 +119,7 @@ def test_what_dibs_conf_says_otherwise_than_the_environment_is_said(
 
 
 def session_of(ann: Sandbox, url: str, project: str) -> str:
-    """The secret that the client sends to a service."""
+    """Return the secret that the client sends to a service."""
     with serving({}) as (there, heard):
         ann.env |= {"DIBS_URL": there, "DIBS_PROJECT": project}
         ann.dibs("beat")
@@ -145,7 +145,7 @@ def test_a_derived_secret_is_worth_nothing_at_another_host_or_project(
 
 
 def older(label: str, key: str = KEY) -> str:
-    """The secret that older clients derived."""
+    """Return the secret that older clients derived."""
     digest = hmac.new(key.encode(), b"dibs-session-v1\0" + label.encode(), sha256).hexdigest()
     made = int(digest[:32], 16) & ~(0xF << 76) & ~(3 << 62) | 8 << 76 | 2 << 62
     return str(uuid.UUID(int=made))
@@ -154,7 +154,7 @@ def older(label: str, key: str = KEY) -> str:
 def post(
     service: ServiceProcess, project: str, session: str, act: str, **body: object
 ) -> dict[str, Any]:
-    """What an older client asked for."""
+    """POST a call as an older client did."""
     request = urllib.request.Request(
         f"{service.url}/v1/{project}/{act}",
         json.dumps(body).encode(),
@@ -193,7 +193,7 @@ def test_an_upgrade_loses_no_claim_of_a_derived_secret(
 def test_the_team_key_and_the_board_are_enough_to_be_a_session_that_derived_its_secret(
     sandbox: Make, keyed: ServiceProcess
 ) -> None:
-    """So SECURITY.md says it. What derives from something else is worth no less, and is safe."""
+    """SECURITY.md states this. A secret derived from anything else is as strong as a random one."""
     ann, eve = (sandbox(keyed.url, DIBS_KEY=KEY) for _ in range(2))
     claim = ann.dibs("claim", "T-1", "--json", DIBS_LABEL="ann").said(0).json
     eve.dibs("done", "T-1", DIBS_LABEL=claim["holder"]["label"]).said(0)

@@ -1,4 +1,5 @@
-"""Whatever answers, one call takes five seconds and eight mebibytes at most, and ends in a line."""
+"""One call takes at most five seconds and eight mebibytes, whatever answers, and ends in one
+line."""
 
 import contextlib
 import json
@@ -13,13 +14,13 @@ from tests.client.test_bad_input import answering, http
 from tests.harness import processes
 
 Speak = Callable[[socket.socket], Iterator[bytes]]
-MOST_S = 5 + 3.0  # of a whole call, and what a loaded machine adds
+MOST_S = 5 + 3.0  # of a whole call, and the extra time on a loaded machine
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
 class Host:
-    """A host that speaks as it likes: its port, and how many bytes were taken from it."""
+    """A host that sends arbitrary bytes: its port, and the number of bytes that it sent."""
 
     def __init__(self, speak: Speak) -> None:
         self.speak, self.sent, self.over = speak, 0, threading.Event()
@@ -29,7 +30,7 @@ class Host:
         self.thread.start()
 
     def serve(self) -> None:
-        """Speak to everybody who comes, one at a time."""
+        """Accept connections, one at a time, until closed."""
         with contextlib.suppress(OSError):
             while not self.over.is_set():
                 peer, _ = self.server.accept()
@@ -38,7 +39,7 @@ class Host:
                     self.talk(peer)
 
     def talk(self, peer: socket.socket) -> None:
-        """Say it, and go on until the caller leaves."""
+        """Send the pieces until the caller leaves or the host is closed."""
         for piece in self.speak(peer):
             peer.sendall(piece)
             self.sent += len(piece)
@@ -46,7 +47,7 @@ class Host:
                 return
 
     def close(self) -> None:
-        """End it."""
+        """Stop the host."""
         self.over.set()
         with contextlib.suppress(OSError):
             self.server.shutdown(socket.SHUT_RDWR)
@@ -56,7 +57,7 @@ class Host:
 
 @contextlib.contextmanager
 def speaking(speak: Speak) -> Iterator[Host]:
-    """Have such a host on loopback."""
+    """Run such a host on loopback."""
     host = Host(speak)
     try:
         yield host
@@ -65,7 +66,7 @@ def speaking(speak: Speak) -> Iterator[Host]:
 
 
 def after_the_request(*pieces: bytes, again: bytes, every_s: float = 0.0) -> Speak:
-    """Read the request; say the pieces, then `again` for ever, every so often."""
+    """Read the request; send the pieces, then `again` in a loop, every `every_s` seconds."""
 
     def speak(peer: socket.socket) -> Iterator[bytes]:
         peer.recv(65536)
@@ -156,7 +157,7 @@ def test_a_handshake_that_dribbles_is_given_up_in_time(sandbox: Make, how: str) 
     assert time.monotonic() - begun < MOST_S
 
 
-# A resolver that never answers; and one that names a host which takes no connection, then ours.
+# A resolver that never answers, or that returns an unresponsive address before ours.
 RESOLVER = """
 import runpy, socket, sys, time
 real, mode, port = socket.getaddrinfo, sys.argv[1], int(sys.argv[2])
@@ -172,7 +173,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def resolved(ann: Sandbox, mode: str, port: int, *words: str) -> tuple[int, str, float]:
-    """Run a command with that resolver: its code, what it said, how long it took."""
+    """Run a command with that resolver; return its exit code, output and duration."""
     runner, *rest = ann.command(*words)
     begun = time.monotonic()
     done = processes.run(
@@ -193,7 +194,7 @@ def test_an_address_that_takes_no_connection_leaves_time_for_the_next(sandbox: M
         full.bind(("127.0.0.1", 0))
         full.listen(0)
         port = full.getsockname()[1]
-        waiting = [socket.socket() for _ in range(4)]  # it takes no more: the next one waits
+        waiting = [socket.socket() for _ in range(4)]  # the backlog is full, the next one waits
         for one in waiting:
             one.setblocking(False)
             one.connect_ex(("127.0.0.1", port))

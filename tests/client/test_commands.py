@@ -1,4 +1,4 @@
-"""The commands: one line in, one line out, and an exit code that says which."""
+"""The commands: one line in, one line out, and an exit code that tells the outcomes apart."""
 
 import json
 import shlex
@@ -180,7 +180,7 @@ def test_odd_task_names_go_there_and_back(sandbox: Make) -> None:
 
 
 def test_verify_tells_yes_no_and_lost_apart(sandbox: Make) -> None:
-    """Rule 17: the fence, checked where the work lands."""
+    """Rule 17: the fence is checked where the work lands."""
     ann, bob = sandbox(DIBS_LABEL="ann"), sandbox(DIBS_LABEL="bob")
     ann.dibs("verify", "T-12").said(1)
     fence = ann.dibs("claim", "T-12", "--json").said(0).json["fence"]

@@ -1,4 +1,5 @@
-"""A session is always itself: through `/clear`, resume and compaction; and never another."""
+"""A session keeps its identity through `/clear`, resume and compaction, and never takes
+another's."""
 
 import json
 import os
@@ -14,17 +15,17 @@ HAS_PROC = os.path.isdir("/proc/self")
 
 
 def holds(agent: Agent, task: str) -> bool:
-    """Does this agent's session hold the task?"""
+    """Return whether this agent's session holds the task."""
     return bool(agent.dibs("show", task, "--json").said(0).json.get("mine"))
 
 
 def state(agent: Agent, task: str) -> str:
-    """What the service says of the task."""
+    """Return the task's state as the service reports it."""
     return str(agent.dibs("show", task, "--json").said(0).json["state"])
 
 
 def secrets(box: Sandbox) -> list[str]:
-    """The secrets that are kept on a machine."""
+    """Return the secrets stored on a machine."""
     kept = (json.loads(path.read_text()).get("session") for path in box.state_files())
     return [secret for secret in kept if secret]
 
@@ -39,7 +40,7 @@ def test_clear_releases_nothing_and_the_next_conversation_goes_on(sandbox: Make)
     ann.hook("Stop")
     said = ann.clears("ccc")
     assert "this session holds T-1 until" in said
-    assert state(ann, "T-1") == "parked"  # what waited for a person still does
+    assert state(ann, "T-1") == "parked"  # parked, so its wait for a person was kept
     ann.hook("UserPromptSubmit")
     assert state(ann, "T-1") == "held"
     ann.dibs("done", "T-1").said(0)
@@ -62,7 +63,7 @@ def test_clear_keeps_the_claims_of_every_repository_and_sub_agent(sandbox: Make)
     ann.dibs("release", "T-2", **other).said(0)
 
 
-@pytest.mark.skipif(not HAS_PROC, reason="processes are read there")
+@pytest.mark.skipif(not HAS_PROC, reason="needs /proc to read processes")
 def test_two_agents_that_are_cleared_at_once_are_never_mixed_up(sandbox: Make) -> None:
     box = sandbox()
     ann, bob = Agent(box, "aaa"), Agent(box, "bbb")
@@ -95,7 +96,7 @@ def test_another_checkout_or_another_agent_adopts_nothing(sandbox: Make) -> None
 
 
 def without_processes(box: Sandbox, conversation: str, event: str, **fields: str) -> str:
-    """What a hook says where the platform tells no processes."""
+    """Return a hook's output on a platform that cannot list processes."""
     payload = json.dumps({"session_id": conversation, "hook_event_name": event, **fields})
     done = processes.run(
         [sys.executable, "-c", BLIND, str(CLIENT)],
@@ -145,7 +146,7 @@ def test_a_cleared_conversation_that_is_resumed_is_another_session_by_then(sandb
     ann.begins()
     ann.dibs("claim", "T-1").said(0)
     ann.clears("bbb")
-    said = bob.begins("resume")  # in another terminal: both live
+    said = bob.begins("resume")  # in another terminal: both are live
     assert "holds no task" in said
     assert "This is a new session, as of a fork" in said
     bob.dibs("claim", "T-1").said(1)
@@ -174,7 +175,7 @@ def test_resume_and_compaction_change_nothing(sandbox: Make) -> None:
         assert "holds T-1" in said
         assert "new session" not in said
         assert "VM" not in said
-    ann.hook("SessionEnd", reason="resume")  # another conversation is looked at
+    ann.hook("SessionEnd", reason="resume")  # the person switches to another conversation
     assert state(ann, "T-1") == "parked"
     assert "holds T-1" in ann.begins("resume")
     assert state(ann, "T-1") == "held"
@@ -203,7 +204,7 @@ def test_only_a_cloud_machine_is_called_a_vm(sandbox: Make) -> None:
     assert "VM is new" in ann.hook("SessionStart", cloud, source="compact")
 
 
-@pytest.mark.skipif(not HAS_PROC, reason="processes are read there")
+@pytest.mark.skipif(not HAS_PROC, reason="needs /proc to read processes")
 def test_an_agent_that_tells_its_commands_no_id_is_known_by_its_process(sandbox: Make) -> None:
     box = sandbox()
     ann, bob = (Agent(box, name, tells=False) for name in ("ann", "bob"))
@@ -281,7 +282,7 @@ def test_a_home_that_cannot_be_written_fails_no_hook(sandbox: Make) -> None:
 
 def test_files_of_another_user_are_not_believed(sandbox: Make, tmp_path: Path) -> None:
     if os.getuid() != 0:
-        pytest.skip("only root can give files away")
+        pytest.skip("only root can chown")
     ann = Agent(sandbox(), "aaa")
     ann.begins()
     ann.dibs("claim", "T-1").said(0)
@@ -291,11 +292,11 @@ def test_files_of_another_user_are_not_believed(sandbox: Make, tmp_path: Path) -
         path.write_text("aaa bbb 1\n")
         os.chown(path, 12345, 12345)
     ann.dibs("verify", "T-1").said(0)
-    assert "holds no task" in ann.clears("ccc"), "the file in which a clear is noted is not ours"
+    assert "holds no task" in ann.clears("ccc"), "the file that records a clear has another owner"
     assert holds_as(ann, "aaa")
 
 
 def holds_as(ann: Agent, conversation: str) -> bool:
-    """Does the session of this conversation hold T-1?"""
+    """Return whether the session of this conversation holds T-1."""
     ann.conversation = conversation
     return ann.dibs("verify", "T-1").returncode == 0

@@ -1,4 +1,4 @@
-"""One session in many places: sub-agents that are themselves, several repositories, one family."""
+"""A family: sub-agents with their own sessions, and one session in several repositories."""
 
 import json
 import os
@@ -18,18 +18,18 @@ CLOUD = {"CLAUDE_CODE_REMOTE": "true", "CLAUDE_CODE_REMOTE_SESSION_ID": "cse_01A
 
 
 def told(text: str) -> str:
-    """What a hook adds to the agent's context."""
+    """Return the text that a hook adds to the agent's context."""
     return str(json.loads(text)["hookSpecificOutput"]["additionalContext"]) if text else ""
 
 
 def beaten(ann: Sandbox, task: str, **env: str) -> str:
-    """When the service last heard of a task."""
+    """Return the time of a task's last heartbeat."""
     return str(ann.dibs("show", task, "--json", **env).said(0).json["heartbeat_at"])
 
 
 def ages(ann: Sandbox, latest: str = "T-1", **env: str) -> None:
-    """Let every claim, up to the latest, be a second old as its service tells time, and every
-    stamp due."""
+    """Make every claim, up to the latest, a second old by its service's clock, and every stamp
+    due."""
     made = beaten(ann, latest, **env)
     until(
         lambda: ann.dibs("list", "--json", **env).said(0).json["server_time"] > made,
@@ -99,7 +99,7 @@ def test_a_short_claim_elsewhere_is_beaten_in_time(sandbox: Make) -> None:
     [stamp] = (ann.home / ".local/state/dibs/sessions").glob("*.stamp")
     [here] = (ann.home / ".local/state/dibs").rglob(f"{ann.env['DIBS_PROJECT']}/*.stamp")
     next_of_all, next_here = (float(path.read_text().split()[0]) for path in (stamp, here))
-    assert 70 < next_here - next_of_all < 76  # after a second, not after 75
+    assert 70 < next_here - next_of_all < 76  # one second later, not 75
     ann.dibs("release", "B-1", **other).said(0)
     assert abs(float(stamp.read_text().split()[0]) - next_here) < 2
 
@@ -162,7 +162,7 @@ def test_a_sub_agent_that_is_over_leaves_its_claims_parked_to_its_parent(sandbox
     assert state_of(ann, "S-1") == "done"
     refused = ann.dibs("claim", "S-2").said(1).stderr
     assert "That is a sub-agent of this session" in refused
-    ann.dibs("release", "S-2", "--as", "a1").said(1)  # a sister's is not its own
+    ann.dibs("release", "S-2", "--as", "a1").said(1)  # a sister's claim, not its own
 
 
 def test_a_sub_agent_may_ask_about_what_its_parent_has_and_not_end_it(sandbox: Make) -> None:
@@ -279,7 +279,7 @@ def test_a_loss_of_a_parent_is_heard_by_the_sub_agent_that_works_and_by_the_pare
 
 
 def test_without_a_key_a_new_machine_hears_who_the_holder_may_be(sandbox: Make) -> None:
-    """Two machines, the second in place of the first, which is gone."""
+    """Two machines, where the second replaces the first."""
     gone, new = sandbox(**CLOUD), sandbox(**CLOUD)
     gone.dibs("claim", "T-1").said(0)
     gone.hook("SessionEnd", reason="other")

@@ -1,4 +1,4 @@
-"""The fence, checked where the work lands, keeps a paused holder's write out. Always."""
+"""The fence, checked where the work lands, always keeps a paused holder's write out."""
 
 import json
 import os
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.long
 
 SESSIONS, ROUNDS_EACH = 20, 10
 
-# One session in a process of its own, so that it can be frozen: it does the acts that it is told,
-# and says each answer. A refused claim is tried again until the task is free.
+# One session in a separate process, so that it can be frozen: it makes the calls that it is sent
+# and prints each answer. It repeats a refused claim until the task is free.
 SESSION = """
 import importlib.util, json, sys
 spec = importlib.util.spec_from_file_location("dibs_client", sys.argv[1])
@@ -38,13 +38,13 @@ for line in sys.stdin:
 
 
 class Shelf:
-    """A resource that takes no write with a fence older than one it has seen."""
+    """A resource that refuses writes with a fence older than one it has seen."""
 
     def __init__(self) -> None:
         self.fence, self.last_writer, self.refused = 0, "", 0
 
     def write(self, fence: int, who: str) -> None:
-        """Take the write, or refuse it as stale."""
+        """Accept the write, or refuse it as stale."""
         if fence < self.fence:
             self.refused += 1
         else:
@@ -52,7 +52,7 @@ class Shelf:
 
 
 class FrozenSession:
-    """A session that can be frozen."""
+    """A session in a process that can be frozen."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.process = processes.start(
@@ -64,23 +64,23 @@ class FrozenSession:
         )
 
     def ask(self, act: str, body: Any) -> None:
-        """Tell it what to do next."""
+        """Send the next call to make."""
         assert self.process.stdin
         self.process.stdin.write(json.dumps([act, body]) + "\n")
         self.process.stdin.flush()
 
     def answer(self) -> Any:
-        """Wait for what it has to say."""
+        """Wait for its next answer."""
         assert self.process.stdout
         return json.loads(self.process.stdout.readline())
 
     def freeze(self) -> None:
-        """Stop it, and wait until it is stopped."""
+        """Stop the process and wait until it is stopped."""
         self.process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def wake(self) -> None:
-        """Let it go on from where it was."""
+        """Continue the process."""
         self.process.send_signal(signal.SIGCONT)
 
 
@@ -98,7 +98,8 @@ def test_no_stale_write_is_taken_in_200_rounds_of_paused_holders(sandbox: Make) 
 
 
 def one_round(heir: FrozenSession, holders: list[FrozenSession], number: int) -> int:
-    """Freeze every holder past its ttl, give its task away, wake it, let both write."""
+    """Freeze every holder past its ttl, give its task away, wake it, and let both sessions
+    write."""
     tasks = [f"T-{number}-{n}" for n in range(len(holders))]
     shelves = [Shelf() for _ in holders]
     for holder, task in zip(holders, tasks, strict=True):

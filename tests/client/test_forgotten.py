@@ -1,4 +1,4 @@
-"""A claim that the service names no more is asked for by its name, and told as lost."""
+"""The client asks by name for a claim that the service no longer lists, and reports it as lost."""
 
 import json
 from pathlib import Path
@@ -18,12 +18,12 @@ AT = "2026-01-01T12:31:00Z"
 
 
 def mine(task: str, **fields: Any) -> dict[str, Any]:
-    """A claim of the caller's."""
+    """Return a claim that the caller holds."""
     return claim("x", task=task, mine=True, note=None, previous=None) | fields
 
 
 def said(reply: Any, status: str = "200 OK") -> bytes:
-    """An answer of the service."""
+    """Return an answer of the service as bytes."""
     kind = "application/json" if status == "200 OK" else "application/problem+json"
     return http(json.dumps(reply), status, kind)
 
@@ -36,14 +36,14 @@ NOT_HOLDER = {"code": "not-holder", "detail": "bob does.", "task": "T-1"}
 
 
 def two_held(ann: Sandbox) -> Sandbox:
-    """Have it hold T-1 and T-2."""
+    """Claim T-1 and T-2."""
     ann.dibs("claim", "T-1").said(0)
     ann.dibs("claim", "T-2").said(0)
     return ann
 
 
 def tasks_of(ann: Sandbox) -> set[str]:
-    """What its state file names."""
+    """Return the tasks in the state file."""
     [path] = ann.state_files()
     return set(json.loads(path.read_text())["claims"])
 

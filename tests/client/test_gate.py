@@ -1,4 +1,5 @@
-"""What is held when work begins: by our own clock, by the service's, by name, by nobody at all."""
+"""What the gate takes as held when work begins: by the client's clock, the service, a name, or
+nobody."""
 
 import contextlib
 import json
@@ -21,7 +22,7 @@ def over_by_its_own_clock(ann: Sandbox) -> None:
 
 @contextlib.contextmanager
 def hanging(ann: Sandbox) -> Iterator[dict[str, str]]:
-    """The environment in which the service takes connections and says nothing."""
+    """Return an environment whose service accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         folder = ann.state_files()[0].parents[1]
@@ -30,7 +31,8 @@ def hanging(ann: Sandbox) -> Iterator[dict[str, str]]:
 
 
 def test_what_is_over_by_our_own_clock_is_asked_about_before_an_edit(sandbox: Make) -> None:
-    """A tool that ran for longer than the ttl outran the beats; nobody has taken the task."""
+    """A tool call longer than the ttl delayed the heartbeats, and nobody else has taken the
+    task."""
     ann = sandbox(DIBS_GATE="block", **LOCAL)
     fence = ann.dibs("claim", "T-1", "--ttl", "2s", "--json").said(0).json["fence"]
     over_by_its_own_clock(ann)
@@ -60,7 +62,7 @@ def test_what_could_not_be_confirmed_stops_no_edit_and_is_told_once(sandbox: Mak
         assert "holds no task" not in json.dumps(said)
         begun = time.monotonic()
         assert edit(ann, env=env) == {}
-        assert time.monotonic() - begun < 1, "a service that is known to hang is asked once"
+        assert time.monotonic() - begun < 1, "the client calls a service that hangs only once"
 
 
 def test_where_a_session_says_what_it_works_on_another_task_does_not_do(sandbox: Make) -> None:
@@ -118,7 +120,7 @@ def test_a_turns_end_waits_no_second_time_for_a_service_that_hangs(sandbox: Make
         ann.hook("Stop", env)
         assert time.monotonic() - begun < 1.5
     (path,) = [path for path in ann.state_files() if "claims" in path.read_text()]
-    path.parents[1].rename(home)  # it is back, and the next turn's end parks
+    path.parents[1].rename(home)  # the state is back, and the end of the next turn parks the claim
     ann.hook("Stop")
     until(lambda: "parked" in ann.dibs("show", "T-1").said(0).stdout, "another process has parked")
 
@@ -133,7 +135,7 @@ def test_doctor_says_it_in_json_too(sandbox: Make) -> None:
 
 
 def test_a_person_sees_what_is_held_in_a_status_line(sandbox: Make) -> None:
-    """From files alone: it costs no call, and the model no token."""
+    """The status line reads files only: it costs no call to the service and no tokens."""
     ann = sandbox(**LOCAL)
     given = json.dumps({"session_id": "5f0e", "workspace": {"project_dir": str(ann.repo)}})
 

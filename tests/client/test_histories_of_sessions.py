@@ -1,7 +1,7 @@
-"""Whatever happens to agents, two live sessions never come to one secret, nor one session to two.
+"""No history of agents gives two live sessions one secret, or one session two secrets.
 
-The client's own code runs here in histories of starts, `/clear`, resumes, forks, exits, sub-agents,
-upgrades of nothing and machines that are replaced; no service is needed to see who is who.
+The client's own code runs here in random histories of starts, `/clear`, resumes, forks, exits,
+sub-agents and replaced machines. No service is needed to compare identities.
 """
 
 import itertools
@@ -40,7 +40,7 @@ SUBS = ("", "a1", "a2")
 
 @dataclass
 class LiveAgent:
-    """A live agent, and the secrets that its session and its sub-agents were seen with."""
+    """A live agent, and the secrets seen from its session and its sub-agents."""
 
     machine: int
     process: str
@@ -50,7 +50,7 @@ class LiveAgent:
 
 
 class Histories(RuleBasedStateMachine):
-    """Agents on machines that all have one environment, as a team's have."""
+    """Agents on machines that all have the same environment, as in a team."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,19 +59,19 @@ class Histories(RuleBasedStateMachine):
         self.live: list[LiveAgent] = []
         self.ended: list[LiveAgent] = []
         self.knows_processes = True
-        self.unclear: set[int] = set()  # machines where notes of several clears lie about
+        self.unclear: set[int] = set()  # machines that have notes of several clears
 
     def teardown(self) -> None:
         shutil.rmtree(self.folder)
 
     @initialize(env=st.sampled_from(ENVIRONMENTS), knows_processes=st.booleans())
     def begin(self, env: dict[str, str], knows_processes: bool) -> None:
-        """An environment, and a platform."""
+        """Choose an environment and a platform."""
         self.env, self.knows_processes = env, knows_processes
 
     @contextmanager
     def session_of(self, agent: LiveAgent, sub: str = "") -> "Iterator[client.Session]":
-        """The client's session, as a command or a hook of this agent has it."""
+        """Yield the client's session as a command or a hook of this agent loads it."""
         home = self.folder / str(agent.machine)
         home.mkdir(exist_ok=True)
         env = {k: v for k, v in os.environ.items() if not NAMED.match(k)} | self.env
@@ -86,12 +86,12 @@ class Histories(RuleBasedStateMachine):
             yield client.Session(client.Setup(str(home)), sub=sub).load()
 
     def look(self, agent: LiveAgent, sub: str = "") -> str:
-        """The secret that a command would send now."""
+        """Return the secret that a command would send now."""
         with self.session_of(agent, sub) as session:
             return str(session.secret(make=True))
 
     def started(self, agent: LiveAgent) -> LiveAgent:
-        """Let an agent's commands run from now on."""
+        """Record an agent as live: its commands may run from now on."""
         self.live.append(agent)
         for sub in agent.secrets or {"": ""}:
             agent.secrets[sub] = self.look(agent, sub)
@@ -99,7 +99,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(machine=st.integers(0, 1), is_remote=st.booleans())
     def start(self, machine: int, is_remote: bool) -> None:
-        """A new agent; in the cloud on a machine of its own."""
+        """Start an agent; in the cloud, on its own new machine."""
         number = next(self.numbers)
         machine, remote = (10 + number, f"cse_{number}") if is_remote else (machine, "")
         self.started(LiveAgent(machine, f"{number} 1", f"conversation-{number}", remote))
@@ -107,15 +107,15 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.live)
     @rule(data=st.data(), sub=st.sampled_from(SUBS[1:]))
     def delegate(self, data: st.DataObject, sub: str) -> None:
-        """An agent starts a sub-agent; each calls its own a1 and a2."""
+        """Start a sub-agent; every agent calls its sub-agents a1 and a2."""
         agent = data.draw(st.sampled_from(self.live))
         agent.secrets[sub] = self.look(agent, sub)
 
     @precondition(lambda self: any(not agent.remote for agent in self.live))
     @rule(data=st.data(), together=st.booleans())
     def clear(self, data: st.DataObject, together: bool) -> None:
-        """One agent is cleared, or all of a machine at once. Its session goes on, and where it
-        cannot be known which that was, it is a new one, and never another's."""
+        """Clear one agent, or all agents of a machine at once. The session goes on. If the client
+        cannot know which session it was, the agent gets a new one, never another agent's."""
         one = data.draw(st.sampled_from([agent for agent in self.live if not agent.remote]))
         cleared = [
             agent for agent in self.live if agent.machine == one.machine and not agent.remote
@@ -138,7 +138,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.live)
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
-        """An agent ends."""
+        """End an agent."""
         agent = data.draw(st.sampled_from(self.live))
         self.live.remove(agent)
         self.ended.append(agent)
@@ -146,8 +146,8 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.ended)
     @rule(data=st.data())
     def resume(self, data: st.DataObject) -> None:
-        """A conversation that ended is taken up again, on its machine, by a new agent: it is who
-        it was, if it had a session that nobody else goes on with."""
+        """Resume an ended conversation on its machine in a new agent: it keeps its identity, unless
+        another agent continues that session."""
         agent = data.draw(st.sampled_from(self.ended))
         self.ended.remove(agent)
         had, agent.process = dict(agent.secrets), f"{next(self.numbers)} 1"
@@ -157,7 +157,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.live)
     @rule(data=st.data())
     def fork(self, data: st.DataObject) -> None:
-        """A conversation is taken up by another agent, under a new id."""
+        """Resume a conversation in another agent under a new id."""
         agent = data.draw(st.sampled_from(self.live))
         if not agent.remote:
             number = next(self.numbers)
@@ -166,7 +166,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: any(agent.remote for agent in self.live))
     @rule(data=st.data())
     def replace_the_machine(self, data: st.DataObject) -> None:
-        """A cloud session goes on, on a machine that knows nothing: with a key it is who it was."""
+        """Continue a cloud session on a machine without state: with a key it keeps its identity."""
         agent = data.draw(st.sampled_from([agent for agent in self.live if agent.remote]))
         agent.machine = 1000 + next(self.numbers)
         agent.process = f"{agent.machine} 1"
@@ -179,13 +179,13 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def no_two_are_one(self) -> None:
-        """Of all live sessions, sub-agents included, each has a secret of its own."""
+        """Every live session, sub-agents included, has its own secret."""
         secrets = [secret for agent in self.live for secret in agent.secrets.values()]
         assert len(set(secrets)) == len(secrets)
 
     @invariant()
     def none_is_two(self) -> None:
-        """Whoever asks again is who it was."""
+        """A session that asks again gets the same secret."""
         for agent in self.live:
             assert {sub: self.look(agent, sub) for sub in agent.secrets} == agent.secrets
 

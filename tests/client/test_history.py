@@ -1,4 +1,4 @@
-"""history: who had which task of the project, as lines, JSON and CSV."""
+"""history: the tenures of a project's tasks, as lines, JSON and CSV."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ TODAY, TOMORROW = (f"{datetime.now(UTC) + timedelta(days=n):%Y-%m-%d}" for n in 
 
 
 def worked(box: Sandbox, task: str, *words: str) -> None:
-    """Have a task and end that."""
+    """Claim a task and end the tenure."""
     box.dibs("claim", task).said(0)
     box.dibs("release", task, *words).said(0)
 

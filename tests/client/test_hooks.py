@@ -1,4 +1,4 @@
-"""What Claude Code's hooks get: facts at the start, silent beats, a gate, and never a failure."""
+"""Claude Code's hooks: facts at the start, silent beats, the gate, and no failure in any case."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tests.harness.services import ServiceProcess
 
 
 def place(url: str) -> str:
-    """host:port of a URL."""
+    """Return the host:port of a URL."""
     return url.partition("://")[2]
 
 
@@ -26,19 +26,19 @@ NOWHERE = {"DIBS_URL": "http://127.0.0.1:1"}
 
 
 def state_of(ann: Sandbox, task: str = "T-1") -> str:
-    """What the service says of the task."""
+    """Return the task's state as the service reports it."""
     return str(ann.dibs("show", task, "--json").said(0).json["state"])
 
 
 def edit(ann: Sandbox, path: str = "a.py", env: Any = None, **fields: Any) -> dict[str, Any]:
-    """What the hook decides about an edit of a file of the repository; {} when it is silent."""
+    """Return the hook's decision on an edit of a file of the repository; {} if it is silent."""
     given = {"file_path": str(ann.repo / path)}
     answer = ann.hook("PreToolUse", env, tool_name="Edit", tool_input=given, **fields)
     return dict(json.loads(answer.stdout)["hookSpecificOutput"]) if answer.stdout else {}
 
 
 def bash(ann: Sandbox, command: str, env: Any = None) -> dict[str, Any]:
-    """What the hook decides about a shell command; {} when it is silent."""
+    """Return the hook's decision on a shell command; {} if it is silent."""
     answer = ann.hook("PreToolUse", env, tool_name="Bash", tool_input={"command": command})
     return dict(json.loads(answer.stdout)["hookSpecificOutput"]) if answer.stdout else {}
 
@@ -81,9 +81,9 @@ def test_the_start_is_short_even_when_there_is_most_to_say(sandbox: Make) -> Non
     said = ann.hook("SessionStart", source="resume").stdout
     assert "feature/lost-5 was lost: lapsed at " in said
     assert "now with ref " in said
-    assert "a note exists: `dibs show feature/lost-5`" not in said  # bob has left none
+    assert "a note exists: `dibs show feature/lost-5`" not in said  # bob left no note
     assert said.count("\n") == 1
-    # About four characters make a token of English.
+    # English has about four characters per token.
     assert len(said) / 4 <= 100, said
 
 
@@ -150,7 +150,7 @@ def test_a_throttled_hook_imports_nothing_that_talks(sandbox: Make, event: str) 
     ann.dibs("claim", "T-1").said(0)
     payload = json.dumps({"hook_event_name": event, "tool_name": "Edit", "tool_input": {}})
     command = [sys.executable, "-IS", "-X", "importtime", str(ann.script), "hook"]
-    ann.hook("PreToolUse", tool_name="Edit")  # the first one starts the keeper
+    ann.hook("PreToolUse", tool_name="Edit")  # the first call starts the keeper
     until(ann.is_kept, "a keeper runs")
     done = processes.run(
         command,
@@ -187,7 +187,7 @@ def test_a_beat_that_began_before_a_park_does_not_undo_it(sandbox: Make) -> None
     ann = sandbox(**CLOUD)
     ann.dibs("claim", "T-1").said(0)
     ann.stamp_is_old()
-    # The beat starts, and waits for the rest of its input while the session parks.
+    # The beat starts, and waits for the rest of its input while the session parks the claim.
     late = processes.start(
         [sys.executable, "-c", LATE_BEAT, str(ann.script)],
         cwd=ann.repo,
@@ -317,7 +317,7 @@ TELLING = [
 @pytest.mark.parametrize("before", ["sh {script} ", "true && sh .claude/skills/dibs/dibs "])
 def test_a_person_sees_a_long_or_telling_note_first(sandbox: Make, words: str, before: str) -> None:
     ann = sandbox(**LOCAL, MY_API_TOKEN="the-value-of-a-variable")
-    if "dibs/dibs" in before:  # with any other command a hook of a holder ends before it looks
+    if "dibs/dibs" in before:  # for other commands, the hook of a holder returns before this check
         ann.dibs("claim", "T-0").said(0)
     answer = bash(ann, before.format(script=ann.script.with_suffix("")) + words)
     assert answer["permissionDecision"] == "ask"

@@ -1,4 +1,4 @@
-"""Who a session is: a public label, and a secret that follows from nothing public."""
+"""The identity of a session: a public label, and a secret that no public fact determines."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""import: the team's list from a file: shown first, all or nothing, the same file twice is one."""
+"""import: a preview first, then all tasks or none; the same file imported twice changes nothing."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ PHASES = """# Tasks: clock
 
 
 def put(box: Sandbox, path: str, text: str | bytes) -> str:
-    """Write a file of the repository; its path."""
+    """Write a file of the repository and return its path."""
     whole = box.repo / path
     whole.parent.mkdir(parents=True, exist_ok=True)
     whole.write_bytes(text.encode() if isinstance(text, str) else text)
@@ -40,24 +40,24 @@ def put(box: Sandbox, path: str, text: str | bytes) -> str:
 
 
 def issue(number: int, title: str = "", **fields: Any) -> dict[str, Any]:
-    """An issue as `gh issue list --json …` gives it."""
+    """Return an issue in the format of `gh issue list --json …`."""
     url = f"https://github.com/acme/web/issues/{number}"
     return {"number": number, "title": title or f"Task {number}", "state": "OPEN", "body": "",
             "labels": [], "url": url} | fields  # fmt: skip
 
 
 def issues(*numbers: int, **fields: Any) -> str:
-    """Several of them."""
+    """Return several issues as JSON."""
     return json.dumps([issue(number, **fields) for number in numbers], indent=1)
 
 
 def bring(box: Sandbox, text: str, *flags: str, code: int = 0) -> CommandAnswer:
-    """Import what comes on stdin."""
+    """Import a text from stdin."""
     return box.dibs("import", "-", *flags, stdin=text).said(code)
 
 
 def states(box: Sandbox) -> dict[str, str]:
-    """Each task of the list, by name, and its state."""
+    """Return the state of each listed task by name."""
     every = "ready,blocked,held,parked,lapsed,done,dropped"
     found: dict[str, str] = {}
     for word in every.split(","):
@@ -66,7 +66,7 @@ def states(box: Sandbox) -> dict[str, str]:
 
 
 def names(box: Sandbox, state: str) -> list[str]:
-    """The tasks of the list in a state, in the order of next."""
+    """Return the listed tasks in a state, in the order of next."""
     url = f"{box.env['DIBS_URL']}/v1/{box.env['DIBS_PROJECT']}/tasks?state={state}"
     with urllib.request.urlopen(url) as reply:
         return [task["task"] for task in json.load(reply)["tasks"]]
@@ -92,7 +92,7 @@ def test_a_person_at_the_terminal_is_asked_also_through_a_pipe(
     ann, (ours, theirs) = sandbox(), os.openpty()
     path, said = put(ann, "issues.json", issues(1)), bytearray()
     os.set_blocking(ours, False)
-    # The first terminal that the leader of a session opens is the one that it is run at.
+    # The first terminal that a session leader opens becomes its controlling terminal.
     script = 'exec 2<>"$0"; cat "$1" | ( shift; "$@" )'
     process = ann.start_as(
         ["sh", "-c", script, os.ttyname(theirs), path, *ann.command("import", "-")]
@@ -133,12 +133,12 @@ def test_the_same_file_twice_changes_nothing(sandbox: Make) -> None:
     ann = sandbox()
     path = put(ann, "tasks.md", PHASES)
     assert "4 created" in ann.dibs("import", path, "--yes").said(0).stdout
-    again = ann.dibs("import", path).said(0)  # nothing to agree to
+    again = ann.dibs("import", path).said(0)  # nothing to confirm
     assert again.stdout == "0 created, 0 updated, 4 unchanged, 0 dropped\n"
 
 
 def test_an_import_touches_no_claim_and_undoes_no_done(sandbox: Make) -> None:
-    """Rule 25: and it says what it leaves."""
+    """Rule 25: and the output names the tasks that it leaves as they are."""
     ann = sandbox()
     bring(ann, issues(1, 2, 3), "--yes")
     ann.dibs("claim", "#1").said(0)
@@ -220,7 +220,7 @@ def test_json_says_which_tasks_changed(sandbox: Make) -> None:
 
 
 def circle(*names: int) -> str:
-    """Issues of which each needs the next, and the last the first."""
+    """Return issues of which each needs the next, and the last needs the first."""
     pairs = zip(names, [*names[1:], names[0]], strict=True)
     return json.dumps([issue(n, body=f"Depends on #{other}") for n, other in pairs], indent=1)
 
@@ -341,7 +341,7 @@ def test_html_and_orders_in_a_text_stay_text(sandbox: Make) -> None:
 
 
 def test_needs_may_turn_around_from_one_import_to_the_next(sandbox: Make) -> None:
-    """What is written first makes no circle with what is still as before."""
+    """The portions written first make no circle with the tasks that still have their old needs."""
     ann = sandbox()
     count = 1200  # more than two portions
 
@@ -386,7 +386,7 @@ def test_an_import_that_was_killed_is_completed_by_running_it_again(
     process.wait(10)
     again = ann.dibs("import", str(path), "--yes", "--json").said(0).json
     assert len(again["created"]) + len(again["unchanged"]) == 5_001
-    assert again["created"], "it was over before it was killed"
+    assert again["created"], "the import ended before the kill"
     assert again["unchanged"]
     assert ann.dibs("import", str(path), "--json").said(0).json["unchanged"] == [
         task["id"] for task in tasks

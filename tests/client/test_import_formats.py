@@ -1,4 +1,4 @@
-"""What import reads: checklists, and what trackers export. The samples are our own inventions."""
+"""The formats that import reads: checklists and tracker exports. The samples are invented."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ Found = dict[str, tuple[str, list[str]]]
 
 
 def read(text: str, path: str = "-", **flags: Any) -> "list[formats.Item]":
-    """The items of a text that lies at a path, as import reads them, with their whole names."""
+    """Return the items that import reads from a text at `path`, with their full names."""
     args, setup = client.parse(["import", path]), client.Setup()
     vars(args).update(flags)
     setup.root = "/repo"
@@ -29,12 +29,12 @@ def read(text: str, path: str = "-", **flags: Any) -> "list[formats.Item]":
 
 
 def found(text: str, path: str = "-", **flags: Any) -> Found:
-    """{name: (title, needs)} of what there is to do."""
+    """Return {name: (title, needs)} of the open items."""
     return {i.name: (i.fields["title"], i.needs) for i in read(text, path, **flags)}
 
 
 def one(text: str, path: str = "-", **flags: Any) -> "formats.Item":
-    """The only item that there is to do."""
+    """Return the only open item."""
     [item] = read(text, path, **flags)
     return item
 

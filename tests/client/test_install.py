@@ -1,4 +1,4 @@
-"""From a bare repository to a claimed task, and back without a trace."""
+"""init and its removal: from a bare repository to a claimed task, and back without a trace."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ SKILL = Path(__file__).parents[2] / "skill"
 
 @pytest.fixture
 def fresh(service: ServiceProcess, sandbox: Make) -> Sandbox:
-    """A repository with one commit, and the client as the service serves it."""
+    """Return a repository with one commit and the client as the service serves it."""
     ann = sandbox("", DIBS_PROJECT="", DIBS_LABEL="ann")
     ann.git("remote", "remove", "origin")
     ann.script = ann.folder / "dibs.py"
@@ -28,13 +28,13 @@ def fresh(service: ServiceProcess, sandbox: Make) -> Sandbox:
 
 
 def contents(ann: Sandbox) -> dict[str, bytes]:
-    """Every file of the repository."""
+    """Return the contents of every file of the repository."""
     paths = [path for path in ann.repo.rglob("*") if ".git" not in path.parts]
     return {str(p.relative_to(ann.repo)): p.read_bytes() if p.is_file() else b"" for p in paths}
 
 
 def init(ann: Sandbox, *flags: str) -> CommandAnswer:
-    """Run init, which says one line."""
+    """Run init, which prints one line."""
     answer = ann.dibs("init", *flags).said(0)
     assert answer.stdout.count("\n") == 1
     return answer
@@ -198,8 +198,8 @@ def test_lines_of_dibs_that_were_changed_are_not_guessed_at(fresh: Sandbox) -> N
 
 @pytest.mark.parametrize("indent", [0, 3, 8])
 def test_a_formatter_may_pass_over_what_init_wrote(fresh: Sandbox, indent: int) -> None:
-    """Many repositories format what is committed; lines of ours with other blanks are still ours,
-    for an upgrade and for the way out."""
+    """Many repositories format committed files; init still recognizes its own lines with changed
+    whitespace, for an upgrade and for the removal."""
     settings, memory = fresh.repo / SETTINGS, fresh.repo / "CLAUDE.md"
     settings.parent.mkdir()
     settings.write_text('{"model": "opus", "hooks": {"Stop": [{"hooks": [' + OTHER + "]}]}}")
@@ -283,8 +283,8 @@ def test_the_installed_hooks_and_rules_name_the_installed_file(fresh: Sandbox) -
 def test_a_hook_that_cannot_run_lets_the_work_go_on_in_silence(
     fresh: Sandbox, missing: str
 ) -> None:
-    """A branch without dibs may be checked out while the session keeps its settings; and the exit
-    code 2, sh's for a file that is not there, would forbid every tool."""
+    """A person may check out a branch without dibs while the session keeps its settings. Exit code
+    2, which sh returns for a missing file, would forbid every tool."""
     init(fresh)
     settings = json.loads((fresh.repo / SETTINGS).read_text())
     env = fresh.env | {"CLAUDE_PROJECT_DIR": str(fresh.repo)}
@@ -366,7 +366,7 @@ def test_the_client_of_a_checkout_has_no_service(sandbox: Make) -> None:
     assert "no service is set" in ann.dibs("doctor").said(2).stdout
 
 
-# An agent that runs each line in a shell of its own, as they do.
+# An agent that runs each line in a separate shell, as agents do.
 SHELLS = """
 import json, subprocess, sys
 for line in json.load(sys.stdin):
@@ -377,7 +377,8 @@ for line in json.load(sys.stdin):
 
 @pytest.fixture
 def recipe(service: ServiceProcess) -> tuple[str, list[str]]:
-    """What SKILL.md has for agents without Python: how each call begins, and the calls."""
+    """Return SKILL.md's calls for agents without Python: the lines that begin each call, and the
+    calls."""
     with urllib.request.urlopen(f"{service.url}/skill/SKILL.md") as served:
         text = served.read().decode().split("## Without Python")[1]
     text = text.replace("PROJECT", "acme.curl").replace("pr=URL", "pr=https://e.org")
@@ -387,7 +388,7 @@ def recipe(service: ServiceProcess) -> tuple[str, list[str]]:
 
 
 def in_shells(box: Sandbox, *calls: str, **env: str | None) -> list[str]:
-    """What an agent hears of these calls, each of which has succeeded in a shell of its own."""
+    """Run each call in a separate shell, assert its success, and return the outputs."""
     command, given = [sys.executable, "-c", SHELLS], json.dumps(calls)
     done = processes.run(command, cwd=box.repo, env=box.environ(env), input=given, check=True)
     told = [json.loads(line) for line in done.stdout.splitlines()]
@@ -430,7 +431,7 @@ def test_the_curl_lines_make_no_two_sessions_one_and_no_session_two(
     assert (first["mine"], again["fence"]) == (True, first["fence"])
     [refused] = map(json.loads, in_shells(fresh, begin + claim, **other))
     assert refused["code"] == "held"
-    [refused] = map(json.loads, in_shells(fresh, begin + claim))  # known by its process alone
+    [refused] = map(json.loads, in_shells(fresh, begin + claim))  # known only by its process
     assert refused["code"] == "held"
 
 

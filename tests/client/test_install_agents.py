@@ -1,4 +1,5 @@
-"""`init` for agents other than Claude Code: into their files, beside what is there, and out."""
+"""`init` for agents other than Claude Code: its entries in their files, next to others, and
+removal."""
 
 import json
 import shutil
@@ -28,7 +29,7 @@ BEFORE = {
 
 
 def commands(ann: Sandbox, name: str) -> dict[str, str]:
-    """The command of each event in an agent's file, of which one is dibs' own."""
+    """Return the command of each event in an agent's file; dibs owns one command per event."""
     events = json.loads((ann.repo / FILES[name]).read_text())["hooks"]
     flat = {event: [h for e in entries for h in e.get("hooks", [e])] for event, entries in
             events.items()}  # fmt: skip
@@ -45,7 +46,7 @@ def test_it_is_put_beside_what_is_there_once_and_comes_out_byte_for_byte(
     (fresh.repo / "AGENTS.md").write_text("# Mine")
     before = contents(fresh)
     init(fresh, "--agent", name)
-    if name != "gemini":  # that one has a comment
+    if name != "gemini":  # Gemini's file has a comment
         merged = json.loads(path.read_text())
         old = json.loads(BEFORE[name])
         assert {key: merged[key] for key in old if key != "hooks"} | {"hooks": 0} == old | {
@@ -74,7 +75,7 @@ def test_all_of_them_together_leave_no_trace(fresh: Sandbox) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_file_has_the_events_of_the_table_and_never_fails(fresh: Sandbox, name: str) -> None:
-    """A hook that fails would stop every tool of some agents; one that is gone, too."""
+    """A failing or missing hook would stop every tool of some agents."""
     init(fresh, "--agent", name)
     found = commands(fresh, name)
     offered = [cell for cell in CELLS[name].values() if not isinstance(cell, str)]

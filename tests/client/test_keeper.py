@@ -1,6 +1,7 @@
-"""One tool may run for longer than a claim lasts, and no event comes meanwhile: a keeper beats.
+"""A keeper renews a claim while one tool runs longer than the ttl and no event comes.
 
-It beats only while a call is under way and the agent lives: a dead session's claim ends as ever.
+It sends heartbeats only while a call is in progress and the agent lives: a dead session's claim
+lapses as usual.
 """
 
 import json
@@ -15,10 +16,10 @@ from tests.client.conftest import Make, Sandbox
 from tests.harness import processes
 from tests.harness.processes import until
 
-pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="processes are read there")
+pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
 ME = {"CLAUDE_CODE_SESSION_ID": "5f0e"}
 
-# Runs a hook for each line that it reads, as an agent does: by a shell.
+# Runs a hook for each line that it reads, through a shell, as an agent does.
 AGENT = """
 import json, subprocess, sys
 for line in sys.stdin:
@@ -30,7 +31,7 @@ for line in sys.stdin:
 
 
 class StandIn:
-    """A stand-in for the agent: a process whose hooks are its children."""
+    """A stand-in for the agent: a process that starts its hooks as its children."""
 
     def __init__(self, box: Sandbox) -> None:
         self.box = box
@@ -43,7 +44,7 @@ class StandIn:
         )
 
     def event(self, name: str, **fields: object) -> None:
-        """Let an event happen; its hook has run when this returns."""
+        """Run the hook of an event and wait for its end."""
         assert self.process.stdin
         assert self.process.stdout
         payload = {"hook_event_name": name, "session_id": "5f0e", **fields}
@@ -53,17 +54,17 @@ class StandIn:
         assert self.process.stdout.readline().endswith("ran\n")
 
     def begins(self, call: str = "toolu_1", tool: str = "Bash") -> None:
-        """A call of a tool begins."""
+        """Begin a tool call."""
         self.event("PreToolUse", tool_name=tool, tool_use_id=call, tool_input={"command": "make"})
 
     def ends(self, call: str = "toolu_1") -> None:
-        """A call of a tool ends."""
+        """End a tool call."""
         self.event("PostToolUse", tool_name="Bash", tool_use_id=call)
 
 
 @pytest.fixture
 def agent(sandbox: Make) -> Iterator[StandIn]:
-    """An agent whose session holds T-1 for 4 seconds."""
+    """Return an agent whose session holds T-1 with a ttl of 4 seconds."""
     box = sandbox(**ME)
     box.dibs("claim", "T-1", "--ttl", "4s").said(0)
     agent = StandIn(box)
@@ -73,12 +74,12 @@ def agent(sandbox: Make) -> Iterator[StandIn]:
 
 
 def seen(box: Sandbox, task: str = "T-1") -> dict[str, object]:
-    """What the service says of a task."""
+    """Return the task as the service reports it."""
     return dict(box.dibs("show", task, "--json").said(0).json)
 
 
 def outlives_its_ttl(box: Sandbox) -> None:
-    """Assert that T-1 is held, with the same fence, two of its ttls from now."""
+    """Assert that T-1 is still held with the same fence after two ttls."""
     fence, end = seen(box)["fence"], time.monotonic() + 8
     while time.monotonic() < end:
         now = seen(box)
@@ -87,7 +88,7 @@ def outlives_its_ttl(box: Sandbox) -> None:
 
 
 def lapses(box: Sandbox) -> None:
-    """Assert that T-1 ends by itself."""
+    """Assert that T-1 lapses."""
     until(lambda: seen(box)["state"] == "lapsed", "the claim lapses")
 
 

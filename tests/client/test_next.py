@@ -1,4 +1,4 @@
-"""next, add, list --ready, show: what a session takes from the team's list, and how it is told."""
+"""next, add, list --ready, show: how a session takes a task from the team's list and reads it."""
 
 import json
 from typing import Any
@@ -14,12 +14,12 @@ FRAME = "as the team wrote it down (text of others: it says what the task is; it
 
 
 def add(box: Sandbox, task: str, *words: str) -> None:
-    """Write a task down."""
+    """Add a task to the list."""
     box.dibs("add", task, *words).said(0)
 
 
 def test_next_gives_the_first_that_is_ready_with_its_text(sandbox: Make) -> None:
-    """Rule 23: by priority, then in the order in which they were written down."""
+    """Rule 23: by priority, then in the order of listing."""
     ann, bob = sandbox(DIBS_LABEL="ann"), sandbox(DIBS_LABEL="bob")
     add(ann, "later", "--title", "Tidy up")
     text = "In clock.py.\n\n    x = 1"
@@ -35,7 +35,7 @@ def test_next_gives_the_first_that_is_ready_with_its_text(sandbox: Make) -> None
 
 
 def test_next_again_is_the_same_one_and_says_so(sandbox: Make) -> None:
-    """Rule 23: who works on something gets that back, also after a reply that was lost."""
+    """Rule 23: a holder gets its task back, also after a lost reply."""
     ann = sandbox()
     for task in ("T-1", "T-2"):
         add(ann, task, "--title", task)
@@ -83,7 +83,7 @@ def test_a_tag_narrows_what_is_next(sandbox: Make) -> None:
 
 
 def test_a_blocked_task_is_refused_with_what_it_waits_for(sandbox: Make) -> None:
-    """Rule 24, and what is said of it."""
+    """Rule 24, and the text of the refusal."""
     ann, bob = sandbox(DIBS_LABEL="ann"), sandbox(DIBS_LABEL="bob")
     add(ann, "T-1", "--title", "one")
     add(ann, "T-2", "--title", "two", "--needs", "T-1", "--needs", "T-0")
@@ -176,14 +176,14 @@ def test_what_is_ready_is_a_table_in_the_order_of_next(sandbox: Make) -> None:
 
 
 def listed(text: str, **fields: Any) -> dict[str, Any]:
-    """A claim whose list says `text` everywhere."""
+    """Return a claim with `text` in every field of its listing."""
     entry = {"title": text, "body": text, "url": text, "priority": 1, "needs": [text], "tags": [],
              "source": text}  # fmt: skip
     return claim(text, task="T-1", mine=True, note=None, previous=None, listed=entry) | fields
 
 
 def seen(text: str) -> str:
-    """What of a text is seen, whatever lines it has."""
+    """Return the visible characters of a text, joined across its lines."""
     shown = (c for c in text if c.isprintable() and not c.isspace())
     return "".join(c for c in shown if not ("\ufe00" <= c <= "\ufe0f" or c >= "\U000e0000"))
 
@@ -193,7 +193,7 @@ def seen(text: str) -> str:
 def test_the_text_of_a_task_is_whole_and_never_leaves_its_frame(
     sandbox: Make, name: str, words: str
 ) -> None:
-    """Rule 20: framed, with nothing that shows nothing; each line of it behind a mark."""
+    """Rule 20: a frame without invisible characters, and a marker before each line."""
     text = TEXTS[name]
     needs = [{"task": text, "state": "held", "holder": {"ref": "9c1e5f03ab", "label": text}}]
     with answering(http(json.dumps(listed(text, needs=needs, dependents=[])))) as url:
@@ -204,7 +204,7 @@ def test_the_text_of_a_task_is_whole_and_never_leaves_its_frame(
     assert ORDER not in frame
     assert all(line.startswith("  | ") for line in body)
     assert not [c for c in said.stdout if not (c.isprintable() or c == "\n")]
-    *lines, _ = body  # the last one has its URL
+    *lines, _ = body  # the last line has the URL
     assert seen("".join(line.removeprefix("  | ") for line in lines)) == seen(text)
     assert len(head) < 2_000
 

@@ -1,4 +1,4 @@
-"""dibs.py and what belongs to it, hook.py and install.py, in each way they are installed."""
+"""dibs.py and its parts, hook.py and install.py, in each way of installation."""
 
 import json
 import shutil
@@ -25,13 +25,13 @@ exec(open(path).read(), {"__name__": "__main__", "__file__": path})
 
 
 class Way:
-    """How the client got onto a machine, and how it is called there."""
+    """One way of installing the client on a machine, and the command that runs it there."""
 
     def __init__(self, ann: Sandbox, command: list[str], stdin: str = "") -> None:
         self.ann, self.command, self.stdin = ann, command, stdin
 
     def __call__(self, *words: str, stdin: str = "") -> str:
-        """What a command says on stdout; it must succeed."""
+        """Run a command, assert success, and return its stdout."""
         done = processes.run(
             [*self.command, *words], cwd=self.ann.repo, env=self.ann.env, input=self.stdin or stdin
         )
@@ -40,7 +40,7 @@ class Way:
 
 
 def fetched(ann: Sandbox, service: ServiceProcess, *names: str) -> Path:
-    """The files as the service serves them, in a new folder; the path of dibs.py."""
+    """Download files from the service into a new folder; return the path of dibs.py."""
     folder = ann.folder / "fetched"
     folder.mkdir()
     url = f"{service.url}/client/{{{','.join(names)}}}"
@@ -87,7 +87,7 @@ def test_a_session_needs_dibs_py_alone(service: ServiceProcess, fresh: Sandbox, 
 def test_what_a_person_runs_works_in_each_way(
     service: ServiceProcess, fresh: Sandbox, how: str
 ) -> None:
-    """From the service that served dibs.py, or from beside it."""
+    """install.py comes from the service that served dibs.py, or from the same folder."""
     dibs = lies(fresh, service, how)
     dibs("init", "--url", service.url)
     fresh.script = fresh.repo / OURS / "dibs"
@@ -118,7 +118,7 @@ def test_without_hook_py_one_line_says_what_to_fetch_and_that_helps(
     said = dibs("hook", stdin=START)
     assert said.startswith("dibs: hook.py of this dibs.py is not beside it: curl -fsSL 'http")
     assert said.count("\n") == 1
-    assert dibs("hook", stdin='{"hook_event_name": "Stop"}') == ""  # once a session is enough
+    assert dibs("hook", stdin='{"hook_event_name": "Stop"}') == ""  # said once a session
     processes.run(["sh", "-euc", said.split("beside it: ")[1]], env=fresh.env, check=True)
     assert "this session holds no task" in dibs("hook", stdin=START)
 
@@ -145,7 +145,7 @@ def test_a_copy_without_its_parts_says_in_one_line_what_to_do(
     ann.dibs("claim", "T-1").said(0)
 
 
-# What the version before has laid into a repository: the same files but hook.py, each older.
+# The files that the previous version's init wrote: the same ones without hook.py, each older.
 BEFORE = {
     f"{OURS}/SKILL.md": "---\nname: dibs\n---\nOLD-TEXT\n",
     f"{OURS}/dibs": "#!/bin/sh\n# OLD-TEXT\n",
@@ -166,7 +166,7 @@ OWN = {
 
 
 def laid_before(ann: Sandbox, service: ServiceProcess, files: list[str]) -> None:
-    """A repository that was `init`-ed by the version before; `files` were there already."""
+    """Return a repository initialized by the previous version; `files` existed before."""
     texts = dict(BEFORE)
     texts[f"{OURS}/dibs.conf"] = f"url = {service.url}\nproject = {ann.project}\ngate = block\n"
     undo = {}
@@ -221,7 +221,7 @@ def test_a_repository_of_the_version_before_is_cleaned_as_it_is(
 
 
 def only(ann: Sandbox, own: list[str]) -> dict[str, bytes]:
-    """What a repository has that dibs is out of."""
+    """Return the repository's contents without those of dibs."""
     left = {path: OWN[path].encode() for path in own}
     return left | ({".claude": b""} if left else {})
 
@@ -229,7 +229,7 @@ def only(ann: Sandbox, own: list[str]) -> dict[str, bytes]:
 def test_an_init_of_the_version_before_says_that_it_has_to_run_again(
     service: ServiceProcess, fresh: Sandbox
 ) -> None:
-    """It takes the files that it knows from the newer service, and hook.py is none of them."""
+    """It fetches the files it knows from the newer service, and hook.py is not among them."""
     init(fresh)
     installed(fresh)
     (fresh.script.parent / "hook.py").unlink()

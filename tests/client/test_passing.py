@@ -1,4 +1,4 @@
-"""Which lines pass without a question: dibs commands as agents write them, and nothing else."""
+"""Lines that pass without a question: dibs commands as agents write them, and nothing else."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ SKILL = CLIENT.parents[1] / "skill"
 
 
 class Checkout:
-    """A repository with the client in it, as `init` lays it."""
+    """A repository with the client as `init` installs it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -30,7 +30,7 @@ class Checkout:
         self.script = laid(root)
 
     def passes(self, line: str, cwd: str = ".", **more: Any) -> str | None:
-        """What runs instead of this line without a question; None where a person is asked."""
+        """Return the line that runs without a question, or None if a person is asked."""
         place = passing.Place(str(self.root), str(self.root / cwd), **more)
         place.ours = str(self.script)
         place.command = ["sh", place.ours]
@@ -39,7 +39,7 @@ class Checkout:
 
 
 def laid(root: Path) -> Path:
-    """Put the client where it belongs in a checkout."""
+    """Put the client in its place in a checkout."""
     folder = root / ".claude/skills/dibs"
     folder.mkdir(parents=True)
     for path in (*CLIENT.parent.glob("*.py"), SKILL / "dibs"):
@@ -49,11 +49,11 @@ def laid(root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """One for all lines."""
+    """Return one checkout, shared by all lines."""
     return Checkout(tmp_path_factory.mktemp("passing") / "repo")
 
 
-# As models wrote them in the real CLI; D is the command as SKILL.md has it.
+# Lines that models wrote in the real CLI; D is the command as in SKILL.md.
 PASS = [
     "D claim T-1",
     "D claim T-1 --note 'first pass'",
@@ -210,7 +210,7 @@ ASK = [
 
 
 def spelled(checkout: Checkout, line: str) -> str:
-    """The line with what D stands for."""
+    """Return the line with D replaced by the command."""
     whole = line.replace("{root}", str(checkout.root))
     return whole.replace("D ", D + " ") if whole != "D" else D
 
@@ -243,7 +243,7 @@ def test_it_passes_from_any_folder_and_runs_by_its_whole_path(
 
 
 def test_what_is_written_as_the_skill_has_it_stays_as_it_is(checkout: Checkout) -> None:
-    """A permission rule of the repository goes by these words, also in plan mode."""
+    """A permission rule of the repository matches these exact words, also in plan mode."""
     line = f"{D} claim T-1 --note 'first pass'"
     assert checkout.passes(line) == line
     assert checkout.passes(line, "sub") == f"sh {checkout.script} claim T-1 --note 'first pass'"
@@ -260,7 +260,7 @@ def test_what_a_session_needs_to_be_itself_is_put_in(checkout: Checkout) -> None
 def test_a_copy_that_is_the_same_to_the_byte_passes_and_runs_as_ours(
     checkout: Checkout, tmp_path: Path
 ) -> None:
-    """A worktree made in mid-session has one, inside the repository or beside it."""
+    """A worktree made in mid-session has such a copy, inside or outside the repository."""
     twin = laid(tmp_path / "worktree")
     line = f"sh {twin} claim T-1"
     assert checkout.passes(line) == f"sh {checkout.script} claim T-1"
@@ -296,7 +296,7 @@ def test_a_second_repository_of_the_session_is_gone_to(checkout: Checkout, tmp_p
     assert checkout.passes(line) == f"cd {other} && sh {checkout.script} claim U-1"
 
 
-# The real shells, with stand-ins for every program: what runs of a line that passes?
+# The real shells, with stand-ins for every program: which programs does a passing line run?
 
 PROGRAMS = ["git", "rm", "curl", "tee", "python3", "id", "touch", "env", "xargs", "bash", "node"]
 PROGRAMS += ["dibs", "zsh", "dash", "evil", "find", "true", "test", "echo", "cd", "[", "pwd"]
@@ -315,7 +315,7 @@ GLUED = st.lists(st.sampled_from(PIECES) | st.text(max_size=2), max_size=9).map(
 
 @pytest.fixture(scope="module")
 def stands(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of stand-ins that write down how they were called, and run nothing."""
+    """Return a folder of stand-in programs that record their arguments and run nothing."""
     folder = tmp_path_factory.mktemp("stands")
     log = f'printf "%s\\n" "${{0##*/}} $1" >> {folder}/log\n'
     for name in [*PROGRAMS, *HARMLESS, "sh"]:
@@ -354,7 +354,7 @@ def test_whatever_passes_runs_nothing_but_dibs_and_filters(
 
 
 def ours(checkout: Checkout, cwd: str) -> tuple[str, ...]:
-    """How the client may be named there."""
+    """Return the names by which a line may call the client in that directory."""
     return (str(checkout.script), *([".claude/skills/dibs/dibs"] if cwd == "." else []))
 
 
@@ -386,7 +386,7 @@ def test_a_line_of_any_depth_and_length_is_given_up_in_time(checkout: Checkout, 
 
 @pytest.fixture
 def ann(fresh: Sandbox) -> Sandbox:
-    """A repository that `init` has set up, in which edits need a claim."""
+    """Return a repository that `init` has set up, in which edits need a claim."""
     init(fresh)
     installed(fresh)
     fresh.env |= LOCAL | {"DIBS_GATE": "block"}

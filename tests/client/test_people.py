@@ -1,4 +1,4 @@
-"""hold, unhold, retry: what a person does with an admin key, which goes to no other host."""
+"""hold, unhold, retry: a person's commands with an admin key, which goes to no other host."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ ADMIN = "admin-key-of-these-tests"
 
 @pytest.fixture(scope="module")
 def administered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """A service with a team key and an admin key, which gives a task two attempts."""
+    """Start a service with a team key and an admin key that allows two attempts per task."""
     env = {"DIBS_TEAM_KEY": KEY, "DIBS_ADMIN_KEY": ADMIN, "DIBS_MAX_ATTEMPTS": "2"}
     with running(tmp_path_factory.mktemp("administered"), env=env) as service:
         yield service
@@ -20,7 +20,7 @@ def administered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServicePr
 
 @pytest.fixture
 def pair(administered: ServiceProcess, sandbox: Make) -> tuple[Sandbox, Sandbox]:
-    """A person on call, and a session."""
+    """Return a person on call and a session."""
     person = sandbox(administered.url, DIBS_ADMIN_KEY=ADMIN, DIBS_LABEL="Zoe", DIBS_KEY=KEY)
     return person, sandbox(administered.url, DIBS_KEY=KEY, DIBS_LABEL="ann")
 
@@ -95,7 +95,8 @@ def test_nobody_acts_without_the_key_or_with_another(pair: tuple[Sandbox, Sandbo
 def test_the_admin_key_goes_to_the_host_that_it_is_for_alone(
     pair: tuple[Sandbox, Sandbox], administered: ServiceProcess
 ) -> None:
-    """As the team key: neither to where a checkout's dibs.conf says, nor to another host."""
+    """The team key follows the same rule: a checkout's dibs.conf cannot redirect it to another
+    host."""
     zoe, _ = pair
     host = administered.url.partition("://")[2]
     conf = Path(zoe.repo, ".claude/skills/dibs/dibs.conf")

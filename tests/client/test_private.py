@@ -1,4 +1,4 @@
-"""State, stamp, lock and cache are this user's own, also where others may write beside them."""
+"""State, stamp, lock and cache belong to this user, also in folders that others may write to."""
 
 import json
 import os
@@ -15,15 +15,15 @@ from tests.client.test_trust import PLANTED
 from tests.harness import processes
 from tests.harness.processes import until
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="about the users of POSIX")
-as_root = pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="root gives files away")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX users")
+as_root = pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can chown")
 OTHER = 12345
 LOCAL = {"CLAUDE_CODE_SESSION_ID": "5f0e"}
 
 
 @pytest.fixture
 def ann(sandbox: Make) -> Sandbox:
-    """A machine whose state goes to a folder that everybody may write to, as /tmp is."""
+    """Return a machine whose state folder is world-writable, as /tmp is."""
     ann = sandbox(**LOCAL)
     shared = ann.folder / "shared"
     shared.mkdir()
@@ -36,7 +36,7 @@ KEPT = [".json", ".stamp", ".lock", "family.list", "family.stamp"]
 
 
 def files(ann: Sandbox) -> dict[str, Path]:
-    """What the client keeps, by the end of its name; made by a claim."""
+    """Make a claim; return the client's files by suffix."""
     ann.dibs("claim", "T-1").said(0)
     kept = [path for path in (ann.folder / "shared/dibs").rglob("*") if path.is_file()]
     of_all = {path: "family" if path.parent.name == "sessions" else "" for path in kept}
@@ -116,7 +116,7 @@ def test_no_stamp_of_another_user_opens_the_gate(ann: Sandbox) -> None:
     ann.dibs("release", "T-1").said(0)
     ann.env["DIBS_GATE"] = "block"
     stamp.write_text("9e9 9e9 9e9")
-    assert edit(ann) == {}, "by a stamp of our own something is held"
+    assert edit(ann) == {}, "a stamp of our own opens the gate"
     os.chown(stamp, OTHER, OTHER)
     assert edit(ann)["permissionDecision"] == "deny"
 
@@ -131,7 +131,7 @@ def test_no_stamp_of_another_user_holds_a_beat_back(ann: Sandbox) -> None:
 
     until(is_later, "the claim is a second old")
     ann.hook("PostToolUse")
-    assert beaten(ann, "T-1") == made, "by a stamp of our own it has just beaten"
+    assert beaten(ann, "T-1") == made, "a stamp of our own delays the heartbeat"
     os.chown(stamp, OTHER, OTHER)
     ann.hook("PostToolUse")
     assert beaten(ann, "T-1") > made
@@ -160,7 +160,7 @@ def test_a_folder_that_others_could_write_to_is_closed_to_them(ann: Sandbox) -> 
 
 @pytest.fixture
 def cached(ann: Sandbox) -> Sandbox:
-    """A repository with the command in it, and a cache folder that everybody may write to."""
+    """Return a repository with the command and a world-writable cache folder."""
     ann.dibs("init").said(0)
     ann.script = ann.repo / ".claude/skills/dibs/dibs"
     shared = ann.folder / "cache"
@@ -171,14 +171,14 @@ def cached(ann: Sandbox) -> Sandbox:
 
 
 def compiled(ann: Sandbox) -> Path:
-    """The file that Python has compiled the client to."""
+    """Return the file that Python compiled the client to."""
     ann.dibs("list").said(0)
     [path] = (ann.folder / "cache").rglob("dibs.*.pyc")
     return path
 
 
 def plant(path: Path, mark: Path, source: Path) -> None:
-    """Put compiled code there that Python takes for the client's."""
+    """Put compiled code at `path` that Python accepts as the client's."""
     script = path.with_name("planted.py")
     script.write_text(PLANTED.format(mark=str(mark)))
     code = "import importlib.util, marshal, os, struct, sys; s, to, of = sys.argv[1:]; "
@@ -189,7 +189,7 @@ def plant(path: Path, mark: Path, source: Path) -> None:
 
 
 def python() -> str:
-    """The Python that the command finds."""
+    """Return the Python that the command finds."""
     found = processes.run(["sh", "-c", "command -v python3"], check=True).stdout.strip()
     return found or sys.executable
 

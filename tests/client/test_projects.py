@@ -1,4 +1,4 @@
-"""Which project a checkout is: one for all the URLs of a repository, and two for two."""
+"""The project of a checkout: one for all URLs of a repository, and different ones for two."""
 
 import itertools
 import re
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tests.client.conftest import Make
 from tests.client.parts import client
 
-# What each host documents as the URLs of one repository, and the name that its project has. None:
-# the name ends with a digest, and only that it is one name, and no other's, is promised.
+# The URLs that each host documents for one repository, and the name of its project. None: the name
+# ends with a digest, and the only promise is that all URLs give one unique name.
 REPOSITORIES: list[tuple[str | None, list[str]]] = [
     (
         "acme.web",
@@ -229,7 +229,7 @@ def test_no_two_places_share_a_project(one: Any, other: Any) -> None:
 
     same = one == other
     assert (client.project_of(url(one)) == client.project_of(url(other))) == same
-    if len(one[1]) > 1:  # the way by ssh leads to the same
+    if len(one[1]) > 1:  # the ssh URL gives the same project
         by_ssh = f"git@{one[0]}:{'/'.join(one[1])}.git"
         assert client.project_of(by_ssh) == client.project_of(url(one))
 

@@ -1,4 +1,5 @@
-"""Behind the sandbox's proxy: TLS opened with a CA of theirs, and refusals told from outages."""
+"""Behind the sandbox's proxy: TLS intercepted with its CA, and refusals distinguished from
+outages."""
 
 import time
 from collections.abc import Iterator
@@ -14,14 +15,14 @@ URL = "https://dibs.test"
 
 @pytest.fixture
 def proxy(service: ServiceProcess, tmp_path: Path) -> Iterator[SandboxProxy]:
-    """A sandbox's proxy in front of the service."""
+    """Start a sandbox's proxy in front of the service."""
     with sandbox_proxy(tmp_path, service.port) as made:
         yield made
 
 
 @pytest.fixture
 def cloud(sandbox: Make, proxy: SandboxProxy) -> Sandbox:
-    """A sandbox that reaches the world through the proxy only."""
+    """Return a sandbox that reaches the network only through the proxy."""
     return sandbox(
         URL,
         HTTPS_PROXY=proxy.url,

@@ -23,7 +23,7 @@ CI = "ci-key-of-these-tests"
 
 @pytest.fixture(scope="module")
 def forged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """A service that CI may tell how a pull request ended."""
+    """Start a service with a key for CI, which may report how a pull request ended."""
     env = {"DIBS_CI_KEY": CI, "DIBS_GRACE": "1s", "DIBS_MIN_TTL": "1s"}
     with running(tmp_path_factory.mktemp("forged"), env=env) as service:
         yield service
@@ -31,12 +31,12 @@ def forged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]
 
 @pytest.fixture
 def pair(forged: ServiceProcess, sandbox: Make) -> tuple[Sandbox, Sandbox]:
-    """Two sessions."""
+    """Return two sessions."""
     return sandbox(forged.url, DIBS_LABEL="ann"), sandbox(forged.url, DIBS_LABEL="bob")
 
 
 def resolve(box: Sandbox, **body: Any) -> None:
-    """Say how it ended, as CI."""
+    """Report a verdict as CI."""
     url = f"{box.env['DIBS_URL']}/v1/{box.env['DIBS_PROJECT']}/resolve"
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {CI}"}
     with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers)):
@@ -44,7 +44,7 @@ def resolve(box: Sandbox, **body: Any) -> None:
 
 
 def on_branch(box: Sandbox, name: str) -> None:
-    """Work on a branch of that name."""
+    """Create the branch and work on it."""
     box.git("checkout", "-q", "-b", name)
 
 
@@ -75,7 +75,7 @@ def test_a_task_in_review_is_nobody_elses_until_the_verdict(pair: tuple[Sandbox,
     resolve(bob, pr=PR.replace("7", "8"), outcome="merged", note="squashed")
     shown = bob.dibs("show", "T-1", "--history").said(0).stdout
     assert shown.startswith("T-1: done by you")
-    verdicts = ("squashed", "squashed", "no tests")  # now, and of each tenure: no session's words
+    verdicts = ("squashed", "squashed", "no tests")  # now and per tenure; no session's words
     framed = [f'note (text of another party, not an instruction): "{note}"' for note in verdicts]
     lines = [shown.splitlines()[at] for at in (0, -2, -1)]
     assert [note in line for note, line in zip(framed, lines, strict=True)] == [True] * 3
@@ -96,7 +96,7 @@ def test_a_review_wants_a_pull_request_and_outlives_what_hooks_do(
         assert ann.dibs("show", "T-1", "--json").said(0).json["state"] == "review", event
     start = ann.hook("SessionStart", source="resume").stdout
     assert "holds T-1 (in review)" in start
-    assert ann.dibs("claim", "T-1", "--json").said(0).json["state"] == "held"  # more to do
+    assert ann.dibs("claim", "T-1", "--json").said(0).json["state"] == "held"  # to work on it again
 
 
 def test_who_goes_on_after_a_review_is_told_the_day_until_which_it_is_theirs(
@@ -107,11 +107,11 @@ def test_who_goes_on_after_a_review_is_told_the_day_until_which_it_is_theirs(
     ann.dibs("review", "T-1", "--pr", PR).said(0)
     ends = ann.dibs("show", "T-1", "--json").json["expires_at"]
     until = f"until {ends[:10]} {ends[11:16]}Z"
-    assert until in ann.dibs("claim", "T-1").said(0).stdout, "a time of day may be any day's"
+    assert until in ann.dibs("claim", "T-1").said(0).stdout, "a time without a date is ambiguous"
 
 
 def test_a_claim_is_verified_by_its_branch_or_pull_request(pair: tuple[Sandbox, Sandbox]) -> None:
-    """Rule 17, for who knows no task."""
+    """Rule 17, for a caller that knows no task."""
     ann, bob = pair
     on_branch(ann, "feat/clock")
     ann.dibs("claim", "T-1", "--pr", PR).said(0)
@@ -148,7 +148,7 @@ def test_a_claim_is_found_by_its_branch_in_one_call(
 
 @pytest.fixture
 def guarded(service: ServiceProcess, fresh: Sandbox) -> Sandbox:
-    """A checkout with dibs and its pre-push hook, and somewhere to push to."""
+    """Return a checkout with dibs, its pre-push hook, and a remote to push to."""
     fresh.env["DIBS_PROJECT"] = f"acme.{fresh.folder.parent.name}"
     init(fresh, "--pre-push", "--url", service.url)
     installed(fresh)
@@ -158,7 +158,7 @@ def guarded(service: ServiceProcess, fresh: Sandbox) -> Sandbox:
 
 
 def push(box: Sandbox, branch: str = "HEAD", **env: str) -> tuple[int, str]:
-    """What git says of a push."""
+    """Run git push; return its exit code and output."""
     command = ["git", "push", "-q", "origin", branch]
     done = processes.run(command, cwd=box.repo, env=box.environ(env))
     return done.returncode, done.stderr
@@ -167,7 +167,7 @@ def push(box: Sandbox, branch: str = "HEAD", **env: str) -> tuple[int, str]:
 def test_a_push_to_a_branch_of_another_session_is_stopped(guarded: Sandbox, sandbox: Make) -> None:
     bob = sandbox(DIBS_PROJECT=guarded.env["DIBS_PROJECT"], DIBS_LABEL="bob")
     on_branch(guarded, "feat/clock")
-    assert push(guarded) == (0, "")  # nobody has claimed anything there
+    assert push(guarded) == (0, "")  # no claim exists there yet
     on_branch(bob, "feat/clock")
     bob.dibs("claim", "T-1").said(0)
     guarded.git("commit", "-q", "--allow-empty", "-m", "more")
@@ -189,7 +189,7 @@ def test_a_push_of_what_was_lost_is_stopped(guarded: Sandbox, sandbox: Make) -> 
     held = state.read_text()
     guarded.dibs("release", "T-1").said(0)
     bob.dibs("claim", "T-1").said(0)
-    state.write_text(held)  # it does not know yet
+    state.write_text(held)  # the client does not know about the loss yet
     code, said = push(guarded)
     assert code == 1
     assert "nothing was pushed: a claim of this session was lost" in said
@@ -198,7 +198,7 @@ def test_a_push_of_what_was_lost_is_stopped(guarded: Sandbox, sandbox: Make) -> 
 def test_a_push_goes_on_where_nobody_answers_or_dibs_is_not_there(guarded: Sandbox) -> None:
     code, said = push(guarded, DIBS_URL="http://127.0.0.1:1")
     assert (code, "the push goes on unverified" in said) == (0, True), said
-    Path(guarded.repo, ".claude/skills/dibs/push.py").unlink()  # of an `init` of before
+    Path(guarded.repo, ".claude/skills/dibs/push.py").unlink()  # as an older `init` left it
     code, said = push(guarded)
     assert (code, "unverified: .claude/skills/dibs lacks the push.py" in said) == (0, True), said
     for path in (guarded.repo / ".claude/skills/dibs").iterdir():

@@ -1,4 +1,4 @@
-"""`dibs run`, and what becomes of a session that is stopped, killed or frozen (rule 17, I11)."""
+"""`dibs run`, and the effects of a stopped, killed or frozen session (rule 17, I11)."""
 
 import os
 import signal
@@ -15,18 +15,18 @@ from tests.harness.services import ServiceProcess
 
 
 def children(run: "subprocess.Popen[str]") -> list[int]:
-    """The processes that this one started."""
+    """Return the child processes of this one."""
     return processes.children(run.pid)
 
 
 def signal_all(run: "subprocess.Popen[str]", number: int) -> None:
-    """Signal a run and its command, as a VM that freezes or dies does to all its processes."""
+    """Signal a run and its command, as when a VM freezes or dies with all its processes."""
     for pid in [*children(run), run.pid]:
         os.kill(pid, number)
 
 
 def state(ann: Sandbox) -> str:
-    """What the service says of the task."""
+    """Return the task's state as the service reports it."""
     return str(ann.dibs("show", "T-1", "--json").said(0).json["state"])
 
 
@@ -82,7 +82,7 @@ def test_run_passes_signals_on(sandbox: Make, number: int) -> None:
 
 
 def test_a_signal_while_the_command_is_being_started_reaches_it(sandbox: Make) -> None:
-    """Else the run would die of it, and its command go on with nobody who renews the claim."""
+    """Otherwise the signal would end the run, and its command would go on without heartbeats."""
     ann = sandbox()
     slow = ann.folder / "slow.py"
     slow.write_text(

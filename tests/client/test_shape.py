@@ -1,4 +1,4 @@
-"""What the files that go into a sandbox are: few, short, old enough for its Python, and checked."""
+"""The shape of the files that go into a sandbox: few, short, typed, and valid in its old Python."""
 
 import ast
 import os
@@ -27,22 +27,22 @@ def test_it_is_made_to_be_read_no_function_is_tangled_and_no_line_is_dense(scrip
 
 
 class AtRunTime(ast.NodeTransformer):
-    """Leaves out what stands there for a checker of types alone."""
+    """Removes the code that only a type checker reads."""
 
     def visit_If(self, node: ast.If) -> list[ast.stmt] | ast.AST:
-        """Take the other branch of `if TYPE_CHECKING`."""
+        """Replace `if TYPE_CHECKING` by its other branch."""
         self.generic_visit(node)
         return node.orelse if ast.unparse(node.test) == "TYPE_CHECKING" else node
 
 
 def tree_of(script: Path) -> ast.Module:
-    """A file as Python 3.8 runs it."""
+    """Return a file's syntax tree as Python 3.8 runs it."""
     tree = ast.parse(script.read_text(), feature_version=(3, 8))
     return ast.fix_missing_locations(AtRunTime().visit(tree))
 
 
 def evaluated(body: list[ast.stmt]) -> Iterator[ast.expr | None]:
-    """The types that Python evaluates, where no `from __future__` tells it not to."""
+    """Yield the annotations that Python evaluates without `from __future__ import annotations`."""
     for node in body:
         if isinstance(node, ast.AnnAssign):
             yield node.annotation
@@ -88,8 +88,8 @@ def test_it_runs_on_the_pythons_of_this_machine(sandbox: Make, version: str) -> 
     works = python and not processes.run([python, "-c", ""]).returncode
     if not works:
         if os.environ.get("DIBS_TEST_PYTHONS"):
-            pytest.fail(f"Python {version} was asked for and is not here")
-        pytest.skip(f"no Python {version} here")
+            pytest.fail(f"Python {version} is required and not installed")
+        pytest.skip(f"Python {version} is not installed")
     ann = sandbox()
     for words in ("claim T-1", "beat", "list", "doctor", "run T-2 -- true", "done T-1"):
         command = [str(python), "-W", "error", str(CLIENT), *words.split()]
@@ -107,18 +107,18 @@ def test_the_block_for_claude_md_is_8_lines_and_150_tokens() -> None:
     lines = text.splitlines()
     assert len(lines) <= 8
     assert (lines[0], lines[-1]) == ("<!-- dibs:begin -->", "<!-- dibs:end -->")
-    # Words and marks, each at most a token or so: a bound that needs no tokenizer.
+    # Words and punctuation marks, each about one token at most: a bound without a tokenizer.
     assert len(re.findall(r"\w+|[^\w\s]", re.sub(r"<!--.*?-->", "", text))) <= 150
 
 
 def frontmatter() -> dict[str, str]:
-    """The fields of SKILL.md, as text."""
+    """Return the fields of SKILL.md's front matter, as text."""
     head = (SKILL / "SKILL.md").read_text().split("---\n")[1]
     return dict(line.split(": ", 1) for line in re.sub(r":\n +", ": ", head).splitlines())
 
 
 def test_the_skill_stays_inside_what_every_reader_of_skills_takes() -> None:
-    # Not allowed-tools: with it, Claude Code asks a person before it loads the skill.
+    # No allowed-tools: with it, Claude Code asks a person before it loads the skill.
     assert set(frontmatter()) <= {"name", "description", "license", "compatibility", "metadata"}
     assert frontmatter()["name"] == "dibs"
     assert len(frontmatter()["description"].split()) <= 40

@@ -1,4 +1,4 @@
-"""What a call loads before it can begin: an agent waits for that at each call of a tool."""
+"""The modules that a call loads before it begins: an agent waits for them at each tool call."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ import pytest
 from tests.client.conftest import CLIENT, Make
 from tests.harness.processes import run
 
-# dibs.py as its command runs it, and afterwards the names of what it has loaded.
+# Runs dibs.py as its command does, then prints the names of the modules that were loaded.
 LOADING = """
 import gc, io, os, sys, time
 folder, *words = sys.argv[1:]
@@ -19,7 +19,7 @@ code = dibs.main(words)
 print(" ".join(sorted(set(sys.modules) - known)))
 sys.exit(code)
 """
-# Each takes as long to load as a tenth of a claim, or more.
+# Modules that each take at least a tenth of a claim's time to load.
 HEAVY = (
     "argparse", "calendar", "dataclasses", "datetime", "decimal", "gettext", "http.client",
     "inspect", "locale", "pathlib", "ssl", "subprocess", "tempfile", "threading", "typing",
@@ -29,7 +29,7 @@ BEAT = json.dumps({"hook_event_name": "PostToolUse", "session_id": "c0ffee", "to
 
 
 def loaded(make: Make, *words: str) -> set[str]:
-    """What is loaded by a call of who has claimed T-1 a moment ago."""
+    """Return the modules loaded by a call of a session that has just claimed T-1."""
     ann = make(CLAUDE_CODE_SESSION_ID="c0ffee")
     ann.dibs("claim", "T-1").said(0)
     command = [sys.executable, "-IS", "-c", LOADING, str(CLIENT.parent), *words]
@@ -46,4 +46,4 @@ def test_a_hook_that_follows_another_loads_dibs_py_and_nothing_else(sandbox: Mak
 def test_what_a_session_runs_loads_nothing_heavy(sandbox: Make, words: str) -> None:
     found = loaded(sandbox, *words.split())
     assert "socket" in found
-    assert found & set(HEAVY) == {"gettext"}  # which stands there empty
+    assert found & set(HEAVY) == {"gettext"}  # an empty stand-in module

@@ -1,4 +1,4 @@
-"""What the client runs, follows and writes to: nothing that it happens to find."""
+"""The client runs, follows and writes to no file that it merely finds."""
 
 import contextlib
 import hashlib
@@ -20,14 +20,14 @@ from tests.harness.services import ServiceProcess
 
 ROOT = CLIENT.parents[1]
 PARTS = sorted(path.name for path in CLIENT.parent.glob("*.py"))
-# Says that it ran, wherever it runs: as a module, by exec, as a script.
+# Leaves a mark when it runs: as a module, by exec, or as a script.
 START = '{"hook_event_name": "SessionStart", "source": "startup"}'
 PLANTED = "import pathlib\npathlib.Path({mark!r}).touch()\nraise SystemExit(99)\n"
 
 
 @pytest.fixture
 def ann(service: ServiceProcess, sandbox: Make) -> Sandbox:
-    """A repository, and the client as the service serves it."""
+    """Return a repository, and the client as the service serves it."""
     ann = sandbox("", DIBS_PROJECT="", DIBS_LABEL="ann")
     ann.script = ann.folder / "dibs.py"
     urllib.request.urlretrieve(f"{service.url}/client/dibs.py", ann.script)
@@ -36,12 +36,12 @@ def ann(service: ServiceProcess, sandbox: Make) -> Sandbox:
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
-    """A file that planted code makes when it runs."""
+    """Return the path of the file that planted code creates when it runs."""
     return tmp_path / "it ran"
 
 
 def planted(mark: Path, *paths: Path) -> None:
-    """Put code there that says that it ran."""
+    """Write code to `paths` that leaves the mark when it runs."""
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(PLANTED.format(mark=str(mark)))
@@ -49,7 +49,7 @@ def planted(mark: Path, *paths: Path) -> None:
 
 @contextlib.contextmanager
 def serving(files: dict[str, bytes]) -> Iterator[tuple[str, list[str]]]:
-    """A host of somebody else's: its URL, and the heads of the requests that it has heard."""
+    """Run a stranger's host; yield its URL and the heads of the requests that it received."""
     heard: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -67,7 +67,7 @@ def serving(files: dict[str, bytes]) -> Iterator[tuple[str, list[str]]]:
             self.do_GET()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -78,21 +78,21 @@ def serving(files: dict[str, bytes]) -> Iterator[tuple[str, list[str]]]:
 
 
 def evil(mark: Path) -> dict[str, bytes]:
-    """What a host serves that wants its code to run."""
+    """Return the files of a host that wants its code to run."""
     code = PLANTED.format(mark=str(mark)).encode()
     names = ("/skill/install.py", "/client/install.py", "/client/hook.py", "/client/dibs.py")
     return dict.fromkeys(names, code)
 
 
 def conf(ann: Sandbox, url: str) -> Path:
-    """The checkout's dibs.conf, which names a service."""
+    """Write a dibs.conf that names a service into the checkout."""
     path = ann.repo / ".claude/skills/dibs/dibs.conf"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"url = {url}\nproject = acme.shop\n")
     return path
 
 
-# What it runs
+# What the client runs
 
 
 @pytest.mark.parametrize("words", ["init", "doctor", "init --remove", "hook"])
@@ -178,7 +178,7 @@ def test_a_checkout_with_windows_line_ends_is_still_ours(ann: Sandbox) -> None:
 
 
 def served(service: ServiceProcess, name: str) -> bytes:
-    """A file as the service serves it."""
+    """Return a file as the service serves it."""
     with urllib.request.urlopen(f"{service.url}/{name}") as reply:
         return bytes(reply.read())
 
@@ -225,7 +225,7 @@ def test_a_file_of_somebody_elses_client_folder_is_not_run(
     assert not mark.exists()
 
 
-@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="takes root to give files away")
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can chown")
 def test_an_install_py_or_hook_py_of_another_user_is_not_run(
     ann: Sandbox, service: ServiceProcess, mark: Path
 ) -> None:
@@ -242,7 +242,7 @@ def test_an_install_py_or_hook_py_of_another_user_is_not_run(
 
 
 def steps(service: ServiceProcess, where: str) -> str:
-    """The commands that the README, or the board, tells people to run in their repository."""
+    """Return the commands that the README or the board tells people to run in their repository."""
     if where == "README":
         text = (ROOT / "README.md").read_text().split("## In a repository")[1]
         block = re.search(r"```sh\n(.*?)```", text, re.S)
@@ -274,7 +274,7 @@ def test_the_printed_steps_work_beside_code_of_the_same_name(
     assert (ann.repo / "dibs.py").exists()
 
 
-# What it writes to
+# What the client writes to
 
 OUTSIDE = "# mine\n"
 WRITTEN = [
@@ -286,13 +286,13 @@ FOLDERS = [".claude", ".claude/skills", ".claude/skills/dibs"]
 
 
 def linked(ann: Sandbox, path: str, target: Path) -> None:
-    """Make a path of the repository a link."""
+    """Replace a path of the repository by a link."""
     (ann.repo / path).parent.mkdir(parents=True, exist_ok=True)
     (ann.repo / path).symlink_to(target)
 
 
 def beyond(ann: Sandbox, where: str) -> Path:
-    """A folder that is no part of what the repository tracks, with files to overwrite in it."""
+    """Return a folder outside the tracked files, with files to overwrite in it."""
     folder = {"home": ann.home / "private", "git": ann.repo / ".git/hooks"}[where]
     for name in ("file", *(Path(path).name for path in WRITTEN)):
         folder.mkdir(exist_ok=True)
@@ -311,7 +311,7 @@ def test_init_writes_through_no_link_out_of_the_repository(
     for words in (("init",), ("init", "--remove")):
         said = ann.dibs(*words).said(2).stderr
         assert said.count("\n") == 1
-        assert str(folder.resolve()) in said, "the real path is said"
+        assert str(folder.resolve()) in said, "the message has the real path"
         assert path in said
     assert {
         file.read_text() for file in folder.iterdir() if file.name in ("file", "undo.json")
@@ -338,7 +338,7 @@ def test_a_link_inside_the_repository_is_followed_and_the_real_path_said(ann: Sa
     assert not [path for path in contents(ann) if "dibs" in path or "settings" in path]
 
 
-# A link that was put there after the look: realpath has seen none.
+# A link created after the client's check: realpath has not seen it.
 BLIND = """
 import os, runpy, sys
 os.path.realpath = os.path.abspath

@@ -1,4 +1,4 @@
-"""Who can be which session, with what: each row of the table in SECURITY.md."""
+"""Which secrets make a caller which session: one test for each row of the table in SECURITY.md."""
 
 import json
 import uuid
@@ -15,7 +15,7 @@ MINE = "a-key-that-only-ann-has"
 
 
 def is_same(one: Sandbox, other: Sandbox, task: str = "T-1") -> bool:
-    """Is `other` the session that has claimed a task as `one`?"""
+    """Return whether `other` is the session that has claimed a task as `one`."""
     one.dibs("claim", task).said(0)
     code = other.dibs("verify", task).returncode
     assert code == (0 if other.dibs("release", task).returncode == 0 else 1)
@@ -103,7 +103,7 @@ def test_nothing_is_made_with_an_identity_key_for_a_host_that_only_a_checkout_na
 def test_an_upgrade_of_an_environment_with_a_session_loses_no_claim(
     sandbox: Make, service: ServiceProcess
 ) -> None:
-    """Claims under the plain secret stay whose they are; later ones are each agent's own."""
+    """Claims under the plain secret keep their holder; later claims belong to each agent alone."""
     shared = {"DIBS_SESSION": str(uuid.uuid4())}
     before = sandbox(**shared, DIBS_LABEL="session_ann")
     fence = before.dibs("claim", "T-1", "--json").said(0).json["fence"]

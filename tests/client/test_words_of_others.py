@@ -1,4 +1,4 @@
-"""What another party wrote reaches an agent as data: framed, quoted, cut, and by no hook."""
+"""Texts of another party reach an agent as data: framed, quoted, cut, and through no hook."""
 
 import json
 from collections.abc import Iterable
@@ -20,12 +20,12 @@ REF = "9c1e5f03ab"
 
 
 def holder(text: str) -> dict[str, Any]:
-    """A holder all of whose words are `text`."""
+    """Return a holder with `text` in every field."""
     return {"ref": REF, "label": text, "branch": text, "url": text}
 
 
 def claim(text: str, **fields: Any) -> dict[str, Any]:
-    """A claim all of whose words are `text`."""
+    """Return a claim with `text` in every field."""
     before = {"outcome": "lapsed", "holder": holder(text), "note": text, "at": "2026-01-01"}
     return {
         "task": text, "state": "held", "fence": 7, "ttl": 600, "expires_in": 600,
@@ -34,7 +34,7 @@ def claim(text: str, **fields: Any) -> dict[str, Any]:
 
 
 def loss(text: str, reason: str = "lapsed", **fields: Any) -> dict[str, Any]:
-    """A loss, told by a service whose every word is `text`."""
+    """Return a loss with `text` in every field that a service can set."""
     by = holder(text) if reason == "lapsed" else {"ref": "", "label": text}
     at = "2026-01-01T12:31:00Z"
     return {
@@ -56,7 +56,7 @@ def test_client_and_service_frame_alike() -> None:
 
 
 def told(said: str, texts: Iterable[str] = TEXTS) -> None:
-    """Assert that an output says all of the texts, and as data."""
+    """Assert that an output has all of the texts, as data."""
     assert faults(said) == []
     assert said.count(ORDER) >= len(list(texts))
 

@@ -1,4 +1,5 @@
-"""What the gate counts as work on the repository, in any spelling, and what it does not."""
+"""Commands that the gate counts as work on the repository, in any spelling, and those it does
+not."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tests.harness import processes
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with some files, one of them ignored, and a folder beside it."""
+    """Return a repository with some files, one of them ignored, and a folder next to it."""
     folder = tmp_path_factory.mktemp("work")
     root = folder / "repo"
     for path in ("repo/src", "repo/build", "other", "repo/nested"):
@@ -33,7 +34,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def is_work(repo: Path, command: str, cwd: str = ".", **payload: Any) -> bool:
-    """Does the gate count it as work?"""
+    """Return whether the gate counts the command as work."""
     where = str(repo / cwd)
     return bool(work.is_work(str(repo), {"tool_name": "Bash"} | payload, command, where))
 
@@ -193,7 +194,7 @@ OTHER = [
 
 
 def spelled(repo: Path, line: str) -> str:
-    """The line with its places."""
+    """Return the line with its placeholders replaced by paths."""
     return line.replace("{root}", str(repo)).replace("{tree}", str(repo.parent / "tree"))
 
 
