@@ -1,4 +1,5 @@
-// A session as Java's own HttpClient makes it: over plain HTTP it offers h2c with every request.
+// The calls of a session through Java's own HttpClient, which offers h2c with every plain HTTP
+// request.
 import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;

@@ -1,4 +1,4 @@
-"""A real service with a private store, and how to call it."""
+"""A real service with a private store, and a client that calls it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,12 +11,12 @@ ADMIN = "admin-key-for-these-tests"
 
 
 class Caller:
-    """A session at a service: each call reads as the curl line that it stands for."""
+    """A session at a service; each method sends the request of an equivalent curl line."""
 
     def __init__(self, url: str, project: str, **headers: str) -> None:
         self.session = new_session()
         self.project = project
-        # Without TLS: to read the authorities' certificates takes longer than a test.
+        # No TLS: reading the certificate authorities takes longer than a test.
         self.http = httpx.Client(
             base_url=url,
             headers={"Dibs-Session": self.session, **headers},
@@ -39,7 +39,7 @@ class Caller:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """One service for all tests here; each has a project of its own."""
+    """Start one service for all tests here; each test has its own project."""
     env = {
         "DIBS_ADMIN_KEY": ADMIN,
         "DIBS_RATE_PER_SESSION": "0",
@@ -51,13 +51,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
 
 @pytest.fixture
 def project(request: pytest.FixtureRequest) -> str:
-    """A project that no other test uses."""
+    """Return a project that no other test uses."""
     return f"http.{abs(hash(request.node.nodeid))}"
 
 
 @pytest.fixture
 def ann(service: ServiceProcess, project: str) -> Iterator[Caller]:
-    """A session."""
+    """Yield a session."""
     caller = Caller(service.url, project)
     yield caller
     caller.http.close()
@@ -65,7 +65,7 @@ def ann(service: ServiceProcess, project: str) -> Iterator[Caller]:
 
 @pytest.fixture
 def bob(service: ServiceProcess, project: str) -> Iterator[Caller]:
-    """Another session in the same project."""
+    """Yield another session in the same project."""
     caller = Caller(service.url, project)
     yield caller
     caller.http.close()

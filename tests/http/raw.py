@@ -1,4 +1,4 @@
-"""HTTP as bytes on a socket: for requests that no library would send."""
+"""HTTP as bytes on a socket, for requests that no library would send."""
 
 import json
 import socket
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 
 class RawAnswer(NamedTuple):
-    """One answer."""
+    """One parsed answer."""
 
     status: int
     headers: dict[str, str]
@@ -16,7 +16,7 @@ class RawAnswer(NamedTuple):
 
     @property
     def problem(self) -> dict[str, Any]:
-        """The body, which is a problem in the shape that every problem has."""
+        """Parse the body as a problem; assert the fields that every problem has."""
         assert self.headers["content-type"] == "application/problem+json", self
         found: dict[str, Any] = json.loads(self.body)
         assert {"type", "title", "status", "detail", "code", "outcome"} <= found.keys()
@@ -25,12 +25,12 @@ class RawAnswer(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """The body."""
+        """Parse the body as JSON."""
         return json.loads(self.body)
 
 
 class RawConnection:
-    """A connection, and the answers that come on it."""
+    """A connection and the answers that arrive on it."""
 
     def __init__(self, url: str, timeout_s: float = 20.0) -> None:
         parts = urlsplit(url)
@@ -44,15 +44,15 @@ class RawConnection:
         self.socket.close()
 
     def send(self, *segments: bytes) -> None:
-        """Send each segment by itself."""
+        """Send each segment separately."""
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for number, segment in enumerate(segments):
             if number:
-                time.sleep(0.05)  # so that the service reads it by itself
+                time.sleep(0.05)  # so that the service reads each segment separately
             self.socket.sendall(segment)
 
     def answer(self, method: str = "GET") -> RawAnswer:
-        """The next answer; its body has a length or is chunked."""
+        """Read the next answer, whose body has a length or is chunked."""
         while b"\r\n\r\n" not in self.got:
             self._more()
         head, _, self.got = self.got.partition(b"\r\n\r\n")
@@ -76,7 +76,7 @@ class RawConnection:
         self.got += more
 
     def rest(self) -> bytes:
-        """All that comes until the service closes."""
+        """Read everything until the service closes the connection."""
         try:
             while more := self.socket.recv(65_536):
                 self.got += more
@@ -87,7 +87,7 @@ class RawConnection:
 
 
 def request(method: str, path: str, body: bytes = b"", /, **headers: str) -> bytes:
-    """A request with Host and, where it has a body or a POST, Content-Length."""
+    """Return a request with Host and, for a POST or a body, Content-Length."""
     given = {"Host": "dibs.test"} | {name.replace("_", "-"): v for name, v in headers.items()}
     if (body or method == "POST") and "Transfer-Encoding" not in given:
         given.setdefault("Content-Length", str(len(body)))
@@ -96,14 +96,14 @@ def request(method: str, path: str, body: bytes = b"", /, **headers: str) -> byt
 
 
 def chunked(body: bytes, *trailers: bytes, size: int = 7, extension: bytes = b"") -> bytes:
-    """A body in chunks."""
+    """Return a chunked body."""
     parts = [body[at : at + size] for at in range(0, len(body), size)]
     found = b"".join(b"%x%b\r\n%b\r\n" % (len(part), extension, part) for part in parts)
     return found + b"0\r\n" + b"".join(trailer + b"\r\n" for trailer in trailers) + b"\r\n"
 
 
 def ask(url: str, *segments: bytes, method: str = "GET") -> RawAnswer:
-    """Send a request on a connection of its own, and return the answer."""
+    """Send a request on a new connection and return the answer."""
     with RawConnection(url) as wire:
         wire.send(*segments)
         return wire.answer(method)

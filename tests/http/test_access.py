@@ -1,4 +1,5 @@
-"""Who gets in with what: keys, tokens, allowed projects, and browsers that come from elsewhere."""
+"""Access by keys, tokens and allowed projects, and requests that browsers send from other
+origins."""
 
 import base64
 import subprocess
@@ -25,13 +26,13 @@ ADMIN = "an-admin-key-for-these-tests"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data of the service of this file."""
+    """Return the data directory of this file's service."""
     return tmp_path_factory.mktemp("access") / "d"
 
 
 @pytest.fixture(scope="module")
 def service(folder: Path) -> Iterator[Running]:
-    """A service with both keys and a list of projects."""
+    """Start a service with both keys and a list of allowed projects."""
     env = {
         "DIBS_TEAM_KEY": TEAM,
         "DIBS_ADMIN_KEY": f"{ADMIN},{ADMIN}-2",
@@ -85,7 +86,7 @@ def test_a_token_opens_its_project_and_no_other(service: Running) -> None:
     status, body = claim(service, "zoo.lion", **bearer(token))
     assert status == 401
     assert "for project acme.web only" in body["detail"]
-    assert service.ask("GET", "/", **bearer(token))[0] == 401, "the list of projects is the team's"
+    assert service.ask("GET", "/", **bearer(token))[0] == 401, "only the team may list projects"
     body = {"task": "T-1", "fence": 1, "reason": "x"}
     assert service.ask("POST", "/v1/acme.web/break", body, **bearer(token))[0] == 403
 
@@ -171,7 +172,7 @@ def test_a_page_of_another_site_breaks_nothing_with_a_login_that_a_browser_remem
     body = {"task": task, "fence": fence, "reason": "x"}
     status, answer, _ = service.ask("POST", "/v1/acme.web/break", body, **basic(ADMIN), **mark)
     assert (status, answer["code"]) == (403, "forbidden")
-    assert service.ask("POST", path, asked, session, **bearer(TEAM))[0] == 200, "it is held still"
+    assert service.ask("POST", path, asked, session, **bearer(TEAM))[0] == 200, "it is still held"
     assert service.ask("POST", "/v1/acme.web/break", body, **bearer(ADMIN))[0] == 200
 
 
@@ -186,7 +187,7 @@ def test_a_login_that_nobody_can_read_is_none(service: Running, given: str) -> N
 
 def test_whoever_shows_a_key_is_no_stranger_where_everybody_may_read(tmp_path: Path) -> None:
     keys = {"DIBS_TEAM_KEY": TEAM, "DIBS_ADMIN_KEY": ADMIN, "DIBS_CI_KEY": f"{TEAM}-of-ci"}
-    # Behind a proxy that says so a caller of loopback has an address of the world.
+    # Behind a trusted proxy, a caller on loopback has a public address.
     proxy = {
         "DIBS_TRUSTED_PROXIES": "127.0.0.1",
         "DIBS_READS_PER_ADDRESS": "1",
@@ -197,7 +198,7 @@ def test_whoever_shows_a_key_is_no_stranger_where_everybody_may_read(tmp_path: P
         def read(**headers: str) -> int:
             return service.ask("GET", "/v1/a.b/claims", X_Forwarded_For="8.8.8.8", **headers)[0]
 
-        assert 429 in [read() for _ in range(20)], "a stranger has a rate"
+        assert 429 in [read() for _ in range(20)], "a stranger has a rate limit"
         for key in keys.values():
             assert {read(**bearer(key)) for _ in range(3)} == {200}
 
@@ -211,7 +212,7 @@ def test_reading_may_be_open_while_writing_needs_a_key(tmp_path: Path) -> None:
             assert service.ask("GET", path)[0] == 200
         assert service.ask("POST", "/v1/acme.web/heartbeat", {}, new_session())[0] == 401
         for page in ("/", "/p/acme.web"):
-            assert "Open service: anyone" not in service.ask("GET", page)[1], "it is none"
+            assert "Open service: anyone" not in service.ask("GET", page)[1], "writing needs a key"
 
 
 @pytest.mark.long
@@ -274,18 +275,18 @@ def test_a_project_can_be_purged_and_its_fences_go_on(tmp_path: Path) -> None:
         assert purged.returncode == 0, purged.stderr
         assert purged.stdout.startswith("deleted acme.web: ")
         status, again = claim(service, "acme.web")
-        assert status == 201, "nobody holds it any more"
+        assert status == 201, "the claim is gone"
         assert again["fence"] > first
-        assert service.ask("GET", "/v1/acme.web/tasks")[1]["tasks"] == [], "nor is it listed"
+        assert service.ask("GET", "/v1/acme.web/tasks")[1]["tasks"] == [], "the list is empty"
         with redis.Redis(unix_socket_path=str(folder / "valkey.sock")) as store:
-            assert store.zscore("dibs:projects", "acme.web"), "what comes after it is swept"
-        assert service.claim("T-9", project="acme.web")[0] == 201, "nothing of a list is left"
-        assert claim(service, "acme.other")[0] == 409, "another project is as it was"
+            assert store.zscore("dibs:projects", "acme.web"), "later claims are swept"
+        assert service.claim("T-9", project="acme.web")[0] == 201, "no need is left of the list"
+        assert claim(service, "acme.other")[0] == 409, "the other project is unchanged"
         assert dibs("purge", "acme.web", **where).returncode == 0
         until(lambda: "acme.web" not in service.ask("GET", "/")[1], "it is shown no more")
         assert "acme.other" in service.ask("GET", "/")[1]
     purged = dibs("purge", "acme.other", **where)
-    assert purged.returncode == 0, "it works while no service runs as well"
+    assert purged.returncode == 0, "it also works without a service"
     assert dibs("purge", "acme.other", **where).stdout == "acme.other has nothing in the store\n"
     assert dibs("purge", "x!", **where).returncode == 2
     nothing = dibs("purge", "a.b", DIBS_DATA_DIR=str(tmp_path / "none"))

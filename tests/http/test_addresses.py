@@ -1,4 +1,5 @@
-"""Whom a limit by address counts, and that it limits nothing but what is new and what reads."""
+"""Limits by address: which address a request counts for, and that only new claims and reads
+count."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ def scope(peer: str, *headers: tuple[str, str]) -> dict[str, Any]:
 
 
 async def seen(proxies: Proxies, asked: dict[str, Any]) -> str:
-    """Return the address that an application behind the proxies sees."""
+    """Return the client address that an application behind the proxies gets."""
     found = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -112,13 +113,13 @@ def test_an_address_that_makes_too_much_is_refused_what_is_new_and_keeps_what_it
             assert (status, told["code"], told["whose"]) == (429, "rate-limited", "address")
             assert 1 <= int(headers["retry-after"]) <= 20
             assert "DIBS_NEW_PER_ADDRESS" in told["detail"]
-        # What it has it keeps, and what others have it hears of.
+        # The address keeps its claims, and gets answers about those of others.
         assert ask(service, "7.7.7.7", "claim", ann, task="mine")[1]["fence"] == fence
         assert ask(service, "7.7.7.7", "claim", new_session(), task="mine")[0] == 409
         assert ask(service, "7.7.7.7", "heartbeat", ann, task="mine")[0] == 200
         assert ask(service, "7.7.7.7", "release", ann, task="mine")[0] == 200
         assert ask(service, "7.7.7.8", "claim", new_session(), task="T-1")[0] == 201
-        # The proxy's own checks are nobody's.
+        # The proxy's own checks count for no address.
         assert service.claim("T-2")[0] == 201
 
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong is named, all at once, and nothing is changed."""
+"""A bad request gets one answer that names all its errors, and changes nothing."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ V1, V5, NIL = (
 
 
 def problem_of(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The answer is this problem, in the shape that every problem has."""
+    """Assert that the answer is this problem, with the fields of every problem; return its body."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
@@ -27,13 +27,13 @@ def problem_of(answer: httpx.Response, status: int, code: str) -> dict[str, Any]
 
 
 def fields_of(answer: httpx.Response) -> set[str]:
-    """The fields that the answer says are wrong."""
+    """Return the names of the fields that the answer reports as wrong."""
     return {error["field"] for error in problem_of(answer, 422, "invalid")["errors"]}
 
 
 @pytest.fixture(autouse=True)
 def nothing_changes(ann: Caller) -> Iterator[None]:
-    """Each test starts with one claim and must end with just that one, untouched."""
+    """Start with one claim; assert that the test leaves only that claim, unchanged."""
     before = ann.post("claim", task="kept").json()
     yield
     [after] = ann.get("claims").json()["claims"]
@@ -74,7 +74,7 @@ def test_an_authorization_that_nobody_can_read_opens_nothing(ann: Caller, login:
 def test_a_bad_project_is_refused(ann: Caller, name: str) -> None:
     headers = {"Content-Type": "application/json"}
     body = json.dumps({"task": "T-1"})
-    # As bytes on the wire: the library would tidy the path up.
+    # As raw bytes: the library would normalize the path.
     path = "".join(f"%{byte:02X}" for byte in name.encode()) if "%" not in name else name
     answer = ann.http.post(f"/v1/{path}/claim", content=body, headers=headers)
     if "%2F" in name:
@@ -237,7 +237,7 @@ def test_what_only_looks_like_a_field_twice_is_text(ann: Caller, note: str) -> N
             content=body.encode(),
             headers={"Content-Type": "application/json"},
         )
-        if "\n" not in note or "note" in fields:  # a task has one line
+        if "\n" not in note or "note" in fields:  # a task name has one line
             assert answer.status_code in (200, 201), answer.text
     ann.post("release", task="T-1")
     for claim in ann.get("claims").json()["claims"]:

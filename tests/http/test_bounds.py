@@ -1,4 +1,4 @@
-"""What one reader may cost: a page, a refusal, a stream."""
+"""Limits on the cost of one reader: a page, a refusal, a stream."""
 
 import http.client
 import time
@@ -27,7 +27,7 @@ def test_however_many_ask_for_the_projects_the_store_is_asked_as_for_one(tmp_pat
                 pages = list(askers.map(lambda _: service.ask("GET", "/")[1], range(200)))
             seconds = time.monotonic() - began
             assert all("many.0" in page for page in pages)
-            # Each second anew, and beside it the clock and the sweep.
+            # In each second at most: the 20 projects once, plus the clock and the sweep.
             assert scripts_run(store) - before <= (20 + 25) * (seconds + 2)
 
 

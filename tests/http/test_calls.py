@@ -1,4 +1,4 @@
-"""The calls of the protocol, as a program with nothing but HTTP makes them."""
+"""The calls of the protocol, made with plain HTTP."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Answers are compressed for who asks, and never where their length would tell a secret."""
+"""Answers are compressed for clients that accept it, unless their length could reveal a secret."""
 
 import gzip
 import http.client
@@ -15,7 +15,7 @@ GZIP = {"Accept-Encoding": "gzip, deflate, br"}
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A service with a project of a hundred claims."""
+    """Start a service with a project of a hundred claims."""
     folder = str(tmp_path_factory.mktemp("smaller"))
     with Running("--data-dir", folder) as running:
         for first in range(0, 100, 25):
@@ -27,7 +27,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def get(service: Running, path: str, **more: str) -> tuple[bytes, dict[str, str]]:
-    """The body as it was sent, and the headers."""
+    """Return the body as sent, and the headers."""
     headers = {name.replace("_", "-"): value for name, value in more.items()}
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
     connection.request("GET", path, headers=headers)
@@ -68,7 +68,7 @@ def test_who_reads_gzip_gets_it_and_the_same(service: Running, path: str) -> Non
     assert int(told["content-length"]) == len(small) < len(whole) * 0.6
     assert "content-encoding" not in plain
     assert told["vary"] == plain["vary"] == "Accept-Encoding"
-    if not path.startswith(("/p/", "/v1/")):  # their clocks go on
+    if not path.startswith(("/p/", "/v1/")):  # those have times that change
         assert gzip.decompress(small) == whole
     else:
         assert b"T-1" in gzip.decompress(small)

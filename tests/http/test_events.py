@@ -1,4 +1,5 @@
-"""Events resume without gap or duplicate across reconnects and crashes, or say reset."""
+"""Events resume without gap or duplicate after reconnects and crashes, or the stream sends
+`reset`."""
 
 import contextlib
 import json
@@ -22,7 +23,7 @@ CALLS = {"DIBS_MAX_CLAIMS_PER_SESSION": "5000"}
 
 
 class Follower(threading.Thread):
-    """Reads a project's stream, and comes back with the last id that it saw."""
+    """Reads a project's stream and reconnects with the last id that it saw."""
 
     def __init__(self, url: str, project: str, after: str) -> None:
         super().__init__(daemon=True)
@@ -35,7 +36,7 @@ class Follower(threading.Thread):
         self.changed = threading.Condition()
 
     def run(self) -> None:
-        """Follow until told to stop."""
+        """Follow the stream until told to stop."""
         while not self.stopping.is_set():
             with contextlib.suppress(httpx.TransportError):
                 self._follow_once()
@@ -69,21 +70,21 @@ class Follower(threading.Thread):
             self.changed.notify_all()
 
     def wait_for(self, enough: Callable[["Follower"], object]) -> None:
-        """Wait until `enough(self)`."""
+        """Wait until `enough(self)` is true."""
         with self.changed:
             assert self.changed.wait_for(lambda: enough(self), 30), self.seen[-5:]
 
 
 @pytest.fixture
 def crashing(tmp_path: Path) -> Iterator[ServiceProcess]:
-    """A service that the test may harm."""
+    """Start a service that the test may damage."""
     service = ServiceProcess(tmp_path / "service", env=OPEN | CALLS).start()
     yield service
     service.stop()
 
 
 def _until_granted(caller: Caller, task: str) -> None:
-    """Claim, again as long as the service or its store is away."""
+    """Claim a task, and repeat the call while the service or its store is down."""
     while True:
         with contextlib.suppress(httpx.TransportError):
             if caller.post("claim", task=task).status_code in (200, 201):

@@ -1,4 +1,4 @@
-"""The history of a project over the wire: pages, CSV, spans of days, and what may be wrong."""
+"""A project's history over HTTP: pages, CSV, ranges of days, and bad requests."""
 
 import asyncio
 import contextlib
@@ -26,14 +26,14 @@ TODAY = f"{datetime.now(UTC):%Y-%m-%d}"
 
 
 def finish(caller: Caller, task: str, outcome: str = "released", **facts: Any) -> None:
-    """Have a task and end that."""
+    """Claim a task and end the tenure."""
     assert caller.post("claim", task=task, **facts).status_code == 201
     fields = {"note": facts["note"]} if "note" in facts else {}
     assert caller.post("release", task=task, outcome=outcome, **fields).status_code == 200
 
 
 def rows_of(answer: httpx.Response) -> list[dict[str, str]]:
-    """The rows of a CSV, as a strict reader of RFC 4180 has them."""
+    """Return the rows of a CSV, parsed strictly by RFC 4180."""
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "text/csv; header=present; charset=utf-8"
     text = answer.content.decode()
@@ -109,7 +109,7 @@ def test_a_history_has_no_session(ann: Caller, bob: Caller) -> None:
         assert ann.session not in text
         assert bob.session not in text
         hashes = [found for found in re.findall("[0-9a-f]{11,}", text) if not found.isdigit()]
-        assert hashes == [], "a ref is ten characters of one"
+        assert hashes == [], "a ref has ten characters of a hash"
 
 
 def test_an_export_of_many_pages_is_whole_and_has_each_once(ann: Caller) -> None:
@@ -172,7 +172,7 @@ def test_a_project_without_a_history_gives_a_header(ann: Caller) -> None:
 
 @pytest.mark.long
 def test_an_export_that_the_store_leaves_in_the_midst_has_no_end(tmp_path: Path) -> None:
-    """Nobody takes it for all that there was."""
+    """No client can take it for a complete export."""
     with running(tmp_path / "service", env={"DIBS_RATE_PER_SESSION": "0"}) as service:
         caller = Caller(service.url, "cut.short")
         for first in range(0, 4_000, 30):
@@ -188,7 +188,7 @@ def test_an_export_that_the_store_leaves_in_the_midst_has_no_end(tmp_path: Path)
             assert answer.status_code == 200
             chunks = answer.iter_raw()
             next(chunks)
-            store.set("dibs:format", "99")  # as a newer dibs would leave it
+            store.set("dibs:format", "99")  # as a newer dibs would set it
             until(lambda: httpx.get(f"{service.url}/readyz").status_code == 503, "it is noticed")
             with pytest.raises(httpx.RemoteProtocolError):
                 for _ in chunks:
@@ -204,7 +204,7 @@ def test_exports_take_turns_and_count_as_streams(tmp_path: Path) -> None:
                 stream = caller.http.stream("GET", "/v1/many.streams/events", headers=events)
                 lines = open_ones.enter_context(stream).iter_lines()
                 assert next(lines)
-                followed.append(lines)  # one that nobody has is closed
+                followed.append(lines)  # an unreferenced stream is closed
             answer = caller.get("history.csv")
             assert (answer.status_code, answer.json()["code"]) == (429, "quota")
             open_ones.close()

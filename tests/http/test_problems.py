@@ -1,4 +1,4 @@
-"""Each problem of the table can happen, and looks like every other."""
+"""Each problem of the table can happen and has the same shape."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ TEAM = "team-key-for-these-tests"
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """A service with keys and small limits, whose store the tests may harm."""
+    """Start a service with keys and small limits, whose store the tests may damage."""
     env = {
         "DIBS_TEAM_KEY": f"old-{TEAM},{TEAM}",
         "DIBS_ADMIN_KEY": ADMIN,
@@ -41,26 +41,26 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]
 
 @dataclass
 class ProjectAtService:
-    """One project at that service, and the sessions that call there."""
+    """One project at that service, and the sessions that call it."""
 
     service: ServiceProcess
     project: str
     open: contextlib.ExitStack
 
     def caller(self, **headers: str) -> Caller:
-        """Another session, with the team key."""
+        """Return another session, with the team key."""
         keyed = {"Authorization": f"Bearer {TEAM}"} | headers
         made = Caller(self.service.url, self.project, **keyed)
         self.open.callback(made.http.close)
         return made
 
     def admin(self) -> Caller:
-        """A session with the admin key."""
+        """Return a session with the admin key."""
         return self.caller(Authorization=f"Bearer {ADMIN}")
 
     @contextlib.contextmanager
     def store(self) -> Iterator[redis.Redis]:
-        """The service's own store, over its socket."""
+        """Connect to the service's own store over its socket."""
         path = str(self.service.folder / "data" / "valkey.sock")
         with redis.Redis(unix_socket_path=path, decode_responses=True) as client:
             yield client
@@ -68,18 +68,18 @@ class ProjectAtService:
 
 @pytest.fixture
 def desk(strict: ServiceProcess, project: str) -> Iterator[ProjectAtService]:
-    """A project of this test alone."""
+    """Yield a project that only this test uses."""
     with contextlib.ExitStack() as opened:
         yield ProjectAtService(strict, project, opened)
 
 
 Provoke = Callable[[ProjectAtService], httpx.Response]
 WAYS: list[tuple[str, Provoke]] = []
-"""(code, what provokes it): every code of the table is here at least once."""
+"""(code, function that provokes it); every code of the table is here at least once."""
 
 
 def answers(code: str) -> Callable[[Provoke], Provoke]:
-    """Mark a function that returns an answer with the problem `code`."""
+    """Register a function that returns an answer with the problem `code`."""
 
     def mark(way: Provoke) -> Provoke:
         WAYS.append((code, way))
@@ -302,7 +302,7 @@ def a_claim_of_the_next_while_too_many_wait_for_people(desk: ProjectAtService) -
     answer = bob.post("claim", next=True)
     assert (answer.json()["whose"], answer.json()["limit"]) == ("waiting", 3)
     assert answer.json()["counts"] == {"parked": 3, "review": 0, "failed": 0}
-    assert bob.post("claim", task="T-3").status_code == 201, "by its name it may be claimed"
+    assert bob.post("claim", task="T-3").status_code == 201, "a claim by name is not limited"
     return answer
 
 
@@ -319,7 +319,7 @@ def a_list_where_the_project_weighs_what_it_may(desk: ProjectAtService) -> httpx
     assert ann.post("tasks", tasks=entries).status_code == 200
     answer = ann.post("tasks", tasks=[{"task": "T-9", "body": "x" * 8_000}])
     assert (answer.json()["whose"], answer.json()["limit"]) == ("bytes", 65_536)
-    assert ann.post("tasks", tasks=entries).json()["unchanged"], "nothing new is no matter"
+    assert ann.post("tasks", tasks=entries).json()["unchanged"], "an unchanged list is accepted"
     return answer
 
 
@@ -418,12 +418,12 @@ def a_claim_while_the_store_stands_still(desk: ProjectAtService) -> httpx.Respon
     ann = desk.caller()
     ann.post(
         "claim", task="T-0"
-    )  # so the store knows the project, and the claim is all it is asked
+    )  # the store knows the project now, so the service sends only the claim
     with stopped_store(desk):
         answer = ann.post("claim", task="T-1")
         assert answer.json()["outcome"] == "unknown"
     again = until(lambda: answered(ann.post("claim", task="T-1")), "it answers again", every_s=0.3)
-    assert again.status_code in (200, 201), "asking again finds out, and takes effect once"
+    assert again.status_code in (200, 201), "the repeat takes effect once"
     assert again.json()["grants"] == 1
     return answer
 
@@ -433,7 +433,7 @@ def asking_whether_it_is_ready_while_the_store_stands_still(
     desk: ProjectAtService,
 ) -> httpx.Response:
     http = desk.caller().http
-    with stopped_store(desk):  # the first answer may be shared, from a moment ago
+    with stopped_store(desk):  # the first answer may be a shared recent one
         answer = until(lambda: unready(http.get("/readyz")), "the service says it is not ready")
     assert answer.headers["retry-after"] == "1"
     return answer
@@ -445,7 +445,7 @@ def unready(answer: httpx.Response) -> httpx.Response | None:
 
 @contextlib.contextmanager
 def stopped_store(desk: ProjectAtService) -> Iterator[None]:
-    """The store does not run in this block; afterwards the service reaches it again."""
+    """Stop the store during the block; then wait until the service reaches it again."""
     ann = desk.caller()
     with desk.store() as store:
         pid = int(store.info("server")["process_id"])
@@ -458,7 +458,7 @@ def stopped_store(desk: ProjectAtService) -> Iterator[None]:
 
 
 def answered(answer: httpx.Response) -> httpx.Response | None:
-    """The answer, unless it is that the store cannot answer."""
+    """Return the answer, or None if the store could not answer."""
     return None if answer.status_code == 503 else answer
 
 

@@ -1,4 +1,4 @@
-"""Rules 22 and 28 over the wire: a task waits for the verdict on its pull request."""
+"""Rules 22 and 28 over HTTP: a task waits for the verdict on its pull request."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +17,7 @@ PR = "https://github.com/acme/web/pull/7"
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """A service with a key for each kind of caller."""
+    """Start a service with a key for each kind of caller."""
     keys = {"DIBS_TEAM_KEY": TEAM, "DIBS_ADMIN_KEY": ADMIN, "DIBS_CI_KEY": f"{CI},{CI}-2"}
     rates = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
     with running(tmp_path_factory.mktemp("review"), env=keys | rates) as started:
@@ -30,7 +30,7 @@ def caller(service: ServiceProcess, project: str, key: str) -> Caller:
 
 @pytest.fixture
 def ann(service: ServiceProcess, project: str) -> Iterator[Caller]:
-    """A session."""
+    """Yield a session."""
     made = caller(service, project, TEAM)
     yield made
     made.http.close()
@@ -38,7 +38,7 @@ def ann(service: ServiceProcess, project: str) -> Iterator[Caller]:
 
 @pytest.fixture
 def bob(service: ServiceProcess, project: str) -> Iterator[Caller]:
-    """Another session."""
+    """Yield another session."""
     made = caller(service, project, TEAM)
     yield made
     made.http.close()
@@ -46,7 +46,7 @@ def bob(service: ServiceProcess, project: str) -> Iterator[Caller]:
 
 @pytest.fixture
 def ci(service: ServiceProcess, project: str) -> Iterator[Caller]:
-    """CI, which is no session: its key is all that it has."""
+    """Yield CI, which is no session: it has only its key."""
     made = caller(service, project, CI)
     del made.http.headers["Dibs-Session"]
     yield made
@@ -65,7 +65,7 @@ def in_review(who: Caller, task: str = "T-1", **wish: Any) -> dict[str, Any]:
 def test_no_path_from_opened_to_merged_gives_the_task_to_another(
     ann: Caller, bob: Caller, ci: Caller
 ) -> None:
-    """Two sessions, a pull request that is rejected, and one that is merged."""
+    """Two sessions; one pull request is rejected, and one is merged."""
     ann.post("tasks", tasks=[{"task": "T-1"}, {"task": "T-2", "needs": ["T-1"]}])
     assert ann.post("claim", next=True, branch="feat/one", label="ann").status_code == 201
     claim = ann.post("heartbeat", task="T-1", state="review", pr=PR + "/files?w=1#top").json()
@@ -74,7 +74,7 @@ def test_no_path_from_opened_to_merged_gives_the_task_to_another(
     assert (refused["claim"]["state"], refused["claim"]["pr"]) == ("review", PR)
     assert f"is in review, held by ann (ref {claim['holder']['ref']})" in refused["detail"]
     day = claim["expires_at"][:10]
-    assert f"for 7 days more, until {day} " in refused["detail"], "in a week a time of day is none"
+    assert f"for 7 days more, until {day} " in refused["detail"], "a distant end needs a date"
     nothing = problem_of(bob.post("claim", next=True), 409, "nothing-ready")
     assert (nothing["counts"]["review"], nothing["counts"]["blocked"]) == (1, 1)
 
@@ -295,7 +295,7 @@ def test_a_key_for_ci_reads_and_resolves_and_opens_nothing_else(
     service: ServiceProcess, project: str, ann: Caller, ci: Caller
 ) -> None:
     in_review(ann)
-    assert ACTS.keys() == POSTS.keys() - {"resolve"}, "each other act is tried"
+    assert ACTS.keys() == POSTS.keys() - {"resolve"}, "the test covers every other act"
     for act, fields in ACTS.items():
         problem = problem_of(ci.post(act, **fields), 403, "forbidden")
         assert "A key for CI" in problem["detail"]

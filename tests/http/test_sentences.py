@@ -1,4 +1,4 @@
-"""Errors say how things are: who has a task, or had it until its claim lapsed, and what to do."""
+"""Error sentences: who holds a task or held it last, until when, and what to do."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +12,7 @@ AT = datetime(2026, 11, 30, 14, 19, 48, tzinfo=UTC)
 
 
 def claim(state: State, **fields: Any) -> Claim:
-    """What is known of a task that ann has, or had last."""
+    """Return a claim that ann holds or held last."""
     known: dict[str, Any] = dict.fromkeys(("note", "pr", "ended_at", "flag", "previous"))
     known |= {"project": Project("p"), "task": Task("T-12"), "fence": Fence(41), "state": state}
     known |= {"holder": Holder("9c1e5f03ab", "ann"), "mine": False, "ttl": 1800, "expires_in": 0}

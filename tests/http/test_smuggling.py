@@ -1,4 +1,4 @@
-"""What is ambiguous in HTTP is refused the same way wherever it is sent, and does nothing."""
+"""Ambiguous HTTP is refused in the same way on every path, and changes nothing."""
 
 import json
 import socket
@@ -20,20 +20,20 @@ JSON = "application/json"
 
 @pytest.fixture
 def url(service: ServiceProcess) -> str:
-    """Where the service is."""
+    """Return the service's URL."""
     return service.url
 
 
 @pytest.fixture(autouse=True)
 def no_traceback(service: ServiceProcess) -> Iterator[None]:
-    """Nothing that a caller sends is a mistake of ours."""
+    """Assert that the service logged no traceback: no request is its bug."""
     before = len(service.log.read_text())
     yield
     assert "Traceback" not in service.log.read_text()[before:]
 
 
 def claim(caller: Caller, task: str, *more: str, session: str | None = None) -> bytes:
-    """The bytes of a claim, with more header lines."""
+    """Return the bytes of a claim with extra header lines."""
     body = json.dumps({"task": task}).encode()
     lines = [
         f"POST /v1/{caller.project}/claim HTTP/1.1",
@@ -47,7 +47,7 @@ def claim(caller: Caller, task: str, *more: str, session: str | None = None) -> 
 
 
 def refused(answer: RawAnswer, status: int, code: str, *fields: str) -> None:
-    """The answer is this problem, and nothing was changed."""
+    """Assert that the answer is this problem and that nothing was changed."""
     problem = answer.problem
     assert (answer.status, problem["code"], problem["outcome"]) == (status, code, "not-applied")
     if fields:
@@ -115,7 +115,7 @@ def test_what_says_twice_where_a_request_ends_or_for_whom_it_is_is_no_request(
     with RawConnection(url) as wire:
         wire.send((head + "\r\n".join(lines)).encode() + b'\r\n\r\n{"task": "kept"}')
         refused(wire.answer(), 400, "invalid")
-        assert wire.rest() == b"", "what follows is no request"
+        assert wire.rest() == b"", "the rest is not read as a request"
 
 
 @pytest.mark.parametrize(
@@ -244,13 +244,13 @@ def test_a_body_that_breaks_off_does_nothing(ann: Caller, url: str) -> None:
         assert wire.rest() == b""
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the framework speaks of its 3.0
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # about the framework's 3.0
 @pytest.mark.parametrize("arrives", [b"", b'{"task": "T-1"'])
 @pytest.mark.parametrize("path", ["/v1/p/heartbeat", "/v1/p/claim", "/v1/p/break", "/p/p/break"])
 async def test_a_body_of_another_length_than_declared_does_nothing(
     path: str, arrives: bytes
 ) -> None:
-    """Whatever server is underneath: the application itself compares."""
+    """The application itself compares the lengths, under any server."""
     headers = [(b"host", b"x"), (b"content-length", b"15"), (b"content-type", JSON.encode())]
     headers += [(b"dibs-session", str(uuid.uuid4()).encode()), (b"origin", b"http://x")]
     scope: Any = {
@@ -302,7 +302,7 @@ def test_a_project_may_be_called_claims(url: str) -> None:
 def test_one_path_leads_to_each_thing(url: str, path: str) -> None:
     answer = ask(url, request("GET", path))
     if path == "/v1/x/claims//":
-        assert answer.json == ask(url, request("GET", "/v1/x/claims/%2F")).json  # a task, "/"
+        assert answer.json == ask(url, request("GET", "/v1/x/claims/%2F")).json  # the task is "/"
         assert answer.json["task"] == "/"
     elif path.startswith("/v1/./"):
         refused(answer, 422, "invalid", "project")

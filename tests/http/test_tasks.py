@@ -1,4 +1,4 @@
-"""The list of tasks over the wire (rules 23, 24 and 25), and whatever may be wrong with one."""
+"""The list of tasks over HTTP (rules 23, 24 and 25), and every error in an entry."""
 
 import json
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ MEBIBYTE = 1 << 20
 
 
 def names(caller: Caller, **query: Any) -> list[str]:
-    """What is listed, in the order of the list."""
+    """Return the listed names, in order."""
     return [task["task"] for task in caller.get("tasks", **query).json()["tasks"]]
 
 
 def errors_of(answer: httpx.Response) -> dict[str, str]:
-    """What is wrong, by field."""
+    """Return the errors by field."""
     errors = problem_of(answer, 422, "invalid")["errors"]
     return {error["field"]: error["message"] for error in errors}
 
@@ -297,7 +297,7 @@ def test_a_large_body_that_says_no_length_is_taken_and_bounded(ann: Caller) -> N
     try:
         answer = ann.http.post(path, content=chunks(30), headers=head)
     except httpx.TransportError:
-        return  # it was cut off before all was sent
+        return  # the service closed the connection before the client had sent all
     assert answer.status_code == 413
 
 

@@ -1,4 +1,4 @@
-"""A caller that offers another protocol is answered in HTTP/1.1, and its body counts."""
+"""A request that offers another protocol is answered in HTTP/1.1, and its body counts."""
 
 import json
 import shutil
@@ -21,14 +21,14 @@ JAVA = Path(__file__).with_name("Walk.java")
 
 @pytest.fixture(params=list(OFFERS.values()), ids=list(OFFERS))
 def offer(request: pytest.FixtureRequest) -> dict[str, str]:
-    """The headers of an offer."""
+    """Return the headers of an offer."""
     return request.param
 
 
 def post(
     caller: Caller, act: str, offer: dict[str, str], how: str = "whole", **fields: object
 ) -> RawAnswer:
-    """POST as a client does that would rather speak something else."""
+    """POST as a client does that prefers another protocol."""
     body = json.dumps(fields).encode()
     headers = {"Dibs-Session": caller.session, "Content-Type": "application/json"} | offer
     path = f"/v1/{caller.project}/{act}"
@@ -56,7 +56,7 @@ def test_a_body_behind_an_offer_to_upgrade_is_not_lost(
     parked = post(ann, "heartbeat", offer, how, task="j-1", state="parked", note="q?")
     assert parked.status == 200
     assert (parked.json["task"], parked.json["state"]) == ("j-1", "parked")
-    # An empty heartbeat would have made each of them held.
+    # A heartbeat whose body was lost would have set all of them to held.
     states = {claim["task"]: claim["state"] for claim in ann.get("claims").json()["claims"]}
     assert states == {"j-1": "parked", "j-2": "parked", "j-3": "held"}
 
@@ -89,14 +89,14 @@ def test_curl_that_offers_http_2_claims(ann: Caller) -> None:
 
 @pytest.mark.skipif(
     not shutil.which("java"),
-    reason="no java on the PATH (Debian's package default-jdk-headless); curl offers the same",
+    reason="java is not on the PATH (Debian: default-jdk-headless); curl makes the same offer",
 )
 def test_the_http_client_of_java_claims_parks_and_releases(ann: Caller) -> None:
     java_walks(str(ann.http.base_url), ann.project, ann.session)
 
 
 def java_walks(url: str, project: str, session: str) -> None:
-    """Run the walk of Walk.java, which says what it was answered."""
+    """Run the calls of Walk.java, which prints the answers."""
     ran = processes.run(
         ["java", str(JAVA), url.rstrip("/"), project, session],
         timeout=110,

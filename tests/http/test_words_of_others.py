@@ -1,4 +1,4 @@
-"""What another session wrote stands in a detail and in the text table as data: framed, quoted."""
+"""Another session's texts appear in a detail and in the text table as data: framed and quoted."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,7 +18,8 @@ NOW = datetime.now(UTC)
 
 
 def accepted(caller: Caller, call: str, fields: Mapping[str, Any]) -> httpx.Response:
-    """POST the fields, without those that the service refuses; it says which as data, too."""
+    """POST the fields without those that the service refuses; assert that a refusal quotes them as
+    data."""
     answer = caller.post(call, **fields)
     if answer.status_code != 422:
         return answer
@@ -34,7 +35,7 @@ def detail_of(answer: httpx.Response, code: str) -> str:
 
 
 def carries(said: str, *, notes: int, why: str = "") -> None:
-    """Assert that `said` has so many notes, framed, and all it has of others as data."""
+    """Assert that `said` has this many notes, all framed, and every foreign text as data."""
     assert faults(said) == [], why
     assert len(NOTE_FRAME.findall(said)) == notes, said
     assert not notes or ORDER in said
@@ -47,7 +48,7 @@ def test_every_refusal_carries_words_of_others_as_data(ann: Caller, bob: Caller,
     task = text[:200] if ann.post("claim", task=text[:200], ttl=10).status_code == 201 else "T-1"
     ann.post("release", task=task)
     assert accepted(bob, "claim", {"task": task, **words}).status_code == 201
-    # What is refused as a note is none that anybody hears of.
+    # A refused note reaches nobody.
     notes = int(bob.get(f"claims/{quote(task, safe='')}").json()["note"] is not None)
     carries(detail_of(ann.post("claim", task=task), "held"), notes=notes)
     carries(detail_of(ann.post("claim", any_of=[task, task + "-"][:1]), "held"), notes=notes)
@@ -79,7 +80,7 @@ def test_the_reason_of_a_break_is_data(
 
 
 def claim_of(text: str, **fields: Any) -> Claim:
-    """A claim all of whose words are `text`."""
+    """Return a claim with `text` in every field."""
     known: dict[str, Any] = {
         "project": "p", "task": Task(text), "state": "held", "fence": Fence(7),
         "holder": Holder("9c1e5f03ab", text, text, text), "mine": False, "ttl": 60,

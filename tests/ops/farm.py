@@ -20,7 +20,7 @@ PASSWORD = "a password of this test"
 
 
 def server() -> str:
-    """The path of redis-server, which can be a Sentinel and a node of a cluster."""
+    """Return the path of redis-server, which can also be a Sentinel or a cluster node."""
     found = shutil.which("redis-server")
     if not found:
         lacking("no redis-server on the PATH (Debian's package redis-server)")
@@ -28,7 +28,8 @@ def server() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now, below those that the system gives to clients, for bus ports too."""
+    """Return free ports below the range that the system gives to clients, with room for bus
+    ports."""
     found: list[int] = []
     candidate = random.randrange(12_000, 20_000)
     while len(found) < count:
@@ -46,7 +47,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class SlowConnection:
-    """A way to a server that takes its time in both directions, as one to another place does."""
+    """A relay to a server that delays bytes in both directions, as a long network path does."""
 
     def __init__(self, port: int, to_port: int, one_way_s: float) -> None:
         self.port, self._to_port, self._one_way_s = port, to_port, one_way_s
@@ -100,13 +101,14 @@ class SlowConnection:
             sink.shutdown(socket.SHUT_RDWR)
 
     def cut(self) -> None:
-        """Lose what is on its way, and let nobody through any more."""
+        """Drop all bytes in transit and refuse new connections."""
         self._cut = True
         self.close()
 
     def close(self) -> None:
-        """End every connection, one that is being taken just now too."""
-        # Closing alone leaves the acceptor waiting, and what it takes then is nobody's.
+        """Close every connection, including one that is being accepted."""
+        # Closing the listener alone leaves the acceptor waiting; nobody would close its next
+        # connection.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._acceptor.join(5)
@@ -131,7 +133,7 @@ class Node:
         self.folder, self.port, self.flags, self.sentinel = folder, port, flags, sentinel
         self.env = env
         self.wire: SlowConnection | None = None
-        """The way from its primary, where that takes its time."""
+        """The delayed path from its primary, if there is one."""
         folder.mkdir(parents=True)
         self.start()
 
@@ -183,9 +185,10 @@ def cluster(
     timeout_ms: int = 2000,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Sequence[Node]]:
-    """Nodes of a cluster, primaries first, every slot served.
+    """Yield the nodes of a cluster, primaries first, with every slot served.
 
-    `timeout_ms`: after how long they take one another for dead; `env` is theirs.
+    `timeout_ms`: how long a node stays silent before the others count it as dead; `env` is the
+    nodes' environment.
     """
     ports = free_ports(primaries * (1 + replicas))
     flags = [*COMMON, "--cluster-enabled", "yes"]
@@ -212,7 +215,7 @@ def cluster(
 
 
 def whole(node: Node) -> bool:
-    """Say if a node sees every slot served."""
+    """Return whether a node sees every slot served."""
     with node.client() as client:
         info = client.execute_command("CLUSTER INFO")
     state = (
@@ -227,9 +230,9 @@ def whole(node: Node) -> bool:
 def sentinels(
     folder: Path, *, replica_behind_s: float = 0.0
 ) -> Iterator[tuple[list[Node], list[Node]]]:
-    """Two servers (a primary and its replica), and three Sentinels that watch them.
+    """Yield two servers, a primary and its replica, and three Sentinels that watch them.
 
-    `replica_behind_s`: how long a byte is on its way between primary and replica.
+    `replica_behind_s`: the delay of each byte between primary and replica.
     """
     ports = free_ports(6)
     with stopping() as nodes:
@@ -267,7 +270,7 @@ def _agreed(watcher: Node) -> bool:
 
 @contextlib.contextmanager
 def stopping() -> Iterator[list[Node]]:
-    """Nodes that are killed at the end."""
+    """Yield a list for nodes; kill them at the end."""
     nodes: list[Node] = []
     try:
         yield nodes

@@ -1,4 +1,5 @@
-"""Sessions that claim, hold and release over HTTP while something breaks; what they were told."""
+"""Sessions that claim, hold and release over HTTP during a failure, and the answers that they
+got."""
 
 import http.client
 import json
@@ -15,7 +16,7 @@ from tests.harness.services import new_session
 
 @dataclass(frozen=True)
 class Grant:
-    """A claim that the service said is ours, and when we asked and heard (monotonic seconds)."""
+    """A granted claim, with the times of its request and its answer (monotonic seconds)."""
 
     project: str
     task: str
@@ -24,14 +25,14 @@ class Grant:
     asked: float
     heard: float
     kept: bool
-    """Not released again by this load."""
+    """Whether this load keeps the claim rather than release it."""
 
 
 @dataclass
 class SteadyLoad:
-    """Threads that claim new tasks, which they keep, and contend for hot ones, which they release.
+    """Threads that claim new tasks and keep them, and compete for hot tasks, which they release.
 
-    A call that was not answered, or answered 503, is repeated as it was: that is the contract.
+    They repeat a call unchanged if it got no answer or a 503, as the contract demands.
     """
 
     ports: Callable[[], Sequence[int]]
@@ -109,7 +110,8 @@ class SteadyLoad:
         return 0, {}
 
     def assert_fences_only_grew(self) -> None:
-        """No fence twice in a project, and per task each later grant has the larger one."""
+        """Assert that each project's fences are unique, and that each task's later grants have
+        larger ones."""
         assert not self.wrong, self.wrong[:5]
         for project in self.projects:
             fences = Counter(grant.fence for grant in self.grants if grant.project == project)

@@ -1,4 +1,5 @@
-"""Who comes in, who makes room, and who goes first."""
+"""Admission: which connections get a slot, which are closed for others, and which calls go
+first."""
 
 import asyncio
 import http.client
@@ -30,7 +31,7 @@ from dibs.responses import Reply
 
 
 class Guest:
-    """A connection, as far as slots go."""
+    """A connection, as far as the slots use one."""
 
     gone = False
 
@@ -51,7 +52,7 @@ def test_a_newcomer_takes_the_place_of_who_was_quiet_longest() -> None:
     assert not slots.scarce
     assert slots.enter(Guest(), QUIET_S + 0.1)
     assert [guest.gone for guest in old[:3]] == [False, True, False]
-    slots.quiet(old[0], 1)  # of those that are left it is the last
+    slots.quiet(old[0], 1)  # it becomes the most recently quiet one that is left
     occupied(slots, 17, at=QUIET_S + 0.1)
     assert [guest.gone for guest in old] == [False] + [True] * 17
 
@@ -64,7 +65,7 @@ def test_nobody_goes_who_has_just_come_while_there_is_room() -> None:
     assert not slots.has_room(FRESH_S / 2)
     assert not slots.enter(Guest(), FRESH_S / 2)
     assert not any(guest.gone for guest in first)
-    assert not slots.has_room(FRESH_S * 1.1, 21), "more are on their way than there are slots"
+    assert not slots.has_room(FRESH_S * 1.1, 21), "newcomers outnumber the slots"
     assert all(guest.gone for guest in first)
 
 
@@ -174,7 +175,7 @@ def test_a_holder_is_known_by_its_answers_and_forgotten_when_it_asks_too_often()
     holders.heard(b"bob", 409)
     assert (holders.has(b"ann"), holders.has(b"bob")) == (True, False)
     holders.heard(b"ann", 409)
-    assert holders.has(b"ann"), "it was refused something, and holds what it held"
+    assert holders.has(b"ann"), "a refused claim leaves its other claims in place"
     holders.heard(b"ann", 429)
     assert not holders.has(b"ann")
     for who in (b"ann", b"bob", b"cat"):
@@ -207,7 +208,7 @@ async def test_reads_begin_a_few_at_a_time_and_health_does_not_wait_for_them() -
     health = asyncio.create_task(wrapped(scope("/livez"), None, send))
     await asyncio.sleep(0.01)
     assert begun == ["/p/0", "/p/1", "/p/2", "/p/3", "/livez"]
-    assert statuses == [503] * 40, "so many more may wait, and no more"
+    assert statuses == [503] * 40, "the rest exceed the limit on waiting reads"
     assert b"\ndibs_reads_refused_total 40.0\n" in metrics.text()
     go_on.set()
     await asyncio.gather(*reads, health)
@@ -220,7 +221,7 @@ async def test_a_stream_that_has_begun_keeps_no_turn_and_nor_does_one_that_faile
         await asyncio.Event().wait()
 
     async def fails(scope: Any, receive: Any, send: Any) -> None:
-        raise RuntimeError("a mistake")
+        raise RuntimeError("a bug")
 
     async def send(message: Any) -> None:
         begun.append(message)
@@ -259,7 +260,7 @@ async def test_who_has_shown_wrong_keys_waits_in_nobodys_way() -> None:
 
 
 class Asked:
-    """A request, as uvicorn has it."""
+    """A request with the fields that uvicorn gives it."""
 
     def __init__(self, *, disconnected: bool) -> None:
         self.disconnected = disconnected
@@ -424,7 +425,7 @@ def test_claims_that_wait_take_a_part_of_the_connections_and_others_hear_at_once
     for one in waiting:
         one.start()
     until(lambda: small.metrics()["dibs_streams"] == 10, "ten wait")
-    status, told = small.claim("T-1", wait=25)  # a quarter of 40 waits already
+    status, told = small.claim("T-1", wait=25)  # a quarter of the 40 already waits
     assert (status, told["code"]) == (409, "held")
     stream = http.client.HTTPConnection("127.0.0.1", small.port, timeout=10)
     stream.request("GET", "/v1/p/events", headers={"Accept": "text/event-stream"})
@@ -453,7 +454,7 @@ def test_who_is_being_answered_stays_however_many_come(small: Running) -> None:
 
 
 def test_of_many_who_come_in_one_moment_none_is_refused_for_want_of_a_seat(small: Running) -> None:
-    """They wait outside. Holders are among them, for all that the acceptor can know."""
+    """They wait in the listen backlog. The acceptor cannot know whether holders are among them."""
     session = new_session()
     assert small.claim("T-1", session)[0] == 201
     head = f"POST /v1/p/heartbeat HTTP/1.1\r\nHost: x\r\nDibs-Session: {session}\r\n"
@@ -469,7 +470,7 @@ def test_of_many_who_come_in_one_moment_none_is_refused_for_want_of_a_seat(small
     for one in crowd:
         one.close()
     told = Counter(answer.split(b" ")[1] for answer in answers)
-    assert not told.keys() - {b"200", b"429"}, told  # a session may ask so often, and no more
+    assert not told.keys() - {b"200", b"429"}, told  # 429: over the session's rate
 
 
 def test_a_claim_that_waits_for_who_has_hung_up_takes_nothing(small: Running) -> None:
@@ -490,7 +491,7 @@ def test_a_claim_that_waits_for_who_has_hung_up_takes_nothing(small: Running) ->
 
 
 def is_closed(one: socket.socket) -> bool:
-    """The service has closed it."""
+    """Return whether the service has closed the connection."""
     try:
         return one.recv(1) == b""
     except BlockingIOError:

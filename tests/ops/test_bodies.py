@@ -1,4 +1,4 @@
-"""Large bodies: who sends one slowly keeps nobody out, and all together have their bounds."""
+"""Large bodies: a slow sender keeps nobody out, and all bodies together stay within a limit."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def strangers(service: Running, path: str, headers: str) -> Iterator[list[socket.socket]]:
-    """Many who send most of a large body, and then no more."""
+    """Open many connections that send most of a large body and then stop."""
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n{headers}\r\n".encode()
     with contextlib.ExitStack() as stack:
         slow = []
@@ -42,7 +42,7 @@ def strangers(service: Running, path: str, headers: str) -> Iterator[list[socket
 
 
 def a_list() -> bytes:
-    """500 tasks, nearly as large as a list may be."""
+    """Return 500 tasks, nearly the largest list that dibs accepts."""
     tasks = [{"task": f"T-{number}", "body": "x" * 1_900} for number in range(500)]
     return json.dumps({"tasks": tasks}).encode()
 
@@ -67,9 +67,9 @@ def test_strangers_who_send_lists_slowly_keep_no_team_from_writing_its_own(
     with strangers(service, "/v1/theirs/tasks", headers) as slow:
         took, status = ask(service, "/v1/ours/tasks", a_list(), Dibs_Session=new_session())
         assert status == 200
-        assert took < 5, "slow ones are waited for 10 s"
+        assert took < 5, "the service waits 10 s for a slow body"
         first = slow[0].recv(65536)
-        assert b" 503 " in first.split(b"\r\n")[0], "who has been sending for longest makes room"
+        assert b" 503 " in first.split(b"\r\n")[0], "the body that began first makes room"
         assert b"Send it again" in first
 
 
@@ -86,11 +86,11 @@ def test_strangers_who_send_deliveries_slowly_keep_no_forge_out(service: Running
             X_GitHub_Delivery="one",
         )
     assert status == 202
-    assert took < 5, "slow ones are waited for 10 s"
+    assert took < 5, "the service waits 10 s for a slow body"
 
 
 class Sender:
-    """Sends a body in parts, each when it is told to."""
+    """A client that sends a body in parts, one for each call of `send`."""
 
     def __init__(self) -> None:
         self.parts: asyncio.Queue[dict[str, object]] = asyncio.Queue()
@@ -120,12 +120,12 @@ async def test_what_has_come_counts_and_who_began_first_makes_room() -> None:
     with pytest.raises(ProblemError, match="had been coming for longest"):
         await reads[0]
     second.send(25, more=False)
-    assert await reads[1] == 75, "only one had to go"
+    assert await reads[1] == 75, "only one body is refused"
     third.send(70, more=False)
     assert await reads[2] == 90
     last = Sender()
     last.send(100, more=False)
-    assert await last.read(room, 100) == 100, "no room is lost"
+    assert await last.read(room, 100) == 100, "the whole budget is free again"
 
 
 async def test_what_came_whole_is_not_given_up_but_counts_until_it_is_dealt_with() -> None:

@@ -1,4 +1,5 @@
-"""What a failover takes when the replaced primary still answers, and what it cannot take."""
+"""Failovers in which the old primary still answers: the claims that they lose, and those they
+cannot."""
 
 import contextlib
 import http.client
@@ -21,11 +22,11 @@ from tests.ops.test_replicas import serving as node_of
 from tests.tools.servers import KINDS, serving
 
 LEFT_S = 1.5
-"""After the Sentinels' word for so long nothing that is acknowledged may be lost."""
+"""Seconds after the Sentinels name another primary from which no acknowledged claim may be lost."""
 
 
 class Word:
-    """Listens to the Sentinels: when the first of them named another primary, monotonic seconds."""
+    """Polls the Sentinels; `at` is when the first one named another primary (monotonic seconds)."""
 
     def __init__(self, watchers: list[Node], old_port: int) -> None:
         self._watchers, self._old = watchers, str(old_port)
@@ -57,9 +58,10 @@ class Word:
 
 
 class Stalls:
-    """Asks a service for what costs it nothing: for how long it did not run, at most, in seconds.
+    """Polls a cheap call of the service; `longest_s` is the longest time it took to answer.
 
-    On a busy machine it may not hear the Sentinels either while it does not run.
+    On a busy machine, a service that gets no processor time does not hear from the Sentinels
+    either.
     """
 
     def __init__(self, service: Running) -> None:
@@ -83,18 +85,18 @@ class Stalls:
 
 
 def late_losses(service: Running, load: SteadyLoad, word_s: float, stalled_s: float) -> int:
-    """How many claims are lost that were asked for more than LEFT_S after the word, and after what
-    the service did not run."""
+    """Return how many claims are lost of those requested later than LEFT_S after the switch, plus
+    the service's longest stall."""
     late = SteadyLoad(load.ports, load.projects)
     late.grants = [grant for grant in load.grants if grant.asked > word_s + LEFT_S + stalled_s]
-    assert late.grants, "nothing was granted after the word: the test showed nothing"
+    assert late.grants, "nothing was granted after the switch: the test proves nothing"
     return lost_of(service, late)
 
 
 def losses(
     watchers: list[Node], old: Node, fail_over: Callable[[], object], **environ: str
 ) -> tuple[int, int]:
-    """Fail over under load; return how many acknowledged claims were lost, and how many late."""
+    """Fail over under load; return the number of lost claims, and of those requested late."""
     with Running(env=over("sentinel", watchers, "/claims") | environ) as service:
         load = SteadyLoad(lambda: [service.port], PROJECTS[:3], threads=8, pause_s=0.0)
         with load, Word(watchers, old.port) as word, Stalls(service) as stalls:
@@ -104,7 +106,7 @@ def losses(
             goes_on_after(load, word.at, stalls)
         load.assert_fences_only_grew()
         assert word.at
-        # Asked of the new primary: the service under test may still be at the old one.
+        # A fresh service asks the new primary; the service under test may still use the old one.
         with Running(env=over("sentinel", watchers, "/claims")) as fresh:
             late = late_losses(fresh, load, word.at, stalls.longest_s)
             lost = lost_of(fresh, load)
@@ -114,7 +116,7 @@ def losses(
 
 
 def goes_on_after(load: SteadyLoad, word_s: float | None, stalls: Stalls) -> None:
-    """Wait until claims are granted that were asked for after the switch has to be over."""
+    """Wait for grants of claims requested after the latest moment at which the switch may end."""
     assert word_s
 
     def late() -> int:
@@ -125,7 +127,7 @@ def goes_on_after(load: SteadyLoad, word_s: float | None, stalls: Stalls) -> Non
 
 
 def hear_that_they_lost(service: Running, load: SteadyLoad) -> None:
-    """Whoever had a claim that the failover took is told so, and not that they never had it."""
+    """Assert that the holder of a lost claim gets `lost` with the reason `forgotten`."""
     for grant in lost_ones(service, load)[:300]:
         body = {"task": grant.task, "fence": grant.fence}
         for act in ("heartbeat", "release"):
@@ -136,7 +138,7 @@ def hear_that_they_lost(service: Running, load: SteadyLoad) -> None:
 
 
 def told_to_fail_over(watcher: Node) -> None:
-    """Let a Sentinel promote the replica although the primary is well."""
+    """Make a Sentinel promote the replica although the primary is healthy."""
     with watcher.client() as client:
         client.execute_command("SENTINEL", "FAILOVER", "claims")
 
@@ -164,7 +166,7 @@ def test_a_primary_that_only_the_sentinels_lost_sight_of_is_left(tmp_path: Path)
 
 
 def shut_out_sentinels(primary: Node) -> None:
-    """Change the password that Sentinels know; connections of dibs that are open stay."""
+    """Change the password so that the Sentinels are locked out; dibs' open connections stay."""
     with primary.client() as client:
         mine = client.client_id()
         client.execute_command("CONFIG", "SET", "requirepass", "another")
@@ -194,21 +196,22 @@ def test_a_reader_of_events_follows_to_the_new_primary(tmp_path: Path, old: str)
             until(lambda: granted_at(servers[1], service), "claims go on", 30)
             heard = len(seen)
             assert service.claim("after")[0] == 201
-            # A read that stays with the old one waits for ten seconds, or twenty where that hangs.
+            # A read that stays with the old primary waits ten seconds, or twenty if that primary
+            # hangs.
             until(lambda: len(seen) > heard, "the reader hears of it", 8)
             ended.set()
         reader.join(20)
 
 
 def granted_at(node: Node, service: Running) -> bool:
-    """Claim a task; say if `node` has it."""
+    """Claim a task; return whether `node` has it."""
     task = f"T-{new_session()}"
     with node.client() as client:
         return service.claim(task)[0] == 201 and bool(client.exists(f"dibs:{{p}}:task:{task}"))
 
 
 def follow(service: Running, project: str, seen: list[str], ended: threading.Event) -> None:
-    """Note the type of each event of a project."""
+    """Append the type of each event of a project to `seen`."""
 
     stream = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
     with contextlib.closing(stream), contextlib.suppress(OSError, http.client.HTTPException):
@@ -232,7 +235,7 @@ def test_a_grant_that_no_replica_confirms_is_unknown_and_granted_once_they_do(
             assert status == 201
             until(lambda: durability(service) == "replicated", "it says so")
             with servers[0].client() as client, servers[1].client() as replica:
-                # The replica takes nothing in any more, and stays connected.
+                # The replica stays connected but applies nothing more.
                 replica.execute_command("CLIENT", "PAUSE", 1, "WRITE")
                 servers[1].process.send_signal(signal.SIGSTOP)
                 try:
@@ -242,7 +245,7 @@ def test_a_grant_that_no_replica_confirms_is_unknown_and_granted_once_they_do(
                         "unavailable",
                         "unknown",
                     ), body
-                    assert service.claim("T-1")[0] == 409, "a refusal needs nobody's confirmation"
+                    assert service.claim("T-1")[0] == 409, "a refusal waits for no replica"
                     beat = {"task": "T-1", "fence": first["fence"]}
                     asked = time.monotonic()
                     assert service.ask("POST", "/v1/p/heartbeat", beat, session)[0] == 200
@@ -287,7 +290,7 @@ def test_an_end_that_no_replica_has_is_not_confirmed_by_asking_again(
         ]
 
         def ends() -> list[tuple[int, Any]]:
-            """End the three, each in another way."""
+            """End each of the three claims in a different way."""
             replies = [
                 service.ask("POST", f"/v1/p/{act}", body, session, **headers)
                 for act, body, session, headers in acts
@@ -298,7 +301,7 @@ def test_an_end_that_no_replica_has_is_not_confirmed_by_asking_again(
         try:
             for status, body in ends():
                 assert (status, body["outcome"]) == (503, "unknown"), body
-            # On a new connection some servers wait for nothing that is older than it.
+            # On a new connection, WAIT ignores earlier writes on some servers.
             client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             for status, body in ends():
                 assert (status, body["outcome"]) == (503, "unknown"), body
@@ -319,7 +322,7 @@ def durability(service: Running) -> Any:
 def test_a_host_that_is_gone_takes_nothing_that_a_replica_had_to_have(
     tmp_path: Path, one_way_ms: int
 ) -> None:
-    """The primary's host goes with all that was on its way to the replica."""
+    """The primary's host is gone, with all bytes that were in transit to the replica."""
     with sentinels(tmp_path, replica_behind_s=one_way_ms / 1000) as (servers, watchers):
         wire = servers[1].wire
         assert wire
@@ -331,7 +334,7 @@ def test_a_host_that_is_gone_takes_nothing_that_a_replica_had_to_have(
                 wire.cut()
                 servers[0].kill()
                 until(lambda: primary(servers[1]), "the replica is promoted", 30)
-                # Until there is a replica again nothing can be confirmed, so nothing is granted.
+                # Without a replica no write can be confirmed, so the service grants nothing.
                 servers[0].start()
                 count = len(load.grants)
                 until(lambda: len(load.grants) > count + 100, "the load goes on", 60)

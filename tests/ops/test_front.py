@@ -1,6 +1,7 @@
-"""What stands in front of dibs: docs/ops has a file for each, and the real program reads it here.
+"""Programs in front of dibs: docs/ops has a configuration for each, and the real program reads it
+here.
 
-`.ci/run` installs them; elsewhere a test says what it lacks.
+`.ci/run` installs them; elsewhere a test names the program that is missing.
 """
 
 import contextlib
@@ -44,7 +45,7 @@ http {{
 
 
 def tool(name: str, package: str) -> str:
-    """Return the path of a program; without it the test fails in CI, and is skipped elsewhere."""
+    """Return the path of a program; if it is missing, fail in CI and skip elsewhere."""
     path = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
     if not path:
         lacking(f"no {name} on the PATH (Debian's package {package})")
@@ -79,7 +80,7 @@ def test_caddy_reads_its_file(tmp_path: Path) -> None:
 
 
 def free_port() -> int:
-    """Return a port that nobody has now."""
+    """Return a free port."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
@@ -113,7 +114,7 @@ def _listens(port: int) -> bool:
 
 @contextlib.contextmanager
 def nginx(folder: Path, behind: int) -> Iterator[http.client.HTTPConnection]:
-    """Run nginx with docs/ops/nginx.conf, but for its port, name and certificate."""
+    """Run nginx with docs/ops/nginx.conf, except for its port, name and certificate."""
     program, port, authority = tool("nginx", "nginx-light"), free_port(), trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     certificate.cert_chain_pems[0].write_to_path(folder / "site.pem")
@@ -136,7 +137,7 @@ def nginx(folder: Path, behind: int) -> Iterator[http.client.HTTPConnection]:
 
 @contextlib.contextmanager
 def caddy(folder: Path, behind: int) -> Iterator[http.client.HTTPConnection]:
-    """Run Caddy with docs/ops/Caddyfile, but for its port and without a certificate."""
+    """Run Caddy with docs/ops/Caddyfile, except for its port, and without a certificate."""
     program, port = tool("caddy", "caddy"), free_port()
     site = (OPS / "Caddyfile").read_text()
     for old, new in (
@@ -174,7 +175,7 @@ def test_behind_a_proxy_claims_pass_and_events_arrive_as_they_happen(
                 assert (answer.status, bool(answer.read())) == (status, True)
             calls.request("POST", "/v1/p/claim", b" " * 20_000, head)
             assert json.loads(calls.getresponse().read())["code"] == "too-large"
-        # The stream goes on, so what is read here was not held back.
+        # The stream is still open, so the proxy did not buffer these lines.
         lines = iter(events.readline, b"")
         assert any(line.strip() == b"event: claimed" for line in lines)
         events.close()
@@ -201,7 +202,7 @@ def test_no_spelling_of_the_metrics_path_passes_from_outside(proxy: Front, tmp_p
             status, body = _get(inside, path, "127.0.0.2")
             assert status in (400, 403, 404), path
             assert b"dibs_" not in body
-        # Nor does the service itself know more than one.
+        # The service itself serves the metrics at one path only.
         for path in METRICS:
             status, body = _get(inside, path, "127.0.0.1", service.port)
             assert (status == 200) is (path in ("/metrics", "/metrics?x=1", "/metrics#x")), path
@@ -211,7 +212,7 @@ def test_no_spelling_of_the_metrics_path_passes_from_outside(proxy: Front, tmp_p
 def _get(
     like: http.client.HTTPConnection, path: str, source: str, port: int | None = None
 ) -> tuple[int, bytes]:
-    """GET a path, letter by letter, from an address of this machine."""
+    """GET a path exactly as spelled, from an address of this machine."""
     given = _again(like) | {"source_address": (source, 0)}
     connection: http.client.HTTPConnection = (
         http.client.HTTPConnection("127.0.0.1", port, timeout=10) if port else type(like)(**given)
@@ -273,7 +274,7 @@ def test_behind_a_proxy_what_is_too_large_or_away_is_told_as_dibs_tells_it(
         assert ask(b" " * 900_000) == (413, *too_large)
         assert ask(b" " * 2_000_000) == (413, *too_large)
         assert ask(X="x" * 30_000, Y="y" * 20_000) == (431, *too_large)
-        if proxy is nginx:  # Caddy lets a head of up to a megabyte through
+        if proxy is nginx:  # Caddy accepts a head of up to a megabyte
             assert ask(**{f"X{number}": "x" * 30_000 for number in range(10)}) == (431, *too_large)
         service.stop()
         assert ask(b"{}") == (503, "unavailable", "unknown")
@@ -301,7 +302,7 @@ def test_caddy_passes_offers_to_upgrade_on_and_no_body_is_lost(tmp_path: Path) -
 
 
 def _again(connection: http.client.HTTPConnection) -> dict[str, Any]:
-    """Return what a second connection like this one is made with."""
+    """Return the arguments for a second connection like this one."""
     given: dict[str, Any] = {
         "host": connection.host,
         "port": connection.port,

@@ -1,4 +1,5 @@
-"""What a stranger who reaches the port can cost the service, and what it gives away."""
+"""The cost that a stranger at the port can cause, and the information that the service gives
+away."""
 
 import contextlib
 import json
@@ -32,7 +33,7 @@ def open_socket(service: Running) -> socket.socket:
 
 
 def all_of(connection: socket.socket) -> bytes:
-    """What the service sends until it closes."""
+    """Return all bytes that the service sends until it closes the connection."""
     found = b""
     try:
         while more := connection.recv(65536):
@@ -63,12 +64,12 @@ def test_a_request_that_does_not_come_whole_is_not_waited_for(service: Running) 
     def trickle(connection: socket.socket) -> None:
         while True:
             connection.sendall(b" ")
-            time.sleep(0.2)  # the attack itself, not a wait
+            time.sleep(0.2)  # the attack itself, not a wait for the service
 
     threading.Thread(target=suppressed(trickle), args=(connections[3],), daemon=True).start()
     answers = [all_of(connection) for connection in connections]
     assert 8 < time.monotonic() - began < 14
-    assert answers[0] == b"", "a connection that was never used is closed without a word"
+    assert answers[0] == b"", "a connection that was never used is closed without an answer"
     for answer in answers[1:]:
         status, body = problem(answer)
         assert (status, body["code"], body["outcome"]) == (408, "invalid", "not-applied")
@@ -92,7 +93,7 @@ def test_who_has_no_key_is_told_so_before_the_body_is_here(service: Running) -> 
         raw = all_of(connection)
     assert time.monotonic() - began < 5
     assert problem(raw)[0] == 401
-    assert b"connection: close" in raw.lower(), "what follows of the body is no request"
+    assert b"connection: close" in raw.lower(), "the rest of the body is not read as a request"
 
 
 @pytest.mark.parametrize(("length", "told"), [(20_000, [413]), (17, [100, 409])])
@@ -134,7 +135,8 @@ def test_a_large_body_behind_a_small_head_meets_the_limit_of_bodies(service: Run
 
 
 def told(service: Running, request: str) -> tuple[int, bool]:
-    """Ask on a new connection; the status, and if it was closed then."""
+    """Send a request on a new connection; return the status, and whether the service then closed
+    it."""
     with open_socket(service) as connection:
         connection.settimeout(3)
         key = f"Authorization: Bearer {KEY}\r\nDibs-Session: {new_session()}\r\n"
@@ -153,7 +155,7 @@ def test_the_last_connections_are_for_acts_and_health_one_request_each(service: 
     with contextlib.ExitStack() as held:
 
         def crowd() -> None:
-            """Nobody is quiet for so long that they would go for a newcomer."""
+            """Fill the slots with connections too recent to be closed for a newcomer."""
             held.close()
             for _ in range(18):
                 held.enter_context(open_socket(service))
@@ -164,7 +166,7 @@ def test_the_last_connections_are_for_acts_and_health_one_request_each(service: 
         ):
 
             def answered(request: str = request, status: int = status) -> bool:
-                crowd()  # each time anew: where it takes too long, they are quiet by then
+                crowd()  # new ones each time: in a slow attempt they become old enough to be closed
                 return told(service, request) == (status, True)
 
             until(answered, f"{request} is answered with {status}, and closed")
@@ -179,7 +181,7 @@ def test_connections_that_are_only_held_keep_nobody_out(service: Running) -> Non
         for connection in held:
             connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
             assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
-        held += [open_socket(service) for _ in range(5)]  # which never ask
+        held += [open_socket(service) for _ in range(5)]  # these never send a request
         session = new_session()
 
         def claims() -> bool:
@@ -203,7 +205,7 @@ def test_connections_that_are_only_held_keep_nobody_out(service: Running) -> Non
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A service as it is without settings, but for how long it keeps a connection."""
+    """Start a service with default settings, except for the time that it keeps a connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4_096, hard), hard))
     folder = tmp_path_factory.mktemp("wide")
@@ -215,7 +217,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 class MemoryGrowth:
-    """What a service's process grows by during a block, in MB."""
+    """The growth of a service's process during a block, in MB."""
 
     def __init__(self, service: Running) -> None:
         self._statm = Path(f"/proc/{service.process.pid}/statm")
@@ -224,12 +226,12 @@ class MemoryGrowth:
         self.before = self.peak = self.now()
 
     def now(self) -> float:
-        """Resident now."""
+        """Return the resident memory now."""
         return int(self._statm.read_text().split()[1]) * resource.getpagesize() / 1e6
 
     @property
     def grown(self) -> float:
-        """By how much, at most."""
+        """Return the largest growth."""
         return self.peak - self.before
 
     def _watch(self) -> None:
@@ -271,7 +273,7 @@ def test_what_never_ends_is_cut_off_early(
                 connection.sendall(then * (60_000 // len(then)))
                 sent += 60_000
         raw = all_of(connection)
-    if raw:  # it may be lost where far more was sent than is listened to
+    if raw:  # the answer may be lost if the client sent far more than the service read
         assert (problem(raw)[0], problem(raw)[1]["outcome"]) == (status, "not-applied")
     assert sent < 12_000_000
     assert memory.grown <= 20
@@ -283,7 +285,7 @@ def test_what_is_a_little_too_large_hears_so(
 ) -> None:
     with open_socket(wide) as connection:
         connection.sendall(first)
-        for _ in range(4):  # it looks for an answer only when it has sent all
+        for _ in range(4):  # this client reads the answer only after it has sent all
             connection.sendall(then * (200_000 // len(then)))
             time.sleep(0.1)
         found, body = problem(all_of(connection))
@@ -334,7 +336,7 @@ def test_answers_that_nobody_reads_end_their_connections_and_cost_no_memory(wide
 
         def ended() -> bool:
             nonlocal got
-            got += slow.recv(1 << 16)  # now and then a little: that is no reason to end it
+            got += slow.recv(1 << 16)  # a slow reader that still reads is not closed
             time.sleep(0.3)
             return wide.metrics()[unread] == before + 10
 
@@ -346,7 +348,7 @@ def test_answers_that_nobody_reads_end_their_connections_and_cost_no_memory(wide
 
 
 def read_nothing(wide: Running) -> None:
-    """Open a thousand connections, ask on each, take no answer, and hang up."""
+    """Open a thousand connections, send a request on each, read nothing, and close them."""
     with contextlib.ExitStack() as held:
         for _ in range(990):
             connection = held.enter_context(open_socket(wide))
@@ -356,7 +358,7 @@ def read_nothing(wide: Running) -> None:
 
 
 def test_a_thousand_connections_that_read_nothing_cost_little(wide: Running) -> None:
-    read_nothing(wide)  # what a first crowd costs for good is paid, also where this test runs alone
+    read_nothing(wide)  # the one-time cost of a first crowd, also if this test runs alone
     with MemoryGrowth(wide) as memory:
         read_nothing(wide)
     assert memory.grown <= 20
@@ -368,7 +370,7 @@ def test_a_connection_is_kept_between_requests_for_as_long_as_is_set(wide: Runni
         for _ in range(2):
             wire.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n\r\n")
             assert wire.answer().status == 200
-            time.sleep(1)  # the pause itself
+            time.sleep(1)  # the pause under test
         began = time.monotonic()
         assert wire.rest() == b""
     assert 0.5 < time.monotonic() - began < 4

@@ -1,7 +1,7 @@
-"""No container engine runs here, so each step of the Dockerfile is run as the plain command it is.
+"""The Dockerfile, run without a container engine: each step as the plain command that it is.
 
-The build stage's steps run in an empty directory, with its paths in place of /src, /opt and /data;
-what comes out serves, and the health check finds it well.
+The build stage's steps run in an empty directory, whose paths replace /src, /opt and /data. The
+resulting service starts, and its health check passes.
 """
 
 import fnmatch
@@ -38,7 +38,7 @@ class ImageStep:
 
 
 def steps() -> list[ImageStep]:
-    """The Dockerfile's instructions, continued lines joined."""
+    """Return the Dockerfile's instructions, with continued lines joined."""
     found, stage = [], -1
     text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.M)
     for line in re.sub(r"\\\n\s*", " ", text).splitlines():
@@ -54,7 +54,7 @@ def only(word: str) -> str:
 
 
 def context(into: Path) -> Path:
-    """What is sent to the build: the repository less what .dockerignore leaves out."""
+    """Copy the build context: the repository without the files that .dockerignore excludes."""
     kept = [line[1:] for line in ignored() if line.startswith("!")]
     for name in kept:
         source, target = ROOT / name, into / name
@@ -82,7 +82,8 @@ def copy(sources: list[Path], target: Path) -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The build stage, run in an empty directory: what would be / in the image."""
+    """Run the build stage in an empty directory; return the directory that would be / in the
+    image."""
     root = tmp_path_factory.mktemp("image")
     sent = context(root / "context")
     environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
@@ -115,7 +116,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def container(
     built: Path, tmp_path: Path
 ) -> Iterator[tuple["subprocess.Popen[str]", dict[str, str]]]:
-    """What the image starts, with its environment, on a volume in another place."""
+    """Start the image's command in its environment, with the volume in another place."""
     pairs = shlex.split(only("ENV").replace("$PATH", os.environ["PATH"]))
     environ = dict(pair.split("=", 1) for pair in pairs)
     environ["PATH"] = environ["PATH"].replace("/opt/", f"{built}/opt/")
@@ -123,7 +124,7 @@ def container(
     environ |= {"DIBS_PORT": str(_free_port()), "HOME": "/nonexistent"}
     entry = json.loads(only("ENTRYPOINT")) + json.loads(only("CMD"))
     assert entry == ["python", "/opt/dibs/enter.py", "serve"]
-    # enter.py's own part is root's: it is run here as the user that the image names.
+    # Only root needs enter.py; the command runs here as the image's user.
     process = processes.start(
         [f"{built}/opt/dibs/bin/dibs", *entry[2:]],
         env=environ,
@@ -134,7 +135,7 @@ def container(
     try:
         yield process, environ
     finally:
-        print(processes.end(process)[1])  # shown where a test fails
+        print(processes.end(process)[1])  # pytest shows it if a test fails
 
 
 def _free_port() -> int:
@@ -151,7 +152,7 @@ def test_the_steps_of_the_image_make_a_service_that_is_well(
     check[0] = f"{built}/opt/dibs/bin/{check[0]}"
 
     def well() -> bool:
-        assert process.poll() is None, "it ended"
+        assert process.poll() is None, "the service ended"
         run = processes.run(check, env=environ, timeout=10)
         return run.returncode == 0
 
@@ -176,7 +177,7 @@ def test_the_steps_of_the_image_make_a_service_that_is_well(
 def test_nothing_is_written_outside_the_volume(
     built: Path, container: tuple["subprocess.Popen[str]", dict[str, str]]
 ) -> None:
-    """So the root file system may be read-only."""
+    """Thus the root file system may be read-only."""
     process, environ = container
     before = {path: path.stat().st_mtime_ns for path in (built / "opt/dibs").rglob("*")}
     assert process.stdout
@@ -187,7 +188,7 @@ def test_nothing_is_written_outside_the_volume(
             try:
                 target = os.readlink(link)
                 facts = Path(f"/proc/{pid}/fdinfo/{link.name}").read_text().split("\n")
-            except FileNotFoundError:  # closed since it was listed
+            except FileNotFoundError:  # closed since the listing
                 continue
             flags = int(facts[1][6:], 8)
             if target.startswith("/") and flags & os.O_ACCMODE != os.O_RDONLY:
@@ -216,7 +217,7 @@ def test_the_image_has_no_tool_to_install_more(built: Path) -> None:
 def test_the_same_sources_make_the_same_wheel(built: Path) -> None:
     first = next((built / "src/dist").glob("*.whl"))
     step = next(step.rest for step in steps() if "pip wheel" in step.rest)
-    # The image has no builder any more; the one of the tests is the same version.
+    # The image has no build backend any more; the tests' environment has the same version.
     step = step.replace("/opt/dibs/bin/python", sys.executable).replace("-w dist", "-w again")
     processes.run(step, shell=True, cwd=built / "src", check=True)
     assert first.read_bytes() == (built / "src/again" / first.name).read_bytes()
@@ -266,7 +267,7 @@ def test_the_image_runs_as_nobody_and_copies_only_what_it_needs() -> None:
     assert "ARG RUN_AS=10001:10001" in (ROOT / "Dockerfile").read_text()
     assert json.loads(only("VOLUME")) == ["/data"]
     lines = ignored()
-    assert lines[0] == "*", "everything is left out that is not named"
+    assert lines[0] == "*", ".dockerignore excludes everything it does not name"
     named = {line[1:] for line in lines if line.startswith("!")}
     copied = {
         source.rstrip("/").removeprefix("./")
@@ -302,12 +303,12 @@ def test_fly_has_one_machine_that_never_sleeps() -> None:
     mount = fly["mounts"][0]["destination"]
     assert json.loads(only("VOLUME")) == [mount]
     assert Path(pairs["DIBS_DATA_DIR"]).is_relative_to(mount)
-    assert not any("KEY" in name for name in fly["env"]), "keys are secrets, not settings of a file"
+    assert not any("KEY" in name for name in fly["env"]), "keys belong in secrets, not in a file"
 
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that other users reach."""
+    """Yield a folder that other users can reach."""
     folder = Path(tempfile.mkdtemp(prefix="dibs-enter-"))
     folder.chmod(0o755)
     yield folder
@@ -316,7 +317,7 @@ def open_folder() -> Iterator[Path]:
 
 def test_the_entry_gives_the_volume_away_and_then_drops_root(open_folder: Path) -> None:
     if os.geteuid() != 0:
-        pytest.skip("only root can give a directory away")
+        pytest.skip("only root can chown")
     tmp_path = open_folder
     (tmp_path / "bin").mkdir()
     told = tmp_path / "bin/dibs"

@@ -1,4 +1,4 @@
-"""Many services over one store that is itself many: a cluster, or a primary under Sentinels."""
+"""Several services over one replicated store: a cluster, or a primary under Sentinels."""
 
 import http.client
 import time
@@ -34,7 +34,7 @@ def over(kind: str, nodes: Sequence[Node], service: str = "") -> dict[str, str]:
 
 
 def serving(nodes: Sequence[Node], project: str) -> Node:
-    """The primary that has this project's slot."""
+    """Return the primary that serves this project's slot."""
     with nodes[0].client() as client:
         slots = client.execute_command("CLUSTER SLOTS")
     for start, end, primary, *_ in slots:
@@ -44,12 +44,12 @@ def serving(nodes: Sequence[Node], project: str) -> Node:
 
 
 def lost_of(service: Running, load: SteadyLoad) -> int:
-    """How many claims that were acknowledged, and not given back, the store has not."""
+    """Return the number of acknowledged, unreleased claims that the store does not have."""
     return len(lost_ones(service, load))
 
 
 def lost_ones(service: Running, load: SteadyLoad) -> list[Grant]:
-    """Those claims."""
+    """Return the acknowledged, unreleased claims that the store does not have."""
     lost = []
     for grant in [grant for grant in load.grants if grant.kept]:
         path = f"/v1/{grant.project}/claims/{grant.task}?fence={grant.fence}"
@@ -65,7 +65,7 @@ def _takes_claims(service: Running, project: str) -> bool:
 
 
 def goes_on(service: Running, projects: list[str]) -> None:
-    """Every project can be claimed in again."""
+    """Wait until every project accepts claims again."""
     for project in projects:
         until(
             partial(_takes_claims, service, project),
@@ -200,7 +200,7 @@ def test_fences_never_repeat_when_sentinel_promotes_a_replica(tmp_path: Path) ->
 
 
 def report(what: str, load: SteadyLoad, lost: int, away_s: float) -> None:
-    """Say what was measured: `pytest -s` shows it."""
+    """Print the measurements; `pytest -s` shows them."""
     print(
         f"\n{what}: {len(load.grants)} grants, {lost} acknowledged claims lost, "
         f"{away_s:.1f} s away; {dict(load.answers)} {dict(load.unanswered)}"
@@ -215,7 +215,7 @@ async def test_a_promoted_replica_with_a_slow_clock_gives_no_fence_from_the_past
     try:
         await store.open()
         seen = store.clock.reading
-        ahead_us = seen.observed_us + 3_000_000  # what the old primary's clock said last
+        ahead_us = seen.observed_us + 3_000_000  # the last clock reading of the old primary
         store.clock.reading = ClockReading(ahead_us, seen.lost_us, seen.stalls)
         granted = await acting.claim(store, Project("p"), Session(new_session()), [Task("T-1")])
         assert isinstance(granted, Granted)

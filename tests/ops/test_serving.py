@@ -1,4 +1,4 @@
-"""`dibs serve` starts, serves from several processes, stops in time, and mends itself."""
+"""`dibs serve`: start, several services over one store, stop within a time limit, and recovery."""
 
 import contextlib
 import http.client
@@ -24,7 +24,7 @@ from dibs.settings import load
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Running]:
-    """A service with its private store."""
+    """Start a service with its private store."""
     with Running("--data-dir", str(tmp_path / "d")) as running:
         yield running
 
@@ -37,7 +37,7 @@ def test_in_the_background_of_a_script_it_leaves_ctrl_c_to_others_and_ends_when_
     with ServiceProcess(tmp_path / "service", command=command) as service:
         os.kill(service.pid, signal.SIGINT)
         assert service.claim("T-1")[0] == 201
-        # The mask of proc(5) says that it is not about to end, either.
+        # The signal mask in proc(5) also shows that SIGINT is ignored.
         ignored = Path(f"/proc/{service.pid}/status").read_text().split("SigIgn:")[1].split()[0]
         assert int(ignored, 16) & 1 << signal.SIGINT - 1
         assert service.stop() < 5
@@ -124,7 +124,7 @@ def test_it_stops_within_two_seconds_with_streams_and_long_polls_open(
 
 @pytest.mark.long
 def test_a_service_that_ends_itself_answers_what_is_in_progress(tmp_path: Path) -> None:
-    """Its store cannot be started again: the log is gone."""
+    """Its store cannot start again: the log is gone."""
     with Running("--data-dir", str(tmp_path / "d")) as service:
         assert service.claim("T-1")[0] == 201
         read: list[int] = []
@@ -132,9 +132,9 @@ def test_a_service_that_ends_itself_answers_what_is_in_progress(tmp_path: Path) 
 
         def reads() -> None:
             with contextlib.suppress(OSError, http.client.HTTPException):
-                while True:  # until nobody listens
+                while True:  # until the service no longer listens
                     read.append(service.ask("GET", "/v1/p/claims")[0])
-                    time.sleep(0.1)  # below what an address may ask for
+                    time.sleep(0.1)  # below the rate limit of an address
 
         def waits() -> None:
             status, body = service.claim("T-1", wait=25)
@@ -152,15 +152,15 @@ def test_a_service_that_ends_itself_answers_what_is_in_progress(tmp_path: Path) 
         for thread in asking:
             thread.join(20)
         assert set(read) == {200, 503}
-        assert len(waited) == 6, "a claim that waits is answered, not cut off"
+        assert len(waited) == 6, "a waiting claim is answered, not cut off"
         assert {status for status, _ in waited} <= {409, 503}
-        assert not [detail for _, detail in waited if "is stopping" in detail], "it had its time"
+        assert not [detail for _, detail in waited if "is stopping" in detail], "none is cut short"
         assert "has had claims, but its log" in service.logged[-1]
         assert not any("Traceback" in line for line in service.logged)
 
 
 def test_the_service_uses_nothing_that_its_framework_gives_up() -> None:
-    app.build(load(), "redis://127.0.0.1:1")  # a warning is an error here (pyproject.toml)
+    app.build(load(), "redis://127.0.0.1:1")  # pyproject.toml turns warnings into errors
 
 
 def test_the_answer_to_an_act_comes_in_one_piece(service: Running) -> None:
@@ -175,7 +175,7 @@ def test_the_answer_to_an_act_comes_in_one_piece(service: Running) -> None:
 def test_an_idle_service_and_its_store_need_less_than_80_mb(tmp_path: Path) -> None:
     with Running("--data-dir", str(tmp_path / "d")) as service:
         assert service.ask("GET", "/readyz")[0] == 200
-        # Pss: a page that other processes have too counts for its share (proc(5)).
+        # Pss counts a page shared with other processes in proportion (proc(5)).
         used_kb = 0
         for pid in (service.pid, service.store()):
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()

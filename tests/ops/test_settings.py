@@ -1,4 +1,4 @@
-"""Every setting is stated once, in the class; a wrong one is named in a line.
+"""The class defines every setting once; the error for a wrong value is one line that names it.
 
 Rule 19: closed unless opened.
 """
@@ -24,8 +24,8 @@ SECRET = "hunter2-hunter2-hunter2"
 
 
 def serve(*flags: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    """What `dibs serve` says of settings that it does not take."""
-    with mock.patch("dibs.serve.run", side_effect=AssertionError("it would start")):
+    """Run `dibs serve` with settings that it rejects; return its output."""
+    with mock.patch("dibs.serve.run", side_effect=AssertionError("it must not start")):
         return said_by("serve", *flags, env=env)
 
 
@@ -33,7 +33,7 @@ def test_the_table_in_the_documentation_is_the_class() -> None:
     page = (ROOT / "docs/operations.md").read_text()
     found = re.search(r"<!-- settings:[^\n]*-->\n(.*)<!-- /settings -->", page, re.S)
     assert found
-    assert found[1] == table(), "make it again with the command that stands above it"
+    assert found[1] == table(), "regenerate it with the command above the table"
 
 
 def test_a_process_that_does_not_start_says_the_same() -> None:

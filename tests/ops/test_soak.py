@@ -1,4 +1,5 @@
-"""A short soak: load with restarts loses nothing, and nothing grows. `make soak` takes longer."""
+"""A short soak: load with restarts loses no claim, and no resource grows. `make soak` runs
+longer."""
 
 import json
 import os
@@ -28,5 +29,5 @@ def test_a_minute_of_load_with_restarts_loses_nothing(tmp_path: Path) -> None:
     assert told.returncode == 0, told.stdout + told.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["lost"], figures["wrong"], figures["grew"]) == (0, 0, [])
-    assert set(figures["away_s"]) == {"stop", "kill", "store"}, "each kind of restart was met"
+    assert set(figures["away_s"]) == {"stop", "kill", "store"}, "each kind of restart happened"
     assert figures["acts"] > seconds * 100

@@ -1,4 +1,4 @@
-"""What `dibs serve` says of a store that it cannot stand on, or not any more: one line, no hang."""
+"""`dibs serve` on a store it must reject, or that becomes unusable: one line, and no hang."""
 
 import contextlib
 import http.client
@@ -25,12 +25,12 @@ MOST_S = 20
 ADMIN = "an-admin-key-of-this-test"
 SECRET = "the-password-of-this-test"
 OUT = {"full": ">/dev/full", "closed": ">&-"}
-"""Where a start says where it is."""
+"""Redirections of stdout, where a start prints its URL."""
 anywhere = pytest.mark.parametrize("kind", KINDS)
 
 
 def no_start(url: str, *flags: str) -> str:
-    """Start dibs over a store that it refuses; return the line in which it says why."""
+    """Start dibs on a store that it rejects; return the line with the reason."""
     ran = processes.run(
         [*DIBS, "serve", "--port", "0", *flags],
         env=clean_environ({"DIBS_REDIS_URL": url}),
@@ -46,7 +46,7 @@ def no_start(url: str, *flags: str) -> str:
 
 @contextlib.contextmanager
 def over_server(server: StoreServer, *flags: str) -> Iterator[Running]:
-    """A service over this server, without rates."""
+    """Start a service on this server, without rate limits."""
     environ = {
         "DIBS_REDIS_URL": server.url,
         "DIBS_RATE_PER_SESSION": "0",
@@ -99,7 +99,7 @@ def test_a_store_that_begins_to_evict_is_told_and_grants_no_held_task_again(
         assert other.info("stats")["evicted_keys"] > 0
         for task in tasks:
             status, body = service.claim(task, bob)
-            if status != 409:  # its record is still there
+            if status != 409:  # 409: the task's record was not evicted
                 assert (status, body["outcome"]) == (503, "not-applied")
                 assert "allkeys-lru" in body["detail"]
         status, body, _ = service.ask("GET", "/readyz")
@@ -132,11 +132,11 @@ def test_every_node_of_a_cluster_is_asked_for_its_policy(tmp_path: Path) -> None
             until(lambda: service.claim("T-2")[0] == 201, "it goes on", 5)
 
 
-# What else may answer where the store should be, or nothing at all.
+# Other programs at the store's address, or none.
 
 
 class Peer:
-    """Something that listens on a port of loopback and is no Redis."""
+    """A listener on a loopback port that is not Redis."""
 
     def __init__(self, answer: Callable[[socket.socket], None]) -> None:
         self._answer = answer
@@ -165,7 +165,8 @@ class Peer:
 
 
 def says(*words: bytes) -> Callable[[socket.socket], None]:
-    """Answer whatever comes with these words, the last of them again and again."""
+    """Return a handler that answers each request with the next of `words`, then repeats the last
+    one."""
 
     def answer(connection: socket.socket) -> None:
         left = list(words)
@@ -176,13 +177,13 @@ def says(*words: bytes) -> Callable[[socket.socket], None]:
 
 
 def hears(connection: socket.socket) -> None:
-    """Say nothing."""
+    """Read and never answer."""
     while connection.recv(65_536):
         pass
 
 
 def goes(connection: socket.socket) -> None:
-    """Close at once."""
+    """Close the connection at once."""
 
 
 PEERS = {
@@ -305,7 +306,7 @@ def test_while_a_store_takes_no_writes_ready_says_what_claims_hear(
 
 
 def _port_to(server: StoreServer) -> int:
-    """A port of its own for a server that has only a socket."""
+    """Open a TCP port on a server that has only a socket, and return it."""
     port = free_ports(1)[0]
     with server.client() as operator:
         operator.config_set("port", port)
@@ -345,7 +346,7 @@ def test_the_documented_rights_are_enough_for_all_that_a_service_does(
 
 
 def walk_through(service: Running, ann: str, bob: str, admin: str) -> None:
-    """Every act of a session and of a person, and every read."""
+    """Make every call of a session and of a person, and every read."""
 
     def post(act: str, body: dict[str, Any], session: str, expected: int = 200) -> Any:
         status, told, _ = service.ask("POST", f"/v1/p/{act}", body, session)
@@ -412,7 +413,7 @@ def test_a_service_starts_though_nobody_can_hear_where_it_is(tmp_path: Path, out
     try:
 
         def answers() -> bool:
-            assert process.poll() is None, "it has ended"
+            assert process.poll() is None, "the service has ended"
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", port)).close()
                 return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200

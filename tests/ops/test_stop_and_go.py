@@ -1,4 +1,4 @@
-"""Restarts, backups and changes of version lose nothing that was acknowledged."""
+"""Restarts, backups and version changes lose no acknowledged claim."""
 
 import gzip
 import os
@@ -25,7 +25,7 @@ NO_RATES = dict.fromkeys(
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[str]:
-    """The URL of a store that outlives services."""
+    """Start a store that outlives services; yield its URL."""
     started = EmbeddedStore.start(tmp_path / "d")
     yield started.url
     started.stop()
@@ -94,7 +94,7 @@ def test_a_backup_of_a_running_store_has_every_acknowledged_claim(tmp_path: Path
             shown = service.ask("GET", f"/v1/p/claims/{grant.task}?fence={grant.fence}")[1]
             assert shown["current"] is True, grant
         newest = max(grant.fence for grant in load.grants)
-        assert service.claim("new")[1]["fence"] > newest, "an old backup repeats no fence"
+        assert service.claim("new")[1]["fence"] > newest, "no fence is repeated"
 
 
 @pytest.mark.long
@@ -172,7 +172,7 @@ def test_data_of_a_newer_version_is_refused_with_a_sentence_and_kept(store: str)
         assert refused.returncode == 1
         assert "data of format 4; this dibs reads format 3" in refused.stderr
         assert client.get("dibs:format") == b"4"
-        client.set("dibs:format", "3")  # the version that wrote it is run again
+        client.set("dibs:format", "3")  # the version that wrote it runs again
     with Running(env={"DIBS_REDIS_URL": store}) as service:
         assert service.claim("T-1")[0] == 409
 
@@ -188,7 +188,7 @@ def test_data_of_the_format_before_is_gone_on_with_and_each_claim_kept(
     with redis.Redis.from_url(store) as client:
         client.set("dibs:format", "2")
         client.config_set("maxmemory", "1" if is_full else "0")
-        for _ in range(2):  # the second start finds it done
+        for _ in range(2):  # the second start finds the upgrade done
             with Running(env={"DIBS_REDIS_URL": store}) as service:
                 assert client.get("dibs:format") == b"3"
                 status, claim = service.claim("T-1", session)
@@ -197,7 +197,7 @@ def test_data_of_the_format_before_is_gone_on_with_and_each_claim_kept(
 
 
 def format_of(folder: Path) -> bytes | None:
-    """What the data of a private store says of its format; None while nobody answers."""
+    """Return the format of a private store's data; None while the store does not answer."""
     try:
         with redis.Redis(unix_socket_path=str(folder / "data" / "valkey.sock")) as client:
             return client.get("dibs:format")
@@ -208,7 +208,7 @@ def format_of(folder: Path) -> bytes | None:
 @pytest.mark.long
 @pytest.mark.parametrize("killed_when", ["the store answers", "it is upgraded", "it is ready"])
 def test_an_upgrade_that_is_killed_loses_no_claim(tmp_path: Path, killed_when: str) -> None:
-    """Service and store end by kill -9, each time a little later; then it starts as ever."""
+    """kill -9 ends service and store, each time a little later; the next start works as usual."""
     session = new_session()
     with ServiceProcess(tmp_path, env=NO_RATES) as service:
         fences = {f"T-{n}": service.claim(f"T-{n}", session)[1]["fence"] for n in range(40)}
@@ -236,7 +236,8 @@ def test_an_upgrade_that_is_killed_loses_no_claim(tmp_path: Path, killed_when: s
 
 @pytest.mark.long
 def test_a_service_whose_store_was_taken_over_by_a_newer_version_stops(store: str) -> None:
-    """An upgraded service took the store over: the old one must not go on as if nothing were."""
+    """A newer service upgraded the store, so the old service must not go on as if nothing had
+    changed."""
     with Running(env={"DIBS_REDIS_URL": store}) as service:
         assert service.claim("T-1")[0] == 201
         with redis.Redis.from_url(store) as client:

@@ -1,4 +1,4 @@
-"""What is counted, logged and drawn is true, and what alerts and dashboard name exists."""
+"""Metrics, logs and the dashboard are correct; alerts and dashboard use only names that exist."""
 
 import json
 import logging
@@ -57,7 +57,7 @@ def test_each_act_is_counted_by_what_came_of_it(service: Running) -> None:
     }
 
     def counted() -> dict[str, float]:
-        found = service.metrics().items()  # an answer is counted when it has been sent
+        found = service.metrics().items()  # the service counts an answer after sending it
         return {name: value for name, value in found if "acts_total" in name and value}
 
     until(lambda: counted() == expected, f"the counts are {expected}")
@@ -208,7 +208,7 @@ def known() -> set[str]:
 
 
 def labels_are_known(expression: str) -> None:
-    """Each label that an expression selects by has such a value."""
+    """Assert that each label value an expression selects exists."""
     values = {family.name: family.labels for family in FAMILIES}
     for name, matchers in re.findall(r"\b(dibs_[a-z_]+?)(?:_bucket)?\{([^}]*)\}", expression):
         for label, operator, value in re.findall(r'(\w+)(=~|=)"([^"]*)"', matchers):
@@ -287,6 +287,6 @@ def test_the_store_shows_its_memory(service: Running, tmp_path: Path) -> None:
     used = 'dibs_store_memory_bytes{what="used"}'
     until(lambda: service.metrics()[used] > 1_000_000, "the memory is shown")
     with redis.Redis.from_url(f"unix://{tmp_path}/d/valkey.sock") as client:
-        client.config_set("maxmemory", "100mb")  # asked for every ten seconds
+        client.config_set("maxmemory", "100mb")  # the service reads it every ten seconds
         limit = 'dibs_store_memory_bytes{what="limit"}'
         until(lambda: service.metrics()[limit] == 100 << 20, "the limit is shown", 20)

@@ -1,7 +1,8 @@
-"""What dibs uses of uvicorn's inside, and what it takes for granted there.
+"""The internals of uvicorn that dibs uses, and the facts about them that it relies on.
 
-`protocol.py` and `server.py` build on more than uvicorn promises, so its minor version is pinned. A
-new one has to pass this test, and somebody has to read what changed in the methods named here.
+`protocol.py` and `server.py` rely on more than uvicorn's public interface, so its minor version is
+pinned. A new minor version has to pass this test, and a person has to read the changes to the
+methods named here.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ OF_A_CYCLE = {
 
 
 def assigned(method: object) -> set[str]:
-    """The attributes that a method gives to its object."""
+    """Return the names of the attributes that a method assigns to `self`."""
     return set(re.findall(r"self\.(\w+)(?::[^=\n]+)? = ", inspect.getsource(method)))  # type: ignore[arg-type]
 
 
@@ -53,7 +54,7 @@ def test_the_protocol_has_all_that_is_built_on() -> None:
 
 
 def test_it_has_no_way_of_its_own_round_what_is_overridden() -> None:
-    """A parser callback that is new there would run past our limits."""
+    """A new parser callback in uvicorn would bypass the limits of dibs."""
     callbacks = {name for name in dir(httptools_impl.HttpToolsProtocol) if name.startswith("on_")}
     assert callbacks == {
         *("on_message_begin", "on_url", "on_header", "on_headers_complete", "on_body"),
@@ -111,15 +112,15 @@ def test_the_server_has_all_that_is_built_on() -> None:
     assert ours - {"__static_attributes__"} == {
         *("connection", "startup", "shutdown", "on_tick", "stop", "handle_exit", "capture_signals")
     }
-    # What a connection is made with, as uvicorn does it itself.
+    # uvicorn itself passes the same arguments to a connection.
     source = inspect.getsource(uvicorn.Server)
     for part in ("config=config", "server_state=self.server_state", "self.lifespan.state"):
         assert part in source
-    assert "disconnected" in OF_A_CYCLE, "admission.py asks a request for it"
+    assert "disconnected" in OF_A_CYCLE, "admission.py reads it from a request"
 
 
 async def test_started_on_no_sockets_it_listens_to_nothing() -> None:
-    """acceptor.py lets in who comes; what uvicorn listened to by itself would be a way round."""
+    """acceptor.py accepts all connections; a socket that uvicorn opened itself would bypass it."""
     config = uvicorn.Config(lambda *_: None, lifespan="off", log_config=None, port=1)
     config.load()
     server = uvicorn.Server(config)
