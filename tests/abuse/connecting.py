@@ -1,4 +1,4 @@
-"""Strangers who need no key: what they send before one is asked for, and connections."""
+"""Strangers without a key: bytes sent before authentication, and connections."""
 
 import time
 from collections import Counter
@@ -10,7 +10,7 @@ PIPELINED = get("/client/dibs.py") * 3_000
 
 
 def _poured(service: Target, until: float, first: bytes, then: bytes) -> Counter[str]:
-    """Send without end on many connections, and open another where one was cut."""
+    """Send without end on many connections, and open another when one is closed."""
     crowd = Crowd(service)
     while time.monotonic() < until:
         while len(crowd.held) < 50:
@@ -20,22 +20,22 @@ def _poured(service: Target, until: float, first: bytes, then: bytes) -> Counter
 
 
 def trailers(service: Target, until: float) -> Counter[str]:
-    """Fields behind a body, without end."""
+    """Send trailer fields after a body, without end."""
     return _poured(service, until, CHUNKED + b"0\r\n", b"a:b\r\n" * 12_000)
 
 
 def extensions(service: Target, until: float) -> Counter[str]:
-    """Chunks of a byte, each with much beside it."""
+    """Send one-byte chunks, each with a long extension."""
     return _poured(service, until, CHUNKED, b"1;" + b"e" * 50_000 + b"\r\nx\r\n")
 
 
 def heads(service: Target, until: float) -> Counter[str]:
-    """Heads that never end."""
+    """Send request heads that never end."""
     return _poured(service, until, b"GET /livez HTTP/1.1\r\n", b"a:b\r\n" * 12_000)
 
 
 def pipelined(service: Target, until: float) -> Counter[str]:
-    """Many requests at once for the largest file, and nobody takes the answers."""
+    """Pipeline many requests for the largest file, and read no answer."""
     crowd = Crowd(service)
     while time.monotonic() < until:
         while len(crowd.held) < 300:
@@ -48,21 +48,21 @@ def pipelined(service: Target, until: float) -> Counter[str]:
 
 
 def idle(service: Target, until: float) -> Counter[str]:
-    """A thousand connections on which one thing was asked, and then nothing."""
+    """Open a thousand connections that send one request each and then stay idle."""
     crowd = Crowd(service)
     crowd.keep(1_000, get("/livez"), b"", until, 0.1)
     return crowd.told
 
 
 def slow(service: Target, until: float) -> Counter[str]:
-    """A thousand requests that arrive byte by byte."""
+    """Send a thousand requests byte by byte."""
     crowd = Crowd(service)
     crowd.keep(1_000, b"GET /livez HTTP/1.1\r\nHost: x\r\nX: ", b"y", until, 0.1)
     return crowd.told
 
 
 def busy(service: Target, until: float) -> Counter[str]:
-    """A thousand connections on which something is asked all the time."""
+    """Keep a thousand connections busy with requests."""
     crowd = Crowd(service)
     crowd.keep(1_000, get("/livez"), get("/livez"), until, 0.05)
     return crowd.told

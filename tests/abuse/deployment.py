@@ -1,4 +1,4 @@
-"""A service as it is deployed, a team that works on it, and what both feel of an attack."""
+"""A deployed service, a team that works on it, and the effects of an attack on both."""
 
 import contextlib
 import http.client
@@ -20,26 +20,27 @@ from tests.harness.services import ServiceProcess, new_session
 from dibs.settings import Settings
 
 SECONDS = float(os.environ.get("DIBS_ABUSE_SECONDS", "1.5"))
-"""How long an attack goes on."""
+"""The duration of an attack."""
 MACHINE = 256_000_000
-"""The memory of the smallest machine, which fly.toml asks for."""
+"""The memory of the smallest machine, which fly.toml requests."""
 SESSIONS = 20
 BEAT_S = 0.5
 LATE_S = 1.0 if "DIBS_ABUSE_SECONDS" in os.environ else 5.0
-"""When a call of the team is late. In the short form other tests take the processor, too: that
-shows who is refused or kept out, and `make abuse`, by itself on a machine, who has to wait."""
+"""The time after which a call of the team counts as late. In the short form other tests compete for
+the processor, so it proves only that nobody is refused or kept out; `make abuse`, alone on a
+machine, measures the delays."""
 LOOK_S = 0.2
 KEPT_S = max(2, round(SECONDS))
-"""How long what a stranger writes lives, and how long what is over is remembered: in a service as
-it comes a day and, as history, 90 of them."""
+"""The lifetime of a stranger's claims, and of finished ones; by default a service keeps them for a
+day, and in the history for 90 days."""
 SHARE = str(Settings.model_fields["store_memory"].default)
-"""Of the machine's memory, for the store: what a service takes by itself."""
+"""The store's share of the machine's memory: the default of a service."""
 OPEN = {
     "DIBS_OPEN": "yes",
     "DIBS_STORE_MEMORY": str(MACHINE * int(SHARE.rstrip("%")) // 100),
     "DIBS_MIN_TTL": "1s",
     "DIBS_DEFAULT_TTL": f"{KEPT_S}s",
-    "DIBS_MAX_TTL": "1h",  # for the team
+    "DIBS_MAX_TTL": "1h",  # for the claims of the team
     "DIBS_GRACE": "1s",
     "DIBS_HANDOVER": "1s",
     "DIBS_TICKET": f"{KEPT_S}s",
@@ -48,12 +49,12 @@ OPEN = {
     "DIBS_HISTORY_RETENTION": f"{KEPT_S}s",
 }
 BEHIND_FLY = {"DIBS_TRUSTED_PROXIES": "127.0.0.0/8", "DIBS_ADDRESS_HEADER": "Fly-Client-IP"}
-"""As in fly.toml: the proxy in front is believed, and addresses count."""
+"""As in fly.toml: the proxy in front is trusted, so limits by address apply."""
 
 
 @dataclass(frozen=True)
 class BystandersAnswer:
-    """What somebody who has nothing to do with the attack was told, and when."""
+    """An answer to a caller who has no part in the attack, and its duration."""
 
     act: str
     status: int
@@ -62,19 +63,19 @@ class BystandersAnswer:
 
     @property
     def refused(self) -> bool:
-        """It was not done."""
+        """Whether the call was refused or failed."""
         return self.status not in (200, 201)
 
     @property
     def late(self) -> bool:
-        """It came too late."""
+        """Whether the answer came too late."""
         return self.seconds > LATE_S
 
 
 @dataclass
 class WorkingTeam:
-    """Sessions that hold a task each and say so twice a second, on a connection of its own each
-    time, as the client does; and somebody who asks how the service is."""
+    """Sessions that hold a task each and renew it twice a second, on a new connection each time as
+    the client does, and a caller that checks the service's health."""
 
     service: ServiceProcess
     project: str = "acme.web"
@@ -90,7 +91,7 @@ class WorkingTeam:
             def granted(who: str = who, wish: dict[str, str] = wish) -> bool:
                 return self.ask("claim", wish, who).status in (200, 201)
 
-            # What strangers filled before gets free by itself.
+            # Claims that strangers made in an earlier attack expire.
             until(granted, "the team has its task", 3 * KEPT_S + 10, every_s=0.1)
         self._threads = [
             threading.Thread(target=self._works, args=(number, who))
@@ -121,7 +122,7 @@ class WorkingTeam:
             self.ask("livez", None)
 
     def ask(self, act: str, body: dict[str, Any] | None, session: str = "") -> BystandersAnswer:
-        """Ask once, and note the answer."""
+        """Make one call and record the answer."""
         path = f"/{act}" if body is None else f"/v1/{self.project}/{act}"
         headers = {"Fly-Client-IP": self.address, "Content-Type": "application/json"}
         if session:
@@ -143,14 +144,14 @@ class WorkingTeam:
 
 
 class PeakMemory:
-    """What a service and all that it started have in memory, at most."""
+    """The peak memory of a service and all its child processes."""
 
     def __init__(self, service: ServiceProcess) -> None:
         self._service = service
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self.shared = 0
-        """The most at one time, pages that several have counted once (Pss)."""
+        """The peak total, with shared pages counted once (Pss)."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -168,7 +169,8 @@ class PeakMemory:
             )
 
     def most(self) -> int:
-        """The service's and the store's greatest, or that of all of them together."""
+        """Return the larger of two values: service's and store's own peaks added, or the peak
+        total."""
         both = (self._service.pid, self._service.store())
         return max(self.shared, sum(_of(pid, "status", "VmHWM:") for pid in both))
 
@@ -176,14 +178,14 @@ class PeakMemory:
 def _of(pid: int, file: str, name: str) -> int:
     try:
         text = Path(f"/proc/{pid}/{file}").read_text()
-    except OSError:  # it ended
+    except OSError:  # the process has ended
         return 0
     return int(text.split(name)[1].split()[0]) * 1024 if name in text else 0
 
 
 @dataclass
 class Seen:
-    """What an attack did."""
+    """The results of an attack."""
 
     attack: str
     told: Counter[str]
@@ -191,16 +193,16 @@ class Seen:
     memory: int
 
     def of(self, *acts: str) -> list[BystandersAnswer]:
-        """The answers to some of what was asked."""
+        """Return the answers to some of the calls."""
         return [answer for answer in self.answers if answer.act in acts]
 
     @property
     def own(self) -> list[BystandersAnswer]:
-        """What the team heard about what it holds."""
+        """The answers to the team's calls on its own claims."""
         return self.of("heartbeat", "release")
 
     def __str__(self) -> str:
-        """A line of a table."""
+        """Return a line for the output."""
         own = self.own
         worst = max(answer.seconds for answer in own)
         bad = sum(answer.refused or answer.late for answer in own)
@@ -211,7 +213,7 @@ class Seen:
 
 
 class Deployed:
-    """A service, and its store as it was before anybody attacked."""
+    """A service, and the size of its store before any attack."""
 
     def __init__(self, folder: Path, env: dict[str, str]) -> None:
         self.service = ServiceProcess(folder, env=env)
@@ -222,7 +224,7 @@ class Deployed:
         return self
 
     def is_worked_with(self) -> None:
-        """Let a team work for a moment, and note what the store needs then."""
+        """Let a team work for a moment, then record how much memory the store uses."""
         with WorkingTeam(self.service):
             pass
         self.before = self.used()
@@ -235,20 +237,20 @@ class Deployed:
         return redis.Redis(unix_socket_path=str(self.service.folder / "data" / "valkey.sock"))
 
     def used(self) -> int:
-        """The bytes that the store keeps data in."""
+        """Return the number of bytes that the store uses for data."""
         with self.store as store:
             about: Any = store.info("memory")
             return int(about["used_memory"])
 
     def written(self) -> dict[bytes, bytes]:
-        """All that the store keeps, but for what it keeps by itself: its clock and its reserve."""
+        """Return every key of the store with its dump, except for the lease clock."""
         with self.store as store:
             keys = [key for key in store.keys("*") if key != b"dibs:clock"]
             return {key: store.dump(key) or b"" for key in keys}
 
     def suffers(self, attack: str, *, attempt: int = 0, seconds: float = SECONDS) -> Seen:
-        """Let strangers attack while the team works, and for a second more: it ends its work in
-        the midst of the attack. Each attempt is on a project of its own."""
+        """Let strangers attack while the team works, and for a second more, so that the team
+        releases its tasks during the attack. Each attempt has its own project."""
         project = f"{attack}.{attempt}"
         log = self.service.folder / f"{project}.log"
         with contextlib.ExitStack() as over, PeakMemory(self.service) as memory:

@@ -1,4 +1,4 @@
-"""Strangers who fill the store: abuse in bytes, in names, in what is over and in waiting."""
+"""Strangers who fill the store: with bytes, names, finished tasks and queues."""
 
 import itertools
 from collections import Counter
@@ -17,17 +17,17 @@ def _fat(project: str) -> Iterator[bytes]:
 
 
 def fat(service: Target, until: float) -> Counter[str]:
-    """32 claims a request, each as large as may be, always in a new project."""
+    """Claim 32 tasks per request with the largest texts, always in a new project."""
     return flood(service, _fat("fat.{}"), until)
 
 
 def fat_in_one_project(service: Target, until: float) -> Counter[str]:
-    """The same in the team's own project, for as long as it has room."""
+    """Do the same in the team's own project, as long as it has room."""
     return flood(service, _fat(service.team), until)
 
 
 def projects(service: Target, until: float) -> Counter[str]:
-    """A small claim in a new project each time."""
+    """Make one small claim in each new project."""
     return flood(
         service,
         (post(f"/v1/junk.{n}/claim", {"task": "x"}, somebody()) for n in itertools.count()),
@@ -36,7 +36,7 @@ def projects(service: Target, until: float) -> Counter[str]:
 
 
 def tombstones(service: Target, until: float) -> Counter[str]:
-    """Claim 32 tasks and finish all, with the largest note and link, over and over."""
+    """Claim and finish 32 tasks with the largest note and link, again and again."""
     pr = "https://x.example/" + "p" * 480
 
     def wishes() -> Iterator[bytes]:
@@ -50,7 +50,7 @@ def tombstones(service: Target, until: float) -> Counter[str]:
 
 
 def queues(service: Target, until: float) -> Counter[str]:
-    """A hundred sessions wait for each task, with the largest names."""
+    """Let a hundred sessions queue for each task, with the largest names."""
 
     def wishes() -> Iterator[bytes]:
         for number in itertools.count():

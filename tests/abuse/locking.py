@@ -1,4 +1,4 @@
-"""Strangers who lock a team out of its own project."""
+"""Strangers who try to lock a team out of its own project."""
 
 import itertools
 from collections import Counter
@@ -17,7 +17,7 @@ from tests.abuse.strangers import (
 
 
 def quota(service: Target, until: float) -> Counter[str]:
-    """Take as many claims as a project may have, from as many addresses as that needs."""
+    """Make as many claims as a project may have, from as many addresses as that needs."""
     wishes = (
         post(
             f"/v1/{service.team}/claim",
@@ -31,7 +31,7 @@ def quota(service: Target, until: float) -> Counter[str]:
 
 
 def quota_of_one(service: Target, until: float) -> Counter[str]:
-    """The same, from one address."""
+    """Do the same from one address."""
     wishes = (
         post(
             f"/v1/{service.team}/claim",
@@ -45,7 +45,7 @@ def quota_of_one(service: Target, until: float) -> Counter[str]:
 
 
 def finished(service: Target, until: float) -> Counter[str]:
-    """Say of tasks of the team that they are done: those it holds, and those it will want."""
+    """Report the team's current and future tasks as done."""
 
     def wishes() -> Iterator[bytes]:
         end = {"outcome": "done", "pr": "https://x.example/pull/1"}
@@ -60,7 +60,7 @@ def finished(service: Target, until: float) -> Counter[str]:
 
 
 def rate(service: Target, until: float) -> Counter[str]:
-    """Read, claim and beat in the team's project, as fast as it answers."""
+    """Read, claim and send heartbeats in the team's project as fast as it answers."""
 
     def wishes() -> Iterator[bytes]:
         for number in itertools.count():
@@ -76,7 +76,7 @@ def rate(service: Target, until: float) -> Counter[str]:
 
 
 def one_session(service: Target, until: float) -> Counter[str]:
-    """Heartbeats of one session that holds something, as fast as they are answered."""
+    """Send heartbeats of one holder as fast as the service answers."""
     who = somebody()
     begin = post(f"/v1/{service.team}/claim", {"task": "mine-too"}, who)
     beat = post(f"/v1/{service.team}/heartbeat", {}, who)
@@ -84,7 +84,7 @@ def one_session(service: Target, until: float) -> Counter[str]:
 
 
 def acts(service: Target, until: float) -> Counter[str]:
-    """Heartbeats and claims on as many connections as there may be."""
+    """Send heartbeats and claims on as many connections as the service allows."""
 
     def wishes() -> Iterator[bytes]:
         for number in itertools.count():

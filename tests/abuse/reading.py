@@ -1,4 +1,4 @@
-"""Strangers who read: pages, lists, streams and refusals that are as large as may be."""
+"""Strangers who read the largest pages, lists, streams and refusals."""
 
 import itertools
 from collections import Counter
@@ -36,19 +36,19 @@ def _repeated(*requests: bytes) -> Iterable[bytes]:
 
 
 def home(service: Target, until: float) -> Counter[str]:
-    """The page of all projects, of which there are many with many claims."""
+    """Read the page of all projects, with many projects and many claims."""
     _filled(service, until, 60, 200)
     return flood(service, _repeated(get("/")), until)
 
 
 def boards(service: Target, until: float) -> Counter[str]:
-    """The page of a project with two thousand claims and the worst notes."""
+    """Read the page of a project with two thousand claims and the longest notes."""
     _filled(service, until, 1, 2_000, '"' * 1_000)
     return flood(service, _repeated(get("/p/read.0"), get("/p/read.0?page=5")), until)
 
 
 def unread_boards(service: Target, until: float) -> Counter[str]:
-    """The same, and nobody takes the answers."""
+    """Request the same pages, and read no answer."""
     _filled(service, until, 1, 2_000, '"' * 1_000)
     crowd = Crowd(service)
     for page in itertools.islice(itertools.cycle(range(1, 11)), 300):
@@ -58,14 +58,14 @@ def unread_boards(service: Target, until: float) -> Counter[str]:
 
 
 def searches(service: Target, until: float) -> Counter[str]:
-    """Lists and pages that look through all claims and find none."""
+    """Request lists and pages whose filter scans all claims and matches none."""
     _filled(service, until, 1, 2_000)
     paths = ("/v1/read.0/claims?state=lapsed", "/p/read.0?q=nothing-is-called-so")
     return flood(service, _repeated(*map(get, paths)), until)
 
 
 def refusals(service: Target, until: float) -> Counter[str]:
-    """The first free of 32 tasks, which all have full queues."""
+    """Claim any of 32 tasks, all of which have full queues."""
     tasks = [f"A-{number}" for number in range(32)]
     once(service, [post("/v1/any.of/claim", {"all_of": tasks}, somebody())], until)
     waits = (
@@ -79,7 +79,7 @@ def refusals(service: Target, until: float) -> Counter[str]:
 
 
 def events(service: Target, until: float) -> Counter[str]:
-    """A thousand streams of events on many projects, and something happens in each."""
+    """Follow events on a thousand streams of many projects, and change each project."""
     crowd = Crowd(service)
     for number in range(1_000):
         crowd.add(get(f"/v1/streams.{number % 20}/events", EVENTS))
@@ -91,7 +91,8 @@ def events(service: Target, until: float) -> Counter[str]:
 
 
 def board_streams(service: Target, until: float) -> Counter[str]:
-    """Boards that follow a hundred projects, each with many claims, which change all the time."""
+    """Follow the boards of a hundred projects with many claims each, and change them all the
+    time."""
     _filled(service, until, 100, 100)
     crowd = Crowd(service)
     for number in range(400):
@@ -103,7 +104,7 @@ def board_streams(service: Target, until: float) -> Counter[str]:
 
 
 def waits(service: Target, until: float) -> Counter[str]:
-    """Claims that wait for a task of the team, whose every heartbeat might free it."""
+    """Wait for tasks of the team, each of whose heartbeats wakes the waiters."""
     crowd = Crowd(service)
     for number in range(600):
         body = {"task": f"T-{number % 20}", "wait": 25, "queue": True}
@@ -115,6 +116,6 @@ def waits(service: Target, until: float) -> Counter[str]:
 
 
 def totals(service: Target, until: float) -> Counter[str]:
-    """What needs no key anywhere: totals, readiness, the client."""
+    """Request the resources that never need a key: totals, readiness, the client."""
     paths = ("/metrics", "/readyz", "/openapi.json", "/client/dibs.py", "/skill/SKILL.md")
     return flood(service, _repeated(*map(get, paths)), until, connections=64)

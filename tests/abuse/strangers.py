@@ -1,9 +1,9 @@
-"""What strangers have at hand: connections, floods, and requests that are as costly as may be.
+"""The tools of strangers: connections, floods, and requests that cost as much as possible.
 
     python -m tests.abuse.strangers filling.fat 8080 20 acme.web    # PORT SECONDS PROJECT
 
-attacks in a process of its own and prints how its requests were answered, as JSON; several attacks
-have commas in between. It runs at a lower priority, because strangers bring their own machines.
+attacks in a separate process and prints the number of answers by status, as JSON; commas separate
+several attacks. It runs at a lower priority, because strangers bring their own machines.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from importlib import import_module
 from typing import Any
 
 STRANGER = "198.51.100.7"
-"""The address of one of them, as the proxy in front names it."""
+"""The address of a stranger, in the header of the proxy in front."""
 FILES = 4_000
 
 
@@ -32,23 +32,23 @@ class Target:
 
     port: int
     team: str
-    """The project of the team that works beside the strangers."""
+    """The project of the team that works during the attack."""
 
     def connect(self, timeout_s: float = 5.0) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s)
 
 
 Attack = Callable[[Target, float], Counter[str]]
-"""Goes on until a time of `time.monotonic`; returns how often it was answered what."""
+"""Attacks until a time of `time.monotonic`; returns the number of answers by status."""
 
 
 def get(path: str, *more: str) -> bytes:
-    """Return a request, with further header lines."""
+    """Return a GET request with extra header lines."""
     return "\r\n".join([f"GET {path} HTTP/1.1", "Host: x", *more, "", ""]).encode()
 
 
 def post(path: str, body: dict[str, Any], session: str, *more: str) -> bytes:
-    """Return a request of a session."""
+    """Return a POST request of a session."""
     sent = json.dumps(body, ensure_ascii=False).encode()
     lines = [
         *(f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json"),
@@ -58,30 +58,30 @@ def post(path: str, body: dict[str, Any], session: str, *more: str) -> bytes:
 
 
 def somebody() -> str:
-    """A session that was never seen."""
+    """Return a new session."""
     return str(uuid.uuid4())
 
 
 def by_whom(address: str) -> str:
-    """The header line in which the proxy in front says who asks."""
+    """Return the header line in which the proxy in front gives the client's address."""
     return f"Fly-Client-IP: {address}"
 
 
 def addresses() -> Iterator[str]:
-    """As many addresses as a stranger of means has: each of another network."""
+    """Yield addresses, each in a different network, as a stranger with means can use."""
     for number in itertools.count():
         yield f"2001:db8:{number >> 16 & 0xFFFF:x}:{number & 0xFFFF:x}::1"
 
 
 @dataclass
 class _Line:
-    """A connection on which one request follows another."""
+    """A connection that sends one request after another."""
 
     socket: socket.socket
     got: bytearray = field(default_factory=bytearray)
 
     def status(self) -> str:
-        """Return the status of the answer, '' while it is not here whole."""
+        """Return the status of the answer, or '' while the answer is incomplete."""
         head, ended, body = bytes(self.got).partition(b"\r\n\r\n")
         if not ended:
             return ""
@@ -95,7 +95,7 @@ class _Line:
 
 
 class _Flood:
-    """Requests on several connections at once, on each the next when one is answered."""
+    """Requests on several connections at once; each answer triggers the next request."""
 
     def __init__(self, target: Target, requests: Iterable[bytes]) -> None:
         self.told: Counter[str] = Counter()
@@ -152,28 +152,28 @@ class _Flood:
 def flood(
     target: Target, requests: Iterable[bytes], until: float, connections: int = 32
 ) -> Counter[str]:
-    """Send requests as fast as they are answered, on several connections at once."""
+    """Send requests on several connections, each as soon as the previous one is answered."""
     crowd = _Flood(target, requests)
     crowd.go_on(until, connections)
     return crowd.told
 
 
 def once(target: Target, requests: Iterable[bytes], until: float) -> Counter[str]:
-    """Prepare something: each request once, in half of the time at most."""
+    """Prepare an attack: send each request once, in at most half of the time."""
     now = time.monotonic()
     return flood(target, list(requests), now + (until - now) / 2)
 
 
 @dataclass
 class Crowd:
-    """Many connections that are held open."""
+    """Many open connections."""
 
     target: Target
     told: Counter[str] = field(default_factory=Counter)
     held: list[socket.socket] = field(default_factory=list)
 
     def add(self, first: bytes, *, small: bool = False) -> None:
-        """Open one more, and send something on it; `small`: take as little as may be."""
+        """Open a connection and send something on it; `small`: with the smallest receive buffer."""
         try:
             one = socket.socket()
             if small:
@@ -189,7 +189,7 @@ class Crowd:
         self.told["opened"] += 1
 
     def each(self, sends: bytes) -> None:
-        """Send something more on each, and let go what was closed."""
+        """Send something on each connection, and drop the closed ones."""
         alive = []
         for one in self.held:
             try:
@@ -203,7 +203,7 @@ class Crowd:
         self.held = alive
 
     def keep(self, many: int, first: bytes, then: bytes, until: float, every_s: float) -> None:
-        """Hold `many` until the end: those that were closed are opened again."""
+        """Keep `many` connections open until the end; reopen the closed ones."""
         while time.monotonic() < until:
             began = time.monotonic()
             for _ in range(many - len(self.held)):
@@ -223,7 +223,7 @@ def find(name: str) -> Attack:
 
 
 def main(names: str, port: str, seconds: str, team: str) -> None:
-    """Attack in several ways, one after another, and say how that was answered."""
+    """Run several attacks, one after another, and print the number of answers by status."""
     os.nice(10)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard), hard))

@@ -1,4 +1,4 @@
-"""Strangers attack an open service while a team works on it: the team feels nothing.
+"""Strangers attack an open service while a team works on it, and the team notices nothing.
 
 A short form of each attack runs with the other tests; `make abuse` runs each for 20 seconds.
 """
@@ -35,15 +35,15 @@ ATTACKS = {
 }
 CASES = [f"{family}.{name}" for family, names in ATTACKS.items() for name in names]
 ATTEMPTS = 3
-"""A machine that others use, too, may stand still for a second; what is late for the service's own
-sake is late each time. A refusal of the team's calls counts at once."""
+"""A shared machine may stall for a second, so a late call counts only if each attempt has one: the
+service's own delays do. A refused call of the team counts at once."""
 HEALTH_S = 3.0
-"""How long fly.toml and the Dockerfile wait for an answer about health."""
+"""The timeout of the health checks in fly.toml and the Dockerfile."""
 
 
 @pytest.fixture(scope="module")
 def deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Deployed]]:
-    """An open service for each family of attacks, which suffers them one after another."""
+    """Start an open service for each family of attacks, which then run on it one after another."""
     folder = tmp_path_factory.mktemp("abuse")
     with contextlib.ExitStack() as held:
         found = {}
@@ -65,7 +65,7 @@ def test_a_team_feels_nothing_of_an_attack(
         if "DIBS_ABUSE_SECONDS" in os.environ:
             with capsys.disabled():
                 print(f"\n{seen}")
-        assert sum(seen.told.values()) > 0, "there was no attack"
+        assert sum(seen.told.values()) > 0, "the attack sent nothing"
         assert [answer for answer in seen.own if answer.refused] == []
         assert len(seen.own) >= SESSIONS * SECONDS / BEAT_S / 2
         assert seen.memory < MACHINE
@@ -97,9 +97,9 @@ def test_one_stranger_takes_no_team_its_room(tmp_path: Path) -> None:
 
 
 def at_rest(deployed: Deployed) -> dict[bytes, bytes] | None:
-    """What the store keeps, if the service itself changes nothing of it."""
+    """Return the store's contents if the service itself does not change them, else None."""
     before = deployed.written()
-    time.sleep(2)  # of the maintenance's rounds, each of a second
+    time.sleep(2)  # two rounds of maintenance, each of a second
     return before if deployed.written() == before else None
 
 
@@ -112,5 +112,5 @@ def test_where_projects_are_named_strangers_write_nothing(tmp_path: Path) -> Non
         told = deployed.attacked(",".join(CASES), len(CASES) * 0.4)
         assert told["404"] > 500
         assert told["201"] == 0
-        # Its own rates end by themselves meanwhile.
+        # The store's rate counters expire meanwhile.
         assert deployed.written().items() <= before.items()

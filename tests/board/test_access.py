@@ -1,4 +1,4 @@
-"""Everybody can use the board: no violation that axe can find, in any state, size or scheme."""
+"""Accessibility: axe finds no violation on the board, in any state, size or color scheme."""
 
 from collections.abc import Callable
 from importlib import resources
@@ -16,10 +16,10 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"
 
 
 def violations(page: Page) -> list[str]:
-    """What axe finds wrong, with the place."""
+    """Return the violations that axe finds, with their places."""
     page.evaluate(AXE)
     found: Any = page.evaluate("(tags) => axe.run(document, { runOnly: tags })", RULES)
-    assert len(found["passes"]) > 10, "axe looked at the page"
+    assert len(found["passes"]) > 10, "axe checked the page"
     wrong = found["violations"]
     return [f"{one['id']}: {node['html'][:200]}" for one in wrong for node in one["nodes"]]
 
@@ -36,7 +36,7 @@ def test_axe_finds_what_is_wrong(full: Team, open_page: Open) -> None:
 
 
 def everything(team: Team) -> None:
-    """Every state that a claim can be seen in."""
+    """Make a claim in every visible state."""
     team.busy()
     team.claim("eve", "T-40", ttl="10s", note="quiet")
     for _ in range(3):
@@ -52,7 +52,7 @@ def everything(team: Team) -> None:
 
 @pytest.fixture(scope="module")
 def full(service: Any) -> Team:
-    """A project with everything in it."""
+    """Return a project with tasks in every state."""
     team = Team(service)
     everything(team)
     return team
@@ -61,7 +61,7 @@ def full(service: Any) -> Team:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 class TestAxe:
-    """One run for each state."""
+    """One axe run for each state."""
 
     @pytest.mark.long
     def test_a_full_board(self, full: Team, open_page: Open, size: str, scheme: str) -> None:

@@ -1,4 +1,4 @@
-"""What those who look at boards may cost: bytes, memory, and readings of the store."""
+"""Limits on the cost of board viewers: bytes, memory, and reads of the store."""
 
 import asyncio
 import contextlib
@@ -32,18 +32,19 @@ MB = 1_000_000
 
 PROJECTS = 20
 READ_ONE = 10
-"""Commands that a reading of one project takes at least."""
+"""The least number of commands for reading one project."""
 
 
 def memory(pid: int) -> int:
-    """What a process has in memory, in bytes."""
+    """Return a process's resident memory in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
 
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A project with as many claims as may be, each with the worst note."""
+    """Start a service whose project has the largest number of claims, each with the longest
+    note."""
     folder = str(tmp_path_factory.mktemp("crowded"))
     with Running("--data-dir", folder) as running:
         team = Team(running)
@@ -108,13 +109,13 @@ def test_a_glance_at_all_projects_costs_as_much_whatever_they_hold(tmp_path: Pat
                 team.project = f"many.{number}"
                 team.many(300)
             many = commands_of_readings(running, store)
-            # One that began before it was counted has fewer, one that a sweep came into has more.
+            # A read that began before the count has fewer commands; one with a sweep has more.
             assert min(many) <= max(few) + 5
 
 
 def commands_of_readings(running: Running, store: redis.Redis) -> list[int]:
-    """How many commands readings of all projects take; the service's own come beside it. A page
-    from what was read a moment ago takes fewer, and is no reading."""
+    """Return the number of commands for each of several reads of all projects, plus the service's
+    own commands. A page from a recent cached read takes fewer and does not count."""
     found: list[int] = []
 
     def was_read_often() -> bool:
@@ -131,7 +132,7 @@ def commands_of_readings(running: Running, store: redis.Redis) -> list[int]:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often which projects were read, whole or in part, and how much at most at once."""
+    """Count the reads of each project, full or partial, and the largest page size requested."""
     counted = Counter[str]()
     asked = list_.page
 
@@ -154,7 +155,7 @@ async def fill(store: Store, project: Project, number: int) -> None:
 
 @pytest.fixture
 async def large(service: FeedService) -> Feeds:
-    """The feeds of a service whose one project has 1,000 claims."""
+    """Return the feeds of a service whose one project has 1,000 claims."""
     await fill(service.store, service.project, 1000)
     return Feeds(Claims(service.store, service.broadcaster, Bounds()))
 
@@ -207,7 +208,7 @@ async def test_what_changes_while_a_large_board_is_read_is_not_missed(
     async def part(self: Readings, store: Store, project: Project, cursor: str) -> Any:
         nonlocal parts
         parts += 1
-        if parts == 4:  # its place, the soonest to lapse, was read before
+        if parts == 4:  # its place, among the soonest deadlines, has been read already
             await acting.claim(store, project, new_session(), [Task("late")], ttl_s=60)
         return await asked(self, store, project, cursor)
 
@@ -225,7 +226,7 @@ async def test_only_so_many_rows_are_kept_and_followed(
     for name in names:
         await fill(service.store, name, 50)
     viewers = []
-    for name in names[:3]:  # 50 rows and 50 that are rendered, which count as two
+    for name in names[:3]:  # 50 rows and 50 rendered rows; a rendered row counts as two
         snapshot = await all_feeds.of(name).snapshot()
         viewers.append(FeedReader(await all_feeds.to_follow(name, ALL), snapshot.id))
         await asyncio.sleep(0)
@@ -249,7 +250,7 @@ async def test_only_so_many_pages_of_a_board_are_followed(
         viewers.append(FeedReader(feed, (await feed.snapshot(key)).id, key))
         await asyncio.sleep(0)
     another = Key(BoardQuery(q="T-09"))
-    assert (await feed.snapshot(another)).rows, "it can be looked at"
+    assert (await feed.snapshot(another)).rows, "the page can still be read"
     with pytest.raises(Crowded):
         await large.to_follow(service.project, another)
     await viewers[0].leave()
@@ -282,14 +283,14 @@ def test_a_board_that_cannot_be_followed_says_so(service_of_few: Running) -> Non
 
 @pytest.fixture
 def service_of_few(tmp_path: Path) -> Any:
-    """A service of its own."""
+    """Start a separate service with low limits."""
     with Running("--data-dir", str(tmp_path / "d")) as running:
         yield running
         running.stop()
 
 
 def written(team: Team, number: int, **entry: Any) -> None:
-    """Write so many tasks down, each with the worst that may be written."""
+    """Add `number` tasks to the list, each with the longest texts."""
     for first in range(0, number, 100):
         entries = [{"task": f"{n:04}" + '"' * 196, **entry} for n in range(first, first + 100)]
         team.write(*entries)

@@ -1,4 +1,4 @@
-"""A person ends somebody's claim: with a reason and a key, and knowing what it does."""
+"""A person breaks a claim: with a reason and a key, after reading the consequences."""
 
 import base64
 import contextlib
@@ -28,7 +28,7 @@ def asked(page: Page, task: str) -> None:
 
 
 def fill(page: Page, key: str = ADMIN_KEY) -> None:
-    """Fill the form in and send it."""
+    """Fill in the form and send it."""
     page.fill("#asking [name=reason]", "unreachable since lunch")
     page.fill("#asking [name=by]", "lea")
     page.fill("#asking [name=key]", key)
@@ -100,7 +100,7 @@ def test_keep_it_and_escape_leave_everything_as_it_was(team: Team, board: Open) 
 def post(
     team: Team, form: dict[str, str], act: str = "break", **headers: str
 ) -> tuple[int, Any, dict[str, str]]:
-    """Send the form as a browser would."""
+    """Send the form as a browser does."""
     import http.client
 
     connection = http.client.HTTPConnection("127.0.0.1", team.service.port, timeout=10)
@@ -143,7 +143,7 @@ LURE = """<!doctype html><form method="post" action="{action}" enctype="{kind}">
 
 @contextlib.contextmanager
 def elsewhere(html: str) -> Iterator[str]:
-    """Serve a page of another site, and give its address."""
+    """Serve a page of another site and yield its address."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -170,7 +170,7 @@ def test_a_page_of_another_site_breaks_nothing_with_a_login_that_the_browser_sen
     login = base64.b64encode(f"lea:{ADMIN_KEY}".encode()).decode()
     wish = {"task": "T-12", "fence": fence, "reason": "a lure"}
     path = f"/v1/{team.project}/break"
-    # As text a form is JSON, but for one `=`, which goes into a string.
+    # Sent as text/plain, the form is JSON, with its `=` inside a string.
     name, value = json.dumps(wish)[:-1] + ', "by": "', '"}'
     if kind == FORM:
         name, value = "task", "T-12"
@@ -184,7 +184,7 @@ def test_a_page_of_another_site_breaks_nothing_with_a_login_that_the_browser_sen
             assert answered.value.status == 403
             assert "another site" in answered.value.text()
         assert team.call("heartbeat", "ann", "T-12")[0] == 200
-        # The login itself is good, and the service's own page may use it.
+        # The login itself is valid, and the service's own page may use it.
         page.goto(f"{team.service.url}/p/{team.project}")
         status = page.evaluate(
             """async ([path, wish]) => (await fetch(path, {method: "POST", body: wish,
@@ -277,4 +277,4 @@ def test_a_person_is_told_where_nobody_knows_if_it_was_done(team: Team) -> None:
         os.kill(store, signal.SIGCONT)
     assert status == 503
     assert "Whether it was done is unknown" in text
-    assert "http-equiv" not in text, "to ask for that page again would not do it again"
+    assert "http-equiv" not in text, "a reload would not repeat the break"

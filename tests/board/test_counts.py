@@ -1,4 +1,4 @@
-"""What the board counts that no record holds."""
+"""The board's counts that no record holds."""
 
 import pytest
 from tests.conftest import Desk
@@ -21,7 +21,7 @@ async def test_the_same_collision_seen_by_two_services_counts_once(desk: Desk) -
     for _ in range(2):
         await desk.refused(desk.bob, "T-1")
         await desk.store.write_collisions()
-        desk.store.collisions._known.clear()  # as another process, which has not seen it
+        desk.store.collisions._known.clear()  # as in another process, which has not seen it
     assert (await desk.store.pulse(desk.project)).avoided == 1
 
 
@@ -71,4 +71,4 @@ async def test_what_lapsed_and_failed_or_is_on_hold_is_counted_once(desk: Desk) 
     assert (seen.lapsed, seen.failed) == (1, 1)
     await acting.hold(desk.store, desk.project, "failed", reason="wait", by="lea")
     seen = await desk.store.overview(desk.project)
-    assert (seen.lapsed, seen.failed) == (1, 0), "on hold it is in one index, and taken off once"
+    assert (seen.lapsed, seen.failed) == (1, 0), "it is in one index and subtracted once"

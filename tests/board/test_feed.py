@@ -1,4 +1,4 @@
-"""One feed per project: read once, rendered once, told to everybody, without a gap."""
+"""One feed per project: read once, rendered once, sent to all viewers without a gap."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ ANN = new_session()
 
 @dataclass
 class FeedService:
-    """What of a service a feed needs."""
+    """The parts of a service that a feed needs."""
 
     store: Store
     broadcaster: EventBroadcaster
@@ -40,7 +40,7 @@ class FeedService:
 
 @pytest.fixture
 async def service(stepped: tuple[EmbeddedStore, Any], rules: Rules) -> AsyncIterator[FeedService]:
-    """A service's store and broadcaster, on a real server."""
+    """Yield a service's store and broadcaster, on a real server."""
     link, reader = links(stepped[0].url)
     store = Store(link, rules)
     await store.open()
@@ -53,18 +53,18 @@ async def service(stepped: tuple[EmbeddedStore, Any], rules: Rules) -> AsyncIter
 
 @pytest.fixture
 def all_feeds(service: FeedService) -> Feeds:
-    """The feeds of the service."""
+    """Return the feeds of the service."""
     return Feeds(Claims(service.store, service.broadcaster, Bounds()))
 
 
 @pytest.fixture
 def feed(service: FeedService, all_feeds: Feeds) -> Feed:
-    """The feed of one project."""
+    """Return the feed of one project."""
     return all_feeds.of(service.project)
 
 
 class FeedReader:
-    """Somebody who looks: what they were told, as pairs of event and data."""
+    """A viewer of a feed, and the (event, data) pairs that it received."""
 
     def __init__(self, feed: Feed, after: str, key: Key = ALL) -> None:
         self.told: list[tuple[str, Any]] = []
@@ -99,7 +99,7 @@ class FeedReader:
 
 
 async def claim(service: FeedService, task: str, **wish: Any) -> None:
-    who = ANN if len(task) == 3 else new_session()  # one session may not hold very many
+    who = ANN if len(task) == 3 else new_session()  # a session may hold only a limited number
     outcome = await acting.claim(
         service.store, service.project, who, [Task(task)], label="ann", **wish
     )
@@ -192,7 +192,7 @@ async def test_a_plain_heartbeat_is_told_as_clocks_not_as_a_row(
     await claim(service, "T-1", ttl_s=60)
     viewer = FeedReader(feed, (await feed.snapshot()).id)
     async with asyncio.timeout(5):
-        while not viewer.patches():  # deadlines are shown in seconds: one has to pass
+        while not viewer.patches():  # deadlines are shown in whole seconds: one has to pass
             await asyncio.sleep(0.1)
             await acting.heartbeat(service.store, service.project, ANN)
             await feed.refresh()
@@ -217,7 +217,7 @@ async def test_nobody_is_followed_for_nobody(service: FeedService, feed: Feed) -
     await claim(service, "T-1")
     await viewer.hears("T-1")
     assert service.project in service.broadcaster._followers
-    # It is one stream: that the feed listens as well is no other.
+    # It is one viewer's stream: the feed's own subscription does not count.
     assert (service.broadcaster.streams, feed.viewers) == (0, 1)
     await viewer.leave()
     async with asyncio.timeout(5):
@@ -273,7 +273,7 @@ async def test_paints_that_are_asked_for_together_share_the_reading(
 async def test_an_outage_moves_no_clock_of_what_is_over(
     service: FeedService, feed: Feed, stepped: tuple[EmbeddedStore, Any]
 ) -> None:
-    # A row of what is over has no clock that runs: a page could not move it.
+    # The row of a finished task has no running clock, so a page could not move it.
     await claim(service, "T-1")
     await acting.release(service.store, service.project, ANN, Task("T-1"), outcome="done")
     before = (await feed.snapshot()).id
@@ -286,5 +286,5 @@ async def test_an_outage_moves_no_clock_of_what_is_over(
     after = await acting.show(service.store, service.project, Task("T-1"))
     assert isinstance(after, Claim)
     assert isinstance(deadline, Claim)
-    assert after.expires_at > deadline.expires_at, "the outage moved it"
+    assert after.expires_at > deadline.expires_at, "the outage moved the end"
     assert (await feed.snapshot()).id == before

@@ -1,4 +1,5 @@
-"""Filter, search, sort and keys: what a person wants to see is in the URL, and at hand."""
+"""Filter, search, sort and keyboard: the URL has a person's selection, and keys reach every
+action."""
 
 from collections.abc import Callable
 
@@ -104,7 +105,7 @@ def test_the_keyboard_alone_finds_a_claim_and_reaches_its_break(team: Team, boar
     assert page.evaluate("document.activeElement.dataset.task") == "T-12"
     page.keyboard.press("Enter")
     assert row(page, "T-12").locator("details").get_attribute("open") is not None
-    for _ in range(4):  # the task's page, the session's link, the details, the break
+    for _ in range(4):  # to the task's page, the session's link, the details, the break
         page.keyboard.press("Tab")
     assert "Break" in page.evaluate("document.activeElement.textContent")
     page.keyboard.press("Enter")

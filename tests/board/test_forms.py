@@ -1,4 +1,5 @@
-"""What people do to tasks: each asks for a reason and a key, does what it says, and confirms it."""
+"""People's actions on tasks: each form asks for a reason and a key, acts, and confirms the
+result."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ FORMS = ("break", "hold", "unhold", "retry")
 
 
 def stage(team: Team, act: str) -> dict[str, str]:
-    """Bring T-1 to where the act is of use; the fields of its form."""
+    """Bring T-1 into the state that the act applies to; return the fields of its form."""
     form = {"task": "T-1", "reason": "because", "by": "lea", "key": ADMIN_KEY}
     if act == "break":
         form["fence"] = str(team.claim("ann", "T-1")["fence"])
@@ -31,7 +32,7 @@ def stage(team: Team, act: str) -> dict[str, str]:
 
 
 def state(team: Team) -> str:
-    """How T-1 is."""
+    """Return the state of T-1."""
     answer: str = team.service.ask("GET", f"/v1/{team.project}/tasks/T-1")[1]["state"]
     return answer
 
@@ -52,12 +53,12 @@ TOLD_THERE = {
     "unhold": "It is no longer on hold.",
     "retry": "It may be tried again.",
 }
-"""On the page of the task, which is about nothing else."""
+"""The confirmations on the page of the task, where its name is clear."""
 SECTION = {"break": "again", "hold": "hold", "unhold": "ready", "retry": "ready"}
 
 
 def fill(page: Page) -> None:
-    """Fill in what every form asks for, and send it."""
+    """Fill in the fields that every form has, and send it."""
     page.fill("#act [name=reason]", "because")
     page.fill("#act [name=by]", "lea")
     page.fill("#act [name=key]", ADMIN_KEY)
@@ -214,7 +215,7 @@ def test_what_is_wrong_is_said_and_nothing_is_done(
     team: Team, act: str, bad: dict[str, str], status: int
 ) -> None:
     answered, text, _ = post(team, stage(team, act) | bad, act, **HERE)
-    # Where the name is none, there is no task to show beside what is wrong.
+    # An invalid name has no task to show next to the error.
     assert answered == (409 if "task" in bad else status), text
     assert 'role="alert"' in text
     assert state(team) == BEFORE[act]

@@ -1,4 +1,4 @@
-"""The board follows what happens, and is honest about when it cannot."""
+"""The board follows changes, and says so when it cannot."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ CLIENT = Path(__file__).parents[2] / "client" / "dibs.py"
 
 
 def client(team: Team, *arguments: str) -> str:
-    """Run the client in a process of its own."""
+    """Run the client in a separate process."""
     env = {"DIBS_URL": team.service.url, "DIBS_PROJECT": team.project, "HOME": os.environ["HOME"]}
     env |= {"DIBS_SESSION": team.session("clara"), "DIBS_LABEL": "clara"}
     command = [sys.executable, str(CLIENT), *arguments]
@@ -73,7 +73,7 @@ def test_rows_that_did_not_change_are_not_touched(team: Team, board: Open) -> No
     team.claim("bob", "T-2")
     row(page, "T-2").wait_for(timeout=5_000)
     touched = page.evaluate("window.touched")
-    assert touched <= 3, "the clock of the row may tick, nothing else may happen to it"
+    assert touched <= 3, "only the clock of the row may tick"
 
 
 def test_the_focus_goes_to_the_next_claim_when_its_own_is_gone(team: Team, board: Open) -> None:
@@ -166,8 +166,8 @@ def test_notifications_are_shown_to_who_asked_and_about_what_needs_somebody(
     ]
 
 
-# Has the board's first stream begin where the service remembers nothing, so that it says: read the
-# page again. The page is held back until the test lets it go, while changes go on coming.
+# Makes the board's first stream resume at an unknown event, so that the service tells the page to
+# reload. The reload waits until the test releases it, while changes keep arriving.
 HELD_BACK = """
 window.heard = "";
 const streams = EventSource, fetched = fetch;
@@ -211,7 +211,7 @@ def test_after_a_restart_the_board_goes_on_without_a_gap(tmp_path: Path, open_pa
         page = open_page(f"{first.url}/p/{team.project}", expect_errors=True)
         live(page)
         took_s = first.stop()
-        assert took_s < 3, "an open board must not hold up the end of the service"
+        assert took_s < 3, "an open board must not delay a stop"
         page.wait_for_selector("#link[data-state=reconnecting]", timeout=10_000)
         assert "Reconnecting. This is how it was" in page.locator("#link").inner_text()
         port = first.port

@@ -15,7 +15,7 @@ STILL = {"java_script_enabled": False}
 
 @pytest.fixture(scope="module")
 def crowd(service: Running) -> Team:
-    """A project of 450 claims, one of them parked."""
+    """Make a project of 450 claims, one of them parked."""
     team = Team(service)
     team.many(450)
     team.park("s0425", "T-0449", "Which currency?")
@@ -23,13 +23,13 @@ def crowd(service: Running) -> Team:
 
 
 def follow(page: Page, link: str) -> None:
-    """Follow a link, and wait until all of the next page is there."""
+    """Follow a link and wait until the next page is complete."""
     with page.expect_navigation():
         page.locator(link).last.click()
 
 
 def order() -> list[str]:
-    """The tasks of `crowd`, as they are shown: what waits for a person first."""
+    """Return the tasks of `crowd` in display order: parked claims first."""
     return ["T-0449", *(f"T-{n:04}" for n in range(449))]
 
 
@@ -72,7 +72,7 @@ def test_a_page_that_is_not_there_is_the_nearest(crowd: Team, asked: str, shown:
 
 
 def note_navigation(gone: list[str], asked: Request) -> None:
-    """Write down where the page wants to go."""
+    """Record the URL of a navigation."""
     if asked.is_navigation_request():
         gone.append(asked.url)
 
@@ -87,7 +87,7 @@ def test_a_filter_looks_through_all_pages(crowd: Team, open_page: Open) -> None:
         with page.expect_navigation(url="**?*q=T-04*"):
             page.press("#q", "Enter")
         assert len(tasks(page)) == 50
-        assert len(gone) == 1, "a second start ends the first"
+        assert len(gone) == 1, "a second navigation would cancel the first"
         assert "1 to 50 of 50 tasks that match." in page.locator(".pages").first.inner_text()
         follow(page, "a.clear")
         assert len(tasks(page)) == 200
@@ -117,7 +117,7 @@ def test_each_page_is_live_and_only_its_own_rows_are_sent(team: Team, board: Ope
     )
     first.evaluate(heard % "1")
     second.evaluate(heard % "2")
-    first.wait_for_timeout(300)  # both have their stream
+    first.wait_for_timeout(300)  # both pages have their stream
     team.call("heartbeat", "s0200", "T-0210", note="on the second page")
     team.release("s0200", "T-0211", "released")
     settles(lambda: tasks(second)[-1] == "T-0211", "the second page has it where it is free again")
@@ -149,7 +149,7 @@ def test_pages_appear_by_themselves_when_a_board_grows_and_go_when_it_shrinks(
     team.claim("ann", "T-9")
     settles(lambda: page.locator(".pages").first.is_visible(), "there are pages")
     assert "1 to 200 of 201 tasks." in page.locator(".pages").first.inner_text()
-    assert row(page, "Z-1").count() == 0, "what is ready comes after what is held"
+    assert row(page, "Z-1").count() == 0, "ready tasks come after held ones"
     team.write({"task": "Z-1", "drop": True})
     row(page, "T-9").wait_for(timeout=5_000)
     settles(lambda: not page.locator(".pages").first.is_visible(), "one page is enough")

@@ -1,4 +1,4 @@
-"""The board shows what is in review, how that ended, and who had a task before."""
+"""The board shows tasks in review, the verdicts, and earlier holders."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ PR = "https://github.com/acme/shop/pull/41"
 
 
 def shown(page: Page, task: str) -> str:
-    """What a row says, in one line."""
+    """Return the text of a row in one line."""
     return " ".join(row(page, task).inner_text().split())
 
 
@@ -56,7 +56,7 @@ def test_a_review_that_runs_out_asks_for_a_person() -> None:
     assert (counts.review, counts.attention) == (2, 1)
     assert counts.headline == "1 review runs out."
     assert 'class="pill expiring">review<' in "".join(rows.render(found[1]))
-    assert not found[0].same_but_clocks(found[1]), "the row is shown anew when it is late"
+    assert not found[0].same_but_clocks(found[1]), "the late row is rendered again"
 
 
 def test_what_was_merged_is_among_what_is_finished_and_its_dependents_are_ready(

@@ -1,4 +1,5 @@
-"""What sessions write is shown as text, to those with the key, without help from elsewhere."""
+"""The board shows the texts of sessions as text, to viewers with the key, and loads nothing from
+other hosts."""
 
 import base64
 from collections.abc import Callable

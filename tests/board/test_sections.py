@@ -1,4 +1,4 @@
-"""The board shows every task somebody wrote down, had or has: in its section, in order, live."""
+"""The board shows every listed, held or past task: in its section, in order, live."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,13 +21,13 @@ LIST: list[dict[str, Any]] = [
 
 
 def shown(page: Page, task: str) -> str:
-    """What a row says."""
+    """Return the text of a row."""
     text: str = row(page, task).inner_text()
     return text
 
 
 def next_ones(team: Team) -> list[str]:
-    """What sessions get who ask for what is next, until nothing is ready."""
+    """Claim the next task as a new session until nothing is ready; return the tasks in order."""
     found: list[str] = []
     while True:
         path = f"/v1/{team.project}/claim"

@@ -1,4 +1,4 @@
-"""A task has a page that says all that is known of it, whatever it is called."""
+"""Each task, under any name, has a page with everything known of it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ BODY = "Do this:\n\n  1. keep  the blanks\n\t2. <b>no markup</b> & no [link](htt
 
 
 def whole(team: Team) -> dict[str, Any]:
-    """A task with everything: needs, dependents, text, a past, a holder, a queue."""
+    """Make a task with everything: needs, dependents, text, past tenures, a holder, a queue."""
     team.write(
         {"task": "N-1"},
         {"task": "N-2", "needs": ["N-1"]},
@@ -45,7 +45,7 @@ def whole(team: Team) -> dict[str, Any]:
 
 
 def opened(team: Team, open_page: Open, task: str, **how: Any) -> Page:
-    """The page of a task."""
+    """Open the page of a task."""
     return open_page(f"{team.service.url}/p/{team.project}/t/{quote(task, safe='')}", **how)
 
 
@@ -67,7 +67,7 @@ def test_without_scripts_it_says_all_that_is_known(team: Team, open_page: Open) 
 
 
 def section(page: Page, heading: str) -> str:
-    """The text of a part of the page, in one line."""
+    """Return the text of a part of the page in one line."""
     part = page.locator("section", has=page.get_by_role("heading", name=heading))
     return " ".join(part.inner_text().split())
 

@@ -15,7 +15,7 @@ from tests.harness import processes
 CLAUDE = os.environ.get("DIBS_CLAUDE", "")
 DIBS = "sh .claude/skills/dibs/dibs"
 TOLD_S = 110.0
-"""A session of a few scripted turns ends in this time, also on a machine that is busy."""
+"""The time limit of a session with a few scripted turns, also on a busy machine."""
 QUIET = (
     "DISABLE_TELEMETRY",
     "DISABLE_AUTOUPDATER",
@@ -25,7 +25,7 @@ QUIET = (
 
 
 def environ(box: Sandbox, model: ScriptedModel, more: Mapping[str, str]) -> dict[str, str]:
-    """The environment of an agent in this sandbox whose model is this one."""
+    """Return the environment of an agent in this sandbox that uses this model."""
     named = {"ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "nobody-checks-this"}
     return box.env | dict.fromkeys(QUIET, "1") | named | dict(more)
 
@@ -38,7 +38,8 @@ def claude(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> ScriptedModel:
-    """Run one headless session whose model takes these steps; return what the model saw."""
+    """Run one headless session whose model takes these steps; return the model with its
+    requests."""
     with scripted_model(*steps, {"text": "that was all"}, **(subs or {})) as model:
         mode = () if "--permission-mode" in flags else ("--permission-mode", "acceptEdits")
         done = processes.run(
@@ -53,7 +54,7 @@ def claude(
 
 
 class Conversation:
-    """A session that goes on from prompt to prompt, `/clear` included, until it is ended."""
+    """A session of several prompts, `/clear` included, until it is ended."""
 
     def __init__(self, box: Sandbox, model: ScriptedModel, *flags: str) -> None:
         self.model, self.id = model, ""
@@ -68,14 +69,14 @@ class Conversation:
         )
 
     def send(self, text: str) -> None:
-        """Say something, and do not wait for the answer."""
+        """Send a prompt without waiting for the answer."""
         message = {"type": "user", "message": {"role": "user", "content": text}}
         assert self.process.stdin
         self.process.stdin.write(json.dumps(message) + "\n")
         self.process.stdin.flush()
 
     def say(self, text: str) -> str:
-        """Say something; return what came of it at the end of the turn."""
+        """Send a prompt; return the result at the end of the turn."""
         self.send(text)
         assert self.process.stdout
         for line in self.process.stdout:
@@ -86,7 +87,7 @@ class Conversation:
         raise AssertionError("the session ended in the middle of a turn")
 
     def end(self) -> None:
-        """Let the session end as at the end of its input."""
+        """Close the session's input and wait for its end."""
         assert self.process.stdin
         self.process.stdin.close()
         self.process.wait(30)
@@ -99,7 +100,7 @@ def conversation(
     flags: tuple[str, ...] = (),
     subs: dict[str, list[Step]] | None = None,
 ) -> Iterator[Conversation]:
-    """A conversation for the length of a block."""
+    """Run a conversation for the length of a block."""
     with scripted_model(*steps, **(subs or {})) as model:
         talk = Conversation(box, model, *flags)
         try:
@@ -109,22 +110,22 @@ def conversation(
 
 
 def write(box: Sandbox, name: str) -> Step:
-    """The model writes a file of the repository."""
+    """Return a step that writes a file of the repository."""
     return use("Write", file_path=str(box.repo / name), content="print(1)\n")
 
 
 def bash(command: str, **given: Any) -> Step:
-    """The model runs a shell command."""
+    """Return a step that runs a shell command."""
     return use("Bash", command=command, description="run it", **given)
 
 
 def agent(prompt: str, **given: Any) -> Step:
-    """The model starts a sub-agent."""
+    """Return a step that starts a sub-agent."""
     kind = {"description": prompt, "subagent_type": "general-purpose"}
     return use("Agent", prompt=prompt, **(kind | given))
 
 
 def trust(box: Sandbox, *folders: Path) -> None:
-    """Let a person have said that the files of these folders are to be trusted."""
+    """Record that a person trusts the files of these folders."""
     trusted = {str(path): {"hasTrustDialogAccepted": True} for path in (box.repo, *folders)}
     (box.home / ".claude.json").write_text(json.dumps({"projects": trusted}))

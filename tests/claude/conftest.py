@@ -15,7 +15,7 @@ ADMIN = "admin-key-of-these-tests"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without the program there is nothing to test."""
+    """Skip these tests if the program is missing."""
     here = Path(__file__).parent
     for item in items:
         if not CLAUDE and here in item.path.parents:
@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """The real service, in memory."""
+    """Start the real service with an in-memory store."""
     env = {"DIBS_ADMIN_KEY": ADMIN, "DIBS_MIN_TTL": "1s", "DIBS_GRACE": "1s"}
     rates = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
     with running(tmp_path_factory.mktemp("service"), "--memory", env=env | rates) as one:
@@ -32,18 +32,18 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
 
 
 def with_dibs(folder: Path, service: ServiceProcess, **env: str) -> Sandbox:
-    """A machine with a repository in which `dibs init` has run."""
+    """Return a machine with a repository in which `dibs init` has run."""
     box = Sandbox(folder, service.url, **env)
     box.dibs("init").said(0)
     box.script = box.repo / ".claude/skills/dibs/dibs"
     client = box.script.with_suffix(".py")
-    assert client.read_text() != CLIENT.read_text()  # it has its service's URL
+    assert client.read_text() != CLIENT.read_text()  # init wrote the service's URL into it
     return box
 
 
 @pytest.fixture
 def repo(service: ServiceProcess, tmp_path: Path) -> Iterator[Sandbox]:
-    """A repository with dibs in it, where edits need a claim."""
+    """Yield a repository with dibs in it, where edits need a claim."""
     box = with_dibs(tmp_path / "vm", service, DIBS_GATE="block")
     yield box
     box.stop()

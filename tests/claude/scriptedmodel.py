@@ -1,4 +1,4 @@
-"""A model on loopback that says what it was told to say, over the messages API."""
+"""A model on loopback that answers with scripted steps over the messages API."""
 
 import contextlib
 import json
@@ -12,20 +12,20 @@ Asked = dict[str, Any]
 
 
 def use(tool: str, **given: Any) -> Step:
-    """A step in which the model uses a tool."""
+    """Return a step in which the model uses a tool."""
     return {"tools": [{"name": tool, "input": given}]}
 
 
 def together(*steps: Step) -> Step:
-    """A step in which the model uses several tools at once."""
+    """Return a step in which the model uses several tools at once."""
     return {"tools": [tool for step in steps for tool in step["tools"]]}
 
 
 class ScriptedModel(ThreadingHTTPServer):
-    """Answers each request of a conversation with its next step; remembers what it was asked.
+    """Answers each request of a conversation with its next step, and records the requests.
 
-    A sub-agent's conversation is told from the main one by a word of its prompt, the key of its
-    steps. Whatever has no steps left, or is no conversation, hears "ok".
+    A word in the prompt identifies a sub-agent's conversation; it is also the key of its steps. A
+    conversation without steps left, and any other request, gets "ok".
     """
 
     def __init__(self, steps: Sequence[Step], subs: Mapping[str, Sequence[Step]]) -> None:
@@ -37,11 +37,11 @@ class ScriptedModel(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """Return the URL of the model."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def next_step(self, body: Asked) -> tuple[Step, int]:
-        """What to answer, and how many were asked before."""
+        """Return the next step, and the number of requests so far."""
         with self.turn:
             said = _said(body)
             who = next((word for word in self.steps if word and word in said), "")
@@ -51,7 +51,7 @@ class ScriptedModel(ThreadingHTTPServer):
             return (steps.pop(0) if steps else {"text": "ok"}), len(self.asked)
 
     def results(self, who: str = "") -> list[str]:
-        """What came back from the tools, in order, as the model saw it at the end."""
+        """Return the results of the tools in order, as the last request had them."""
         return [
             json.dumps(block.get("content"))
             for message in self.asked_by[who][-1]["messages"]
@@ -62,7 +62,7 @@ class ScriptedModel(ThreadingHTTPServer):
 
 
 def _said(body: Asked) -> str:
-    """What a person, or the agent of a sub-agent, has said first in a conversation."""
+    """Return the first user message of a conversation, from a person or a parent agent."""
     contents = [m["content"] for m in body["messages"] if m["role"] == "user"][:1]
     blocks = (b for c in contents for b in ([{"text": c}] if isinstance(c, str) else c))
     return "\n".join(block.get("text", "") for block in blocks)
@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: ScriptedModel
 
     def log_message(self, *args: Any) -> None:
-        """Say nothing on stderr."""
+        """Write nothing to stderr."""
 
     def do_HEAD(self) -> None:
         self._say(b"")
@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
                 step, f"toolu_{self.server.server_port}_{number}", body["model"]
             )
         )
-        with contextlib.suppress(ConnectionError):  # the agent was killed meanwhile
+        with contextlib.suppress(ConnectionError):  # the agent may have been killed meanwhile
             self._say(events.encode(), "text/event-stream")
 
     def _say(self, data: bytes, kind: str = "application/json") -> None:
@@ -133,7 +133,7 @@ def _blocks(step: Step, name: str) -> Iterator[tuple[Step, Step]]:
 
 @contextlib.contextmanager
 def scripted_model(*steps: Step, **subs: Sequence[Step]) -> Iterator[ScriptedModel]:
-    """A model for the length of a block."""
+    """Run a model for the length of a block."""
     model = ScriptedModel(list(steps), subs)
     threading.Thread(target=model.serve_forever, daemon=True).start()
     try:

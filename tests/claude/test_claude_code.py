@@ -1,4 +1,4 @@
-"""The real Claude Code, headless, with a scripted model: hooks, skill and gate do their part."""
+"""The real Claude Code, headless, with a scripted model: hooks, skill and gate work in it."""
 
 import json
 import re
@@ -98,7 +98,7 @@ def test_a_telling_note_is_not_let_through_even_where_a_rule_allows_the_command(
     claude(repo, *map(bash, [*steps, f"{DIBS} claim T-10 --note '{'word ' * 30}'"]))
     for task, is_let_through in (("T-8", False), ("T-9", False), ("T-10", True)):
         claim = repo.dibs("show", task, "--json").said(0).json
-        # Of a session that is slow to end, the claim is held still.
+        # The claim of a session that is slow to end is still held.
         was_claimed = claim["state"] != "free" or claim.get("previous") is not None
         assert was_claimed == is_let_through, claim
 

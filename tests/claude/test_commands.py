@@ -1,4 +1,4 @@
-"""Which lines with dibs commands the real Claude Code lets an agent run without a question."""
+"""Lines with dibs commands that the real Claude Code lets an agent run without a question."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,9 @@ from tests.client.conftest import Sandbox
 from tests.harness.processes import run
 from tests.harness.services import ServiceProcess
 
-# Of a folder that nobody has trusted, where only the hook opens the way. In one that is trusted the
-# repository's rules and the CLI's own let more pass; there what passes here must pass as well.
+# The results in an untrusted folder, where only the hook lets a line pass. In a trusted folder, the
+# repository's rules and the CLI's own let more lines pass; every line that passes here must pass
+# there.
 LINES = [
     ("D claim T-1", True),
     ("D claim T-1 --note 'first pass'", True),
@@ -52,7 +53,7 @@ ASKED = (
 
 
 def was_refused(result: str) -> bool:
-    """Would a person have to be asked, of whom there is none?"""
+    """Return whether the CLI would have to ask a person, of whom there is none."""
     return any(words in result for words in ASKED)
 
 
@@ -99,7 +100,7 @@ def test_a_sub_agent_in_a_worktree_claims_and_edits(repo: Sandbox, is_trusted: b
     repo.git("commit", "-qm", "dibs")
     subs = {"ALPHA": [bash(f"{DIBS} claim T-3"), bash(f"{DIBS} verify T-3"), {"text": "done"}]}
     model = claude(repo, agent("ALPHA", isolation="worktree"), subs=subs)
-    # The last that is asked with this name may be the parent, which hears how its agent ended.
+    # The last request with this name may be the parent's, which has the agent's result.
     told = json.dumps([asked["messages"] for asked in model.asked_by["ALPHA"]])
     assert told.count("T-3: held by you") >= 2
     assert "requires approval" not in told

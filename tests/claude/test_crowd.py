@@ -1,4 +1,4 @@
-"""Twenty real Claude Codes of the cloud on one repository, eight at a time."""
+"""Twenty real Claude Code cloud sessions on one repository, eight at a time."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,12 +7,14 @@ from tests.claude.claude_code import DIBS, bash, claude, write
 from tests.client.conftest import Sandbox
 
 CROWD, AT_ONCE = 20, 8
-# Of a cloud session the claim is parked at its end: no later one of the crowd may find it free.
+# A cloud session's claim is parked when the session ends, so no later session of the crowd may find
+# the task free.
 pytestmark = pytest.mark.timeout(400)
 
 
 def sessions(box: Sandbox, command: str) -> list[list[str]]:
-    """What came back in each of the sessions that ran this, and then wrote a file of its own."""
+    """Run a command in each session, then write one file per session; return the sessions'
+    results."""
 
     def session(number: int) -> list[str]:
         name = f"cse_{number:02}"

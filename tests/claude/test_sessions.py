@@ -1,4 +1,5 @@
-"""A session is always itself in the real Claude Code: cleared, resumed, forked, with sub-agents."""
+"""A session keeps its identity in the real Claude Code: cleared, resumed, forked, with
+sub-agents."""
 
 import json
 import uuid
@@ -13,12 +14,12 @@ CLOUD = {"CLAUDE_CODE_REMOTE": "true", "CLAUDE_CODE_REMOTE_SESSION_ID": "cse_01A
 
 
 def seen(box: Sandbox, task: str) -> dict[str, object]:
-    """What the service says of a task."""
+    """Return the task as the service reports it."""
     return dict(box.dibs("show", task, "--json").said(0).json)
 
 
 def said_at_start(asked: list[dict[str, object]], turn: int = 0) -> str:
-    """All that a model was told with a request."""
+    """Return the whole request of a turn, as JSON."""
     return json.dumps(asked[turn], ensure_ascii=False)
 
 
@@ -97,7 +98,7 @@ def test_a_fork_is_another_session_that_inherits_no_claim_and_is_told_so(repo: S
         flags = ("--resume", talk.id, "--fork-session")
         model = claude(repo, bash(f"{DIBS} claim T-1"), bash(f"{DIBS} list --mine"), flags=flags)
         assert "fork" in said_at_start(model.asked)
-        assert "T-1 is" in model.results()[-2]  # parked by, or held by, another
+        assert "T-1 is" in model.results()[-2]  # parked or held by another session
         assert "T-1" not in model.results()[-1]
         after = seen(repo, "T-1")
         assert (after["fence"], after["holder"]) == (before["fence"], before["holder"])
@@ -120,6 +121,6 @@ def test_of_sub_agents_in_parallel_one_gets_a_task_and_each_knows_whose_it_is(
     assert sorted(free) == ["S-1", "S-2", "S-3"]
     assert sum("S-9: held by you" in some[1] for some in results.values()) == 1
     for word in subs:
-        assert "T-1" in said_at_start(model.asked_by[word])  # what its parent holds
+        assert "T-1" in said_at_start(model.asked_by[word])  # the parent's claim
     until(lambda: seen(repo, "S-9")["state"] == "free", "the sub-agents' tasks are free")
     assert {seen(repo, task)["state"] for task in ("S-1", "S-2", "S-3", "T-1")} == {"free"}

@@ -1,4 +1,4 @@
-"""The real Claude Code when something takes long, or the service does not answer."""
+"""The real Claude Code with a slow tool or a service that does not answer."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ ALLOWED = ("--allowedTools", "Bash(sleep *)", "Bash(tail *)")
 
 
 def seen(box: Sandbox, task: str) -> dict[str, object]:
-    """What the service says of a task."""
+    """Return the task as the service reports it."""
     return dict(box.dibs("show", task, "--json").said(0).json)
 
 
@@ -48,14 +48,14 @@ def test_a_session_that_dies_in_the_middle_of_a_call_is_not_kept_alive(repo: San
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[ServiceProcess]:
-    """A service that a test may stop."""
+    """Start a service that a test may stop."""
     with running(tmp_path / "service", "--memory") as service:
         yield service
 
 
 @pytest.fixture
 def box(own: ServiceProcess, tmp_path: Path) -> Iterator[Sandbox]:
-    """A repository where edits need a claim of that service."""
+    """Yield a repository where edits need a claim at that service."""
     box = with_dibs(tmp_path / "vm", own, DIBS_GATE="block")
     yield box
     box.stop()

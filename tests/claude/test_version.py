@@ -1,8 +1,8 @@
-"""What dibs relies on in the Claude Code CLI: its events, their fields, its tools.
+"""The parts of the Claude Code CLI that dibs relies on: its events, their fields, its tools.
 
-`shape.json` has them as the version that it names has them. With a newer version that behaves
-otherwise this test fails and names each difference; see what that means for dibs, then write the
-file anew: DIBS_CLAUDE_SHAPE=write make test-claude ARGS="-k version"
+`shape.json` records them for the version that it names. If a newer version behaves differently,
+this test fails and names each difference. Check what the difference means for dibs, then write the
+file again: DIBS_CLAUDE_SHAPE=write make test-claude ARGS="-k version"
 """
 
 import json
@@ -22,11 +22,11 @@ EVENTS = (
     *("SubagentStart", "SubagentStop", "PreCompact", "Stop", "StopFailure", "SessionEnd"),
 )
 
-SOMETIMES = {"prompt_id"}  # not where a sub-agent ends after the turn that started it
+SOMETIMES = {"prompt_id"}  # missing if a sub-agent ends after the turn that started it
 
 
 def observed(box: Sandbox) -> dict[str, Any]:
-    """The shape of a session that uses tools, a sub-agent, fails, and is cleared."""
+    """Return the shape of a session that uses tools and a sub-agent, fails, and is cleared."""
     log = box.folder / "events"
     entry = {"hooks": [{"type": "command", "command": f"cat >> {log}; echo >> {log}"}]}
     settings = box.folder / "settings.json"
@@ -57,12 +57,12 @@ def observed(box: Sandbox) -> dict[str, Any]:
 
 
 def version() -> str:
-    """The version of the CLI that is tested."""
+    """Return the version of the CLI under test."""
     return re.search(r"[\d.]+", run([CLAUDE, "--version"], check=True).stdout)[0]  # type: ignore[index]
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What is in one and not in the other, a line each."""
+    """Return the differences between two shapes, one per line."""
     lines = []
     for part in ("fields", "sources"):
         for name in sorted(before[part].keys() | now[part].keys()):
@@ -80,7 +80,7 @@ def test_the_cli_behaves_as_the_version_that_dibs_was_made_for(repo: Sandbox) ->
         SHAPE.write_text(json.dumps(now, indent=1) + "\n")
     before = json.loads(SHAPE.read_text())
     lines = differences(before, now)
-    assert not lines, f"{now['version']} is not as {before['version']} was:\n" + "\n".join(lines)
+    assert not lines, f"{now['version']} differs from {before['version']}:\n" + "\n".join(lines)
 
 
 def test_a_difference_is_named() -> None:

@@ -1,4 +1,4 @@
-"""The action's script as a workflow runs it: a process with an event in a file."""
+"""The action's script, run as a workflow runs it: in a process, with an event in a file."""
 
 import json
 import os
@@ -16,7 +16,7 @@ SCRIPT = Path(os.environ.get("DIBS_TEST_ACTION", ROOT / "action/dibs_action.py")
 
 @dataclass(frozen=True)
 class ActionRun:
-    """What a step came to."""
+    """The result of a step."""
 
     code: int
     said: str
@@ -34,7 +34,7 @@ class Workflow:
     def run(
         self, event: Any, name: str = "pull_request", do: str = "verify", **settings: str
     ) -> ActionRun:
-        """Run the step for an event (bytes are written as they are)."""
+        """Run the step for an event; bytes are written unchanged."""
         file = self.folder / "event.json"
         file.write_bytes(event if isinstance(event, bytes) else json.dumps(event).encode())
         env = {
@@ -54,9 +54,9 @@ class Workflow:
         return ActionRun(ran.returncode, ran.stdout)
 
     def verify(self, event: Any, name: str = "pull_request", mode: str = "require") -> ActionRun:
-        """The required check."""
+        """Run the required check."""
         return self.run(event, name, DIBS_MODE=mode)
 
     def resolve(self, event: Any) -> ActionRun:
-        """What runs when a pull request is closed."""
+        """Run the step for a closed pull request."""
         return self.run(event, "pull_request_target", "resolve")

@@ -1,4 +1,4 @@
-"""A real service that a forge may call, and sessions at it."""
+"""A real service that a forge may call, and its sessions."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,7 +13,7 @@ ADMIN = "admin-key-for-the-forge-tests"
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """One service for all tests here; each has a repository of its own."""
+    """Start one service for all tests here; each test has its own repository."""
     env = {
         "DIBS_TEAM_KEY": TEAM,
         "DIBS_CI_KEY": CI,
@@ -32,19 +32,19 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
 
 @pytest.fixture
 def repository(request: pytest.FixtureRequest) -> str:
-    """A repository that no other test uses."""
+    """Return a repository that no other test uses."""
     return f"forge/t{abs(hash(request.node.nodeid))}"
 
 
 @pytest.fixture
 def project(repository: str) -> str:
-    """Its project."""
+    """Return the repository's project."""
     return repository.replace("/", ".")
 
 
 @pytest.fixture
 def session(service: ServiceProcess, project: str) -> Iterator[Callable[[], Caller]]:
-    """Makes sessions in that project."""
+    """Yield a maker of sessions in that project."""
     made: list[Caller] = []
 
     def one() -> Caller:
@@ -58,11 +58,11 @@ def session(service: ServiceProcess, project: str) -> Iterator[Callable[[], Call
 
 @pytest.fixture
 def ann(session: Callable[[], Caller]) -> Caller:
-    """A session."""
+    """Return a session."""
     return session()
 
 
 @pytest.fixture
 def bob(session: Callable[[], Caller]) -> Caller:
-    """Another one."""
+    """Return another session."""
     return session()

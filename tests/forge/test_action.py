@@ -1,4 +1,4 @@
-"""The GitHub Action: a required check, and what tells the verdict (rule 22)."""
+"""The GitHub Action: the required check, and the report of a verdict (rule 22)."""
 
 import copy
 import re
@@ -16,19 +16,19 @@ from tests.http.conftest import Caller
 
 @pytest.fixture
 def flow(service: ServiceProcess, tmp_path: Path, repository: str) -> Workflow:
-    """The workflows of a repository, with a key for CI."""
+    """Return the workflows of a repository, with a key for CI."""
     return Workflow(service, tmp_path, repository, CI)
 
 
 def fence_of(caller: Caller, task: str = "T-1", **wish: Any) -> int:
-    """Claim a task."""
+    """Claim a task and return its fence."""
     answer = caller.post("claim", task=task, **wish)
     assert answer.status_code == 201, answer.text
     return int(answer.json()["fence"])
 
 
 def group(repository: str, message: str = "Merge pull request #7") -> Any:
-    """The event of a merge queue."""
+    """Return the event of a merge queue."""
     told = copy.deepcopy(RECORDED["merge_group"])
     told["repository"] |= {"full_name": repository}
     told["merge_group"]["head_commit"]["message"] = message
@@ -244,7 +244,7 @@ def test_a_merge_group_has_no_verdict(flow: Workflow) -> None:
 )
 def test_a_wrong_setting_fails_with_its_name(flow: Workflow, setting: Any) -> None:
     ran = flow.run(pull(flow.repository, "opened"), **setting)
-    named = next(iter(setting)).partition("_")[2].lower()  # as in the workflow of who reads it
+    named = next(iter(setting)).partition("_")[2].lower()  # the input's name in a workflow
     assert (ran.code, f"the input `{named}` is" in ran.said) == (1, True)
 
 

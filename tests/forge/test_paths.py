@@ -1,4 +1,4 @@
-"""Rule 22: whatever happens between a pull request and its verdict, the task is nobody else's."""
+"""Rule 22: between a pull request and its verdict, no other session gets the task."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,18 +12,18 @@ from tests.http.test_bad_input import problem_of
 
 BRANCH = "feat/passkey"
 Happens = Callable[[ServiceProcess, str, Caller, Caller], Any]
-"""What happens, of a service, a repository, the author and another session."""
+"""One step of a history; takes a service, a repository, the author and another session."""
 
 
 def event(action: str, number: int = 7, **more: Any) -> Happens:
-    """The forge tells of a pull request."""
+    """Deliver the forge's event about a pull request."""
     return lambda service, repository, ann, bob: told(
         service, pull(repository, action, number, **more)
     )
 
 
 def by_person(act: str, **fields: Any) -> Happens:
-    """A person does something."""
+    """Make a call of a person."""
 
     def happens(service: ServiceProcess, _: str, ann: Caller, bob: Caller) -> Any:
         lea = Caller(service.url, ann.project, Authorization=f"Bearer {ADMIN}")
@@ -35,7 +35,7 @@ def by_person(act: str, **fields: Any) -> Happens:
 
 
 def by_ci(**fields: Any) -> Happens:
-    """CI tells a verdict."""
+    """Report a verdict as CI."""
 
     def happens(service: ServiceProcess, _: str, ann: Caller, bob: Caller) -> Any:
         caller = Caller(service.url, ann.project, Authorization=f"Bearer {CI}")
@@ -47,7 +47,7 @@ def by_ci(**fields: Any) -> Happens:
 
 
 def by(who: int, act: str, **fields: Any) -> Happens:
-    """The author (0) or the other session (1) does something."""
+    """Make a call as the author (0) or the other session (1)."""
     return lambda service, repository, *sessions: sessions[who].post(act, **fields)
 
 

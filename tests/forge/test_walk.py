@@ -1,4 +1,4 @@
-"""From a pull request to its verdict, with real parts: what two sessions, a forge and CI see."""
+"""From a pull request to its verdict with real parts: the views of two sessions, a forge and CI."""
 
 import threading
 import time
@@ -83,12 +83,12 @@ def test_a_forge_is_answered_at_once_at_50_events_a_second_while_claims_go_on(
         shares = {most: _share_within(service, most) for most in ("0.01", "0.025", "0.1")}
     print(f"answered within s: {shares}, {len(claims)} calls of sessions meanwhile")
     assert set(claims) == {200, 201}
-    # docs/performance.md has the figure of a quiet machine; here others may be at work.
+    # docs/performance.md has the figure of a quiet machine; this machine may be busy.
     assert shares["0.1"] >= 0.9
 
 
 def _deliver(service: ServiceProcess, seconds: int, rate: int) -> None:
-    """Tell so many events a second: opened and closed, of pull requests whose tasks are held."""
+    """Deliver `rate` events a second: opened and closed pull requests of held tasks."""
     quiet, began = threading.Event(), time.monotonic()
     for number in range(seconds * rate):
         quiet.wait(max(0.0, began + number / rate - time.monotonic()))
@@ -97,7 +97,7 @@ def _deliver(service: ServiceProcess, seconds: int, rate: int) -> None:
 
 
 def _share_within(service: ServiceProcess, seconds: str) -> float:
-    """Which share of the deliveries the service answered within so many seconds."""
+    """Return the share of deliveries that the service answered within `seconds`."""
     series, name = service.metrics(), "dibs_request_seconds"
     within = series[f'{name}_bucket{{le="{seconds}",route="hook"}}']
     return within / series[f'{name}_count{{route="hook"}}']

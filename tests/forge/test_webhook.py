@@ -1,4 +1,4 @@
-"""What a forge tells the service: who may, what it is matched by, what is done (rule 22)."""
+"""A forge's webhook: authentication, matching of tasks, and effects (rule 22)."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ MEBIBYTE = 1 << 20
 
 
 def held(caller: Caller, task: str = "T-1", **wish: Any) -> dict[str, Any]:
-    """Claim a task."""
+    """Claim a task and return the claim."""
     answer = caller.post("claim", task=task, **wish)
     assert answer.status_code == 201, answer.text
     claim: dict[str, Any] = answer.json()
@@ -36,11 +36,11 @@ def held(caller: Caller, task: str = "T-1", **wish: Any) -> dict[str, Any]:
 
 
 def state(caller: Caller, task: str = "T-1") -> str:
-    """How a task is."""
+    """Return the state of a task."""
     return str(caller.get(f"claims/{task}").json()["state"])
 
 
-# Who may
+# Authentication
 
 
 def test_a_signature_of_any_of_the_secrets_lets_in(
@@ -99,7 +99,7 @@ def test_the_path_is_for_post_alone(service: ServiceProcess) -> None:
         assert (status, body["code"], headers["allow"]) == (405, "wrong-method", "POST")
 
 
-# What is wrong with a body
+# Bad bodies
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_header_of_a_delivery_that_stands_there_twice_is_refused(
     assert problem_of(answer, 422, "invalid")["errors"][0]["field"].lower() == name.lower()
 
 
-# What it is about
+# Matching of tasks
 
 
 @pytest.mark.parametrize("event", ["ping", "push", "check_run", "a-new-one"])
@@ -426,7 +426,7 @@ def test_what_could_not_be_matched_may_be_sent_again(
 
 
 def listed(caller: Caller, task: str = "#12") -> Any:
-    """What is written down of a task."""
+    """Return a task with its listing."""
     return caller.get("tasks/" + task.replace("#", "%23")).json()
 
 

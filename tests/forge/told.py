@@ -1,4 +1,5 @@
-"""What GitHub would tell, made up: as its webhooks have it, cut to what matters, and signed."""
+"""Made-up GitHub webhook payloads: in GitHub's shape, with only the fields that matter, and
+signed."""
 
 import copy
 import hmac
@@ -20,18 +21,18 @@ _seconds = iter(range(1, 10_000))
 
 
 def page(repository: str, host: str = "https://github.com") -> str:
-    """Where people look at a repository."""
+    """Return the URL of a repository's page."""
     return f"{host}/{repository}"
 
 
 def now() -> str:
-    """An instant as GitHub writes it, each later than the one before."""
+    """Return a time in GitHub's format, later than all previous ones."""
     start = datetime.now(UTC).timestamp() // 1 - 7_200
     return datetime.fromtimestamp(start + next(_seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def pull(repository: str, action: str, number: int = 7, /, **more: Any) -> dict[str, Any]:
-    """An event of a pull request; `more` are its fields, and its `host`."""
+    """Return an event of a pull request; `more` are its fields and its `host`."""
     host = more.pop("host", "https://github.com")
     told: dict[str, Any] = copy.deepcopy(RECORDED["pull_request"])
     told |= {"action": action, "number": number}
@@ -48,7 +49,7 @@ def pull(repository: str, action: str, number: int = 7, /, **more: Any) -> dict[
 
 
 def issue(repository: str, action: str, number: int = 12, /, **more: Any) -> dict[str, Any]:
-    """An event of an issue; `more` are its fields."""
+    """Return an event of an issue; `more` are its fields."""
     labels = more.pop("labels", ("agents",))
     told: dict[str, Any] = copy.deepcopy(RECORDED["issues"])
     told["action"] = action
@@ -62,7 +63,7 @@ def issue(repository: str, action: str, number: int = 12, /, **more: Any) -> dic
 
 
 def signed(body: bytes, secret: str = SECRET, algorithm: str = "sha256") -> dict[str, str]:
-    """The headers of a signature."""
+    """Return the signature header of a body."""
     digest = {"sha256": sha256, "sha1": sha1}[algorithm]
     name = "X-Hub-Signature-256" if algorithm == "sha256" else "X-Hub-Signature"
     return {name: f"{algorithm}={hmac.new(secret.encode(), body, digest).hexdigest()}"}
@@ -76,7 +77,8 @@ def deliver(
     headers: Mapping[str, str | None] | None = None,
     id: str = "",
 ) -> httpx.Response:
-    """Deliver a payload, or these bytes, signed; `headers` go before usual ones, None for none."""
+    """POST a payload (bytes unchanged), signed; `headers` override the usual ones, None removes
+    one."""
     body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     if event is None:
         event = "pull_request" if b'"pull_request":' in body else "issues"
@@ -94,7 +96,7 @@ def deliver(
 def told(
     service: ServiceProcess, payload: Any, event: str | None = None, **more: Any
 ) -> dict[str, Any]:
-    """Deliver a payload that is accepted, and return what the service says that it did."""
+    """Deliver a payload, assert that it is accepted, and return the service's answer."""
     answer = deliver(service, payload, event, **more)
     assert answer.status_code == 202, answer.text
     said: dict[str, Any] = answer.json()
