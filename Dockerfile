@@ -1,14 +1,14 @@
 # syntax=docker/dockerfile:1
-# dibs with its private store on a volume. Two stages: the second has no compiler, no pip cache, no
-# sources, only an environment that was made from requirements.txt, every file of it by its hash.
+# dibs with its private store on a volume, in two stages. The second has no compiler, pip cache or
+# sources, only an environment installed from requirements.txt, with every file checked by its hash.
 #
 #   docker build -t dibs .
 #   docker run --read-only --cap-drop ALL --security-opt no-new-privileges \
 #     -p 8080:8080 -v dibs:/data -e DIBS_TEAM_KEY=… dibs
 #
-# For a build that is the same in a year, name the base by digest:
+# For a build that stays reproducible, pin the base by digest:
 #   docker build --build-arg BASE=python:3.13-slim-bookworm@sha256:… .
-# Each step is a command of its own, so that a test can run it as it stands here.
+# Each step is a separate command, so that a test can run it as written.
 # hadolint global ignore=DL3059
 ARG BASE=python:3.13-slim-bookworm
 
@@ -25,14 +25,16 @@ COPY skill ./skill
 # SOURCE_DATE_EPOCH: the same sources make the same wheel.
 RUN SOURCE_DATE_EPOCH=1700000000 /opt/dibs/bin/python -m pip wheel --no-deps --no-build-isolation -w dist .
 RUN /opt/dibs/bin/python -m pip install --no-deps --no-index --find-links dist dibs
-# What only development uses goes, though the framework names it among what it needs, and then what
-# only installing uses; what is imported is compiled once, by contents, not by times.
+# Remove the packages that only development uses, although the framework lists them as dependencies,
+# then those that only installation uses. Compile the rest once; the compiled files depend on the
+# sources' contents, not on their times.
 RUN /opt/dibs/bin/python -m pip uninstall -y -q faker polyfactory rich rich-click markdown-it-py mdurl pygments httpx httpcore certifi
 RUN /opt/dibs/bin/python -m pip uninstall -y -q editables hatchling pathspec tomlkit trove-classifiers setuptools pip
 RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/dibs/lib
 
 FROM ${BASE}
-# The user that it starts as. 0:0 only where the volume is mounted as root's: enter.py drops it.
+# The user that the container starts as. Use 0:0 only if root owns the mounted volume: enter.py then
+# drops root.
 ARG RUN_AS=10001:10001
 COPY --from=build /opt/dibs /opt/dibs
 COPY docs/ops/enter.py /opt/dibs/enter.py

@@ -3,17 +3,17 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# The lock names everything, so nothing is resolved; what is imported is compiled then, once: without
-# the compiled files, which some environments forbid, every start of dibs takes two and a half times
-# as long, and the tests start it a thousand times.
+# The lock names every package, so pip resolves nothing. Python compiles each module when it first
+# imports it: without the compiled files, which some environments forbid, every start of dibs takes
+# two and a half times as long, and the tests start it a thousand times.
 unexport PYTHONDONTWRITEBYTECODE
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-compile
-# Most tests wait for a process or a clock: several files at a time, in the order of collection.
+# Most tests wait for a process or a clock, so several files run at a time, in collection order.
 SEVERAL := -n 4 --dist loadfile --no-loadscope-reorder
 # Flags for the service, as in: make run ARGS="--port 9000"
 ARGS   ?=
 
-# What a change breaks most often: the contract on the fake store, the calls, and what texts say.
+# The tests that a change breaks most often: the contract on the fake store, the calls, the texts.
 QUICK  := tests/promises tests/http/test_calls.py tests/http/test_bad_input.py \
           tests/http/test_problems.py tests/client/test_shape.py tests/client/test_identity.py \
           tests/docs/test_protocol.py tests/proofs/test_guarantees.py tests/harness/test_house.py
@@ -27,7 +27,7 @@ help:                    ## this list
 run: $(VENV)/.run        ## serve on http://127.0.0.1:8080 with a private store in .dibs/
 	@exec $(BIN)/dibs serve --data-dir .dibs $(ARGS)
 
-test: $(VENV)/.dev       ## a test of each promise; longer proofs, and some of many cases, are left to check
+test: $(VENV)/.dev       ## a test of each promise; check adds the longer proofs, and more cases of some tests
 	$(BIN)/pytest $(SEVERAL) --short $(ARGS)
 
 quick: $(VENV)/.dev      ## style, types and the tests that a change breaks most often, in a minute
@@ -45,23 +45,23 @@ check: $(VENV)/.dev      ## everything that a change must pass: style, types, im
 prove: $(VENV)/.dev      ## try to break the contract for ten minutes, or ARGS="--minutes 60"
 	$(BIN)/python -m tests.proofs.prove $(ARGS)
 
-# Pinned: on an older Node an install without a version quietly takes an older CLI. Another one:
-# make test-claude CLAUDE_VERSION=2.1.400
+# Pinned: on an older Node, npm silently installs an older CLI if no version is given. To test
+# another version: make test-claude CLAUDE_VERSION=2.1.400
 CLAUDE_VERSION := 2.1.332
 CLAUDE := $(abspath $(VENV))/claude/node_modules/.bin/claude
 
 test-claude: $(VENV)/.dev  ## the real Claude Code against a scripted model; needs npm
 	npm install --silent --no-save --prefix $(VENV)/claude @anthropic-ai/claude-code@$(CLAUDE_VERSION)
-	@echo "Claude Code: $$($(CLAUDE) --version), asked for $(CLAUDE_VERSION)"
+	@echo "Claude Code: $$($(CLAUDE) --version), required: $(CLAUDE_VERSION)"
 	DIBS_CLAUDE=$(CLAUDE) $(BIN)/pytest tests/claude $(ARGS)
 
-mutants: $(VENV)/.dev    ## put bugs in, and see which test notices each
+mutants: $(VENV)/.dev    ## insert known bugs, and show which test detects each
 	$(BIN)/python -m tests.proofs.mutants $(ARGS)
 
-abuse: $(VENV)/.dev      ## strangers attack a service for 20 seconds each way, beside a team that must feel nothing
+abuse: $(VENV)/.dev      ## strangers attack a service for 20 seconds in each way, and a team must notice nothing
 	DIBS_ABUSE_SECONDS=20 $(BIN)/pytest tests/abuse -o timeout=400 $(ARGS)
 
-clean:                   ## remove what make has made
+clean:                   ## remove the files that make created
 	rm -rf $(VENV) build dist
 
 $(VENV)/bin/python:
@@ -78,22 +78,22 @@ $(VENV)/.dev: requirements-dev.txt pyproject.toml | $(VENV)/bin/python
 	$(PIP) --no-build-isolation -e .
 	@touch $@ $(VENV)/.run
 
-sbom: $(VENV)/bin/python    ## write what the service is made of to build/sbom.json
+sbom: $(VENV)/bin/python    ## write the service's list of packages to build/sbom.json
 	mkdir -p build
 	$(BIN)/python docs/ops/sbom.py > build/sbom.json
 
-audit:                   ## ask the public list of known vulnerabilities (needs the network)
+audit:                   ## check the packages for known vulnerabilities (needs the network)
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install -q --disable-pip-version-check pip-audit
 	build/audit/bin/pip-audit --strict --require-hashes --disable-pip -r requirements.txt
 
-# For how long and how hard: make soak ARGS="--seconds 60 --rate 300"
-soak: $(VENV)/.dev       ## load with restarts: nothing lost, nothing grows (30 minutes)
+# To set duration and rate: make soak ARGS="--seconds 60 --rate 300"
+soak: $(VENV)/.dev       ## load with restarts: nothing is lost, nothing grows (30 minutes)
 	$(BIN)/python -m bench.soak $(ARGS)
 
-bench: $(VENV)/.dev      ## compare with etcd, a plain service and the framework; ARGS=--quick for a look
+bench: $(VENV)/.dev      ## compare with etcd, a plain service and the framework; ARGS=--quick for a short run
 	$(BIN)/python -m bench $(ARGS)
 
-bench-plain:             ## what the plain service of the comparison needs, apart from our own packages
+bench-plain:             ## install the packages of the comparison's plain service, separately from ours
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install -q --disable-pip-version-check fastapi "uvicorn[standard]" redis hiredis

@@ -1,1 +1,1 @@
-"""How fast dibs is beside what a team would use instead: see docs/performance.md."""
+"""Benchmarks of dibs against what a team would use instead: see docs/performance.md."""

@@ -1,4 +1,5 @@
-"""Compare dibs with what a team would use instead, in one run, and put it into docs/performance.md.
+"""Compare dibs with what a team would use instead, in one run, and insert the results into
+docs/performance.md.
 
 python -m bench           the whole comparison, about six minutes
 python -m bench --quick   one short round of everything, printed only
@@ -38,7 +39,7 @@ Results = dict[tuple[str, str, int], list[Result]]
 
 
 def started(held: contextlib.ExitStack, missing: list[str]) -> list[Contender]:
-    """Start every contender that is here, and note those that are not."""
+    """Start every installed contender, and record the missing ones."""
     running = []
     for name, start in ALL.items():
         try:
@@ -59,7 +60,7 @@ def compare(rounds: int, seconds: float, say: Say) -> tuple[Results, list[str]]:
         for number in range(rounds):
             for act in ACTS:
                 say(f"round {number + 1} of {rounds}: {act}")
-                # The claim decides, so it has more and longer rounds than the rest.
+                # The claim is the main result, so it has more rounds than the rest.
                 for _ in range(3 if act == "claim" else 1):
                     for contender in running:
                         if contender.wire != "echo" or act == "claim":
@@ -75,13 +76,13 @@ def compare(rounds: int, seconds: float, say: Say) -> tuple[Results, list[str]]:
 
 
 def raw_scripts(say: Say) -> dict[str, str]:
-    """Run the scripts themselves with redis-benchmark, by a store as dibs starts it."""
+    """Run the scripts alone with redis-benchmark, on a store as dibs starts it."""
     say("raw scripts")
     return growth.raw_scripts()
 
 
 def machine() -> str:
-    """Say what this was measured on."""
+    """Return a description of this machine."""
     model = "an unknown processor"
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -94,7 +95,7 @@ def machine() -> str:
 
 
 def main() -> int:
-    """Run, print, and write the page."""
+    """Run the comparison, print the results, and write the page."""
     clean_signals()
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round, printed only")

@@ -1,4 +1,5 @@
-"""What a connection does for each act: a generator that yields requests and is sent replies."""
+"""The requests of a connection for each act: a generator that yields requests and receives
+replies."""
 
 import itertools
 import random
@@ -10,16 +11,16 @@ from typing import Any
 from bench.wires import PROJECT, WIRES
 
 MINE = 5
-"""Claims that a session has when it beats for all of them."""
+"""The number of claims of a session that renews all of them."""
 LISTED = 200
 RELEASES = 3_000
-"""Claims made beforehand for the act that ends them, on all connections together."""
+"""The number of claims made in advance for the release act, on all connections together."""
 _SALT = random.SystemRandom().randrange(1 << 48)
 
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """A request that prepares and is not measured."""
+    """A request that prepares the measurement and is not counted."""
 
     request: bytes
 
@@ -33,16 +34,17 @@ class Lane:
     lanes: int
 
     def who(self, turn: int = 0) -> str:
-        """Return a session: version 4, and different in every lane, turn and run."""
+        """Return a session: a version 4 UUID, different in every lane, turn and run."""
         x = blake2b(b"%d %d %d" % (_SALT, self.number, turn), digest_size=15).hexdigest()
         return f"{x[:8]}-{x[8:12]}-4{x[12:15]}-8{x[15:18]}-{x[18:]}"
 
     def holder(self, turn: int) -> str:
-        """Return who has claim number `turn`: a session has `MINE`, a lease as many as it likes."""
+        """Return the holder of claim number `turn`: a session has `MINE` claims, a lease any
+        number."""
         return self.who(0 if self.wire.leased else turn // MINE)
 
     def task(self, turn: int) -> str:
-        """Return a task that nobody else names."""
+        """Return a task name that no other call uses."""
         return f"T-{_SALT:x}.{self.number}.{turn}"
 
 
@@ -61,20 +63,20 @@ def _claimed(lane: Lane, who: str, turn: int) -> Generator[Any, bytes, tuple[str
 
 
 def claim(lane: Lane) -> Script:
-    """Claims of free tasks; where sessions cost nothing to begin, each by another."""
+    """Claim free tasks; each with another session where sessions need no setup."""
     yield from _set_up(lane, lane.who())
     for turn in itertools.count():
         yield lane.wire.claim(lane.task(turn), lane.who(0 if lane.wire.leased else turn))
 
 
 def next_(lane: Lane) -> Script:
-    """Claims of what is next in a list, each by another session."""
+    """Claim the next task of a list, each time with another session."""
     for turn in itertools.count():
         yield lane.wire.next(lane.who(turn))
 
 
 def refused(lane: Lane) -> Script:
-    """Claims of a task that another session has."""
+    """Claim a task that another session holds."""
     other = Lane(lane.wire, 0xFFFF, lane.lanes)
     yield from _set_up(lane, other.who())
     yield from _set_up(lane, lane.who())
@@ -85,7 +87,7 @@ def refused(lane: Lane) -> Script:
 
 
 def beat(lane: Lane) -> Script:
-    """Heartbeats for one claim."""
+    """Send heartbeats for one claim."""
     yield from _set_up(lane, lane.who())
     task, proof = yield from _claimed(lane, lane.who(), 0)
     request = lane.wire.beat(task, lane.who(), proof)
@@ -94,7 +96,7 @@ def beat(lane: Lane) -> Script:
 
 
 def beat_all(lane: Lane) -> Script:
-    """Heartbeats for all claims of a session."""
+    """Send heartbeats for all claims of a session."""
     yield from _set_up(lane, lane.who())
     tasks = []
     for turn in range(MINE):
@@ -106,7 +108,7 @@ def beat_all(lane: Lane) -> Script:
 
 
 def release(lane: Lane) -> Script:
-    """Releases of claims that were made before."""
+    """Release claims that were made in advance."""
     yield from _set_up(lane, lane.who())
     had: list[tuple[str, str]] = []
     for turn in range(RELEASES // lane.lanes):
@@ -117,7 +119,7 @@ def release(lane: Lane) -> Script:
 
 
 def cycle(lane: Lane) -> Script:
-    """Claim, heartbeat, release: three calls."""
+    """Claim, send a heartbeat, release: three calls."""
     who = lane.who()
     yield from _set_up(lane, who)
     for turn in itertools.count():
@@ -128,7 +130,7 @@ def cycle(lane: Lane) -> Script:
 
 
 def list_(lane: Lane) -> Script:
-    """Lists of a project with 200 claims."""
+    """List a project with 200 claims."""
     yield from _set_up(lane, lane.who())
     for turn in range(lane.number, LISTED, lane.lanes):
         yield from _claimed(lane, lane.holder(turn), turn)
@@ -138,7 +140,7 @@ def list_(lane: Lane) -> Script:
 
 
 def show(lane: Lane) -> Script:
-    """Looks at one claim."""
+    """Read one claim."""
     yield from _set_up(lane, lane.who())
     task, _ = yield from _claimed(lane, lane.who(), 0)
     request = lane.wire.show(task)
@@ -163,11 +165,11 @@ OF_LISTS: dict[str, Callable[[Lane], Script]] = {"next": next_}
 
 
 def script(wire: str, act: str, number: int, lanes: int, project: str = "") -> Script:
-    """Return what connection `number` of `lanes` does."""
+    """Return the requests of connection `number` of `lanes`."""
     name = project or (f"bench.list-{_SALT:x}" if act == "list" else PROJECT)
     return (ACTS | OF_LISTS)[act](Lane(WIRES[wire](name), number, lanes))
 
 
 def good(wire: str, act: str) -> tuple[int, ...]:
-    """Return the statuses that the act is answered with when all is well."""
+    """Return the statuses of a successful answer to the act."""
     return (WIRES[wire].taken,) if act == "refused" else (200, 201)

@@ -1,4 +1,5 @@
-"""What a board costs: many open streams, steady change, one page of a thousand claims, one end.
+"""The cost of a board: many open streams, steady changes, one page of a thousand claims, and a
+stop.
 
     python -m bench.board [--streams 200] [--rate 50] [--seconds 15]
 
@@ -28,7 +29,7 @@ OTHER = "bench.other"
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The value that `share` of them do not exceed."""
+    """Return the value that a `share` of the values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
@@ -63,7 +64,7 @@ class JsonConnection:
 
 
 class OpenBoard:
-    """One open board: when each change arrived."""
+    """One open board: the arrival time of each change."""
 
     def __init__(self) -> None:
         self.arrived: dict[bytes, float] = {}
@@ -88,13 +89,13 @@ class OpenBoard:
 
 
 def memory_mib(pid: int) -> float:
-    """What the process has in memory."""
+    """Return the resident memory of a process in MiB."""
     text = Path(f"/proc/{pid}/status").read_text()
     return int(text.split("VmRSS:")[1].split()[0]) / 1024
 
 
 async def steady(host: str, port: int, rate: int, seconds: float) -> dict[str, float]:
-    """Make `rate` transitions a second; return when each task's change was acknowledged."""
+    """Make `rate` transitions a second; return the time of each claim's acknowledgement."""
     told: dict[str, float] = {}
     crew = [JsonConnection(host, port) for _ in range(10)]
     await asyncio.gather(*(one.open() for one in crew))
@@ -112,9 +113,9 @@ async def steady(host: str, port: int, rate: int, seconds: float) -> dict[str, f
             held.append(f"{one.session[:8]}-{mine}")
             await one.claim(PROJECT, held[-1])
             told[held[-1]] = time.monotonic()
-            if len(held) > 3:  # long enough for a person to see it
+            if len(held) > 3:  # the task stays long enough for a person to see it
                 await one.release(PROJECT, held.pop(0))
-        for task in held:  # a board shows the first two hundred
+        for task in held:  # a board shows only the first 200 tasks, so none may pile up
             await one.release(PROJECT, task)
 
     await asyncio.gather(*map(worker, crew))
@@ -141,7 +142,8 @@ async def throughput(host: str, port: int, seconds: float) -> tuple[float, float
 
 
 async def paint(host: str, port: int) -> list[float]:
-    """Fill a project with 1,000 claims; return how long its first page took, in ms, cold first."""
+    """Make 1,000 claims in a project; return the times of reading its first page in ms, the first
+    one uncached."""
     one = JsonConnection(host, port)
     await one.open()
     for first in range(0, 1000, 25):
@@ -161,7 +163,7 @@ async def paint(host: str, port: int) -> list[float]:
 
 
 async def drain(host: str, port: int, streams: int) -> None:
-    """Be so many browsers: read what comes and throw it away, until ended."""
+    """Open `streams` streams as browsers do, and discard their bytes until ended."""
 
     async def one() -> None:
         reader, writer = await asyncio.open_connection(host, port)
@@ -174,7 +176,7 @@ async def drain(host: str, port: int, streams: int) -> None:
 
 @contextlib.asynccontextmanager
 async def audience(host: str, port: int, streams: int) -> AsyncIterator[None]:
-    """Open boards in a process of their own, so that reading them does not slow the load."""
+    """Open boards in a separate process, so that reading them does not slow the load."""
     drain = ["-m", "bench.board", "--drain", f"{host}:{port}", "--streams", str(streams)]
     process = start([sys.executable, *drain], cwd=ROOT)
     await asyncio.sleep(1.5)
@@ -185,7 +187,7 @@ async def audience(host: str, port: int, streams: int) -> AsyncIterator[None]:
 
 
 async def slowdown(host: str, port: int, pid: int, streams: int, rate: int) -> None:
-    """Claim as fast as possible without and with boards, in turn, and print what they cost."""
+    """Claim as fast as possible without and with boards, in turn, and print the difference."""
     calls: dict[bool, list[float]] = {False: [], True: []}
     idle: dict[bool, list[float]] = {False: [], True: []}
     for watched in [False, True] * 3:
@@ -209,7 +211,7 @@ async def slowdown(host: str, port: int, pid: int, streams: int, rate: int) -> N
 async def arrivals(
     host: str, port: int, boards: list[OpenBoard], rate: int, seconds: float
 ) -> list[float]:
-    """Return how long after each claim's reply each board showed it, in ms."""
+    """Return the delays from each claim's reply to its arrival at each board, in ms."""
     told = await steady(host, port, rate, seconds)
     await asyncio.sleep(1)
     first = {t: rev for rev, ts in reversed(boards[0].tasks.items()) for t in ts}
@@ -220,7 +222,7 @@ async def arrivals(
 
 
 async def main(streams: int, rate: int, seconds: float) -> None:
-    """Measure, and print."""
+    """Measure and print the results."""
     with tempfile.TemporaryDirectory() as folder:
         limits = {"DIBS_RATE_PER_SESSION": "0", "DIBS_RATE_PER_PROJECT": "0"}
         limits["DIBS_MAX_CLAIMS_PER_SESSION"] = "2000"
@@ -228,7 +230,7 @@ async def main(streams: int, rate: int, seconds: float) -> None:
             host, port = "127.0.0.1", service.port
             took = " ".join(f"{ms:.0f}" for ms in await paint(host, port))
             print(f"  a page of 1,000 claims, six times: {took} ms")
-            await throughput(host, port, 2)  # warm
+            await throughput(host, port, 2)  # a warm-up
             await slowdown(host, port, service.pid, streams, rate)
 
             boards = [OpenBoard() for _ in range(streams)]

@@ -1,4 +1,4 @@
-"""What one call of the client costs in a session's shell: the whole process, start to end."""
+"""The cost of one client call in a session's shell: the whole process, start to end."""
 
 import contextlib
 import json
@@ -27,13 +27,14 @@ Times = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Installed:
-    """A client as `init` lays it, on a machine of its own."""
+    """A client as `init` installs it, on a separate machine."""
 
     folder: Path
     env: dict[str, str]
 
     def calls(self) -> dict[str, list[str]]:
-        """Return what is measured, by name; the claim comes first, and the hook is throttled."""
+        """Return the measured commands by name; the claim comes first, and the hook is
+        throttled."""
         sh = ["sh", str(self.folder / "dibs")]
         script = [sys.executable, str(self.folder / "dibs.py")]
         return {
@@ -46,7 +47,7 @@ class Installed:
         }
 
     def time(self, command: list[str]) -> tuple[float, float]:
-        """Run a command; return the milliseconds that it took, and those of a processor."""
+        """Run a command; return its elapsed time and its processor time in milliseconds."""
         began, cpu_s = time.perf_counter(), _cpu_s()
         run(
             command,
@@ -67,7 +68,7 @@ def _cpu_s() -> float:
 
 @contextlib.contextmanager
 def installed(checkout: Path, port: int, label: str) -> Iterator[Installed]:
-    """Lay the client of a checkout as `init` does; its command finds this Python as python3."""
+    """Install the client of a checkout as `init` does; its command finds this Python as python3."""
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home, "bin")
         folder.mkdir()
@@ -102,7 +103,7 @@ def measure(say: Callable[[str], None], rounds: int) -> dict[str, float]:
         calls |= client.calls()
         for name in ("`python3 dibs.py beat`", "`python3 dibs.py hook`, throttled"):
             del calls[name]
-        client.time(calls["`dibs hook`, throttled"])  # whose conversation it is, before a claim
+        client.time(calls["`dibs hook`, throttled"])  # it records the conversation before the claim
         times: Times = {name: [] for name in calls}
         for _ in range(rounds + 1):
             for name, command in calls.items():
@@ -111,7 +112,7 @@ def measure(say: Callable[[str], None], rounds: int) -> dict[str, float]:
 
 
 def compare(before: Path, rounds: int) -> None:
-    """Print the processor time of each call, of the client of another checkout and of this one."""
+    """Print the processor time of each call, for the client of another checkout and of this one."""
     with (
         contenders.dibs("dibs strict") as service,
         installed(before, service.port, "before") as old,

@@ -1,4 +1,4 @@
-"""Starting and stopping what is compared: each with a directory and a port of its own."""
+"""Starts and stops the contenders of the comparison, each with its own directory and port."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ ROOT = HERE.parent
 PLAIN_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 START_S = 60.0
 LANES = 32
-"""Connections, where nothing else is said."""
+"""The default number of connections."""
 Result = dict[str, Any]
 MANY = "1000000"
 UNLIMITED = {
@@ -38,12 +38,12 @@ UNLIMITED = {
 
 
 class Missing(Exception):
-    """Something that the comparison needs is not here; the message says what to do."""
+    """A program that the comparison needs is missing; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A service that runs: how it is called in the tables, what it speaks, and where."""
+    """A running service: its name in the tables, its wire format, its port and process."""
 
     name: str
     wire: str
@@ -51,31 +51,31 @@ class Contender:
     pid: int
 
     def cpu_s(self) -> float:
-        """Return the processor time that it took so far, its store included."""
+        """Return the processor time that it has used so far, its store included."""
         return sum(map(cpu_s, [self.pid, *family(self.pid)]))
 
 
 def cpu_s(pid: int) -> float:
-    """Return the processor time that a process took so far."""
+    """Return the processor time that a process has used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:
-    """Return a port that nobody has now."""
+    """Return a free port."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
 
 
 def server() -> str:
-    """Return the path of the store that `dibs serve` would start."""
+    """Return the path of the server that `dibs serve` would start."""
     return find_server()[0]
 
 
 @contextlib.contextmanager
 def process(command: list[str], log: Path, env: Mapping[str, str] | None = None) -> Iterator[int]:
-    """Run `command` while the block runs."""
+    """Run `command` for the length of a block."""
     with open(log, "ab") as said:
         started = start(command, stdout=said, stderr=said, cwd=ROOT, env=clean_environ(env))
     try:
@@ -89,7 +89,7 @@ def process(command: list[str], log: Path, env: Mapping[str, str] | None = None)
 
 
 def wait_for(port: int, log: Path) -> None:
-    """Return once somebody listens."""
+    """Wait until a server listens on the port."""
     deadline = time.monotonic() + START_S
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -101,7 +101,7 @@ def wait_for(port: int, log: Path) -> None:
 
 @contextlib.contextmanager
 def redis(folder: Path, fsync: str) -> Iterator[str]:
-    """Run a store with an append-only log; give its URL."""
+    """Run a store with an append-only log; yield its URL."""
     path = folder / "store.sock"
     config = {
         "port": "0",
@@ -124,7 +124,7 @@ def redis(folder: Path, fsync: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
-    """Give a directory that is gone afterwards."""
+    """Yield a temporary directory."""
     path = Path(tempfile.mkdtemp(prefix="dibs-bench-"))
     try:
         yield path
@@ -141,9 +141,9 @@ def dibs(
     python: str = sys.executable,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Contender]:
-    """Run dibs: with its private store as shipped, or on one that syncs every second.
+    """Run dibs: with its private store as shipped, or on a store that syncs every second.
 
-    `data` is a directory that outlives it; `python` may be another checkout's; `env` settings.
+    `data`: a directory to keep; `python`: another checkout's Python; `env`: settings.
     """
     with contextlib.ExitStack() as held:
         where = data or held.enter_context(folder())
@@ -159,7 +159,7 @@ def dibs(
 
 @contextlib.contextmanager
 def plain(name: str, fsync: str = "everysec") -> Iterator[Contender]:
-    """Run the plain FastAPI service, on the same store."""
+    """Run the plain FastAPI service, on the same kind of store."""
     if not PLAIN_PYTHON.exists():
         raise Missing(
             "the plain service needs FastAPI in an environment of its own: make bench-plain"
@@ -197,7 +197,7 @@ def _uvicorn(app: str, port: int) -> list[str]:
 
 @contextlib.contextmanager
 def etcd(name: str) -> Iterator[Contender]:
-    """Run one etcd node as it comes: every write is synced."""
+    """Run one etcd node with its defaults: every write is synced."""
     program = shutil.which("etcd")
     if program is None:
         raise Missing("etcd is not installed: apt-get install etcd-server")
@@ -214,7 +214,7 @@ def etcd(name: str) -> Iterator[Contender]:
 
 
 def load(contender: Contender, act: str, lanes: int, seconds: float, project: str = "") -> Result:
-    """Load a contender from a process of its own; raise when an answer was not the right one."""
+    """Load a contender from a separate process; raise RuntimeError on a wrong answer."""
     plan = {
         "wire": contender.wire,
         "act": act,

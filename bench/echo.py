@@ -1,4 +1,4 @@
-"""What the framework costs with nothing behind it: the body of a claim comes back as it was."""
+"""The cost of the framework alone: a claim's body comes back unchanged."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from litestar.params import FromPath, JSONBody
 
 @post("/v1/{project:str}/claim")
 async def claim(project: FromPath[str], data: JSONBody[dict[str, Any]]) -> dict[str, Any]:
-    """Answer with what was sent."""
+    """Return the request's body."""
     return data
 
 

@@ -1,4 +1,4 @@
-"""Figures with goals: one row each, printed as a section of docs/performance.md."""
+"""Figures with targets: one row each, printed as a section of docs/performance.md."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure, and what it is to be."""
+    """One figure and its target."""
 
     what: str
     goal: str
@@ -22,14 +22,14 @@ class Figure:
 
 
 def section(title: str, said: str, rows: Sequence[Figure]) -> str:
-    """Return the part of docs/performance.md that these make."""
+    """Return the section of docs/performance.md with these rows."""
     lines = [f"## {title}", "", said, "", "| what | to reach | found |", "|---|--:|--:|"]
     lines += [f"| {row.what} | {row.goal} | {row.found} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
 def say() -> Say:
-    """Return what tells how far a run is, with the seconds since now."""
+    """Return a function that prints progress with the seconds since this call."""
     began = time.monotonic()
 
     def said(what: str) -> None:
@@ -41,7 +41,7 @@ def say() -> Say:
 def main(
     module: str, doc: str | None, title: str, said: str, measure: Callable[..., list[Figure]]
 ) -> int:
-    """Measure, and print it; say which figures are missed."""
+    """Measure and print the figures; report missed targets; return the exit code."""
     clean_signals()
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=doc)
     parser.add_argument("--quick", action="store_true")

@@ -1,6 +1,6 @@
-"""What a forge costs: how fast it is answered, what it takes from claims; how a claim is found.
+"""The cost of a forge: the time of its answers, its effect on claims, and finding a claim.
 
-python -m bench.forge            50 events a second beside claims, 100,000 claims; 90 s
+python -m bench.forge            50 events a second during claims, 100,000 claims; 90 s
 python -m bench.forge --quick    a few short rounds, 2,000 claims
 """
 
@@ -33,21 +33,23 @@ from dibs.store.redis.link import PipelineLink
 
 RATE, SECONDS, ROUNDS, LANES = 50, 2.0, 12, 8
 SENDERS = 4
-"""A forge does not wait for one answer before it sends the next."""
+"""The number of concurrent deliveries: a forge does not wait for one answer before it sends the
+next."""
 LEAD_S = 1.6
-"""Events go on for so much longer than the load, which needs a moment to begin."""
+"""Seconds by which the events outlast the load, which needs a moment to begin."""
 TASKS = 100
-"""Of the project that the forge tells of; each has a pull request, which is opened and closed."""
+"""The number of tasks in the forge's project; each has a pull request that is opened and closed."""
 FEW, MANY, LOOKS = 10, 100_000, 200
 ADMIN, SECRET = "an-admin-key-of-this-bench", "a-webhook-secret-for-tests"
 ENV = {"DIBS_ADMIN_KEY": ADMIN, "DIBS_GITHUB_SECRET": SECRET}
 P99_MS, SHARE_LEAST, GROWTH_MOST = 20.0, 0.97, 1.5
 DESCRIPTION = "What was changed and why, in as many words as a session writes. " * 300
-"""So that a delivery has some 20 KiB, as those of GitHub."""
+"""A description that makes a delivery about 20 KiB, as GitHub's are."""
 
 
 def deliver(port: int, first: int, seconds: float) -> list[tuple[float, float]]:
-    """Tell RATE events a second; return when each was due, and its ms from then on."""
+    """Send RATE events a second; return for each its due time and the ms from then to its
+    answer."""
     now, took = time.time(), list[tuple[float, float]]()
     prepared = [_delivery(first + number, now) for number in range(math.ceil(seconds * RATE))]
     print("ready", flush=True)
@@ -72,7 +74,7 @@ def deliver(port: int, first: int, seconds: float) -> list[tuple[float, float]]:
 
 
 def _delivery(number: int, now: float) -> tuple[bytes, dict[str, str]]:
-    """The next event of a pull request: it is opened, closed, opened again, and so on."""
+    """Return the next event of a pull request: opened, closed, reopened, and so on."""
     turn, task = divmod(number, TASKS)
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - 3_600 + turn))
     told = pull("acme/web", ("opened", "closed", "reopened", "closed")[turn % 4], task)
@@ -84,7 +86,7 @@ def _delivery(number: int, now: float) -> tuple[bytes, dict[str, str]]:
 
 
 def measure(say: Say, *, quick: bool = False) -> list[Figure]:
-    """Return what was found."""
+    """Return the measured figures."""
     with contextlib.ExitStack() as held:
         folder = held.enter_context(contenders.folder())
         service = held.enter_context(contenders.dibs("dibs", data=folder, env=ENV))
@@ -99,14 +101,14 @@ def measure(say: Say, *, quick: bool = False) -> list[Figure]:
 
 
 def _beside(service: contenders.Contender, say: Say, rounds: int, seconds: float) -> list[Figure]:
-    """Claims on LANES connections, in turns alone and beside RATE events a second."""
+    """Measure claims on LANES connections, in turns alone and during RATE events a second."""
     caller = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
     head = {"Dibs-Session": str(uuid.uuid4()), "Content-Type": "application/json"}
     for number in range(TASKS):
         fields = {"task": f"T-{number}", "branch": f"feat/{number}", "ttl": "12h"}
         caller.request("POST", "/v1/acme.web/claim", json.dumps(fields), head)
         caller.getresponse().read()
-    load(service, "claim", LANES, seconds)  # it warms up
+    load(service, "claim", LANES, seconds)  # a warm-up
     alone, beside, took, told = list[float](), list[float](), list[float](), 0
     for turn in range(rounds):
         for is_beside in (turn % 2 == 0, turn % 2 == 1):
@@ -136,7 +138,7 @@ def _beside(service: contenders.Contender, say: Say, rounds: int, seconds: float
 
 @contextlib.contextmanager
 def _forge(port: int, first: int, seconds: float) -> Iterator[list[tuple[float, float]]]:
-    """A forge that tells events while the block runs; what they took is there afterwards."""
+    """Send events from a separate process during the block; fill the yielded list at its end."""
     plan, took = json.dumps([port, first, seconds]), list[tuple[float, float]]()
     command = [sys.executable, "-m", "bench.forge", "--deliver", plan]
     forge = start(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -151,7 +153,7 @@ def _forge(port: int, first: int, seconds: float) -> Iterator[list[tuple[float, 
 
 
 async def _fill(folder: Path, project: Project, count: int) -> None:
-    """Claim so many tasks, each on a branch and a pull request of its own."""
+    """Claim `count` tasks, each on its own branch and pull request."""
     most = dict.fromkeys(("rate_per_session", "rate_per_project", "claims_per_project"), 10**7)
     store = Store(PipelineLink.to(store_url(folder)), Rules(**most, record_bytes=10**12))
     await store.open()
@@ -161,7 +163,7 @@ async def _fill(folder: Path, project: Project, count: int) -> None:
         branch, pr = f"feat/{number}", f"https://e.org/pull/{number}"
         outcome = await acting.claim(store, project, session, tasks, branch=branch, pr=pr)
         if not isinstance(outcome, results.Granted):
-            raise RuntimeError(f"a claim came to {outcome}")
+            raise RuntimeError(f"a claim returned {outcome}")
 
     for first in range(0, count, 500):
         await asyncio.gather(*map(one, range(first, min(first + 500, count))))
@@ -170,7 +172,7 @@ async def _fill(folder: Path, project: Project, count: int) -> None:
 
 
 def _found(port: int, many: int) -> list[Figure]:
-    """How long a claim is looked for among few and among many, in turns."""
+    """Measure the time to find a claim among few and among many, in turns."""
     caller = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     key = {"Authorization": f"Bearer {ADMIN}", "Content-Type": "application/json"}
 
@@ -184,7 +186,7 @@ def _found(port: int, many: int) -> list[Figure]:
         reply = caller.getresponse()
         said = json.loads(reply.read())
         took = (time.perf_counter() - began) * 1000
-        # The verdict is of another tenure, so that it changes nothing and may be told again.
+        # The fence is another tenure's, so the verdict changes nothing and can be repeated.
         if reply.status != 412 if way == "resolve" else len(said.get("claims", ())) != 1:
             raise RuntimeError(f"{way} was answered {reply.status} {said}")
         return took
@@ -209,8 +211,8 @@ def _found(port: int, many: int) -> list[Figure]:
 
 
 def main() -> int:
-    """Measure, and print it; say which figures are missed."""
-    if len(sys.argv) == 3 and sys.argv[1] == "--deliver":  # a process of ours, see _forge()
+    """Measure and print the figures; report missed targets; return the exit code."""
+    if len(sys.argv) == 3 and sys.argv[1] == "--deliver":  # a process started by _forge()
         clean_signals()
         print(json.dumps(deliver(*json.loads(sys.argv[2]))))
         return 0

@@ -1,4 +1,5 @@
-"""What a store full of claims does to each act: the same service on 1 thousand and on 1 million."""
+"""The effect of a full store on each act: the same service on 1 thousand and on 1 million
+claims."""
 
 import asyncio
 import contextlib
@@ -31,8 +32,8 @@ SIZES = (
 )
 QUICK = (("1,000 in 1 project", 1_000, 1), ("50,000 in 1,000", 50_000, 1_000))
 
-# The keys and fields are those of a claim: see lua/record.lua. Made a thousand at a time, because a
-# million calls of the service would take minutes, and leave the same.
+# The keys and fields are those of a claim: see lua/record.lua. One call makes a thousand claims,
+# because a million calls of the service would take minutes for the same result.
 _FILL = """
 local project, first, count, now, facts = KEYS[1], ARGV[1], ARGV[2], ARGV[3], cjson.decode(ARGV[4])
 for i = first, first + count - 1 do
@@ -50,7 +51,7 @@ end
 
 @dataclass(slots=True)
 class Grown:
-    """What was found with so many claims."""
+    """The results for one number of claims."""
 
     claims: str
     rate: float = 0.0
@@ -65,7 +66,7 @@ def _fill(url: str, claims: int, projects: int) -> float:
     with contextlib.closing(redis.Redis.from_url(url, socket_timeout=60)) as store:
         store.config_set(
             "appendfsync", "no"
-        )  # while it is filled: a sync a thousand claims is slow
+        )  # during the fill: a sync for each thousand claims is slow
         before = store.info("memory")["used_memory"]
         fill, now = store.register_script(_FILL), int(time.time() * 1000)
         each = claims // projects
@@ -80,7 +81,7 @@ def _fill(url: str, claims: int, projects: int) -> float:
 
 
 def measure(say: Callable[[str], None], *, quick: bool = False) -> list[dict[str, Any]]:
-    """Return what was found for each size; the sizes take turns."""
+    """Return the results for each size; the sizes take turns."""
     found: list[Grown] = []
     with contextlib.ExitStack() as held:
         running: list[Contender] = []
@@ -111,18 +112,18 @@ def measure(say: Callable[[str], None], *, quick: bool = False) -> list[dict[str
 
 
 def store_url(folder: Path) -> str:
-    """Return where the store of a dibs that runs on `folder` is."""
+    """Return the URL of the private store of a dibs that runs on `folder`."""
     return f"unix://{folder / 'data' / 'valkey.sock'}"
 
 
 async def _sweep(url: str, projects: int) -> float:
-    """Return how long one look for passed deadlines takes in all projects, in ms."""
+    """Return the time of one sweep of all projects, in ms."""
     store = Store(PipelineLink.to(url), Rules())
     await store.open()
     names = [Project(PROJECT if projects == 1 else f"bench.{n}") for n in range(projects)]
     await store.sweep(names[0])
     began = time.perf_counter()
-    for start in range(0, len(names), 50):  # as the keeper does
+    for start in range(0, len(names), 50):  # as maintenance does
         await asyncio.gather(*map(store.sweep, names[start : start + 50]))
     took_ms = (time.perf_counter() - began) * 1000
     await store.close()
@@ -130,7 +131,7 @@ async def _sweep(url: str, projects: int) -> float:
 
 
 def raw_scripts() -> dict[str, str]:
-    """Return how often a second the store runs the scripts alone, for 32 clients of C."""
+    """Return the rates of the scripts alone, from redis-benchmark with 32 clients."""
     program = shutil.which("redis-benchmark")
     if program is None:
         return {"not in this run": "redis-benchmark is missing (Debian: redis-tools)"}

@@ -1,4 +1,4 @@
-"""What a list of tasks costs: how fast it is written, and what is next in it.
+"""The cost of a list of tasks: writing it, and taking the next task from it.
 
 python -m bench.list            100,000 tasks, about three minutes
 python -m bench.list --quick    5,000 tasks
@@ -28,14 +28,14 @@ Entry = dict[str, Any]
 
 
 class ListCaller:
-    """A session with a connection of its own."""
+    """A session with its own connection."""
 
     def __init__(self, port: int, project: str = PROJECT) -> None:
         self._http = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         self._project, self._session = project, str(uuid.uuid4())
 
     def post(self, call: str, **fields: Any) -> float:
-        """POST; return how many seconds it took."""
+        """POST; return the seconds it took."""
         head = {"Dibs-Session": self._session, "Content-Type": "application/json"}
         body, began = json.dumps(fields), time.perf_counter()
         self._http.request("POST", f"/v1/{self._project}/{call}", body, head)
@@ -47,19 +47,19 @@ class ListCaller:
         return took
 
     def write(self, entries: list[Entry]) -> float:
-        """Write a list, as many entries a call as may be; return how many seconds that took."""
+        """Write a list, with the most entries that a call may have; return the seconds it took."""
         calls = range(0, len(entries), A_CALL)
         return sum(self.post("tasks", tasks=entries[at : at + A_CALL]) for at in calls)
 
 
 def entry(name: str, number: int) -> Entry:
-    """A task with a title, as most have one, and a priority."""
+    """Return a task with a title, as most have, and a priority."""
     title = f"Let the parser read dates of kind {number:06}"
     return {"task": f"{name}-{number:06}", "title": title, "priority": number % 5}
 
 
 def with_text(name: str, number: int) -> Entry:
-    """The same with what an import brings: a text of 500 characters, a need, a link."""
+    """Return the same task with an import's fields: a text of 480 characters, a need, a link."""
     more = {
         "body": "What is to be done, in a few sentences. " * 12,
         "url": "https://e.org/issues/7",
@@ -69,7 +69,7 @@ def with_text(name: str, number: int) -> Entry:
 
 
 def measure(say: Say, *, quick: bool = False) -> list[Figure]:
-    """Return what was found."""
+    """Return the measured figures."""
     many = 5_000 if quick else MANY
     imported = 1_000 if quick else IMPORTED
     with contextlib.ExitStack() as held:
@@ -106,7 +106,7 @@ def _bytes(port: int, store: Any, many: int) -> Iterator[Figure]:
             store.delete(key)
         return int(store.info("memory")["used_memory"])
 
-    # First so many that the stream of events is as long as it gets, and no more is counted of it.
+    # First fill the event stream to its full length, so that the figures do not include its growth.
     kept = ListCaller(port, "bench.bytes")
     kept.write([entry("W", n) for n in range(12_000)])
     before = used()
@@ -143,7 +143,7 @@ def _next(service: contenders.Contender, many: int, *, quick: bool) -> Figure:
     for turn in range(3 if quick else ROUNDS + 1):
         seconds = 0.2 if quick else SECONDS
         one, other = (load(service, act, LANES, seconds)["rate"] for act in ("claim", "next"))
-        if turn:  # the first is for warming up
+        if turn:  # the first round is a warm-up
             ratios.append(other / one)
             rates.append(other)
     ratio = statistics.median(ratios)
@@ -153,7 +153,7 @@ def _next(service: contenders.Contender, many: int, *, quick: bool) -> Figure:
 
 
 def main() -> int:
-    """Measure, and print it; say which figures are missed."""
+    """Measure and print the figures; report missed targets; return the exit code."""
     said = f"with {LANES} connections, of rounds that take turns the median."
     return figures.main("bench.list", __doc__, "A list of tasks", said, measure)
 

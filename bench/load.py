@@ -1,10 +1,11 @@
-"""The generator of load: keep-alive connections in one process, on epoll, without a framework.
+"""The load generator: keep-alive connections in one process, on epoll, without a framework.
 
     python -m bench.load '{"wire": "dibs", "act": "claim", "port": 8080, "connections": 32,
                            "seconds": 2}'
 
-One request is under way on each connection, and the next one leaves when its answer is here. It
-says which part of a core it took itself (`busy`): near 1.0 it, not the service, would be measured.
+Each connection has one request in progress and sends the next one when the answer has arrived.
+`busy` is the share of a core that the generator itself used: near 1.0, the run would measure the
+generator, not the service.
 """
 
 import gc
@@ -19,7 +20,7 @@ from bench.acts import Before, Script, good, script
 
 
 class LoadConnection:
-    """A socket, and what is said on it."""
+    """A socket, and its generator of requests."""
 
     __slots__ = ("began", "got", "script", "sock")
 
@@ -29,7 +30,7 @@ class LoadConnection:
         self.script, self.got, self.began = steps, b"", 0.0
 
     def prepare(self) -> bytes:
-        """Make all requests that are not measured, and return the first that is."""
+        """Make all requests that are not measured, and return the first measured one."""
         step = next(self.script)
         while isinstance(step, Before):
             self.sock.sendall(step.request)
@@ -45,7 +46,7 @@ class LoadConnection:
 
 
 def split(got: bytes) -> tuple[int, bytes] | None:
-    """Return the status and the body of a whole answer, or None."""
+    """Return the status and the body of a complete answer, or None."""
     end = got.find(b"\r\n\r\n")
     if end < 0:
         return None
@@ -56,7 +57,7 @@ def split(got: bytes) -> tuple[int, bytes] | None:
         size = int(head[at + 15 : stop if stop > 0 else end])
         if len(got) < end + 4 + size:
             return None
-    elif b"\r\n0\r\n" not in got or not got.endswith(b"\r\n\r\n"):  # chunked
+    elif b"\r\n0\r\n" not in got or not got.endswith(b"\r\n\r\n"):  # a chunked body
         return None
     return int(got[9:12]), got[end + 4 :]
 
@@ -64,7 +65,7 @@ def split(got: bytes) -> tuple[int, bytes] | None:
 def run(
     wire: str, act: str, port: int, connections: int, seconds: float, project: str = ""
 ) -> dict[str, Any]:
-    """Load the service, and return what it did."""
+    """Load the service and return the results."""
     lanes = [
         LoadConnection(port, script(wire, act, number, connections, project))
         for number in range(connections)
@@ -124,7 +125,7 @@ def run(
 
 
 def prepare(lanes: list[LoadConnection]) -> list[bytes]:
-    """Prepare every connection, several at once: alone, each would wait for its own fsyncs."""
+    """Prepare all connections at once: one after another, each would wait for its own fsyncs."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(16) as pool:

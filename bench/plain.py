@@ -1,7 +1,7 @@
 """The service that most teams would write first: FastAPI, and one key per claim, SET NX EX.
 
-It has no fence, no queue, no losses, no events and no atomic check of who renews or releases. It
-runs in a virtual environment of its own: dibs does not depend on it.
+It has no fence, no queue, no losses, no events, and no atomic check of the holder on renewal or
+release. It runs in a separate virtual environment: dibs does not depend on it.
 """
 
 import json
@@ -18,7 +18,7 @@ TTL_S = 1800
 
 
 class PlainClaim(BaseModel):
-    """What a session says of its claim."""
+    """A session's request to claim a task."""
 
     task: str
     session: str
@@ -29,7 +29,7 @@ class PlainClaim(BaseModel):
 
 
 class Mine(BaseModel):
-    """Which claim, and whose."""
+    """A task and its holder."""
 
     task: str
     session: str
@@ -43,7 +43,7 @@ async def _check(mine: Mine) -> None:
 
 @app.post("/claim", status_code=201)
 async def claim(claim: PlainClaim) -> dict[str, Any]:
-    """Take a task."""
+    """Claim a task."""
     key = f"claim:{claim.task}"
     if await store.set(key, claim.model_dump_json(), nx=True, ex=TTL_S):
         return {"task": claim.task, "state": "held", "ttl": TTL_S, "holder": claim.label}
@@ -76,6 +76,6 @@ async def list_(prefix: str) -> list[dict[str, Any]]:
 
 @app.get("/claims/{task}")
 async def show(task: str) -> dict[str, Any]:
-    """Look at one claim."""
+    """Read one claim."""
     found = await store.get(f"claim:{task}")
     return json.loads(found) if found else {"task": task, "state": "free"}

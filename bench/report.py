@@ -1,4 +1,4 @@
-"""What a run of the comparison puts into docs/performance.md."""
+"""The parts of docs/performance.md that a run of the comparison writes."""
 
 import os
 import re
@@ -34,7 +34,7 @@ runs in several processes and syncs a log the hardest. Run it again on an idle m
 rely on it.
 """
 MEASURED = re.compile(r"(<!-- measured: ([a-z ]+) -->\n).*?(<!-- /measured -->)", re.DOTALL)
-"""What a run puts into the page; what stands around it a person wrote."""
+"""The parts of the page that a run writes; the text around them is written by hand."""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -151,14 +151,15 @@ def _turns(turns: Sequence[Mapping[str, float]]) -> str:
 
 
 def _budget(results: Results) -> str:
-    """What each target leaves for a claim, and what a claim takes."""
+    """Return a table of the time that each target leaves for a claim, and the time a claim
+    takes."""
     rows = []
     for what, ours, theirs, least in TARGETS:
         mine, other = results.get((ours, "claim", 32)), results.get((theirs, "claim", 32))
         if not mine or not other:
             continue
         rate = other["rate"] * least
-        whole = ours != EVERYSEC  # its store is not its own: one process is what can be compared
+        whole = ours != EVERYSEC  # its store is apart: compare one process
         cores = CORES if whole else 1
         spent = mine["cpu_us"] + (mine["busy"] / mine["rate"] * 1e6 if whole else 0)
         left = cores / rate * 1e6
@@ -179,7 +180,7 @@ def measured(
     growth: Sequence[Mapping[str, Any]],
     clients: Mapping[str, float],
 ) -> dict[str, str]:
-    """Return what a run gave, by the marks of the page."""
+    """Return the results of a run by the marks of the page."""
     run = (
         f"Measured by `make bench` on {date}: {machine}; load average {busy:.1f} at the start; "
         f"{took_s:.0f} s.\n"
@@ -201,8 +202,8 @@ def measured(
 
 
 def filled(page: str, anew: Mapping[str, str]) -> str:
-    """Return the page with what was measured anew between its marks. Raises ValueError where the
-    marks are not those of a run."""
+    """Return the page with new results between its marks. Raise ValueError if the page's marks are
+    not those of a run."""
     marks = [found[2] for found in MEASURED.finditer(page)]
     if sorted(marks) != sorted(anew):
         raise ValueError(f"the page's marks are {marks}, those of a run {list(anew)}")

@@ -1,11 +1,11 @@
-"""Two of dibs side by side in one run: rates in turn, and their ratio.
+"""Two versions or setups of dibs in one run: rates in turn, and their ratio.
 
 python -m bench.sides --before ../checkout-of-before    this code against another checkout's
 python -m bench.sides --client ../checkout-of-before    the client's processes, by processor time
 python -m bench.sides --replicas                        DIBS_REPLICAS=1 against 0, on loopback
 
-The other checkout has its own .venv (make run, or make test, there first). A machine is never the
-same twice, so only the ratio says something: the median over rounds that alternate.
+The other checkout needs its own .venv (run make run or make test there first). A machine's speed
+varies from run to run, so only the ratio is meaningful: the median over alternating rounds.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SECONDS = 2.0
 
 
 def main() -> None:
-    """Measure, and print a line for each pair."""
+    """Measure and print a line for each pair."""
     parser = argparse.ArgumentParser(prog="python -m bench.sides", description=__doc__)
     parser.add_argument("--before", type=Path, metavar="CHECKOUT")
     parser.add_argument("--client", type=Path, metavar="CHECKOUT")
@@ -51,12 +51,12 @@ def main() -> None:
 def compare(
     what: str, one: Contender, other: Contender, connections: int, told: argparse.Namespace
 ) -> None:
-    """Load both in turn and print medians and the median of the ratios."""
+    """Load both in turn; print the medians and the median of the ratios."""
     rates: list[tuple[float, float]] = []
     for _ in range(told.rounds + 1):
         pair = [load(each, told.act, connections, SECONDS)["rate"] for each in (one, other)]
         rates.append((pair[0], pair[1]))
-    rates.pop(0)  # the first is for warming up
+    rates.pop(0)  # the first round is a warm-up
     ratio = statistics.median(second / first for first, second in rates)
     medians = [statistics.median(column) for column in zip(*rates, strict=True)]
     print(
@@ -68,7 +68,7 @@ def compare(
 
 @contextlib.contextmanager
 def replicated() -> Iterator[tuple[Contender, Contender]]:
-    """Give two services: one that waits for no replica and one that waits for one."""
+    """Yield two services: one that waits for no replica and one that waits for one."""
     with contextlib.ExitStack() as held:
         services = []
         for name, replicas in (("none", "0"), ("one", "1")):
@@ -80,7 +80,7 @@ def replicated() -> Iterator[tuple[Contender, Contender]]:
 
 @contextlib.contextmanager
 def primary_and_replica() -> Iterator[str]:
-    """Run a store and a replica of it, both syncing once a second; give the store's URL."""
+    """Run a store and its replica, both syncing once a second; yield the store's URL."""
     with contextlib.ExitStack() as held:
         where = held.enter_context(contenders.folder())
         ports = [contenders.free_port(), contenders.free_port()]
@@ -102,7 +102,7 @@ def primary_and_replica() -> Iterator[str]:
 
 
 def wait_for_replica(url: str) -> None:
-    """Return once the store says that its replica follows."""
+    """Wait until the store reports that its replica follows."""
     import redis
 
     until = time.monotonic() + contenders.START_S

@@ -1,13 +1,13 @@
-"""Load with restarts, for as long as you like: no acknowledged act is lost, and nothing grows.
+"""Load with restarts, of any length: no acknowledged act is lost, and no resource grows.
 
     python -m bench.soak [--seconds 1800] [--rate 500] [--every 180] [--json FILE]
 
-A service with its private store takes acts at a steady rate: sessions claim, beat, release, finish
-tasks and ask for one another's. Every so often it is restarted: by turns asked to stop, killed, and
-its store killed under it. Memory, file descriptors and the store's size are looked at throughout;
-in the end every claim that was acknowledged and not ended must be there, with its fence.
+A service with its private store gets acts at a steady rate: sessions claim, send heartbeats,
+release, and claim tasks that others hold. At intervals it is restarted: stopped, killed, or its
+store killed, in turn. The run records memory, file descriptors and the store's size; at the end
+every acknowledged claim that was not released must exist, with its fence.
 
-Exit code: 0 all held, 1 something was lost or grew.
+Exit code: 0 if all held, 1 if something was lost or grew.
 """
 
 import argparse
@@ -32,19 +32,19 @@ from tests.harness.services import ServiceProcess
 
 SESSIONS = 40
 HELD_MOST = 10
-"""Claims that one session holds at most; then it ends one before it takes another."""
+"""The most claims of one session; it releases one before it claims another."""
 PROJECTS = 5
 TASKS = 4_000
-"""Names of tasks: few enough that records are taken again and the store's size has an end."""
+"""The number of task names: few enough that records are reused and the store's size is bounded."""
 SETTLED = 0.4
-"""By this part of the run caches are warm; what grows after it, grows."""
+"""The share of the run after which caches are warm; later growth counts."""
 GROWTH = 1.25
 SLACK_BYTES = 8 << 20
 
 
 @dataclass
 class Held:
-    """A claim that the service said is ours."""
+    """An acknowledged claim."""
 
     session: str
     fence: int
@@ -52,7 +52,7 @@ class Held:
 
 @dataclass
 class Book:
-    """What was acknowledged, and what went wrong."""
+    """A record of acknowledged acts, and of errors."""
 
     held: dict[tuple[str, str], Held] = field(default_factory=dict)
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -64,7 +64,7 @@ class Book:
 
 
 class PatientConnection:
-    """One kept-alive connection; a call is repeated until it is answered, and not with 503."""
+    """One kept-alive connection that repeats a call until it gets an answer other than 503."""
 
     def __init__(self, port: int, book: Book) -> None:
         self._port, self._book = port, book
@@ -114,12 +114,12 @@ class PatientConnection:
 
 
 class Restarted(ServiceProcess):
-    """`dibs serve` in a directory, how it is restarted, and what it uses."""
+    """`dibs serve` in a directory, with ways to restart it and its use of resources."""
 
     def restart(self, how: str) -> float:
-        """Restart by `how`; return for how many seconds it was away."""
+        """Restart by `how`; return the seconds of downtime."""
         began = time.monotonic()
-        if how == "store":  # the service starts it again by itself
+        if how == "store":  # the service starts it again itself
             os.kill(self.store(), signal.SIGKILL)
             until(self.is_ready, "the service is ready on its store", 60, every_s=0.05)
             return time.monotonic() - began
@@ -131,7 +131,7 @@ class Restarted(ServiceProcess):
         return time.monotonic() - began
 
     def uses(self) -> dict[str, float]:
-        """Memory, descriptors, and the size of what is on disk."""
+        """Return memory, descriptors, and the size on disk."""
         used: dict[str, float] = {}
         processes = {"service": [self.pid], "store": [self.store()]}
         for name, pids in processes.items():
@@ -144,7 +144,7 @@ class Restarted(ServiceProcess):
 
 
 async def session(number: int, port: int, book: Book, beat: asyncio.Queue[None]) -> None:
-    """One session: acts when it is its turn."""
+    """Run one session: one act for each turn."""
     die, me = (
         random.Random(number),
         str(uuid.UUID(int=random.Random(number).getrandbits(128), version=4)),
@@ -167,7 +167,7 @@ async def act(
     mine: dict[tuple[str, str], int],
     book: Book,
 ) -> None:
-    """Do one act, and write down what was acknowledged."""
+    """Make one act and record its acknowledgement."""
     kind = die.random()
     if mine and (kind < 0.25 or len(mine) >= HELD_MOST):
         (project, task), fence = die.choice(list(mine.items()))
@@ -188,7 +188,7 @@ async def act(
             book.wrong.append(f"heartbeat of {task}, fence {fence}: {answer}")
     else:
         project, task = f"soak{die.randrange(PROJECTS)}", f"T-{die.randrange(TASKS // PROJECTS)}"
-        # Known before the answer: a claim that was given up by its holder meanwhile is no clash.
+        # Read before the call: if the holder releases the task meanwhile, a grant is no clash.
         held = book.held.get((project, task))
         body = {"task": task, "ttl": "1h", "label": me[:8], "branch": f"work/{task}"}
         status, answer = await connection.call(project, "claim", body, me)
@@ -204,7 +204,7 @@ async def act(
 
 
 async def run(service: Restarted, book: Book, given: argparse.Namespace) -> None:
-    """Give out turns at the rate, and restart the service now and then."""
+    """Give out turns at the rate, and restart the service at intervals."""
     turns: asyncio.Queue[None] = asyncio.Queue(maxsize=SESSIONS * 2)
     sessions = [
         asyncio.create_task(session(number, service.port, book, turns))
@@ -215,7 +215,7 @@ async def run(service: Restarted, book: Book, given: argparse.Namespace) -> None
     began, given_out = time.monotonic(), 0
     while (now := time.monotonic()) < began + given.seconds:
         due = int((now - began) * given.rate)
-        # What could not be given out while the service was away is not made up for in one burst.
+        # Turns missed while the service was down are not made up for in one burst.
         given_out = max(given_out, due - given.rate)
         while given_out < due and not turns.full():
             turns.put_nowait(None)
@@ -249,12 +249,12 @@ async def watch(
         await asyncio.sleep(every)
         with contextlib.suppress(
             OSError, IndexError, ValueError, StopIteration
-        ):  # it is being restarted
+        ):  # the service is restarting
             book.seen.append({"at_s": time.monotonic() - began} | service.uses())
 
 
 def missing(service: Restarted, book: Book) -> list[str]:
-    """Claims that were acknowledged, not ended, and are not there."""
+    """Return the acknowledged, unreleased claims that do not exist."""
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
     lost = []
     for (project, task), held in book.held.items():
@@ -270,7 +270,7 @@ def missing(service: Restarted, book: Book) -> list[str]:
 
 
 def grown(book: Book) -> list[str]:
-    """What went on growing after the run had settled."""
+    """Return the resources that kept growing after the run had settled."""
     found = []
     last_s = book.seen[-1]["at_s"] if book.seen else 0
     middle = [seen for seen in book.seen if SETTLED <= seen["at_s"] / last_s < SETTLED + 0.2]
@@ -279,7 +279,7 @@ def grown(book: Book) -> list[str]:
         before = max((seen[name] for seen in middle), default=0)
         after = sorted(seen[name] for seen in end)[len(end) // 2] if end else 0
         slack = 30 if name.endswith("fds") else SLACK_BYTES
-        # The log grows until it is rewritten at double its size, but not under 64 MB.
+        # The log grows until it is rewritten at double its size, but not below 64 MB.
         limit = (160 << 20) if name == "disk_bytes" else before * GROWTH + slack
         if after > limit:
             found.append(f"{name} grew from {before:.0f} to {after:.0f}")
@@ -289,7 +289,7 @@ def grown(book: Book) -> list[str]:
 def figures(
     book: Book, given: argparse.Namespace, lost: list[str], grew: list[str]
 ) -> dict[str, Any]:
-    """What to print and to keep."""
+    """Return the results to print and to save."""
     ordered = sorted(book.latencies) or [0.0]
     acts = sum(book.outcomes.values())
     first, last = book.seen[len(book.seen) // 3], book.seen[-1]
@@ -316,7 +316,7 @@ def figures(
 
 
 def main() -> int:
-    """Run the soak; print what it saw."""
+    """Run the soak and print its results; return the exit code."""
     clean_signals()
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--seconds", type=float, default=1800)

@@ -1,4 +1,5 @@
-"""What the store does in its turns: how much of one is scripts, and how much waits for the disk."""
+"""The store's event loop cycles (turns): the share of scripts, and the share of waiting for the
+disk."""
 
 import contextlib
 from collections.abc import Callable
@@ -15,10 +16,10 @@ LANES = (32, 128)
 
 
 def measure(say: Callable[[str], None]) -> list[dict[str, float]]:
-    """Return, for claims on 32 and 128 connections, what a claim takes of the store and service.
+    """Return the cost of a claim in the store and the service, with 32 and 128 connections.
 
-    In µs a claim, by the store's own count of its turns and the kernel's of processor time. Nothing
-    for a server that does not count its turns: Redis and Valkey do from 7.2 on.
+    In µs a claim, from the store's count of its turns and the kernel's processor times. Empty for a
+    server that does not count its turns: Redis and Valkey do from 7.2 on.
     """
     found = []
     with contextlib.ExitStack() as held:

@@ -1,7 +1,7 @@
-"""How to say each act to each contender: one class per contender, one method per act.
+"""The request of each act for each contender: one class per contender, one method per act.
 
-A method returns a whole HTTP request. Bodies are written by hand: the generator of load must cost
-far less than what it measures.
+A method returns a whole HTTP request. Bodies are written by hand: the load generator must cost far
+less than the service that it measures.
 """
 
 import json
@@ -16,7 +16,7 @@ FACTS = {
     "url": "https://claude.ai/code/session_01HZX3Q9T7VYB2",
     "note": "Reads the redirect code; tests first, then the change itself",
 }
-"""What a claim says of its holder: with a note of 60 characters."""
+"""The fields of a claim's holder, with a note of 60 characters."""
 _FACTS = json.dumps(FACTS)[1:]
 _FENCE = re.compile(rb'"fence":(\d+)')
 
@@ -39,28 +39,29 @@ class Dibs:
 
     taken = 409
     leased = False
-    """Sessions need setting up, so that one makes all claims of a connection."""
+    """Whether sessions need a setup request, so that one session makes all claims of a
+    connection."""
 
     def __init__(self, project: str = PROJECT) -> None:
         self._v1 = f"/v1/{project}"
 
     def setup(self, who: str) -> list[bytes]:
-        """Return what a session sends once, before anything else."""
+        """Return the requests that a session sends once, before all others."""
         return []
 
     def _post(self, act: str, who: str, body: str) -> bytes:
         return post(f"{self._v1}/{act}", body, f"Dibs-Session: {who}\r\n")
 
     def claim(self, task: str, who: str) -> bytes:
-        """Take `task`."""
+        """Claim `task`."""
         return self._post("claim", who, f'{{"task": "{task}", {_FACTS}')
 
     def next(self, who: str) -> bytes:
-        """Take what is next in the list."""
+        """Claim the next task of the list."""
         return self._post("claim", who, f'{{"next": true, {_FACTS}')
 
     def proof(self, reply: bytes) -> str:
-        """Return what later calls name from the claim's reply: the fence."""
+        """Return the part of a claim's reply that later calls send: the fence."""
         found = _FENCE.search(reply)
         return found[1].decode() if found else "1"
 
@@ -82,12 +83,12 @@ class Dibs:
         return get(f"{self._v1}/claims?limit=200")
 
     def show(self, task: str) -> bytes:
-        """Look at one task."""
+        """Read one task."""
         return get(f"{self._v1}/claims/{task}")
 
 
 class Plain(Dibs):
-    """The service that most teams would write: see plain.py. It has one namespace, no fence."""
+    """The service that most teams would write: see plain.py. It has one namespace and no fence."""
 
     def __init__(self, project: str = PROJECT) -> None:
         self._prefix = project
@@ -110,7 +111,7 @@ class Plain(Dibs):
         return super().beat(f"{self._prefix}:{task}", who, proof)
 
     def beat_all(self, who: str, tasks: list[str]) -> list[bytes]:
-        """See Dibs: it knows no session's claims, so each is extended by itself."""
+        """See Dibs; it does not know the claims of a session, so each is extended separately."""
         return [self.beat(task, who, "0") for task in tasks]
 
     def release(self, task: str, who: str, proof: str) -> bytes:
@@ -131,10 +132,10 @@ class Echo(Dibs):
 
 
 class Etcd:
-    """etcd's JSON gateway: a session is a lease, a claim is a key on it, put if it is not there."""
+    """etcd's JSON gateway: a session is a lease, and a claim is a key on it, put if absent."""
 
     leased = True
-    taken = 200  # a transaction that did not go through answers 200, too
+    taken = 200  # a transaction that did not succeed also answers 200
 
     def __init__(self, project: str = PROJECT) -> None:
         self._prefix = project
@@ -162,7 +163,7 @@ class Etcd:
         )
 
     def proof(self, reply: bytes) -> str:
-        """See Dibs: the revision at which the key was put."""
+        """See Dibs; it is the revision at which the key was put."""
         found = re.search(rb'"revision":"(\d+)"', reply)
         return found[1].decode() if found else "1"
 
@@ -171,7 +172,7 @@ class Etcd:
         return post("/v3/lease/keepalive", f'{{"ID": {self._lease(who)}}}')
 
     def beat_all(self, who: str, tasks: list[str]) -> list[bytes]:
-        """See Dibs: one lease for all."""
+        """See Dibs; one lease for all claims."""
         return [self.beat("", who, "")]
 
     def release(self, task: str, who: str, proof: str) -> bytes:

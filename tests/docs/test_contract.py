@@ -1,4 +1,4 @@
-"""The numbered contract stands in the repository, and each citation leads to what it cites."""
+"""The contract's rules and invariants are numbered, and each citation names one that exists."""
 
 import re
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ CONTRACT = ROOT / "docs" / "contract.md"
 READ = ("service", "client", "skill", "tests", "bench", "docs")
 KINDS = {".py", ".lua", ".md", ".js", ".html", ".toml"}
 KEPT_FREE = {26, 27}
-"""Rules that have a number, and are not there yet: nothing cites them."""
+"""Rules whose numbers are reserved, so no text may cite them."""
 RULES = re.compile(r"\b[Rr]ules? (\d+(?:(?:, | and |–|-)\d+)*)")
 INVARIANTS = re.compile(r"\bI(\d{1,2})\b")
 
 
 def texts() -> Iterator[tuple[Path, str]]:
-    """Every text of the repository but the contract and this test."""
+    """Yield every text of the repository except the contract and this test."""
     for folder in READ:
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix in KINDS and path not in (CONTRACT, Path(__file__)):
@@ -23,7 +23,7 @@ def texts() -> Iterator[tuple[Path, str]]:
 
 
 def rules_in(text: str) -> set[int]:
-    """The rules that a text cites: "rule 13", "rules 1, 2 and 8", "rules 3-5"."""
+    """Return the rules that a text cites: "rule 13", "rules 1, 2 and 8", "rules 3-5"."""
     cited: set[int] = set()
     for said in RULES.findall(text):
         for part in re.split(r", | and ", said):
@@ -33,12 +33,12 @@ def rules_in(text: str) -> set[int]:
 
 
 def invariants_in(text: str) -> set[int]:
-    """The invariants that a text cites: "I7"."""
+    """Return the invariants that a text cites: "I7"."""
     return set(map(int, INVARIANTS.findall(text)))
 
 
 def stated() -> tuple[list[int], list[int]]:
-    """The numbers of the rules and of the invariants, in the order of the page."""
+    """Return the numbers of the rules and of the invariants, in the order of the page."""
     text = CONTRACT.read_text("utf-8")
     rules = re.findall(r"^(\d+)\. ", text, re.MULTILINE)
     return list(map(int, rules)), list(map(int, re.findall(r"^\| I(\d+) \|", text, re.MULTILINE)))

@@ -1,4 +1,4 @@
-"""What a newcomer reads first leads to what exists."""
+"""The pages that a newcomer reads first refer only to things that exist."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ SOURCES = "\n".join(
 
 
 def targets() -> set[str]:
-    """What `make help` lists."""
+    """Return the targets that `make help` lists."""
     return set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 

@@ -18,8 +18,8 @@ GIVEN_UP = re.compile(
     r"|\bnought\b|\ball told\b|\btill\b|\bkept back\b|\bkeeps? (it|this|\S+) back\b|\bover there\b",
     re.IGNORECASE,
 )
-"""Words that read like a riddle, or like another century. `lately` stays the name of a field that
-open pages of an older version read."""
+"""Riddling or archaic words. `lately` stays as the name of a field that open pages of an older
+version read."""
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md", "SECURITY.md")),
     *(ROOT / "docs").glob("*.md"),
@@ -36,7 +36,7 @@ SPEAKING = [
 
 
 def rows() -> list[tuple[str, str, str, str]]:
-    """Word, meaning, the field's term, where."""
+    """Return (word, meaning, the field's term, file) of each row."""
     return ROW.findall(GLOSSARY.read_text("utf-8"))
 
 
@@ -63,7 +63,8 @@ ANOTHER_THING = {
     "waiter": "who has a ticket, as /v1 calls the field",
     "waiting": "what `next` answers while too much waits for people",
 }
-"""What is called by a term that elsewhere means a word of ours, and means something else here."""
+"""Names in the code that are another system's term for a word of dibs, but mean something else
+here."""
 
 
 def test_nothing_is_called_by_a_term_of_others_for_a_word_of_ours() -> None:

@@ -1,4 +1,4 @@
-"""docs/performance.md is a person's page, into which `make bench` puts what it measured."""
+"""docs/performance.md is written by hand, except for the results that `make bench` inserts."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ GROWTH: list[dict[str, Any]] = [
 
 
 def a_run() -> dict[str, str]:
-    """What a run gives."""
+    """Return the results of a run."""
     return report.measured(
         machine="two cores",
         date="2026-11-30",

@@ -1,4 +1,4 @@
-"""docs/protocol.md is complete, and enough to write a client from."""
+"""docs/protocol.md is complete, and sufficient to write a client."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The README's session works as printed."""
+"""The session in the README works as printed."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from tests.harness.services import START_S
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 
-# What differs from one run to the next, and nothing else.
+# The only text that may differ from one run to the next.
 VARIES = [
     (r"http://127\.0\.0\.1:\d+", "URL"),
     (r" in \S+; durability", " in DIR; durability"),
@@ -33,14 +33,14 @@ VARIES = [
 
 
 def same(text: str) -> str:
-    """Return `text` without what varies."""
+    """Return `text` with the varying parts replaced."""
     for pattern, word in VARIES:
         text = re.sub(pattern, word, text)
     return text.strip()
 
 
 def sessions() -> list[tuple[str, str]]:
-    """Return each command of the console blocks with the output that is printed under it."""
+    """Return each command of the console blocks with the output printed under it."""
     found: list[tuple[str, str]] = []
     for block in re.findall(r"```console\n(.*?)```", README, re.S):
         for line in block.splitlines():
@@ -54,7 +54,8 @@ def sessions() -> list[tuple[str, str]]:
 
 @contextlib.contextmanager
 def made_to_run(data_dir: Path) -> Iterator[tuple[str, str]]:
-    """`make run`, on a free port and a directory of its own; give its URL and what it said."""
+    """Run `make run` on a free port with a separate data directory; yield its URL and its
+    output."""
     out = data_dir.with_name("said")
     with open(out, "w") as stdout:
         process = start(
@@ -78,7 +79,7 @@ def made_to_run(data_dir: Path) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs the .venv that make makes")
+@pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs the .venv that make creates")
 def test_the_readmes_commands_print_what_it_says(tmp_path: Path) -> None:
     (make_run, greeting), *commands = sessions()
     assert make_run == "make run"

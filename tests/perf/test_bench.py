@@ -1,4 +1,5 @@
-"""The parts of `make bench` that lean on the inside of dibs still run: it takes minutes itself."""
+"""The parts of `make bench` that use the internals of dibs still run; the whole bench takes
+minutes."""
 
 import shutil
 

@@ -1,6 +1,7 @@
-"""What an act may cost, in counts and ratios that a busy machine does not change.
+"""The cost of an act, in counts and ratios that do not depend on how busy the machine is.
 
-Times are for `make bench`. Here are commands, round trips, calls and bytes, the same anywhere.
+`make bench` measures times. These tests count commands, round trips, calls and bytes, which are the
+same on every machine.
 """
 
 import asyncio
@@ -39,7 +40,7 @@ P = Project("perf.repo")
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
-    """A store as `dibs serve` starts it."""
+    """Start a store as `dibs serve` starts it."""
     store = EmbeddedStore.start(tmp_path_factory.mktemp("perf") / "data")
     yield store
     store.stop()
@@ -47,7 +48,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore
 
 @pytest.fixture
 def server(embedded: EmbeddedStore) -> Iterator[redis.Redis]:
-    """The store's own figures."""
+    """Yield a client of the store, which reads the store's own statistics."""
     client = redis.Redis.from_url(embedded.url, protocol=2)
     client.flushall()
     yield client
@@ -56,7 +57,8 @@ def server(embedded: EmbeddedStore) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 async def store(embedded: EmbeddedStore, server: redis.Redis) -> AsyncIterator[Store]:
-    """The service's side of it, with rates that are checked and never reached."""
+    """Yield a store client as the service uses it, with rate limits that are checked and never
+    reached."""
     much = dict.fromkeys(("rate_per_session", "rate_per_project", "claims_per_project"), 10**6)
     rules = Rules(**much, record_bytes=64 << 20)
     store = Store(PipelineLink.to(embedded.url), rules)
@@ -79,14 +81,15 @@ async def grant(
 
 
 def commands(server: redis.Redis) -> int:
-    """Commands that the store ran since the last reset, those of scripts included."""
+    """Return the number of commands that the store ran since the last reset, those in scripts
+    included."""
     stats = server.info("commandstats")
     ours = ("cmdstat_config", "cmdstat_info", "cmdstat_hello", "cmdstat_client")
     return sum(each["calls"] for name, each in stats.items() if not name.startswith(ours))
 
 
 async def cost(server: redis.Redis, act: Any) -> int:
-    """Commands that one act takes."""
+    """Return the number of commands that one act takes."""
     server.config_resetstat()
     await act
     return commands(server)
@@ -110,7 +113,8 @@ async def test_an_act_takes_no_more_commands_than_it_did(
         }
         return await cost(server, acts[act]())
 
-    # The first loads the script, and one with which a new span of the rates begins takes more.
+    # The first act loads the script, and an act that begins a new rate interval takes more
+    # commands.
     assert min([await once(number) for number in range(4)]) <= most
 
 
@@ -136,12 +140,12 @@ async def test_no_act_takes_more_commands_in_a_store_with_a_thousand_claims(
         return found
 
     async def costs() -> dict[str, int]:
-        """The least of three: the first acts in a span of the rates take one or two more."""
+        """Return the least of three: the first acts in a rate interval take one or two more."""
         tries = [await costs_once() for _ in range(3)]
         return {act: min(each[act] for each in tries) for act in tries[0]}
 
     await asyncio.gather(*(grant(store, f"first {number}") for number in range(20)))
-    await costs()  # every script is loaded
+    await costs()  # this loads every script
     few = await costs()
     await asyncio.gather(*(grant(store, f"more {number}") for number in range(1_000)))
     assert await costs() == few
@@ -162,7 +166,7 @@ async def test_the_next_costs_as_much_in_a_list_of_three_thousand_as_in_one_of_t
     store: Store, server: redis.Redis
 ) -> None:
     async def costs() -> dict[str, int]:
-        """The least of three, as above."""
+        """Return the least of three, as above."""
         tries = []
         for _ in range(3):
             ann, found = who(), dict[str, int]()
@@ -177,7 +181,7 @@ async def test_the_next_costs_as_much_in_a_list_of_three_thousand_as_in_one_of_t
         return {act: min(each[act] for each in tries) for act in tries[0]}
 
     await write(store, *({"task": f"first {number}"} for number in range(20)))
-    await costs()  # every script is loaded
+    await costs()  # this loads every script
     few = await costs()
     for first in range(0, 3_000, 500):
         await write(store, *({"task": f"more {first + number}"} for number in range(500)))
@@ -191,7 +195,7 @@ async def test_a_thousand_dependents_cost_little_more_than_an_event_each(
     store: Store, server: redis.Redis
 ) -> None:
     async def costs(many: int) -> int:
-        """What it takes to make a task done that so many need."""
+        """Return the commands that finish a task which `many` others need."""
         need, ann = f"need of {many}", who()
         others = [{"task": f"{need} {number}", "needs": [need]} for number in range(many)]
         await write(store, {"task": need})
@@ -200,7 +204,7 @@ async def test_a_thousand_dependents_cost_little_more_than_an_event_each(
         await grant(store, need, ann)
         return await cost(server, acting.release(store, P, ann, Task(need), outcome="done"))
 
-    await costs(1)  # every script is loaded
+    await costs(1)  # this loads every script
     few = await costs(2)
     assert await costs(1_000) <= few + 998 + 20
 
@@ -212,7 +216,7 @@ async def test_claims_that_are_made_at_once_leave_together(
     before = server.info("stats")["total_reads_processed"]
     await asyncio.gather(*(grant(store, f"T-at-once-{number}") for number in range(100)))
     reads = server.info("stats")["total_reads_processed"] - before
-    # One round trip each would be 100 reads, and 100 syncs of the log.
+    # One round trip per claim would be 100 reads, and 100 syncs of the log.
     assert reads <= 25
 
 
@@ -226,14 +230,14 @@ async def test_a_live_claim_with_all_its_facts_takes_at_most_900_bytes(
             branch = "claude/fix-login-redirect-"
             await asyncio.gather(*(grant(store, task, branch=branch + task) for task in tasks))
 
-    await fill("warm", 12_000)  # the stream of events is as long as it gets
+    await fill("warm", 12_000)  # the event stream reaches its full length
     _without_rates(server)
     before = server.info("memory")["used_memory"]
-    many = 6_000  # 54,000 keys: from 65,536 on their table has twice the size
+    many = 6_000  # 54,000 keys: from 65,536 keys on, the store's key table doubles
     await fill("kept", many)
     _without_rates(server)
     each = (server.info("memory")["used_memory"] - before) / many
-    # Some 60 of them so that names that look alike are found, 110 so that its branch finds it.
+    # About 60 bytes of this index names that look alike, and 110 index the claim by its branch.
     assert each <= 900
 
 
@@ -290,7 +294,8 @@ HISTORIES: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "the largest tenures": ("\U0001f642" * 190 + "{0}", "abandoned", LARGEST, 300),
     "the largest done": ("\U0001f642" * 190 + "{0}", "done", LARGEST, 300),
 }
-"""Each a name, how it ends, what is said of it, and how many are more than there is room for."""
+"""Each: the tasks' name, the outcome, the fields of a claim, and a count above the project's
+budget."""
 
 
 @pytest.mark.long
@@ -298,7 +303,8 @@ HISTORIES: dict[str, tuple[str, str, dict[str, Any], int]] = {
 async def test_a_history_takes_no_more_than_the_budget_of_its_project_and_refuses_nobody(
     embedded: EmbeddedStore, server: redis.Redis, kind: str
 ) -> None:
-    """As a stranger would fill it, with what a day-old end looks like after a millisecond."""
+    """As a stranger would fill it; a retention of one millisecond stands in for ends that are a day
+    old."""
     rules = Rules(
         rate_per_session=0,
         rate_per_project=0,
@@ -332,38 +338,38 @@ async def test_a_history_takes_no_more_than_the_budget_of_its_project_and_refuse
     await store.close()
     assert kept <= 1.05 * rules.record_bytes
     assert 0.5 * rules.record_bytes <= sum(sizes.values()) <= 1.25 * rules.record_bytes
-    assert oldest.task != first, "the oldest went"
+    assert oldest.task != first, "the oldest tenure was evicted"
 
 
 async def server_weighs(store: Store, project: Project) -> int:
-    """What the records of a project weigh, as the store counts it."""
+    """Return the weight of a project's records, as the store counts it."""
     kept = await store.link.command("HGET", f"dibs:{{{project}}}:meta", "weighs")
     return int(kept.split()[0])
 
 
 def _without_rates(server: redis.Redis) -> None:
-    """Drop what is gone two seconds after the burst anyway."""
+    """Delete the rate counters, which would expire within two seconds anyway."""
     for key in server.scan_iter("*:rates:*", count=10_000):
         server.delete(key)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the framework speaks of its 3.0
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # about the framework's 3.0
 async def test_a_claim_over_http_makes_at_most_half_as_many_calls_again_as_the_frameworks_echo(
     embedded: EmbeddedStore, server: redis.Redis
 ) -> None:
     service = build(Settings(rate_per_session=10**6, rate_per_project=10**6), embedded.url)
     async with service.running():
         threads = threading.active_count()
-        for app in (service.asgi, echo):  # what is made once is made now
+        for app in (service.asgi, echo):  # caches are filled before the count
             await calls_of(app)
         ours, theirs = await calls_of(service.asgi), await calls_of(echo)
-        assert threading.active_count() == threads, "a request went through a thread"
+        assert threading.active_count() == threads, "a request used a thread"
     assert ours <= 1.5 * theirs
 
 
 async def calls_of(app: Any) -> int:
-    """Functions called, Python's and C's, while `app` answers one claim. Those that asyncio calls
-    are not among them: a service's loop is uvloop's."""
+    """Return the number of Python and C functions called while `app` answers one claim, without
+    those that asyncio calls: a service's loop is uvloop's."""
     body = json.dumps({"task": str(uuid.uuid4()), **FACTS}).encode()
     sent: list[Any] = []
     scope = {

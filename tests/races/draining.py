@@ -1,6 +1,6 @@
-"""Processes that each ask for the next task until nothing is left, and who checks what they did.
+"""Processes that each take the next task until none is left, and a check of what they did.
 
-`python -m tests.races.draining --processes 50 --tasks 500` prints the figure of a long run.
+`python -m tests.races.draining --processes 50 --tasks 500` prints the results of a long run.
 """
 
 import argparse
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class DrainingSession:
-    """A session with a connection of its own."""
+    """A session with its own connection."""
 
     def __init__(self, port: int) -> None:
         self.http = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -33,14 +33,14 @@ class DrainingSession:
         return reply.status, json.loads(reply.read())
 
     def get(self, path: str) -> dict[str, Any]:
-        """GET something of the project."""
+        """GET a resource of the project."""
         self.http.request("GET", f"/v1/{PROJECT}/{path}")
         found: dict[str, Any] = json.loads(self.http.getresponse().read())
         return found
 
 
 def work(port: int) -> None:
-    """Do what is next until nothing is left; print what was done."""
+    """Take and finish the next task until none is left; print the finished tasks."""
     worker, did = DrainingSession(port), list[str]()
     while True:
         status, body = worker.post("claim", next=True)
@@ -52,25 +52,26 @@ def work(port: int) -> None:
             break
         else:
             assert status == 409, body
-            worker.get("claims?limit=1")  # another turn for those who work
+            worker.get("claims?limit=1")  # a short wait, in which the holders can work
     print(json.dumps(did))
 
 
 def tasks_of(many: int, deep: int) -> list[dict[str, Any]]:
-    """A list of `many` tasks, in chains and meshes `deep` levels deep, of all priorities."""
+    """Return a list of `many` tasks, in chains and meshes `deep` levels deep, of all priorities."""
     wide = many // deep
     entries = []
     for number in range(many):
         level, place = divmod(number, wide)
         needs = {f"T-{(level - 1) * wide + (place + step) % wide}" for step in range(place % 3 + 1)}
         entry: dict[str, Any] = {"task": f"T-{number}", "priority": (place * 7 + level) % 5}
-        # The last comes first where its needs let it: order alone must not make it right.
+        # Later tasks come first in the list, so that its order alone cannot give the right result.
         entries.append(entry | ({"needs": sorted(needs)} if 0 < level < deep else {}))
     return entries[::-1]
 
 
 def drain(port: int, processes: int, entries: list[dict[str, Any]]) -> Counter[str]:
-    """List the tasks, let processes take them, and check it all; return who did how many."""
+    """List the tasks, let processes take them, and check the result; return how often each was
+    done."""
     from tests.harness.processes import start
 
     lead = DrainingSession(port)
@@ -84,16 +85,16 @@ def drain(port: int, processes: int, entries: list[dict[str, Any]]) -> Counter[s
         out, _ = process.communicate(timeout=300)
         assert process.returncode == 0, f"worker {number} ended with {process.returncode}"
         mine = json.loads(out)
-        assert not [task for task in mine if did[task]], "a task was given twice"
+        assert not [task for task in mine if did[task]], "a task was granted twice"
         did.update(mine)
-    assert did == Counter(entry["task"] for entry in entries), "each task once, and none left"
+    assert did == Counter(entry["task"] for entry in entries), "each task is done once"
     check(events(lead), entries)
     lead.http.close()
     return did
 
 
 def events(lead: DrainingSession) -> list[dict[str, Any]]:
-    """All that happened in the project, in its order."""
+    """Return all events of the project, in order."""
     found: list[dict[str, Any]] = []
     after = ""
     while True:
@@ -106,7 +107,7 @@ def events(lead: DrainingSession) -> list[dict[str, Any]]:
 
 
 def check(told: list[dict[str, Any]], entries: list[dict[str, Any]]) -> None:
-    """Go through the events as one sequence: who was given what, and what was ready just then."""
+    """Replay the events; assert that each granted task was the first ready one at that moment."""
     place = {entry["task"]: (entry["priority"], at) for at, entry in enumerate(entries)}
     missing = {entry["task"]: set(entry.get("needs", ())) for entry in entries}
     ready = {task for task, needs in missing.items() if not needs}
@@ -115,9 +116,9 @@ def check(told: list[dict[str, Any]], entries: list[dict[str, Any]]) -> None:
         task = event["task"]
         match event["type"]:
             case "claimed":
-                assert not missing[task], f"{task} was given before {missing[task]}"
+                assert not missing[task], f"{task} was granted before {missing[task]}"
                 first = min(ready, key=place.__getitem__)
-                assert task == first, f"{task} {place[task]} was given before {first}"
+                assert task == first, f"{task} {place[task]} was granted before {first}"
                 ready.remove(task)
             case "done":
                 done.add(task)
@@ -130,7 +131,7 @@ def check(told: list[dict[str, Any]], entries: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Print the figure of a long run; or be one of the processes."""
+    """Run rounds and print a line for each, or, with --work, be one of the processes."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=int, metavar="PORT")
     parser.add_argument("--processes", type=int, default=50)

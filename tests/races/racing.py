@@ -1,6 +1,6 @@
-"""Sessions in processes of their own that race for tasks, with the real client.
+"""Sessions in separate processes that race for tasks, with the real client.
 
-`python -m tests.races.racing --rounds 200` prints the figure of a long run.
+`python -m tests.races.racing --rounds 200` prints the results of a long run.
 """
 
 import argparse
@@ -27,7 +27,7 @@ NO_LIMITS = {
 
 
 class Racer:
-    """A session on a machine of its own: its own home, its own secret."""
+    """A session on its own machine: a separate home and secret."""
 
     def __init__(self, url: str, project: str, home: Path, name: str) -> None:
         home.mkdir(parents=True)
@@ -54,7 +54,7 @@ class Racer:
 
 
 def race_for_one(service: ServiceProcess, folder: Path, racers: int, rounds: int) -> Counter[str]:
-    """Let `racers` processes race for one task, again and again; count what they were told."""
+    """Let `racers` processes race for one task, again and again; count their outcomes."""
     told: Counter[str] = Counter()
     for number in range(rounds):
         field = [
@@ -80,7 +80,8 @@ def race_for_one(service: ServiceProcess, folder: Path, racers: int, rounds: int
 def share_out(
     service: ServiceProcess, folder: Path, sessions: int, tasks: list[str]
 ) -> dict[str, str]:
-    """Let `sessions` claim every task, each in an order of its own; return who got which."""
+    """Let `sessions` claim every task, each in a different order; return the winner of each
+    task."""
     won: dict[str, str] = {}
 
     def work(number: int) -> list[str]:
@@ -104,7 +105,7 @@ def share_out(
 
 
 def main() -> None:
-    """Print the figure of a long run."""
+    """Print the results of a long run."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--racers", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=200)

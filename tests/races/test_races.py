@@ -80,7 +80,7 @@ def _claim(http: httpx.Client, task: str, acknowledged: dict[str, int]) -> None:
 def _crash_under_load(
     service: ServiceProcess, session: str, acknowledged: dict[str, int], first: int
 ) -> None:
-    """Kill service and store together while claims are on their way."""
+    """Kill service and store together while claims are in progress."""
     underway = threading.Event()
 
     def load() -> None:
@@ -91,12 +91,12 @@ def _crash_under_load(
                     if number == first + 50:
                         underway.set()
         except httpx.TransportError:
-            pass  # the crash; what was not acknowledged may or may not be there
+            pass  # the crash; an unacknowledged claim may or may not exist
 
     thread = threading.Thread(target=load)
     thread.start()
     assert underway.wait(20)
-    service.kill()  # its store dies with it
+    service.kill()  # the store dies with the service
     thread.join(20)
 
 
@@ -115,7 +115,7 @@ def _everything(service: ServiceProcess) -> dict[str, int]:
 def test_fifty_processes_drain_a_list_each_task_once_after_its_needs_and_in_order(
     tmp_path: Path,
 ) -> None:
-    """Rules 23 and 24, of 500 tasks whose needs are ten deep."""
+    """Rules 23 and 24, with 500 tasks whose needs are ten levels deep."""
     with running(tmp_path / "service", env=NO_LIMITS) as service:
         drain(service.port, 50, tasks_of(500, 10))
 
@@ -124,7 +124,7 @@ BATCH = 25
 
 
 def _batch(number: int) -> list[dict[str, Any]]:
-    """One request of a list: each task needs one of the batch before."""
+    """Return one request of a list, in which each task needs one of the previous batch."""
     names = [f"B-{number}-{n}" for n in range(BATCH)]
     needs = {"needs": [f"B-{number - 1}-0"]} if number else {}
     return [{"task": name, "body": f"text of {name}", **needs} for name in names]
@@ -141,15 +141,15 @@ def test_kill_9_in_the_middle_of_a_list_leaves_each_request_whole_or_undone(tmp_
         for crash in range(4):
             with _written(service, session, crash * 30, written) as underway:
                 assert underway.wait(20)
-                service.kill()  # its store dies with it, in the midst of the list
+                service.kill()  # the store dies with the service, in the middle of the list
             service.start()
         kept = _whole_list(service)
         batches = {number for _, number, _ in kept}
-        assert written <= batches, "what was acknowledged is there"
+        assert written <= batches, "each acknowledged batch exists"
         for number in batches:
             assert {n for _, b, n in kept if b == number} == set(range(BATCH)), "all or nothing"
         held = _everything(service)
-        assert set(held) == {"B-0-1"}, "the claim went through it all"
+        assert set(held) == {"B-0-1"}, "the claim survived every crash"
         with _caller(service, session) as http:
             for number in range(120):
                 answer = http.post("/tasks", json={"tasks": _batch(number)}).json()
@@ -166,7 +166,7 @@ def test_kill_9_in_the_middle_of_a_list_leaves_each_request_whole_or_undone(tmp_
 def _written(
     service: ServiceProcess, session: str, first: int, written: set[int]
 ) -> Iterator[threading.Event]:
-    """Write thirty requests of a list from a thread; give what is set when it is under way."""
+    """Write thirty requests of a list from a thread; yield an event that is set while it runs."""
     underway = threading.Event()
 
     def load() -> None:
@@ -178,7 +178,7 @@ def _written(
                     if number == first + 9:
                         underway.set()
         except httpx.TransportError:
-            pass  # the crash; what was not acknowledged is there as a whole, or not at all
+            pass  # the crash; an unacknowledged request is complete or has no effect
         finally:
             underway.set()
 
@@ -191,7 +191,7 @@ def _written(
 
 
 def _states(service: ServiceProcess) -> dict[str, tuple[str, int, int]]:
-    """What is listed: its state, its batch, its place there."""
+    """Return each listed task's state, batch, and place in the batch."""
     found, cursor = {}, ""
     while True:
         query = {"limit": 200} | ({"cursor": cursor} if cursor else {})

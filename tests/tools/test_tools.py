@@ -1,4 +1,4 @@
-"""The tools that other tests prove things with do what they say."""
+"""The tools that other tests rely on work as described."""
 
 import http.client
 import importlib.metadata
@@ -48,7 +48,7 @@ def store(
 
 
 def script_time(store: redis.Redis) -> float:
-    """The time as one of our scripts reads it."""
+    """Return the time as a script reads it."""
     seconds, micros = store.eval("return redis.call('TIME')", 0)
     return int(seconds) + int(micros) / 1e6
 
@@ -109,7 +109,7 @@ def test_the_stores_timers_keep_firing_after_a_step(
 
 
 class CountingService(BaseHTTPRequestHandler):
-    """Counts what reaches it, and answers with the body it got."""
+    """Counts the requests that reach it, and answers with their bodies."""
 
     heard: Counter[bytes]
 
@@ -126,7 +126,7 @@ class CountingService(BaseHTTPRequestHandler):
 
 
 Listening = tuple[tuple[str, int], Counter[bytes]]
-"""Where it listens, and what it heard."""
+"""The address of the service, and the bodies that it received."""
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def service() -> Iterator[Listening]:
 
 
 def post(proxy: FaultProxy, body: bytes) -> bytes | Exception:
-    """What a client gets: the reply, or the error in its place."""
+    """Return the reply, or the error that the client got instead."""
     connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=5)
     try:
         connection.request("POST", "/", body)

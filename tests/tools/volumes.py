@@ -1,4 +1,4 @@
-"""A small file system of its own, for what a full disk does. Takes root, as CI has it."""
+"""A small file system for tests of a full disk. Needs root, which CI has."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ MB = 1 << 20
 
 @contextlib.contextmanager
 def volume(place: Path, size_mb: int) -> Iterator[Path]:
-    """Mount a file system of so many megabytes; a test without root fails in CI, and is skipped."""
+    """Mount a file system of `size_mb` megabytes; without root, fail in CI and skip elsewhere."""
     if os.geteuid() != 0:
         lacking("only root can mount a small file system")
     place.mkdir(mode=0o700)
@@ -26,13 +26,14 @@ def volume(place: Path, size_mb: int) -> Iterator[Path]:
 
 
 def free(place: Path) -> int:
-    """Bytes that may still be written."""
+    """Return the number of bytes that can still be written."""
     found = os.statvfs(place)
     return found.f_bavail * found.f_frsize
 
 
 def fill(place: Path, leave: int = 0) -> Path:
-    """Take all room but `leave` bytes, as another program would; return the file that has it."""
+    """Fill the file system up to `leave` bytes, as another program would; return the file that does
+    so."""
     taken = place / "somebody else's"
     with open(taken, "ab", buffering=0) as file, contextlib.suppress(OSError):
         while free(place) > leave:
