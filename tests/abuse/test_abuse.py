@@ -107,7 +107,7 @@ def test_where_projects_are_named_strangers_write_nothing(tmp_path: Path) -> Non
     env = {"DIBS_OPEN": "yes", "DIBS_PROJECTS": "mine.*"}
     with Deployed(tmp_path, env) as deployed:
         assert deployed.service.claim("T-1", project="mine.web")[0] == 201
-        before = until(lambda: at_rest(deployed), "the service itself has written all it has to")
+        before = until(lambda: at_rest(deployed), "the service's own writes are over")
         assert any(b"{mine.web}" in key for key in before)
         told = deployed.attacked(",".join(CASES), len(CASES) * 0.4)
         assert told["404"] > 500

@@ -203,5 +203,5 @@ def test_an_open_board_is_a_stream_and_not_a_slow_request(team: Team, board: Ope
     before = team.service.metrics()[count]
     until(lambda: team.service.metrics()["dibs_streams"] >= 1, "the open board is counted")
     page.close()
-    until(lambda: team.service.metrics()["dibs_streams"] == 0, "the closed board is not")
+    until(lambda: team.service.metrics()["dibs_streams"] == 0, "the closed board is not counted")
     assert team.service.metrics()[count] == before

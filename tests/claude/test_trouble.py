@@ -40,7 +40,7 @@ def test_a_session_that_dies_in_the_middle_of_a_call_is_not_kept_alive(repo: San
     steps = [bash(f"{DIBS} claim T-1 --ttl 4s"), bash("tail -f /dev/null")]
     with conversation(repo, *steps, flags=ALLOWED) as talk:
         talk.send("Work on T-1")
-        until(repo.keepers, "the call is under way", 60)
+        until(repo.keepers, "the call is in progress", 60)
         os.killpg(talk.process.pid, signal.SIGKILL)
         until(lambda: seen(repo, "T-1")["state"] != "held", "the claim has ended")
         until(lambda: not repo.keepers(), "its keeper has ended")

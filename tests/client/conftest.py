@@ -98,7 +98,7 @@ class Sandbox:
         for process in self.started:
             end(process)
         # A process that was started a moment ago may not show its command line yet.
-        until(lambda: all(map(command, family(os.getpid()))), "what was started has begun")
+        until(lambda: all(map(command, family(os.getpid()))), "every started process has begun")
         for number in self.keepers():
             os.kill(number, signal.SIGKILL)
         until(lambda: not self.keepers(), "the keepers have ended")

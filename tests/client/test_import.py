@@ -103,7 +103,7 @@ def test_a_person_at_the_terminal_is_asked_also_through_a_pipe(
             said.extend(os.read(ours, 4096))
         return bytes(said)
 
-    until(lambda: b"write this? [y/N]" in heard(), "it asks")
+    until(lambda: b"write this? [y/N]" in heard(), "the import asks")
     assert b"new, 1: #1" in said
     os.write(ours, answer.encode() + b"\n")
     out, _ = process.communicate(timeout=30)

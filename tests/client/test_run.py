@@ -198,7 +198,7 @@ def test_a_session_that_is_cut_off_knows_by_its_own_clock_that_it_lost(
         ann.dibs("claim", "T-1", "--ttl", "3s").said(0)
         proxy.mode = "reset"
         ann.dibs("verify", "T-1").said(3)
-        until(lambda: ann.dibs("verify", "T-1").returncode == 4, "it counts itself out")
+        until(lambda: ann.dibs("verify", "T-1").returncode == 4, "the run counts its claim as over")
 
 
 def test_a_stopped_command_of_the_same_session_is_named_not_waited_for(sandbox: Make) -> None:

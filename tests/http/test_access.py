@@ -283,7 +283,7 @@ def test_a_project_can_be_purged_and_its_fences_go_on(tmp_path: Path) -> None:
         assert service.claim("T-9", project="acme.web")[0] == 201, "no need is left of the list"
         assert claim(service, "acme.other")[0] == 409, "the other project is unchanged"
         assert dibs("purge", "acme.web", **where).returncode == 0
-        until(lambda: "acme.web" not in service.ask("GET", "/")[1], "it is shown no more")
+        until(lambda: "acme.web" not in service.ask("GET", "/")[1], "it is not listed")
         assert "acme.other" in service.ask("GET", "/")[1]
     purged = dibs("purge", "acme.other", **where)
     assert purged.returncode == 0, "it also works without a service"

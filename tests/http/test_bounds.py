@@ -21,7 +21,7 @@ def test_however_many_ask_for_the_projects_the_store_is_asked_as_for_one(tmp_pat
             assert service.claim("T-1", project=f"many.{number}")[0] == 201
         path = str(tmp_path / "d" / "valkey.sock")
         with redis.Redis(unix_socket_path=path, decode_responses=True) as store:
-            until(lambda: "many.19" in service.ask("GET", "/")[1], "the page has them all")
+            until(lambda: "many.19" in service.ask("GET", "/")[1], "the page has all projects")
             before, began = scripts_run(store), time.monotonic()
             with ThreadPoolExecutor(20) as askers:
                 pages = list(askers.map(lambda _: service.ask("GET", "/")[1], range(200)))

@@ -189,7 +189,7 @@ def test_an_export_that_the_store_leaves_in_the_midst_has_no_end(tmp_path: Path)
             chunks = answer.iter_raw()
             next(chunks)
             store.set("dibs:format", "99")  # as a newer dibs would set it
-            until(lambda: httpx.get(f"{service.url}/readyz").status_code == 503, "it is noticed")
+            until(lambda: httpx.get(f"{service.url}/readyz").status_code == 503, "dibs notices it")
             with pytest.raises(httpx.RemoteProtocolError):
                 for _ in chunks:
                     pass
@@ -208,7 +208,7 @@ def test_exports_take_turns_and_count_as_streams(tmp_path: Path) -> None:
             answer = caller.get("history.csv")
             assert (answer.status_code, answer.json()["code"]) == (429, "quota")
             open_ones.close()
-            until(lambda: caller.get("history.csv").status_code == 200, "they are gone")
+            until(lambda: caller.get("history.csv").status_code == 200, "the streams are closed")
 
 
 async def test_all_exports_of_a_process_take_half_of_its_time_at_most() -> None:

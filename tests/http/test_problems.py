@@ -422,7 +422,7 @@ def a_claim_while_the_store_stands_still(desk: ProjectAtService) -> httpx.Respon
     with stopped_store(desk):
         answer = ann.post("claim", task="T-1")
         assert answer.json()["outcome"] == "unknown"
-    again = until(lambda: answered(ann.post("claim", task="T-1")), "it answers again", every_s=0.3)
+    again = until(lambda: answered(ann.post("claim", task="T-1")), "the store answers", every_s=0.3)
     assert again.status_code in (200, 201), "the repeat takes effect once"
     assert again.json()["grants"] == 1
     return answer

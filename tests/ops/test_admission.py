@@ -481,12 +481,12 @@ def test_a_claim_that_waits_for_who_has_hung_up_takes_nothing(small: Running) ->
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     waiter = socket.create_connection(("127.0.0.1", small.port))
     waiter.sendall(head.encode() + body)
-    until(lambda: small.metrics()["dibs_streams"] == 1, "it waits")
+    until(lambda: small.metrics()["dibs_streams"] == 1, "the claim waits")
     waiter.close()
     until(lambda: small.metrics()["dibs_connections"] <= 1, "the service has seen it go")
     release = {"task": "T-1"}
     assert small.ask("POST", "/v1/p/release", release, holder)[0] == 200
-    until(lambda: small.metrics()["dibs_streams"] == 0, "it is over")
+    until(lambda: small.metrics()["dibs_streams"] == 0, "the wait is over")
     assert small.ask("GET", "/v1/p/claims/T-1")[1]["state"] == "free"
 
 

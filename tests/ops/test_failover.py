@@ -100,7 +100,7 @@ def losses(
     with Running(env=over("sentinel", watchers, "/claims") | environ) as service:
         load = SteadyLoad(lambda: [service.port], PROJECTS[:3], threads=8, pause_s=0.0)
         with load, Word(watchers, old.port) as word, Stalls(service) as stalls:
-            until(lambda: len(load.grants) > 200, "there is load", 30)
+            until(lambda: len(load.grants) > 200, "the load runs", 30)
             fail_over()
             until(lambda: word.at, "the Sentinels name another primary", 30)
             goes_on_after(load, word.at, stalls)
@@ -187,7 +187,7 @@ def test_a_reader_of_events_follows_to_the_new_primary(tmp_path: Path, old: str)
             reader.start()
             until(lambda: "open" in seen, "the reader listens")
             assert service.claim("before")[0] == 201
-            until(lambda: "claimed" in seen, "the reader hears of it, and waits anew")
+            until(lambda: "claimed" in seen, "the reader gets the event")
             if old == "hangs":
                 servers[0].process.send_signal(signal.SIGSTOP)
             else:
@@ -198,7 +198,7 @@ def test_a_reader_of_events_follows_to_the_new_primary(tmp_path: Path, old: str)
             assert service.claim("after")[0] == 201
             # A read that stays with the old primary waits ten seconds, or twenty if that primary
             # hangs.
-            until(lambda: len(seen) > heard, "the reader hears of it", 8)
+            until(lambda: len(seen) > heard, "the reader gets the event", 8)
             ended.set()
         reader.join(20)
 
@@ -233,7 +233,7 @@ def test_a_grant_that_no_replica_confirms_is_unknown_and_granted_once_they_do(
             session = new_session()
             status, first = service.claim("T-1", session)
             assert status == 201
-            until(lambda: durability(service) == "replicated", "it says so")
+            until(lambda: durability(service) == "replicated", "/readyz says replicated")
             with servers[0].client() as client, servers[1].client() as replica:
                 # The replica stays connected but applies nothing more.
                 replica.execute_command("CLIENT", "PAUSE", 1, "WRITE")
@@ -250,12 +250,12 @@ def test_a_grant_that_no_replica_confirms_is_unknown_and_granted_once_they_do(
                     asked = time.monotonic()
                     assert service.ask("POST", "/v1/p/heartbeat", beat, session)[0] == 200
                     assert time.monotonic() - asked < 1.0, "a heartbeat waits for no replica"
-                    until(lambda: durability(service) == "relaxed", "it says so", 20)
+                    until(lambda: durability(service) == "relaxed", "/readyz says relaxed", 20)
                 finally:
                     servers[1].process.send_signal(signal.SIGCONT)
-                until(lambda: service.claim("T-2", session)[0] in (200, 201), "it is ours", 20)
+                until(lambda: service.claim("T-2", session)[0] in (200, 201), "T-2 is granted", 20)
                 assert service.claim("T-2", session)[0] == 200
-                until(lambda: durability(service) == "replicated", "it says so again")
+                until(lambda: durability(service) == "replicated", "/readyz says replicated again")
                 assert client.ping()
 
 
@@ -307,7 +307,7 @@ def test_an_end_that_no_replica_has_is_not_confirmed_by_asking_again(
                 assert (status, body["outcome"]) == (503, "unknown"), body
         finally:
             replica.process.send_signal(signal.SIGCONT)
-        until(lambda: all(status == 200 for status, _ in ends()), "they are confirmed", 20)
+        until(lambda: all(status == 200 for status, _ in ends()), "the ends are confirmed", 20)
         released, all_released, broken = (body for _, body in ends())
         assert (released["already"], broken["already"]) == (True, True)
         assert all_released == {"released": []}
@@ -330,7 +330,7 @@ def test_a_host_that_is_gone_takes_nothing_that_a_replica_had_to_have(
         with Running(env=environ) as service:
             load = SteadyLoad(lambda: [service.port], PROJECTS[:3], threads=8, pause_s=0.0)
             with load:
-                until(lambda: len(load.grants) > 100, "there is load", 30)
+                until(lambda: len(load.grants) > 100, "the load runs", 30)
                 wire.cut()
                 servers[0].kill()
                 until(lambda: primary(servers[1]), "the replica is promoted", 30)
@@ -350,7 +350,7 @@ def test_a_node_of_a_cluster_that_was_replaced_is_left(tmp_path: Path) -> None:
         old = node_of(nodes, project)
         load = SteadyLoad(lambda: [service.port], [project], threads=4, pause_s=0.0)
         with load, Stalls(service) as stalls:
-            until(lambda: len(load.grants) > 100, "there is load", 30)
+            until(lambda: len(load.grants) > 100, "the load runs", 30)
             replica = next(node for node in nodes[3:] if follows(node, old))
             with replica.client() as client:
                 client.execute_command("CLUSTER", "FAILOVER", "TAKEOVER")

@@ -194,7 +194,7 @@ def test_connections_that_are_only_held_keep_nobody_out(service: Running) -> Non
                 return False
             return status in (200, 201)
 
-        until(claims, "the quiet ones have made room", 5)
+        until(claims, "idle connections have made room", 5)
         for _ in range(40):
             assert claims()
             assert service.ask("GET", "/readyz")[0] == 200
@@ -340,7 +340,7 @@ def test_answers_that_nobody_reads_end_their_connections_and_cost_no_memory(wide
             time.sleep(0.3)
             return wide.metrics()[unread] == before + 10
 
-        until(ended, "each of the ten was ended", within_s=40)
+        until(ended, "all ten are closed", within_s=40)
         got += all_of(slow)
     assert got.count(b"HTTP/1.1 200") == 100
     assert memory.grown <= 20
@@ -354,7 +354,7 @@ def read_nothing(wide: Running) -> None:
             connection = held.enter_context(open_socket(wide))
             connection.sendall(GET)
         assert wide.ask("GET", "/livez")[0] == 200
-    until(lambda: wide.metrics()["dibs_connections"] == 1, "they are gone")
+    until(lambda: wide.metrics()["dibs_connections"] == 1, "the connections are gone")
 
 
 def test_a_thousand_connections_that_read_nothing_cost_little(wide: Running) -> None:

@@ -129,7 +129,7 @@ def test_a_project_on_the_move_between_nodes_is_refused_not_granted_twice(tmp_pa
             for node in nodes:
                 with node.client() as client:
                     client.execute_command(f"CLUSTER SETSLOT {slot} NODE {ids[1]}")
-        until(lambda: service.claim("T-1", session, project)[0] == 200, "it is served again")
+        until(lambda: service.claim("T-1", session, project)[0] == 200, "the slot is served again")
         assert service.claim("T-1", session, project)[1]["fence"] == fence
         assert service.claim("T-1", project=project)[0] == 409
 
@@ -142,7 +142,7 @@ def test_an_outage_of_one_node_of_a_cluster_does_not_count_for_its_claims(tmp_pa
             assert service.claim("T-1", session, project, ttl=10)[0] == 201
         project = PROJECTS[0]
         path = f"/v1/{project}/claims/T-1"
-        until(lambda: service.ask("GET", path)[1]["expires_in"] <= 4, "most of its ttl is over")
+        until(lambda: service.ask("GET", path)[1]["expires_in"] <= 4, "most of the ttl is over")
         node = serving(nodes, project)
         node.kill()
         until(lambda: service.claim("T-2", project=project)[0] == 503, "the outage is noticed")
@@ -162,7 +162,7 @@ def test_fences_never_repeat_when_a_primary_of_a_cluster_is_killed(tmp_path: Pat
         with Running(env=environ) as one, Running(env=environ) as two:
             ports = [one.port, two.port]
             with SteadyLoad(lambda: ports, PROJECTS) as load:
-                until(lambda: len(load.grants) > 200, "there is load")
+                until(lambda: len(load.grants) > 200, "the load runs")
                 victim = serving(nodes, PROJECTS[0])
                 victim.kill()
                 began = time.monotonic()
@@ -184,7 +184,7 @@ def test_fences_never_repeat_when_sentinel_promotes_a_replica(tmp_path: Path) ->
         with Running(env=environ) as one, Running(env=environ) as two:
             ports = [one.port, two.port]
             with SteadyLoad(lambda: ports, PROJECTS[:3]) as load:
-                until(lambda: len(load.grants) > 200, "there is load")
+                until(lambda: len(load.grants) > 200, "the load runs")
                 servers[0].kill()
                 began = time.monotonic()
                 goes_on(one, PROJECTS[:3])

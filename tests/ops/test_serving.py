@@ -77,7 +77,7 @@ def test_the_private_store_is_started_again_when_it_dies(service: Running) -> No
         assert status in (200, 503), body
         return status == 200 and body["fence"] == fence
 
-    until(again, "the claim is there again, same fence")
+    until(again, "the claim is back with its fence")
     until(lambda: any("store_started_again" in line for line in service.logged), "it is logged")
 
 

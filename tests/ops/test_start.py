@@ -91,7 +91,7 @@ def test_a_store_that_begins_to_evict_is_told_and_grants_no_held_task_again(
         for task in tasks:
             assert service.claim(task, ann, ttl="4h")[0] == 201
         other.execute_command("operators-config", "SET", "maxmemory-policy", "allkeys-lru")
-        until(lambda: service.metrics()["dibs_store_unsafe"] == 1, "it is seen", 5)
+        until(lambda: service.metrics()["dibs_store_unsafe"] == 1, "the policy is noticed", 5)
         with other.pipeline(transaction=False) as filling:
             for number in range(6_000):
                 filling.set(f"other:{number}", "x" * 900)
@@ -110,7 +110,7 @@ def test_a_store_that_begins_to_evict_is_told_and_grants_no_held_task_again(
 
         other.flushall()
         other.execute_command("operators-config", "SET", "maxmemory-policy", "noeviction")
-        until(lambda: service.metrics()["dibs_store_unsafe"] == 0, "it is seen", 5)
+        until(lambda: service.metrics()["dibs_store_unsafe"] == 0, "the policy is noticed", 5)
         assert service.ask("GET", "/readyz")[0] == 200
         assert service.claim("T-new", bob)[0] == 201
         events = [line.split()[2] for line in service.logged]
@@ -124,12 +124,12 @@ def test_every_node_of_a_cluster_is_asked_for_its_policy(tmp_path: Path) -> None
         environ = over("cluster", nodes)
         with Running(env=environ) as service, nodes[2].client() as last:
             last.config_set("maxmemory-policy", "allkeys-lfu")
-            until(lambda: service.ask("GET", "/readyz")[0] == 503, "it is seen", 5)
-            until(lambda: service.metrics()["dibs_store_unsafe"] == 1, "every look sees it", 5)
+            until(lambda: service.ask("GET", "/readyz")[0] == 503, "the policy is noticed", 5)
+            until(lambda: service.metrics()["dibs_store_unsafe"] == 1, "each check notices it", 5)
             assert service.claim("T-1")[0] == 503
             assert "allkeys-lfu" in no_start(environ["DIBS_REDIS_URL"])
             last.config_set("maxmemory-policy", "noeviction")
-            until(lambda: service.claim("T-2")[0] == 201, "it goes on", 5)
+            until(lambda: service.claim("T-2")[0] == 201, "claims are granted again", 5)
 
 
 # Other programs at the store's address, or none.
@@ -300,7 +300,7 @@ def test_while_a_store_takes_no_writes_ready_says_what_claims_hear(
                 ), body
                 assert "NOREPLICAS" in body["detail"]
             operator.config_set("min-replicas-to-write", 0)
-        until(lambda: service.ask("GET", "/readyz")[0] == 200, "it goes on", 5)
+        until(lambda: service.ask("GET", "/readyz")[0] == 200, "the service is ready again", 5)
         assert service.claim("T-2", bob)[0] == 201
         assert not any("Traceback" in line for line in service.logged)
 
@@ -341,7 +341,7 @@ def test_the_documented_rights_are_enough_for_all_that_a_service_does(
                 status, told, _ = service.ask("GET", page, Authorization=f"Bearer {admin}")
                 assert status == 200, told
             used = 'dibs_store_memory_bytes{what="used"}'
-            until(lambda: service.metrics()[used] > 0, "the sweeper has gone round")
+            until(lambda: service.metrics()[used] > 0, "a sweep has run")
             assert not [line for line in service.logged if " error " in line], service.logged
 
 

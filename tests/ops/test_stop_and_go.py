@@ -50,7 +50,7 @@ def test_a_rolling_restart_under_load_loses_nothing_and_refuses_nobody(store: st
             for turn in range(2):
                 for place in (0, 1):
                     count = len(load.grants)
-                    until(partial(has_more, load, count + 100), "there is load")
+                    until(partial(has_more, load, count + 100), "the load runs")
                     assert services[place].stop() < 2.5, turn
                     assert services[place].process.returncode == 0
                     services[place] = Running(env=environ, port=ports[place])
@@ -76,7 +76,7 @@ def test_a_backup_of_a_running_store_has_every_acknowledged_claim(tmp_path: Path
     with Running("--data-dir", str(tmp_path / "d"), env=NO_RATES) as service:
         fence = service.claim("kept", session)[1]["fence"]
         with SteadyLoad(lambda: [service.port], ["p"], threads=2) as load:
-            until(lambda: len(load.grants) > 50, "there is load")
+            until(lambda: len(load.grants) > 50, "the load runs")
             before = [grant for grant in list(load.grants) if grant.kept]
             with redis.Redis.from_url(f"unix://{tmp_path}/d/valkey.sock") as client:
                 threading.Timer(0.05, client.bgrewriteaof).start()
@@ -248,4 +248,4 @@ def test_a_service_whose_store_was_taken_over_by_a_newer_version_stops(store: st
             assert "data of format 4" in body["detail"]
             assert client.exists("dibs:{p}:task:T-2") == 0
             client.set("dibs:format", "3")
-        until(lambda: service.claim("T-2")[0] in (201, 409), "it goes on")
+        until(lambda: service.claim("T-2")[0] in (201, 409), "claims are granted again")

@@ -77,7 +77,7 @@ def test_a_shared_answer_about_health_counts_for_each_who_asked(service: Running
 @pytest.mark.long
 def test_what_is_held_parked_lapsed_done_and_queued_is_shown_once(service: Running) -> None:
     used = 'dibs_store_memory_bytes{what="used"}'
-    until(lambda: service.metrics()[used], "it sweeps: what was before is counted by whoever swept")
+    until(lambda: service.metrics()[used], "a sweep of this service has run")
     ann, bob = new_session(), new_session()
     for project in ("p", "q"):
         service.claim("held", ann, project)
@@ -130,7 +130,7 @@ def test_an_outage_is_one_line_and_one_count(tmp_path: Path) -> None:
             for _ in range(3):
                 assert service.claim("T-1")[0] == 503
             os.kill(store, signal.SIGCONT)
-            until(lambda: service.metrics()["dibs_store_up"] == 1, "it is back")
+            until(lambda: service.metrics()["dibs_store_up"] == 1, "the store is back")
             metrics = service.metrics()
             assert metrics["dibs_store_outages_total"] == 1
             assert metrics['dibs_acts_total{act="claim",outcome="unavailable"}'] == 3
@@ -147,7 +147,7 @@ def test_a_damaged_clock_is_counted_once_and_is_no_outage(tmp_path: Path) -> Non
         with redis.Redis(unix_socket_path=str(tmp_path / "d/valkey.sock")) as store:
             store.hset("dibs:clock", "lost", "a word")
         counted = 'dibs_time_lost_total{why="damaged"}'
-        until(lambda: service.metrics()[counted] == 1, "it is counted")
+        until(lambda: service.metrics()[counted] == 1, "the damage is counted")
         assert any("time_lost why=damaged" in line for line in service.logged)
         assert not any("maintenance_failed" in line for line in service.logged)
         assert service.metrics()["dibs_store_outages_total"] == 0
