@@ -106,7 +106,7 @@ MUTANTS = [
         "a queue has a life of its own",
         "store/lua/queue.lua",
         "a place is kept, whatever is evicted (rule 9)",
-        "  call('PERSIST', key)  -- 0.1.0 let it end by itself\n",
+        "  call('PERSIST', key)  -- 0.1.0 set an expiry on it\n",
         "  call('PEXPIRE', key, RULES.retention_ms)\n",
         ("tests/promises/test_retention.py",),
     ),

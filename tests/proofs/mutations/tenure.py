@@ -154,7 +154,7 @@ MUTANTS = [
         "losses have a life of their own",
         "store/lua/losses.lua",
         "losers are told, whatever is evicted (rule 10)",
-        "  call('PERSIST', LOST .. session)  -- 0.1.0 let it end by itself\n",
+        "  call('PERSIST', LOST .. session)  -- 0.1.0 set an expiry on it\n",
         "  call('PEXPIRE', LOST .. session, RULES.retention_ms)\n",
         ("tests/promises/test_retention.py",),
     ),

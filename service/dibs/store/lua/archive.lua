@@ -1,16 +1,16 @@
--- archive.lua: the tenures of a task that are over. The latest is its record, until the next one begins or the
--- record is over; from then on it lies here, for as long as the history is kept.
+-- archive.lua: the ended tenures of a task. The latest is its record until the next tenure begins or the record is
+-- dropped; then it is archived here for RULES.history_ms.
 --
---   :tenures:TASK   those before the record, the latest first, each as JSON
---   :history        "fence task" of each of them, by when it ended; and of each that is still a record, but of
---                   one that is kept because the task is listed or on hold, or that a day-old end has made history:
---                   it gives way where room is short (eviction.lua)
+--   :tenures:TASK   the tenures before the record, the latest first, each as JSON
+--   :history        "fence task" of each of them, by its end; also of a tenure that is still a record, if the record
+--                   outlives its retention (the task is listed or on hold) or is that of a task done for longer than
+--                   RULES.retention_ms. The oldest are dropped where room is short (eviction.lua)
 
 local TENURES, HISTORY = PREFIX .. ':tenures:', PREFIX .. ':history'
 
 local function tenure_weight(task, kept) return #kept + 3 * #task + 300 end
 
--- Each is JSON that this script wrote, in which no value has a bare quote: so much is read without decoding.
+-- Each is JSON from tenure_json(), in which no value has an unescaped quote: these fields are read without decoding.
 local function fence_of(kept) return string.match(kept, '"fence":"(%d+)"') end
 local function within_history(kept)
   local ended = number(string.match(kept, '"ended":"(%d+)"'))
@@ -19,8 +19,8 @@ end
 
 local SPENT = {held = 'worked', parked = 'parked'}
 
--- How long a tenure was worked on, and parked, up to `up_to`; nil where it was held from its beginning to its
--- end. What was counted before `mark` is kept.
+-- Return the ms for which a tenure was held and parked, up to `up_to`, as texts; nil, nil if it was held from
+-- beginning to end. Time before `mark` is counted already.
 local function time_spent(rec, up_to)
   if not rec.mark then return nil, nil end
   local spent, field = {worked = number(rec.worked) or 0, parked = number(rec.parked) or 0}, SPENT[rec.state]
@@ -28,8 +28,9 @@ local function time_spent(rec, up_to)
   return text(spent.worked), text(spent.parked)
 end
 
--- A tenure moves on to `to`: count for how long it was what it was. Nothing is written of one that was held from
--- its beginning to its end; time in review counts for neither, nor does time after an end, also where it goes on.
+-- Count the time in the current state of a tenure that moves to the state `to`. A tenure that was held from
+-- beginning to end gets no counts. Time in review is neither held nor parked, and neither is time after an end,
+-- even if the tenure is revived.
 local function count_time(rec, to)
   local lives = live(rec)
   if lives and not rec.mark and INDEX[to] ~= ':live' then return end
@@ -53,7 +54,7 @@ local function tenure_json(rec)
   })
 end
 
--- Those of `task` that are over, the latest first, `most` at most.
+-- Return the ended tenures of `task` as JSON, the latest first, `most` at most.
 local function tenures_of(task, rec, most)
   local found, last = {}, rec.gone or rec
   if last.owner and (not live(last) or overdue(last)) then found[1] = tenure_json(last) end
@@ -63,14 +64,14 @@ local function tenures_of(task, rec, most)
   return found
 end
 
--- Note that the history has the tenure that `rec` still is.
+-- Add the ended tenure that is still the record `rec` to the index of the history.
 local function index_tenure(task, rec)
   local member = rec.fence .. ' ' .. task
   overwrite('ZADD', HISTORY, rec.ended, member)
 end
 
--- Keep the tenure that `rec` was, which is over: the next one begins, or its record goes. With the record, if
--- there is to be one, they are no more than RULES.tenures_kept.
+-- Archive the ended tenure `rec`, because the next one begins or its record is dropped. `most` are kept here: one
+-- less than RULES.tenures_kept if there will be a record.
 local function archive_tenure(task, rec, most)
   if rec.ended + RULES.history_ms <= NOW then return end
   local key, kept = TENURES .. task, tenure_json(rec)
@@ -84,7 +85,7 @@ local function archive_tenure(task, rec, most)
   end
 end
 
--- Drop one tenure of those before the record; returns whether it was there.
+-- Drop one archived tenure; return whether it was there.
 local function drop_archived(task, fence)
   local key = TENURES .. task
   for _, kept in ipairs(redis.pcall('LRANGE', key, 0, -1)) do

@@ -1,9 +1,9 @@
--- availability.lua: what stands between SESSION and a task; and which task is next for it.
+-- availability.lua: whether SESSION may take a task; and which task is next for it.
 
 local reopen = ARG.reopen == '1'
 
--- What stands between SESSION and `task`, which is settled: nil (free), 'mine', 'damaged', or a refusal and
--- when it ends. Then the tickets whose window passed, if any, and when the next one's begins.
+-- Return whether SESSION may take `task`, whose lapse is recorded: nil (free), 'mine', 'damaged', or the reason of
+-- a refusal and when it ends. Then the tickets whose window has passed, if any, and when the next window begins.
 local function availability(task, rec)
   if rec.state == nil then return nil end
   if rec.damaged then return 'damaged' end
@@ -12,19 +12,19 @@ local function availability(task, rec)
   if rec.state == 'done' and not reopen then return 'done', nil end
   if on_hold(rec) then return 'on-hold', rec.hold ~= NEVER and tonumber(rec.hold) or nil end
   if rec.state ~= 'done' and used_up(rec) and not reopen then return 'failed', nil end
-  if rec.listed == '1' and call('HEXISTS', MISSING, task) == 1 then return 'blocked', nil end  -- dropped, it needs nothing
+  if rec.listed == '1' and call('HEXISTS', MISSING, task) == 1 then return 'blocked', nil end  -- a dropped task needs nothing
   if rec.state == 'new' and not rec.queued then return nil end
-  -- When anybody may take a task that nobody holds any more.
+  -- The instant from which anyone may take a task that is no longer held.
   local free_from = tonumber(rec.ended or '0')
   if rec.state == 'lapsed' then free_from = rec.due_at + RULES.grace_ms end
   if NOW < free_from then return 'cooling', free_from end
   if not rec.queued then return nil end
-  -- Whose hand-over window is it? Windows follow one another from the moment the task became free,
-  -- each ticket having one, also one that lapsed since; who lets theirs pass leaves the queue.
+  -- Find the current hand-over window. Windows follow one another from the moment the task became free.
+  -- Each ticket has one, even if it has expired since; a session that lets its window pass leaves the queue.
   local start, passed = math.max(free_from, tonumber(rec.turns_from or '0')), nil
   for _, ticket in ipairs(tickets(task, 'all')) do
     local begins, window = math.max(start, ticket.joined), RULES.handover_ms
-    -- Who stopped asking does not keep the others waiting for long.
+    -- A session that did not ask again shortly before its window gets a short one, so that others wait less.
     if ticket.until_ms - RULES.ticket_ms + RULES.fresh_ms < begins then window = math.min(window, RULES.stale_ms) end
     local ends = math.min(begins + window, ticket.until_ms)
     if NOW < ends then
@@ -37,7 +37,8 @@ local function availability(task, rec)
   return nil, nil, passed, start
 end
 
--- Load a task and what stands between SESSION and it; windows that passed are written down.
+-- Load a task, end an expired hold, record a lapse, and drop tickets whose window has passed. Returns the record,
+-- and the reason and the instant of availability().
 local function load_availability(task)
   local rec = expire_hold(task, load_current(task))
   record_lapse(task, rec)
@@ -50,8 +51,8 @@ local function load_availability(task)
   return rec, reason, free_at
 end
 
--- The claim that SESSION works on, the oldest; else the first task that is ready and that it may have:
--- the task, its record, and 'mine' or nil. Else nil, and when one may be free.
+-- Find the task for `next`: the oldest claim that SESSION works on, else the first ready task that it may take.
+-- Returns the task, its record, and 'mine' or nil; without a task nil, and the soonest instant that may free one.
 local function find_next(index)
   local own, own_rec
   for _, task in ipairs(call('SMEMBERS', HELD .. SESSION)) do

@@ -1,11 +1,11 @@
--- backlog.lua: a page of what is listed, in the order of `next`, as one snapshot. Changes nothing.
+-- backlog.lua: a page of the listed tasks, in the order of `next`, as one snapshot. Changes nothing.
 --
 -- ARG.states wanted, comma-separated: ready,blocked,on-hold,failed,held,parked,review,lapsed,done,dropped
 -- ARG.tag that a task must have, '' for any   .text that its name or title must contain, lower case
--- ARG.most tasks to give   .cursor: '' or "rank task", the last of the page before
+-- ARG.most tasks to return   .cursor: '' or "rank task", the last task of the previous page
 --
 -- {'listed', now, seq, cursor | '', damaged, view…}   see list.lua
--- Safe to run twice: it only reads. O(tasks looked at), at most RULES.list_scan.
+-- Safe to run twice: it only reads. O(tasks read), at most RULES.list_scan.
 --- @include common.lua
 --- @include record.lua
 --- @include listing.lua

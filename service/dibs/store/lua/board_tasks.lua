@@ -1,16 +1,16 @@
--- board_tasks.lua: what a board shows of tasks: those that are named, or of those that nobody has the first of
--- one kind; and how many there are of each kind. Changes nothing.
+-- board_tasks.lua: the tasks on a board: the named ones, and the first of one kind that nobody holds; and how many
+-- there are of each kind. Changes nothing.
 --
--- ARG.kind: '' for those that are named; ready | blocked, in the order of `next`; failed and free (somebody
---   had it, nobody wrote it down), the last to end leading; on-hold, the first hold to end leading
--- ARG.most tasks of a kind to give
--- ARG.tasks, from AT.tasks on: those that are named
+-- ARG.kind: '' for the named tasks alone; ready | blocked, in the order of `next`; failed and free (somebody had
+--   it, it is not listed), the last to end first; on-hold, the first hold to end first
+-- ARG.most tasks of the kind to return
+-- ARG.tasks, from AT.tasks on: the named tasks
 --
--- {'tasks', now, hold of the project as JSON | '', {kind, how many at most, …}, how many of ARG.kind,
---   damaged, {view | '', rank | '', needs not done, need, state…}…}
---   how many: of those that are free .most + 1 at most   rank: where it stands in the order of `next`
---   Of the needs that are not done the first few are named.
--- Safe to run twice: it only reads. O(tasks × needs), of a kind at most SCAN tasks.
+-- {'tasks', now, hold of the project as JSON | '', {kind, upper bound of its number, …}, number of ARG.kind,
+--   damaged, {view | '', rank | '', number of unmet needs, need, state…}…}
+--   number of ARG.kind: for free tasks .most + 1 at most   rank: its score in the order of `next`
+--   Only the first NEEDS unmet needs are named.
+-- Safe to run twice: it only reads. O(tasks × needs), at most SCAN tasks of a kind.
 --- @include common.lua
 --- @include record.lua
 --- @include listing.lua
@@ -83,7 +83,7 @@ while kind and from < SCAN and found <= most do
   end
   from = #page < 200 and SCAN or from + 200
 end
--- There may be more. Those that are free are among others in their index, so that they are not counted.
+-- There may be more. The index of the free tasks has other tasks as well, so its size is not their number.
 if kind and found > most then
   found = ARG.kind == 'free' and most + 1 or math.max(found, call('ZCARD', kind.index))
 end

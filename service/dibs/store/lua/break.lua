@@ -1,14 +1,14 @@
--- break.lua: a person ends somebody's claim, naming the fence they saw. A record that nobody can read
--- has no fence: who has seen that names DAMAGE, which is no claim's, and frees the task.
+-- break.lua: a person ends a session's claim, naming the fence they saw. A record that cannot be read has
+-- no fence: a person who saw that names DAMAGE, the fence of no claim, and so frees the task.
 --
 -- ARG.task   .fence   .reason   .by: who breaks it   .hold: 1 to put the task on hold as well, or ''
 --
 -- {'ended', now, losses, {task, state, already}}   state is the task's now
 -- {'moved', now, losses, view | ''}   the fence is not the current one, or nothing is held
--- {'damaged', now, losses, task}   nobody can read its record, and the fence is not DAMAGE
+-- {'damaged', now, losses, task}   its record cannot be read, and the fence is not DAMAGE
 -- {'stalled', now}
 --
--- Safe to run twice: ends are kept for the retention, and the repeat answers 'already'.
+-- Safe to run twice: ends are kept for the retention, and a repeat returns 'already'.
 -- O(log live claims).
 --- @include common.lua
 --- @include record.lua
@@ -38,7 +38,7 @@ elseif rec.damaged then
 end
 local current = rec.fence == fence
 if current and rec.state == 'broken' or ended_by(task, fence, 'broken') then
-  -- Who broke it before may not have put it on hold, or an error came between.
+  -- The first break may have asked for no hold, or an error may have interrupted it.
   if hold and current and not on_hold(rec) then put_on_hold(task, rec, hold) else touch() end
   return answer('ended', {}, {task, state_now(task, rec), '1'})
 end

@@ -1,30 +1,30 @@
 -- claim.lua: take a task, the first free of several, or all of several.
 --
 -- ARG.mode: one | any | all | next    .ttl_ms: '' for the default or the claim's own
--- ARG.tag: one that the next task is to have, or '' (mode next only)
+-- ARG.tag: a tag that the next task must have, or '' (mode next only)
 -- ARG.reopen: 1 | ''           .queue: 1 | '' (mode one or any)
--- ARG.closed: '' | full | unsafe | address, why nothing new may be granted now; what is ours goes on
--- ARG.address_hash: hash of the address that it counts for, or ''
+-- ARG.closed: '' | full | unsafe | address, why nothing new may be granted now; SESSION may still renew its claims
+-- ARG.address_hash: hash of the address that the claims count for, or ''
 -- ARG.label  .branch  .url  .note  .pr
--- ARG.tasks, from AT.tasks on, in the caller's order, behind each its skeleton (see confusables.py), '' for
---   its lower case
+-- ARG.tasks, from AT.tasks on, in the caller's order, each followed by its skeleton (confusables.py), '' if that
+--   is the name in lower case
 --
--- {'granted', now, losses, n, view…}   n of the views (the first ones) are new, the others were ours
+-- {'granted', now, losses, n, view…}   the first n views are new claims, the others are renewed
 -- {'refused', now, losses, {reason, view, free_in_ms, need, view of it…}…}
---   reason: held | cooling | done | reserved | blocked, by needs that are not done
+--   reason: held | cooling | done | reserved | blocked, which alone has the unmet needs
 -- {'refused', now, losses, {'on-hold', view, free_in_ms, 'task' | 'project', hold as JSON, task}…}
--- {'refused', now, losses, {'failed', view, '', tenure as JSON…}…}   the last three
+-- {'refused', now, losses, {'failed', view, '', tenure as JSON…}…}   the last three tenures
 -- {'nothing', now, losses, free_in_ms | '', held, parked, review, blocked, on hold, failed, cooling}   no task is ready
--- {'waiting', now, losses, limit, parked, review, failed}   so many wait for people that none is given (mode next only)
--- {'damaged', now, losses, task}   nobody can read the record of this one; nothing was granted
+-- {'waiting', now, losses, limit, parked, review, failed}   too many tasks wait for people (mode next only)
+-- {'damaged', now, losses, task}   the record of this task cannot be read; nothing was granted
 -- {'quota', now, losses, 'session' | 'project' | 'address' | 'bytes' | 'queue', limit}
--- {'address', now}   it would have been granted, and the address has to wait
+-- {'address', now}   a claim would have been granted, but the address has to wait
 -- {'full', now, losses}   there is no room for a new claim or ticket; nothing was granted
--- {'unsafe', now}   it would have been, and no loss is told, because nobody gets this reply
+-- {'unsafe', now}   a claim would have been granted; it has no losses, because the caller does not get this reply
 -- {'rate-limited', now, wait_ms, 'session' | 'project'}   {'stalled', now}
---   that of the project only for what is not ours: a renewal passes
+--   'project' only refuses tasks that SESSION does not hold: a renewal passes
 --
--- Safe to run twice: the second run finds the claim ours and renews it, same fence.
+-- Safe to run twice: the second run finds the claim of SESSION and renews it, with the same fence.
 -- O(tasks × log live claims of the project + tickets of a refused task).
 --- @include common.lua
 --- @include record.lua
@@ -44,18 +44,18 @@ local queue = ARG.queue == '1'
 local closed, address_hash = ARG.closed, ARG.address_hash
 local label, branch, url, note, pr = ARG.label, ARG.branch, ARG.url, ARG.note, ARG.pr
 
--- Before any other write: a full store refuses this one, and so new claims first.
+-- This comes before any other write: a full store refuses it, and so refuses new claims first (rule 15).
 local has_memory, write_error = try_memory(closed)
 local told = read_losses()
 
--- What was chosen: tasks to grant and claims to renew, as {task, rec, skeleton or '', its field of META}; tasks that
--- are refused, as {reason, task, rec, free_at, hold of the project as JSON}; the first whose record nobody can read.
+-- The choice: tasks to grant and claims to renew, as {task, rec, skeleton or '', its field of META}; refused tasks,
+-- as {reason, task, rec, free_at, hold of the project as JSON}; the first task whose record cannot be read.
 local free, mine, refused, damaged = {}, {}, {}, nil
--- What META keeps of the project: its last fence, and by field the names that resemble one another; its sums.
+-- From META: whether the project is new, its last fence, the names that resemble one another by field; its sums.
 local is_new, FENCE, RESEMBLING = false, 0, {}
 local records, events, since
 
--- 1. Choose. First: what `next` answers where nothing is ready.
+-- 1. Choose. nothing_ready() is the answer of `next` when no task is ready.
 local function nothing_ready(index, soonest)
   local live_now, parked = call('ZCARD', LIVE), call('SCARD', PREFIX .. ':parked')
   local review = call('SCARD', PREFIX .. ':review')
@@ -69,7 +69,7 @@ local function nothing_ready(index, soonest)
   return answer('nothing', told, soonest and text(math.max(0, soonest - NOW)) or '', unpack(counts))
 end
 
--- Choose the task that is next for SESSION. Returns an answer where there is none.
+-- Choose the next task for SESSION. Returns an answer if there is none.
 local function choose_next()
   local index = READY .. (ARG.tag ~= '' and ':' .. ARG.tag or '')
   local task, rec, reason = find_next(index)
@@ -89,7 +89,7 @@ local function choose_next()
   end
 end
 
--- Look at the tasks that are named: which are free, ours already, or refused.
+-- Sort the named tasks into `free`, `mine` and `refused`.
 local function choose_named()
   for i = AT.tasks, #ARGV, 2 do
     local task = ARGV[i]
@@ -110,7 +110,7 @@ local function choose_named()
   if mode == 'any' and #free > 0 then free = {free[1]} end
 end
 
--- Read what META keeps for those that are free; a hold of the project refuses them.
+-- Read META for the free tasks; a hold of the project refuses them.
 local function read_project()
   if #free == 0 then return end
   local fields = {'fence', 'weighs', 'hold'}
@@ -131,8 +131,8 @@ local function read_project()
   free = {}
 end
 
--- 2. Refuse. First: why nothing of this may be done now: for the rate of the project, the service, the store or a record; nil where
--- it may. Comes before every write but those of what is past.
+-- 2. Refuse. Return the answer if the rate of the project, the service, the store or a damaged record forbids this
+-- call, else nil. Only lapses, ended holds and passed windows are written before this.
 local function check_store(refusing)
   if RATE_LIMITED and (#free > 0 or refusing or damaged) then return RATE_LIMITED end
   local grows = #free > 0 and not refusing or queue and refusing
@@ -140,12 +140,12 @@ local function check_store(refusing)
   if grows and closed == 'unsafe' then return answer('unsafe') end
   if grows and closed == 'address' then return answer('address') end
   mark_losses_told()
-  -- Of several that would do, a damaged one is none.
+  -- With any_of a damaged task is skipped if there is another one.
   if damaged and (mode ~= 'any' or #free + #mine + #refused == 0) then return answer('damaged', told, damaged) end
   if grows and not has_memory then return answer('full', told) end
 end
 
--- What follows a refusal of a task, so that who asks knows what stands in the way.
+-- Return the facts behind the refusal of a task: the hold, the last tenures, or the unmet needs.
 local function refusal_facts(reason, task, rec, project_hold)
   local row = {}
   if reason == 'on-hold' then
@@ -164,13 +164,13 @@ local function refusal_facts(reason, task, rec, project_hold)
   return row
 end
 
--- Answer with each task that is refused, and why; SESSION takes a place in their queues where it asked for one.
+-- Answer with each refused task and the reason; SESSION joins their queues if it asked to.
 local function refuse()
   if queue and not take_places(refused, label) then return answer('quota', told, 'queue', text(RULES.tickets_per_task)) end
   local reply = {'refused', NOW_TEXT, told}
   for _, refusal in ipairs(refused) do
     local reason, task, rec, free_at, project_hold = unpack(refusal)
-    -- The queues of 32 tasks, of which nobody is told, would take a tenth of a second.
+    -- The queues of 32 tasks would take a tenth of a second, and the response leaves them out.
     local row = {reason, to_json(task, rec, mode ~= 'one'), free_at and text(free_at - NOW) or ''}
     for _, fact in ipairs(refusal_facts(reason, task, rec, project_hold)) do row[#row + 1] = fact end
     reply[#reply + 1] = row
@@ -185,7 +185,7 @@ local function over_address_limit(wanted)
     and (number(call('HGET', PREFIX .. ':places', address_hash)) or 0) + wanted > limit
 end
 
--- Whose limit so many more claims would pass, and the limit.
+-- Return whose limit `wanted` more claims would exceed, and the limit; nil if none.
 local function over_quota(wanted)
   if call('SCARD', HELD .. SESSION) + wanted > RULES.claims_per_session then
     for _, task in ipairs(call('SMEMBERS', HELD .. SESSION)) do record_lapse(task, load_current(task)) end
@@ -194,7 +194,7 @@ local function over_quota(wanted)
     end
   end
   if call('ZCARD', LIVE) + wanted > RULES.claims_per_project or over_address_limit(wanted) then
-    -- Overdue claims that nobody has settled yet must not count as live.
+    -- Overdue claims must not count as live, even if no act has recorded their lapse yet.
     for _, task in ipairs(call('ZRANGEBYSCORE', LIVE, '-inf', NOW, 'LIMIT', 0, 100)) do
       record_lapse(task, load_current(task))
     end
@@ -205,7 +205,7 @@ local function over_quota(wanted)
   end
 end
 
--- Answer where a limit would be passed: of live claims, or of what the records weigh, to which history gives way.
+-- Answer if a limit would be exceeded: of live claims, or of the size of the records after evicting history.
 local function check_limits()
   local whose, limit
   if #free > 0 then whose, limit = over_quota(#free) end
@@ -216,8 +216,8 @@ local function check_limits()
   end
 end
 
--- 4. Grant and renew. First: note `task` among the names that resemble one another. Returns those of the others that anybody sees listed or
--- claimed, a line each; nil where there are none. A few are enough: who makes up many may not make the rest costly.
+-- 4. Grant and renew. Add `task` to the names that resemble one another. Returns the others that are in use (listed
+-- or claimed), a line each, or nil. RULES.alike_kept bounds them, so that many invented names cost other calls little.
 local function remember_similar(task, field)
   local names = RESEMBLING[field]
   RESEMBLING[field] = task
@@ -235,13 +235,13 @@ local function remember_similar(task, field)
   return shown_names[1] and table.concat(shown_names, '\n')
 end
 
--- The last fence may be gone with a primary that was lost; what this service saw of time is not.
+-- The last fence may be lost with a primary; the time that this service has seen is not.
 local function next_fence()
   FENCE = math.max(FENCE + 1, LATEST_US)
   return text(FENCE)
 end
 
--- The record of a tenure that begins; `rec` is the task's until now.
+-- Return the record of a new tenure; `rec` is the current record of the task.
 local function new_tenure(rec, skeleton, similar)
   local ttl = ttl_ms or RULES.ttl_ms
   local fresh = {
@@ -253,14 +253,14 @@ local function new_tenure(rec, skeleton, similar)
     resembles = not rec.owner and similar or nil,
     grants = rec.owner and text(tonumber(rec.grants or '1') + 1), lapses = rec.lapses, queued = rec.queued,
     listed = rec.listed, most = rec.most,
-    -- Of one that is done, or failed, somebody said that it is to be tried anew.
+    -- A done or failed task gets here by `reopen`, and its failures count from zero again.
     failures = rec.state ~= 'done' and not used_up(rec) and rec.failures or nil,
   }
   fresh.attempt = fresh.failures and text(fresh.failures + 1)
   return fresh
 end
 
--- The tenure `rec` goes into the history, `fresh` knows of it, and its session loses what lapsed.
+-- Archive the tenure `rec`, copy its facts to `fresh`, and record a loss if it lapsed and had another owner.
 local function pass_on_previous(task, rec, fresh)
   archive_tenure(task, rec, RULES.tenures_kept - 1)
   fresh.last_owner, fresh.last_fence, fresh.last_outcome = rec.owner, rec.fence, rec.was or rec.state
@@ -290,7 +290,7 @@ local function grant_all(reply)
   for i, choice in ipairs(free) do
     reply[#reply + 1] = grant(unpack(choice))
     if i == 1 and is_new and not call('HGET', META, 'epoch') then
-      -- No fence of this project is older than its epoch, and nothing was kept before; the sweep will see.
+      -- No fence of this project is older than its epoch. The sums begin at zero, and the sweep counts them again.
       call('HSET', META, 'epoch', text(FENCE))
       records, events, since = 0, 0, '0'
     end
@@ -305,7 +305,7 @@ local function renew_mine(reply)
   end
 end
 
--- One that came free is enough: leave the queues of the others.
+-- Leave the queues of the other tasks once one is granted.
 local function leave_other_queues()
   local has = (free[1] or mine[1])[1]
   for i = AT.tasks, #ARGV, 2 do
@@ -315,7 +315,7 @@ local function leave_other_queues()
   end
 end
 
--- 5. Write, at once, all that META keeps; the sums with it, where it has them.
+-- 5. Write all fields of META with one command, and the sums with them if they are known.
 local function write_meta()
   local write = {'fence', text(FENCE)}
   if records then write[3], write[4] = 'weighs', take_sums(records, events, since) end
@@ -323,7 +323,7 @@ local function write_meta()
   call('HSET', META, unpack(write))
 end
 
--- All of it, in order.
+-- The steps in order.
 if mode == 'next' then
   local none = choose_next()
   if none then return none end

@@ -1,18 +1,18 @@
--- delivery.lua: what a forge has told before, so that nobody tells it again.
+-- delivery.lua: remembers the deliveries of a forge, so that none takes effect twice or out of order.
 --
--- ARG.id: what names the delivery   ARG.digest: of its body, which alone is signed
--- ARG.thing: '' or what it is about, a pull request or an issue   ARG.at_ms: when that was changed last, '0'
--- ARG.keep: '' to look; '1' once what it calls for is done
+-- ARG.id: id of the delivery   ARG.digest: digest of its body, the only part that is signed
+-- ARG.thing: '' or its pull request or issue   ARG.at_ms: when that changed last, '0' if unknown
+-- ARG.keep: '' to check a delivery; '1' to remember it once its acts are done
 --
--- {'new', now} {'replayed', now} {'overtaken', now}: something later was told of the thing
--- {'old', now}   the thing was changed last longer ago than a forge sends again, and is remembered here
+-- {'new', now} {'replayed', now} {'overtaken', now}: a later change of the thing was delivered before
+-- {'old', now}   the last change is older than any delivery that a forge repeats, or that is remembered here
 -- {'stalled', now}
 -- Safe to run twice. O(log MOST).
 --- @include common.lua
 
-local TOLD_BEFORE = PREFIX .. ':deliveries'  -- by when, or for a thing, by when it was changed last
+local TOLD_BEFORE = PREFIX .. ':deliveries'  -- by arrival; a thing by its last change
 local MOST = 4000
-local OLDEST_MS = 7 * 86400000  -- GitHub sends again for three days; the sweep forgets after eight
+local OLDEST_MS = 7 * 86400000  -- GitHub repeats deliveries for three days; the sweep drops them after eight
 
 local function at(kind, name)
   local found = name ~= '' and redis.pcall('ZSCORE', TOLD_BEFORE, kind .. name)

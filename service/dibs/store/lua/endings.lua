@@ -1,4 +1,4 @@
--- endings.lua: what a session has, and how a tenure ends.
+-- endings.lua: the claims of a session, and the end of a tenure.
 
 local function take_losses()
   local told = read_losses()
@@ -8,15 +8,15 @@ end
 
 local function ending_member(task, fence, who) return fence .. ' ' .. who .. ' ' .. task end
 
--- `who` ended the tenure of `task` with this fence.
+-- Return whether `who` ended the tenure of `task` with this fence.
 local function ended_by(task, fence, who)
   local at = call('ZSCORE', PREFIX .. ':endings', ending_member(task, fence, who))
   return at and tonumber(at) + RULES.retention_ms > NOW
 end
 
--- Write, so that the replicas which confirm this run have what it says. A server waits for them only
--- as far as the caller's own connection has written, so a repeat that writes nothing is confirmed
--- although nobody else may have the end that it repeats.
+-- Write something, so that WAIT covers the end that this run repeats. WAIT only covers what the caller's
+-- own connection has written: replicas would confirm a repeat that writes nothing, even if they do not have
+-- that end.
 local function touch()
   if RULES.replicas > 0 and call('EXISTS', META) == 1 then
     bypass_oom_guard()
@@ -40,8 +40,8 @@ local function end_tenure(task, rec, outcome, fields)
   call('ZADD', PREFIX .. ':endings', rec.ended, ending_member(task, rec.fence, who))
 end
 
--- The tasks that SESSION holds, or held until they lapsed and nobody took them, sorted. Comes after
--- take_losses().
+-- Return the tasks that SESSION holds, and those of its lapsed claims that nobody has taken, sorted. Runs
+-- after take_losses().
 local function own_tasks()
   local tasks, seen = call('SMEMBERS', HELD .. SESSION), {}
   for _, task in ipairs(tasks) do seen[task] = true end
@@ -52,9 +52,9 @@ local function own_tasks()
   return tasks
 end
 
--- When the store forgot the tenure of `task` with this fence, in lease time. Within the retention there
--- is a trace of every tenure, unless the store lost what it knew (a failover, a restore, a flush) or a
--- person freed a damaged record. nil where there is a trace, or nothing was lost since.
+-- Return when, in lease time, the store lost the tenure of `task` with this fence; nil if there is a trace of
+-- it, or nothing was lost since. Within the retention every tenure leaves a trace, unless the store lost data
+-- (a failover, a restore, a flush) or a person freed a damaged record.
 local function forgotten_at(task, rec, fence)
   local granted_us, lost_us = number(fence), tonumber(ARG.lost_us)
   local now_us = NOW * 1000 + lost_us
@@ -62,7 +62,7 @@ local function forgotten_at(task, rec, fence)
   if granted_us + RULES.retention_ms * 1000 <= now_us then return nil end
   if fence == rec.fence or fence == rec.last_fence or ended_by(task, fence, 'broken')
     or ended_by(task, fence, string.sub(SESSION, 1, 10)) then return nil end
-  -- Another service may have gone on at a replaced primary after this one had left it.
+  -- Another service may have used a replaced primary after this service had left it.
   local most_us, ended = granted_us - RULES.stall_ms * 1000, nil
   for to, lost_before in string.gmatch(ARG.stalls .. ' 0-0:' .. ARG.lost_us, '%d+-(%d+):(%-?%d+)') do
     if ended and ended * 1000 + lost_before > most_us then return ended end
@@ -74,8 +74,8 @@ local function forgotten_at(task, rec, fence)
   if begun_us > granted_us then return text(math.floor((begun_us - lost_us) / 1000)) end
 end
 
--- Why SESSION does not hold `task`, where it named this fence or none: {'lost', entry} or
--- {'not-holder'}.
+-- Return why SESSION, which named this fence or none, does not hold `task`: 'lost' and the entry, or
+-- 'not-holder' and ''.
 local function why_not_holder(task, rec, fence)
   local entry = call('HGET', LOST .. SESSION, task)
   if entry and read_loss(entry) then return 'lost', entry end

@@ -1,6 +1,6 @@
--- eviction.lua: the history gives way, the oldest first: to what is new where the records of a project are at
--- their limit, and where the store has little memory left. A tenure is dropped; so is the record of a task that
--- is done, that is neither listed nor on hold, and whose end is longer ago than RULES.retention_ms.
+-- eviction.lua: drops history, the oldest first, if the records of a project reach their limit or the store has
+-- little memory left. History is the archived tenures, and the records of done tasks that are neither listed nor on
+-- hold and ended longer ago than RULES.retention_ms.
 
 local function evict(member)
   local fence, task = string.match(member, '^(%d+) (.+)$')
@@ -12,7 +12,7 @@ local function evict(member)
   if rec.ended + RULES.retention_ms <= NOW then forget(task, rec, 'whole') end
 end
 
--- Drop the oldest, a hundred at most, until there is `enough`.
+-- Drop the oldest entries, a hundred at most, until `enough` returns true.
 local function evict_until(enough)
   for _, member in ipairs(redis.pcall('ZRANGE', HISTORY, 0, 99)) do
     if enough() then break end
@@ -20,8 +20,8 @@ local function evict_until(enough)
   end
 end
 
--- The records of the project weighed `weighed` before this run. Some more goes than must, so that it is not to be
--- done each time.
+-- Evict history if the records of the project, `weighed` bytes before this run, reach their limit; down to 15/16 of
+-- it, so that not every call evicts.
 local function evict_history(weighed)
   if weighed + RECORDS_GREW < RULES.record_bytes then return end
   evict_until(function() return weighed + RECORDS_GREW < RULES.record_bytes * 15 / 16 end)

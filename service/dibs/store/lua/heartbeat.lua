@@ -1,21 +1,21 @@
 -- heartbeat.lua: push back the deadline of one claim of this session, or of all of them.
 --
 -- ARG.task, '' for all   .fence, '' for any   .ttl_ms, '' for the claim's own
--- ARG.state: working | parked | review | ''   .note  .pr, '' to leave it
+-- ARG.state: working | parked | review | ''   .note  .pr, '' to leave them as they are
 --
 -- {'kept', now, losses, view…}
 -- {'not-mine', now, losses, view | '', 'lost' | 'not-holder' | 'moved', loss}   one task only
--- {'damaged', now, losses, task}   nobody can read the record of the one that was named
+-- {'damaged', now, losses, task}   the record of the named task cannot be read
 -- {'rate-limited', …}   {'stalled', now}
 --
--- Safe to run twice: a repeat moves the deadline that it already moved. A lapsed claim that nobody
--- took comes back with its fence; a plain heartbeat never shortens a deadline, an explicit
--- `working` sets it to now + ttl. O(claims of the session).
+-- Safe to run twice: a repeat moves the deadline that it already moved. A heartbeat revives a lapsed
+-- claim that nobody has taken, with its fence. A plain heartbeat never shortens a deadline; an
+-- explicit `working` sets it to now + ttl. O(claims of the session).
 --
--- Writes, of each claim: :task:TASK, the record, with a later `due` and `beat`; :live, the task by its deadline.
--- Of the session: :rates:held:SPAN, what the call costs; :lost:SESSION, where a loss is told or is none any more.
--- Of the project: :meta, what the records weigh, where that changed. Where a state changes, also what
--- transition() in tenure.lua keeps: an event, and the indexes and sets of both states.
+-- Writes, for each claim: :task:TASK, the record, with a later `due` and `beat`; :live, the task by its deadline.
+-- For the session: :rates:held:SPAN, the cost of the call; :lost:SESSION, if a loss is reported or removed.
+-- For the project: :meta, the size of the records, if it changed. If a state changes, also everything that
+-- transition() in tenure.lua maintains: an event, and the indexes and sets of both states.
 --- @include common.lua
 --- @include record.lua
 --- @include listing.lua
@@ -55,7 +55,7 @@ local reply = {'kept', NOW_TEXT, told}
 for _, task in ipairs(own_tasks()) do
   local rec = load_current(task)
   if mine(task, rec) then
-    -- What is in review needs no heartbeat, and is work again only where its task is named.
+    -- A claim in review needs no heartbeat, and becomes work again only if its task is named.
     if rec.state ~= 'review' then extend(task, rec, change) end
     reply[#reply + 1] = to_json(task, rec)
   elseif rec.owner ~= SESSION and not rec.damaged then

@@ -1,12 +1,12 @@
--- history.lua: the tenures of a project that ended in a span of time, the first to end leading. Changes nothing.
+-- history.lua: the tenures of a project that ended in a span of time, the first to end first. Changes nothing.
 --
 -- ARG.from_ms  .to_ms: lease time, the latter not included   .most tenures to give
--- ARG.cursor: '' or "when index member", the last one that the page before looked at
+-- ARG.cursor: '' or "time index member", the last entry that the previous page read
 --
 -- {'history', now, cursor | '', {task, tenure as JSON}…}
---   There may be more where there is a cursor, also where a page has none: it looks at so much at most.
+--   With a cursor there may be more, even if this page is empty: each page reads a limited number of entries.
 -- {'stalled', now}
--- One that is moved from a record to the history between two pages may be there twice, none is missed.
+-- A tenure that moves from a record to the history between two pages may be in both; none is missed.
 -- Safe to run twice: it only reads. O(log tenures + .most × tenures of a task), at most READ bytes.
 --- @include common.lua
 --- @include record.lua
@@ -15,14 +15,14 @@
 local READ = 4194304
 local from_ms, to_ms, most = ARG.from_ms, ARG.to_ms, tonumber(ARG.most)
 
--- Where a tenure that is over may be found: what is due is in :live until somebody has settled it. A move from
--- one to another goes to a later one.
+-- The indexes of ended tenures: an overdue claim is in :live until its lapse is recorded. A tenure that changes its
+-- index moves on in the order of the pages, never back.
 local INDEXES = {':live', ':lapsed', ':ended', ':done', ':history'}
 
 local cursor_at, cursor_index, cursor_member = string.match(ARG.cursor, '^(%d+) (%d) (.*)$')
 cursor_index = tonumber(cursor_index or '0')
 
--- What an index has from the cursor on, and if there may be more of it.
+-- Return the entries of an index from the cursor on, and whether there may be more.
 local function after(number)
   local from, past, offset, found, flat = cursor_at or from_ms, number == cursor_index, 0, {}, nil
   if number < cursor_index then from = '(' .. from end
@@ -53,7 +53,7 @@ local function record(task)
   return rec.gone or rec
 end
 
--- The task of an entry, and its tenure as JSON; nothing where it is over no more, or found elsewhere.
+-- Return the task of an entry, and its tenure as JSON; nothing if the tenure goes on, or another index has it.
 local function open(entry)
   if entry.index < #INDEXES then
     local rec = record(entry.member)
@@ -74,7 +74,7 @@ local function open(entry)
   if not call('ZSCORE', PREFIX .. INDEX[rec.state], task) then return task, tenure_json(rec) end
 end
 
--- All of them in order, as far as no index may have more before the next one.
+-- The entries of all indexes in order. `last` is the first end of an index that may have more: the page stops there.
 local all, last = {}, nil
 for number = 1, #INDEXES do
   local found, is_more = after(number)

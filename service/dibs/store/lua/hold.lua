@@ -1,11 +1,11 @@
--- hold.lua: a person puts a task on hold, or with no task the whole project. What runs goes on.
+-- hold.lua: a person puts a task on hold, or with no task the whole project. Live claims go on.
 --
--- ARG.task, '' for the project   .reason   .by: who
--- ARG.for_ms: how long from now   .until_ms: or until which time of the store, ms since 1970; both '' for ever
+-- ARG.task, '' for the project   .reason   .by: the person
+-- ARG.for_ms: a span from now   .until_ms: or an instant of the store's clock, ms since 1970; both '' for no end
 --
 -- {'held-back', now, losses, hold as JSON, already: 1 | ''}
--- {'past', now, losses}   that time is over
--- {'damaged', now, losses, task}   nobody can read its record
+-- {'past', now, losses}   .until_ms has passed
+-- {'damaged', now, losses, task}   its record cannot be read
 -- {'stalled', now}
 -- Safe to run twice: the second run finds the same hold. O(log tasks on hold + tags of the task).
 --- @include common.lua
@@ -29,7 +29,8 @@ end
 
 local AGAIN_MS = 60000
 
--- The same person said the same: a repeat. One of a span from now on ends a little later, and comes soon.
+-- Return whether this call repeats the hold `known`: same person, reason and end. A repeated span ends a little
+-- later than the first, so it counts as a repeat within AGAIN_MS.
 local function same(known)
   if not known or known.by ~= by or known.reason ~= reason then return false end
   if known.until_ms == hold.until_ms then return true end
@@ -49,7 +50,7 @@ local known, kept = kept_before()
 if same(known) then return answer('held-back', {}, kept, '1') end
 if not call('HGET', META, 'epoch') then
   bypass_oom_guard()
-  -- No fence of this project is older than its epoch; the sweep counts what it keeps.
+  -- No fence of this project is older than its epoch; the sweep counts the sums.
   call('HSET', META, 'epoch', text(LATEST_US), 'weighs', '0 0 0')
 end
 if task ~= '' then

@@ -1,6 +1,6 @@
--- holds.lua: what a person has put on hold, until a person releases the hold, or its time is over.
+-- holds.lua: the hold of a task, until a person ends it or its time is over.
 
--- What is known of a hold, kept as JSON; nil once it is over, or where nobody can read it.
+-- Parse a stored hold; nil if it is over or cannot be read.
 local function read_hold(kept)
   local hold = kept and decode_texts(kept)
   if hold and number(hold.at) and (not hold.until_ms or (number(hold.until_ms) or 0) > NOW) then return hold end
@@ -22,7 +22,7 @@ local function put_on_hold(task, rec, hold)
   emit('on-hold', task, rec, 'reason', hold.reason, 'by', hold.by)
 end
 
--- Release the hold of a task; `by` and `reason` are '' where its time was over.
+-- End the hold of a task and return its record; `by` and `reason` are '' if its time is over.
 local function take_off_hold(task, rec, by, reason)
   bypass_oom_guard()
   call('HDEL', HOLDS_KEPT, task)
@@ -39,7 +39,7 @@ local function take_off_hold(task, rec, by, reason)
   return rec
 end
 
--- A task that is on hold, as it is now: its hold may be over.
+-- Return the record of a task, after ending its hold if that is over.
 local function expire_hold(task, rec)
   if not rec.hold or on_hold(rec) then return rec end
   return take_off_hold(task, rec, '', '')

@@ -2,17 +2,17 @@
 --
 -- ARG.states wanted, comma-separated: held,parked,review,lapsed,failed,on-hold,done
 -- ARG.text that a task, label, branch, note or pull request must contain, lower case, '' for all
--- ARG.holder (ref or label), '' for all   .mine: '1' for those of SESSION   .most claims to give
--- ARG.pr  .branch: '' or what a claim must be on, the pull request first; found by its index, on one page:
---   .most of them
--- ARG.told: '1' with what is written down of each, but for its body
--- ARG.cursor: '' or "index score task", the last claim of the page before
+-- ARG.holder (ref or label), '' for all   .mine: '1' for those of SESSION   .most claims to return
+-- ARG.pr  .branch: '' or the pull request or branch of the claims; the branch counts only if no claim is on the
+--   pull request. They are found by an index, and come on one page of at most .most claims
+-- ARG.told: '1' adds the listing of each task, without its body
+-- ARG.cursor: '' or "index score task", the last claim of the previous page
 --
 -- {'listed', now, seq, cursor | '', damaged, view…}   seq is the last event's id, epoch-stream id
--- damaged: tasks on the page whose record nobody can read, whatever was asked for
--- Live claims come first, the soonest to lapse leading; then lapsed and done, the latest leading.
+-- damaged: tasks on the page whose record cannot be read, regardless of the filters
+-- Live claims come first, the soonest to lapse first; then lapsed and done claims, the latest first.
 -- A heartbeat can move a claim to a later page, never to an earlier one: nothing is missed.
--- Safe to run twice: it only reads. O(claims looked at), at most RULES.list_scan.
+-- Safe to run twice: it only reads. O(claims read), at most RULES.list_scan.
 --- @include common.lua
 --- @include record.lua
 
@@ -48,14 +48,14 @@ local function after(index, score, member, backwards)
   return found
 end
 
--- Where to look, and for which states there: what is due is in :live until somebody has settled it.
+-- The indexes to read, and the states to find in each: an overdue claim is in :live until its lapse is recorded.
 local indexes = {
   {key = LIVE, states = {'held', 'parked', 'review', 'lapsed', 'failed', 'on-hold'}, score = '-inf', backwards = false},
   {key = PREFIX .. ':lapsed', states = {'lapsed'}, score = '+inf', backwards = true},
   {key = PREFIX .. ':done', states = {'done'}, score = '+inf', backwards = true},
   {key = PREFIX .. ':damaged', wanted = true, states = {}, score = '-inf', backwards = false},
   {key = PREFIX .. ':failed', states = {'failed'}, score = '+inf', backwards = true},
-  -- A hold that is over stands there until somebody looks, and may have hidden that a task failed.
+  -- An expired hold stays here until an act or the sweep ends it, and may hide that the task failed.
   {key = PREFIX .. ':on-hold', states = {'on-hold', 'failed'}, score = '-inf', backwards = false},
 }
 for _, index in ipairs(indexes) do
@@ -75,7 +75,7 @@ local last = call('XREVRANGE', EVENTS, '+', '-', 'COUNT', 1)
 local reply = {'listed', NOW_TEXT, epoch .. '-' .. (last[1] and last[1][1] or '0-0'), '', {}}
 local scanned = 0
 
--- Put those on a branch or pull request into the reply (lookup.lua); say if there were any.
+-- Put the claims on a branch or pull request into the reply (lookup.lua); return whether there are any.
 local function find(field, value)
   local tasks = value ~= '' and redis.pcall('SRANDMEMBER', PREFIX .. ':' .. field .. ':' .. value, RULES.list_scan) or {}
   table.sort(tasks)

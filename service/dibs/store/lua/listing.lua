@@ -1,26 +1,26 @@
--- listing.lua: what the team wrote down: which tasks there are, what each needs, and which come next; and
--- which tasks nobody may claim, because they failed too often, or are on hold.
+-- listing.lua: the team's list: its tasks, their needs and their order; and the tasks that nobody may claim
+-- because they failed too often or are on hold.
 --
---   :listing:TASK   title, priority, order, needs, tags, … as one JSON text of texts; lists with a line each
+--   :listing:TASK   title, priority, order, needs, tags, … as one JSON object of texts; lists with a line for each item
 --   :text:TASK      its body
---   :listed         all that are listed, by rank
---   :ready          those that may be claimed, by rank; :ready:TAG those of them with a tag
---   :blocked        those that could be, if their needs were done
---   :missing        how many needs of a task are not done, where there are any
---   :needed:TASK    the tasks that need it
---   :failed         those whose attempts are used up, by when that was, listed or not
---   :on-hold        those that are on hold, by when that ends; :holds who, why, and since when, as
---                   JSON. For the project itself META has that, as `hold`
--- A task that is listed has a record as well (record.lua), from the first on: `listed` says so there
--- ('1', or 'dropped'), and 'new' is the state of one that nobody ever had. So does one that is on hold:
--- `hold` is until when, and stays until somebody has looked.
+--   :listed         all listed tasks, by rank
+--   :ready          the tasks that may be claimed, by rank; :ready:TAG those with a tag
+--   :blocked        the tasks that may be claimed once their needs are done, by rank
+--   :missing        the number of unmet needs of each task that has any
+--   :needed:TASK    its dependents: the tasks that need it
+--   :failed         the tasks whose attempts are used up, listed or not, by the end of the last one
+--   :on-hold        the tasks on hold, by the end of the hold; :holds who, why, and since when, as JSON.
+--                   The hold of the project is in META, as `hold`
+-- A listed task has a record from the beginning (record.lua): `listed` there is '1' or 'dropped', and the
+-- state is 'new' if nobody ever had the task. A task on hold has one as well: `hold` is the end of the hold,
+-- and stays until an act or the sweep ends the hold.
 
 local READY, MISSING = PREFIX .. ':ready', PREFIX .. ':missing'
 local HOLDS_KEPT, ON_HOLD, FAILED = PREFIX .. ':holds', PREFIX .. ':on-hold', PREFIX .. ':failed'
 local NEVER, USUAL = text(2 ^ 53 - 1), '2'
 local IDLE = {new = true, lapsed = true, released = true, abandoned = true, broken = true, rejected = true, retried = true}
 
--- A listing as it is kept; nil where nobody can read it.
+-- Parse a stored listing; nil if it cannot be read.
 local function read_listing(kept)
   local entry = type(kept) == 'string' and decode_texts(kept)
   if not entry then return end
@@ -28,16 +28,16 @@ local function read_listing(kept)
   if number(entry.priority) and number(entry.order) then return entry end
 end
 
--- What is written down of a task; nil where it is not listed, or nobody can read it.
+-- Return the listing of a task; nil if it is not listed, or its listing cannot be read.
 local function listing(task) return read_listing(redis.pcall('GET', PREFIX .. ':listing:' .. task)) end
 
--- By priority, then by the order in which they were written down: one number, exact below 2^53.
+-- Return the rank of a task: by priority, then by the order of listing; one number, exact below 2^53.
 local function rank(entry) return text(entry.priority * 2 ^ 48 + entry.order) end
 
 local function each_line(lines) return string.gmatch(lines or '', '[^\n]+') end
 
--- Put a task among those that are ready, blocked or failed, or take it out, as it is now. Returns which it
--- is of the first two. `entry` is its listing, where the caller has it.
+-- Add a task to the ready, blocked and failed tasks or remove it, by its current state. Returns 'ready',
+-- 'blocked', or neither. `entry` is its listing, if the caller has it.
 local function set_ready(task, rec, entry)
   local idle = IDLE[rec.state] == true and not rec.hold
   if idle and used_up(rec) then
@@ -58,7 +58,7 @@ local function set_ready(task, rec, entry)
   return idle and (blocked and 'blocked' or 'ready')
 end
 
--- Count how many needs of a task are not done.
+-- Count and store the unmet needs of a task.
 local function count_missing(task, entry)
   local missing = 0
   for need in each_line(entry.needs) do
@@ -70,19 +70,19 @@ end
 
 local BLOCKED, AT_ONCE = PREFIX .. ':blocked', 500
 
--- One whose listing was damaged, and written anew, may need it no more.
+-- Return whether a listing needs `task`. A dependent may not: its listing may have been damaged and written again.
 local function needs(entry, task)
   return string.find('\n' .. (entry.needs or '') .. '\n', '\n' .. task .. '\n', 1, true) ~= nil
 end
 
--- Count anew what `other` lacks; it was ready or blocked before, or neither.
+-- Count the unmet needs of `other` again; `was` is 'ready', 'blocked' or neither.
 local function recount(other, entry, was)
   count_missing(other, entry)
   local now = set_ready(other, load(other), entry)
   if now and now ~= was then emit(now, other, {}) end
 end
 
--- Tell AT_ONCE of them at most, with a few commands for all: there may be thousands.
+-- Update at most AT_ONCE dependents, with a few commands for all of them: a task may have thousands.
 local function update_batch(others, task, by)
   local left, right, kind = READY, BLOCKED, 'blocked'
   if by < 0 then left, right, kind = BLOCKED, READY, 'ready' end
@@ -94,7 +94,7 @@ local function update_batch(others, task, by)
     local entry, many = read_listing(kept[i]), number(missing[i] or '0')
     many = many and many + by
     if not entry or not needs(entry, task) then
-      -- Nothing is known of it, or nothing that this is about.
+      -- Its listing cannot be read, or does not need `task`.
     elseif not many or many < 0 then
       recount(other, entry, ranks[i] and (by < 0 and 'blocked' or 'ready'))
     else
@@ -123,7 +123,7 @@ local function update_batch(others, task, by)
   end
 end
 
--- `task` is done now (`by` is -1), or is not any more (1), or nobody knows what it was (nil).
+-- Update all dependents of `task`: it is done now (`by` is -1), no longer done (1), or was damaged (nil).
 local function update_dependents(task, by)
   local all = redis.pcall('SMEMBERS', PREFIX .. ':needed:' .. task)
   for first = 1, by and #all or 0, AT_ONCE do

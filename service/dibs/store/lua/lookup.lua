@@ -1,7 +1,7 @@
--- lookup.lua: the branch and the pull request of a task's tenure, by which who knows only those finds it.
+-- lookup.lua: finds a task by the branch or the pull request of its tenure.
 --
---   :branch:NAME, :pr:URL   the tasks whose record names it, of this tenure or of the one before
--- An entry weighs as what is in a record does: who makes up branches pays for their keys.
+--   :branch:NAME, :pr:URL   the tasks whose record names it, for this tenure or the one before
+-- An entry counts in the size of the records: sessions that invent branches pay for the keys.
 
 local function lookup_key(field, value) return PREFIX .. ':' .. field .. ':' .. value end
 local function lookup_weight(task, value) return #value + #task + 100 end
@@ -15,7 +15,7 @@ local function drop_lookup(task, field, value)
   if value and redis.pcall('SREM', lookup_key(field, value), task) == 1 then RECORDS_GREW = RECORDS_GREW - lookup_weight(task, value) end
 end
 
--- Write a branch or pull request into the record of `task`.
+-- Write a branch or pull request into the record of `task`, and update the index.
 local function set_lookup_field(task, rec, field, value)
   local was = rec[field]
   if was == value then return end
@@ -24,7 +24,7 @@ local function set_lookup_field(task, rec, field, value)
   add_lookup(task, field, value)
 end
 
--- A new tenure begins, `fresh`: what the one before had is the one before's now.
+-- Update the indexes when the tenure `fresh` follows `rec`: drop what the tenure before `rec` had, add what `fresh` has.
 local function pass_lookups(task, rec, fresh)
   for _, field in ipairs({'branch', 'pr'}) do
     local last, now = rec['last_' .. field], fresh[field]
@@ -33,7 +33,7 @@ local function pass_lookups(task, rec, fresh)
   end
 end
 
--- Do something with each that a record names.
+-- Call `act` with each branch and pull request that a record names.
 local function each_lookup(task, rec, act)
   for _, field in ipairs({'branch', 'pr'}) do
     local now, last = rec[field], rec['last_' .. field]

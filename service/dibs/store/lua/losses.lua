@@ -1,29 +1,30 @@
--- losses.lua: what sessions lost (rule 10): noted when it happens, told in the next reply to that session.
+-- losses.lua: the claims that sessions lost (rule 10): recorded at once, reported in the next reply to the session.
 --
---   :lost:SESSION   what it lost, an entry for each task, as JSON:
+--   :lost:SESSION   its losses, an entry for each task, as JSON:
 --     task, fence    the tenure that it lost
---     reason         lapsed | broken | rejected; endings.lua answers `forgotten` for one that is nowhere any more
---     at             when; kept_until: when the entry may go
---     open           '1': lapsed, but nobody else has taken the task, so that the session may go on with it. Not told
---     by_ref, by_label, note   who has the task now or broke the claim, and what they said
+--     reason         lapsed | broken | rejected; endings.lua returns `forgotten` for a tenure without a trace
+--     at             when; kept_until: when the entry may be dropped
+--     open           '1': lapsed, but nobody else has taken the task, so the session may still revive it. Not reported
+--     by_ref, by_label, note   who has the task now or broke the claim, and their note or reason
 --     pr             the pull request that was rejected
---     told           the request whose reply told of it
+--     told           the request whose reply reported it
 
--- Losses that this run noted, "session task".
+-- Losses that this run recorded, "session task".
 local NOTED = {}
 
--- Note that `session` no longer has `task`. The entry stays for the retention, told or not, so that a late
--- heartbeat still hears why; `fields` are the facts of this reason.
+-- Record that `session` lost `task`. The entry stays for the retention, reported or not, so that a late
+-- heartbeat still gets the reason; `fields` are the facts of this reason.
 local function record_loss(session, task, fence, reason, kept_until, fields)
   local entry = {task = task, fence = fence, reason = reason, at = NOW_TEXT, kept_until = text(kept_until)}
   for field, value in pairs(fields or {}) do entry[field] = value end
   NOTED[session .. ' ' .. task] = true
   overwrite('HSET', LOST .. session, task, cjson.encode(entry))
-  call('PERSIST', LOST .. session)  -- 0.1.0 let it end by itself
+  call('PERSIST', LOST .. session)  -- 0.1.0 set an expiry on it
   call('ZADD', PREFIX .. ':losers', 'LT', entry.kept_until, session)
 end
 
--- An entry of record_loss, nil when it is past its retention, or damaged; and when that is.
+-- Parse an entry of record_loss(). Returns the entry, nil if it is damaged or past its retention; and the end of
+-- that retention, 0 if damaged.
 local function read_loss(kept)
   local entry = decode_texts(kept)
   local at = entry and entry.task and entry.reason and number(entry.fence) and number(entry.at)
@@ -33,13 +34,13 @@ local function read_loss(kept)
   return entry, kept_until
 end
 
--- What SESSION had lost when read_losses() looked, by task: the entry, or false when that is past.
+-- The losses of SESSION that read_losses() found, by task: the entry, or false if that is past its retention.
 local LOSSES
--- Those of them that it has not been told of, by task.
+-- The losses that were not reported before, by task.
 local UNTOLD = {}
 
--- Losses that SESSION is told in this reply. A retry of the request that told them hears them again,
--- because its first reply may have been lost. Comes before anything that may note another loss.
+-- Return the losses to report to SESSION in this reply. A retry of the request that reported them gets them
+-- again, because its first reply may have been lost. Runs before anything that may record another loss.
 local function read_losses()
   if SESSION == '' then return {} end
   local flat, told = redis.pcall('HGETALL', LOST .. SESSION), {}
@@ -55,8 +56,7 @@ local function read_losses()
   return told
 end
 
--- Mark them as told, in a reply that goes to SESSION. Another loss of the same task,
--- noted since, stays.
+-- Mark these losses as reported. A newer loss of the same task, recorded since, stays unreported.
 local function mark_losses_told()
   for task, entry in pairs(UNTOLD) do
     if not NOTED[SESSION .. ' ' .. task] then

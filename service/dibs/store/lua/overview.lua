@@ -1,20 +1,20 @@
 -- overview.lua: a project at a glance. Changes nothing.
 --
--- ARG.done_ms: how long ago a task may have been done to be counted
+-- ARG.done_ms: tasks that were done within this time count
 -- {'overview', now, held, parked, review, lapsed, done, failed, ready, blocked, on hold: 1 | 0, changed | ''}
 --   changed: lease time of the last event
 -- {'stalled', now}
 --
--- Safe to run twice: it only reads. O(log claims), and MOST tasks that failed or are on hold: it counts by the
--- indexes, so a deadline that a stall has moved, or a parked claim that is overdue, is right once the sweep has
--- been there.
+-- Safe to run twice: it only reads. O(log claims), and at most MOST failed tasks and MOST tasks on hold. It counts
+-- by the indexes, so a claim whose deadline a stall moved, or an overdue parked claim, may count wrongly until the
+-- next sweep.
 --- @include common.lua
 
 local MOST = 1000
 local since = NOW - tonumber(ARG.done_ms)
 local live = call('ZCOUNT', LIVE, '(' .. NOW_TEXT, '+inf')
 local lapsed = call('ZCARD', PREFIX .. ':lapsed') + call('ZCOUNT', LIVE, '-inf', NOW_TEXT)
--- One that lapsed and failed, or is on hold, has its place in both indexes: it is not lapsed any more.
+-- A lapsed task that failed or is on hold is in both indexes, and does not count as lapsed.
 for _, index in ipairs({':failed', ':on-hold'}) do
   local others = lapsed > 0 and redis.pcall('ZRANGE', PREFIX .. index, 0, MOST - 1) or {}
   for _, at in ipairs(others[1] and call('ZMSCORE', PREFIX .. ':lapsed', unpack(others)) or {}) do

@@ -1,7 +1,7 @@
--- queue.lua: how SESSION takes a place in the queue of a task and leaves it, and how tickets go.
+-- queue.lua: how SESSION joins and leaves the queue of a task, and how tickets are dropped.
 
--- Take `these` tickets out of a queue; else those that nobody renewed in time, and return how many still
--- wait. The latter not while the task is free: there each ticket has a window, and they come in order.
+-- Drop the tickets `these` from a queue; without `these` all that were not renewed in time, and return how many
+-- remain. Without `these` the task must not be free: there each ticket gets its window, in order.
 local function drop_tickets(task, rec, these)
   local waiting = 0
   for _, ticket in ipairs(these or tickets(task, 'all')) do
@@ -16,7 +16,7 @@ local function drop_tickets(task, rec, these)
   return waiting
 end
 
--- Whether the queue of `task` has room for SESSION; then its ticket there, nil without one.
+-- Return whether the queue of `task` has room for SESSION, and the ticket that SESSION has there, if any.
 local function room_in_queue(task)
   local waiting = tickets(task)
   for _, ticket in ipairs(waiting) do
@@ -31,7 +31,7 @@ local function enqueue(task, rec, label, ticket)
   local order = ticket and text(ticket.order) or text(increment('tickets', NOW_TEXT))
   local joined = ticket and text(ticket.joined) or NOW_TEXT
   call('HSET', key, SESSION, order .. ' ' .. joined .. ' ' .. text(NOW + RULES.ticket_ms) .. ' ' .. label)
-  call('PERSIST', key)  -- 0.1.0 let it end by itself
+  call('PERSIST', key)  -- 0.1.0 set an expiry on it
   if not rec.queued then
     rec.queued = '1'
     resave(task, rec)
@@ -44,8 +44,8 @@ end
 
 local WAITS_FOR = {held = true, cooling = true, reserved = true}
 
--- SESSION takes a place in the queue of each task that is `refused` for a reason that one can wait out, a ticket
--- that it has being renewed; or in none, and false, where one of them is full.
+-- Add SESSION to the queue of each `refused` task whose reason passes with time, or renew its ticket there. Returns
+-- false, and adds it to none, if one of the queues is full.
 local function take_places(refused, label)
   local own = {}
   for i, refusal in ipairs(refused) do
@@ -61,7 +61,7 @@ local function take_places(refused, label)
   return true
 end
 
--- Take SESSION out of the queue of `task`; nil where it has no place there.
+-- Remove SESSION from the queue of `task`; return nil if it has no ticket there.
 local function leave_queue(task, rec)
   local waiting = rec.queued and tickets(task) or {}
   for place, ticket in ipairs(waiting) do
@@ -71,7 +71,7 @@ local function leave_queue(task, rec)
         drop_tickets(task, rec)
         rec.queued = nil
       end
-      -- The next one's window starts now, not when this one's did.
+      -- The window of the next ticket starts now, not when this window did.
       if place == 1 then rec.turns_from = NOW_TEXT end
       resave(task, rec)
       return {task, state_now(task, rec), ''}

@@ -1,7 +1,7 @@
--- record.lua: what is kept of a task: its record, how it is read, written and shown, and its events.
+-- record.lua: the record of a task: how it is read, written and shown; and the events of a task.
 
--- A claim that was live when time was lost has at least one ttl from then on (rule 13). `written`
--- is when the instant was set: what was lost before that is in it already.
+-- Return a deadline after stalls: a claim that was live when time was lost has at least one ttl from then on
+-- (rule 13). `written` is when the deadline was set: it already allows for earlier stalls.
 local function after_stalls(instant, span, written)
   for _, stall in ipairs(STALLS) do
     if instant > stall.from and written < stall.to then
@@ -11,8 +11,8 @@ local function after_stalls(instant, span, written)
   return instant
 end
 
--- The states of a task that somebody has or had, and the index that has the task in each: ':live' by its
--- deadline, the others by its end. transition() in tenure.lua is what moves a task between them.
+-- The states of a task that a session has or had, and the index for each: ':live' by its deadline, the others by
+-- its end. Only transition() in tenure.lua moves a task between them.
 local INDEX = {
   held = ':live', parked = ':live', review = ':live', lapsed = ':lapsed', done = ':done',
   released = ':ended', abandoned = ':ended', broken = ':ended', rejected = ':ended', retried = ':ended',
@@ -22,17 +22,17 @@ local function live(rec) return INDEX[rec.state] == ':live' end
 local function overdue(rec) return live(rec) and rec.due_at <= NOW end
 local function lapsed(rec) return rec.state == 'lapsed' or overdue(rec) end
 
--- A tenure that ended so long ago counts as never known, whether the sweeper has been there or not.
--- No key ends by itself: a store whose policy is volatile-… would evict it before its time.
+-- Return whether a tenure is past its retention. Then it counts as unknown, whether or not the sweep has dropped
+-- it. Records have no expiry: a store whose policy is volatile-… would evict them early.
 local function past_retention(rec)
   local ended = live(rec) and rec.due_at or tonumber(rec.ended)
   return ended ~= nil and ended + (rec.state == 'done' and RULES.done_retention_ms or RULES.retention_ms) <= NOW
 end
 
--- But what is listed, or on hold, is kept.
+-- Return whether a record may be dropped: not while the task is listed or on hold.
 local function forgettable(rec) return not (rec.listed or rec.hold) and past_retention(rec) end
 
--- What is kept as JSON is an object of texts, numbers in it text, too. nil for anything else.
+-- Decode a stored JSON object, whose values are all texts (numbers, too); nil for anything else.
 local function decode_texts(kept)
   local read, found = pcall(cjson.decode, kept)
   if not read or type(found) ~= 'table' then return nil end
@@ -42,7 +42,7 @@ local function decode_texts(kept)
   return found
 end
 
--- Whether all of a record is there that is counted with, and no number is past counting.
+-- Return whether a record has all numbers that scripts calculate with, and none is too large.
 local function is_complete(rec)
   if rec.state == 'new' then return rec.listed or rec.hold end
   if not rec.owner or not (live(rec) or INDEX[rec.state] and rec.ended) then return false end
@@ -55,48 +55,48 @@ local function is_complete(rec)
     and fence + ttl + since + beat + due + ended + grants + lapses + turns_from + last_ended + failures < 1e17
 end
 
--- What is kept is weighed, in bytes: a record by its JSON and its task, whose name is in the key, in two
--- indexes and among those that it resembles; an event by its fields (see emit()). META has the sums, as
--- `weighs`: "records events", and when they were counted last.
+-- Sizes are estimated in bytes: a record by its JSON and its task, whose name is in the key, in two indexes and
+-- among the names that it resembles; an event by its fields (see emit()). META has the sums, as `weighs`:
+-- "records events when", the last being the time of the last count.
 local function record_weight(task, size) return size + 5 * #task + 300 end
 
--- The length of each record that this run has met; and by how much it changed the sums, which nobody has
--- written down yet (see sums.lua).
+-- The length of each record that this run has read; and the changes of the sums that this run has not written
+-- yet (see sums.lua).
 local RECORD_SIZES, RECORDS_GREW, EVENTS_GREW = {}, 0, 0
 
--- A task's record is one JSON text at :task:TASK, of texts; instants and spans are in ms of lease time. What does
--- not apply is not there. What only a view has is added by to_json(), and taken out again.
+-- A task's record is one JSON text at :task:TASK, an object of texts; instants and spans are in ms of lease time.
+-- Fields that do not apply are absent. to_json() adds the fields of a view, and removes them again.
 --
---   the tenure that the task has, or had last
+--   the current tenure of the task, or its last one
 --     state            a key of INDEX; `new`: nobody ever had the task, which is listed or on hold
 --     owner            hash of the session
 --     fence            the number of the tenure
---     ttl              the span of a heartbeat
---     since, beat      when it was granted; when its deadline was set last
---     due              the deadline as it was set then; `due_at`, which is not kept, is the one after stalls
---     ended            when it ended; of a lapsed one, its deadline
---     label, branch, url, note, pr   what its session said of itself and of the work
---     place            hash of the address that it counts for (an address_hash everywhere but here)
---     anew             when it was work again after a review: max_hold counts from there
---     open_until       until when its pull request may be open: it lapses no sooner
---     by, reason, sha, merged   who broke it or told its verdict, why it was broken; the commit, '1' if merged
+--     ttl              the span that a heartbeat gives
+--     since, beat      when the claim was granted; when its deadline was last set
+--     due              the deadline as it was set; `due_at`, which is not stored, is the deadline after stalls
+--     ended            when the tenure ended; for a lapsed one its deadline
+--     label, branch, url, note, pr   from its session
+--     place            hash of the address that it counts for (elsewhere called address_hash)
+--     anew             when it became work again after a review: max_hold counts from there
+--     open_until       until when its pull request may be open: it does not lapse before
+--     by, reason, sha, merged   who broke it or gave its verdict; why it was broken; the commit; '1' if merged
 --     was              its state before a person let the task be tried again: `done`
---     mark, worked, parked      time spent as held and as parked, counted up to `mark` (archive.lua)
+--     mark, worked, parked      ms spent as held and as parked, counted up to `mark` (archive.lua)
 --   the task, over all its tenures
---     grants, lapses   how many tenures it had (one where this is missing), and how many lapsed
---     failures         how many failed since it last went well; attempt: the number of this try,
---                      missing for the first
---     listed           '1', or 'dropped' where the team took it off its list
---     most             max_attempts of its own, in the listing `attempts`
---     hold             until when a person has put it on hold, NEVER for no end
---     queued           '1' where its queue has tickets; turns_from: when their hand-over windows begin
---     like             its skeleton (confusables.py), where that is not its name in lower case
---     resembles        names that it resembled when it was new, a line each
---   the tenure before this one
+--     grants, lapses   the number of its tenures (1 if absent), and of those that lapsed
+--     failures         the number of failures since its last good end; attempt: the number of this try, absent
+--                      for the first
+--     listed           '1', or 'dropped' if the team took it off its list
+--     most             its own max_attempts, called `attempts` in the listing
+--     hold             the end of its hold, NEVER for no end
+--     queued           '1' if its queue has tickets; turns_from: when their hand-over windows begin
+--     like             its skeleton (confusables.py), if that is not its name in lower case
+--     resembles        the names that it resembled when it was new, a line each
+--   the previous tenure
 --     last_owner, last_fence, last_outcome, last_ended, last_label, last_branch, last_url, last_note, last_pr
 --
--- Read one: {} for a task that is not known; {gone = record} where only the record is still there;
--- {damaged = true, …} where nobody can read it, and so nobody knows who has the task.
+-- Load a record: {} for an unknown task; {gone = record} if it is past its retention, but not dropped yet;
+-- {damaged = true, …} if it cannot be read, so that nobody knows who has the task.
 local function load(task)
   local kept = redis.pcall('GET', RECORD .. task)
   if not kept then return {} end
@@ -131,7 +131,7 @@ local function save(task, rec)
   RECORD_SIZES[task] = #kept
 end
 
--- Tenures that failed so far, and whether they, or `many`, are all that may; a deadline that has passed counts.
+-- The failures of a task so far, and whether they, or `many`, use up its attempts; a passed deadline counts.
 local function failures(rec) return tonumber(rec.failures or '0') + (overdue(rec) and 1 or 0) end
 local function used_up(rec, many)
   if not many and not rec.failures and not overdue(rec) then return false end
@@ -139,7 +139,7 @@ local function used_up(rec, many)
   return max_attempts > 0 and (many or failures(rec)) >= max_attempts
 end
 
--- A person has put it on hold.
+-- Return whether the task is on hold now.
 local function on_hold(rec) return rec.hold ~= nil and (number(rec.hold) or 0) > NOW end
 
 local function state_now(task, rec)
@@ -151,14 +151,14 @@ local function state_now(task, rec)
   return call('HEXISTS', PREFIX .. ':missing', task) == 1 and 'blocked' or 'ready'
 end
 
--- The tickets of a task's queue that were renewed in time, oldest first; the others hold no place
--- any more, and come only with `all`.
+-- Return the tickets of a task's queue that were renewed in time, oldest first; with `all` also the
+-- expired ones, which hold no place.
 local function tickets(task, all)
   local flat, found = redis.pcall('HGETALL', PREFIX .. ':queue:' .. task), {}
   for i = 1, #flat, 2 do
     local order, joined, renewed, label = string.match(flat[i + 1], '^(%d+) (%d+) (%d+) ([^\n]*)$')
     local until_ms = after_stalls(tonumber(renewed or '0'), RULES.ticket_ms, 0)
-    -- One that nobody can read is no ticket.
+    -- A ticket that cannot be read does not count.
     if order and math.max(order, joined, renewed) < 1e16 and (all or until_ms > NOW) then
       found[#found + 1] = {
         session = flat[i], order = tonumber(order), joined = tonumber(joined),
@@ -169,7 +169,7 @@ local function tickets(task, all)
   return found
 end
 
--- How many tickets of a task's queue were renewed in time, and the place of SESSION's, nil without.
+-- Return how many tickets of a task's queue were renewed in time, and the place of SESSION, nil for none.
 local function count_tickets(task)
   local flat, orders, own = redis.pcall('HGETALL', PREFIX .. ':queue:' .. task), {}, nil
   for i = 1, #flat, 2 do
@@ -187,8 +187,8 @@ local function count_tickets(task)
   return #orders, place
 end
 
--- A record as JSON, '' for a task never claimed, with what only the store can tell: the deadline after stalls, the
--- queue. counted: give the queue's length instead of its tickets. told: add the listing; 'whole' adds the body.
+-- Return a record as JSON, '' for an unknown task, with facts that only the store has: the deadline after stalls, the
+-- queue. counted: with the queue's length instead of its tickets. told: with the listing; 'whole' adds the body.
 local function to_json(task, rec, counted, told)
   if not rec.state then return '' end
   local due, due_at = rec.due, rec.due_at
@@ -217,9 +217,8 @@ local function to_json(task, rec, counted, told)
   return shown
 end
 
--- One entry in the project's stream; only transitions are told, never a plain heartbeat. It weighs what
--- its names and values do and 64, and never so little that a project could have more than
--- RULES.events_kept of them.
+-- Add an event to the project's stream; only transitions are events, never a plain heartbeat. Its size is that of its
+-- names and values plus 64, and at least RULES.event_least, so that a project keeps at most RULES.events_kept events.
 local function emit(kind, task, rec, ...)
   local fence, ref, label = rec.fence or '0', string.sub(rec.owner or '', 1, 10), rec.label or ''
   call('XADD', EVENTS, '*', 'type', kind, 'task', task, 'at', NOW_TEXT, 'fence', fence, 'ref', ref,

@@ -1,21 +1,21 @@
--- recount.lua: counts by their sizes what the sums of META should say, a part of it at each sweep. An older dibs knows of
--- no sums, and a script that met a key of another kind ended before it wrote them.
+-- recount.lua: counts the sums of META again from the data, a part at each sweep. The sums may be wrong: an older dibs
+-- does not keep them, and a script that met a key of another type ended before it wrote them.
 --
--- META.recount, while it goes on: how far it is, and what that weighs, as 'index rank bytes'. What comes meanwhile comes
--- at the end of an index, and what goes moves what follows it forward: both are counted as if it had been at once, but
--- for tasks that pass to an index whose turn is still to come.
+-- META.recount, while a recount goes on: its progress and the bytes so far, as 'index rank bytes'. Meanwhile a new
+-- entry joins the end of an index, and a dropped one moves those behind it forward: the total is that of a count at
+-- once, except for a task that moves to an index that is still to be counted.
 
 local INDEXES = {':live', ':lapsed', ':done', ':ended', ':damaged', ':listed', ':on-hold', ':history'}
 local PAGE = math.min(100, RULES.recount_most)
 
--- A record of an older dibs is in no index of branches.
+-- Records of an older dibs are in no index of branches: add them, and count the bytes of all entries.
 local IN_LOOKUPS = 0
 local function find_again(task, field, value)
   add_lookup(task, field, value)
   IN_LOOKUPS = IN_LOOKUPS + lookup_weight(task, value)
 end
 
--- Whether `task` stands in an index before this one, and so was counted.
+-- Return whether `task` is in an index before this one, and so was counted.
 local function is_met(at, task)
   for earlier = 1, at - 1 do
     if type(redis.pcall('ZSCORE', PREFIX .. INDEXES[earlier], task)) == 'string' then return true end
@@ -23,7 +23,7 @@ local function is_met(at, task)
   return false
 end
 
--- What is written down of a listed task.
+-- Return the bytes of the listing and the body of a task.
 local function listing_weight(task)
   local sum = 200 + 5 * #task
   for _, kind in ipairs({':listing:', ':text:'}) do
@@ -33,8 +33,8 @@ local function listing_weight(task)
   return sum
 end
 
--- A record and its tenures. `fence` is that of one of them, by which history has the task once for each: it counts at
--- the first.
+-- Return the bytes of a record and its archived tenures. :history has the task once for each tenure, by its `fence`:
+-- the bytes count at the first tenure of the list.
 local function task_weight(task, fence)
   local sum, first = 0, nil
   for _, tenure in ipairs(redis.pcall('LRANGE', TENURES .. task, 0, -1)) do
@@ -59,14 +59,14 @@ end
 local function events_weight()
   local sum, from = 0, '-'
   repeat
-    local page = redis.pcall('XRANGE', EVENTS, from, '+', 'COUNT', 500)  -- none where it is no stream
+    local page = redis.pcall('XRANGE', EVENTS, from, '+', 'COUNT', 500)  -- empty if it is no stream
     for _, entry in ipairs(page) do sum = sum + event_weight(entry[2]) end
     if #page > 0 then from = '(' .. page[#page][1] end
   until #page < 500
   return sum
 end
 
--- Count a part, and write down how far it is. Returns whether that was the last: then the sums are as counted.
+-- Count one part, and store the progress. Returns whether that was the last part: then the sums are stored.
 local function recount_part()
   bypass_oom_guard()
   local known = redis.pcall('HGET', META, 'recount')
@@ -74,7 +74,7 @@ local function recount_part()
   at, rank, sum = tonumber(at) or 1, tonumber(rank) or 0, tonumber(sum) or 0
   local looked = 0
   while INDEXES[at] and looked < RULES.recount_most do
-    local page = redis.pcall('ZRANGE', PREFIX .. INDEXES[at], rank, rank + PAGE - 1)  -- none where it is no index
+    local page = redis.pcall('ZRANGE', PREFIX .. INDEXES[at], rank, rank + PAGE - 1)  -- empty if it is no index
     for _, member in ipairs(page) do sum = sum + member_weight(at, member) end
     looked, rank = looked + #page, rank + #page
     if #page < PAGE then at, rank = at + 1, 0 end

@@ -5,10 +5,10 @@
 --
 -- {'ended', now, losses, {task, state, already}…}   state is the task's now: free | done | held …
 -- {'not-mine', now, losses, view | '', 'lost' | 'not-holder' | 'moved', loss}   one task only
--- {'damaged', now, losses, task}   nobody can read the record of the one that was named
+-- {'damaged', now, losses, task}   the record of the named task cannot be read
 -- {'rate-limited', …}   {'stalled', now}
 --
--- Safe to run twice: ends are kept for the retention, and the repeat answers 'already'.
+-- Safe to run twice: ends are kept for the retention, and a repeat returns 'already'.
 -- O(claims of the session × log live claims of the project).
 --- @include common.lua
 --- @include record.lua
@@ -32,7 +32,7 @@ end
 
 local ENDED_BY_HOLDER = {released = true, abandoned = true, done = true}
 
--- This session itself ended the tenure that `fence` names, without one the latest.
+-- Return whether this session ended the tenure that `fence` names, or without `fence` the latest tenure.
 local function ended_before(task, rec)
   if rec.owner == SESSION and ENDED_BY_HOLDER[rec.state] and (fence == '' or fence == rec.fence) then
     return true
@@ -54,7 +54,7 @@ if one ~= '' then
     return answer('ended', told, release(one, rec))
   end
   local already = ended_before(one, rec)
-  -- Who waits for a task that they ended before, and names no fence, means their place.
+  -- A session that waits for a task that it ended before, and names no fence, means its place in the queue.
   if not ours and not (already and fence ~= '') then
     local left = leave_queue(one, rec)
     if left then return answer('ended', told, left) end
@@ -68,7 +68,8 @@ if one ~= '' then
   return answer('not-mine', told, to_json(one, rec), why, loss)
 end
 
--- What is in review, or was and is worked on again, outlives its session: who ends that names the task.
+-- Return whether a claim outlives its session: it is in review, or its pull request may be open, and this puts it
+-- back into review. Only a release that names the task ends it.
 local function waits(task, rec)
   if not live(rec) or overdue(rec) then return false end
   local open = (number(rec.open_until) or 0) > NOW

@@ -1,17 +1,17 @@
--- resolve.lua: how the pull request of a task ended, or how it goes on. Who says so is CI, the forge, or a person.
+-- resolve.lua: CI, the forge or a person reports how the pull request of a task ended, or that it was opened.
 --
--- ARG.task, '' where the next two are to find it   .pr, '' or its URL   .branch, '' or the branch that it is on
--- ARG.fence, '' for any   .outcome: merged | rejected; opened: it waits for its review
--- ARG.note  .sha  .by: who says so
+-- ARG.task, '' to find it by the next two   .pr, '' or its URL   .branch, '' or the branch that it is on
+-- ARG.fence, '' for any   .outcome: merged | rejected; opened: the task goes into review
+-- ARG.note  .sha  .by: who reports it
 --
 -- {'ended', now, losses, {task, state, already}}   state is the task's now
--- {'moved', now, losses, view | ''}   a newer tenure has the task, or the fence is not that of the last one
--- {'ambiguous', now, losses, task, task}   two tasks at least are on that pull request or branch
--- {'unknown', now, losses}   no session ever had such a task, or it was long ago
--- {'damaged', now, losses, task}   nobody can read its record
+-- {'moved', now, losses, view | ''}   a newer tenure has the task, or the last one has another fence or pull request
+-- {'ambiguous', now, losses, task, task}   at least two tasks are on that pull request or branch
+-- {'unknown', now, losses}   no session ever had such a task, or its record is gone
+-- {'damaged', now, losses, task}   its record cannot be read
 -- {'stalled', now}
--- Safe to run twice: the second run finds the task as the first one left it, and says 'already'.
--- O(tasks on one branch, MOST of them at most; a branch of more is no name for one).
+-- Safe to run twice: the second run finds the task as the first run left it, and returns 'already'.
+-- O(tasks on one branch), at most MOST; a branch of more tasks than that identifies none.
 --- @include common.lua
 --- @include record.lua
 --- @include listing.lua
@@ -25,8 +25,8 @@ local MOST = 500
 local task, pr, fence, outcome = ARG.task, ARG.pr, ARG.fence, ARG.outcome
 local given = {pr = pr, branch = ARG.branch}
 
--- The tasks that have a branch or pull request: of this tenure, and of the one before; and whether there
--- are more, of which nobody knows.
+-- Return the tasks whose current tenure has a branch or pull request, those whose previous tenure has it, and
+-- whether there are more than MOST, of which some were not read.
 local function found_by(field, value)
   local now, before = {}, {}
   local named = value ~= '' and redis.pcall('SRANDMEMBER', lookup_key(field, value), MOST + 1) or {}
@@ -47,7 +47,7 @@ local function found_by(field, value)
   return now, before, #named > MOST
 end
 
--- Of several, those that somebody has are meant.
+-- Return only the live tasks, or all if none is live.
 local function live_ones(tasks)
   local found = {}
   for _, each in ipairs(tasks) do
@@ -56,7 +56,7 @@ local function live_ones(tasks)
   return #found > 0 and found or tasks
 end
 
--- The one task that is meant; or an answer that says why there is none.
+-- Return the one task that matches; or nil, and an answer that says why there is none.
 local function find()
   for _, field in ipairs({'pr', 'branch'}) do
     local now, before, more = found_by(field, given[field])
@@ -80,7 +80,7 @@ record_lapse(task, rec)
 if not rec.owner then return answer('unknown', {}) end
 if fence ~= '' and fence ~= rec.fence then return answer('moved', {}, to_json(task, rec)) end
 
--- Of two pull requests of one tenure the last that was told is the task's: a verdict on another is none on it.
+-- A tenure has one pull request, the last that was reported: a verdict on another one does not apply to the task.
 local ended_well = rec.state == 'done' or rec.state == 'retried'
 local stands = live(rec) or rec.state == 'lapsed' or ended_well and outcome == 'rejected'
 if outcome ~= 'opened' and pr ~= '' and rec.pr and rec.pr ~= pr and stands then
@@ -89,12 +89,12 @@ end
 
 local to = ({merged = 'done', rejected = 'rejected', opened = 'review'})[outcome]
 local is_news = pr ~= '' and rec.pr ~= pr and (to == 'review' or rec.pr)
--- Its session may have called it done before. That it was merged stays so, and only a person says otherwise.
+-- Its session may have released it as done before. Once it is merged, a later `rejected` changes nothing.
 local known = rec.state == to and (to ~= 'done' or rec.merged)
 if (known or rec.merged and to ~= 'review') and not is_news then
   return answer('ended', {}, {task, state_now(task, rec), '1'})
 end
--- A pull request that is opened brings nothing back that ended another way than by its being closed.
+-- An opened pull request revives a claim only if that lapsed or was rejected.
 if to == 'review' and not live(rec) and rec.state ~= 'lapsed' and rec.state ~= 'rejected' then
   return answer('ended', {}, {task, state_now(task, rec), '1'})
 end

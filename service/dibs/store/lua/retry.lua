@@ -1,13 +1,14 @@
--- retry.lua: a person lets a task be tried again that failed, or that was done. Its past stays.
+-- retry.lua: a person lets a failed or done task be tried again. Its past stays.
 --
--- ARG.task   .fence, '' for any   .reason   .by: who
+-- ARG.task   .fence, '' for any   .reason   .by: the person
 --
 -- {'ended', now, losses, {task, state, already}}   state is the task's now
 -- {'moved', now, losses, view | ''}   the fence is not that of its last tenure
--- {'held', now, losses, view}   somebody has it
--- {'damaged', now, losses, task}   nobody can read its record
+-- {'held', now, losses, view}   a session has it
+-- {'damaged', now, losses, task}   its record cannot be read
 -- {'stalled', now}
--- Safe to run twice: the second finds neither, and says so. O(tags and dependents of the task).
+-- Safe to run twice: the second run finds it neither failed nor done, and returns 'already'. O(tags and dependents
+-- of the task).
 --- @include common.lua
 --- @include record.lua
 --- @include listing.lua

@@ -1,9 +1,9 @@
--- selftest.lua: try what the other scripts, and the service, ask of a store. Leaves nothing.
+-- selftest.lua: tries the commands and the Lua that the other scripts and the service need. Leaves no keys.
 --
--- KEYS[1] a prefix that nobody else has; the keys below are built from it, as every script's are
+-- KEYS[1] a unique prefix; the keys below are built from it, as in every script
 --
--- {what, error, what, error…}   what failed: a command, or 'Lua: …'; error '' where it only gave
---                               something else than it should
+-- {what, error, what, error…}   what failed: a command, or 'Lua: …'; error '' if it only returned a
+--                               wrong value
 -- O(1).
 
 local PREFIX = KEYS[1]
@@ -19,7 +19,7 @@ local function try(command, ...)
   return reply
 end
 
--- `get` the reply of a command, and `right` if it is as it should be.
+-- Run a command; it fails if `right` rejects its reply.
 local function expect(right, command, ...)
   local reply = try(command, ...)
   if reply ~= nil and not right(reply) then fail(command, '') end
@@ -34,7 +34,7 @@ end
 local function one(reply) return type(reply) == 'table' and #reply == 1 end
 
 local function key(name) return PREFIX .. ':' .. name end
-local function forget(name) try('PEXPIRE', key(name), '10000') end  -- should DEL be what is missing
+local function forget(name) try('PEXPIRE', key(name), '10000') end  -- in case DEL is missing
 
 -- A full store refuses a script's first growing write, unless the script has written already.
 expect(is(0), 'DEL', key('none'))

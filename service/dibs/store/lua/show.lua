@@ -1,7 +1,7 @@
 -- show.lua: one task as it is now. Changes nothing.
 --
 -- ARG.task
--- {'shown', now, view | ''}   {'damaged', now, losses, task}   nobody can read its record
+-- {'shown', now, view | ''}   {'damaged', now, losses, task}   its record cannot be read
 -- {'stalled', now}
 -- Safe to run twice: it only reads. O(tickets of the task).
 --- @include common.lua

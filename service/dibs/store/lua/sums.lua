@@ -1,7 +1,8 @@
--- sums.lua: what META counts: lapses, breaks, tickets, and what the records and events of the project weigh.
--- Wraps the script: it runs where INSIDE stands, then the sums are written, and the oldest events go where they weigh too much.
+-- sums.lua: the counts in META: lapses, breaks, tickets, and the sizes of the records and events of the project.
+-- Wraps the script, which runs at INSIDE; then this file writes the sums, and drops the oldest events if their size is
+-- over its limit.
 
--- Count one more in META. A count that nobody can read begins anew, at `anew`.
+-- Increment a count in META and return it. A count that cannot be read begins again at `anew`.
 local function increment(field, anew)
   local so_many = redis.pcall('HINCRBY', META, field, 1)
   if type(so_many) == 'number' and so_many > 0 and so_many < 1e15 then return so_many end
@@ -9,8 +10,8 @@ local function increment(field, anew)
   return tonumber(anew)
 end
 
--- What META says that records and events weigh, and since when; nil where nobody can read it. Then the
--- sweep counts.
+-- Parse the sums in META: the sizes of records and events, and when they were counted; nil if they cannot be read.
+-- Then the sweep counts them again.
 local function read_sums(kept)
   local records, events, since = string.match(kept or '', '^(%d+) (%d+) (%d+)$')
   if since and records + events + since < 1e15 then return tonumber(records), tonumber(events), since end
@@ -18,10 +19,10 @@ end
 
 local function event_weight(fields) return math.max(#table.concat(fields) + 64, RULES.event_least) end
 
--- What the events weigh, where the script itself has written the sums.
+-- The size of the events, if the script itself has written the sums.
 local EVENTS_WEIGH = 0
 
--- The sums as META is to have them, for a script that writes them with what else it has for META.
+-- Return the new sums, for a script that writes them to META together with other fields.
 local function take_sums(records, events, since)
   EVENTS_WEIGH = events + EVENTS_GREW
   local sums = text(records + RECORDS_GREW) .. ' ' .. text(EVENTS_WEIGH) .. ' ' .. since
@@ -29,8 +30,8 @@ local function take_sums(records, events, since)
   return sums
 end
 
--- Drop the oldest events where they weigh too much, and some more than must go, so that it is not to be done
--- each time. Returns what the events weigh then.
+-- If the events exceed their limit, drop the oldest, down to 63/64 of the limit, so that not every run drops some.
+-- Returns the size of the events that remain.
 local function trim_events(events)
   if events <= RULES.event_bytes then return events end
   local goal, oldest = RULES.event_bytes - math.floor(RULES.event_bytes / 64), nil
@@ -53,6 +54,6 @@ local kept = redis.pcall('HGET', META, 'weighs')
 local records, events, since = read_sums(type(kept) == 'string' and kept)
 if not records then return REPLY end
 events = trim_events(events + EVENTS_GREW)
--- A sum below zero is none, and so counted anew.
+-- A sum below zero cannot be parsed, so the sweep counts again.
 call('HSET', META, 'weighs', text(records + RECORDS_GREW) .. ' ' .. text(events) .. ' ' .. since)
 return REPLY

@@ -1,15 +1,15 @@
--- sweep.lua: write down deadlines that have passed, so that people hear of them, and drop what is
--- past its retention. Correctness never waits for it: every act looks at the deadline itself.
+-- sweep.lua: records lapses, so that people see them, and drops data that is past its retention.
+-- Correctness does not depend on it: every act checks the deadline itself.
 --
--- ARG.pressed: 1 where the store has little memory left, so that the history gives way; or ''
+-- ARG.pressed: 1 if the store has little memory left, so that history is evicted; or ''
 --
 -- {'swept', now, more: 1 | '', gone: 1 | '', damaged, held, parked, review, lapsed, done, tickets, lapses, breaks}
---   gone: nothing is kept of the project, or any more
---   damaged: tasks whose record nobody can read, MOST at most
+--   gone: the store has no data of the project, or none any more
+--   damaged: tasks whose record cannot be read, MOST at most
 --   held, parked, review, lapsed, done, tickets: how many there are now   lapses, breaks: how many ever
--- Safe to run twice: what is written down or dropped is not due any more. O(log live claims +
--- tickets) when nothing is due, at most MOST of each kind a run; once in RULES.recount_ms all that is
--- kept is counted, RULES.recount_most tasks a run.
+-- Safe to run twice: what was recorded or dropped is no longer due. O(log live claims + tickets)
+-- when nothing is due, at most MOST of each kind a run; once in RULES.recount_ms the sizes of all
+-- data are counted, RULES.recount_most tasks a run.
 --- @include common.lua
 --- @include record.lua
 --- @include listing.lua
@@ -26,14 +26,14 @@
 local MOST, QUEUED = 100, PREFIX .. ':queued'
 local more = ''
 
--- Those in an index that are due at `instant`, the first of them.
+-- Return the first MOST members of an index that are due at `instant`.
 local function due(index, instant)
   local found = call('ZRANGEBYSCORE', index, '-inf', instant, 'LIMIT', 0, MOST)
   if #found == MOST then more = '1' end
   return found
 end
 
--- What nobody can read must not stand in the way of what is due: it has an index of its own.
+-- Add a task whose record cannot be read to a separate index, so that it does not block tasks that are due.
 local function set_aside(task)
   bypass_oom_guard()
   call('ZADD', PREFIX .. ':damaged', 'NX', NOW_TEXT, task)
@@ -70,7 +70,7 @@ for index, kept_ms in pairs({
   end
 end
 
--- What is done for so long is history, and may give way; what is listed does not.
+-- A task that has been done for RULES.retention_ms is history and may be evicted, unless it is listed or on hold.
 local filed_until = number(call('HGET', META, 'filed') or nil)
 local filed = call('ZRANGEBYSCORE', PREFIX .. ':done', text(filed_until or 0), text(NOW - RULES.retention_ms), 'WITHSCORES', 'LIMIT', 0, MOST)
 for i = 1, #filed, 2 do
@@ -83,7 +83,7 @@ end
 if #filed > 0 then
   local last, is_full = tonumber(filed[#filed]), #filed == 2 * MOST
   if is_full then more = '1' end
-  -- Those of one instant are looked at again, unless they are more than a run takes.
+  -- The next run reads the tasks of the last instant again, unless they filled this run.
   if is_full and last == filed_until then last = last + 1 end
   if last ~= filed_until then
     bypass_oom_guard()
@@ -91,7 +91,7 @@ if #filed > 0 then
   end
 end
 
--- A dibs of before kept no more than which tasks have tenures, and what it kept weighed less.
+-- An older dibs only kept an index of the tasks that have tenures, and counted smaller sizes.
 local before = redis.pcall('ZRANGE', PREFIX .. ':past', 0, MOST - 1)
 for _, task in ipairs(before) do
   bypass_oom_guard()
@@ -123,7 +123,7 @@ if project_hold and not (type(project_hold) == 'string' and read_hold(project_ho
   project_hold = nil
 end
 
--- Whatever it was, a claim or a task that is done, by then it would be past its retention.
+-- At this age a damaged record would be past its retention, be it that of a claim or of a done task.
 local longest = math.max(RULES.done_retention_ms, RULES.max_hold_ms + RULES.retention_ms)
 for _, task in ipairs(due(PREFIX .. ':damaged', NOW - longest)) do
   local rec = load_current(task)
@@ -134,7 +134,7 @@ end
 for _, ending in ipairs(due(PREFIX .. ':endings', NOW - RULES.retention_ms)) do
   call('ZREM', PREFIX .. ':endings', ending)
 end
--- However many end in a day, a repeat comes soon: the newest will do.
+-- A repeat comes soon after the first call, so the newest ends are enough, even if a day has more.
 local many = call('ZCARD', PREFIX .. ':endings') - RULES.endings_kept
 if many > 0 then call('ZREMRANGEBYRANK', PREFIX .. ':endings', 0, math.min(many, 10 * MOST) - 1) end
 if many > 10 * MOST then more = '1' end
@@ -157,14 +157,14 @@ for _, session in ipairs(due(PREFIX .. ':losers', NOW)) do
   end
 end
 
--- Of many queues some are looked at in a run, any of them, and the others counted with what has run out.
+-- A run checks MOST queues at most, chosen at random; the others are counted with their expired tickets.
 local queued, looked_at, waiting = call('SMEMBERS', QUEUED), nil, 0
 if #queued > MOST then
   looked_at = {}
   for _, task in ipairs(call('SRANDMEMBER', QUEUED, MOST)) do looked_at[task] = true end
 end
 
--- Drop the tickets of `task` that have run out; returns how many there are.
+-- Drop the expired tickets of `task`, and return how many valid ones there are.
 local function clear_queue(task)
   local found, kept = tickets(task, 'all'), 0
   for _, ticket in ipairs(found) do
@@ -190,7 +190,7 @@ for _, task in ipairs(queued) do
   end
 end
 
--- A forge's delivery that is older than that is not listened to (forge/deliveries.py).
+-- delivery.lua refuses deliveries whose change is older than that, so it does not need these.
 redis.pcall('ZREMRANGEBYSCORE', PREFIX .. ':deliveries', '-inf', text(NOW - 8 * 86400000))
 
 local live_now, parked = call('ZCARD', LIVE), call('SCARD', PREFIX .. ':parked')
@@ -205,7 +205,7 @@ if more == '' and live_now + many_lapsed + many_done == 0 and EVENTS_GREW == 0 a
     'EXISTS', PREFIX .. ':ended', PREFIX .. ':endings', PREFIX .. ':losers', PREFIX .. ':queued',
     PREFIX .. ':damaged', PREFIX .. ':parked', PREFIX .. ':review', PREFIX .. ':listed',
     PREFIX .. ':deliveries', PREFIX .. ':past', HISTORY, ON_HOLD) == 0 and not project_hold then
-  -- A fence that is given later is larger than the last one without that being known: it is the time.
+  -- A later fence is larger even if the last one is forgotten, because it is at least the current time.
   if (number(kept[3]) or 0) < LATEST_US then
     call('DEL', META, EVENTS)
     gone, RECORDS_GREW = '1', 0

@@ -1,10 +1,10 @@
--- task.lua: one task with all that is known of it: its claim, what is written down, what it needs and what
--- needs it. Changes nothing.
+-- task.lua: one task in full: its claim, its listing, its needs, its dependents and its tenures. Changes
+-- nothing.
 --
 -- ARG.task
 -- {'shown', now, view | '', {need, view | ''…}, {dependent, view | ''…}, {tenure as JSON…}}
---   100 dependents at most; the tenures that ended, the latest first
--- {'damaged', now, losses, task}   nobody can read its record
+--   100 dependents at most; the ended tenures, the latest first
+-- {'damaged', now, losses, task}   its record cannot be read
 -- {'stalled', now}
 -- Safe to run twice: it only reads. O(needs + dependents + tickets of the task).
 --- @include common.lua

@@ -1,17 +1,17 @@
--- tasks.lua: write down which tasks there are. All that is given, or nothing.
+-- tasks.lua: write entries of the team's list, all of them or none.
 --
--- ARG.dry: 1 only to say what would change
--- ARG.closed: '' | full | unsafe, why nothing new may be kept now
--- ARG.entries, from AT.entries on: a JSON text each, of texts: task, skeleton (see confusables.py, '' for its lower
---   case), and of title, body, priority, needs, tags, url, source, attempts (lists with a line each) those
---   that were given, '' to clear them; drop: '1' takes it from the list
+-- ARG.dry: 1 to report what would change, and change nothing
+-- ARG.closed: '' | full | unsafe, why nothing new may be stored now
+-- ARG.entries, from AT.entries on: one JSON object of texts each: task; skeleton (confusables.py), '' if that is the
+--   name in lower case; those of title, body, priority, needs, tags, url, source, attempts that the request gives
+--   (lists with a line for each item), '' to clear one; drop: '1' takes the task off the list
 --
 -- {'listed', now, losses, 'created' | 'updated' | 'unchanged' | 'dropped' …}   one for each entry
--- {'cycle', now, losses, task…}   the first needs the second, and so on, and the last the first; 1,000 at most
+-- {'cycle', now, losses, task…}   the first task needs the second, and so on, and the last the first; 1,000 at most
 -- {'damaged', now, losses, task}   {'full', now, losses}   {'unsafe', now}   {'quota', now, losses, 'bytes', limit}
 -- {'rate-limited', …}   {'stalled', now}
 --
--- Claims, attempts and what is done stay as they are. Safe to run twice: the second run changes nothing.
+-- Claims, attempts and done tasks stay as they are. Safe to run twice: the second run changes nothing.
 -- O(entries × needs + tasks that these need in turn).
 --- @include common.lua
 --- @include record.lua
@@ -31,7 +31,7 @@ for i = AT.entries, #ARGV do
   entries[#entries + 1], given[entry.task] = entry, entry
 end
 
--- What a task is to need. What is dropped needs nothing, until it is listed again.
+-- Return the needs of a task after this call. A dropped task needs nothing until it is listed again.
 local function needs_of(task)
   local entry, kept = given[task], listing(task)
   local needs = kept and (not kept.dropped or entry) and kept.needs
@@ -41,8 +41,8 @@ local function needs_of(task)
   return found
 end
 
--- A path of needs that leads from `start` back to it, nil where there is none. `known` are tasks from
--- which no way leads into a circle.
+-- Return a circle of needs that a path from `start` leads into, nil if there is none. `known` are tasks from
+-- which no path leads into a circle.
 local function circle(start, known)
   local path, on_path = {{task = start, needs = needs_of(start), at = 0}}, {[start] = 1}
   while #path > 0 do
@@ -74,7 +74,7 @@ for _, entry in ipairs(entries) do
   end
 end
 
--- What would be kept of an entry, and what is kept now; and what that comes to.
+-- Return the new and the current listing of an entry, and the change between them.
 local function merged(entry)
   local old = listing(entry.task)
   if entry.drop == '1' then
@@ -115,7 +115,7 @@ local function write_tags(task, old, new)
   end
 end
 
--- The names that it resembles know it, so that a new one that resembles it says so (see claim.lua).
+-- Add `task` to the names that resemble one another, so that a later claim of a similar name reports it (claim.lua).
 local function write_similar(task, skeleton)
   local field, names = skeleton_field(task, skeleton), {}
   for name in each_line(call('HGET', META, field) or '') do
@@ -125,7 +125,7 @@ local function write_similar(task, skeleton)
   call('HSET', META, field, table.concat(names, '\n'))
 end
 
--- As it is kept: most tasks have the usual priority, which goes without saying.
+-- Encode a listing for the store, without a priority that is the usual one, as that of most tasks.
 local function kept_listing(entry)
   local kept = {}
   for field, value in pairs(entry) do kept[field] = value end
@@ -139,8 +139,8 @@ local function write_text(key, kept)
   if kept ~= '' then call('SET', key, kept) else call('DEL', key) end
 end
 
--- What an entry adds to what is kept, but for what its dependents come to: its listing and its text, and of a
--- new one the record and its place in the list.
+-- Return the bytes that an entry adds: its listing and its body; for a new task also its record and its place in
+-- the list. Its entries in :needed are not counted.
 local function growth(entry, old, new)
   local task = entry.task
   local grown = #kept_listing(new) - (old and #kept_listing(old) or 0)
@@ -202,11 +202,11 @@ if grows and ARG.dry == '' then
 end
 
 if grows and ARG.dry == '' and not call('HGET', META, 'epoch') then
-  -- No fence of this project is older than its epoch; the sweep counts what it keeps.
+  -- No fence of this project is older than its epoch; the sweep counts the sums.
   call('HSET', META, 'epoch', text(LATEST_US), 'weighs', '0 0 0')
 end
 for _, step in ipairs(plan) do
-  -- What is over is none of its needs, and was none before.
+  -- Drop the records of needs that are past their retention, so that each counts once as unmet.
   if ARG.dry == '' and step[4] ~= 'unchanged' then
     for need in each_line(step[3].needs) do load_current(need) end
   end
@@ -216,7 +216,7 @@ local reply = {'listed', NOW_TEXT, told}
 for i, step in ipairs(plan) do
   reply[i + 3] = step[4]
   if ARG.dry == '' and step[4] ~= 'unchanged' then
-    bypass_oom_guard()  -- what is dropped may go where there is no room
+    bypass_oom_guard()  -- a full store still takes a drop
     write(unpack(step))
   end
 end

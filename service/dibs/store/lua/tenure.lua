@@ -1,5 +1,5 @@
--- tenure.lua: how a task moves from state to state: a claim is granted, lapses, goes on, ends; and when it
--- is forgotten.
+-- tenure.lua: how a task moves from state to state: its tenure begins, lapses, is revived, ends; and how its
+-- record is dropped.
 
 local function uncount_address(address_hash)
   if not address_hash then return end
@@ -7,8 +7,8 @@ local function uncount_address(address_hash)
   if type(left) == 'table' or left <= 0 then call('HDEL', PREFIX .. ':places', address_hash) end
 end
 
--- How a tenure counts that moves on to `to`: 1 where it failed. On a name that nobody listed, which may be
--- a lock, `released` is a good end; of a task of the list, within RULES.brief_ms, it is a failure.
+-- Update the failures of a tenure that moves from the state `from` to `to`. On an unlisted name, which may be a
+-- lock, `released` is a good end; on a listed task, within RULES.brief_ms, it is a failure.
 local function count_failure(rec, from, to)
   local many = tonumber(rec.failures or '0')
   local failed = from == 'lapsed' or from == 'rejected'
@@ -26,10 +26,10 @@ local function count_failure(rec, from, to)
   rec.failures = many > 0 and text(many) or nil
 end
 
--- Move `task` to the state `to`, and write `rec`. `old` is the record of the tenure before, where `rec`
--- begins a new one. Nothing else writes a state, and all that follows from it is kept here: when the task
--- was due or ended, how often it failed, the index, the set of a live state other than 'held', what its
--- holder and its address have, what is ready, and the event. A heartbeat comes here too, with the state that the task has.
+-- Move `task` to the state `to`, and write `rec`. `old` is the record of the previous tenure, if `rec` begins a
+-- new one. Nothing else writes a state, and this function maintains all that depends on it: the deadline or the
+-- end, the failures, the index, the set of a live state other than 'held', the claims of the holder and of the
+-- address, the ready tasks, and the event. A heartbeat calls it as well, with the state that the task has.
 local function transition(task, rec, to, old)
   local from = (old or rec).state
   local left, entered = INDEX[from], INDEX[to]
@@ -70,7 +70,7 @@ local function transition(task, rec, to, old)
   local back = entered == ':live' and (to == 'held' or left ~= ':live')
     and ({parked = 'resumed', review = 'resumed', lapsed = 'revived', rejected = 'revived'})[from]
   if back then emit(back, task, rec) end
-  -- The event of a state is called like it, and has these fields of the record.
+  -- The event of a state has the name of the state, and these fields of the record.
   local fields, shown = {}, ({
     lapsed = 'note', parked = 'note', review = 'note pr branch', done = 'note pr by sha', rejected = 'note pr by', released = 'note pr', abandoned = 'note pr',
     broken = 'reason by',
@@ -82,7 +82,7 @@ local function transition(task, rec, to, old)
   if used_up(rec) and not failed and not rec.hold then emit('failed', task, rec) end
 end
 
--- The passing of a deadline, written down once by whichever act meets it first.
+-- Record a passed deadline, once; the first act that reads the task does this.
 local function record_lapse(task, rec)
   if not overdue(rec) then return end
   rec.lapses = text(tonumber(rec.lapses or '0') + 1)
@@ -91,21 +91,21 @@ local function record_lapse(task, rec)
   record_loss(rec.owner, task, rec.fence, 'lapsed', rec.due_at + RULES.retention_ms, {open = '1'})
 end
 
--- Write a record again whose state stays. 0.1.0 kept what had ended in no index, and the sweep takes out
--- what is kept beyond its retention, because it is listed or on hold.
+-- Save a record whose state does not change, and put an ended task back into its index: 0.1.0 kept ended tasks
+-- in no index, and the sweep removes tasks that outlive their retention because they are listed or on hold.
 local function resave(task, rec)
   save(task, rec)
   local index = INDEX[rec.state]
   if index and index ~= ':live' then call('ZADD', PREFIX .. index, rec.ended, task) end
 end
 
--- The field of META that has the names which resemble one another, a line each. They have one skeleton
--- (confusables.py), which is '' or nil where it is the name in lower case.
+-- Return the field of META with the names that resemble one another, a line each. They have one skeleton
+-- (confusables.py); `skeleton` is '' or nil if that is the name in lower case.
 local function skeleton_field(task, skeleton)
   return '~' .. (skeleton and skeleton ~= '' and skeleton or string.lower(task))
 end
 
--- Drop the record of a tenure that is over; the tenure goes into the history, but for a `whole` end.
+-- Drop the record of an ended tenure, and archive the tenure unless it goes as a `whole`.
 local function forget(task, rec, whole)
   bypass_oom_guard()
   record_lapse(task, rec)
@@ -129,7 +129,7 @@ local function forget(task, rec, whole)
     call('ZREM', PREFIX .. ':damaged', task)
     call('SREM', PREFIX .. ':parked', task)
     call('SREM', PREFIX .. ':review', task)
-    call('HDEL', META, 'weighs')  -- nobody knows what it weighed when it could be read
+    call('HDEL', META, 'weighs')  -- nobody knows its size before the damage
   end
   if rec.state == 'lapsed' then call('HDEL', LOST .. rec.owner, task) end
   if rec.state == 'done' then update_dependents(task, 1) end
@@ -145,7 +145,7 @@ local function forget(task, rec, whole)
   if rec.damaged then update_dependents(task) end
 end
 
--- Load a task's record to act on it: what is over goes now.
+-- Load a task's record for an act, and drop it if it is past its retention.
 local function load_current(task)
   local rec = load(task)
   if not rec.gone then return rec end
@@ -153,16 +153,16 @@ local function load_current(task)
   return {}
 end
 
--- From when on max_hold counts: a tenure begins anew where it comes back from review.
+-- Return when max_hold begins: at the grant, or when the tenure last came back from review.
 local function held_from(rec) return number(rec.anew) or tonumber(rec.since) end
 
--- A lapsed claim that nobody took may go on, same fence, while it is within max_hold.
+-- Return whether a lapsed claim that nobody took may be revived, with its fence: while it is within max_hold.
 local function revivable(rec)
   return rec.state == 'lapsed' and held_from(rec) + RULES.max_hold_ms > NOW
 end
 
--- Extend the claim `rec` of SESSION on `task`, bring it back if it lapsed, and apply `change`:
--- {ttl_ms, state = 'held'|'parked'|'review', resume = bool, note, label, branch, url, pr}, each or nil.
+-- Extend the claim `rec` of SESSION on `task`, revive it if it lapsed, and apply `change`: {ttl_ms,
+-- state = 'held'|'parked'|'review', resume = bool, note, label, branch, url, pr}, each of them optional.
 local function extend(task, rec, change)
   record_lapse(task, rec)
   local revived, to = rec.state == 'lapsed', change.state or 'held'
@@ -170,11 +170,11 @@ local function extend(task, rec, change)
   local span = tonumber(rec.ttl)
   if to == 'parked' then span = change.ttl_ms or RULES.park_ms end
   if rec.state == 'review' and to ~= 'review' then
-    rec.anew, rec.due_at = NOW_TEXT, 0  -- it is work again, and has the time of work
+    rec.anew, rec.due_at = NOW_TEXT, 0  -- it is work again, with the deadline of work
   end
   if change.resume then rec.due_at = math.min(rec.due_at, NOW + span) end
-  -- Never earlier than the deadline that the holder already has, and never past max_hold; but while its
-  -- pull request may be open, a session that goes on and dies leaves the task to nobody else (rule 22).
+  -- Never earlier than the deadline that the holder already has, and never past max_hold; but while its pull
+  -- request may be open the task does not lapse, even if its session works on and dies (rule 22).
   local limit = held_from(rec) + RULES.max_hold_ms
   if to == 'review' then span, limit = RULES.review_ms, NOW + RULES.review_ms end
   rec.due_at = math.max(rec.due_at, math.min(NOW + span, limit))

@@ -1,31 +1,31 @@
--- tick.lua: look at the lease clock. Every service process does so about once a second.
+-- tick.lua: read and advance the lease clock. Every service process does so about once a second.
 --
--- KEYS[1] the clock record   ARG.run_id of the store   .gap_ms: the longest that is not a stall
--- ARG.process: this one      .sweeper_ms: for how long it sweeps once chosen
+-- KEYS[1] the clock record     ARG.run_id of the store   .gap_ms: the longest gap that is no stall
+-- ARG.process: the caller's    .sweeper_ms: for how long a process sweeps once chosen
 --
 -- {observed_us, lost_us, stalls, sweeper: 1 | '', why: '' | first | restart | gap | back | turns | damaged}
 --
--- Lease time is the store's time while somebody watches it. When nobody could (the store was down
--- or paused, no service ran, the clock jumped ahead) the time between does not count, and the
--- instant is kept as a stall, "from-to:lost_us before" in lease ms: every claim that was live at
--- `from` has at least one ttl from `to` on. A clock that stepped back is the same with a negative
--- loss. So lease time never jumps and never goes back.
+-- Lease time follows the store's clock while a service reads it. Time in which none could (the store
+-- was down or paused, no service ran, the clock jumped ahead) does not count. It is recorded as a
+-- stall, "from-to:lost_us before" in lease ms: every claim that was live at `from` has at least one
+-- ttl from `to` on. A clock that stepped back is a stall with a negative loss. So lease time never
+-- jumps and never goes back.
 --
--- Where nobody can read the clock record, it begins anew, and all that was live has one more ttl.
+-- If the clock record cannot be read, it begins again, and every live claim has one more ttl.
 --
--- A new run_id is a restart, or another server's. Behind some endpoints several servers answer by
--- turns, so that every look would be a restart and no claim would ever lapse. A server that started
--- anew has a run_id that was never seen. So an id that returns within RECENT_US is no restart of it,
--- and once ids returned RETURNS_MOST times in a row they are taking turns ('turns'): known ones are
--- no news then, a new one still is. Until then each change counts: it may be a failover and back.
--- Safe to run twice: the second look finds no gap. O(1).
+-- A new run_id means a restart, or another server. Behind some endpoints several servers answer in
+-- turn: then every tick would look like a restart, and no claim would ever lapse. A restarted server
+-- has a run_id that was never seen, so an id that returns within RECENT_US is no restart. After
+-- RETURNS_MOST such returns in a row the servers take turns ('turns'): a known id no longer counts as
+-- a restart, a new one still does. Until then each change counts, as it may be a failover and back.
+-- Safe to run twice: the second run finds no gap. O(1).
 
 local MOST_STALLS, MOST_RUNS = 32, 16
 local RECENT_US, RETURNS_MOST = 30000000, 3
 local run_id, longest_us, process = ARG.run_id, tonumber(ARG.gap_ms) * 1000, ARG.process
 local function text(value) return string.format('%d', value) end
 
--- A whole number that is kept as text, 16 digits at most; nil for anything else.
+-- Parse a stored whole number: a text of 16 digits at most, and perhaps a minus; nil for anything else.
 local function number(kept)
   if kept and #kept <= 17 and string.find(kept, '^%-?%d+$') then return tonumber(kept) end
 end
@@ -42,11 +42,11 @@ for stall in string.gmatch(stalls, '%S+') do
   damaged = damaged or not (number(from) and number(to) and number(before))
 end
 
--- A user who may not see it knows nothing of a restart, and must not undo what others know.
+-- A service whose store user may not read the run_id sees no restart, and must not undo what others recorded.
 if run_id == '' then run_id = seen[4] or '' end
 
--- Runs that were seen within RECENT_US, "run_id=when in µs" a line, the latest first, but for this one; and how
--- often one of them came back, "count when in µs".
+-- This run and those that were seen within RECENT_US, "run_id=when in µs" a line, the latest first; and how often
+-- one of them came back, "count when in µs".
 local runs, known = {run_id .. '=' .. text(now)}, false
 for run, at in string.gmatch(seen[7] or '', '([^\n]+)=(%d+)') do
   if run == run_id then
@@ -78,8 +78,8 @@ if why == 'damaged' then
   stalls = '0-' .. text(math.floor((now - lost) / 1000)) .. ':' .. text(lost)
 end
 if why == 'gap' or why == 'restart' or why == 'back' then
-  -- Scripts may have run for up to `longest` since the last look. So much counts as passed: lease
-  -- time must not fall behind what they have seen.
+  -- Scripts may have run for up to longest_us since the last tick. That span counts as passed: lease
+  -- time must not fall behind the times that they have used.
   local passed = why == 'restart' and now - witness or longest_us
   local before, after = witness - lost, witness - lost + passed
   stalls = stalls .. ' ' .. text(math.floor(before / 1000)) .. '-' .. text(math.floor(after / 1000))
@@ -94,7 +94,7 @@ local sweeper, sweeps_until = seen[5], number(seen[6]) or 0
 if sweeper == process or sweeps_until < now or sweeps_until > now + 60000000 then
   sweeper, sweeps_until = process, now + tonumber(ARG.sweeper_ms) * 1000
 end
--- A full store refuses a script's first growing write; after one that cannot grow it lets this pass.
+-- A full store refuses a script's first growing write; after a write that cannot grow it accepts this one.
 redis.call('HDEL', KEYS[1], 'nothing')
 redis.call('HSET', KEYS[1], 'witness', text(now), 'lost', text(lost), 'stalls', stalls,
            'run_id', run_id, 'sweeper', sweeper, 'sweeper_until', text(sweeps_until),

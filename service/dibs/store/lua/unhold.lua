@@ -1,11 +1,11 @@
--- unhold.lua: a person releases the hold of a task, or with no task that of the whole project.
+-- unhold.lua: a person ends the hold of a task, or with no task the hold of the whole project.
 --
--- ARG.task, '' for the project   .reason   .by: who
+-- ARG.task, '' for the project   .reason   .by: the person
 --
--- {'ended', now, losses, {task, state, already}}   state is the task's now, '' of the project
--- {'damaged', now, losses, task}   nobody can read its record
+-- {'ended', now, losses, {task, state, already}}   state is the task's now, '' for the project
+-- {'damaged', now, losses, task}   its record cannot be read
 -- {'stalled', now}
--- Safe to run twice: the second finds no hold, and says so. O(log tasks on hold + tags of the task).
+-- Safe to run twice: the second run finds no hold, and returns 'already'. O(log tasks on hold + tags of the task).
 --- @include common.lua
 --- @include record.lua
 --- @include listing.lua

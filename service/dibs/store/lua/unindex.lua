@@ -1,9 +1,9 @@
--- unindex.lua: take a project of which nothing is kept out of the index of projects.
+-- unindex.lua: remove a project without data from the index of projects.
 --
--- KEYS[1] the index, by when a service last put the project there   ARG.project project
--- ARG.before_ms only if that was before, ms: a service that has put it there later may count on it
+-- KEYS[1] the index of projects, by when a service last added each   ARG.project
+-- ARG.before_ms: remove it only if it was last added before this time; a service that added it later relies on it
 --
--- 1 | 0: whether it went
+-- 1 | 0: whether it was removed
 -- Safe to run twice. O(log projects).
 
 local put_ms = redis.call('ZSCORE', KEYS[1], ARG.project)

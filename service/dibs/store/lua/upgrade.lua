@@ -1,7 +1,7 @@
--- upgrade.lua: say that the data has the next format, where it has the one before.
+-- upgrade.lua: set the format of the data to the next one, if it is the previous one.
 --
--- KEYS[1] the format   ARG.before   .after
--- The format that it has now.
+-- KEYS[1] the key of the format   ARG.before   .after
+-- Returns the format that the data has now.
 -- Safe to run twice, and to be interrupted: it is one write. O(1).
 
 if redis.call('GET', KEYS[1]) == ARG.before then
