@@ -1,5 +1,4 @@
-"""The requests of a connection for each act: a generator that yields requests and receives
-replies."""
+"""The requests of each act on a connection: a generator that yields requests and gets replies."""
 
 import itertools
 import random
@@ -39,8 +38,7 @@ class Lane:
         return f"{x[:8]}-{x[8:12]}-4{x[12:15]}-8{x[15:18]}-{x[18:]}"
 
     def holder(self, turn: int) -> str:
-        """Return the holder of claim number `turn`: a session has `MINE` claims, a lease any
-        number."""
+        """Return the holder of claim number `turn`; a session has `MINE`, a lease any number."""
         return self.who(0 if self.wire.leased else turn // MINE)
 
     def task(self, turn: int) -> str:

@@ -142,8 +142,7 @@ async def throughput(host: str, port: int, seconds: float) -> tuple[float, float
 
 
 async def paint(host: str, port: int) -> list[float]:
-    """Make 1,000 claims in a project; return the times of reading its first page in ms, the first
-    one uncached."""
+    """Make 1,000 claims; return the times of reading their first page in ms, uncached first."""
     one = JsonConnection(host, port)
     await one.open()
     for first in range(0, 1000, 25):

@@ -33,8 +33,7 @@ class Installed:
     env: dict[str, str]
 
     def calls(self) -> dict[str, list[str]]:
-        """Return the measured commands by name; the claim comes first, and the hook is
-        throttled."""
+        """Return the measured commands by name: the claim first, the hook throttled."""
         sh = ["sh", str(self.folder / "dibs")]
         script = [sys.executable, str(self.folder / "dibs.py")]
         return {

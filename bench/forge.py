@@ -33,8 +33,7 @@ from dibs.store.redis.link import PipelineLink
 
 RATE, SECONDS, ROUNDS, LANES = 50, 2.0, 12, 8
 SENDERS = 4
-"""The number of concurrent deliveries: a forge does not wait for one answer before it sends the
-next."""
+"""Concurrent deliveries: a forge does not wait for one answer before it sends the next."""
 LEAD_S = 1.6
 """Seconds by which the events outlast the load, which needs a moment to begin."""
 TASKS = 100
@@ -48,8 +47,7 @@ DESCRIPTION = "What was changed and why, in as many words as a session writes. "
 
 
 def deliver(port: int, first: int, seconds: float) -> list[tuple[float, float]]:
-    """Send RATE events a second; return for each its due time and the ms from then to its
-    answer."""
+    """Send RATE events a second; return each one's due time and its ms from then on."""
     now, took = time.time(), list[tuple[float, float]]()
     prepared = [_delivery(first + number, now) for number in range(math.ceil(seconds * RATE))]
     print("ready", flush=True)

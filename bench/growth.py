@@ -1,5 +1,4 @@
-"""The effect of a full store on each act: the same service on 1 thousand and on 1 million
-claims."""
+"""The effect of a full store on each act: one service on 1 thousand and on 1 million claims."""
 
 import asyncio
 import contextlib

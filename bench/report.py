@@ -151,8 +151,7 @@ def _turns(turns: Sequence[Mapping[str, float]]) -> str:
 
 
 def _budget(results: Results) -> str:
-    """Return a table of the time that each target leaves for a claim, and the time a claim
-    takes."""
+    """Return a table of the time that each target leaves for a claim and the time it takes."""
     rows = []
     for what, ours, theirs, least in TARGETS:
         mine, other = results.get((ours, "claim", 32)), results.get((theirs, "claim", 32))

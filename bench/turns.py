@@ -1,5 +1,4 @@
-"""The store's event loop cycles (turns): the share of scripts, and the share of waiting for the
-disk."""
+"""The store's event loop cycles (turns): the shares of scripts and of waiting for the disk."""
 
 import contextlib
 from collections.abc import Callable

@@ -39,8 +39,7 @@ class Dibs:
 
     taken = 409
     leased = False
-    """Whether sessions need a setup request, so that one session makes all claims of a
-    connection."""
+    """Whether sessions need a setup request; then one session makes all claims of a connection."""
 
     def __init__(self, project: str = PROJECT) -> None:
         self._v1 = f"/v1/{project}"

@@ -169,8 +169,7 @@ class PeakMemory:
             )
 
     def most(self) -> int:
-        """Return the larger of two values: service's and store's own peaks added, or the peak
-        total."""
+        """Return the peak total, or the sum of the service's and the store's peaks if larger."""
         both = (self._service.pid, self._service.store())
         return max(self.shared, sum(_of(pid, "status", "VmHWM:") for pid in both))
 

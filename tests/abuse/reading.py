@@ -91,8 +91,7 @@ def events(service: Target, until: float) -> Counter[str]:
 
 
 def board_streams(service: Target, until: float) -> Counter[str]:
-    """Follow the boards of a hundred projects with many claims each, and change them all the
-    time."""
+    """Follow the boards of a hundred projects with many claims, which change all the time."""
     _filled(service, until, 100, 100)
     crowd = Crowd(service)
     for number in range(400):

@@ -113,8 +113,7 @@ class Team:
             self.release(f"run-{number}", task, "abandoned", note=note)
 
     def many(self, number: int, first: int = 0, **wish: Any) -> None:
-        """Claim `number` tasks, T-0000 onwards, 25 per request, so that time and name give one
-        order."""
+        """Claim `number` tasks, T-0000 onwards, 25 per request: time and name give one order."""
         for start in range(first, first + number, 25):
             names = [f"T-{n:04}" for n in range(start, min(start + 25, first + number))]
             body = {"all_of": names, "label": f"s{start:04}", "ttl": "2h", **wish}

@@ -43,8 +43,7 @@ def memory(pid: int) -> int:
 
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Start a service whose project has the largest number of claims, each with the longest
-    note."""
+    """Start a service with a full project, each of whose claims has the longest note."""
     folder = str(tmp_path_factory.mktemp("crowded"))
     with Running("--data-dir", folder) as running:
         team = Team(running)

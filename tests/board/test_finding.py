@@ -1,5 +1,4 @@
-"""Filter, search, sort and keyboard: the URL has a person's selection, and keys reach every
-action."""
+"""Filter, search, sort and keyboard: the URL has the selection, and keys reach every action."""
 
 from collections.abc import Callable
 

@@ -1,5 +1,4 @@
-"""People's actions on tasks: each form asks for a reason and a key, acts, and confirms the
-result."""
+"""People's actions on tasks: each form asks for a reason and a key, and confirms the result."""
 
 from collections.abc import Callable
 from typing import Any

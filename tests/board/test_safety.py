@@ -1,5 +1,4 @@
-"""The board shows the texts of sessions as text, to viewers with the key, and loads nothing from
-other hosts."""
+"""The board shows sessions' texts as text, only with the key, and loads nothing from elsewhere."""
 
 import base64
 from collections.abc import Callable

@@ -38,8 +38,7 @@ def claude(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> ScriptedModel:
-    """Run one headless session whose model takes these steps; return the model with its
-    requests."""
+    """Run one headless session with these steps; return the model, which has the requests."""
     with scripted_model(*steps, {"text": "that was all"}, **(subs or {})) as model:
         mode = () if "--permission-mode" in flags else ("--permission-mode", "acceptEdits")
         done = processes.run(

@@ -13,8 +13,7 @@ pytestmark = pytest.mark.timeout(400)
 
 
 def sessions(box: Sandbox, command: str) -> list[list[str]]:
-    """Run a command in each session, then write one file per session; return the sessions'
-    results."""
+    """Run a command and write a file in each session; return the results by session."""
 
     def session(number: int) -> list[str]:
         name = f"cse_{number:02}"

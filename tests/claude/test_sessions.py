@@ -1,5 +1,4 @@
-"""A session keeps its identity in the real Claude Code: cleared, resumed, forked, with
-sub-agents."""
+"""A session keeps its identity in the real Claude Code: cleared, resumed, forked, sub-agents."""
 
 import json
 import uuid

@@ -104,8 +104,7 @@ class Sandbox:
         until(lambda: not self.keepers(), "the keepers have ended")
 
     def keepers(self) -> list[int]:
-        """Return the pids of the keepers that renew this machine's claims during long tool
-        calls."""
+        """Return the pids of the keepers that renew this machine's claims."""
         found, home = [], f"HOME={self.home}\0".encode()
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):  # the process has just ended
@@ -115,8 +114,7 @@ class Sandbox:
         return found
 
     def is_kept(self) -> bool:
-        """Return whether a keeper is at work: it holds the lock, which is how the client recognizes
-        one."""
+        """Return whether a keeper is at work, which its lock shows, as the client checks it."""
         locks = Path("/proc/locks").read_text("ascii").splitlines()
         locked = {line.split()[5].rpartition(":")[2] for line in locks if "->" not in line}
         return any(str(path.stat().st_ino) in locked for path in self.home.rglob("*.keeper"))

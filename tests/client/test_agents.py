@@ -22,8 +22,7 @@ D = "sh .claude/skills/dibs/dibs"
 
 
 class AgentAtWork:
-    """One agent in a repository that has dibs; its shells have no variable with its session's
-    id."""
+    """One agent in a repository that has dibs; its shells get no id of its session."""
 
     def __init__(self, ann: Sandbox, name: str) -> None:
         self.ann, self.name = ann, name
@@ -42,8 +41,7 @@ class AgentAtWork:
         return answer.stdout or None
 
     def at(self, column: str) -> list[Any]:
-        """Return the outputs for each event of a cell; skip if the platform does not offer the
-        event."""
+        """Return the outputs for each event of a cell; skip if the platform has no such event."""
         cell = CELLS[self.name][column]
         if isinstance(cell, str):
             pytest.skip(f"the platform does not offer it: {cell}")

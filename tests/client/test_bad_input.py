@@ -19,8 +19,7 @@ from dibs import __version__
 
 @contextlib.contextmanager
 def answering(*replies: bytes) -> Iterator[str]:
-    """Run a server that answers each request with the next of `replies`, then repeats the last
-    one."""
+    """Run a server that answers with `replies` in turn, then repeats the last one."""
     left = list(replies)
     with socket.create_server(("127.0.0.1", 0)) as server:
 

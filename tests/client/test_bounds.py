@@ -1,5 +1,4 @@
-"""One call takes at most five seconds and eight mebibytes, whatever answers, and ends in one
-line."""
+"""One call takes at most five seconds and eight mebibytes of any answer, and ends in one line."""
 
 import contextlib
 import json

@@ -1,5 +1,4 @@
-"""A session keeps its identity through `/clear`, resume and compaction, and never takes
-another's."""
+"""A session keeps its identity through `/clear`, resume and compaction, and takes no other's."""
 
 import json
 import os

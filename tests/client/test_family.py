@@ -28,8 +28,7 @@ def beaten(ann: Sandbox, task: str, **env: str) -> str:
 
 
 def ages(ann: Sandbox, latest: str = "T-1", **env: str) -> None:
-    """Make every claim, up to the latest, a second old by its service's clock, and every stamp
-    due."""
+    """Make every claim, up to the latest, a second old for its service, and every stamp due."""
     made = beaten(ann, latest, **env)
     until(
         lambda: ann.dibs("list", "--json", **env).said(0).json["server_time"] > made,

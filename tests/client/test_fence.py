@@ -98,8 +98,7 @@ def test_no_stale_write_is_taken_in_200_rounds_of_paused_holders(sandbox: Make) 
 
 
 def one_round(heir: FrozenSession, holders: list[FrozenSession], number: int) -> int:
-    """Freeze every holder past its ttl, give its task away, wake it, and let both sessions
-    write."""
+    """Freeze every holder past its ttl, give its task away, wake it, and let both write."""
     tasks = [f"T-{number}-{n}" for n in range(len(holders))]
     shelves = [Shelf() for _ in holders]
     for holder, task in zip(holders, tasks, strict=True):

@@ -1,5 +1,4 @@
-"""What the gate takes as held when work begins: by the client's clock, the service, a name, or
-nobody."""
+"""What the gate counts as held when work begins: by the client's clock, the service, or a name."""
 
 import contextlib
 import json
@@ -31,8 +30,7 @@ def hanging(ann: Sandbox) -> Iterator[dict[str, str]]:
 
 
 def test_what_is_over_by_our_own_clock_is_asked_about_before_an_edit(sandbox: Make) -> None:
-    """A tool call longer than the ttl delayed the heartbeats, and nobody else has taken the
-    task."""
+    """A tool call longer than the ttl delayed the heartbeats; nobody has taken the task."""
     ann = sandbox(DIBS_GATE="block", **LOCAL)
     fence = ann.dibs("claim", "T-1", "--ttl", "2s", "--json").said(0).json["fence"]
     over_by_its_own_clock(ann)

@@ -377,8 +377,7 @@ for line in json.load(sys.stdin):
 
 @pytest.fixture
 def recipe(service: ServiceProcess) -> tuple[str, list[str]]:
-    """Return SKILL.md's calls for agents without Python: the lines that begin each call, and the
-    calls."""
+    """Return SKILL.md's calls for agents without Python: their first lines, and the calls."""
     with urllib.request.urlopen(f"{service.url}/skill/SKILL.md") as served:
         text = served.read().decode().split("## Without Python")[1]
     text = text.replace("PROJECT", "acme.curl").replace("pr=URL", "pr=https://e.org")

@@ -1,5 +1,4 @@
-"""`init` for agents other than Claude Code: its entries in their files, next to others, and
-removal."""
+"""`init` for agents other than Claude Code: entries in their files, and removal."""
 
 import json
 import shutil

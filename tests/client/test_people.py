@@ -95,8 +95,7 @@ def test_nobody_acts_without_the_key_or_with_another(pair: tuple[Sandbox, Sandbo
 def test_the_admin_key_goes_to_the_host_that_it_is_for_alone(
     pair: tuple[Sandbox, Sandbox], administered: ServiceProcess
 ) -> None:
-    """The team key follows the same rule: a checkout's dibs.conf cannot redirect it to another
-    host."""
+    """As for the team key, no dibs.conf of a checkout can send it to another host."""
     zoe, _ = pair
     host = administered.url.partition("://")[2]
     conf = Path(zoe.repo, ".claude/skills/dibs/dibs.conf")

@@ -1,5 +1,4 @@
-"""Behind the sandbox's proxy: TLS intercepted with its CA, and refusals distinguished from
-outages."""
+"""Behind the sandbox's proxy: TLS with its CA, and refusals distinguished from outages."""
 
 import time
 from collections.abc import Iterator

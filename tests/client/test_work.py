@@ -1,5 +1,4 @@
-"""Commands that the gate counts as work on the repository, in any spelling, and those it does
-not."""
+"""The commands that the gate counts as work on the repository, in any spelling, and others."""
 
 from pathlib import Path
 from typing import Any

@@ -18,8 +18,7 @@ GIVEN_UP = re.compile(
     r"|\bnought\b|\ball told\b|\btill\b|\bkept back\b|\bkeeps? (it|this|\S+) back\b|\bover there\b",
     re.IGNORECASE,
 )
-"""Riddling or archaic words. `lately` stays as the name of a field that open pages of an older
-version read."""
+"""Riddling or archaic words. `lately` stays as a field's name, which old open pages read."""
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md", "SECURITY.md")),
     *(ROOT / "docs").glob("*.md"),
@@ -63,8 +62,7 @@ ANOTHER_THING = {
     "waiter": "who has a ticket, as /v1 calls the field",
     "waiting": "what `next` answers while too much waits for people",
 }
-"""Names in the code that are another system's term for a word of dibs, but mean something else
-here."""
+"""Names in the code that are others' term for a word of dibs, but mean something else here."""
 
 
 def test_nothing_is_called_by_a_term_of_others_for_a_word_of_ours() -> None:

@@ -54,8 +54,7 @@ def sessions() -> list[tuple[str, str]]:
 
 @contextlib.contextmanager
 def made_to_run(data_dir: Path) -> Iterator[tuple[str, str]]:
-    """Run `make run` on a free port with a separate data directory; yield its URL and its
-    output."""
+    """Run `make run` on a free port with its own data directory; yield its URL and output."""
     out = data_dir.with_name("said")
     with open(out, "w") as stdout:
         process = start(

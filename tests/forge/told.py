@@ -1,5 +1,4 @@
-"""Made-up GitHub webhook payloads: in GitHub's shape, with only the fields that matter, and
-signed."""
+"""Made-up GitHub webhook payloads: in GitHub's shape, cut to the fields that matter, and signed."""
 
 import copy
 import hmac
@@ -77,8 +76,7 @@ def deliver(
     headers: Mapping[str, str | None] | None = None,
     id: str = "",
 ) -> httpx.Response:
-    """POST a payload (bytes unchanged), signed; `headers` override the usual ones, None removes
-    one."""
+    """POST a signed payload (bytes unchanged); `headers` override the usual, None removes one."""
     body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     if event is None:
         event = "pull_request" if b'"pull_request":' in body else "issues"

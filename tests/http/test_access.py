@@ -1,5 +1,4 @@
-"""Access by keys, tokens and allowed projects, and requests that browsers send from other
-origins."""
+"""Access by keys, tokens and allowed projects, and browser requests from other origins."""
 
 import base64
 import subprocess

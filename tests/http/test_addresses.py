@@ -1,5 +1,4 @@
-"""Limits by address: which address a request counts for, and that only new claims and reads
-count."""
+"""Limits by address: the address of a request, and that only new claims and reads count."""
 
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,4 @@
-"""Events resume without gap or duplicate after reconnects and crashes, or the stream sends
-`reset`."""
+"""Events resume without gap or duplicate after reconnects and crashes, or send `reset`."""
 
 import contextlib
 import json

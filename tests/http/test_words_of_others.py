@@ -18,8 +18,7 @@ NOW = datetime.now(UTC)
 
 
 def accepted(caller: Caller, call: str, fields: Mapping[str, Any]) -> httpx.Response:
-    """POST the fields without those that the service refuses; assert that a refusal quotes them as
-    data."""
+    """POST the fields without the refused ones; assert that a refusal quotes them as data."""
     answer = caller.post(call, **fields)
     if answer.status_code != 422:
         return answer

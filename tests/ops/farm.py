@@ -28,8 +28,7 @@ def server() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return free ports below the range that the system gives to clients, with room for bus
-    ports."""
+    """Return free ports below the system's range for clients, with room for bus ports."""
     found: list[int] = []
     candidate = random.randrange(12_000, 20_000)
     while len(found) < count:

@@ -1,5 +1,4 @@
-"""Sessions that claim, hold and release over HTTP during a failure, and the answers that they
-got."""
+"""Sessions that claim, hold and release over HTTP during a failure, and their answers."""
 
 import http.client
 import json
@@ -110,8 +109,7 @@ class SteadyLoad:
         return 0, {}
 
     def assert_fences_only_grew(self) -> None:
-        """Assert that each project's fences are unique, and that each task's later grants have
-        larger ones."""
+        """Assert that fences are unique in a project, and that they grow for each task."""
         assert not self.wrong, self.wrong[:5]
         for project in self.projects:
             fences = Counter(grant.fence for grant in self.grants if grant.project == project)

@@ -1,5 +1,4 @@
-"""Admission: which connections get a slot, which are closed for others, and which calls go
-first."""
+"""Admission: the connections that get a slot or make room, and the calls that go first."""
 
 import asyncio
 import http.client

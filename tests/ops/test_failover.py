@@ -1,5 +1,4 @@
-"""Failovers in which the old primary still answers: the claims that they lose, and those they
-cannot."""
+"""Failovers in which the old primary still answers: which claims they lose, and which not."""
 
 import contextlib
 import http.client
@@ -85,8 +84,8 @@ class Stalls:
 
 
 def late_losses(service: Running, load: SteadyLoad, word_s: float, stalled_s: float) -> int:
-    """Return how many claims are lost of those requested later than LEFT_S after the switch, plus
-    the service's longest stall."""
+    """Return the losses among claims requested later than LEFT_S and the longest stall after
+    `word_s`."""
     late = SteadyLoad(load.ports, load.projects)
     late.grants = [grant for grant in load.grants if grant.asked > word_s + LEFT_S + stalled_s]
     assert late.grants, "nothing was granted after the switch: the test proves nothing"

@@ -1,5 +1,4 @@
-"""The cost that a stranger at the port can cause, and the information that the service gives
-away."""
+"""The cost that a stranger at the port can cause, and the information that the service reveals."""
 
 import contextlib
 import json
@@ -135,8 +134,7 @@ def test_a_large_body_behind_a_small_head_meets_the_limit_of_bodies(service: Run
 
 
 def told(service: Running, request: str) -> tuple[int, bool]:
-    """Send a request on a new connection; return the status, and whether the service then closed
-    it."""
+    """Send a request on a new connection; return the status, and whether it was then closed."""
     with open_socket(service) as connection:
         connection.settimeout(3)
         key = f"Authorization: Bearer {KEY}\r\nDibs-Session: {new_session()}\r\n"

@@ -82,8 +82,7 @@ def copy(sources: list[Path], target: Path) -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run the build stage in an empty directory; return the directory that would be / in the
-    image."""
+    """Run the build stage in an empty directory; return it, the image's /."""
     root = tmp_path_factory.mktemp("image")
     sent = context(root / "context")
     environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}

@@ -1,5 +1,4 @@
-"""A short soak: load with restarts loses no claim, and no resource grows. `make soak` runs
-longer."""
+"""A short soak: load with restarts loses no claim and nothing grows. `make soak` runs longer."""
 
 import json
 import os

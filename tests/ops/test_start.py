@@ -165,8 +165,7 @@ class Peer:
 
 
 def says(*words: bytes) -> Callable[[socket.socket], None]:
-    """Return a handler that answers each request with the next of `words`, then repeats the last
-    one."""
+    """Return a handler that answers with `words` in turn, then repeats the last one."""
 
     def answer(connection: socket.socket) -> None:
         left = list(words)

@@ -236,8 +236,7 @@ def test_an_upgrade_that_is_killed_loses_no_claim(tmp_path: Path, killed_when: s
 
 @pytest.mark.long
 def test_a_service_whose_store_was_taken_over_by_a_newer_version_stops(store: str) -> None:
-    """A newer service upgraded the store, so the old service must not go on as if nothing had
-    changed."""
+    """A newer service upgraded the store: the old service must not simply go on."""
     with Running(env={"DIBS_REDIS_URL": store}) as service:
         assert service.claim("T-1")[0] == 201
         with redis.Redis.from_url(store) as client:

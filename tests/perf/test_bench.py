@@ -1,5 +1,4 @@
-"""The parts of `make bench` that use the internals of dibs still run; the whole bench takes
-minutes."""
+"""The parts of `make bench` that use dibs' internals still run; the whole takes minutes."""
 
 import shutil
 

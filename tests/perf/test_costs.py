@@ -57,8 +57,7 @@ def server(embedded: EmbeddedStore) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 async def store(embedded: EmbeddedStore, server: redis.Redis) -> AsyncIterator[Store]:
-    """Yield a store client as the service uses it, with rate limits that are checked and never
-    reached."""
+    """Yield a store client as in the service; its rate limits are checked and never reached."""
     much = dict.fromkeys(("rate_per_session", "rate_per_project", "claims_per_project"), 10**6)
     rules = Rules(**much, record_bytes=64 << 20)
     store = Store(PipelineLink.to(embedded.url), rules)
@@ -81,8 +80,7 @@ async def grant(
 
 
 def commands(server: redis.Redis) -> int:
-    """Return the number of commands that the store ran since the last reset, those in scripts
-    included."""
+    """Return the number of commands the store ran since the last reset, scripts' included."""
     stats = server.info("commandstats")
     ours = ("cmdstat_config", "cmdstat_info", "cmdstat_hello", "cmdstat_client")
     return sum(each["calls"] for name, each in stats.items() if not name.startswith(ours))
@@ -294,8 +292,7 @@ HISTORIES: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "the largest tenures": ("\U0001f642" * 190 + "{0}", "abandoned", LARGEST, 300),
     "the largest done": ("\U0001f642" * 190 + "{0}", "done", LARGEST, 300),
 }
-"""Each: the tasks' name, the outcome, the fields of a claim, and a count above the project's
-budget."""
+"""Each: a task's name, its outcome, its claim's fields, and more tenures than the budget holds."""
 
 
 @pytest.mark.long
@@ -303,8 +300,7 @@ budget."""
 async def test_a_history_takes_no_more_than_the_budget_of_its_project_and_refuses_nobody(
     embedded: EmbeddedStore, server: redis.Redis, kind: str
 ) -> None:
-    """As a stranger would fill it; a retention of one millisecond stands in for ends that are a day
-    old."""
+    """A stranger's history; a retention of one millisecond stands in for day-old ends."""
     rules = Rules(
         rate_per_session=0,
         rate_per_project=0,

@@ -70,8 +70,7 @@ def tasks_of(many: int, deep: int) -> list[dict[str, Any]]:
 
 
 def drain(port: int, processes: int, entries: list[dict[str, Any]]) -> Counter[str]:
-    """List the tasks, let processes take them, and check the result; return how often each was
-    done."""
+    """List the tasks, let processes take them, check the result; return each task's count."""
     from tests.harness.processes import start
 
     lead = DrainingSession(port)

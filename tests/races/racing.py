@@ -80,8 +80,7 @@ def race_for_one(service: ServiceProcess, folder: Path, racers: int, rounds: int
 def share_out(
     service: ServiceProcess, folder: Path, sessions: int, tasks: list[str]
 ) -> dict[str, str]:
-    """Let `sessions` claim every task, each in a different order; return the winner of each
-    task."""
+    """Let `sessions` claim all tasks, each in its own order; return each task's winner."""
     won: dict[str, str] = {}
 
     def work(number: int) -> list[str]:

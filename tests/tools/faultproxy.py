@@ -69,8 +69,7 @@ class FaultProxy:
         self._loop.close()
 
     def assert_every_fault_met_traffic(self, times: int = 1) -> None:
-        """Assert that each fault happened at least `times` times; otherwise the run proves nothing
-        about it."""
+        """Assert that each fault happened; otherwise the run proves nothing about it."""
         unmet = [fault for fault, odd in self.odds.items() if odd and self.met[fault] < times]
         assert not unmet, f"seed {self.seed}: {unmet} met traffic less than {times}×: {self.met}"
 

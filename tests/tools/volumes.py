@@ -32,8 +32,7 @@ def free(place: Path) -> int:
 
 
 def fill(place: Path, leave: int = 0) -> Path:
-    """Fill the file system up to `leave` bytes, as another program would; return the file that does
-    so."""
+    """Fill the file system up to `leave` bytes, as another program would; return its file."""
     taken = place / "somebody else's"
     with open(taken, "ab", buffering=0) as file, contextlib.suppress(OSError):
         while free(place) > leave:
