@@ -67,7 +67,7 @@ class Sandbox:
         run(command, cwd=self.repo, check=True)
 
     def command(self, *args: str) -> list[str]:
-        """The command line of a dibs command."""
+        """Return the command line of a dibs command."""
         runner = sys.executable if self.script.suffix == ".py" else "sh"
         return [runner, str(self.script), *args]
 

@@ -1,4 +1,4 @@
-"""What the gate counts as held when work begins: by the client's clock, the service, or a name."""
+"""The claims that the gate counts as held when work begins: by clock, by the service, by name."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ def over_by_its_own_clock(ann: Sandbox) -> None:
 
 @contextlib.contextmanager
 def hanging(ann: Sandbox) -> Iterator[dict[str, str]]:
-    """Return an environment whose service accepts connections and never answers."""
+    """Yield an environment whose service accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         folder = ann.state_files()[0].parents[1]

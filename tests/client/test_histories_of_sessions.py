@@ -179,13 +179,13 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def no_two_are_one(self) -> None:
-        """Every live session, sub-agents included, has its own secret."""
+        """Assert that every live session, sub-agents included, has its own secret."""
         secrets = [secret for agent in self.live for secret in agent.secrets.values()]
         assert len(set(secrets)) == len(secrets)
 
     @invariant()
     def none_is_two(self) -> None:
-        """A session that asks again gets the same secret."""
+        """Assert that a session that asks again gets the same secret."""
         for agent in self.live:
             assert {sub: self.look(agent, sub) for sub in agent.secrets} == agent.secrets
 

@@ -41,7 +41,7 @@ def init(ann: Sandbox, *flags: str) -> CommandAnswer:
 
 
 def installed(ann: Sandbox) -> None:
-    """From here on, run the installed client, as a session does."""
+    """Use the installed client from here on, as a session does."""
     ann.script = ann.repo / ".claude/skills/dibs/dibs"
 
 

@@ -64,7 +64,7 @@ class StandIn:
 
 @pytest.fixture
 def agent(sandbox: Make) -> Iterator[StandIn]:
-    """Return an agent whose session holds T-1 with a ttl of 4 seconds."""
+    """Yield an agent whose session holds T-1 with a ttl of 4 seconds."""
     box = sandbox(**ME)
     box.dibs("claim", "T-1", "--ttl", "4s").said(0)
     agent = StandIn(box)

@@ -1,4 +1,4 @@
-"""Which secrets make a caller which session: one test for each row of the table in SECURITY.md."""
+"""The secrets that make a caller a session: one test for each row of the table in SECURITY.md."""
 
 import json
 import uuid
