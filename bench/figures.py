@@ -23,7 +23,7 @@ class Figure:
 
 def section(title: str, said: str, rows: Sequence[Figure]) -> str:
     """Return the section of docs/performance.md with these rows."""
-    lines = [f"## {title}", "", said, "", "| what | to reach | found |", "|---|--:|--:|"]
+    lines = [f"## {title}", "", said, "", "| figure | target | measured |", "|---|--:|--:|"]
     lines += [f"| {row.what} | {row.goal} | {row.found} |" for row in rows]
     return "\n".join(lines) + "\n"
 

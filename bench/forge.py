@@ -91,10 +91,10 @@ def measure(say: Say, *, quick: bool = False) -> list[Figure]:
         say("forge: claims, with and without events")
         beside = _beside(service, say, *((2, 1.2) if quick else (ROUNDS, SECONDS)))
         many = 2_000 if quick else MANY
-        say(f"forge: {many:,} claims are made")
+        say(f"forge: making {many:,} claims")
         for project, count in (("bench.few", FEW), ("bench.many", many)):
             asyncio.run(_fill(folder, Project(project), count))
-        say("forge: a claim is found")
+        say("forge: finding a claim")
         return beside + _found(service.port, many)
 
 
@@ -121,12 +121,12 @@ def _beside(service: contenders.Contender, say: Say, rounds: int, seconds: float
             told += len(events)
     share = statistics.median(b / a for a, b in zip(alone, beside, strict=True))
     p50, p99 = (statistics.quantiles(took, n=100)[at] for at in (49, 98))
-    what = f"a webhook of 20 KiB, {RATE} a second beside claims on {LANES} connections"
-    rates = f"{statistics.median(beside):,.0f} beside {statistics.median(alone):,.0f} a second"
+    what = f"a webhook of 20 KiB, {RATE} a second during claims on {LANES} connections"
+    rates = f"{statistics.median(beside):,.0f} and {statistics.median(alone):,.0f} claims/s"
     return [
         Figure(f"{what}, p99", f"≤ {P99_MS:g} ms", f"{p99:.1f} ms (p50 {p50:.1f})", p99 <= P99_MS),
         Figure(
-            "claims a second beside those events ÷ without, in rounds that take turns",
+            "claims a second during those events ÷ without them",
             f"≥ {SHARE_LEAST:g}",
             f"{share:.2f} ({rates})",
             share >= SHARE_LEAST,
@@ -196,7 +196,10 @@ def _found(port: int, many: int) -> list[Figure]:
             for project, count in (("bench.few", FEW), ("bench.many", many)):
                 took[count].append(ask(project, way, turn * 7_919 % count))
         few, all_of = (statistics.median(each) for each in took.values())
-        what = {"verify": "a claim found by its branch", "resolve": "a verdict by pull request"}
+        what = {
+            "verify": "time to find a claim by its branch",
+            "resolve": "time of a verdict by pull request",
+        }
         found.append(
             Figure(
                 f"{what[way]} among {many:,} claims ÷ among {FEW}",
@@ -214,7 +217,7 @@ def main() -> int:
         clean_signals()
         print(json.dumps(deliver(*json.loads(sys.argv[2]))))
         return 0
-    said = "medians, of rounds that take turns."
+    said = "medians of alternating rounds."
     return figures.main("bench.forge", __doc__, "A forge", said, measure)
 
 

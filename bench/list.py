@@ -78,15 +78,15 @@ def measure(say: Say, *, quick: bool = False) -> list[Figure]:
         store = held.enter_context(
             contextlib.closing(redis.Redis.from_url(store_url(folder), socket_timeout=60))
         )
-        say(f"list: {imported:,} tasks are written")
+        say(f"list: writing {imported:,} tasks")
         found = list(_import(service.port, imported))
         say("list: bytes")
         found += _bytes(service.port, store, 5_000 if quick else 30_000)
-        say(f"list: {many:,} tasks are written")
+        say(f"list: writing {many:,} tasks")
         ListCaller(service.port).write([entry("T", number) for number in range(many)])
         say("list: dependents")
         found.append(_dependents(service.port, 3 if quick else 9))
-        say("list: next and claims take turns")
+        say("list: next and claims, in turns")
         found.append(_next(service, many, quick=quick))
     return found
 
@@ -94,9 +94,9 @@ def measure(say: Say, *, quick: bool = False) -> list[Figure]:
 def _import(port: int, many: int) -> Iterator[Figure]:
     lead, entries = ListCaller(port, "bench.import"), [with_text("I", n) for n in range(many)]
     share = many / IMPORTED
-    for what, most_s in (("written", 10), ("written again, nothing changed", 5)):
+    for what, most_s in (("all new", 10), ("all unchanged", 5)):
         took = lead.write(entries)
-        what = f"{many:,} tasks with texts of 480 characters {what}, 500 a call"
+        what = f"time to write {many:,} tasks with texts of 480 characters, {what}, 500 a call"
         yield Figure(what, f"≤ {most_s * share:g} s", f"{took:.1f} s", took <= most_s * share)
 
 
@@ -117,7 +117,7 @@ def _bytes(port: int, store: Any, many: int) -> Iterator[Figure]:
     for first in range(0, many, 25):
         tasks = [f"L-{number:06}" for number in range(first, first + 25)]
         ListCaller(port, "bench.bytes").post("claim", all_of=tasks, **FACTS)
-    what = "store memory per lease of an unlisted task, all facts given"
+    what = "store memory per claim on an unlisted task with all fields, on one branch"
     yield _bytes_each(what, (used() - before) / many, 700)
 
 
@@ -134,7 +134,7 @@ def _dependents(port: int, rounds: int) -> Figure:
         lead.post("claim", task=need)
         took.append(lead.post("release", task=need, outcome="done") * 1000)
     found = statistics.median(took)
-    what = f"a task is done that {DEPENDENTS:,} others need, until it is answered"
+    what = f"time to finish a task that {DEPENDENTS:,} others need"
     return Figure(what, "≤ 20 ms", f"{found:.1f} ms (at most {max(took):.1f})", found <= 20)
 
 
@@ -154,7 +154,7 @@ def _next(service: contenders.Contender, many: int, *, quick: bool) -> Figure:
 
 def main() -> int:
     """Measure and print the figures; report missed targets; return the exit code."""
-    said = f"with {LANES} connections, of rounds that take turns the median."
+    said = f"{LANES} connections, medians of alternating rounds."
     return figures.main("bench.list", __doc__, "A list of tasks", said, measure)
 
 

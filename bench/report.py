@@ -29,9 +29,9 @@ TARGETS = (
 CORES = os.cpu_count() or 1
 QUIET = ""
 NOT_QUIET = """
-**The machine was not quiet:** other work took processors and disk during this run, which hits what
-runs in several processes and syncs a log the hardest. Run it again on an idle machine before you
-rely on it.
+**The machine was not quiet:** other work used processors and disk during this run. This affects
+services with several processes and a synced log the most. Run it again on an idle machine before
+you rely on it.
 """
 MEASURED = re.compile(r"(<!-- measured: ([a-z ]+) -->\n).*?(<!-- /measured -->)", re.DOTALL)
 """The parts of the page that a run writes; the text around them is written by hand."""
@@ -63,9 +63,9 @@ def _targets(results: Results, growth: Sequence[Mapping[str, Any]]) -> str:
             rows.append((f"{what}, {large['claims']} ÷ 1,000", bound, f"{ratio:.2f}"))
     most = max(growth[1:], key=lambda each: each["bytes_each"])
     bytes_each = f"{most['bytes_each']:.0f} bytes"
-    what = "store memory per live claim, all facts given, 60 of it to find names that look alike"
+    what = "store memory per live claim with all fields, 60 of it to find names that look alike"
     rows.append((what, "≤ 800 bytes", bytes_each))
-    return table(("what", "to reach", "found"), rows)
+    return table(("figure", "target", "measured"), rows)
 
 
 def _rates(results: Results) -> str:
@@ -77,7 +77,7 @@ def _rates(results: Results) -> str:
             found = results.get((name, act, 32))
             row.append(f"{found['rate']:,.0f}" if found else "–")
         rows.append(row)
-    return table(("a second", *names), rows)
+    return table(("calls a second", *names), rows)
 
 
 def _ratios(results: Results) -> str:
@@ -109,7 +109,7 @@ def _processor(results: Results) -> str:
     for name in _names(results):
         found = results[name, "claim", 32]
         rows.append((name, f"{found['cpu_us']:.0f}", f"{found['busy']:.2f}"))
-    head = ("a fresh claim", "processor time, µs", "cores taken by the generator of load")
+    head = ("a fresh claim", "processor time, µs", "cores used by the load generator")
     return table(head, rows)
 
 
@@ -146,7 +146,7 @@ def _turns(turns: Sequence[Mapping[str, float]]) -> str:
         for each in turns
     ]
     head = ["connections", "claims/s", "claims a turn", "store: script, µs", "other work, µs"]
-    head += ["waiting for the disk, µs", "service, µs", "of a core"]
+    head += ["waiting for the disk, µs", "service, µs", "service, cores"]
     return table(head, rows)
 
 
@@ -163,7 +163,7 @@ def _budget(results: Results) -> str:
         spent = mine["cpu_us"] + (mine["busy"] / mine["rate"] * 1e6 if whole else 0)
         left = cores / rate * 1e6
         rows.append((what, f"{rate:,.0f}", str(cores), f"{left:.0f}", f"{spent:.0f}"))
-    return table(("target", "claims/s it takes", "cores", "µs a claim", "found"), rows)
+    return table(("target", "claims/s required", "cores", "µs a claim", "measured"), rows)
 
 
 def measured(

@@ -170,7 +170,7 @@ Make = Callable[..., Sandbox]
 
 @pytest.fixture
 def sandbox(service: ServiceProcess, tmp_path: Path) -> Iterator[Make]:
-    """Return a maker of sandboxes that share one project, which no other test uses."""
+    """Yield a maker of sandboxes that share one project, which no other test uses."""
     made: list[Sandbox] = []
 
     def make(url: str = service.url, **env: str) -> Sandbox:
