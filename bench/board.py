@@ -199,7 +199,7 @@ async def slowdown(host: str, port: int, pid: int, streams: int, rate: int) -> N
             await load
     without, with_ = statistics.median(calls[False]), statistics.median(calls[True])
     print(
-        f"claims beside {rate} transitions/s, three runs each, in turn\n"
+        f"claims during {rate} transitions/s, three runs each, in turn\n"
         f"  1 board: {without:.0f} calls/s; {streams} boards: {with_:.0f} calls/s, "
         f"{(1 - with_ / without) * 100:.0f} % fewer\n"
         f"  processor at {rate} transitions/s alone: 1 board {statistics.median(idle[False]):.0%}, "
@@ -228,7 +228,7 @@ async def main(streams: int, rate: int, seconds: float) -> None:
         with ServiceProcess(Path(folder), env=limits) as service:
             host, port = "127.0.0.1", service.port
             took = " ".join(f"{ms:.0f}" for ms in await paint(host, port))
-            print(f"  a page of 1,000 claims, six times: {took} ms")
+            print(f"  first page of 1,000 claims, six times: {took} ms")
             await throughput(host, port, 2)  # a warm-up
             await slowdown(host, port, service.pid, streams, rate)
 

@@ -161,9 +161,7 @@ def dibs(
 def plain(name: str, fsync: str = "everysec") -> Iterator[Contender]:
     """Run the plain FastAPI service, on the same kind of store."""
     if not PLAIN_PYTHON.exists():
-        raise Missing(
-            "the plain service needs FastAPI in an environment of its own: make bench-plain"
-        )
+        raise Missing("the plain service needs FastAPI in a separate environment: make bench-plain")
     with folder() as where, redis(where, fsync) as url:
         port, log = free_port(), where / "plain.log"
         command = [str(PLAIN_PYTHON), *_uvicorn("bench.plain:app", port)]

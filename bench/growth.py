@@ -181,5 +181,5 @@ def _benchmark(program: str, url: str, command: list[str]) -> str:
 def _last(rows: Iterator[Any]) -> Any:
     found = list(rows)
     if not found:
-        raise Missing("redis-benchmark said nothing")
+        raise Missing("redis-benchmark printed nothing")
     return found[-1]

@@ -22,7 +22,7 @@ def a_run() -> dict[str, str]:
         busy=0.1,
         took_s=300.0,
         results={},
-        missing=["etcd is not here"],
+        missing=["etcd is not installed"],
         turns=[],
         scripts={"claim": "11,000/s"},
         growth=GROWTH,
@@ -33,7 +33,7 @@ def a_run() -> dict[str, str]:
 def test_a_run_puts_its_figures_between_the_marks_and_leaves_the_rest_as_it_was() -> None:
     page = report.filled(PAGE, a_run())
     assert "two cores; load average 0.1 at the start; 300 s." in page
-    assert "**Missing:** etcd is not here" in page
+    assert "**Missing:** etcd is not installed" in page
     assert report.MEASURED.sub("", page) == report.MEASURED.sub("", PAGE)
     assert report.filled(page, a_run()) == page
 

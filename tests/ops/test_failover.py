@@ -21,7 +21,7 @@ from tests.ops.test_replicas import serving as node_of
 from tests.tools.servers import KINDS, serving
 
 LEFT_S = 1.5
-"""Seconds after the Sentinels name another primary from which no acknowledged claim may be lost."""
+"""Seconds after the Sentinels name another primary; a claim requested later must not be lost."""
 
 
 class Word:

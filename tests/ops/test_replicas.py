@@ -203,7 +203,7 @@ def report(what: str, load: SteadyLoad, lost: int, away_s: float) -> None:
     """Print the measurements; `pytest -s` shows them."""
     print(
         f"\n{what}: {len(load.grants)} grants, {lost} acknowledged claims lost, "
-        f"{away_s:.1f} s away; {dict(load.answers)} {dict(load.unanswered)}"
+        f"{away_s:.1f} s down; {dict(load.answers)} {dict(load.unanswered)}"
     )
 
 

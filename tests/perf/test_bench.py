@@ -11,7 +11,7 @@ pytestmark = pytest.mark.long
 
 def test_the_scripts_alone_are_measured() -> None:
     if not shutil.which("redis-benchmark"):
-        lacking("redis-benchmark is not here")
+        lacking("redis-benchmark is not installed")
     rates = growth.raw_scripts()
     assert list(rates) == ["claim", "heartbeat"]
     assert all(" p99 " in said for said in rates.values())
