@@ -170,6 +170,28 @@ async def test_a_claim_that_was_only_held_and_came_back_counts_both_its_times(de
 
 
 @quick
+@pytest.mark.parametrize("verdict", ["merged", "rejected"])
+async def test_a_later_verdict_adds_no_time_to_a_claim_that_had_ended(
+    desk: Desk, verdict: str
+) -> None:
+    await desk.granted(desk.ann, "T-1")
+    await desk.pass_time(10)
+    if verdict == "merged":
+        await desk.release(desk.ann, "T-1", outcome="done", pr=PR)
+    else:
+        await acting.resolve(desk.store, desk.project, task="T-1", pr=PR, outcome=verdict)
+    await desk.pass_time(30)
+    later = PR if verdict == "merged" else f"{PR}0"
+    await acting.resolve(desk.store, desk.project, task="T-1", pr=later, outcome=verdict)
+    [tenure] = await tenures(desk, "T-1")
+    assert abs(tenure.held_seconds - 10) <= 2, tenure
+    assert (tenure.ended_at - tenure.acquired_at).total_seconds() >= 38, "the verdict is its end"
+    await finish(desk, "T-1", reopen=True)
+    tenure = (await tenures(desk, "T-1"))[1]
+    assert abs(tenure.held_seconds - 10) <= 2, "also in the history, once the task is claimed again"
+
+
+@quick
 async def test_a_claim_that_is_only_held_keeps_no_word_of_it(desk: Desk) -> None:
     await desk.granted(desk.ann, "T-1")
     await desk.pass_time(10)

@@ -136,3 +136,11 @@ def test_a_fence_from_before_its_project_is_forgotten_whatever_began_that(
     [claim] = rig.claim(ANN, "U").claims
     rig.pass_time(5)
     assert rig.release(BOB, "U", claim.fence - 1).why == "lost"
+
+
+def test_a_verdict_on_what_is_done_leaves_the_time_it_was_held(rig: Rig) -> None:
+    rig.claim(ANN, "T")
+    rig.release(ANN, "T", outcome="done")
+    rig.pass_time(1)
+    rig.resolve("merged", task="T")
+    rig.claim(ANN, "T", reopen=True)

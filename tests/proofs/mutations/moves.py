@@ -137,8 +137,16 @@ MUTANTS = [
         "nobody counts how long a task was worked on",
         "store/lua/tenure.lua",
         "who had a task, and for how long (rule 21)",
-        "      count_time(rec, to)\n",
+        "    if from ~= to or left ~= ':live' then count_time(rec, to) end\n",
         "",
+        HISTORY,
+    ),
+    Mutant(
+        "the time between an end and a later verdict counts as held",
+        "store/lua/tenure.lua",
+        "who had a task, and for how long (rule 21)",
+        "if from ~= to or left ~= ':live' then count_time",
+        "if from ~= to then count_time",
         HISTORY,
     ),
 ]

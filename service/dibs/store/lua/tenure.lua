@@ -36,10 +36,9 @@ local function transition(task, rec, to, old)
   local failed = used_up(rec, tonumber(rec.failures or '0'))
   if not old then
     bypass_oom_guard()
-    if from ~= to then
-      count_failure(rec, from, to)
-      count_time(rec, to)
-    end
+    if from ~= to then count_failure(rec, from, to) end
+    -- A verdict on a task that is done already moves its end, too.
+    if from ~= to or left ~= ':live' then count_time(rec, to) end
   end
   rec.state = to
   if entered == ':live' or to == 'lapsed' then rec.due = text(rec.due_at) end
