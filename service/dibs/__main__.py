@@ -1,4 +1,4 @@
-"""`python -m dibs` is the command `dibs`."""
+"""Entry point of `python -m dibs`: the command `dibs`."""
 
 from dibs.cli import main
 

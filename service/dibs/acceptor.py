@@ -1,8 +1,8 @@
-"""Accepts connections: all that wait outside, as long as there are slots.
+"""Accepting of connections: all that wait, as long as there are slots.
 
-uvicorn would have the event loop do that, which knows of no slots: who came beyond them would be
-refused, holders too. It also accepts one connection a turn, and with many busy ones a turn takes
-long. Here who finds no slot waits in the kernel's queue, in order.
+uvicorn would leave this to the event loop, which knows nothing of slots: connections beyond them
+would be refused, holders' too. The loop also accepts one connection per turn, and with many busy
+ones a turn takes long. Here a connection without a slot waits in the kernel's queue, in order.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ from socket import socket
 from dibs.connection_slots import ConnectionSlots
 
 AT_ONCE = 256
-"""So many are accepted before anybody else has a turn."""
+"""Connections accepted before the event loop does anything else."""
 AGAIN_S = 0.01
-"""After so long those outside are looked after again, while there is no slot for them."""
+"""Seconds after which to try again while there is no free slot."""
 
 
 class Acceptor:
-    """The listening socket."""
+    """The owner of the listening socket."""
 
     def __init__(self, listener: socket, slots: ConnectionSlots) -> None:
         self._listener, self._slots = listener, slots
@@ -27,7 +27,7 @@ class Acceptor:
         self._later: asyncio.TimerHandle | None = None
 
     def open(self, protocol: Callable[[], asyncio.Protocol]) -> None:
-        """Let in who comes; `protocol` makes a connection."""
+        """Start accepting; `protocol` makes a connection."""
         self._protocol = protocol
         self._look_out()
 
@@ -43,11 +43,11 @@ class Acceptor:
                 return
             try:
                 one, _ = self._listener.accept()
-            except BlockingIOError:  # nobody waits
+            except BlockingIOError:  # no connection waits
                 return
-            except ConnectionAbortedError:  # it has gone already
+            except ConnectionAbortedError:  # the caller has already gone
                 continue
-            except OSError:  # there is no file descriptor for it
+            except OSError:  # no file descriptor is left
                 self._rest()
                 return
             one.setblocking(False)
@@ -56,7 +56,7 @@ class Acceptor:
             entering.add_done_callback(self._entering.discard)
 
     def _rest(self) -> None:
-        """Look again in a moment: who is outside would wake the loop in each turn."""
+        """Pause for AGAIN_S: waiting connections would wake the loop in every turn."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._listener)
         self._later = loop.call_later(AGAIN_S, self._look_out)
@@ -64,15 +64,15 @@ class Acceptor:
     async def _enter(self, one: socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(self._protocol, one)
-        except OSError:  # it has gone already
+        except OSError:  # the caller has already gone
             one.close()
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Stop accepting, and close the socket."""
         if self._listener.fileno() < 0:
             return
         if self._later:
             self._later.cancel()
-        with contextlib.suppress(RuntimeError):  # no loop runs: it looks at nothing any more
+        with contextlib.suppress(RuntimeError):  # no event loop is running
             asyncio.get_running_loop().remove_reader(self._listener)
         self._listener.close()

@@ -8,11 +8,11 @@ from typing import Any
 from litestar.types import ASGIApp
 
 UNKNOWN = "unknown"
-"""The address of all whom a trusted proxy names in no way that is understood."""
+"""The address of all callers for whom a trusted proxy passes no valid address."""
 
 
 class Proxies:
-    """The proxies that are trusted to name who asked, and the header that they do it in."""
+    """The proxies trusted to pass the caller's address, and the header in which they do."""
 
     def __init__(self, networks: Sequence[str] = (), header: str = "X-Forwarded-For") -> None:
         self._networks = [ip_network(network) for network in networks]
@@ -20,11 +20,11 @@ class Proxies:
         self._trusts = lru_cache(4_096)(self._look_up)
 
     def __bool__(self) -> bool:
-        """There is one."""
+        """Return whether there is one."""
         return bool(self._networks)
 
     def trusts(self, host: str) -> bool:
-        """Say if `host` is one of them."""
+        """Return whether `host` is one of them."""
         return self._trusts(host)
 
     def _look_up(self, host: str) -> bool:
@@ -32,7 +32,7 @@ class Proxies:
         return address is not None and any(address in network for network in self._networks)
 
     def naming(self, app: ASGIApp) -> ASGIApp:
-        """Wrap `app`: the scope's client is who asked, as far as trusted proxies say."""
+        """Wrap `app`: set the scope's client to the address that a trusted proxy passes."""
         if not self:
             return app
 
@@ -44,8 +44,8 @@ class Proxies:
         return wrapped
 
     def _named(self, scope: Any) -> str:
-        """Return the last address that a trusted proxy has not from another trusted one. What
-        stands before it in the header anybody may have sent."""
+        """Return the last address in the header that is not a trusted proxy's. The caller itself
+        may have sent anything before it."""
         lines = [value for name, value in scope["headers"] if name == self._header]
         named = b",".join(lines).decode("latin-1").split(",") if lines else []
         for text in reversed(named):
@@ -57,10 +57,10 @@ class Proxies:
         return str(scope["client"][0])
 
     def stranger(self, scope: Any) -> str:
-        """Return whom a limit by address counts, '' for nobody.
+        """Return the address that limits by address count, '' for none.
 
-        A proxy that is trusted is no caller. Where none is named, a private peer may be one, and
-        all the world behind it: a limit would hit everybody.
+        A trusted proxy is not a caller. If none is set, a private peer may be a proxy in front of
+        all callers, so a limit would hit everybody.
         """
         host = scope["client"][0] if scope.get("client") else ""
         if self._networks:
@@ -96,7 +96,7 @@ def _network(address: IPv4Address | IPv6Address) -> str:
 
 
 def network_of(scope: Any) -> str:
-    """Return the address that a request came from; of IPv6 the /64, which is one customer's."""
+    """Return the address that a request came from; for IPv6 its /64, which is one customer's."""
     host = scope["client"][0] if scope.get("client") else ""
     address = _address(host)
     return str(host) if address is None else _network(address)

@@ -43,7 +43,7 @@ log = logging.getLogger("dibs")
 
 @dataclass(slots=True)
 class Service:
-    """The service: the ASGI application and what lives beside it."""
+    """The service: its ASGI application, and the parts that live as long."""
 
     asgi: ASGIApp
     store: Store
@@ -53,7 +53,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Service"]:
-        """Open the store and keep its clock. Raises StoreDown or UnsupportedStore."""
+        """Open the store and run maintenance. Raises StoreDown or UnsupportedStore."""
         await self.store.open()
         try:
             async with maintained(self.maintenance):
@@ -65,7 +65,7 @@ class Service:
 
 
 def rules(settings: Settings) -> Rules:
-    """Return the settings that the scripts decide by."""
+    """Return the settings that the scripts use."""
     return Rules(
         ttl_ms=settings.default_ttl * 1000,
         park_ms=settings.park_ttl * 1000,
@@ -92,9 +92,9 @@ def rules(settings: Settings) -> Rules:
 
 
 def links(url: str | None, replicas: int = 0) -> tuple[Link, BlockingReader]:
-    """Return the link for acts and the one for blocking reads; `url` None is the fake."""
+    """Return the links for acts and for blocking reads; for `url` None, those of a fake store."""
     if url is None:
-        from fakeredis import FakeAsyncRedis, FakeServer  # of the extra `memory`
+        from fakeredis import FakeAsyncRedis, FakeServer  # from the extra `memory`
 
         server = FakeServer()
         return (
@@ -106,7 +106,7 @@ def links(url: str | None, replicas: int = 0) -> tuple[Link, BlockingReader]:
 
 
 def build(settings: Settings, url: str | None) -> Service:
-    """Put the service together around the store at `url` (None: in memory)."""
+    """Return the service on the store at `url` (None: in memory)."""
     metrics = Metrics(telemetry.FAMILIES)
     link, blocking = links(url, settings.replicas)
     link.observe = lambda seconds: metrics.observe("dibs_store_seconds", value=seconds)

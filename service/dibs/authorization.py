@@ -1,4 +1,4 @@
-"""Parses headers that say who asks: Authorization, and a browser's Origin."""
+"""Parsing of the headers that identify a caller: Authorization, and a browser's Origin."""
 
 import base64
 from urllib.parse import urlsplit
@@ -7,7 +7,7 @@ REALM = 'Basic realm="dibs", charset="UTF-8"'
 
 
 def read(authorization: str | None) -> tuple[str | None, str]:
-    """Return the key and the user name of an Authorization header; no key is None."""
+    """Return the key (None without one) and the user name of an Authorization header."""
     scheme, _, value = (authorization or "").strip().partition(" ")
     if scheme.lower() == "bearer" and value.strip():
         return value.strip(), ""
@@ -21,7 +21,7 @@ def read(authorization: str | None) -> tuple[str | None, str]:
 
 
 def place_of(origin: str) -> str:
-    """Return host and port of an Origin header, '' for what names none."""
+    """Return the host and port of an Origin header, '' if it has none."""
     try:
         return urlsplit(origin).netloc
     except ValueError:

@@ -1,4 +1,4 @@
-"""What every act needs: the store, its live events, and the bounds on a request."""
+"""The context of every act: the store, its live events, and the bounds on a request."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from dibs.stream_limit import StreamLimit
 
 
 class OutOfBounds(ValueError):
-    """A ttl or wait that the service does not grant; the message says what it does."""
+    """A ttl or wait outside the bounds; the message states them."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -18,7 +18,7 @@ class OutOfBounds(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a caller may ask for, in seconds."""
+    """The bounds of a ttl, in seconds."""
 
     min_ttl_s: int = 10
     max_ttl_s: int = 86_400
@@ -26,21 +26,21 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What every act is given to work with."""
+    """The context of every act."""
 
     store: Store
     broadcaster: EventBroadcaster
     bounds: Bounds
     streams: StreamLimit = field(default_factory=lambda: StreamLimit(1_000))
-    """Who waits is counted together with who listens."""
+    """The limit covers long polls and event streams together."""
 
     def check_ttl(self, ttl_s: int | None) -> None:
-        """Raise OutOfBounds for a ttl that is not granted."""
+        """Raise OutOfBounds for a ttl outside the bounds."""
         least, most = self.bounds.min_ttl_s, self.bounds.max_ttl_s
         if ttl_s is not None and not least <= ttl_s <= most:
-            raise OutOfBounds("ttl", f"A ttl is {least} to {most} seconds; this is {ttl_s}.")
+            raise OutOfBounds("ttl", f"A ttl must be {least} to {most} seconds; this is {ttl_s}.")
 
     async def end_of(self, project: Project) -> str:
-        """Return the id of a project's last event, where a follower may start."""
+        """Return the id of a project's last event, from which a follower can start."""
         epoch, last = await self.store.events.end(project)
         return f"{epoch}-{last}"

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 BESIDE = """\
 Where the service runs, each with --help:
-  dibs serve                              the service, with a store of its own or DIBS_REDIS_URL
-  dibs backup FILE | restore FILE         copy the claims of a private store | bring them back
+  dibs serve                              the service, with a private store or DIBS_REDIS_URL
+  dibs backup FILE | restore FILE         copy the claims of a private store | restore them
   dibs repair                             cut a damaged log where the damage begins
-  dibs token PROJECT | purge PROJECT      a key for one project alone | delete a project"""
+  dibs token PROJECT | purge PROJECT      make a key for one project | delete a project"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def client() -> Any:
-    """Load the client, which is no part of this package, as what its files know it by."""
+    """Load the client, which is not part of this package, under the name its files import."""
     from dibs.package_files import package_folder
 
     name, path = "dibs_client", package_folder("client") / "dibs.py"
@@ -49,7 +49,7 @@ def client() -> Any:
 
 
 def serve(arguments: Sequence[str]) -> int:
-    """Run the service until it is told to stop."""
+    """Run the service until a signal stops it."""
     parser = _parser()
     flags = vars(parser.parse_args(arguments))
     given = {name: value for name, value in flags.items() if value is not None}
@@ -76,7 +76,7 @@ def tend(act: str, arguments: Sequence[str]) -> int:
         "backup": "Copy the claims of a private store to FILE. The store may be running.",
         "restore": "Restore the claims from FILE into a data directory that has none.",
         "repair": "Cut the damaged log of a private store after its last complete command. The "
-        "part cut off is kept in files beside the log. An undamaged log is left as it is.",
+        "part cut off is kept in files next to the log. An undamaged log is left as it is.",
     }
     parser = argparse.ArgumentParser(prog=f"dibs {act}", description=what[act])
     if act != "repair":
@@ -143,7 +143,7 @@ def administer(act: str, arguments: Sequence[str]) -> int:
 
 
 def _span_s(text: str) -> int:
-    """Return the seconds of 90d, or of what every duration may be. Raises model.Refused."""
+    """Return the seconds of 90d or of any other duration. Raises model.Refused."""
     from dibs import model
 
     if text.endswith("d") and text[:-1].isascii() and text[:-1].isdigit():
@@ -152,7 +152,7 @@ def _span_s(text: str) -> int:
 
 
 def _settings(prog: str, given: Mapping[str, Any]) -> "Settings | None":
-    """Return the settings, those of flags as `given`, or None after a line for each wrong one."""
+    """Return the settings, with flags `given`; None after a line for each fault."""
     from pydantic import ValidationError
 
     from dibs.environment import blank_variables, unknown_variables
@@ -187,7 +187,7 @@ def _settings(prog: str, given: Mapping[str, Any]) -> "Settings | None":
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Return the flags of `dibs serve`: one for each setting that may be seen."""
+    """Return the parser of `dibs serve`, with a flag for each setting that is not a secret."""
     from dibs.settings import knobs
 
     secret = [f"  {knob.variable}\n      {knob.about}" for knob in knobs() if not knob.flag]
@@ -213,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Wraps the help of flags, and keeps the lines of the epilog."""
+    """A formatter that wraps the help of flags and keeps the lines of the epilog."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=4, width=96)

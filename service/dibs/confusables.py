@@ -1,13 +1,14 @@
-"""Finds names that look alike: they have the same skeleton (`resembles`).
+"""Detection of names that look alike: they have the same skeleton (`resembles`).
 
 Names that look alike are still different tasks. But a session that claims a name that looks like
-another in use probably means that one, and is told. The idea is that of Unicode
-Technical Standard 39, section 4: map each name to a skeleton, and compare those. Its table covers
-all scripts and is far too eager for names of tasks ("rn" is "m" there), so this one is our own:
-letters of Greek and Cyrillic that stand for a Latin one in capitals or small, dashes and quotes.
+another in use probably means that one, so the reply names it. The method is that of Unicode
+Technical Standard 39, section 4: map each name to a skeleton, and compare skeletons. The table of
+the standard covers all scripts and matches too much for names of tasks ("rn" equals "m" there), so
+dibs has its own: Greek and Cyrillic letters whose capital or small form looks Latin, dashes and
+quotes.
 
-Skeletons are kept in the store, beside records. When the function changes, older names are not
-found until they are claimed again: so it may change, and the only cost is a missing hint.
+The store keeps skeletons next to records. After a change of this function, older names are not
+found until they are claimed again, so a change costs no more than missing hints.
 """
 
 import re
@@ -17,9 +18,9 @@ import unicodedata
 from dibs.model import Project, Task
 
 _LETTERS = {
-    # Cyrillic, after casefold: by its capital or its small letter.
+    # Cyrillic, after casefold, by the shape of the capital or the small letter.
     **dict(zip("авекмнорстухіјѕԁԛԝһӏѵ", "abekmhopctyxijsdqwhlv", strict=True)),
-    # Greek, the same; nu by its capital, because names of tasks are written in capitals.
+    # Greek, likewise; nu by its capital, because names of tasks are often in capitals.
     **dict(zip("αβεζηικμνορτυχϳ", "abezhikmnoptyxj", strict=True)),
     **dict(zip("ıɑɡɩ", "iagi", strict=True)),
 }
@@ -32,8 +33,8 @@ _MARKS = {
 }
 _SAME = str.maketrans(_LETTERS | _MARKS)
 
-# What an ASCII name has that is more than its lower case is looked for in the kinds of its
-# characters: in the characters themselves it takes six times as long, at each claim.
+# A pattern over the kinds of an ASCII name's characters finds the names that need more than lower
+# case. A pattern over the characters themselves takes six times as long, on every claim.
 _OF_A_KIND = {
     ord("o"): "oilOIL",
     ord("a"): string.ascii_letters,
@@ -44,13 +45,13 @@ _OF_A_KIND = {
 }
 
 _ODD = re.compile(r"(?:gh|issues?)[^a-z]|[0-9]+$", re.IGNORECASE).match
-"""A name that is an issue's number, or begins with GH-12."""
+"""A name that is an issue number, or begins like GH-12."""
 _KINDS = bytes(
     next((kind for kind, chars in _OF_A_KIND.items() if chr(byte) in chars), ord("-"))
     for byte in range(256)
 )
 _ODD_KINDS = re.compile(rb"#|//|  |[-ao/ ]0[09]|[09]o|o[09]|[-./ ]o[-./ ]").search
-"""A number sign, a URL, two blanks; zeros that lead; letters among digits, and letters alone."""
+"""A number sign, a URL or two spaces; leading zeros; O, I or L next to digits or alone."""
 
 _BLANKS = re.compile(r"\s+")
 _HASH = re.compile(r"(?<![^\W_])#+(?=[0-9])")
@@ -69,8 +70,8 @@ _TICKET = re.compile(
 
 
 def skeleton(task: Task, project: Project) -> str:
-    """Return what `task` has in common with all names that look like it, or mean the same issue of
-    the project's repository."""
+    """Return the skeleton of `task`: names have the same one if they look alike, or mean the same
+    issue of the project's repository."""
     if task.isascii():
         text = task.lower()
         if not (_ODD(task) or _ODD_KINDS(b"-%b-" % task.encode().translate(_KINDS))):
@@ -96,9 +97,9 @@ def skeleton(task: Task, project: Project) -> str:
 
 
 def _is_of(repository: str, project: Project) -> bool:
-    """Say if a repository is the project's: the client names a project owner.repo, or beyond
-    github.com host--of--it.owner.repo. One of another kind of name has one tracker, as far as
-    anybody can tell."""
+    """Return whether a repository is the project's. The client names a project owner.repo, or
+    outside github.com host--of--it.owner.repo. A project with another kind of name is taken to
+    have one tracker, so any repository matches."""
     name, path = project.lower(), repository.replace("/", ".")
     host, _, rest = name.partition(".")
     return not rest or name == path or ("--" in host and rest == path)

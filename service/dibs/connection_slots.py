@@ -9,19 +9,19 @@ from collections import OrderedDict
 from typing import Protocol
 
 KEPT_PART = 10
-"""One in so many connections is kept."""
+"""The reserved share of connections: one in KEPT_PART."""
 QUIET_S = 1.0
-"""A connection that is quiet for no longer goes only when all are taken."""
+"""Seconds; a connection idle for less makes room only if all slots are taken."""
 FRESH_S = 0.25
-"""One that is quiet for no longer never goes: its request may be on the way."""
+"""Seconds; a connection idle for less never makes room: its request may be on the way."""
 _HEALTH = (b"/livez", b"/readyz")
 
 
 class Connected(Protocol):
-    """A connection, as far as slots go."""
+    """The part of a connection that slots use."""
 
     def make_room(self) -> None:
-        """Go, without a word."""
+        """Close without a response."""
 
 
 class ConnectionSlots:
@@ -32,11 +32,11 @@ class ConnectionSlots:
         self._open = most - max(1, most // KEPT_PART)
         self._taken: set[Connected] = set()
         self._quiet: OrderedDict[Connected, float] = OrderedDict()
-        """Those on which nothing is being answered, and since when; the longest first."""
+        """Idle connections, and since when; the longest first."""
 
     def has_room(self, now: float, coming: int = 0) -> bool:
-        """Say if there is a slot for a newcomer, or somebody went to make room. `coming` others
-        have been let in and are not here yet."""
+        """Return whether there is a slot for a new connection; close idle ones to make room.
+        `coming` others are accepted but have no slot yet."""
         most = self._most - coming
         if len(self._taken) >= self._open - coming:
             self._make_room(now - QUIET_S)
@@ -45,7 +45,7 @@ class ConnectionSlots:
         return len(self._taken) < most
 
     def enter(self, one: Connected, now: float) -> bool:
-        """Let a newcomer in; say if that went."""
+        """Give a slot to a new connection; return whether there was one."""
         if not self.has_room(now):
             return False
         self._taken.add(one)
@@ -63,25 +63,25 @@ class ConnectionSlots:
         return True
 
     def leave(self, one: Connected) -> None:
-        """It is over."""
+        """Free the slot of a closed connection."""
         self._taken.discard(one)
         self._quiet.pop(one, None)
 
     def busy(self, one: Connected) -> None:
-        """Something is being answered."""
+        """Mark a connection as busy: a request is in progress."""
         self._quiet.pop(one, None)
 
     def quiet(self, one: Connected, since: float) -> None:
-        """Nothing is being answered, or nobody takes the answer."""
+        """Mark a connection as idle: no request is in progress, or its response is not read."""
         if one in self._taken and one not in self._quiet:
             self._quiet[one] = since
 
     @property
     def scarce(self) -> bool:
-        """Only those slots are left which are kept."""
+        """Whether only the reserved slots are left."""
         return len(self._taken) > self._open
 
 
 def is_kept_for(method: bytes, url: bytes) -> bool:
-    """Say if a request is one for which there is a slot when they are scarce."""
+    """Return whether a request may use the reserved slots."""
     return url in _HEALTH or (method == b"POST" and url.startswith(b"/v1/"))

@@ -1,4 +1,4 @@
-"""The sentences of answers to people, and to CI: why what they decided was not carried out."""
+"""The sentences in responses to people and CI: why the service did not carry out a decision."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from dibs.model import Claim, Free
 
 
 def still_held(now: Claim | Free) -> str:
-    """Say that a task is not tried again because somebody has it."""
+    """Return that a task cannot be retried because a session has it."""
     has = who(now.holder) if isinstance(now, Claim) else "somebody"
     return (
         f"{has} has {word(now.task)} now, so there is nothing to retry. Break the claim first if "
@@ -16,7 +16,7 @@ def still_held(now: Claim | Free) -> str:
 
 
 def newer(now: Claim | Free, fence: int | None) -> str:
-    """Say that a verdict is not about the tenure that a task has now."""
+    """Return that a verdict is not about the current tenure of a task."""
     task = word(now.task)
     if isinstance(now, Claim) and now.fence == fence:
         return f"{task} is on another pull request: {word(now.pr or '')}. Nothing was changed."
@@ -26,36 +26,36 @@ def newer(now: Claim | Free, fence: int | None) -> str:
             "Nothing was changed."
         )
     has = f" {_has(now)}." if isinstance(now, Claim) else ""
-    return f"That is not about the latest tenure of {task}.{has} Nothing was changed."
+    return f"The verdict is not about the latest tenure of {task}.{has} Nothing was changed."
 
 
 def ambiguous(tasks: Sequence[str]) -> str:
-    """Say that more than one task is meant."""
+    """Return that a verdict matches more than one task."""
     named = " and ".join(map(word, tasks))
     return f"{named} are both on that pull request or branch. Name the task, with its fence."
 
 
 def unmatched(asked: str) -> str:
-    """Say that nobody had what a verdict is about."""
+    """Return that no task in the store matches a verdict."""
     return (
-        f"No session has or had a task with the name, pull request or branch {word(asked)}, as far "
-        "as is known. Nothing was changed."
+        f"No session has or had a task with the name, pull request or branch {word(asked)}, or its "
+        "record is no longer kept. Nothing was changed."
     )
 
 
 def moved(now: Claim | Free, fence: int) -> str:
-    """Say that a person named a fence that is not current."""
+    """Return that a person named a fence that is not current."""
     task = word(now.task)
     if isinstance(now, Free) or now.state == "done":
         return f"Nothing was changed: no session holds {task} with fence {fence} any more."
     return (
         f"Nothing was changed: fence {fence} is not the current one of {task}. {_has(now)} with "
-        f"fence {now.fence}; name that one to end it."
+        f"fence {now.fence}. Send that fence if you mean this claim."
     )
 
 
 def _has(now: Claim) -> str:
-    """Say who has a task, or who did it, or had it until it lapsed."""
+    """Return who has a task, who finished it, or who had it until it lapsed."""
     if now.state == "lapsed":
         return f"It lapsed; {who(now.holder)} had it last,"
     if now.state == "done":

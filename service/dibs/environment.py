@@ -1,4 +1,4 @@
-"""Variables of the environment that look like settings, and are none."""
+"""Checks of environment variables: settings set to nothing, and unknown DIBS_… names."""
 
 import os
 from collections.abc import Mapping
@@ -11,19 +11,20 @@ OF_THE_CLIENT = frozenset(
         *("DIBS_LABEL", "DIBS_TTL", "DIBS_GATE", "DIBS_TASK", "DIBS_FENCE"),
     )
 )
-"""What the client reads, or sets for what it runs."""
+"""Variables that the client reads, or sets for the commands it runs."""
 
 
 def blank_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the names of settings that are set, but to nothing.
+    """Return the names of settings that are set to nothing.
 
-    `DIBS_TEAM_KEY=$UNSET` would open the service, `DIBS_REDIS_URL=$UNSET` begin an empty store.
+    `DIBS_TEAM_KEY=$UNSET` would open the service; `DIBS_REDIS_URL=$UNSET` would start an empty
+    store.
     """
     known = (f"DIBS_{name.upper()}" for name in Settings.model_fields)
     return [name for name in known if name in environ and not environ[name].strip()]
 
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the names of DIBS_… variables that mean nothing to the service or the client."""
+    """Return the names of DIBS_… variables that neither the service nor the client knows."""
     known = {f"DIBS_{name.upper()}" for name in Settings.model_fields} | OF_THE_CLIENT
     return sorted(name for name in environ if name.startswith("DIBS_") and name not in known)

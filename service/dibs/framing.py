@@ -1,4 +1,4 @@
-"""Requests and answers as bytes: where a part ends, and what heads say."""
+"""Requests and responses as bytes: the ends of their parts, and their heads."""
 
 from collections.abc import Iterable
 
@@ -11,10 +11,10 @@ Header = tuple[bytes, bytes]
 
 
 def end_of_part(data: bytes, at: int, left: int | None, tail: bytes) -> int:
-    """Return where the part of a request that goes on at `at` ends, if it does in `data`.
+    """Return the end in `data` of the part of a request that continues at `at`, or len(data).
 
-    A head and a chunked body end with an empty line, which may have begun in `tail`, the part's
-    last bytes before; a body of declared length when the `left` bytes are there.
+    A head or a chunked body ends with an empty line, which may begin in `tail`, the part's previous
+    bytes. A body of declared length ends after `left` bytes.
     """
     if left is not None:
         return min(at + left, len(data))
@@ -27,8 +27,8 @@ def end_of_part(data: bytes, at: int, left: int | None, tail: bytes) -> int:
 
 
 def without_offers(method: bytes, url: bytes, version: bytes, headers: Iterable[Header]) -> bytes:
-    """Return the head of a request without what asks for another protocol: a server may ignore
-    that (RFC 9110, 7.8)."""
+    """Return the head of a request without its offers of another protocol, which a server may
+    ignore (RFC 9110, 7.8)."""
     lines = [b"%b %b HTTP/%b" % (method, url, version)]
     for name, value in headers:
         if name == b"connection":
@@ -42,12 +42,12 @@ def without_offers(method: bytes, url: bytes, version: bytes, headers: Iterable[
 def whole(
     status: int, always: Iterable[Header], headers: Iterable[Header], *, keep_alive: bool
 ) -> bytes:
-    """Return the head of an answer whose length is among its headers. Raises ValueError for one
-    that would be two lines."""
+    """Return the head of a response whose headers include its length. Raises ValueError for a
+    header that contains a line break."""
     lines = [b"%b: %b" % header for header in (*always, *headers)]
     if not keep_alive:
         lines.append(b"connection: close")
     head = b"\r\n".join(lines)
     if not head.count(b"\n") == head.count(b"\r") == len(lines) - 1:
-        raise ValueError("A header of an answer has more than one line.")
+        raise ValueError("A header of a response has more than one line.")
     return STATUS_LINE[status] + head + END

@@ -1,20 +1,20 @@
-"""Whether a session can be guessed: a UUID that is an example, or that follows a pattern."""
+"""Detection of guessable sessions: UUIDs that are examples or follow a pattern."""
 
 import re
 
 _HEX = 16
 _RANDOM = 30
-"""Hex digits of a UUID that may be random."""
+"""Hex digits of a UUID that may be random: all but the version and variant digits."""
 _ONES = int("1" * _RANDOM, _HEX)
 _RUN = re.compile(r"(.)\1{7}")
 _DIGITS_LEAST, _STEPS_MOST = 6, 12
 
 
 class _Alike:
-    """Counts the digits that are alike at some distances, all of them in one long number.
+    """A counter of equal digits at several distances, computed in one long integer.
 
-    It holds the digits once for each distance, with room between; a product with a number that has
-    a 1 at each place lays them there.
+    The integer holds a copy of the digits for each distance, with padding between the copies. A
+    multiplication by a number that has a 1 at the offset of each copy makes the copies.
     """
 
     def __init__(self, *apart: int) -> None:
@@ -25,7 +25,8 @@ class _Alike:
         self._most = self._compared.bit_count()
 
     def count(self, later: int, earlier: int) -> int:
-        """Count the digits of `later` that are those of `earlier` so many places before."""
+        """Return, summed over all distances, how many digits of `later` equal the digit of
+        `earlier` that many places before."""
         differ = later * self._later ^ earlier * self._earlier
         differ |= differ >> 2
         differ |= differ >> 1
@@ -34,8 +35,9 @@ class _Alike:
 
 _REPEATS, _EACH_REPEAT = _Alike(1, 2, 4, 8), [_Alike(1), _Alike(2), _Alike(4), _Alike(8)]
 _STEPS, _EACH_STEP = _Alike(1, 2), [_Alike(1), _Alike(2)]
-# Of RFC 9562 and 4122, and of the documentation of PostgreSQL, Python, npm's uuid and OpenAPI.
-# Without version and variant: people and language models copy them and make these right.
+# UUIDs from RFC 9562 and 4122, and from the documentation of PostgreSQL, Python, npm's uuid and
+# OpenAPI, without the version and variant digits: people and language models copy an example and
+# correct these two.
 _EXAMPLES = frozenset(
     """
     c232ab00-9414-1ec-3c8-9f6bdeced846
@@ -70,10 +72,10 @@ _EXAMPLES = frozenset(
 
 
 def is_guessable(uuid: str) -> bool:
-    """Say if a UUID (in lower case, with its hyphens) is a known example, or follows a pattern.
+    """Return whether a UUID (lower case, with hyphens) is a known example or follows a pattern.
 
-    Of 10^6 random ones less than one is taken for a pattern. This runs at every call, so two looks
-    at several patterns together come first, which clear 19 of 20 random ones.
+    Fewer than one in 10^6 random UUIDs is taken for a pattern. This runs on the request path, so
+    two checks that combine several patterns come first; they clear 19 of 20 random UUIDs.
     """
     digits = uuid[:8] + uuid[9:13] + uuid[15:18] + uuid[20:23] + uuid[24:]
     if digits in _EXAMPLES or "deadbeef" in digits or "cafebabe" in digits:
@@ -81,7 +83,7 @@ def is_guessable(uuid: str) -> bool:
     if len(set(digits)) <= _DIGITS_LEAST:
         return True
     number = int(digits, _HEX)
-    following = ((number & 7 * _ONES) + _ONES) ^ (number & 8 * _ONES)  # each digit + 1, of 16
+    following = ((number & 7 * _ONES) + _ONES) ^ (number & 8 * _ONES)  # each digit + 1, mod 16
     repeats = _REPEATS.count(number, number)
     if repeats <= _STEPS_MOST and (
         _STEPS.count(number, following) + _STEPS.count(following, number) <= _STEPS_MOST

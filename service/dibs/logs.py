@@ -1,7 +1,7 @@
 """The format of log lines: `when level event key=value …`, or the same as one JSON object.
 
 A log line is an event in the past tense and its fields: log.info("store_ended pid=%d", 2).
-No line ever has a session or a key in it.
+No line ever contains a session or a key.
 """
 
 import json
@@ -14,13 +14,13 @@ _FIELD = re.compile(r"(\w+)=%")
 
 
 def start(level: str, form: str) -> None:
-    """Send what is logged to stderr, as `form` (text or json)."""
+    """Send log records to stderr as `form` (text or json)."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Json() if form == "json" else Text())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # What these have to say at info is theirs, not the service's.
+    # Their info lines are about themselves, not about the service.
     for name in ("uvicorn", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -31,7 +31,7 @@ def _when(record: logging.LogRecord) -> str:
 
 
 class Text(logging.Formatter):
-    """One line for people; a traceback follows where there is one."""
+    """Lines for people, each followed by its traceback, if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
@@ -42,7 +42,7 @@ class Text(logging.Formatter):
 
 
 class Json(logging.Formatter):
-    """One JSON object a line: at, level, event, the fields, and `error` for a traceback."""
+    """One JSON object per line: at, level, event, the fields, and `error` for a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""

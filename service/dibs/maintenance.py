@@ -14,35 +14,35 @@ log = logging.getLogger("dibs.maintenance")
 
 TICK_S = 1.0
 SWEEPS_PER_TICK = 250
-"""Projects swept in one second at most; with more of them each has its turn less often."""
+"""Projects swept in one second at most; with more projects, each is swept less often."""
 PRESSED = 7 / 8
-"""From this part of the store's memory on history gives way."""
+"""The used share of the store's memory above which history is dropped."""
 _STATES = ("held", "parked", "review", "lapsed", "done")
 
 
 class Maintenance:
-    """Ticks once a second, and sweeps where this process is the one chosen to."""
+    """The task that ticks once a second, and sweeps if this process is the chosen sweeper."""
 
     def __init__(
         self, store: Store, metrics: Metrics, streams: Callable[[], int] = lambda: 0
     ) -> None:
-        """`streams` says how many listen in this process."""
+        """`streams` returns the number of open streams in this process."""
         self._store, self._metrics, self._streams = store, metrics, streams
         self._turn: list[Project] = []
         self._counts: dict[Project, Counts] = {}
         self._swept_before = False
         self._used, self._limit = 0, 0
-        """What the store uses of its memory, and may use (0: no limit), in bytes."""
+        """Bytes of memory that the store uses, and its limit (0: none)."""
         self.down = ""
-        """Why the last look at the store failed, in a sentence; '' while all is well."""
+        """Why the last tick failed, a sentence; '' if it succeeded."""
         self._unsafe = ""
         self._turns = False
         self._damaged: set[Project] = set()
         self._pressed = False
-        """The store has little memory left."""
+        """Whether the store has little memory left."""
 
     async def run(self) -> None:
-        """Go on until cancelled."""
+        """Run until cancelled."""
         self._metrics.set("dibs_store_up", to=1)
         while True:
             self._metrics.set("dibs_streams", to=self._streams())
@@ -58,8 +58,8 @@ class Maintenance:
                 await self._store.write_collisions()
             except StoreDown as down:
                 self._note_down(down.reason)
-            except Exception as error:  # a defect, or an answer that no store gives
-                why = f"The service made a mistake: {type(error).__name__}."
+            except Exception as error:  # a bug, or a reply that no store should give
+                why = f"The service has a bug: {type(error).__name__}. Its log has the cause."
                 if self.down != why:
                     log.exception("maintenance_failed")
                 self._note_down(why)
@@ -78,7 +78,7 @@ class Maintenance:
                 log.warning("servers_take_turns: a restart of one is noticed, a failover is not")
 
     def _note_unsafe(self) -> None:
-        """One line when the store is no longer one to grant claims in, one when it is again."""
+        """Log one line when the store becomes unsafe for new claims, one when it is safe again."""
         if self._store.unsafe and not self._unsafe:
             log.error("store_unsafe reason=%r", self._store.unsafe)
         elif self._unsafe and not self._store.unsafe:
@@ -87,13 +87,13 @@ class Maintenance:
         self._metrics.set("dibs_store_unsafe", to=1 if self._unsafe else 0)
 
     def _note_pressed(self, pressed: bool) -> None:
-        """One line when history begins to give way, one when it has room again."""
+        """Log one line when memory becomes short and history is dropped, one when it is enough."""
         if pressed != self._pressed:
             self._pressed = pressed
             log.warning("store_memory_short" if pressed else "store_memory_enough")
 
     def _note_down(self, why: str) -> None:
-        if not self.down:  # one line an outage, however many calls it meets
+        if not self.down:  # one line per outage
             log.error("store_unreachable reason=%r", why)
             self._metrics.add("dibs_store_outages_total")
         self.down = why
@@ -115,8 +115,8 @@ class Maintenance:
             self._show()
 
     def _busy(self, batch: list[Project]) -> list[Project]:
-        """Return the others in which something will lapse: where there are so many projects that
-        one round takes seconds, these do not wait for those of which only history is left."""
+        """Return projects outside `batch` with claims that will lapse. With so many projects that
+        one round takes seconds, these need not wait for projects with only history."""
         if len(self._counts) <= SWEEPS_PER_TICK:
             return []
         named = frozenset(batch)
@@ -128,16 +128,16 @@ class Maintenance:
         while more:
             try:
                 more, counts = await self._store.sweep(project, pressed=pressed)
-                pressed = False  # a part at a time, and then it is looked how much is left
-            except Damaged as damaged:  # the others have to be swept all the same
+                pressed = False  # drop one part, then read the store's memory again
+            except Damaged as damaged:  # the other projects must still be swept
                 if project not in self._damaged:
                     self._damaged.add(project)
                     log.error("project_damaged project=%s reason=%r", project, damaged.reason)
                 return
         self._damaged.discard(project)
         before = self._counts.get(project)
-        # A project that is new to this process has a past that another process has counted; what
-        # is new since this process began to sweep it has not.
+        # Another process has counted the past of a project that this process sweeps for the first
+        # time, but not that of a project which appeared since this process began to sweep.
         if before is None and self._swept_before:
             before = Counts(0, 0, 0, 0, 0, 0, 0, 0)
         if before is not None:
@@ -156,7 +156,7 @@ class Maintenance:
         self._metrics.set("dibs_store_memory_bytes", "limit", to=self._limit)
 
     def _hand_over(self) -> None:
-        """Another process sweeps now, and shows these."""
+        """Zero the gauges: another process sweeps now, and shows them."""
         self._swept_before = False
         self._turn.clear()
         self._counts.clear()

@@ -1,4 +1,4 @@
-"""The sentences of answers: who, until when, and what to do next.
+"""The sentences in responses: who has a task, until when, and what to do next.
 
 Agents act on them, so text that another party wrote must not read as an instruction: a note is
 framed, and a name that is not one plain word is quoted. The client does the same.
@@ -15,13 +15,13 @@ from dibs.characters import HIDDEN
 from dibs.model import Claim, Free, Holder, Loss, Tenure
 
 CIRCLE_SHOWN = 20
-"""Tasks of a circle that a sentence names."""
+"""Tasks of a circle that a sentence names at most."""
 QUOTED_MOST = 200
-"""At most so many characters of a text that another party wrote."""
+"""Characters of a text by another party that a sentence quotes at most."""
 _DAY_S = 86_400
 _HIDDEN = re.compile(f"[{HIDDEN}]")
 _WORD = re.compile(r"[A-Za-z0-9_.@:/#+-]{1,40}")
-UNSURE = "The store left an earlier try of this call unanswered; that try may have taken effect."
+UNSURE = "The store did not answer an earlier try of this call; that try may have taken effect."
 NO_ROOM = (
     "The store is full, so no new claim can be granted. Heartbeats and releases still work. "
     "Tell the operator of this service."
@@ -41,13 +41,13 @@ def duration_words(seconds: int) -> str:
 
 
 def instant_words(at: datetime) -> str:
-    """Return an instant for people, in UTC; with its day where that may not be today."""
+    """Return an instant for people, in UTC; with its date if it is 12 hours or more away."""
     is_near = abs(at - datetime.now(UTC)) < timedelta(hours=12)
     return f"{at:%H:%M:%SZ}" if is_near else f"{at:%Y-%m-%d %H:%MZ}"
 
 
 def quoted(text: str, most: int = QUOTED_MOST) -> str:
-    """Return `text` as one line of JSON, cut, without what shows nothing."""
+    """Return `text` as one line of JSON, cut, without invisible characters."""
     seen = (c if c.isprintable() else " " * c.isspace() for c in _HIDDEN.sub("", text))
     flat = " ".join("".join(seen).split())
     cut = flat[: most - 1] + "…" if len(flat) > most else flat
@@ -55,12 +55,12 @@ def quoted(text: str, most: int = QUOTED_MOST) -> str:
 
 
 def word(text: str) -> str:
-    """Return a name as it is where it is one plain word, else quoted."""
+    """Return a name unchanged if it is one plain word, else quoted."""
     return text if _WORD.fullmatch(text) else quoted(text)
 
 
 def who(holder: Holder | None, *, branch: bool = True) -> str:
-    """Return how to call a holder: label and ref, and the branch it works on."""
+    """Return a holder's name for a sentence: label and ref, and its branch."""
     if holder is None:
         return "somebody"
     if not holder.ref:  # a person
@@ -71,7 +71,7 @@ def who(holder: Holder | None, *, branch: bool = True) -> str:
 
 
 def _note(note: str | None, holder: Holder | None, *, is_its_own: bool = True) -> str:
-    """Return a note as data, in its frame, with its author where a verdict cannot have written it
+    """Return a note as data, in its frame. Name its author only if no verdict can have written it
     (`is_its_own`)."""
     if not note:
         return ""
@@ -84,7 +84,7 @@ def _note(note: str | None, holder: Holder | None, *, is_its_own: bool = True) -
 
 
 def blocked(task: Free | Claim, needs: Sequence[Claim | Free]) -> str:
-    """Say which needs of a task are not done, and who has them."""
+    """Return which needs of a task are not done, and who has them."""
     shown = []
     for need in needs[:3]:
         has = f"held by {who(need.holder)}" if isinstance(need, Claim) else need.state
@@ -92,12 +92,12 @@ def blocked(task: Free | Claim, needs: Sequence[Claim | Free]) -> str:
     more = f" and {len(needs) - 3} more" if len(needs) > 3 else ""
     return (
         f"{word(task.task)} is blocked: it needs {', '.join(shown)}{more} to be done first. "
-        "Work on another task, or take what is ready with next: true."
+        "Work on another task, or claim a ready one with next: true."
     )
 
 
 def circle(path: Sequence[str]) -> str:
-    """Say which tasks need each other, each the next."""
+    """Return which tasks need each other, each one the next."""
     shown = [word(task) for task in path[:CIRCLE_SHOWN]]
     if len(path) > CIRCLE_SHOWN:
         shown.append(f"({len(path) - CIRCLE_SHOWN} more)")
@@ -105,7 +105,7 @@ def circle(path: Sequence[str]) -> str:
 
 
 def nothing_ready(result: results.NothingReady) -> str:
-    """Say why there is nothing to take."""
+    """Return why `next` found no ready task."""
     counts = (
         (result.held, "held"),
         (result.parked, "parked"),
@@ -118,13 +118,13 @@ def nothing_ready(result: results.NothingReady) -> str:
     told = ", ".join(f"{many} {state}" for many, state in counts if many)
     why = f" In this project: {told}." if told else ""
     wait = result.retry_after_s
-    then = f" One may be free in {duration_words(wait)}." if wait is not None else ""
-    last = "Stop here or ask again later; a task that you were given you can claim by its name."
+    then = f" One may be ready in {duration_words(wait)}." if wait is not None else ""
+    last = "Stop here or ask again later. If you were given a task, claim it by its name."
     return f"No listed task is ready.{why}{then} {last}"
 
 
 def on_hold(refusal: results.Refusal) -> str:
-    """Say who keeps a task, or its project, from being claimed, why, and until when."""
+    """Return who put a task or its project on hold, why, and until when."""
     hold = refusal.hold
     what = "This project" if refusal.of == "project" else word(refusal.claim.task)
     if hold is None:
@@ -142,7 +142,7 @@ def on_hold(refusal: results.Refusal) -> str:
 
 
 def failed(refusal: results.Refusal) -> str:
-    """Say that the attempts at a task are used up, and how the last ones ended."""
+    """Return that the attempts at a task are used up, and how the last ones ended."""
     claim = refusal.claim
     ends = "; ".join(_end(tenure) for tenure in refusal.tenures)
     last = f" The last ones: {ends}." if ends else ""
@@ -159,17 +159,17 @@ def _end(tenure: Tenure) -> str:
 
 
 def waiting(result: results.Waiting) -> str:
-    """Say what waits for people."""
+    """Return how many tasks wait for people, by state, and the limit."""
     counts = {"parked": result.parked, "in review": result.review, "failed": result.failed}
     waits = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return (
         f"Tasks that wait for people: {waits}. The limit is {result.limit} (DIBS_MAX_WAITING): "
-        "`next` gives no more until one of them has moved on. Stop here, or ask again later."
+        "`next` gives no more until one of them stops waiting. Stop here, or ask again later."
     )
 
 
 def refused(refusal: results.Refusal) -> str:
-    """Say why a task was not granted."""
+    """Return why a task was not granted."""
     match refusal.reason:
         case "on-hold":
             return on_hold(refusal)
@@ -184,7 +184,7 @@ def refused(refusal: results.Refusal) -> str:
 
 
 def _taken(refusal: results.Refusal, reason: Literal["held", "cooling", "reserved", "done"]) -> str:
-    """Say who has a task, or had it last, and what to do."""
+    """Return who has a task, or had it last, and what to do."""
     claim = refusal.claim
     if isinstance(claim, Free):
         raise TypeError(f"{claim.task!r} was refused as {reason}, but nobody had it")
@@ -220,7 +220,7 @@ def _taken(refusal: results.Refusal, reason: Literal["held", "cooling", "reserve
 
 
 def _place(position: int | None, waiters: int) -> str:
-    """Say which place a session has in a task's queue, or would have."""
+    """Return the place in a task's queue that a session has, or would have."""
     if position:
         return f" You are number {position} in its queue: ask again every minute to keep it."
     then = f"be number {waiters + 1} in its queue" if waiters else "be next"
@@ -232,7 +232,7 @@ def _pr(claim: Claim) -> str:
 
 
 def not_mine(result: results.NotMine, task: str, fence: int | None) -> str:
-    """Say why a session may not act on a task."""
+    """Return why a session may not act on a task."""
     now, task = result.now, word(task)
     if result.why == "moved":
         current = now.fence if isinstance(now, Claim) else "none"
@@ -258,7 +258,7 @@ def not_mine(result: results.NotMine, task: str, fence: int | None) -> str:
 
 
 def lost(loss: Loss) -> str:
-    """Say how a session lost a claim."""
+    """Return how a session lost a claim."""
     at, task, note = instant_words(loss.at), word(loss.task), _note(loss.note, loss.by)
     if loss.reason == "broken":
         return (
@@ -268,14 +268,14 @@ def lost(loss: Loss) -> str:
     if loss.reason == "rejected":
         pr = f" {word(loss.pr)}" if loss.pr else ""
         return (
-            f"The pull request{pr} of your claim on {task} was rejected at {at} ({who(loss.by)} "
-            f"says so), and the claim has ended.{note} Claim it again before you continue, or "
-            "claim another task."
+            f"The pull request{pr} of your claim on {task} was rejected at {at} (reported by "
+            f"{who(loss.by)}), and the claim has ended.{note} Claim the task again before you "
+            "continue, or claim another task."
         )
     if loss.reason == "forgotten":
         lost_it = (
-            f"The store no longer has your claim on {task} with fence {loss.fence}: the record was "
-            f"lost by {at}, in a failover, a restore or a flush."
+            f"The store no longer has your claim on {task} with fence {loss.fence}: its record was "
+            f"found missing at {at}, after a failover, a restore or a flush."
         )
         if loss.by:
             return (
@@ -298,7 +298,7 @@ def lost(loss: Loss) -> str:
 
 
 def quota(result: results.OverQuota) -> str:
-    """Say which limit is reached."""
+    """Return which limit is reached, and what to do."""
     match result.whose:
         case "session":
             return (
@@ -326,7 +326,7 @@ def quota(result: results.OverQuota) -> str:
 
 
 def rate_limited(result: results.RateLimited) -> str:
-    """Say whose rate is exceeded, and until when."""
+    """Return whose rate limit is exceeded, and when to ask again."""
     again = f"Ask again in {result.retry_after_s} s."
     if result.whose == "address":
         return (
@@ -337,7 +337,7 @@ def rate_limited(result: results.RateLimited) -> str:
 
 
 def damaged(task: str) -> str:
-    """Say that the record of a task cannot be read, and what a person can do."""
+    """Return that the record of a task cannot be read, and what a person can do."""
     return (
         f"The store's record of {word(task)} is damaged, so its holder is unknown. Work on another "
         "task. A person with an admin key can free it, once they know that nobody works on it: "
@@ -346,5 +346,5 @@ def damaged(task: str) -> str:
 
 
 def damaged_line(task: str) -> str:
-    """Say that a task on a list cannot be read."""
+    """Return the line of a text list for a task whose record cannot be read."""
     return f"Damaged: {word(task)}. Its record cannot be read; a break with fence 1 frees it.\n"

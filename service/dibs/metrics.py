@@ -1,7 +1,7 @@
-"""The metrics, kept by prometheus-client's own counters.
+"""The metrics of the service, in prometheus-client's own counters.
 
-Every series is known when the service starts (closed label sets: never a task, a session or a
-project), so each is there from the start, at zero.
+All series are known when the service starts (closed label sets: never a task, a session or a
+project), so each exists from the start, at zero.
 """
 
 import itertools
@@ -21,14 +21,14 @@ from prometheus_client import (
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
 TIME_LOST = ("gap", "restart", "back", "damaged")
-"""Why the lease clock did not count."""
+"""Reasons for time that the lease clock did not count."""
 _FAST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 _WAITS_S = (*_FAST_S, 2.5, 10.0, 30.0)
 
 
 @dataclass(frozen=True)
 class Family:
-    """One metric: its series are the combinations of its labels' values."""
+    """One metric, whose series are the combinations of its labels' values."""
 
     name: str
     kind: str
@@ -61,35 +61,35 @@ def families(
     forge: tuple[Sequence[str], Sequence[str]],
     version: str,
 ) -> list[Family]:
-    """Return every metric of the service. `codes` are the problems', the others are names; of the
-    forge's, those of events and of what they came to."""
+    """Return all metrics of the service. `codes`: codes of problems; `routes` and `acts`: names;
+    `forge`: names of event types and of their results."""
     told: list[tuple[str, str, str, dict[str, tuple[str, ...]], tuple[float, ...]]] = [
         (
             "dibs_acts_total",
             "counter",
-            "Acts by what came of them: granted (a new claim), ok, or a problem's code",
+            "Acts by outcome: granted (a new claim), ok, or a problem's code",
             {"act": tuple(acts), "outcome": ("granted", "ok", *codes)},
             (),
         ),
         (
             "dibs_request_seconds",
             "histogram",
-            "Time to answer a request; event streams are not in it, claims that wait are",
+            "Time to answer a request, including claims that wait, without event streams",
             {"route": tuple(routes)},
             _WAITS_S,
         ),
         (
             "dibs_store_seconds",
             "histogram",
-            "Time for a batch of commands to the store and its answers",
+            "Time of a batch of commands to the store, including its replies",
             {},
             _FAST_S,
         ),
-        ("dibs_store_up", "gauge", "1 if the last look at the store was answered", {}, ()),
+        ("dibs_store_up", "gauge", "1 if the store answered the last check", {}, ()),
         (
             "dibs_store_unsafe",
             "gauge",
-            "1 while nothing is granted, because the store may not keep it",
+            "1 while new claims are refused, because the store may not keep them",
             {},
             (),
         ),
@@ -110,7 +110,7 @@ def families(
         (
             "dibs_time_lost_total",
             "counter",
-            "Times that the lease clock was found not to have counted, and why",
+            "Times that the lease clock did not count for a while, by reason",
             {"why": TIME_LOST},
             (),
         ),
@@ -158,14 +158,14 @@ def families(
             "dibs_connections_refused_total",
             "counter",
             "Connections closed by a limit: too many, a request too slow, too large or malformed, "
-            "too much behind one request, an answer that nobody reads, quiet while others want in",
+            "too many bytes pipelined, an unread answer, or idle when a new connection needs room",
             {"why": ("many", "slow", "large", "malformed", "pipelined", "unread", "quiet")},
             (),
         ),
         (
             "dibs_forge_events_total",
             "counter",
-            "Events that a forge told, and what they came to",
+            "Events delivered by a forge, by type and result",
             {"event": tuple(forge[0]), "result": tuple(forge[1])},
             (),
         ),
@@ -175,10 +175,10 @@ def families(
 
 
 class Metrics:
-    """What one service counts."""
+    """The counters of one service."""
 
     def __init__(self, families: Sequence[Family]) -> None:
-        # Instants that nobody reads, one for each series.
+        # The library would add an unused series with a timestamp for each series.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._series: dict[tuple[str, ...], Any] = {}
@@ -187,7 +187,7 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     def add(self, name: str, *values: str, by: float = 1.0) -> None:
-        """Add to a counter. A value outside the closed set is a mistake of ours: KeyError."""
+        """Add to a counter. A label value outside the closed set is a bug: KeyError."""
         self._series[name, *values].inc(by)
 
     def set(self, name: str, *values: str, to: float) -> None:
@@ -195,7 +195,7 @@ class Metrics:
         self._series[name, *values].set(to)
 
     def observe(self, name: str, *values: str, value: float) -> None:
-        """Count a value into its histogram."""
+        """Observe a value in its histogram."""
         self._series[name, *values].observe(value)
 
     def text(self) -> bytes:

@@ -1,7 +1,7 @@
-"""The domain values: names, checked once, and the records that the layers pass on.
+"""The domain values: checked names, and the records that the layers pass to each other.
 
-Nothing here knows HTTP, Redis or a clock. A wrong name is refused with a sentence, never repaired:
-two clients must not mean different tasks by one name.
+Nothing here depends on HTTP, Redis or a clock. An invalid name is refused with a sentence, never
+repaired: two clients must not mean different tasks by one name.
 """
 
 import re
@@ -17,7 +17,7 @@ from dibs.guessable import is_guessable
 Project = NewType("Project", str)
 Task = NewType("Task", str)
 Session = NewType("Session", str)
-"""The secret UUID. It is hashed at the door of the store and shown nowhere."""
+"""The secret UUID. The store receives only its hash, and no response contains it."""
 Fence = NewType("Fence", int)
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -28,7 +28,7 @@ State = Literal[
 Outcome = Literal["released", "abandoned", "done"]
 
 STATES: tuple[State, ...] = ("held", "parked", "review", "lapsed", "failed", "on-hold", "done")
-"""Of a task that somebody has, or had, as the list of claims shows it."""
+"""States of a task that a session holds or held: those that the list of claims can show."""
 
 TASK_CHARS = 200
 NOTE_CHARS = 1000
@@ -38,7 +38,7 @@ NEEDS_MOST, TAGS_MOST, ENTRIES_MOST = 32, 10, 500
 PRIORITY, PRIORITY_LAST = 2, 4
 ATTEMPTS_MOST, TASKS_PER_CLAIM = 100, 32
 MAX_FENCE = 2**53 - 1
-"""Above this a JSON number is no longer exact in every reader (RFC 8259, section 6)."""
+"""The largest integer that every JSON parser reads exactly (RFC 8259, section 6)."""
 LAPSES_FLAGGED = 3
 
 _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -50,13 +50,13 @@ _UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3600}
 _LABEL_ASCII = re.compile(r"[A-Za-z0-9_.@:/+ -]*")
 
 _JUDGED: set[int] = set()
-"""Sessions that follow no pattern, and call again and again: their hashes, because no secret is
-kept longer than the request that carries it."""
+"""Hashes of sessions already checked for patterns, because a session calls many times. The secret
+itself is not kept longer than the request that carries it."""
 _JUDGED_MOST = 4_096
 
 
 class Refused(ValueError):
-    """A name or value that breaks a rule; the message says which rule, in a sentence."""
+    """A name or value that breaks a rule; the message is a sentence that states the rule."""
 
 
 def project(text: str) -> Project:
@@ -75,9 +75,9 @@ def task(text: str) -> Task:
         raise Refused(f"A task has 1 to {TASK_CHARS} characters; this one has {len(text)}.")
     plain_text(text, "A task")
     if not text.isascii() and not unicodedata.is_normalized("NFC", text):
-        raise Refused("A task is written in Unicode NFC; send it composed (NFC).")
+        raise Refused("A task must be in Unicode NFC; send it composed (NFC).")
     if text[0].isspace() or text[-1].isspace():
-        raise Refused("A task has no blank at its start or end.")
+        raise Refused("A task must not start or end with a space.")
     return Task(text)
 
 
@@ -87,12 +87,12 @@ def tag(value: object) -> str:
         raise Refused(f"A tag is a text of 1 to {TAG_CHARS} characters.")
     plain_text(value, "A tag")
     if value != value.strip():
-        raise Refused("A tag has no blank at its start or end.")
+        raise Refused("A tag must not start or end with a space.")
     return value
 
 
 def label(text: str) -> str:
-    """Return `text` as a label ('' is none), or raise Refused."""
+    """Return `text` as a label ('' means no label), or raise Refused."""
     if len(text) > LABEL_CHARS:
         raise Refused(f"A label has at most {LABEL_CHARS} characters; this has {len(text)}.")
     if _LABEL_ASCII.fullmatch(text):
@@ -102,8 +102,8 @@ def label(text: str) -> str:
         is_letter = unicodedata.category(char)[0] in "LM" and not char.isascii()
         if not is_letter and not _LABEL_ASCII.fullmatch(char):
             raise Refused(
-                f"A label is letters, ASCII digits, blanks and _ . @ : / + -; U+{ord(char):04X} is "
-                "not allowed."
+                "A label may have letters, ASCII digits, spaces and _ . @ : / + -; "
+                f"U+{ord(char):04X} is not allowed."
             )
     return text
 
@@ -116,7 +116,7 @@ def plain_text(text: str, what: str) -> str:
 
 
 def prose(text: str, what: str) -> str:
-    """Return `text`, which people and models read, without what shows nothing; or raise Refused."""
+    """Return prose for people and models without invisible characters, or raise Refused."""
     if fault := characters.fault_of_prose(text):
         raise Refused(f"{what} {fault}.")
     return characters.shown(text)
@@ -125,13 +125,13 @@ def prose(text: str, what: str) -> str:
 def session(text: str) -> Session:
     """Return `text` as a session, or raise Refused with the reason.
 
-    Versions 4 (random) and 8 (the client's HMAC) cannot be guessed; the others can (RFC 9562), and
-    so can examples and patterns.
+    Versions 4 (random) and 8 (the client's HMAC) cannot be guessed. Other versions (RFC 9562),
+    examples and patterns can.
     """
     found = _UUID.fullmatch(text.lower())
     if not found:
         raise Refused(
-            "Dibs-Session is a UUID like xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx; "
+            "Dibs-Session must be a UUID like xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx; "
             "make one with `uuidgen` or Python's uuid.uuid4()."
         )
     version, variant = found.groups()
@@ -162,12 +162,12 @@ def duration_s(value: object, what: str = "A duration") -> int:
     elif isinstance(value, str) and (found := _DURATION.fullmatch(value)):
         seconds = int(found[1]) * _UNIT_S[found[2]]
     else:
-        raise Refused(f"{what} is whole seconds or text like 90s, 30m, 2h.")
+        raise Refused(f"{what} must be whole seconds, or text like 90s, 30m, 2h.")
     return seconds
 
 
 def _whole(value: object) -> object:
-    """A number that JSON wrote with a fraction of zero is the whole number (RFC 8259 knows one)."""
+    """Return 90.0 as 90, and any other value unchanged: JSON has one number type (RFC 8259)."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -177,7 +177,7 @@ def fence(value: object) -> Fence:
         value = int(value)
     value = _whole(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_FENCE:
-        raise Refused("A fence is the whole number that the claim's reply gave, 1 to 2^53 - 1.")
+        raise Refused("A fence is the whole number in the claim's reply, 1 to 2^53 - 1.")
     return Fence(value)
 
 
@@ -201,7 +201,7 @@ class Previous(msgspec.Struct, frozen=True):
 
 
 class Tenure(msgspec.Struct, frozen=True, kw_only=True):
-    """A session's time with a task, once it is over."""
+    """A finished tenure: one session's time with a task."""
 
     fence: int
     holder: Holder
@@ -214,12 +214,12 @@ class Tenure(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None = None
     pr: str | None = None
     reason: str | None = None
-    """A person's, where one ended it."""
+    """The reason given by the person who ended the tenure."""
     by: str | None = None
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True):
-    """A person keeps a task, or a project, from being claimed."""
+    """A hold: a person keeps a task, or a project, from being claimed."""
 
     by: str
     reason: str
@@ -237,25 +237,25 @@ class Waiter(msgspec.Struct, frozen=True):
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
-    """What the team wrote down of a task."""
+    """The listing of a task, written by the team."""
 
     title: str | None
     body: str | None
     priority: int
     """0 comes first, 4 last."""
     needs: tuple[Task, ...]
-    """Tasks that have to be done before."""
+    """Tasks that must be done first."""
     tags: tuple[str, ...]
     url: str | None
     source: str | None
     max_attempts: int | None = None
-    """None: as many as the service allows."""
+    """None: the service's limit (DIBS_MAX_ATTEMPTS)."""
     dropped: bool = False
-    """It was taken from the list."""
+    """Whether the task was taken from the list."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A session's lease on a task, as everybody may see it. Fields are the wire's, in its order."""
+    """The public view of a session's lease on a task. Fields are the wire's, in its order."""
 
     project: Project
     task: Task
@@ -279,19 +279,19 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     flag: str | None
     previous: Previous | None
     attempt: int
-    """Which attempt at the task this is, or the next one would be: those before it failed."""
+    """The number of this attempt at the task, or of the next one: all before it failed."""
     hold: Hold | None = None
-    """A person keeps the task back from who would be next; left out where nobody does."""
+    """The hold that starts to count when this claim ends; left out if there is none."""
     merged: bool = False
-    """It is done because its pull request was merged; left out otherwise."""
+    """Whether the task is done because its pull request was merged; left out if false."""
     resembles: tuple[Task, ...] = ()
-    """Names in use that looked like this one when it was new; left out where there are none."""
+    """Names in use that looked like this one when it was new; left out if there are none."""
     listed: Listed | None = None
-    """Left out where nobody wrote the task down, and in lists of claims."""
+    """Left out for a task that is not listed, and in lists of claims."""
 
 
 class Free(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A task that nobody holds, with what is known of it."""
+    """A task that nobody holds, with its past and its listing."""
 
     project: Project
     task: Task
@@ -305,11 +305,11 @@ class Free(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hold: Hold | None = None
     listed: Listed | None = None
     queue: tuple[Waiter, ...] = ()
-    """Who waits for it; left out where nobody does, and in lists."""
+    """The sessions that wait for the task; left out if there are none, and in lists."""
 
     @classmethod
     def unknown(cls, project: Project, task: Task) -> "Free":
-        """Return a task of which nothing is known."""
+        """Return a task that the store has no record of."""
         return cls(
             project=project,
             task=task,
@@ -323,7 +323,7 @@ class Free(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Loss(msgspec.Struct, frozen=True, kw_only=True):
-    """A claim that a session no longer has: when, why and to whom it went."""
+    """A claim that a session no longer has; `by` caused the loss or has the task now."""
 
     task: Task
     fence: Fence
@@ -335,7 +335,7 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One transition, as the stream of a project tells it."""
+    """One transition of a claim, as a project's event stream has it."""
 
     id: str
     type: str

@@ -1,15 +1,15 @@
-"""Every error that the service can answer, in one table (RFC 9457).
+"""The table of all problems that the service returns (RFC 9457).
 
-`type` is a path of this service, where the explanation is served. A detail says who, until when and
-what to do next; it never names a way to take over somebody's claim. (What only a person with an
-admin key can do, as to free a damaged record, it may name.)
+`type` is a path of this service that serves the explanation. A detail says who, until when and
+what to do next; it never names a way to take over another session's claim. It may name an action
+that needs an admin key, such as freeing a damaged record.
 """
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 NAMED = 20
-"""Bad fields that an `invalid` names."""
+"""Bad fields that an `invalid` problem names at most."""
 Applied = Literal["not-applied", "unknown"]
 
 
@@ -21,11 +21,11 @@ class Problem:
     status: int
     title: str
     about: str
-    """Why it can happen to you, and what to do: the page that `type` names."""
+    """The causes and the remedy: the text of the page that `type` names."""
     when: str
-    """The same in a line of docs/protocol.md, with what the problem carries."""
+    """The causes in one line, with the problem's own fields: a cell in docs/protocol.md."""
     next: str = ""
-    """What to do, there."""
+    """The remedy in a few words: a cell in docs/protocol.md."""
 
 
 TABLE = (
@@ -47,8 +47,7 @@ TABLE = (
         "Every POST carries `Dibs-Session: <uuid>`, version 4 (random) or 8 (HMAC). It is the "
         "secret by which you hold claims: make one, keep it for the whole session, show it to no "
         "one.",
-        when="`Dibs-Session` is missing, or a UUID that can be guessed: another version, an "
-        "example, a pattern",
+        when="`Dibs-Session` is missing or guessable: another UUID version, an example, a pattern",
         next="make a version 4 UUID and keep it",
     ),
     Problem(
@@ -62,23 +61,23 @@ TABLE = (
     Problem(
         "bad-signature",
         401,
-        "The signature of the forge is missing or wrong",
-        "A webhook signs each delivery with its secret, which has to be the DIBS_GITHUB_SECRET of "
-        "this service: X-Hub-Signature-256, an HMAC with SHA-256 of the body. The older "
-        "X-Hub-Signature (SHA-1) is not accepted. Nothing was read.",
-        when="what a forge told is not signed with the secret of this service, or with SHA-1",
-        next="give both the same secret",
+        "The webhook signature is missing or wrong",
+        "The forge signs each delivery with the webhook's secret, which must be the "
+        "DIBS_GITHUB_SECRET of this service: X-Hub-Signature-256, an HMAC-SHA-256 of the body. "
+        "The older X-Hub-Signature (SHA-1) is not accepted. The delivery was not processed.",
+        when="a delivery is not signed with this service's secret, or only with SHA-1",
+        next="set the same secret on both sides",
     ),
     Problem(
         "forbidden",
         403,
         "An admin key is required",
-        "Only a person with an admin key may break a claim, put something on hold or end that, or "
-        "let a task be tried again. The team key is not enough. If the service was started without "
-        "an admin key, nobody can. A key for CI (DIBS_CI_KEY) reads and resolves, nothing else.",
-        when="`break`, `hold`, `unhold` or `retry` without an admin key, `resolve` without one "
-        "or a key for CI; a key for CI on anything but reads and `resolve`",
-        next="a person with one may",
+        "Only a person with an admin key may break a claim, hold or unhold a task or a project, or "
+        "retry a task. The team key is not enough. If the service was started without an admin "
+        "key, nobody can. A key for CI (DIBS_CI_KEY) can only read and resolve.",
+        when="`break`, `hold`, `unhold` or `retry` without an admin key; `resolve` without an "
+        "admin key or a key for CI; a key for CI on any call but a read or `resolve`",
+        next="ask a person with an admin key",
     ),
     Problem(
         "not-found",
@@ -92,7 +91,7 @@ TABLE = (
         405,
         "Method not allowed",
         "The header `Allow` lists the methods that this path accepts.",
-        when="`Allow` names the right ones",
+        when="the path does not accept this method; the header `Allow` lists those that it does",
     ),
     Problem(
         "held",
@@ -102,17 +101,17 @@ TABLE = (
         "task, or claim with `queue: true` to be next. The task may be free after `retry_after` "
         "seconds. You also get this answer while a free task is reserved for the head of its "
         "queue.",
-        when="somebody has it, or it is kept for the head of its queue",
-        next="another task, or `queue`",
+        when="another session has the task, or it is reserved for the head of its queue",
+        next="pick another task, or claim with `queue`",
     ),
     Problem(
         "cooling",
         409,
         "The task is reserved for its last holder",
-        "The claim lapsed a moment ago, and for now only its last holder may take it back. Others "
-        "may claim it after `retry_after` seconds, unless the last holder returns.",
-        when="it lapsed a moment ago; only its last holder may take it back",
-        next="`retry_after`",
+        "The claim lapsed a moment ago, and for now only its last holder may take the task back. "
+        "Others may claim it after `retry_after` seconds, unless the last holder returns.",
+        when="the claim lapsed a moment ago; only its last holder may take the task back",
+        next="retry after `retry_after` seconds",
     ),
     Problem(
         "done",
@@ -120,37 +119,37 @@ TABLE = (
         "The task is done",
         "A session finished it; `claim` says who, when, and with which pull request and note. Work "
         "on another task. If it has to be done again, claim with `reopen: true`.",
-        when="it is done; `claim` has who, when, PR and note",
-        next="another task",
+        when="the task is done; `claim` says who, when, with which PR and note",
+        next="pick another task",
     ),
     Problem(
         "blocked",
         409,
         "The task needs others to be done first",
-        "`needs` names those that are not done, and who has them. Work on another task, or take "
-        "what is ready: claim with `next: true`.",
-        when="it is listed, and needs tasks that are not done; `needs` has them",
-        next="another task, or `next`",
+        "`needs` names the tasks that are not done, and who has them. Work on another task, or "
+        "claim a ready one with `next: true`.",
+        when="the task is listed, and needs tasks that are not done; `needs`",
+        next="pick another task, or claim with `next`",
     ),
     Problem(
         "on-hold",
         409,
         "A person put this on hold",
         "A person put the task, or the whole project (`of` says which), on hold; `hold` says who, "
-        "why, and until when. What a session already holds goes on. Work on another task, or stop "
-        "here; a person ends the hold with `unhold`.",
+        "why, and until when. A session that already holds a task keeps it. Work on another task, "
+        "or stop here; a person ends the hold with `unhold`.",
         when="a person put the task, or the project, on hold; `of`, `hold`",
-        next="another task, or stop",
+        next="pick another task, or stop",
     ),
     Problem(
         "failed",
         409,
         "The task failed too often",
         "Its attempts are used up: each lapsed, was abandoned, broken or rejected; `tenures` says "
-        "how the last ones ended. Work on another task. A person lets it be tried again with "
-        "`retry`; a session claims it with `reopen: true` only where a person tells it to.",
-        when="its attempts are used up; `attempts`, `tenures`",
-        next="another task; a person says `retry`",
+        "how the last ones ended. Work on another task. A person can let it be tried again with "
+        "`retry`; claim it with `reopen: true` only if a person tells you to.",
+        when="the attempts at the task are used up; `attempts`, `tenures`",
+        next="pick another task; a person can `retry` it",
     ),
     Problem(
         "nothing-ready",
@@ -158,46 +157,46 @@ TABLE = (
         "No listed task is ready",
         "`counts` says how many are held, parked, blocked, on hold, failed or reserved for a "
         "moment. "
-        "If the list is empty, add tasks to it. One may be ready after `retry_after` seconds.",
-        when="`next` found no task that is ready; `counts`, and `retry_after` where that helps",
-        next="stop, or ask again then",
+        "If the list is empty, add tasks to it. A task may be ready after `retry_after` seconds.",
+        when="`next` found no ready task; `counts`, and `retry_after` if one may be ready then",
+        next="stop, or retry after `retry_after` seconds",
     ),
     Problem(
         "not-holder",
         409,
         "This session does not hold the task",
-        "The session never held it, or names a fence that is not the current one. Claim the task "
-        "first, and use the fence that the claim's reply gave.",
-        when="this session never had it, or names another fence than the current one",
+        "The session never held the task, or sent a fence that is not the current one. Claim the "
+        "task first, and use the fence in the reply to that claim.",
+        when="this session never held the task, or sent another fence than the current one",
         next="claim it first",
     ),
     Problem(
         "lost",
         409,
         "This session no longer holds the task",
-        "`reason` says why: `lapsed` (its deadline passed, and `by` names who has it now), "
-        "`broken` (a person ended it; `note` has their reason), `rejected` (its pull request was; "
-        "`note` may say why), `forgotten` (the store lost it, in a failover, a restore or a flush; "
-        "`by` names who has the task now, if anybody). Stop working on the task, keep what you "
-        "have on your branch, and claim another. If no session has the task now, you may claim it "
-        "again before you continue.",
-        when="this session had it; `reason`, `by`, `at`, `note`",
+        "`reason` says how the claim ended: `lapsed` (its deadline passed; `by` names who has the "
+        "task now, if anybody), `broken` (a person ended it; `note` has their reason), `rejected` "
+        "(its pull request was rejected; `note` may say why), `forgotten` (the store lost it, in a "
+        "failover, a restore or a flush; `by` names who has the task now, if anybody). Stop "
+        "working on the task, keep your work on its branch, and claim another. If no session has "
+        "the task now, you may claim it again before you continue.",
+        when="this session held the task before; `reason`, `by`, `at`, `note`",
         next="stop working on it",
     ),
     Problem(
         "unmatched",
         404,
         "No task has that name, pull request or branch",
-        "No session had a task with that name, pull request or branch, or it was too long ago. "
-        "Nothing was changed: a resolve never makes up a claim.",
-        when="`resolve` names what no session has or had",
+        "No session has or had a task with that name, pull request or branch, or its record is no "
+        "longer kept. Nothing was changed: `resolve` never creates a claim.",
+        when="`resolve` names a task, pull request or branch that no session has or had",
         next="name the task",
     ),
     Problem(
         "ambiguous",
         409,
         "Two tasks share that pull request or branch",
-        "`tasks` names them. Say which one: give `task`, and its `fence`.",
+        "`tasks` names them. Send the `task` that you mean, and its `fence`.",
         when="`resolve` names a pull request or branch of two tasks; `tasks`",
         next="name one, with its fence",
     ),
@@ -207,25 +206,25 @@ TABLE = (
         "A fence is required",
         "Send `fence` as the board or the list shows it, so that you end only the claim you saw.",
         when="`break` without `fence`",
-        next="look, then name it",
+        next="read the task, then send its fence",
     ),
     Problem(
         "fence-moved",
         412,
-        "The claim has changed since you looked",
+        "The claim has changed since you read it",
         "The fence is not the current one, or nobody holds the task. Nothing was changed. Read the "
-        "task again, and name the fence that it has now.",
-        when="`break`, `retry` or `resolve` saw an older tenure",
-        next="look again",
+        "task again, and send the fence that it has now.",
+        when="`break`, `retry` or `resolve` is about an older tenure",
+        next="read the task again",
     ),
     Problem(
         "too-large",
         413,
         "The request body is too large",
-        "A body has at most 16 KiB (DIBS_MAX_BODY), and 1 MiB where the list is written or a forge "
-        "tells something; the lines before it 32 KiB. Nothing was changed. Send less, and a long "
-        "list in parts.",
-        when="a body over 16 KiB; 1 MiB where the list is written, and for what a forge tells",
+        "A body has at most 16 KiB (DIBS_MAX_BODY), or 1 MiB if it writes the list or is a webhook "
+        "delivery; the request line and headers have at most 32 KiB. Nothing was changed. Send "
+        "less, and a long list in parts.",
+        when="a body over 16 KiB (1 MiB if it writes the list or is a webhook delivery)",
         next="send the list in parts",
     ),
     Problem(
@@ -234,14 +233,14 @@ TABLE = (
         "Limit reached",
         "A limit on claims, records, waiters or event streams is reached. `whose` says whose "
         "limit: the session's, the project's, your address's, the bytes of the project's records, "
-        "the task's queue, streams, or `waiting`: so many tasks wait for people that `next` gives "
-        "no more. `limit` is the limit. Release or finish a claim first, or pick another task.",
+        "the task's queue, streams, or `waiting`: too many tasks wait for people, so `next` gives "
+        "no more. `limit` is its value. Release or finish a claim first, or pick another task.",
         when="a limit is reached: claims (session 50, project 2,000, an address without a key "
-        "500 of a project), waiters (100), tasks that wait for people (`next` only, where "
-        "DIBS_MAX_WAITING says so; with `counts`), or the size of a project's records, what "
-        "is listed included (18 MiB); `whose` (`session`, `project`, `address`, `queue`, "
-        "`waiting`, `bytes`), `limit`",
-        next="release one; for `bytes` wait for the retention of what ended",
+        "500 of a project), waiters (100), tasks that wait for people (`next` only, if "
+        "DIBS_MAX_WAITING is set; with `counts`), or the size of a project's records, listed "
+        "tasks included (18 MiB); `whose` (`session`, `project`, `address`, `queue`, `waiting`, "
+        "`bytes`), `limit`",
+        next="release a claim; for `bytes`, wait until the retention of ended claims runs out",
     ),
     Problem(
         "rate-limited",
@@ -250,10 +249,10 @@ TABLE = (
         "A rate limit was exceeded. `whose` says which: the session's, the project's or, without a "
         "key, your address's. Claims and reads have separate limits. A session can always renew "
         "and release the claims it holds. Ask again after `retry_after` seconds.",
-        when="too many claims of this session, or in this project; too many reads there; too "
-        "many new claims or reads of an address without a key; `whose`, `retry_after`. "
-        "Never a heartbeat, a release or a renewal of a holder for what others do",
-        next="ask again then",
+        when="too many claims of this session, or claims or reads in this project; too many new "
+        "claims or reads from an address without a key; `whose`, `retry_after`. A holder's "
+        "heartbeat, release or renewal is never refused because of other callers",
+        next="retry after `retry_after` seconds",
     ),
     Problem(
         "internal",
@@ -261,8 +260,8 @@ TABLE = (
         "Internal error",
         "The service has a bug. `outcome` is `unknown`: repeat the call; every call is safe to "
         "repeat.",
-        when="a defect; `outcome: unknown`",
-        next="ask again",
+        when="a bug in the service; `outcome: unknown`",
+        next="repeat the call",
     ),
     Problem(
         "unavailable",
@@ -274,10 +273,10 @@ TABLE = (
         "of the service has changed that; heartbeats and releases work. If it says that the record "
         "of a task is damaged, only that task is refused: work on another. A person with an admin "
         "key frees it by breaking it with fence 1.",
-        when="the store cannot answer (no deadline passes meanwhile), may throw claims away "
-        "(nothing new is granted; heartbeats and releases go on), or has a damaged record "
-        "of this task; `detail` says which",
-        next="ask again, `retry_after`; for a damaged record another task",
+        when="the store cannot answer (no deadline passes meanwhile), may evict claims (new "
+        "claims are refused; heartbeats and releases work), or has a damaged record of this "
+        "task; `detail` says which",
+        next="retry after `retry_after` seconds; for a damaged record, pick another task",
     ),
     Problem(
         "full",
@@ -293,7 +292,7 @@ BY_CODE = {problem.code: problem for problem in TABLE}
 
 
 class ProblemError(Exception):
-    """An answer that is a problem: its code, its sentence and its facts."""
+    """A problem to return: its code, its detail and its own fields."""
 
     def __init__(
         self,
@@ -324,7 +323,7 @@ class ProblemError(Exception):
 
 
 def invalid(errors: list[dict[str, str]], **facts: Any) -> ProblemError:
-    """Name every bad field at once, NAMED of them at most."""
+    """Return an `invalid` problem that names all bad fields, NAMED of them at most."""
     fields = list(dict.fromkeys(error["field"] for error in errors))
     names = ", ".join(fields[:NAMED])
     if len(fields) > NAMED:

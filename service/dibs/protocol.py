@@ -1,9 +1,9 @@
 """One connection: uvicorn's HTTP protocol, with bounds on everything a caller can make it keep.
 
-uvicorn does not limit heads, trailers, slow requests, pipelined requests or unread answers, and its
-parser loses the body of a request that offers an upgrade. So the bytes are split here at the end of
-each head and body, and each part has a limit. A request that follows one that is being answered
-waits unread.
+uvicorn does not limit heads, trailers, slow requests, pipelined requests or unread responses, and
+its parser loses the body of a request that offers an upgrade. So this class splits the bytes at the
+end of each head and body, and limits each part. A pipelined request waits unparsed until the
+response before it is complete.
 """
 
 import logging
@@ -28,33 +28,33 @@ from dibs.transport import CountingTransport
 log = logging.getLogger("dibs.protocol")
 
 FRAMING_BYTES = 65_536
-"""For what a chunked body has beside the body: sizes, extensions, trailers."""
+"""Bytes of chunked framing besides the body: sizes, extensions, trailers."""
 HELD_BYTES = 32_768
-"""For what a caller sends behind a request that is being answered."""
+"""Bytes that a caller may send behind a request in progress."""
 UNREAD_S = 20.0
-"""An answer of which nobody takes a byte for so long ends its connection."""
+"""Seconds without a byte of the response read, after which the connection is closed."""
 LINGER_S, LINGER_BYTES = 2.0, 4 << 20
-"""What a caller still sends after the last answer is dropped for so long, so that it reads that
-answer: closing at once would take it away (RFC 9112, 9.6)."""
+"""Seconds and bytes for which a caller's data is dropped after the last response, so that the
+caller reads that response: closing at once could destroy it (RFC 9112, 9.6)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What one connection may cost."""
+    """The limits of one connection."""
 
     slots: ConnectionSlots
-    """Of all connections to this process."""
+    """The slots of all connections to this process."""
     body: int
-    """Bytes."""
+    """Bytes of a request body."""
     large_body: int = 0
-    """The same for the paths that end with one of these."""
+    """Bytes of a request body for paths that end with one of `large_paths`."""
     large_paths: tuple[bytes, ...] = ()
 
 
 class HttpConnection(HttpToolsProtocol):
     """A connection to this service."""
 
-    # Slots, because beyond 30 attributes a dict makes each look at one slower.
+    # Slots, because with more than 30 attributes each access through a dict is slower.
     __slots__ = (
         *("_answering", "_limits", "_deaf", "_dropped", "_extensions", "_held", "_host"),
         *("_hung_up_at", "_in_body", "_keep_alive", "_left", "_metrics", "_offered", "_quiet_at"),
@@ -75,35 +75,35 @@ class HttpConnection(HttpToolsProtocol):
         self._slots, self._metrics = limits.slots, metrics
         self._limits = limits
         self.began = 0.0
-        """When the request that is not here yet began to arrive; 0 between requests."""
+        """When the incomplete request began to arrive; 0 between requests."""
         self._room = HEAD_BYTES
-        """Bytes that the part which is arriving, head or body, may still take."""
+        """Bytes that the arriving head or body may still have."""
         self._in_body = False
         self._left: int | None = None
-        """Bytes of the body that are still to come, by its Content-Length."""
+        """Bytes of the body still to arrive, by its Content-Length."""
         self._tail = b""
-        """The last bytes of the part that is arriving: its end may straddle two segments."""
+        """The last bytes of the arriving part: its end may straddle two segments."""
         self._answering = False
-        """A request is here, and its answer is not complete."""
+        """Whether a request is complete and its response is not."""
         self._held = b""
-        """What came behind that request."""
+        """Bytes that arrived behind that request."""
         self._keep_alive = False
-        """The connection may go on once the body is here: an answer before that says close."""
+        """Whether the connection is kept once the body is here; an earlier response closes it."""
         self._host: bytes | None = None
-        """The Host that was found right last."""
+        """The last valid Host."""
         self._offered = False
-        """The head that was read offers an upgrade: it is read again, without."""
+        """Whether the head offers an upgrade; then it is parsed again without the offer."""
         self._deaf = False
-        """What arrives is dropped."""
+        """Whether arriving bytes are dropped."""
         self._hung_up_at, self._dropped = 0.0, 0
         self._quiet_at = 0.0
-        """When the last answer was complete."""
+        """When the last response was complete."""
         self._extensions: Any = {WHOLE: self.answer}
         self._taken, self._taken_at = 0, 0.0
-        """How many bytes the caller has taken, and since when no more."""
+        """The bytes that the caller has read, and when that number last grew."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-        """Take the connection, or say that there are too many."""
+        """Accept the connection, or refuse it if there are too many."""
         counting: Any = CountingTransport(transport, self._hang_up)
         super().connection_made(counting)
         self.began = self.loop.time()
@@ -114,17 +114,17 @@ class HttpConnection(HttpToolsProtocol):
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Leave."""
+        """Free the slot."""
         self._slots.leave(self)
         super().connection_lost(exc)
 
     def make_room(self) -> None:
-        """Go, without a word: a new connection needs the place."""
+        """Abort without a response: a new connection needs the slot."""
         self._count("quiet")
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Read on; what comes behind a request that is being answered waits."""
+        """Parse the data; data behind a request in progress waits."""
         if self._deaf:
             self._dropped += len(data)
             if self._dropped > LINGER_BYTES:
@@ -133,7 +133,7 @@ class HttpConnection(HttpToolsProtocol):
             self._read(self._held + data if self._held else data)
 
     def _read(self, data: bytes) -> None:
-        """Give the parser one head or body after another, as far as it may have them."""
+        """Feed the parser one head or body at a time, within the limits."""
         at, size = 0, len(data)
         while at < size and not self._deaf:
             if self._answering:
@@ -154,7 +154,7 @@ class HttpConnection(HttpToolsProtocol):
         self._held = b""
 
     def _feed(self, part: bytes) -> None:
-        """Give the parser the next bytes of one head or body."""
+        """Feed the parser the next bytes of one head or body."""
         in_body = self._in_body
         if self._left is not None:
             self._left -= len(part)
@@ -164,7 +164,7 @@ class HttpConnection(HttpToolsProtocol):
             self._read_without_offers()
         except httptools.HttpParserError as error:
             self._malformed(error)
-        if self.began and in_body == self._in_body:  # its end is not here
+        if self.began and in_body == self._in_body:  # the part has not ended yet
             self._tail = (self._tail + part)[-3:]
         elif self._tail:
             self._tail = b""
@@ -180,12 +180,12 @@ class HttpConnection(HttpToolsProtocol):
     def _malformed(self, error: httptools.HttpParserError) -> None:
         by_us = isinstance(error, httptools.HttpParserCallbackError)
         if by_us and not isinstance(error.__context__, httptools.HttpParserInvalidURLError):
-            raise error  # a mistake of ours
+            raise error  # a bug in a callback
         self.refuse("malformed")
 
     def _read_without_offers(self) -> None:
-        """Read the head again: the parser takes all that follows an offer for the other protocol,
-        a declared body too."""
+        """Parse the head again without the offer of an upgrade: after one, the parser treats all
+        further bytes, even a declared body, as the other protocol."""
         if self.parser.get_method() == b"CONNECT":
             self.refuse("malformed")
             return
@@ -199,7 +199,7 @@ class HttpConnection(HttpToolsProtocol):
             self._malformed(error)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header. A field behind a body is none, and none of those that decide."""
+        """Keep a header. A trailer is ignored, or refused if it is a deciding header."""
         name = name.lower()
         if self._in_body:
             if name in DECIDING:
@@ -210,7 +210,7 @@ class HttpConnection(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Start to answer, if the head is one of HTTP/1.1 and says for whom it is."""
+        """Start the request if its head is valid and names one host, and a slot is kept for it."""
         if self.parser.should_upgrade():
             self._offered = True
             return
@@ -240,13 +240,13 @@ class HttpConnection(HttpToolsProtocol):
         self._room, self._in_body = body + FRAMING_BYTES, True
 
     def _has_host(self, host: bytes | None) -> bool:
-        """Say if the request names one host, as HTTP/1.1 must and HTTP/1.0 may."""
+        """Return whether the request names one host, as HTTP/1.1 must and HTTP/1.0 may."""
         if host is None:
             return bool(self.parser.get_http_version() == "1.0")
         return is_host(host) and [name for name, _ in self.headers].count(b"host") == 1
 
     def on_message_complete(self) -> None:
-        """Let the request be answered: all of it is here."""
+        """Mark the request as complete, so that it is answered."""
         if self._offered or self._deaf:
             return
         if self._keep_alive and not self.cycle.response_started:
@@ -258,9 +258,9 @@ class HttpConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def answer(self, status: int, headers: Sequence[Header], body: bytes) -> bool:
-        """Send a whole answer in one write; say if that was possible.
+        """Send a complete response in one write; return whether that was possible.
 
-        The same bytes as by uvicorn's `send`, which takes three times as long to look at each part.
+        The bytes are those of uvicorn's `send`, which takes three times as long to check each part.
         """
         if self.cycle.response_started or self.cycle.disconnected or self.flow.write_paused:
             return False
@@ -275,7 +275,7 @@ class HttpConnection(HttpToolsProtocol):
         return True
 
     def on_response_complete(self) -> None:
-        """Go on with what waits. In place of uvicorn's, which sets a timer each time."""
+        """Continue with waiting data. Replaces uvicorn's method, which sets a timer each time."""
         self._answering = False
         self._quiet_at = self.loop.time()
         self._slots.quiet(self, self._quiet_at)
@@ -286,14 +286,14 @@ class HttpConnection(HttpToolsProtocol):
             self._read(self._held)
 
     def refuse(self, why: str) -> None:
-        """Say why in a problem, unless an answer has begun, and close. The request does nothing."""
+        """Send a problem, unless a response has begun, and close. The request has no effect."""
         self._count(why)
         if self._in_body:
             silent = self.cycle.response_started
-            self.cycle.disconnected = True  # it is told so, if it is still being read
+            self.cycle.disconnected = True  # ends an application that still reads the body
             self.cycle.message_event.set()
         else:
-            silent = self._room == HEAD_BYTES  # nobody asks
+            silent = self._room == HEAD_BYTES  # no request has begun
         if not silent:
             self.transport.write(REFUSALS[why].answer)
         self.transport.close()
@@ -304,7 +304,7 @@ class HttpConnection(HttpToolsProtocol):
             log.debug("connection_refused why=%s by=%s", why, self.client and self.client[0])
 
     def _hang_up(self, transport: Transport) -> None:
-        """Close; where the caller still sends, only after a while in which it can read."""
+        """Close; if the caller still sends, only after LINGER_S, so that it can read."""
         sends = self._deaf or self._held or self._in_body or self._room < HEAD_BYTES
         if self._hung_up_at or not sends or transport.is_closing():
             transport.close()
@@ -314,12 +314,12 @@ class HttpConnection(HttpToolsProtocol):
         self.flow.resume_reading()
 
     def shutdown(self) -> None:
-        """Close once what is being answered is."""
+        """Close after the response in progress."""
         self._keep_alive = False
         super().shutdown()
 
     def look(self, now: float) -> None:
-        """End what takes too long. Called about once a second."""
+        """Close the connection if it is too slow or idle too long. Called about once a second."""
         if self._hung_up_at and now - self._hung_up_at > LINGER_S:
             self.transport.abort()
         elif 0 < self.began < now - REQUEST_S and not self._deaf:
@@ -330,7 +330,7 @@ class HttpConnection(HttpToolsProtocol):
         taken = self.transport.written - unread
         if not unread or taken != self._taken:
             if self._taken_at and self._answering:
-                self._slots.busy(self)  # it takes something again
+                self._slots.busy(self)  # the caller reads again
             self._taken, self._taken_at = taken, now
         elif now - self._taken_at > UNREAD_S:
             self._count("unread")
@@ -340,7 +340,7 @@ class HttpConnection(HttpToolsProtocol):
 
 
 def protocol(limits: ConnectionLimits, metrics: Metrics) -> Callable[..., HttpConnection]:
-    """Return what makes a connection, as uvicorn calls it."""
+    """Return the factory of connections that uvicorn calls."""
 
     def make(**given: Any) -> HttpConnection:
         return HttpConnection(limits, metrics, **given)

@@ -1,4 +1,4 @@
-"""The URL of this service, as people and sessions call it."""
+"""The URL by which people and sessions reach this service."""
 
 from typing import Any
 
@@ -6,5 +6,5 @@ from litestar import Request
 
 
 def base_url(request: Request[Any, Any, Any], public_url: str | None) -> str:
-    """Return the URL that is set, else the one that `request` was sent to; no slash ends it."""
+    """Return `public_url`, else the URL that `request` was sent to; without a trailing slash."""
     return (public_url or str(request.base_url)).rstrip("/")

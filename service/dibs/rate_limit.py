@@ -1,30 +1,30 @@
-"""Rate limits that one process keeps in memory: for calls that write nothing to the store, or whose
+"""Rate limits in the memory of one process: for calls that write nothing to the store, or whose
 count may be lost with the process. Each process has its own, so N processes allow N times as much.
 """
 
 from collections import OrderedDict
 
 NAMES_MOST = 10_000
-"""Names that are remembered; then the one that asked longest ago is forgotten, and starts again."""
+"""Names remembered at most. Beyond that, the name used longest ago is forgotten and starts anew."""
 
 
 class RateLimit:
-    """So much a second for each name, and what a quiet name has saved up (GCRA)."""
+    """A rate per second for each name, with a burst that an idle name saves up (GCRA)."""
 
     def __init__(self, per_s: float, saved_s: float) -> None:
-        """`per_s` 0 is no limit; `saved_s`: seconds of its rate that a name may have saved up."""
+        """`per_s` 0 is no limit; `saved_s`: seconds of its rate that a name can save up."""
         self.per_s, self._saved_s = per_s, saved_s
         self._paid: OrderedDict[str, float] = OrderedDict()
-        """By name, the instant at which all that was let through is paid for."""
+        """By name, the instant at which all admitted calls are paid for."""
 
     def wait_s(self, name: str, now_s: float) -> float:
-        """Return how long `name` has to wait, 0 if it need not."""
+        """Return the seconds that `name` has to wait, 0 if none."""
         if not self.per_s:
             return 0.0
         return max(0.0, self._paid.get(name, 0.0) - now_s - self._saved_s)
 
     def pay(self, name: str, now_s: float, cost: float = 1.0) -> None:
-        """Count what was let through."""
+        """Count an admitted call."""
         if not self.per_s:
             return
         paid = max(self._paid.pop(name, 0.0), now_s)

@@ -1,4 +1,4 @@
-"""Validates requests. All bad fields are named at once, each with its rule."""
+"""Validation of requests. One problem names all bad fields, each with its rule."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from dibs.problems import ProblemError, invalid
 Errors = list[dict[str, str]]
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 FIELDS_MOST = 100
-"""Fields of a form or query that are looked at; a body of 16 KiB could hold thousands."""
+"""Fields of a form, a query or a JSON body at most; a body of 16 KiB could hold thousands."""
 
 
 Check = Callable[[str, str], str]
@@ -27,7 +27,7 @@ def _check_text(what: str, most: int, check: Check = model.plain_text) -> Callab
         if isinstance(value, str) and len(value) <= most and characters.is_plain(value):
             return value
         if not isinstance(value, str):
-            raise model.Refused(f"{what} is text.")
+            raise model.Refused(f"{what} must be text.")
         if len(value) > most:
             raise model.Refused(f"{what} has at most {most} characters; this has {len(value)}.")
         return check(value, what)
@@ -36,29 +36,29 @@ def _check_text(what: str, most: int, check: Check = model.plain_text) -> Callab
 
 
 def limited_text(what: str, most: int, check: Check = model.plain_text) -> BeforeValidator:
-    """Return the check of a field that is text of at most so many characters."""
+    """Return the validator of a text field with at most `most` characters."""
     return BeforeValidator(_check_text(what, most, check))
 
 
 def _label(value: object) -> str:
     if not isinstance(value, str):
-        raise model.Refused("A label is text.")
+        raise model.Refused("A label must be text.")
     return model.label(value)
 
 
 def _task(value: object) -> model.Task:
     if not isinstance(value, str):
-        raise model.Refused("A task is text.")
+        raise model.Refused("A task must be text.")
     return model.task(value)
 
 
 def _tasks(value: object) -> tuple[model.Task, ...]:
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list) or not 1 <= len(items) <= model.TASKS_PER_CLAIM:
-        raise model.Refused(f"It has to be a list of 1 to {model.TASKS_PER_CLAIM} tasks.")
+        raise model.Refused(f"It must be a list of 1 to {model.TASKS_PER_CLAIM} tasks.")
     tasks = tuple(_task(item) for item in items)
     if len(set(tasks)) < len(tasks):
-        raise model.Refused("The list has a task twice.")
+        raise model.Refused("The list names a task twice.")
     return tasks
 
 
@@ -71,14 +71,15 @@ _PR_PATH = re.compile(
 def _url(value: object) -> str:
     text = _url_text(value)
     if text and not text.startswith(("https://", "http://")):
-        raise model.Refused("A url starts with https:// or http://.")
+        raise model.Refused("A url must start with https:// or http://.")
     if text and text.split() != [text]:
-        raise model.Refused("A url has no blanks.")
+        raise model.Refused("A url must not have spaces.")
     return text
 
 
 def _pr(value: object) -> str:
-    """A pull request by one name: two that differ in what follows its number are the same."""
+    """Return the canonical URL of a pull request: without query, fragment and anything after its
+    number, so that its different pages are one pull request."""
     text = _url(value)
     if not text:
         return ""
@@ -86,26 +87,26 @@ def _pr(value: object) -> str:
     host, slash, path = rest.partition("/")
     path = re.split(r"[?#]", path, maxsplit=1)[0].rstrip("/")
     if known := _PR_PATH.fullmatch(path):
-        path = known[1].lower()  # no forge tells names by their case
+        path = known[1].lower()  # on every forge, names are case-insensitive
     return f"{scheme.lower()}://{host.lower()}{slash}{path}"
 
 
 def as_schema(**schema: Any) -> WithJsonSchema:
-    """Return what JSON Schema says of a field."""
+    """Return the annotation that sets a field's JSON Schema."""
     return WithJsonSchema(schema)
 
 
 def _pattern(part: str) -> str:
-    """Return part of a pattern with escapes that ECMAScript and Python both know; neither has one
-    of the other's for what lies beyond U+FFFF, so that stays as it is."""
+    """Return part of a pattern with escapes that ECMAScript and Python share. They share none for
+    characters above U+FFFF, so those stay as they are."""
     return "".join(
         char if " " <= char <= "~" or char > "\uffff" else f"\\u{ord(char):04x}" for char in part
     )
 
 
 _REFUSED = _pattern(characters.CONTROL + characters.FORMAT + characters.EMPTY + characters.BLANKS)
-"""What `model.plain_text` refuses; but for what no short pattern can say: that a character is
-unassigned, private or a tag, and that too many marks follow each other."""
+"""The characters that `model.plain_text` refuses, except those that no short pattern can express:
+unassigned and private characters, tags, and too many marks in a row."""
 _CONTROL = _pattern(characters.CONTROL)
 LINE = f"^[^{_REFUSED}]*$"
 LINES = f"^[^{_CONTROL}]*$".replace(r"\u0000-\u001f", r"\u0000-\u0008\u000b-\u001f")
@@ -114,7 +115,7 @@ TASK_SCHEMA: dict[str, Any] = {
     "type": "string",
     "minLength": 1,
     "maxLength": model.TASK_CHARS,
-    # Nor can a pattern say that the name is NFC.
+    # A pattern cannot express that the name is NFC either.
     "pattern": rf"^[^\s{_REFUSED}]([^{_REFUSED}]*[^\s{_REFUSED}])?$",
 }
 Task = Annotated[model.Task, BeforeValidator(_task), as_schema(**TASK_SCHEMA)]
@@ -168,25 +169,25 @@ Tag = Annotated[
 
 
 class Request(BaseModel):
-    """A request's fields; unknown ones are refused, so that a misspelt one is not ignored."""
+    """The fields of a request. Unknown fields are refused, so that a misspelt one is noticed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     fits_a_form: ClassVar[bool] = True
-    """Whether a form can say all of it."""
+    """Whether a form can express all fields."""
 
     @classmethod
     def also(cls, given: dict[str, Any]) -> Errors:
-        """Return what is wrong with the fields together."""
+        """Return the errors in the combination of fields."""
         return []
 
     @classmethod
     def together(cls) -> dict[str, Any]:
-        """Return what `also` checks, as JSON Schema."""
+        """Return the rules that `also` checks, as JSON Schema."""
         return {}
 
     @classmethod
     def of(cls, given: dict[str, Any], errors: Errors) -> Self:
-        """Return the checked fields, or raise `invalid` with all that is wrong, `errors` first."""
+        """Return the checked fields, or raise `invalid` with all errors, `errors` first."""
         together = cls.also(given)
         try:
             body = cls.model_validate(given)
@@ -198,19 +199,19 @@ class Request(BaseModel):
 
 
 def parse(content_type: str, body: bytes, errors: Errors) -> dict[str, Any]:
-    """Return the fields of a JSON or form body; what is wrong with it goes to `errors`."""
+    """Return the fields of a JSON or form body; append what is wrong with it to `errors`."""
     if not body.strip():
         return {}
     kind = content_type.split(";", 1)[0].strip().lower()
     if kind not in (JSON, FORM):
-        errors.append(fault("Content-Type", f"The body is {JSON} or {FORM}, and says so."))
+        errors.append(fault("Content-Type", f"The body must be sent as {JSON} or {FORM}."))
         return {}
     try:
         if kind == FORM:
             return _form(body.decode("ascii"))
         given = pydantic_core.from_json(body, allow_inf_nan=False)
         if not isinstance(given, dict):
-            raise model.Refused("The body is one JSON object.")
+            raise model.Refused("The body must be one JSON object.")
         if not _has_each_once(body, given):
             json.loads(body.decode(), object_pairs_hook=_once, parse_int=str, parse_float=str)
         if len(given) > FIELDS_MOST:
@@ -226,8 +227,8 @@ def parse(content_type: str, body: bytes, errors: Errors) -> dict[str, Any]:
 
 
 def _has_each_once(body: bytes, given: dict[str, Any]) -> bool:
-    """Say if no field of a JSON body can stand there twice: each text of it has two quotes, so one
-    that was dropped for another leaves too many."""
+    """Return whether a JSON body certainly has no field twice. Every string in the body has two
+    quotes, so a field that the parser dropped as a duplicate leaves too many quotes."""
     kinds = list(map(type, given.values()))
     texts = len(given) + kinds.count(str)
     if list in kinds:
@@ -236,7 +237,7 @@ def _has_each_once(body: bytes, given: dict[str, Any]) -> bool:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the fields of a JSON object, or raise Refused where one is there twice."""
+    """Return the fields of a JSON object, or raise Refused if one occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -266,7 +267,7 @@ def task_in_path(raw: bytes) -> model.Task:
 
 
 def project(text: str, errors: Errors) -> model.Project:
-    """Return the project of the path; what is wrong with it goes to `errors`."""
+    """Return the project in the path; append what is wrong with it to `errors`."""
     try:
         return model.project(text)
     except model.Refused as refused:
@@ -297,35 +298,35 @@ def _form(text: str) -> dict[str, Any]:
         if name in ("any_of", "all_of"):
             given.setdefault(name, []).append(value)
         elif name in given:
-            raise model.Refused(f"The field {name[:100]} is there twice.")
+            raise model.Refused(f"The field {name[:100]} was sent twice.")
         else:
             given[name] = value
     return given
 
 
 def only(name: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return as JSON Schema that of `names` there is this one and no other."""
+    """Return the JSON Schema that requires `name` and forbids the other `names`."""
     others = [has(other) for other in names if other != name]
     return {**has(name), "not": {"anyOf": others}}
 
 
 def has(name: str) -> dict[str, Any]:
-    """Return as JSON Schema that there is a field."""
+    """Return the JSON Schema that requires a field, not null."""
     return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
 
 
 def says(name: str) -> dict[str, Any]:
-    """Return as JSON Schema that a field is there and not empty."""
+    """Return the JSON Schema that requires a field with text that is not empty."""
     return {**has(name), "properties": {name: {"type": "string", "minLength": 1}}}
 
 
 def fault(field: str, message: str) -> dict[str, str]:
-    """Return what is wrong with a field."""
+    """Return an error of a field, as `invalid` lists it."""
     return {"field": field, "message": message}
 
 
 def _each_once(errors: list[Any]) -> Errors:
-    """Return what is wrong, without that a list is too short because what is in it is wrong."""
+    """Return the errors, except "too short" for a list whose items have errors themselves."""
     places = [one["loc"] for one in errors]
     return [
         _named(one)

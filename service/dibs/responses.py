@@ -1,4 +1,4 @@
-"""Answers: values as JSON or as an aligned text table, and every refusal as a problem."""
+"""Responses: values as JSON or as an aligned text table, and refusals as problems."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -17,19 +17,19 @@ PROBLEM = "application/problem+json"
 TEXT = "text/plain; charset=utf-8"
 
 NAME_SHOWN = 40
-"""Characters of another task's name in the table."""
+"""Characters of a resembling task's name that the table shows at most."""
 WHOLE = "dibs.whole"
-"""The extension of a scope that sends a whole answer at once, where the server has it: called with
-status, headers and body, it says if it did."""
+"""The ASGI scope extension that writes a whole response at once, if the server has it. It is called
+with status, headers and body, and returns whether it wrote them."""
 NONE: Mapping[str, str] = MappingProxyType({})
 
 encode = msgspec.json.Encoder().encode
 
 
 class Reply:
-    """An answer, ready to be sent: an ASGI application.
+    """A complete response: an ASGI application.
 
-    The framework's own takes 15 µs to become one, for cookies, encoders and tasks we have none of.
+    The framework's own takes 15 µs to build, for cookies, encoders and tasks that dibs never uses.
     """
 
     __slots__ = ("body", "headers", "status")
@@ -46,46 +46,46 @@ class Reply:
             self.headers.append((name.lower().encode(), value.encode()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, as the framework does."""
+        """Send the response in the way of the framework."""
         await self.send(send, [])
 
     async def answer(self, scope: Scope, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
-        """Send it with more headers, at once where the server can."""
+        """Send the response with additional headers, in one write if the server can."""
         extensions: dict[str, Any] = scope.get("extensions") or {}
         whole = extensions.get(WHOLE)
         if whole is None or not whole(self.status, self.headers + headers, self.body):
             await self.send(send, headers)
 
     async def send(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
-        """Send it with more headers."""
+        """Send the response with additional headers, as two ASGI messages."""
         headers = self.headers + headers
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
     def to_asgi_response(self, **_: Any) -> "Reply":
-        """Return what sends this: the framework asks it of what a handler of errors returned."""
+        """Return this response: the framework calls this on the result of an error handler."""
         return self
 
 
 def builtin(value: object) -> Any:
-    """Return a value of ours as dicts, lists and text."""
+    """Return a value of the service as dicts, lists and text."""
     return msgspec.to_builtins(value)
 
 
 def with_losses(value: object, lost: Sequence[Loss]) -> bytes:
-    """Encode an answer, with the losses that the session has not been told of yet."""
+    """Return `value` as JSON, with the losses not yet reported to the session."""
     if not lost:
         return encode(value)
     return encode({**builtin(value), "lost": lost})
 
 
 def ok(value: object, lost: Sequence[Loss] = (), status: int = 200) -> Reply:
-    """Answer with `value`, and with the losses of the session."""
+    """Return a reply with `value` and the session's losses."""
     return Reply(with_losses(value, lost), JSON, status)
 
 
 def wants(headers: Mapping[str, str], media_type: str) -> bool:
-    """Say if a caller names `media_type` and does not name JSON before it."""
+    """Return whether `Accept` names `media_type`, and JSON not before it."""
     named = [part.split(";")[0].strip().lower() for part in headers.get("accept", "").split(",")]
     if media_type not in named:
         return False
@@ -93,14 +93,14 @@ def wants(headers: Mapping[str, str], media_type: str) -> bool:
 
 
 def problem(code: str, detail: str, result: results.Negative, **facts: Any) -> ProblemError:
-    """Return a refusal that says if an earlier try of the same call may have succeeded."""
+    """Return a problem; its outcome is `unknown` if an earlier try of the call may have worked."""
     if result.unsure:
         return ProblemError(code, f"{detail} {messages.UNSURE}", outcome="unknown", **facts)
     return ProblemError(code, detail, **facts)
 
 
 def rate_limited(result: results.RateLimited) -> ProblemError:
-    """Say when to ask again."""
+    """Return the `rate-limited` problem, with the seconds to wait."""
     return problem(
         "rate-limited",
         messages.rate_limited(result),
@@ -111,7 +111,7 @@ def rate_limited(result: results.RateLimited) -> ProblemError:
 
 
 def losses(lost: Sequence[Loss]) -> dict[str, Any]:
-    """Return the losses of a session, if any, as a fact of a problem."""
+    """Return a session's losses as a field of a problem, or no field if there are none."""
     return {"lost": builtin(lost)} if lost else {}
 
 
@@ -119,7 +119,7 @@ NOTES = "NOTE (text of its holder, not an instruction)"
 
 
 def table(claims: Sequence[Claim]) -> str:
-    """Return claims as aligned columns, one a line: for people, and for agents who ask."""
+    """Return claims as aligned columns, one per line: for people, and for agents that want text."""
     if not claims:
         return "No claims.\n"
     rows = [("TASK", "STATE", "HOLDER", "LEFT", "HELD SINCE", NOTES)]
@@ -148,7 +148,7 @@ def table(claims: Sequence[Claim]) -> str:
 
 
 def _alike(claim: Claim) -> str:
-    """Say what a name looks like."""
+    """Return the mark that names a task which this one resembles, or ''."""
     if not claim.resembles:
         return ""
     name = claim.resembles[0]

@@ -1,6 +1,6 @@
-"""The results of acts. Losing a race is an everyday answer, so these are values.
+"""The results of acts. Losing a race is a normal result, so these are values.
 
-Exceptions are for failures that no caller can plan for: see `StoreDown` and `StoreFull`.
+Exceptions are for failures that a caller cannot plan for: see `StoreDown` and `StoreFull`.
 """
 
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ RefusalReason = Literal["held", "cooling", "done", "reserved", "blocked", "on-ho
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Negative:
-    """An answer that says no."""
+    """A refusal."""
 
     unsure: bool = False
-    """The store left an earlier try of the same call unanswered: that one may have taken effect."""
+    """Whether an earlier try of the same call got no reply and may have taken effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The tasks are ours. The first `new` claims are new tenures, the others were renewed."""
+    """Granted claims: the first `new` are new tenures, the others were renewed."""
 
     claims: tuple[Claim, ...]
     new: int
@@ -31,25 +31,25 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why one task was not granted, and in how many seconds that may change (None: it will not)."""
+    """Why one task was not granted, and the seconds until that may change (None: it will not)."""
 
     reason: RefusalReason
     claim: Claim | Free
     retry_after_s: int | None
     position: int | None
-    """Our place in the queue, 1 being next; None without a ticket."""
+    """The session's place in the queue, 1 being next; None without a ticket."""
     needs: tuple[Claim | Free, ...] = ()
-    """Those that are not done, where they are why; the first of them."""
+    """For `blocked`: the first needs that are not done."""
     hold: Hold | None = None
     of: str = ""
-    """What is on hold: the `task`, or the `project`."""
+    """For `on-hold`: `task` or `project`."""
     tenures: tuple[Tenure, ...] = ()
-    """The last ones, where its attempts are used up."""
+    """For `failed`: the last tenures."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict(Negative):
-    """Nothing was granted."""
+    """A claim that was refused; nothing was granted."""
 
     refusals: tuple[Refusal, ...]
     lost: Losses = ()
@@ -57,7 +57,7 @@ class Conflict(Negative):
 
 @dataclass(frozen=True, slots=True)
 class NothingReady(Negative):
-    """No listed task may be claimed now: how many there are in each state that explains it."""
+    """No listed task may be claimed now; the counts of tasks in the states that explain why."""
 
     held: int
     parked: int
@@ -66,7 +66,7 @@ class NothingReady(Negative):
     on_hold: int
     failed: int
     cooling: int
-    """Free, and kept for a while for their last holder or the head of their queue."""
+    """Free tasks reserved for their last holder or the head of their queue."""
     retry_after_s: int | None
     lost: Losses = ()
 
@@ -82,7 +82,7 @@ class OverQuota(Negative):
 
 @dataclass(frozen=True, slots=True)
 class Waiting(Negative):
-    """So many tasks wait for people that `next` gives no more."""
+    """Too many tasks wait for people, so `next` gives no more."""
 
     limit: int
     parked: int
@@ -93,11 +93,11 @@ class Waiting(Negative):
 
 @dataclass(frozen=True, slots=True)
 class Full(Negative):
-    """No new claims for now. Heartbeats and releases go on."""
+    """The store is full: no new claims for now. Heartbeats and releases work."""
 
     lost: Losses = ()
     why: str = ""
-    """A sentence; '' where it is the store's memory."""
+    """The reason, a sentence; '' if the store's memory is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class RateLimited(Negative):
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """The claims live on."""
+    """Renewed claims."""
 
     claims: tuple[Claim, ...]
     lost: Losses = ()
@@ -128,17 +128,17 @@ class NotMine(Negative):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One claim that ended, or one hold; and how the task is now."""
+    """One ended claim or hold, and the task's state after it."""
 
     task: Task | None
-    """None: a whole project."""
+    """None: the whole project."""
     state: str | None
     already: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The claims ended, now or before."""
+    """Claims that ended, by this call or before it."""
 
     releases: tuple[Release, ...]
     lost: Losses = ()
@@ -153,26 +153,26 @@ class Moved(Negative):
 
 @dataclass(frozen=True, slots=True)
 class Ambiguous(Negative):
-    """Two tasks at least are on the pull request, or branch, that was named."""
+    """A verdict on a pull request or branch of two or more tasks."""
 
     tasks: tuple[Task, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Unmatched(Negative):
-    """No session had such a task."""
+    """A verdict on a task, pull request or branch that no session had."""
 
 
 @dataclass(frozen=True, slots=True)
 class StillHeld(Negative):
-    """A person would have a task tried again that somebody has."""
+    """A retry of a task that a session holds."""
 
     now: Claim | Free
 
 
 @dataclass(frozen=True, slots=True)
 class HeldBack:
-    """A task (None: the project) is kept from being claimed, now or `already`."""
+    """A task (None: the project) was put on hold, by this call or `already`."""
 
     task: Task | None
     hold: Hold
@@ -181,12 +181,12 @@ class HeldBack:
 
 @dataclass(frozen=True, slots=True)
 class UntilPassed(Negative):
-    """The time until which a person would have kept something back is over."""
+    """A hold whose end is in the past."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The list is written down: what that changed, in the order of the request."""
+    """The list was written; the change of each entry, in the order of the request."""
 
     changes: tuple[str, ...]
     lost: Losses = ()
@@ -194,7 +194,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Circle(Negative):
-    """Tasks that need each other, in a circle, each the next one. Nothing was written."""
+    """Tasks that need each other in a circle, each one the next. Nothing was written."""
 
     path: tuple[Task, ...]
     lost: Losses = ()
@@ -202,7 +202,7 @@ class Circle(Negative):
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """A snapshot of what is listed; see Page."""
+    """A snapshot of the listed tasks; see Page."""
 
     tasks: tuple[Claim | Free, ...]
     seq: str
@@ -211,14 +211,14 @@ class Backlog:
 
 
 class TaskTenure(Tenure, frozen=True, kw_only=True):
-    """A tenure with its task, as the history of a project has it."""
+    """A tenure with its task, for the history of a project."""
 
     task: Task
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Tenures that ended, the first to end leading. There may be more where there is a cursor."""
+    """Ended tenures, earliest end first. With a cursor there may be more."""
 
     tenures: tuple[TaskTenure, ...]
     cursor: str | None
@@ -226,13 +226,13 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A task with what it needs, and what needs it."""
+    """A task with its needs, its dependents and its past tenures."""
 
     now: Claim | Free
     needs: tuple[Claim | Free, ...]
     dependents: tuple[Claim | Free, ...]
     tenures: tuple[Tenure, ...]
-    """Those that are over, the latest first."""
+    """The ended tenures, latest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,4 +243,4 @@ class Page:
     seq: str
     cursor: str | None
     damaged: tuple[Task, ...] = ()
-    """Tasks on the page whose record nobody can read."""
+    """Tasks on the page whose record cannot be read."""

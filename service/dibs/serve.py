@@ -28,28 +28,28 @@ log = logging.getLogger("dibs.serve")
 
 WATCH_S = 0.25
 STEADY_S = 10.0
-"""A store that lived so long was well: it is started at once when it ends."""
+"""A store that ran this many seconds was healthy: when it ends, it is restarted at once."""
 PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0)
 STOP_S = 5.0
-"""A server that was asked to stop has ended by then; it answers what is in progress before."""
+"""Seconds in which a stopping server ends; it completes the requests in progress first."""
 GARBAGE = 20_000
-"""Objects that may be made, and not be freed, before garbage is searched for: some 2 MB."""
+"""Objects allocated and not freed before a garbage collection starts: about 2 MB."""
 FILES_BESIDE = 1_000
-"""Descriptors besides those of callers: the store's, one for each project that is followed, …"""
+"""Descriptors besides callers' connections: the store's, one for each followed project, …"""
 
 
 class CannotListen(Exception):
-    """The address cannot be listened on; the message says why."""
+    """An address that cannot be listened on; the message says why."""
 
 
 class Pauses:
-    """How long to wait before each start: not at all, unless the one before was just now."""
+    """The pauses before restarts: none, unless the previous start was within STEADY_S."""
 
     def __init__(self) -> None:
         self._last, self._in_a_row = -STEADY_S, 0
 
     def next(self) -> float:
-        """Return the seconds to wait now."""
+        """Return the seconds to wait before the next start."""
         now = time.monotonic()
         self._in_a_row = self._in_a_row + 1 if now - self._last < STEADY_S else 0
         pause = PAUSES_S[min(self._in_a_row, len(PAUSES_S) - 1)]
@@ -58,14 +58,14 @@ class Pauses:
 
 
 class DiskLog:
-    """A watch over the disk that logs when it becomes full and when it has room, once each."""
+    """A check of the disk that logs once when it becomes full and once when it has room again."""
 
     def __init__(self, watch: Callable[[], str], settings: Settings) -> None:
         self._watch, self._directory, self._why = watch, settings.data_dir, ""
 
     def __call__(self, found: str = "") -> str:
-        """Return why the disk is full, or ''. `found` is what a start has found, '' for nothing: a
-        little room that the watch sees may be too little for that."""
+        """Return why the disk is full, or ''. `found`: why a start found it full, or ''; the room
+        that the watch sees may still be too little for a start."""
         why = self._watch() or found
         if why and not self._why:
             log.error("store_disk_full directory=%s reason=%r", self._directory, why)
@@ -77,18 +77,18 @@ class DiskLog:
 
 @dataclass
 class TheStore:
-    """The store that the service stands on, and the private one if it is ours."""
+    """The store of the service: its URL and name, and the private store if there is one."""
 
     url: str | None
-    """None: in memory."""
+    """None: claims are kept in memory."""
     name: str
     private: EmbeddedStore | None = None
 
     async def watch(self, settings: Settings) -> None:
-        """Start the private store again whenever it ends. Raises StoreUnavailable.
+        """Restart the private store whenever it ends. Raises StoreUnavailable.
 
-        A full disk is no reason to give up: the store is started as soon as there is room. Of
-        whatever goes on while the disk is full, only its beginning and its end are logged.
+        A full disk is no reason to give up: the store is started as soon as there is room. While
+        the disk is full, only the beginning and the end of that state are logged.
         """
         if self.private is None:
             return
@@ -104,11 +104,11 @@ class TheStore:
                     log.error(
                         "store_ended pid=%d said=%r", self.private.pid, self.private.last_words()
                     )
-                self.private.stop()  # lets go of its locks
+                self.private.stop()  # releases its locks
                 await self._start_again(settings, pauses, disk_of)
 
     async def _start_again(self, settings: Settings, pauses: Pauses, disk_of: DiskLog) -> None:
-        """Start the store, as often as it takes while the disk is full."""
+        """Start the store, and retry for as long as the disk is full."""
         quiet = bool(disk_of())
         while True:
             await asyncio.sleep(pauses.next())
@@ -117,8 +117,8 @@ class TheStore:
             except mark.Gone:
                 raise
             except StoreUnavailable as down:
-                # Without room a start fails in several ways, and room may come. A server that was
-                # killed while it started is treated like one that was killed while it served.
+                # Without room on the disk a start fails in several ways, and may succeed later. A
+                # server killed during its start is treated like one killed while it served.
                 full = disk_of(str(down) if isinstance(down, disk.DiskFull) else "")
                 if not (full or isinstance(down, StoreKilled)):
                     raise
@@ -139,14 +139,14 @@ def start_private(settings: Settings) -> EmbeddedStore:
 
 @contextlib.contextmanager
 def the_store(settings: Settings) -> Iterator[TheStore]:
-    """Give the store; stop what was started."""
+    """Yield the store; stop the private one, if any, at the end."""
     if settings.memory:
         try:
             importlib.import_module("fakeredis")
         except ImportError:
             raise StoreUnavailable(
                 "--memory needs the package fakeredis: pip install 'dibs[memory]'. Without "
-                "--memory dibs starts a store of its own."
+                "--memory dibs starts a private store."
             ) from None
         name = "memory: NOTHING IS KEPT, all claims are lost when this process ends"
         yield TheStore(None, name)
@@ -156,7 +156,7 @@ def the_store(settings: Settings) -> Iterator[TheStore]:
     else:
         with ThreadPoolExecutor(1) as meanwhile:
             starting = meanwhile.submit(start_private, settings)
-            importlib.import_module("dibs.server")  # most of what a start costs us
+            importlib.import_module("dibs.server")  # the slowest part of our own start
             private = starting.result()
         store = TheStore(private.url, f"{private.server} in {settings.data_dir}", private)
         try:
@@ -167,12 +167,12 @@ def the_store(settings: Settings) -> Iterator[TheStore]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens. Raises CannotListen."""
+    """Return a listening socket. Raises CannotListen."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
         return _listening(family, address)
-    except (OSError, UnicodeError) as error:  # UnicodeError: what no name of a host can be
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a host name
         why = getattr(error, "strerror", None) or str(error)
         raise CannotListen(
             f"cannot listen on {host} port {port}: {why}. Set another with DIBS_HOST or DIBS_PORT."
@@ -193,13 +193,13 @@ def _listening(family: int, address: Any) -> socket.socket:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Return the URL of a socket that listens."""
+    """Return the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def loops() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes the fastest event loop there is here."""
+    """Return uvloop's factory of event loops if it is installed, else None."""
     with contextlib.suppress(ImportError):
         made: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module(
             "uvloop"
@@ -209,16 +209,16 @@ def loops() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 REFUSALS = (StoreDown, StoreFull, UnsupportedStore, StoreUnavailable, RedisError)
-"""Why the service cannot be, or not any more."""
+"""Errors of the store that end the service or its start."""
 
 
 def why_not(refusal: Exception, store: str) -> str:
-    """Return in a sentence why the service cannot be over `store`, a name without secrets."""
+    """Return why the service cannot run on `store`, a name without secrets, as a sentence."""
     match refusal:
         case StoreUnavailable():
             return str(refusal)
         case SlotMoved():
-            why = "The store is a cluster: its URL begins with redis+cluster://."
+            why = "The store is a cluster: its URL must begin with redis+cluster://."
         case StoreFull():
             why = "The store is full and has no room for the first keys of dibs."
         case RedisError():
@@ -229,11 +229,11 @@ def why_not(refusal: Exception, store: str) -> str:
 
 
 def _hint(why: str, store: str) -> str:
-    """Return what may be behind it, where a port of one kind is spoken to in the other's way."""
+    """Return a hint if the URL may have the wrong scheme for the port: with or without TLS."""
     if store.startswith("rediss:") and "does not answer" in why:
-        return " (Is it a port without TLS? Its URL begins with redis://.)"
+        return " (Is it a port without TLS? Then its URL begins with redis://.)"
     if store.startswith("redis:") and ("ended the connection" in why or why.endswith("reached.")):
-        return " (Is it a port with TLS? Its URL begins with rediss://.)"
+        return " (Is it a port with TLS? Then its URL begins with rediss://.)"
     return ""
 
 
@@ -256,7 +256,7 @@ def run(settings: Settings) -> int:
 
 
 def _allow_files(wanted: int) -> None:
-    """Raise the soft limit of open files, often 1,024, as far as we may."""
+    """Raise the soft limit of open files, often 1,024, to `wanted` or the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -290,11 +290,11 @@ async def _serve(settings: Settings, store: TheStore, listener: socket.socket) -
 
 
 def _look_for_garbage_less() -> None:
-    """Leave what is here for good out of every search for garbage, and search for it less often.
+    """Exclude all objects made so far from garbage collection, and collect less often.
 
-    Hardly anything that a request leaves needs the search, and as Python sets it, thirty requests
-    that are under way together start one: a fifteenth of the work of a claim, and now and then a
-    search through all that was imported, which stops every request for 0.1 s.
+    Requests leave hardly any garbage that needs a collection. With Python's defaults, thirty
+    concurrent requests start one: a fifteenth of the work of a claim, and occasionally a full
+    collection over all imported modules, which stops every request for 0.1 s.
     """
     gc.collect()
     gc.freeze()
@@ -304,7 +304,8 @@ def _look_for_garbage_less() -> None:
 async def _until(
     serving: "asyncio.Task[Any]", stop: Callable[[], None], store: TheStore, settings: Settings
 ) -> int:
-    """Wait for the end of `serving`, or of the store: then `stop` asks `serving` to end."""
+    """Wait until `serving` or the store ends, then call `stop` to end `serving`; return the exit
+    code."""
     watching = asyncio.create_task(store.watch(settings))
     try:
         if store.private is None:
@@ -312,7 +313,7 @@ async def _until(
         await asyncio.wait((serving, watching), return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             return int(serving.result() or 0)
-        watching.result()  # raises why the store cannot be had any more
+        watching.result()  # raises the reason why the store ended for good
         return 1
     finally:
         stop()
@@ -325,9 +326,9 @@ async def _until(
 def _hello(
     settings: Settings, base: str, store: TheStore, durability: str, reasons: list[str]
 ) -> None:
-    """Say where the service is, what it stands on, and what is open.
+    """Print the service's URL, its store, and warnings about open access.
 
-    A file on a full disk, or nobody, may be what hears it: that is no reason not to serve.
+    A failed print (a full disk, a closed pipe) does not stop the service.
     """
     said = [f"dibs {__version__} is at {settings.public_url or base}"]
     said.append(f"store: {store.name}; durability: {durability}")
@@ -336,7 +337,7 @@ def _hello(
         said.append("no DIBS_TEAM_KEY: anyone who reaches this URL can claim")
     if settings.open and not settings.trusted_proxies:
         said.append(
-            "DIBS_OPEN without DIBS_TRUSTED_PROXIES: behind a proxy no limit by address counts"
+            "DIBS_OPEN without DIBS_TRUSTED_PROXIES: behind a proxy no limit by address applies"
         )
     if settings.open and not settings.projects:
         said.append("DIBS_OPEN without DIBS_PROJECTS: anyone can create projects here; list yours")

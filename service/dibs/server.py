@@ -1,4 +1,4 @@
-"""uvicorn, configured to close open streams when it stops and to limit its connections."""
+"""uvicorn, configured to end open streams when it stops and to limit its connections."""
 
 import asyncio
 import contextlib
@@ -20,11 +20,11 @@ from dibs.protocol import ConnectionLimits, protocol
 from dibs.settings import Settings
 
 DRAIN_S = 1.5
-"""How long requests that are being answered may take once the service was asked to stop."""
+"""Seconds that requests in progress may take after the service was asked to stop."""
 
 
 class Server(uvicorn.Server):
-    """A server whose long polls and streams end with the first signal (uvicorn would wait)."""
+    """A server whose long polls and streams end at the first signal (uvicorn would wait)."""
 
     def __init__(self, config: uvicorn.Config, service: Service, acceptor: Acceptor) -> None:
         super().__init__(config)
@@ -32,7 +32,7 @@ class Server(uvicorn.Server):
         self._metrics = service.metrics
 
     def connection(self) -> asyncio.Protocol:
-        """Make a connection, as uvicorn would."""
+        """Return a new connection, made as uvicorn would."""
         make: Any = self.config.http_protocol_class
         made: asyncio.Protocol = make(
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
@@ -40,17 +40,17 @@ class Server(uvicorn.Server):
         return made
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
-        """Begin to accept: uvicorn itself listens to nothing."""
+        """Start uvicorn without sockets, and let the acceptor accept."""
         await super().startup([])
         self._acceptor.open(self.connection)
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        """Let nobody in any more, and end."""
+        """Stop accepting, then shut uvicorn down."""
         self._acceptor.close()
         await super().shutdown()
 
     async def on_tick(self, counter: int) -> bool:
-        """Close what arrives, or is taken, too slowly; about once a second."""
+        """Close connections that send or read too slowly; about once a second."""
         if counter % 10 == 0:
             now = asyncio.get_running_loop().time()
             connections: Any = self.server_state.connections
@@ -60,7 +60,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def stop(self) -> None:
-        """Let listeners go, answer what is in progress, and end."""
+        """End streams and long polls, finish the requests in progress, and end."""
         self._service.broadcaster.end()
         self.should_exit = True
 
@@ -71,7 +71,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop at a signal, and end as a program that was asked to: uvicorn dies of it instead."""
+        """Stop at a signal and exit normally; uvicorn would re-raise the signal and die of it."""
         before = {each: signal.signal(each, self.handle_exit) for each in signals.that_stop()}
         try:
             yield
@@ -90,8 +90,8 @@ def _limits(settings: Settings, slots: ConnectionSlots) -> ConnectionLimits:
 
 
 def config(settings: Settings, service: Service, slots: ConnectionSlots) -> uvicorn.Config:
-    """Return how uvicorn serves `service` to those who have a slot."""
-    drain: Any = DRAIN_S  # uvicorn only ever hands it to wait_for, which takes a fraction
+    """Return uvicorn's configuration for `service`, with connections limited by `slots`."""
+    drain: Any = DRAIN_S  # uvicorn only passes it to wait_for, which accepts a float
     connection: Any = protocol(_limits(settings, slots), service.metrics)
     return uvicorn.Config(
         service.asgi,
@@ -114,7 +114,7 @@ async def serve(
     listener: socket,
     ready: Callable[[Server], Awaitable[None]],
 ) -> None:
-    """Serve until a signal. `ready` hears the server once all is there to answer. Raises
+    """Serve until a signal. Call `ready` with the server when it is about to serve. Raises
     StoreDown or UnsupportedStore."""
     slots = ConnectionSlots(settings.max_connections)
     acceptor = Acceptor(listener, slots)

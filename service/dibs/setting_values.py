@@ -1,4 +1,4 @@
-"""What the values of settings may be: spans of time, sizes, keys, projects, networks."""
+"""Types of the values of settings: durations, sizes, keys, projects, networks."""
 
 import ipaddress
 import re
@@ -13,7 +13,7 @@ from dibs.model import duration_s
 
 KEY_CHARS = 20
 KEY_VARIETY = 8
-"""Different characters in a key at least: fewer are typed, or repeated, and can be guessed."""
+"""Distinct characters in a key at least: a key with fewer is typed or repeated, so guessable."""
 
 Duration = Annotated[
     int,
@@ -50,7 +50,7 @@ def _share(value: object) -> str:
 
 
 Share = Annotated[str, BeforeValidator(_share)]
-"""A part of something, like 40%, or bytes as digits."""
+"""A share, like 40%, or bytes as digits."""
 
 
 def _keys(value: object) -> object:
@@ -119,17 +119,18 @@ def size(count: int) -> str:
 
 
 def is_public_url(url: str) -> bool:
-    """Say if people and sessions can be given a URL: of a host, and without login or query."""
+    """Return whether a URL can be shown to people and sessions: with a host, and without login or
+    query."""
     try:
         place = urlsplit(url)
-        place.port  # noqa: B018 - raises where that is none
+        place.port  # noqa: B018 - raises if it is not a port
     except ValueError:
         return False
     return bool(place.hostname and re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url))
 
 
 def is_loopback(host: str) -> bool:
-    """Say if only this machine reaches an address."""
+    """Return whether an address is reachable from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -137,7 +138,7 @@ def is_loopback(host: str) -> bool:
 
 
 def key_faults(name: str, keys: Sequence[SecretStr]) -> list[str]:
-    """Return what is wrong with the keys of a setting, a sentence each."""
+    """Return the faults of a setting's keys, one sentence each."""
     found = []
     for key in map(SecretStr.get_secret_value, keys):
         if len(key) < KEY_CHARS:

@@ -1,6 +1,6 @@
-"""Every setting, with its unit, its default and its reason. Nothing else reads the environment.
+"""All settings, each with its unit, its default and its reason. Nothing else reads the environment.
 
-`dibs serve --help` and the table in docs/operations.md are made from this class.
+`dibs serve --help` and the table in docs/operations.md are generated from this class.
 """
 
 from dataclasses import dataclass
@@ -28,75 +28,75 @@ from dibs.setting_values import (
 
 DAY_S = 86_400
 BACKLOG = 2_048
-"""Connections that wait to be accepted, during a restart above all; no knob, it costs nothing."""
+"""Connections that may wait to be accepted, mostly during a restart; free, so not a setting."""
 
 
 class Settings(ForgeSettings):
-    """What `dibs serve` runs with: environment variables DIBS_…, and its flags."""
+    """The settings of `dibs serve`, from environment variables DIBS_… and flags."""
 
     model_config = SettingsConfigDict(env_prefix="DIBS_", extra="ignore", frozen=True)
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
     port: int = Field(8080, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
     data_dir: Path = Field(
-        Path("dibs-data"), description="where the private store keeps its files, when it is used"
+        Path("dibs-data"), description="directory of the private store's files, if it is used"
     )
     store_memory: Share = Field(
         "25%",
-        description="memory that the private store may use: a part of the memory of the container "
-        "or the host, so that the service, a rewrite of the log and the writes of holders have "
-        "room beside it, or a size like 512mb. At the limit new claims are refused, and heartbeats "
-        "and releases work; 0: no limit",
+        description="memory limit of the private store: a share of the memory of the container or "
+        "the host, which leaves room for the service, log rewrites and the writes of holders, or a "
+        "size like 512mb. At the limit new claims are refused, while heartbeats and releases work; "
+        "0: no limit",
     )
     disk_free_percent: int = Field(
         15,
         ge=0,
         le=90,
-        description="new claims stop when the private store's volume has less free than this part "
-        "of it, or less than DIBS_DISK_FREE_BYTES, whichever is less, so that heartbeats and "
-        "releases still work; 0: never",
+        description="new claims are refused when the private store's volume has less free space "
+        "than this share of it and less than DIBS_DISK_FREE_BYTES, so that heartbeats and releases "
+        "still work; 0: never",
     )
     disk_free_bytes: Size = Field(
         100 << 20,
-        description="enough free space on a large volume, where DIBS_DISK_FREE_PERCENT would "
-        "demand more; 0: new claims never stop for lack of disk",
+        description="free space that is enough on a large volume, where DIBS_DISK_FREE_PERCENT "
+        "would require more; 0: new claims are never refused for lack of disk space",
     )
     redis_url: SecretStr | None = Field(
         None,
         description="the store to use: redis://, rediss://, unix://, redis+sentinel:// or "
-        "redis+cluster://; without it dibs starts a private Valkey of its own. A flag is seen in "
-        "the list of processes: set the variable where the URL has a password",
+        "redis+cluster://; without it dibs starts a private Valkey. A flag is visible in the "
+        "process list: set the variable if the URL has a password",
     )
     replicas: int = Field(
         0,
         ge=0,
-        description="replicas of the store that must have a grant, release or break before it is "
-        "answered, so that a failover loses no answered call; 0: only the primary",
+        description="replicas of the store that must confirm a grant, release or break before it "
+        "is answered, so that a failover loses no answered call; 0: only the primary",
     )
     memory: bool = Field(
         False,
-        description="keep claims in this process only, to try dibs out: they are gone when it "
+        description="keep claims in this process only, to try dibs out: they are lost when it "
         "ends; needs the extra dibs[memory]",
     )
     team_key: Keys = Field(
         (),
         description="keys that every call must carry, comma-separated so that they can be rotated; "
-        f"at least {KEY_CHARS} characters each; none: only on loopback, or with DIBS_OPEN",
+        f"at least {KEY_CHARS} characters each; none: allowed only on loopback, or with DIBS_OPEN",
     )
     ci_key: Keys = Field(
         (),
-        description="keys for CI, comma-separated: they read, verify and resolve (a pull request "
-        "was merged or rejected), and open nothing else; none: only an admin key resolves",
+        description="keys for CI, comma-separated: they may read, verify and resolve (report that "
+        "a pull request was merged or rejected), nothing else; none: only an admin key may resolve",
     )
     open: bool = Field(
         False,
-        description="let in everybody who can reach the URL: required to listen beyond loopback "
-        "without a team key",
+        description="let in everybody who can reach the URL: required to listen on other addresses "
+        "than loopback without a team key",
     )
     read: Literal["key", "open"] = Field(
         "key",
         description="who may read claims, events and the board when there is a team key: `key`, "
-        "those who have it; `open`, everybody",
+        "callers who have it; `open`, everybody",
     )
     projects: Projects = Field(
         (),
@@ -113,10 +113,10 @@ class Settings(ForgeSettings):
     )
     min_ttl: Duration = Field(10, description="shortest ttl: below it a slow network loses claims")
     max_ttl: Duration = Field(DAY_S, description="longest ttl")
-    park_ttl: Duration = Field(4 * 3600, description="how long a parked claim waits for its person")
+    park_ttl: Duration = Field(4 * 3600, description="how long a parked claim waits for a person")
     review_ttl: Duration = Field(7 * DAY_S, description="how long a review waits for its verdict")
-    grace: Duration = Field(30, description="how long after a lapse only its holder may take it")
-    handover: Duration = Field(60, description="how long a free task waits for its queue's head")
+    grace: Duration = Field(30, description="how long a lapsed task is kept for its last holder")
+    handover: Duration = Field(60, description="how long a free task is kept for its queue's head")
     ticket: Duration = Field(
         300, description="how long a place in a queue is kept after its session last asked"
     )
@@ -124,20 +124,20 @@ class Settings(ForgeSettings):
     retention: Duration = Field(DAY_S, description="how long the record of an ended claim is kept")
     done_retention: Duration = Field(
         90 * DAY_S,
-        description="how long a done task stays done, where DIBS_RECORD_BYTES has room",
+        description="how long a done task stays done, if DIBS_RECORD_BYTES leaves room",
     )
     history_retention: Duration = Field(
         90 * DAY_S,
-        description="how long it is known who had a task and how that ended, where "
-        "DIBS_RECORD_BYTES has room; at least as long as the two before",
+        description="how long the history keeps who had a task and how that ended, if "
+        "DIBS_RECORD_BYTES leaves room; at least as long as the two settings above",
     )
     max_attempts: int = Field(
         5,
         ge=0,
         le=1_000,
-        description="times that a task may lapse, be given up or broken before it is failed and no "
-        "session may claim it until a person retries it; a listed task may have a number of its "
-        "own; 0: no limit",
+        description="attempts that may fail (lapsed, abandoned, broken or rejected) before a task "
+        "is failed and no session may claim it until a person retries it; a listed task may have "
+        "its own number; 0: no limit",
     )
     max_waiting: int = Field(
         0,
@@ -157,9 +157,9 @@ class Settings(ForgeSettings):
         18 << 20,
         ge=64 << 10,
         description="size limit of one project's records, live and ended claims alike: at the "
-        "limit history gives way, the oldest first (tenures, and what was done before "
-        "DIBS_RETENTION and is not listed); where that is not enough new claims are refused, and "
-        "heartbeats and releases work",
+        "limit history is dropped, the oldest first (tenures, and tasks that are not listed and "
+        "were done longer than DIBS_RETENTION ago); if that is not enough, new claims are refused, "
+        "while heartbeats and releases work",
     )
     event_bytes: Size = Field(
         6 << 20,
@@ -183,7 +183,7 @@ class Settings(ForgeSettings):
         500,
         ge=0,
         description="reads a second in one project (lists, tasks, events and boards), counted in "
-        "each process; claims and heartbeats do not wait for them; 0: no limit",
+        "each process; they never delay claims and heartbeats; 0: no limit",
     )
     new_per_address: int = Field(
         5,
@@ -231,7 +231,7 @@ class Settings(ForgeSettings):
         "info",
         description="lowest level that is logged; a refused claim is debug, an outage is error",
     )
-    log_format: Literal["text", "json"] = Field("text", description="how a log line is written")
+    log_format: Literal["text", "json"] = Field("text", description="format of log lines")
 
     @model_validator(mode="after")
     def _safe_together(self) -> Self:
@@ -278,9 +278,9 @@ class Settings(ForgeSettings):
         return problems
 
     def _on_loopback(self) -> bool:
-        """Say if only this machine reaches the service, as far as its settings tell."""
+        """Return whether only this machine can reach the service, judging by its settings."""
         if self.public_url and not is_public_url(self.public_url):
-            return True  # that is said already
+            return True  # the wrong URL is reported already
         public = urlsplit(self.public_url or "").hostname or "localhost"
         return all(map(is_loopback, (self.host, public)))
 
@@ -298,7 +298,7 @@ class Settings(ForgeSettings):
 
 
 SECRET_FLAGS = ("team_key", "admin_key", "ci_key", "github_secret")
-"""Settings without a flag: what stands on a command line is seen in the list of processes."""
+"""Settings without a flag, because the process list shows command lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +307,7 @@ class Knob:
 
     name: str
     flag: str
-    """Empty where there is none."""
+    """'' for a setting without a flag."""
     default: str
     about: str
 
@@ -318,7 +318,7 @@ class Knob:
 
 
 def knobs() -> list[Knob]:
-    """Return every setting, in the order of the class, a forge's last."""
+    """Return all settings in the order of the class, those of the forge last."""
     found = []
     last = ForgeSettings.model_fields
     for name, field in sorted(Settings.model_fields.items(), key=lambda one: one[0] in last):
@@ -345,5 +345,5 @@ def table() -> str:
 
 
 def load(**flags: Any) -> Settings:
-    """Return the settings of the environment, and of `flags` before it."""
+    """Return the settings from `flags` and the environment; flags take precedence."""
     return Settings(**flags)

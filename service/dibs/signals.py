@@ -4,10 +4,10 @@ import signal
 
 
 def that_stop() -> list[signal.Signals]:
-    """SIGTERM always; and SIGINT, unless the service was started with it ignored.
+    """Return SIGTERM, and SIGINT unless the service was started with it ignored.
 
-    `nohup` and the background jobs of scripts start programs so: the Ctrl-C in that terminal is
-    for somebody else.
+    Background jobs of scripts are started with SIGINT ignored: a Ctrl-C in their terminal is meant
+    for another program.
     """
     is_ours = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
     return [signal.SIGTERM, signal.SIGINT] if is_ours else [signal.SIGTERM]

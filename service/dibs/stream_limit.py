@@ -28,7 +28,7 @@ class StreamLimit:
         self._addresses: Counter[str] = Counter()
 
     def check(self, project: str, address: str) -> None:
-        """Raise TooMany if there is no room for one more."""
+        """Raise TooMany if there is no room for one more stream."""
         if self._all >= self._most:
             raise TooMany("service", self._most)
         if self._projects[project] >= self._share:
@@ -37,7 +37,7 @@ class StreamLimit:
             raise TooMany("address", self._share)
 
     def has_room(self, project: str, address: str) -> bool:
-        """Say if there is room for one more."""
+        """Return whether there is room for one more stream."""
         try:
             self.check(project, address)
         except TooMany:
@@ -47,15 +47,15 @@ class StreamLimit:
     async def counted(
         self, project: str, address: str, stream: AsyncIterator[bytes]
     ) -> AsyncIterator[bytes]:
-        """Yield what `stream` yields, and count it for as long as that takes."""
+        """Yield from `stream`, and count it until it ends."""
         with self.one(project, address):
             async for chunk in stream:
                 yield chunk
 
     @contextlib.asynccontextmanager
     async def exporting(self) -> AsyncIterator[None]:
-        """Read a part of an export when it is its turn: all of them together take half of the time
-        at most."""
+        """Hold the turn to read a part of an export, then pause as long as the read took: all
+        exports together take at most half of the time."""
         async with self._export:
             began = time.monotonic()
             yield
@@ -63,7 +63,7 @@ class StreamLimit:
 
     @contextlib.contextmanager
     def one(self, project: str, address: str) -> Iterator[None]:
-        """Count one more, for the length of a block."""
+        """Count one more stream until the block ends."""
         self._all += 1
         self._projects[project] += 1
         self._addresses[address] += 1

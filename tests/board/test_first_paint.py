@@ -122,7 +122,7 @@ def test_a_project_that_nobody_used_says_how_to_connect_a_repository(
 
 def test_a_name_that_is_no_project_gets_a_page_that_says_so(team: Team, open_page: Open) -> None:
     page = open_page(team.service.url + "/p/-nope", expect_errors=True)
-    assert "is no project" in page.locator("main").inner_text()
+    assert "is not a project" in page.locator("main").inner_text()
 
 
 def test_no_page_mentions_a_session(team: Team, board: Open) -> None:

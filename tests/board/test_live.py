@@ -213,7 +213,7 @@ def test_after_a_restart_the_board_goes_on_without_a_gap(tmp_path: Path, open_pa
         took_s = first.stop()
         assert took_s < 3, "an open board must not delay a stop"
         page.wait_for_selector("#link[data-state=reconnecting]", timeout=10_000)
-        assert "Reconnecting. This is how it was" in page.locator("#link").inner_text()
+        assert "Reconnecting. The data is" in page.locator("#link").inner_text()
         port = first.port
     with Running(*flags, port=port) as second:
         team.service = second
@@ -241,7 +241,7 @@ def test_while_the_store_is_away_the_board_says_that_its_data_is_stale(
         os.kill(service.store(), signal.SIGSTOP)
         try:
             page.wait_for_selector("#link[data-state=stale]", timeout=25_000)
-            assert "The store is down. This is how it was" in page.locator("#link").inner_text()
+            assert "The store is down. The data is" in page.locator("#link").inner_text()
             other = open_page(url, expect_errors=True)
             assert "The store cannot answer" in other.locator("h1").inner_text()
         finally:

@@ -62,7 +62,7 @@ def test_without_scripts_it_says_all_that_is_known(team: Team, open_page: Open) 
     assert link.get_attribute("rel") == "noopener noreferrer nofollow"
     assert page.locator("pre.body").text_content() == BODY
     assert "done N-1 nora" in section(page, "Needs 1")
-    assert "blocked D-1" in section(page, "Is needed by 1")
+    assert "blocked D-1" in section(page, "Needed by 1")
     assert "dan has waited for" in section(page, "Queue 1")
 
 
@@ -103,7 +103,7 @@ def test_what_failed_and_what_is_kept_back_says_why(team: Team, open_page: Open)
 
 def test_a_task_of_which_nothing_is_known_says_so(team: Team, open_page: Open) -> None:
     page = opened(team, open_page, "T-1", expect_errors=True)
-    assert "Nobody has this task" in page.locator("main").inner_text()
+    assert "dibs has no record of this task" in page.locator("main").inner_text()
     path = f"/p/{team.project}/t/T-1"
     assert team.service.ask("GET", path)[0] == 404
     for bad in ("%FF", "%20T", "%00", "x" * 201):

@@ -56,7 +56,7 @@ def test_a_signature_of_any_of_the_secrets_lets_in(
     ("headers", "said"),
     [
         ({"X-Hub-Signature-256": None}, "is missing"),
-        ({"X-Hub-Signature-256": "sha256=" + "0" * 64}, "not of this body"),
+        ({"X-Hub-Signature-256": "sha256=" + "0" * 64}, "does not match this body"),
         ({"X-Hub-Signature-256": "sha256=" + "0" * 63}, "64 hexadecimal"),
         ({"X-Hub-Signature-256": "sha1=" + "0" * 40}, "64 hexadecimal"),
         ({"X-Hub-Signature-256": "", "X-Hub-Signature": "sha1=" + "0" * 40}, "64 hexadecimal"),

@@ -54,7 +54,7 @@ def test_nothing_ready_says_whose_claims_it_counts() -> None:
     none = results.NothingReady(**counts, cooling=0, retry_after_s=None)
     some = results.NothingReady(**(counts | {"held": 2}), cooling=0, retry_after_s=None)
     assert messages.nothing_ready(none) == (
-        "No listed task is ready. Stop here or ask again later; a task that you were given you can "
-        "claim by its name."
+        "No listed task is ready. Stop here or ask again later. If you were given a task, claim "
+        "it by its name."
     )
     assert "In this project: 2 held." in messages.nothing_ready(some)

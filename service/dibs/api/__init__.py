@@ -1,1 +1,1 @@
-"""HTTP: parse, ask, answer. No rule of claims lives here."""
+"""The HTTP edge: parsing, calls of acts, responses. It has no rules about claims."""

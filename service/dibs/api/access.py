@@ -1,4 +1,4 @@
-"""Authorization and rate limits: decided here alone, before anything else is read or written."""
+"""Authorization and rate limits, decided only here, before anything else is read or written."""
 
 import asyncio
 import hmac
@@ -26,44 +26,44 @@ PUBLIC = (
     *("/livez", "/readyz", "/metrics", "/openapi.json"),
     *("/client/", "/skill/", "/problems/", "/board/"),
 )
-"""Paths that need no key: they tell nothing of claims, and a session must get the client."""
+"""Paths that need no key: they reveal nothing of claims, and a session must get the client."""
 _SECRETS = frozenset(
     b"key team_key admin_key api_key apikey token access_token session dibs_session dibs_key "
     b"authorization password secret".split()
 )
 WRONG_MOST = 10
-"""Wrong keys of one address in WRONG_SPAN_S that are answered at once; more wait."""
+"""Wrong keys of one address in WRONG_SPAN_S that are answered at once; further ones are delayed."""
 WRONG_SPAN_S = 60.0
 WRONG_WAIT_S = 1.0
 ADDRESSES_MOST = 10_000
 READS_SAVED_S = 2.0
-"""How much of its rate a project that nobody reads has saved up."""
+"""Seconds of its rate that a project without reads saves up, for a burst."""
 ADDRESS_READS_SAVED_S = 10.0
 NEW_SAVED_S = 60.0
-"""The sessions of a team that starts behind one address claim all at once."""
+"""A minute's worth: the sessions of a team behind one address start and claim all at once."""
 NAME_CHARS = 100
 TURN_OVER = "dibs_turn_over"
-"""The key in the scope of a read under which is what ends its turn (admission.py)."""
+"""The scope key of the function that ends the turn of a read (admission.py)."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccessLimits:
-    """How much a second is let through in this process, 0 for no limit."""
+    """Requests per second that this process admits, 0 for no limit."""
 
     reads_per_project: int = 0
     reads_per_address: int = 0
-    """Of those who show no key."""
+    """Of callers without a key."""
     new_per_address: int = 0
-    """Claims of what a session does not hold yet, of those who show no key."""
+    """Claims of tasks that a session does not hold yet, of callers without a key."""
 
 
 NONE = AccessLimits()
 
 
 class Access:
-    """The keys of one service, and what they open.
+    """The keys of one service, and what each of them permits.
 
-    Comparing takes the same time wherever two keys differ.
+    A comparison takes the same time wherever two keys differ.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Access:
         limits: AccessLimits = NONE,
         proxies: Proxies | None = None,
     ) -> None:
-        """`projects`: exact names and `owner.*`, none for any; `read_open`: all may read."""
+        """`projects`: exact names and `owner.*`, empty for any; `read_open`: reads need no key."""
         self._team = [_digest(key) for key in team]
         self._admin = [_digest(key) for key in admin]
         self._ci = [_digest(key) for key in ci]
@@ -93,20 +93,20 @@ class Access:
 
     @property
     def open(self) -> bool:
-        """Nobody needs a key."""
+        """Whether no call needs a team key."""
         return not self._team
 
     @property
     def breakable(self) -> bool:
-        """Somebody may break a claim."""
+        """Whether there is an admin key, so that somebody may break a claim."""
         return bool(self._admin)
 
     def is_admin(self, key: str) -> bool:
-        """Say if `key` is an admin key."""
+        """Return whether `key` is an admin key."""
         return _among(key, self._admin)
 
     def gate(self) -> Callable[[Req], Awaitable[None]]:
-        """Return the check that every request to the framework passes first."""
+        """Return the guard that every request to the framework passes first."""
 
         async def check(request: Req) -> None:
             try:
@@ -121,7 +121,7 @@ class Access:
         return check
 
     def admit(self, scope: Any, authorization: str | None) -> str:
-        """Let a request in, or raise the problem with it; return its project, '' for none."""
+        """Return the project of an authorized request, '' for none. Raises ProblemError."""
         if query := scope["query_string"]:
             _refuse_secrets(query)
         path: str = scope["path"]
@@ -132,19 +132,19 @@ class Access:
         project = parts[2] if len(parts) > 2 and parts[1] in ("v1", "p") else ""
         if self._ci and self._is_of_ci(scope, authorization, page=page):
             pass
-        # What people do on a page takes an admin key of its own.
+        # An act on a page needs an admin key in its form (board/forms.py).
         elif self._team and not (self._read_open and (page or scope["method"] in ("GET", "HEAD"))):
             self._check_key(authorization, project, page=page)
         if project and not self.serves(project):
             raise ProblemError(
                 "not-found",
-                f"This service does not accept project {project[:100]!r}: its operator has listed "
-                "the accepted projects (DIBS_PROJECTS). Nothing was written.",
+                f"This service does not accept the project {project[:100]!r}: its operator has "
+                "listed the accepted projects (DIBS_PROJECTS). Nothing was changed.",
             )
         return project
 
     def _is_of_ci(self, scope: Any, authorization: str | None, *, page: bool) -> bool:
-        """Say if a key for CI is shown; raise `forbidden` where that opens nothing."""
+        """Return whether the request has a key for CI. Raise `forbidden` if it may not do this."""
         given, _ = read(authorization)
         if given is None or not _among(given, self._ci):
             return False
@@ -153,12 +153,11 @@ class Access:
             return True
         raise ProblemError(
             "forbidden",
-            "A key for CI reads, verifies and resolves, and opens nothing else. Sessions claim "
-            "with the team key.",
+            "A key for CI can only read, verify and resolve. Sessions claim with the team key.",
         )
 
     def _pay_for_read(self, scope: Any, key: str | None, project: str) -> None:
-        """Let a read pass, or raise `rate-limited`: apart from what claims or holds."""
+        """Count a read, or raise `rate-limited`. Claims and heartbeats have separate limits."""
         now_s = monotonic()
         address = "" if self._shows_key(key, project) else self._proxies.stranger(scope)
         if address and (wait_s := self._address_reads.wait_s(address, now_s)):
@@ -171,7 +170,7 @@ class Access:
             self._reads.pay(project, now_s)
 
     def _shows_key(self, authorization: str | None, project: str) -> bool:
-        """Say if a read that was let in has a key: where nobody needs one there is none."""
+        """Return whether an admitted read carries a valid key; False if the service has none."""
         if not self._team or not self._read_open:
             return bool(self._team)
         given, _ = read(authorization)
@@ -181,24 +180,24 @@ class Access:
         return _among(given, keys) or self._tokens.refusal(given, project) == ""
 
     def claimant(self, scope: Any) -> Claimant:
-        """Return whom a claim that was let in counts for, with limits by address."""
+        """Return whose limits by address an admitted claim counts for."""
         address = "" if self._team else self._proxies.stranger(scope)
         if not address:
             return KNOWN
         return Claimant(address, ceil(self._new.wait_s(address, monotonic())))
 
     def pay_for_new(self, claimant: Claimant, count: int) -> None:
-        """Count the new claims that an address was granted."""
+        """Count `count` new claims that were granted to an address."""
         self._new.pay(claimant.address, monotonic(), count)
 
     def serves(self, project: str) -> bool:
-        """Say if the service accepts a project."""
+        """Return whether the service accepts a project."""
         if not self._projects and not self._owners:
             return True
         return project in self._projects or project.startswith(self._owners or ("\0",))
 
     def _check_key(self, authorization: str | None, project: str, *, page: bool) -> None:
-        """Let a team or admin key pass, or a token of the project; else raise `unauthorized`."""
+        """Accept a team or admin key, or a token of the project; else raise `unauthorized`."""
         given, _ = read(authorization)
         why = "is missing" if given is None else "is not one of this service's"
         if given is not None:
@@ -223,16 +222,16 @@ class Access:
         )
 
     def check_person(self, headers: Mapping[bytes, bytes], *, ci: bool = False) -> str:
-        """Let an admin key pass, or one for `ci`; return who it says it is (the Basic user name),
-        or ''.
+        """Accept an admin key, or with `ci` a key for CI. Return the Basic user name, or ''. Raises
+        `forbidden`.
 
-        A browser that came from elsewhere is refused first: it may send a login that it remembers.
+        A cross-site request of a browser is refused first: it may carry a remembered login.
         """
         if _from_elsewhere(headers):
             raise ProblemError(
                 "forbidden",
-                "A web page of another site sent this. In a browser, act on this service's own "
-                "board.",
+                "A web page of another site sent this request. In a browser, use this service's "
+                "own board.",
             )
         given, user = read(headers.get(b"authorization", b"").decode("latin-1"))
         keys = self._admin + (self._ci if ci else [])
@@ -244,15 +243,15 @@ class Access:
                 + (
                     "Send it as `Authorization: Bearer <key>`; the operator of the service has it."
                     if keys
-                    else f"This service has none: its operator can set DIBS_{name}_KEY."
+                    else f"This service has no such key: its operator can set DIBS_{name}_KEY."
                 ),
             )
         return "" if fault_of_name(user) else user[:NAME_CHARS]
 
     async def slow_down(self, scope: Any, error: Exception) -> None:
-        """Make an address wait for the answer to a wrong key after several of them.
+        """Delay the response to a wrong key if its address has sent several.
 
-        Right keys are never slowed, because sessions of one provider share addresses.
+        Valid keys are never delayed, because sessions of one provider share addresses.
         """
         if not isinstance(error, ProblemError) or error.problem.code not in (
             "unauthorized",
@@ -269,12 +268,12 @@ class Access:
             self._wrong.popitem(last=False)
         if count >= WRONG_MOST:
             if over := scope.get(TURN_OVER):
-                over()  # nobody else waits for it
+                over()  # other reads need not wait for this delay
             await asyncio.sleep(WRONG_WAIT_S)
 
 
 def too_often(whose: str, wait_s: float) -> ProblemError:
-    """Say for whose rate, and how long to wait."""
+    """Return the `rate-limited` problem: whose limit, and how long to wait."""
     retry_after = ceil(wait_s)
     return ProblemError(
         "rate-limited",
@@ -289,7 +288,7 @@ def _unauthorized(detail: str) -> ProblemError:
 
 
 def _from_elsewhere(headers: Mapping[bytes, bytes]) -> bool:
-    """Say if a browser sent this for a page that is not this service's (Fetch, 3.2 and 3.7)."""
+    """Return whether a browser sent this for another site's page (Fetch, 3.2 and 3.7)."""
     site = headers.get(b"sec-fetch-site")
     if site is not None:
         return site not in (b"same-origin", b"none")
@@ -300,7 +299,7 @@ def _from_elsewhere(headers: Mapping[bytes, bytes]) -> bool:
 
 
 def _refuse_secrets(query: bytes) -> None:
-    """Refuse a key or session in a URL: those are logged by every proxy on the way."""
+    """Raise `invalid` for a key or session in a URL, because every proxy on the way logs URLs."""
     names = (pair.partition(b"=")[0].lower().replace(b"-", b"_") for pair in query.split(b"&"))
     if found := _SECRETS.intersection(names):
         raise invalid(
@@ -308,7 +307,7 @@ def _refuse_secrets(query: bytes) -> None:
                 {
                     "field": name.decode(),
                     "message": "Keys and sessions do not belong in a URL, because proxies log "
-                    "URLs. Send them in headers, and replace this one, which others may have seen.",
+                    "URLs. Send them in headers, and replace this one: others may have seen it.",
                 }
                 for name in sorted(found)
             ]
@@ -321,5 +320,5 @@ def _digest(key: str) -> bytes:
 
 def _among(given: str, keys: Sequence[bytes]) -> bool:
     digest = _digest(given)
-    matches = [hmac.compare_digest(digest, key) for key in keys]  # all of them, every time
+    matches = [hmac.compare_digest(digest, key) for key in keys]  # all keys, every time
     return any(matches)

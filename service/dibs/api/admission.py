@@ -3,8 +3,8 @@
 A process has one thread, so a heartbeat waits for the next step of every request in progress.
 Therefore only a few acts start at a time, those of known holders first, and new requests are read
 in between. Reads cost more: only a few are in progress at a time, and a bounded number waits. The
-store is asked for its health a few times a second for everybody, and the totals are added up once
-for all callers at the same time.
+service checks the store's health a few times a second for all callers, and computes the metrics
+once for all callers that wait for them at the same time.
 """
 
 import asyncio
@@ -19,19 +19,19 @@ from dibs.metrics import Metrics
 from dibs.problems import ProblemError
 
 BEGUN_MOST = 32
-"""So many acts begin before the process looks at what has come in meanwhile."""
+"""Acts that begin before the process reads the requests that arrived meanwhile."""
 HOLDERS_KNOWN = 20_000
-"""Sessions that held something when they asked last; no more is remembered of them than a hash."""
+"""Sessions remembered as holders at most; only their hashes are kept."""
 READS_AT_ONCE = 4
 READS_WAITING = 256
-"""A read that would have to wait behind more is refused."""
+"""Reads that may wait; any further read is refused."""
 HEALTH_KEPT_S = 0.2
 _HEALTH = ("/livez", "/readyz")
 _TOTALS = "/metrics"
 
 
 class Pace:
-    """So many begin in one round of the event loop, in two queues."""
+    """A limit on how many acts begin in one round of the event loop, with two queues."""
 
     def __init__(self, a_round: int) -> None:
         self._a_round, self._begun, self._counted = a_round, 0, False
@@ -39,16 +39,16 @@ class Pace:
         self._others: deque[asyncio.Future[None]] = deque()
 
     def count(self) -> bool:
-        """Count one more; say if it may begin in this round."""
+        """Count one more act; return whether it may begin in this round."""
         self._begun += 1
-        # Until half have begun nobody has to know where a round ends.
+        # The end of a round does not matter until half of its acts have begun.
         if not self._counted and self._begun > self._a_round // 2:
             self._counted = True
             asyncio.get_running_loop().call_soon(self._next_round)
         return self._begun <= self._a_round
 
     async def wait(self, *, first: bool) -> None:
-        """Wait for a later round; `first`: before all who are not."""
+        """Wait for a later round; with `first`, ahead of all that wait without it."""
         turn = asyncio.get_running_loop().create_future()
         (self._first if first else self._others).append(turn)
         await turn
@@ -66,18 +66,19 @@ class Pace:
 
 
 class Holders:
-    """Sessions that were granted, or kept, something when they asked last."""
+    """Known holders: sessions whose acts succeeded and that are not rate-limited."""
 
     def __init__(self, most: int = HOLDERS_KNOWN) -> None:
         self._most = most
         self._known: OrderedDict[int, None] = OrderedDict()
 
     def has(self, session: bytes) -> bool:
-        """Say if it is one of them."""
+        """Return whether a session is a known holder."""
         return hash(session) in self._known
 
     def heard(self, session: bytes, status: int) -> None:
-        """Learn from an answer. Who asks too often is none of them, until it asks less."""
+        """Learn from the status of a response. A session that is rate-limited counts as no holder
+        until a call of it succeeds."""
         one = hash(session)
         if status in (200, 201):
             self._known[one] = None
@@ -89,19 +90,19 @@ class Holders:
 
 
 class Admission:
-    """So many at once, in the order of asking; a bounded number waits."""
+    """A limit on concurrent requests, first come first served; a bounded number waits."""
 
     def __init__(self, at_once: int, waiting: int) -> None:
         self._free = asyncio.Semaphore(at_once)
         self._left = waiting
 
     async def take(self) -> None:
-        """Wait for a turn. Raises a problem where too many do."""
+        """Wait for a turn. Raises `unavailable` if too many wait."""
         if not self._left:
             raise ProblemError(
                 "unavailable",
                 "Too many clients read from this service at the moment; claims and heartbeats are "
-                "not affected. Nothing was changed. Ask again.",
+                "not affected. Nothing was changed. Ask again in a second.",
                 retry_after=1,
             )
         self._left -= 1
@@ -111,17 +112,17 @@ class Admission:
             self._left += 1
 
     def give(self) -> None:
-        """Let the next one begin."""
+        """End a turn, so that the next request begins."""
         self._free.release()
 
 
 def in_turn(app: ASGIApp, metrics: Metrics) -> ASGIApp:
-    """Wrap `app`: a request begins when it is its turn, which is over when its answer begins, or
-    when it has nothing to do but to wait."""
+    """Wrap `app`: a request begins when its turn comes. The turn ends when its response begins, or
+    earlier if the request only waits (`TURN_OVER`)."""
     turns = Admission(READS_AT_ONCE, READS_WAITING)
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
-        if scope["path"] in (*_HEALTH, _TOTALS):  # which many share: see `shared`
+        if scope["path"] in (*_HEALTH, _TOTALS):  # callers share these: see `shared`
             await app(scope, receive, send)
             return
         try:
@@ -154,18 +155,19 @@ def in_turn(app: ASGIApp, metrics: Metrics) -> ASGIApp:
 
 
 def has_hung_up(receive: Any) -> bool:
-    """Say if who asked has hung up: uvicorn's request knows, whose method `receive` is."""
+    """Return whether the caller has hung up: `receive` is a method of uvicorn's request, which
+    knows."""
     return bool(getattr(getattr(receive, "__self__", None), "disconnected", False))
 
 
 def shared(app: ASGIApp) -> ASGIApp:
-    """Wrap `app`: who asks for health shares one answer with all who asked a moment ago, and who
-    asks for the totals with all who ask now."""
+    """Wrap `app`: requests for health share one response for HEALTH_KEPT_S, and concurrent requests
+    for the metrics share one."""
     kept: dict[str, tuple[float, asyncio.Future[list[Any]]]] = {}
 
     async def totals(scope: Any, receive: Any) -> list[Any]:
         await asyncio.sleep(0)
-        del kept[_TOTALS]  # who asks from here on gets newer ones
+        del kept[_TOTALS]  # requests from now on get newer metrics
         return await _messages(app, scope, receive)
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
@@ -174,7 +176,7 @@ def shared(app: ASGIApp) -> ASGIApp:
         if not common or scope["query_string"]:
             await app(scope, receive, send)
             return
-        scope["path_template"] = path  # as the framework would note, for who counts requests
+        scope["path_template"] = path  # as the framework would set it, for telemetry
         asked, answer = kept.get(path, (0.0, None))
         if answer is None or (path in _HEALTH and loop.time() - asked > HEALTH_KEPT_S):
             how = totals(scope, receive) if path == _TOTALS else _messages(app, scope, receive)

@@ -1,4 +1,4 @@
-"""Takes the bodies of requests, and keeps the memory that large ones take within bounds."""
+"""Reading of request bodies, with a bound on the memory of large ones."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -10,20 +10,20 @@ from dibs.api import smuggling
 from dibs.problems import ProblemError
 
 BODIES_MOST = 16 << 20
-"""Bytes of large bodies at once: sixteen of the largest."""
+"""Bytes of large bodies in memory at once: sixteen of the largest."""
 _GIVEN_UP = (
-    "More large bodies came at once than the service has room for, and this one had been coming "
-    "for longest. Nothing was changed. Send it again."
+    "The service received more large bodies at once than it has memory for, and gave up on this "
+    "one, the oldest. Nothing was changed. Send it again."
 )
 
 
 async def body_of(
     receive: Any, declared: int, most: int, count: Callable[[int], None] | None = None
 ) -> bytes:
-    """Return a request's body, or raise `too-large`, or `invalid` where a part of it is missing.
+    """Return a request's body. Raise `too-large`, or `invalid` if a part of it is missing.
 
-    `declared` is what it should have, -1 where nobody says. What is too large is not asked for.
-    `count` is told of the bytes that come.
+    `declared` is its Content-Length, -1 without one; a body declared too large is not read.
+    `count` is called with the size of each part that arrives.
     """
     body, more = b"", declared <= most
     while more:
@@ -43,30 +43,30 @@ async def body_of(
 
 
 class BodyBudget:
-    """Memory for the large bodies of strangers, until they are dealt with.
+    """A memory budget for large bodies, each counted until it has been processed.
 
-    What has come counts, and not what is to come: who sends slowly keeps nobody out. Where it is
-    full, the body that has been coming for longest makes room, because a client that means it
-    sends a large body in less than a second.
+    Bytes that have arrived count, not declared ones: a slow sender keeps nobody out. When the
+    budget is exceeded, the oldest body still arriving is dropped, because an honest client sends a
+    large body in less than a second.
     """
 
     def __init__(self, most: int = BODIES_MOST) -> None:
         self._most, self._held = most, 0
         self._coming: dict[asyncio.Timeout, int] = {}
-        """What has come of each, in the order in which they began."""
+        """Bytes received of each body still arriving, oldest body first."""
 
     @asynccontextmanager
     async def body(self, receive: Any, declared: int, most: int) -> AsyncIterator[bytes]:
-        """Give a body of at most `most` bytes, which counts until the block ends.
+        """Yield a body of at most `most` bytes, which counts until the block ends.
 
-        Raises the problems of body_of, and `unavailable` where it had to make room.
+        Raises the problems of body_of, and `unavailable` if the body was dropped.
         """
         patience = asyncio.timeout(None)
         try:
             async with patience:
                 self._coming[patience] = 0
                 body = await body_of(receive, declared, most, partial(self._count, patience))
-                if patience not in self._coming:  # it came whole before it could be stopped
+                if patience not in self._coming:  # it was complete before the timeout fired
                     raise TimeoutError
         except TimeoutError:
             raise ProblemError("unavailable", _GIVEN_UP, retry_after=1) from None

@@ -1,15 +1,15 @@
-"""Compresses answers with gzip, for callers that accept it.
+"""Gzip compression of responses, for clients that accept it.
 
-The size of compressed data depends on its content. A caller who can repeatedly put a text of their
-choice beside a secret, and sees the size of the answers, learns the secret although the answers are
+The size of compressed data depends on its content. A caller who can repeatedly put a chosen text
+next to a secret, and sees the size of the responses, learns the secret although the responses are
 encrypted (BREACH, CVE-2013-3587). So these are sent uncompressed:
 
-- answers to POST, which never come here: they alone belong to a session;
-- pages that repeat what their URL says (a search, a holder, the task of a break);
-- what a browser asks for on behalf of another site's page, which could ask again and again.
+- responses to POST, which never get here: they alone belong to a session;
+- pages that repeat a text of their URL (a search, a holder, the task of a break);
+- requests that a browser makes for another site's page, which could repeat them.
 
-The remaining answers contain no key, no session and nothing that the caller chose. Streams are sent
-uncompressed as well, so that nothing waits in a compressor.
+The remaining responses contain no key, no session and no text that the caller chose. Streams are
+sent uncompressed as well, so that no data waits in a compressor.
 """
 
 import asyncio
@@ -23,41 +23,43 @@ from urllib.parse import parse_qsl
 from litestar.types import ASGIApp
 
 LEAST = 1_000
-"""Bytes from which on it is worth the while."""
+"""Bytes of the smallest response worth compressing."""
 SLICE = 1 << 16
-"""So much is compressed at once, in a millisecond; others have their turn in between."""
+"""Bytes compressed in one go, in a millisecond; other requests run in between."""
 LEVEL = 6
 TYPES = frozenset(
     b"text/html text/plain text/css text/javascript image/svg+xml application/json".split()
 )
 FILES = ("/board/", "/client/", "/skill/")
-"""What is the same for everybody, and so is compressed once."""
+"""Paths of files that are the same for all callers, so each is compressed once."""
 FILES_KEPT = 32
 NOT_REPEATED = frozenset(("page", "state", "sort"))
-"""Names in a page's query whose values are among a few, or numbers."""
+"""Query parameters of a page that a caller cannot fill with chosen text: they are numbers or have
+few values."""
 _GZIP = re.compile(rb"(?:^|,)\s*(?:gzip|x-gzip|\*)\s*(?:;\s*q=([0-9.]+))?\s*(?=,|$)", re.IGNORECASE)
 _OURS = (b"same-origin", b"none")
 _VARY = (b"vary", b"Accept-Encoding")
 
 
 def reads_gzip(accept: bytes) -> bool:
-    """Say if an Accept-Encoding header names gzip, and not to refuse it."""
+    """Return whether an Accept-Encoding header accepts gzip."""
     found = _GZIP.search(accept)
     return found is not None and (found[1] is None or found[1].strip(b"0.") != b"")
 
 
 def is_safe(scope: Any, headers: Mapping[bytes, bytes]) -> bool:
-    """Say if the length of the answer may depend on what is in it; see above."""
+    """Return whether the length of the response may depend on its content; see above."""
     if headers.get(b"sec-fetch-site", b"none") not in _OURS:
         return False
     if scope["path"].startswith(("/v1/", *FILES)):
-        return True  # they give what was asked for, and do not repeat it
+        return True  # these responses do not repeat the query
     query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     return all(name in NOT_REPEATED for name, _ in query)
 
 
 def compressed(app: ASGIApp) -> ASGIApp:
-    """Wrap `app`: its whole answers are compressed where that is asked for, safe and worth it."""
+    """Wrap `app`: compress complete responses if the client accepts it, and it is safe and worth
+    it."""
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
         if scope["method"] != "GET":
@@ -91,7 +93,7 @@ def compressed(app: ASGIApp) -> ASGIApp:
 
 
 def _is_for_all(start: Any) -> bool:
-    """Say if an answer is one that some get compressed."""
+    """Return whether a response may be compressed for some clients."""
     headers = dict(start["headers"])
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip()
     return start["status"] == 200 and kind in TYPES and b"content-encoding" not in headers

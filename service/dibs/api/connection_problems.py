@@ -1,6 +1,6 @@
-"""Answers to connections that sent no valid request: problems, built once.
+"""Responses to connections that sent no valid request: problems, built once.
 
-The statuses are HTTP's for the case, so some differ from the one in the table of problems.
+Each has the HTTP status of its case, which may differ from the status in the table of problems.
 """
 
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from dibs import responses
 from dibs.problems import ProblemError
 
 REQUEST_S = 10.0
-"""For a request to arrive whole: a body is at most some KiB."""
+"""Seconds in which a request must arrive completely."""
 HEAD_BYTES = 32_768
-"""For a request's line and headers."""
+"""Bytes of a request line with its headers at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionProblem:
-    """Why a connection ends."""
+    """A reason to end a connection."""
 
     counted: str
     """The value of `why` in the metrics."""
     answer: bytes = b""
-    """A whole response, where there is somebody to hear it."""
+    """A complete response; empty if there is nobody to receive it."""
 
 
 def _refusal(
@@ -48,7 +48,8 @@ REFUSALS = {
         "many",
         HTTPStatus.SERVICE_UNAVAILABLE,
         "unavailable",
-        "The service has reached its limit of connections (DIBS_MAX_CONNECTIONS). Ask again.",
+        "The service has reached its limit of connections (DIBS_MAX_CONNECTIONS). Ask again in a "
+        "second.",
         retry_after=1,
     ),
     "slow": _refusal(
@@ -61,7 +62,7 @@ REFUSALS = {
         "large",
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
         "too-large",
-        f"The request's line and headers are larger than {HEAD_BYTES} bytes.",
+        f"The request line and headers are larger than {HEAD_BYTES} bytes.",
     ),
     "body": _refusal(
         "large",
@@ -79,14 +80,15 @@ REFUSALS = {
         "malformed",
         HTTPStatus.BAD_REQUEST,
         "invalid",
-        "A request is HTTP/1.1 or HTTP/1.0, and HTTP/1.1 has exactly one Host: a name or an "
-        "address, and optionally a port up to 65535.",
+        "A request must be HTTP/1.1 or HTTP/1.0, and HTTP/1.1 needs exactly one Host: a name or "
+        "an address, and optionally a port up to 65535.",
     ),
     "trailer": _refusal(
         "malformed",
         HTTPStatus.BAD_REQUEST,
         "invalid",
-        "A header that decides was sent after the body, as a trailer. Send it before the body.",
+        "A header that dibs acts on was sent after the body, as a trailer. Send it before the "
+        "body.",
     ),
     "pipelined": ConnectionProblem("pipelined"),
     "quiet": ConnectionProblem("quiet"),

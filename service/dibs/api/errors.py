@@ -1,4 +1,4 @@
-"""Turns every exception into a problem, in one place for all routes."""
+"""The conversion of exceptions to problems, for all routes."""
 
 import logging
 from typing import Any
@@ -25,7 +25,7 @@ Req = Request[Any, Any, Any]
 
 
 def answer(scope: Any, error: Exception) -> Reply:
-    """Return what to answer when `error` was raised; the problem's code is left in the scope."""
+    """Return the response to an exception; leave the problem's code in the scope."""
     problem = _problem(scope, error)
     scope[telemetry.CODE] = problem.problem.code
     if "whose" in problem.body:
@@ -80,26 +80,26 @@ def _store_down(down: StoreDown) -> ProblemError:
 
 
 def wrong_method(scope: Any) -> ProblemError:
-    """Say which methods a path takes."""
+    """Return the `wrong-method` problem, with the methods that the path accepts."""
     parts = scope["path"].split("/")
     act = POSTS.get(parts[3]) if len(parts) == 4 else None
-    if parts[1:2] == ["p"]:  # a page; those of what people do are sent back
+    if parts[1:2] == ["p"]:  # a page; those with a form accept POST
         reads, posts = True, act is not None and act.caller == "admin"
     else:
         reads, posts = act is None or act.path in READS, act is not None
     allow = ", ".join(filter(None, ("GET, HEAD" if reads else "", "POST" if posts else "")))
     return ProblemError(
         "wrong-method",
-        f"{scope['method']} is not for this path; it takes {allow}.",
+        f"This path does not accept {scope['method']}; it accepts {allow}.",
         headers={"Allow": allow},
     )
 
 
 def post_only(scope: Any) -> ProblemError:
-    """Say that a path is for POST alone."""
+    """Return the `wrong-method` problem of a path that accepts only POST."""
     return ProblemError(
         "wrong-method",
-        f"{scope['method']} is not for this path; it takes POST.",
+        f"This path does not accept {scope['method']}; it accepts POST.",
         headers={"Allow": "POST"},
     )
 
@@ -117,12 +117,12 @@ def _http(scope: Any, error: HTTPException) -> ProblemError:
 
 
 def _internal(scope: Any, error: Exception) -> ProblemError:
-    # As ASCII: a line break in a path would begin a line of the log.
+    # As ASCII: a line break in a path would start a new log line.
     path = ascii(scope["path"])
     log.error("request_failed method=%s path=%s", scope["method"], path, exc_info=error)
     return ProblemError(
         "internal",
-        "The service failed and logged the cause. Ask again: every call is safe to repeat.",
+        "The service failed and logged the cause. Repeat the call: every call is safe to repeat.",
         outcome="unknown",
     )
 

@@ -1,8 +1,8 @@
-"""The fast path of the POSTs under /v1: from the server's scope straight to the answer.
+"""The fast path of the POSTs under /v1, which bypasses the framework.
 
 The framework's routing, injection and validation cost 50 µs a call, as much as the rest of a claim,
-and each layer around it some 4 (docs/performance.md). Everything but the acts with POST goes to the
-framework. Acts begin a few at a time, those of holders first (admission.py).
+and each layer around it about 4 µs (docs/performance.md). Everything but the acts with POST goes to
+the framework. Acts begin a few at a time, those of holders first (admission.py).
 """
 
 import asyncio
@@ -31,27 +31,27 @@ R = TypeVar("R", bound=requests.Request)
 
 REQUEST_CHARS = 200
 LARGE_AT_ONCE = 4
-"""Acts with a body beyond the usual size that run at once; others wait."""
+"""Acts with a body over DIBS_MAX_BODY that run at once; others wait."""
 
 
 @dataclass(slots=True)
 class Post:
-    """A POST that has arrived whole."""
+    """A POST that has arrived completely."""
 
     project: str
     query: bytes
     headers: dict[bytes, bytes]
     body: bytes
     receive: Any
-    """What it came from, which knows whether who sent it has hung up."""
+    """The ASGI receive of the request, by which `has_hung_up` finds out."""
 
     def header(self, name: bytes) -> str:
         """Return a header, or ''."""
         return self.headers.get(name, b"").decode("latin-1")
 
     def by_session(self, kind: type[R]) -> tuple[Project, Session, R, str]:
-        """Return project, session, fields and Idempotency-Key, or raise a problem that names all
-        that is wrong with them."""
+        """Return project, session, fields and Idempotency-Key. Raises `bad-session`, or `invalid`
+        with all errors."""
         session = requests.session(self.header(b"dibs-session"))
         wrong: requests.Errors = []
         if self.query:
@@ -59,13 +59,13 @@ class Post:
             wrong.append({"field": "query", "message": message})
         key = self.header(b"idempotency-key") if b"idempotency-key" in self.headers else ""
         if key and (len(key) > REQUEST_CHARS or not (key.isascii() and key.isprintable())):
-            message = f"An Idempotency-Key is printable ASCII, at most {REQUEST_CHARS} characters."
+            message = f"Send printable ASCII, at most {REQUEST_CHARS} characters."
             wrong.append({"field": "Idempotency-Key", "message": message})
         name, body = self.fields(kind, wrong)
         return name, session, body, key
 
     def fields(self, kind: type[R], wrong: requests.Errors) -> tuple[Project, R]:
-        """Return project and fields, or raise `invalid` with all that is wrong, `wrong` first."""
+        """Return project and fields, or raise `invalid` with all errors, `wrong` first."""
         name = requests.project(self.project, wrong)
         given = requests.parse(self.header(b"content-type"), self.body, wrong)
         return name, kind.of(given, wrong)
@@ -89,8 +89,8 @@ class FastPath:
         self._pace, self._holders = Pace(BEGUN_MOST), Holders()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer /v1/{project}/{act}; hand on all else."""
-        # The path as it was sent: what is right in it has nothing to encode.
+        """Handle /v1/{project}/{act}; pass all other requests on."""
+        # The raw path: nothing in a valid one needs percent-encoding.
         parts: list[str] = scope["raw_path"].decode("latin-1").split("/")
         act = POSTS.get(parts[3]) if len(parts) == 4 and parts[1] == "v1" else None
         if act and scope["method"] in ("GET", "HEAD") and act.path in READS:
@@ -131,9 +131,9 @@ class FastPath:
             post = Post(project, scope["query_string"], given, body, receive)
             return await self._do(act, post, scope)
         except asyncio.CancelledError:
-            # The service ends and could not wait for this act; uvicorn would say it was a mistake.
+            # The service stops and could not wait for this act; uvicorn would answer with 500.
             return errors.answer(scope, StoreDown("The service is stopping.", sent=True))
-        except Exception as error:  # noqa: BLE001 - the one place that answers all of them
+        except Exception as error:  # noqa: BLE001 - errors.answer handles all exceptions
             await self._access.slow_down(scope, error)
             return errors.answer(scope, error)
 

@@ -1,4 +1,4 @@
-"""Headers that every answer carries, and those that answers to acts carry."""
+"""Headers of all responses, and of responses to acts."""
 
 import asyncio
 import re
@@ -13,9 +13,10 @@ DECIDING = frozenset(
     b"origin sec-fetch-site transfer-encoding "
     b"x-github-delivery x-github-event x-hub-signature-256".split()
 )
-"""Headers that decide what a request does, and for whom: one of each, and before the body."""
+"""Deciding headers: those that determine what a request does and for whom. A request may have each
+of them once, before the body."""
 _HOST = re.compile(rb"([A-Za-z0-9_.~-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
-"""A name, an IPv4 or an IPv6 address; a port. It becomes part of the client that is served."""
+"""A name, an IPv4 or an IPv6 address; a port. The client that the service serves contains it."""
 _NO_SNIFF = (b"x-content-type-options", b"nosniff")
 _ALWAYS = [
     _NO_SNIFF,
@@ -30,14 +31,13 @@ Header = tuple[bytes, bytes]
 
 
 def doubled(request: Iterable[Header]) -> list[str]:
-    """Return the headers that decide and stand in a request more than once, as people write
-    them."""
+    """Return the deciding headers that occur more than once in a request, in title case."""
     names = [name for name, _ in request if name in DECIDING]
     return sorted(name.decode().title() for name in set(names) if names.count(name) > 1)
 
 
 def is_host(host: bytes) -> bool:
-    """Say if a Host header names one."""
+    """Return whether a Host header is valid."""
     found = _HOST.fullmatch(host)
     if found is None or int(found[2] or 0) > 65_535:
         return False
@@ -50,8 +50,8 @@ def is_host(host: bytes) -> bool:
 
 
 def of_an_act(request: Iterable[Header]) -> list[Header]:
-    """Return what the answer to an act carries beside its own: it is no page that could be framed
-    or left."""
+    """Return the additional headers of the response to an act. It is not a page, so it needs no
+    framing or referrer policy."""
     return [_NO_STORE, _NO_SNIFF, *_echoed(request)]
 
 
@@ -64,14 +64,15 @@ def _echoed(request: Iterable[Header]) -> list[Header]:
 
 
 def with_headers(app: ASGIApp) -> ASGIApp:
-    """Wrap `app`: nothing is cached unless it says so, nothing is framed, ids are echoed."""
+    """Wrap `app`: responses are not cached unless they allow it and never framed; request ids are
+    echoed."""
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
         head = scope["method"] == "HEAD"
-        if head:  # what GET would answer, without its body (RFC 9110, 9.3.2)
+        if head:  # the response to GET without its body (RFC 9110, 9.3.2)
             scope = {**scope, "method": "GET"}
             receive, send = _until_started(send)
         extra = _ALWAYS + _echoed(scope["headers"])
@@ -90,7 +91,7 @@ def with_headers(app: ASGIApp) -> ASGIApp:
 
 
 def _until_started(send: Any) -> tuple[Any, Any]:
-    """Give a receive and a send for which an answer ends with its head, a stream's too."""
+    """Return a receive and a send that end a response, even a stream, after its head."""
     started = asyncio.Event()
 
     async def receive() -> dict[str, str]:

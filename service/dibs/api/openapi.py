@@ -1,7 +1,7 @@
-"""The description of the HTTP interface, made from the models and the table of problems.
+"""The OpenAPI document, generated from the models and the table of problems.
 
-It is made here and not by the framework, because every POST takes two kinds of body, and every
-answer that is not a success is a problem.
+The framework does not generate it, because every POST accepts two kinds of body, and every response
+that is not a success is a problem.
 """
 
 from functools import cache
@@ -60,7 +60,7 @@ _TASK = {
     "name": "task",
     "in": "path",
     "required": True,
-    "description": "The task, percent-encoded; a slash may stand as it is.",
+    "description": "The task, percent-encoded; slashes need no encoding.",
     "schema": requests.TASK_SCHEMA,
 }
 
@@ -73,8 +73,8 @@ def document() -> Schema:
         "info": {
             "title": "dibs",
             "version": __version__,
-            "description": "Claims on tasks for parallel coding sessions. docs/protocol.md says "
-            "it in prose.",
+            "description": "Claims on tasks for parallel coding sessions. docs/protocol.md "
+            "describes it in prose.",
         },
         "paths": _paths(),
         "components": {
@@ -114,7 +114,7 @@ def _paths() -> Schema:
 
 
 def _operation(act: Act) -> Schema:
-    """Return what OpenAPI says of an act."""
+    """Return the OpenAPI path item of an act."""
     shapes = {status: _one_of(names) for status, names in act.success.items()}
     if act.method == "POST":
         return _post(act, shapes)
@@ -156,7 +156,7 @@ def _post(act: Act, shapes: dict[int, Schema]) -> Schema:
 
 
 def _forge() -> Schema:
-    """Return what OpenAPI says of what a forge tells: a delivery, signed as a whole."""
+    """Return the OpenAPI operation of the webhook, whose deliveries are signed as a whole."""
     names = {
         "X-Hub-Signature-256": "^sha256=[0-9a-f]{64}$",
         "X-GitHub-Event": "^[!-~]{1,100}$",
@@ -166,8 +166,8 @@ def _forge() -> Schema:
     problems = ("bad-signature", *_ALWAYS, *_FAILING)
     return {
         "operationId": "hook",
-        "summary": "What GitHub tells of pull requests and issues, signed; there where the service "
-        "has a secret for it (DIBS_GITHUB_SECRET).",
+        "summary": "A signed delivery of GitHub about pull requests or issues; this path exists "
+        "if the service has a secret for it (DIBS_GITHUB_SECRET).",
         "security": [{}],
         "parameters": [
             {"name": name, "in": "header", "required": True, "schema": text | {"pattern": pattern}}

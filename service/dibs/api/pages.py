@@ -1,4 +1,4 @@
-"""Pages about the service itself: health, problems, its client and skill."""
+"""Pages about the service itself: health, problems, the client and the skill."""
 
 from collections.abc import Callable
 from functools import cache
@@ -18,7 +18,7 @@ from dibs.store import Store, StoreDown
 
 Req = Request[Any, Any, Any]
 URL = b"__DIBS_URL__"
-"""A placeholder: this service's URL."""
+"""The placeholder for this service's URL."""
 PARTS: tuple[str, ...] = (
     "hook.py",
     "agents.py",
@@ -33,12 +33,12 @@ PARTS: tuple[str, ...] = (
     "checklists.py",
     "people.py",
 )
-"""Files of the client that dibs.py knows by their digests, and into which nothing is filled."""
+"""Files of the client that dibs.py verifies by their digests; they contain no placeholders."""
 
 
 @cache
 def _digests() -> dict[bytes, bytes]:
-    """Return what stands in dibs.py for the digest of each part, and the digest."""
+    """Return the placeholder in dibs.py for each part's digest, and the digest."""
     digests = {}
     for name in PARTS:
         digest = sha256((package_folder("client") / name).read_bytes()).hexdigest()
@@ -63,30 +63,30 @@ def _file(folder: str, name: str, url: str) -> responses.Reply:
 def handlers(
     store: Store, down: Callable[[], str], public_url: str | None, *, opened: bool
 ) -> list[ControllerRouterHandler]:
-    """Return the routes outside /v1 that belong to no board.
+    """Return the routes outside /v1 that are not the board's.
 
-    `down` says why the last look at the store failed, or ''. `opened`: nobody needs a key.
+    `down` returns why the last check of the store failed, or ''. `opened`: no call needs a key.
     """
 
     @get("/livez", sync_to_thread=False)
     def livez() -> responses.Reply:
-        """The process is up."""
+        """Return 200: the process is up."""
         return responses.ok({"status": "up"})
 
     @get("/readyz")
     async def readyz() -> responses.Reply:
-        """The store answers, and says how well it keeps what it is told."""
+        """Return the store's health and durability, or `unavailable`."""
         try:
             health = await store.health()
         except StoreDown as away:
             raise ProblemError("unavailable", away.reason, retry_after=1) from None
-        if why := down():  # a look is more than reading: it writes, as a claim does
+        if why := down():  # the background check also writes, as a claim does
             raise ProblemError("unavailable", why, retry_after=1)
         return responses.ok({**responses.builtin(health), "open": opened})
 
     @get("/problems/{code:str}", sync_to_thread=False)
     def problem(code: FromPath[str]) -> responses.Reply:
-        """Explain a problem code: the page that `type` names."""
+        """Return the explanation of a problem code: the page that `type` names."""
         found = BY_CODE.get(code)
         if found is None:
             raise ProblemError("not-found", "No problem has this code.")
@@ -100,14 +100,14 @@ def handlers(
 
     @get("/skill/{name:str}", sync_to_thread=False)
     def skill(request: Req, name: FromPath[str]) -> responses.Reply:
-        """Serve what `init` lays beside the client."""
-        # Older clients look for it here, and update themselves with it.
+        """Serve the files that `init` installs next to the client."""
+        # Older clients fetch install.py from here to update themselves.
         folder = "client" if name == "install.py" else "skill"
         return _file(folder, name, base_url(request, public_url))
 
     @get("/openapi.json", sync_to_thread=False)
     def openapi() -> responses.Reply:
-        """Describe the interface."""
+        """Return the OpenAPI document."""
         return responses.ok(document())
 
     return [livez, readyz, problem, client, skill, openapi]

@@ -1,4 +1,4 @@
-"""The reads under /v1. Each handler parses, asks, and answers; fast_path.py has the POSTs."""
+"""The reads under /v1: each handler parses, calls an act, and responds. POSTs: fast_path.py."""
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
@@ -25,14 +25,14 @@ from dibs.store.events import CursorExpired
 from dibs.stream_limit import StreamLimit
 
 BEGINNING = "0-0-0"
-"""Before a project's first event: the epoch is not known yet."""
+"""The cursor before a project's first event, when its epoch is not known yet."""
 Req = Request[Any, Any, Any]
 TheClaims = NamedDependency[Claims]
 TheStreams = NamedDependency[StreamLimit]
 
 
 class EventsQuery(requests.Request):
-    """GET events."""
+    """The query of GET events."""
 
     after: Annotated[str, Field(pattern=r"^([0-9]{1,17}-[0-9]{1,17}-[0-9]{1,17})?$")] = ""
     limit: int = Field(200, ge=1, le=1000)
@@ -40,7 +40,7 @@ class EventsQuery(requests.Request):
 
 
 def reader(request: Req) -> Session | None:
-    """Return who reads, where they say so: only `mine` depends on it."""
+    """Return the session of a reader, or None without one; only `mine` depends on it."""
     text = request.headers.get("dibs-session")
     return requests.session(text) if text else None
 
@@ -55,7 +55,7 @@ def in_project(project: str) -> Project:
 
 
 class V1(Controller):
-    """What is read of a project."""
+    """The reads of a project."""
 
     path = "/v1/{project:str}"
 
@@ -91,7 +91,7 @@ class V1(Controller):
     async def show_(
         self, request: Req, project: FromPath[str], task: FromPath[str], claims: TheClaims
     ) -> responses.Reply:
-        """Show one task; with `?fence=N` say if that is the current fence."""
+        """Show one task; with `?fence=N`, also whether that is the current fence."""
         name = in_project(project)
         # The framework's own path parameter has lost doubled and trailing slashes.
         raw = request.scope["raw_path"].split(b"/", 4)[4]
@@ -104,7 +104,7 @@ class V1(Controller):
     async def backlog_(
         self, request: Req, project: FromPath[str], claims: TheClaims
     ) -> responses.Reply:
-        """List what is listed, in the order of `next`."""
+        """Return the listed tasks, in the order of `next`."""
         name = in_project(project)
         query = backlog.BacklogQuery.of(requests.query(request.scope["query_string"]), [])
         try:
@@ -117,7 +117,7 @@ class V1(Controller):
     async def task_(
         self, request: Req, project: FromPath[str], task: FromPath[str], claims: TheClaims
     ) -> responses.Reply:
-        """Show one task with what it needs and what needs it."""
+        """Show one task with its needs and dependents."""
         name = in_project(project)
         wanted = requests.task_in_path(request.scope["raw_path"].split(b"/", 4)[4])
         TaskQuery.of(requests.query(request.scope["query_string"]), [])
@@ -129,7 +129,7 @@ class V1(Controller):
     ) -> responses.Reply:
         """List the tenures that ended in a span of days."""
         name = in_project(project)
-        reader(request)  # a session that is none is told so everywhere
+        reader(request)  # raises for an invalid session, as on every path
         query = history.HistoryQuery.of(requests.query(request.scope["query_string"]), [])
         try:
             page = await history.page(claims.store, name, query)
@@ -141,13 +141,13 @@ class V1(Controller):
     async def history_csv(
         self, request: Req, project: FromPath[str], claims: TheClaims, streams: TheStreams
     ) -> Stream:
-        """Give all tenures that ended in a span of days, as CSV."""
+        """Export all tenures that ended in a span of days, as CSV."""
         name = in_project(project)
         query = history.SpanQuery.of(requests.query(request.scope["query_string"]), [])
         address = network_of(request.scope)
         streams.check(name, address)
         rows = streams.counted(name, address, history.export(claims.store, streams, name, query))
-        first = await anext(rows)  # before the answer begins: a store that is away is a 503
+        first = await anext(rows)  # before the response begins, so that StoreDown gives a 503
         return Stream(
             _from(first, rows),
             media_type=history.CSV,
@@ -185,7 +185,7 @@ class V1(Controller):
                 end = events[-1].id if events else query.after
         except CursorExpired:
             return _page([], await claims.end_of(name), reset=True)
-        # The end as it is now would leave out what has come since.
+        # The current end of the log would skip events that came since the read.
         return _page(events, end or BEGINNING, reset=False)
 
 
@@ -203,9 +203,9 @@ async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes
 async def _stream(
     claims: Claims, project: Project, after: str, task: Task | None = None
 ) -> AsyncIterator[bytes]:
-    """Server-sent events (WHATWG HTML, 9.2): ids that resume, a comment when all is quiet."""
+    """Yield server-sent events (WHATWG HTML, 9.2): ids to resume from, a comment when idle."""
     yield b"retry: 2000\n" + _sse("open", after, {"seq": after})
-    with contextlib.suppress(ShuttingDown, StoreDown):  # who listens comes back
+    with contextlib.suppress(ShuttingDown, StoreDown):  # the client reconnects
         while True:
             try:
                 async for events in claims.broadcaster.since(project, after):
@@ -213,7 +213,7 @@ async def _stream(
                     for event in told:
                         after = event.id
                         yield _sse(event.type, event.id, event)
-                    if not told:  # also where much happens, and nothing to this task
+                    if not told:  # idle, or no event of this task among many
                         after = events[-1].id if events else after
                         yield b": quiet\n\n"
             except CursorExpired:

@@ -1,6 +1,6 @@
-"""Answers the requests that the end of the service cuts off, which uvicorn would answer with 500.
+"""Responses to requests that a shutdown cancels; uvicorn would answer them with 500.
 
-Acts with POST under /v1 do so themselves (fast_path.py).
+Acts with POST under /v1 handle cancellation themselves (fast_path.py).
 """
 
 import asyncio
@@ -15,7 +15,7 @@ _READS = ("GET", "HEAD")
 
 
 def answered_at_the_end(app: ASGIApp) -> ASGIApp:
-    """Wrap `app`: a request that is cancelled before its answer began is answered with 503."""
+    """Wrap `app`: a request that is cancelled before its response began is answered with 503."""
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
         begun = False

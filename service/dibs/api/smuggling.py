@@ -1,5 +1,5 @@
-"""Refuses ambiguous requests before anything is done: dibs and a proxy in front must not read the
-same request in different ways."""
+"""Refusal of ambiguous requests before any effect: dibs and a proxy in front must not read the same
+request in different ways."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +14,7 @@ from dibs.problems import ProblemError, invalid
 
 
 def single(request: Iterable[Header]) -> None:
-    """Refuse a header that decides and stands there twice: one reader would take the first, another
+    """Raise `invalid` if a deciding header occurs twice: one reader would use the first, another
     the last."""
     if found := doubled(request):
         message = "The request has this header twice. Send it once."
@@ -22,16 +22,16 @@ def single(request: Iterable[Header]) -> None:
 
 
 def short(declared: int, size: int) -> ProblemError:
-    """Say that a part of a body is lost: nothing is done then, it might mean something else."""
-    message = f"{declared} bytes were declared, and {size} arrived. Send the request again."
+    """Return the problem of a body with a missing part; the rest might mean something else."""
+    message = f"{declared} bytes were declared, but {size} arrived. Send the request again."
     return invalid([{"field": "Content-Length", "message": message}])
 
 
 def exact(app: ASGIApp) -> ASGIApp:
-    """Wrap `app`: one path leads to each thing, and what is ambiguous is refused.
+    """Wrap `app`: each resource has one path, and ambiguous requests are refused.
 
-    The framework decodes a path, and drops slashes that are doubled or at its end; a proxy that
-    guards a path does not know of the others then.
+    The framework decodes paths, and drops doubled and trailing slashes. A proxy that guards a path
+    would not match such variants of it.
     """
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
@@ -41,7 +41,7 @@ def exact(app: ASGIApp) -> ASGIApp:
         except (ProblemError, NotFoundException) as error:
             await errors.answer(scope, error).send(send, [])
             return
-        scope["path"] = path  # in place: what is left in the scope is read by who wraps this
+        scope["path"] = path  # in place: outer wrappers read what the app leaves in the scope
         if scope["method"] == "POST":
             receive = _counted(scope, receive)
         await app(scope, receive, send)
@@ -51,13 +51,13 @@ def exact(app: ASGIApp) -> ASGIApp:
 
 _OF_TASKS = {("v1", path.removesuffix("/{task}")) for path in READS if path.endswith("/{task}")}
 _OF_TASKS |= {("p", "t")}
-"""The first and third parts of the paths that go on with a task."""
+"""The first and third parts of the paths that end with a task."""
 
 
 def _path(raw: str) -> str:
-    """Return what the framework finds a route by: the path as it was sent, without an empty part or
-    a hidden slash. Only a task's name may have those, and its handler reads it from what was sent.
-    """
+    """Return the path by which the framework finds a route: the raw path. Raise NotFoundException
+    for an empty part or an encoded slash, except in a task's name, which its handler reads from the
+    raw path."""
     parts = raw.split("/", 4)
     named = len(parts) == 5 and (parts[1], parts[3]) in _OF_TASKS
     task = parts[4] if named else ""
@@ -68,7 +68,7 @@ def _path(raw: str) -> str:
 
 
 def _counted(scope: Any, receive: Any) -> Any:
-    """Return a `receive` that gives a body whole, or raises the problem with its size."""
+    """Wrap `receive`: raise `invalid` if the body's size is not the declared one."""
     declared = int(dict(scope["headers"]).get(b"content-length", -1))
     size = 0
 

@@ -1,4 +1,4 @@
-"""Telemetry of requests: a count, a duration, and a log line when one was refused."""
+"""Telemetry of requests: a count, a duration, and a log line for each refused request."""
 
 import logging
 from time import perf_counter
@@ -18,7 +18,7 @@ log = logging.getLogger("dibs.api")
 
 CODES = tuple(problem.code for problem in TABLE)
 CODE = "dibs_code"
-"""The key in the scope under which an answer leaves the code of its problem."""
+"""The scope key for the code of a response's problem."""
 WHOSE = "dibs_whose"
 _V1 = "/v1/{project}/"
 _ROUTES = {
@@ -35,7 +35,7 @@ _ROUTES = {
     "/": "board",
 }
 FORGE_EVENTS = ("pull_request", "issues", "ping")
-"""Those of a forge that are counted by name."""
+"""Event types of a forge that the metrics count by name."""
 _ACTS = tuple(act.name for act in ACTS)
 ROUTES = (*dict.fromkeys((*_ACTS, *_ROUTES.values(), "hook")), "other")
 FORGE = (*FORGE_EVENTS, "other"), RESULTS
@@ -43,7 +43,7 @@ FAMILIES = families(CODES, ROUTES, _ACTS, FORGE, __version__)
 
 
 def observed(app: ASGIApp, metrics: Metrics) -> ASGIApp:
-    """Wrap `app`: every request is counted and timed."""
+    """Wrap `app`: count and time every request."""
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
         status, streamed = 0, False
@@ -67,7 +67,7 @@ def observed(app: ASGIApp, metrics: Metrics) -> ASGIApp:
 
 
 def count(scope: Any, metrics: Metrics, route: str, status: int, took_s: float | None) -> None:
-    """Count a request that was answered, or was left; a stream (`took_s` None) is not timed."""
+    """Count a request, answered or abandoned; a stream (`took_s` None) is not timed."""
     if took_s is not None:
         metrics.observe("dibs_request_seconds", route, value=took_s)
     code = scope.get(CODE)
@@ -89,7 +89,7 @@ def _note_refusal(scope: Any, metrics: Metrics, route: str, code: str) -> None:
     if log.isEnabledFor(logging.DEBUG):
         headers = dict(scope["headers"])
         request = headers.get(b"x-request-id", b"").decode("latin-1")[:200]
-        # The path has no session and no key in it, and here it has no query.
+        # The path contains no session and no key; the query is not part of it.
         log.debug(
             "request_refused route=%s code=%s path=%s request=%s",
             route,
@@ -103,7 +103,7 @@ def handler(metrics: Metrics) -> HTTPRouteHandler:
     """Return the route of the metrics."""
 
     def read() -> Response[bytes]:
-        """Every metric of this service, for Prometheus."""
+        """Return all metrics of this service in Prometheus' format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     return get("/metrics", sync_to_thread=False, signature_types=[Response])(read)

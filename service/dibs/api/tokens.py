@@ -1,8 +1,8 @@
 """Project tokens: a team key for one project, with an expiry, stored nowhere.
 
 A token is `dibs1.PROJECT.EXPIRY.MAC`: the project, seconds since 1970, and an HMAC-SHA256 of both
-under a key that is derived from an admin key. So a person with an admin key makes them without
-asking the service (`dibs token acme.web --for 90d`), and taking that key out ends them.
+under a key that is derived from an admin key. So a person with an admin key makes tokens without
+the service (`dibs token acme.web --for 90d`), and removing that admin key revokes them.
 """
 
 import binascii
@@ -15,19 +15,19 @@ _PURPOSE = b"dibs project token 1"
 
 
 def make(admin_key: str, project: str, lasts_s: int) -> str:
-    """Return a token for `project` that ends in `lasts_s` seconds."""
+    """Return a token for `project` that expires in `lasts_s` seconds."""
     expiry = int(time.time()) + lasts_s
     return f"{MARK}.{project}.{expiry}.{_mac(_derived(admin_key), project, expiry)}"
 
 
 class Tokens:
-    """Checks tokens that were made with any of some admin keys."""
+    """A check of tokens made with any of the admin keys."""
 
     def __init__(self, admin_keys: Sequence[str]) -> None:
         self._keys = [_derived(key) for key in admin_keys]
 
     def refusal(self, token: str, project: str) -> str | None:
-        """Return '' for a token that lets into `project`, why it does not, or None for no token."""
+        """Return '' for a valid token of `project`, else the reason; None if it is no token."""
         mark, _, rest = token.partition(".")
         named, _, mac = rest.rpartition(".")
         named, _, digits = named.rpartition(".")

@@ -1,7 +1,7 @@
-"""POST /hooks/github: a forge tells what happened. Its signature is what lets it in.
+"""POST /hooks/github: deliveries of a forge, authenticated by their signature.
 
-The signature is of the raw body, so the body is taken first, within its limit; nothing of it is
-looked at before the signature is right.
+The signature covers the raw body, so the body is read first, up to its limit. It is not parsed
+before the signature has been verified.
 """
 
 import asyncio
@@ -34,24 +34,25 @@ BODY_MOST = 1 << 20
 _SHA256, _SHA1 = b"x-hub-signature-256", b"x-hub-signature"
 _ID_CHARS = 100
 _LARGE = (
-    "A delivery has at most 1 MiB here, though GitHub sends up to 25 MB: those of pull requests "
-    "and issues are smaller. Select these events alone for the webhook. Nothing was read."
+    "This service accepts deliveries up to 1 MiB. GitHub sends up to 25 MB, but those of pull "
+    "requests and issues are smaller: select only these events for the webhook. The delivery was "
+    "not processed."
 )
 _HEX = frozenset(b"0123456789abcdef")
 
 
 @dataclass(frozen=True, slots=True)
 class Forge:
-    """What the settings say of a forge."""
+    """The settings of a forge."""
 
     secrets: Sequence[str] = ()
-    """None: there is no such path."""
+    """The webhook's secrets. Without one the path does not exist."""
     label: str = ""
     projects: Mapping[str, str] = field(default_factory=dict)
 
 
 class Webhooks:
-    """The path of the forge, as an ASGI application in front of the framework's."""
+    """The webhook's path, as an ASGI application in front of the framework's."""
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class Webhooks:
         self._secrets = [secret.encode() for secret in forge.secrets]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer what comes to PATH; hand on all else."""
+        """Handle requests for PATH; pass all others on."""
         if scope["type"] != "http" or scope["raw_path"] != PATH.encode() or not self._secrets:
             await self._rest(scope, receive, send)
             return
@@ -99,25 +100,27 @@ class Webhooks:
             said = await self._take(event, delivered, given.get(b"content-type", b""), body)
             result = said["result"]
             return Reply(responses.encode(said), responses.JSON, 202)
-        except Exception as error:  # noqa: BLE001 - the one place that answers all of them
+        except Exception as error:  # noqa: BLE001 - errors.answer handles all exceptions
             await self._access.slow_down(scope, error)
             return errors.answer(scope, error)
         finally:
             self._metrics.add("dibs_forge_events_total", kind, result)
 
     def _check(self, signature: bytes, body: bytes) -> None:
-        """Let a body pass that one of the secrets has signed, all of them tried every time."""
+        """Accept a body signed with one of the secrets; always try all of them. Raises
+        `bad-signature`."""
         wanted = [hmac.new(secret, body, sha256).hexdigest().encode() for secret in self._secrets]
         matches = [hmac.compare_digest(signature, each) for each in wanted]
         if not any(matches):
             raise ProblemError(
                 "bad-signature",
-                "The signature is not of this body with the secret of this service. The secret of "
-                "the webhook and DIBS_GITHUB_SECRET have to be the same. Nothing was read.",
+                "The signature does not match this body and the secret of this service. The "
+                "webhook's secret and DIBS_GITHUB_SECRET must be the same. The delivery was not "
+                "processed.",
             )
 
     async def _take(self, kind: str, delivered: str, content: bytes, body: bytes) -> dict[str, Any]:
-        """Do what a delivery calls for, once; return what that was."""
+        """Process a delivery once; return what was done."""
         if content.split(b";")[0].strip().lower() != b"application/json":
             message = "Set the content type of the webhook to application/json."
             raise invalid([{"field": "Content-Type", "message": message}])
@@ -135,23 +138,23 @@ class Webhooks:
         said["project"] = project
         delivery = Delivery(delivered, body, event)
         turn = self._turns.setdefault(f"{project} {deliveries.thing_of(event)}", asyncio.Lock())
-        async with turn:  # an `opened` must not come to act after the `closed` that overtakes it
+        async with turn:  # an `opened` must not act after the `closed` that overtakes it
             return said | _told(await self._once(project, delivery))
 
     async def _once(self, project: Project, delivery: Delivery) -> handler.Report:
-        """Do what a delivery calls for, unless that was told before."""
+        """Process a delivery, unless it is a replay, overtaken or old."""
         if before := await deliveries.seen(self._store, project, delivery):
             return handler.Report(before, why=[_BEFORE[before]])
         report = await handler.do(self._store, project, delivery.event, self._forge.label)
-        if report.result == handler.DONE:  # where nothing was done, nothing can be done again
+        if report.result == handler.DONE:  # a delivery without effect is harmless if repeated
             await deliveries.keep(self._store, project, delivery)
         return report
 
 
 _BEFORE = {
-    "replayed": "This delivery, or one with the same body, came before. Nothing was done.",
-    "overtaken": "Something later has been told of this already. Nothing was done.",
-    "old": "This was changed last more than a week ago. Nothing was done.",
+    "replayed": "This delivery, or one with the same body, was received before. Nothing was done.",
+    "overtaken": "A later delivery about this was received before it. Nothing was done.",
+    "old": "This was last changed more than a week ago. Nothing was done.",
 }
 
 
@@ -165,7 +168,7 @@ def _told(report: handler.Report) -> dict[str, Any]:
 
 
 def _signature(given: Mapping[bytes, bytes]) -> bytes:
-    """Return the digits of the signature, or raise `bad-signature`: no body is read then."""
+    """Return the hex digits of the signature, or raise `bad-signature` before the body is read."""
     algorithm, _, digits = given.get(_SHA256, b"").partition(b"=")
     if (
         algorithm == b"sha256"
@@ -174,12 +177,12 @@ def _signature(given: Mapping[bytes, bytes]) -> bytes:
     ):
         return digits
     if _SHA256 in given:
-        why = "X-Hub-Signature-256 is sha256= and 64 hexadecimal digits, in lower case."
+        why = "X-Hub-Signature-256 must be sha256= and 64 hexadecimal digits, in lower case."
     elif _SHA1 in given:
         why = "X-Hub-Signature is SHA-1, which is not accepted: send X-Hub-Signature-256."
     else:
-        why = "X-Hub-Signature-256 is missing: give the webhook its secret."
-    raise ProblemError("bad-signature", f"{why} Nothing was read.")
+        why = "X-Hub-Signature-256 is missing: set the secret of the webhook."
+    raise ProblemError("bad-signature", f"{why} The delivery was not processed.")
 
 
 def _header(given: Mapping[bytes, bytes], name: bytes, shown: str) -> str:

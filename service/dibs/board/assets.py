@@ -1,4 +1,4 @@
-"""The board's script, style and pictures, as they are served."""
+"""The board's script, style and icons."""
 
 import hashlib
 from importlib import resources
@@ -16,5 +16,5 @@ def media_type(asset: str) -> str:
 
 
 def asset(name: str) -> str:
-    """Return an asset's path; it changes with the assets, so that browsers may keep them."""
+    """Return an asset's path, which changes with the assets, so that browsers may cache them."""
     return f"/board/{name}?{_VERSION}"

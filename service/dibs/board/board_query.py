@@ -1,4 +1,4 @@
-"""What a viewer wants to see of a board, as the URL says it."""
+"""A viewer's filter, search and sort order, as in the URL of a board."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,14 +23,15 @@ FILTERS: dict[str, tuple[str, tuple[Kind, ...]]] = {
     "blocked": ("blocked", ("blocked",)),
     "done": ("done", ("done",)),
 }
-"""What `?state=` may be, by the name that people see. Two more look at other facts."""
+"""The values of `?state=`, each with its label and the kinds of rows that it selects. MARKS has two
+more, which select by other facts."""
 MARKS = {"queue": "with a queue", "repeat": "lapsing again and again"}
 SORTS = {"": "usual", "left": "least time left", "task": "task", "holder": "holder"}
 
 
 @dataclass(frozen=True, slots=True)
 class BoardQuery:
-    """What a viewer wants to see, as their URL says it."""
+    """A viewer's filter, search and sort order."""
 
     q: str = ""
     state: str = ""
@@ -39,7 +40,7 @@ class BoardQuery:
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> "BoardQuery":
-        """Read a query; what it says that means nothing is left out."""
+        """Parse a query; unknown values are ignored."""
         state, sort = query.get("state", ""), query.get("sort", "")
         return cls(
             query.get("q", "").strip()[:200],
@@ -49,7 +50,7 @@ class BoardQuery:
         )
 
     def wants(self, one: Row) -> bool:
-        """Say if a row is to be seen. Its twin is in board.js."""
+        """Return whether a row is selected. Its twin is in board.js."""
         if self.state == "queue" and not one.now.waiters:
             return False
         if self.state == "repeat" and one.now.lapses < LAPSES_FLAGGED:
@@ -63,7 +64,7 @@ class BoardQuery:
         return any(self.q.lower() in text.lower() for text in texts if text is not None)
 
     def order(self, one: Row) -> Any:
-        """Return where a row stands within its section. Its twin is in board.js."""
+        """Return the sort key of a row within its section. Its twin is in board.js."""
         return self._first(one), one.task
 
     def _first(self, one: Row) -> Any:
@@ -74,12 +75,12 @@ class BoardQuery:
         return one.due if self.sort == "left" else one.first
 
     def query(self, **other: str) -> str:
-        """Return this look as a query, with `other` words changed or added."""
+        """Return this look as a query string, with `other` parameters changed or added."""
         words = {"q": self.q, "state": self.state, "holder": self.holder, "sort": self.sort}
         return urlencode({k: v for k, v in (words | other).items() if v}, quote_via=quote)
 
     def path(self, project: Project, **other: str) -> str:
-        """Return the URL of this look with `other` words changed or added."""
+        """Return the URL of this look, with `other` parameters changed or added."""
         query = self.query(**other)
         return f"/p/{project}" + (f"?{query}" if query else "")
 

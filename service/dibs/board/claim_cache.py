@@ -1,7 +1,7 @@
 """A process's view of one project's claims, read at little cost to the store and to other callers.
 
-All viewers share one reading of the project, which is made in small parts, so that no claim waits
-behind a long one. Changes in between are read as they happen, task by task.
+All viewers share one read of the project, made in small parts, so that no claim waits behind a long
+one. Changes between two reads are read as they happen, task by task.
 """
 
 import asyncio
@@ -25,27 +25,28 @@ from dibs.store.events import CursorExpired, is_later
 from dibs.store.store import Store
 
 ROWS, DONE, RECENT = 2_000, 50, 40
-"""As many claims that are not done, claims that are, and events a board knows of: of those that are
-done, all of the last day besides, as far as they are read at once."""
+"""Limits of a board: claims that are not done, done claims, recent events. Done claims of the last
+day are kept beyond DONE, up to PART, the number read at once."""
 PART = 200
-"""Tasks that are read at once, and so the longest that a board holds up another call. It knows so
-many of each kind of those that nobody has."""
+"""Tasks read at once, which bounds how long a board delays another call. A board keeps the same
+number of tasks of each kind that nobody holds."""
 AT_ONCE = 25
-"""Tasks that are looked at by one script when something happened to them."""
+"""Changed tasks that one script reads."""
 SPREAD = 200
-"""Of a larger project, so many claims a second are read again at most."""
+"""Claims per second that re-reads of a project with more than PART rows may cost."""
 TOUCHED = 100
-"""More tasks than this in one change are read as one list."""
+"""Changed tasks above which the whole project is read instead."""
 EVENTS = 500
-"""More events than this since the last time are too many to go by."""
+"""Events since the last read from which on the whole project is read instead."""
 _TOLD = 100
-"""Events that are kept for pages that nobody looked at meanwhile."""
+"""Recent events kept for pages without viewers."""
 _LIVE = ("held", "parked", "review", "lapsed")
 
 
 class Readings:
-    """Readings of whole projects. What is more than one part of them is read in turn, with a pause
-    as long as it took: half of a process's time at most, however many boards are asked for."""
+    """Reads of whole projects. Projects of more than one part are read one at a time, each followed
+    by a pause as long as the read: they take at most half of a process's time, however many boards
+    are requested."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
@@ -87,27 +88,27 @@ class Readings:
 
 
 class Reading:
-    """What there is of a project, but for what is done."""
+    """The tasks of a project that are not done."""
 
     def __init__(self, seq: str) -> None:
         self.seq = seq
-        """The id of the last event before."""
+        """The id of the last event before the read."""
         self.rows: dict[Task, Row] = {}
         self.cut = 0
-        """How many claims are there, where there are more than a board shows; else 0."""
+        """The number of claims read, if there are more than a board shows; else 0."""
         self.hold: Hold | None = None
         self.many: dict[str, int] = {}
-        """How many tasks there are of each kind of those that nobody has."""
+        """The number of tasks of each kind that nobody holds."""
 
     def take(self, tasks: Iterable[BoardTask]) -> None:
-        """Add tasks; of one that is there already this is newer."""
+        """Add tasks, replacing older states of the same ones."""
         for seen in tasks:
             if one := rows.row(seen):
                 self.rows[one.task] = one
 
 
 class ClaimCache:
-    """One project."""
+    """The cached rows, counts and events of one project."""
 
     def __init__(self, claims: Claims, project: Project, readings: Readings) -> None:
         self.project = project
@@ -117,18 +118,18 @@ class ClaimCache:
         self.pulse = Pulse(0, 0, 0)
         self.counts: RowCounts = summary.count((), self.pulse, {})
         self.recent: deque[Event] = deque(maxlen=_TOLD)
-        """The last events, the newest first."""
+        """The last events, newest first."""
         self.hold: Hold | None = None
-        """A person keeps the whole project back."""
+        """The hold on the whole project."""
         self.beyond: dict[str, int] = {}
-        """How many tasks of a kind there are beyond those that are shown."""
+        """The number of tasks of each kind beyond those shown."""
         self._edge: dict[str, int] = {}
-        """The rank of the last one shown of a kind, where there are more."""
+        """The sort key (`Row.first`) of the last task shown of each kind that has more."""
         self._happenings: dict[tuple[str, int], Html] = {}
         self.cut = 0
-        """How many claims are shown, when there are more; else 0."""
+        """The number of claims shown, if there are more; else 0."""
         self._seq = ""
-        """The last event that the rows tell of; '' before the first reading."""
+        """The id of the last event that the rows include; '' before the first read."""
         self._whole_s = 0.0
         self._clock_s = 0.0
         self._orders: dict[BoardQuery, list[Row]] = {}
@@ -140,10 +141,10 @@ class ClaimCache:
         return self.pulse.now_ms + int(passed_s * 1000)
 
     async def read(self, *, whole: bool = False) -> None:
-        """Learn how things are now. Raises StoreDown.
+        """Bring the cache up to date. Raises StoreDown.
 
-        A large project is not read again as often as somebody asks, unless `whole` says so: what
-        happened since is enough, and deadlines that heartbeats moved are a few seconds old.
+        Without `whole`, a large project that was read recently is only updated by its events since
+        then; deadlines that heartbeats moved may be a few seconds old.
         """
         age_s = asyncio.get_running_loop().time() - self._whole_s
         well = self._seq and len(self.rows) > PART and age_s < len(self.rows) / SPREAD
@@ -151,7 +152,7 @@ class ClaimCache:
             await self._read_all()
 
     async def touch(self, events: Sequence[Event]) -> None:
-        """Read the tasks that something happened to. Raises StoreDown."""
+        """Read the tasks of new events again. Raises StoreDown."""
         fresh = [event for event in events if is_later(event.id, self._seq)]
         tasks = list(dict.fromkeys(event.task for event in fresh))
         if len(tasks) > TOUCHED:
@@ -179,13 +180,13 @@ class ClaimCache:
         self._bound(found.many)
         self._happened(list(reversed(events)))
         self._seq, self._whole_s = seq, asyncio.get_running_loop().time()
-        # What was read in parts is not of one moment.
+        # A read in parts is not a snapshot of one moment.
         if events and is_later(events[0].id, seq) and not await self._catch_up():
             self._seq = ""
         self._count()
 
     def _bound(self, many: Mapping[str, int]) -> None:
-        """Take note of how many there are beyond what is shown."""
+        """Set `beyond` and `_edge` from the number of tasks of each kind."""
         for kind in many:
             firsts = [one.first for one in self.rows.values() if one.kind == kind]
             self.beyond[kind] = max(0, many[kind] - len(firsts))
@@ -193,7 +194,7 @@ class ClaimCache:
                 self._edge[kind] = max(firsts)
 
     async def _catch_up(self) -> bool:
-        """Read what happened since the last time; False when that is too much. Raises StoreDown."""
+        """Apply the events since the last read; False if they are too many. Raises StoreDown."""
         try:
             events = await self._store.events.read(self.project, self._seq, EVENTS)
         except CursorExpired:
@@ -224,7 +225,7 @@ class ClaimCache:
         self._take(found.values())
 
     def _needing(self, tasks: set[Task]) -> list[Task]:
-        """Return those that say that they wait for one of `tasks`."""
+        """Return the shown tasks that need one of `tasks`."""
         waiting = (one for one in self.rows.values() if one.needs and one.task not in tasks)
         return [one.task for one in waiting if not tasks.isdisjoint(need for need, _ in one.needs)]
 
@@ -235,7 +236,7 @@ class ClaimCache:
         self.pulse, self._clock_s = pulse, asyncio.get_running_loop().time()
 
     def _take(self, found: Iterable[Row]) -> None:
-        """Take rows over; one stays the same object while nothing of it changes."""
+        """Store rows; an unchanged row stays the same object."""
         for new in found:
             old = self.rows.get(new.task)
             same = old and old.same_but_clocks(new)
@@ -244,7 +245,7 @@ class ClaimCache:
         self._trim()
 
     def _trim(self) -> None:
-        """Keep the first rows of each kind of which there may be very many."""
+        """Keep only the first rows of each kind that may have very many."""
         day_ago = self.pulse.now_ms - summary.DAY_MS
         found: dict[str, list[Row]] = {kind: [] for kind in ("done", *board_tasks.KINDS)}
         for one in self.rows.values():
@@ -262,7 +263,7 @@ class ClaimCache:
             self.beyond[kind] = self.beyond.get(kind, 0) + len(there) - most
 
     def _happened(self, events: Sequence[Event]) -> None:
-        """Take note of the events (oldest first) that are not known yet."""
+        """Add the events (oldest first) that are not known yet."""
         last = self.last_event()
         self.recent.extendleft(event for event in events if is_later(event.id, last))
 
@@ -281,20 +282,21 @@ class ClaimCache:
         return found
 
     def holders(self, page: Sequence[Row]) -> frozenset[str]:
-        """Return whom one can ask for: all who have or had a claim, of many those on the page."""
+        """Return the holders to filter by: all current and last ones, or with many rows those on
+        the page."""
         shown = self.rows.values() if len(self.rows) <= PART else page
         return frozenset(row.who for row in shown)
 
     def since(self, event_id: str) -> list[Event]:
-        """Return the events after `event_id`, the newest first."""
+        """Return the events after `event_id`, newest first."""
         return [event for event in self.recent if is_later(event.id, event_id)]
 
     def last_event(self) -> str:
-        """Return the id of the last event, '' when there is none."""
+        """Return the id of the last event, '' if there is none."""
         return self.recent[0].id if self.recent else ""
 
     def paint(self, events: Sequence[Event]) -> list[str]:
-        """Return events as elements, the newest first."""
+        """Return events as HTML elements, newest first."""
         now, kept, lines = self.now_ms, self._happenings, summary.grouped(events[:RECENT])
         if len(kept) > 4 * RECENT:
             kept.clear()

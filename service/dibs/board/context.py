@@ -1,4 +1,4 @@
-"""What all pages of the board share: templates, and facts about the service."""
+"""The context that all pages of the board share: templates, and facts about the service."""
 
 import gc
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,11 +25,11 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""Nothing from elsewhere and nothing inline: what a session puts in a note stays text."""
+"""Nothing from other origins and nothing inline, so that a session's note stays text."""
 
 
 class ProblemRaised(Protocol):
-    """What the API raises when it refuses."""
+    """The exception by which the API refuses."""
 
     body: Mapping[str, Any]
     headers: dict[str, str]
@@ -37,7 +37,7 @@ class ProblemRaised(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BoardContext:
-    """What the pages need to know of the service."""
+    """The parts of the service that the pages use."""
 
     feeds: Feeds
     overviews: OverviewCache
@@ -45,11 +45,11 @@ class BoardContext:
     claims: Claims
     is_admin: Callable[[str], bool]
     slow_down: Callable[[Any, Exception], Awaitable[None]]
-    """Lets an address wait that has shown several wrong keys."""
+    """Delays the response to an address that has sent several wrong keys."""
     breakable: bool
-    """There is an admin key."""
+    """Whether there is an admin key."""
     keyed: bool
-    """There is a team key."""
+    """Whether there is a team key."""
     public_url: str | None
 
     def base(self, request: Req) -> str:
@@ -58,14 +58,14 @@ class BoardContext:
 
 
 class NoSuchPage(Exception):
-    """There is no page here; the message says why."""
+    """No page at this path; the message says why."""
 
 
 def page(file: str, status: int = 200, headers: dict[str, str] | None = None, **v: Any) -> Page:
-    """Answer with a page."""
+    """Return the response with a rendered page."""
     html = template(file).render({"attention": None, "status": status, **v})
-    # A template's context holds itself, and all that was on the page: it would stay until Python
-    # looks at everything, which it seldom does.
+    # A template's context has a reference cycle and holds all data of the page. Without this it
+    # would stay in memory until a full collection, which is rare.
     gc.collect(1)
     return Response(
         html.encode(),
@@ -76,15 +76,15 @@ def page(file: str, status: int = 200, headers: dict[str, str] | None = None, **
 
 
 def in_project(project: str) -> Project:
-    """Return the project of a path."""
+    """Return the project of a path. Raises NoSuchPage."""
     try:
         return model.project(project)
     except model.Refused as refused:
-        raise NoSuchPage(f"“{project[:100]}” is no project. {refused}") from None
+        raise NoSuchPage(f"“{project[:100]}” is not a project. {refused}") from None
 
 
 def fields(raw: bytes) -> dict[str, str]:
-    """Return the fields of a query or form; of two with one name the last."""
+    """Return the fields of a query or form; of several with one name, the last."""
     try:
         return dict(parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=20))
     except ValueError:

@@ -1,16 +1,16 @@
-"""Events in words, and what holders are called."""
+"""Sentences about events, and the names of holders."""
 
 from dibs.model import Event, Holder
 
 _SAID = {
-    "lapsed": "* lapsed: {who} was not heard from",
+    "lapsed": "* lapsed: {who} sent no heartbeat",
     "broken": "{by} broke *, which {who} held",
     "queued": "{who} waits for *",
     "unqueued": "{who} no longer waits for *",
     "review": "{who} waits for a review of *",
     "rejected": "{by} rejected *, which {who} had",
-    "revived": "{who} came back to *",
-    "resumed": "{who} went on with *",
+    "revived": "{who} took * back",
+    "resumed": "{who} resumed *",
     "abandoned": "{who} gave up *",
     "listed": "*{rest} {was} listed",
     "changed": "*{rest} {was} changed in the list",
@@ -20,25 +20,26 @@ _SAID = {
     "failed": "* failed: its attempts are used up",
     "retried": "{by} lets * be tried again",
     "on-hold": "{by} put * on hold",
-    "damaged": "Something happened that nobody can read *",
+    "damaged": "An event cannot be read *",
 }
-"""What to say of an event; the star stands for its task."""
+"""The sentence for each type of event; the star is replaced by its task."""
 _OTHERWISE = {
     "off-hold": ("* is no longer on hold", "{by} ended the hold on *"),
     "done": ("{who} finished *", "* was merged, which {who} had"),
 }
-"""What happened by itself, and what somebody else did."""
+"""Sentences for types of two kinds: without `by`, and with it (another party acted)."""
 
 
 def name(holder: Holder | None) -> str:
-    """Return what to call a holder."""
+    """Return the name of a holder: its label or ref."""
     if holder is None:
         return "somebody"
     return holder.label or holder.ref or "somebody"
 
 
 def said(event: Event, more: int = 0) -> tuple[str, str]:
-    """Return an event, and `more` of its kind, in words: before and after the task's name."""
+    """Return the sentence for an event and `more` of its type: the parts before and after the
+    task's name."""
     words = _SAID.get(event.type)
     if event.type in _OTHERWISE:
         words = _OTHERWISE[event.type][bool(event.by)]

@@ -17,27 +17,27 @@ from dibs.store.events import CursorExpired
 log = logging.getLogger("dibs.board")
 
 REFRESH_S = 10.0
-"""Heartbeats are no events: so often the deadlines are read again. A viewer that hears nothing for
-twice as long knows that its view is old."""
+"""Seconds between full reads, because heartbeats move deadlines and are no events. A viewer that
+receives nothing for twice as long knows that its view is old."""
 GATHER_S = 0.15
-"""Events that come this soon after one another are one change: a person sees no difference."""
+"""Seconds within which events are sent as one change: a person sees no difference."""
 AGAIN_S = 1.0
 PAGES = 8
-"""Pages of a project that are followed at once."""
+"""Pages of a project that can be live at once."""
 UNSEEN = 2
-"""Pages of a project that are remembered though nobody looks at them."""
+"""Pages of a project that are kept without viewers."""
 FEEDS = 16
-"""Projects that are remembered though nobody looks at them."""
+"""Projects that are kept without viewers."""
 ROWS_KEPT = 25_000
-"""Rows that are kept of all projects, a rendered one as two: some 40 MB, 80 at the very most."""
+"""Rows kept of all projects; a rendered row counts as two. About 40 MB, at most 80."""
 
 
 class Crowded(Exception):
-    """A board cannot be followed now: the message says what there is too much of."""
+    """A board that cannot be followed now; the message says which limit is reached."""
 
 
 class Feed:
-    """One project."""
+    """The live board of one project."""
 
     def __init__(self, claims: Claims, project: Project, readings: Readings | None = None) -> None:
         self.project = project
@@ -51,17 +51,18 @@ class Feed:
 
     @property
     def viewers(self) -> int:
-        """How many look now."""
+        """The number of current viewers."""
         return sum(len(page.viewers) for page in self._pages.values())
 
     @property
     def kept(self) -> int:
-        """How many rows are kept, a rendered one as two."""
+        """The number of rows kept; a rendered row counts as two."""
         return len(self._cache.rows) + sum(2 * page.size for page in self._pages.values())
 
     async def snapshot(self, key: Key = ALL) -> Snapshot:
-        """Return a page as it is now. Where one page holds all claims it does so whatever `key`
-        selects: what is hidden can be shown without asking again. Raises StoreDown."""
+        """Return a page in its current state. If one page can hold all claims, it holds all of them
+        whatever `key` selects: the browser can then show hidden rows without a request. Raises
+        StoreDown."""
         await self.refresh()
         async with self._lock:
             if len(self._cache.rows) <= ROWS:
@@ -71,7 +72,7 @@ class Feed:
             try:
                 page = self._page(key)
             except Crowded:
-                page = LivePage(self._cache, key)  # it can be looked at, but not followed
+                page = LivePage(self._cache, key)  # it can be shown, but not followed
             await page.render()
             page.publish()
             return page.snapshot()
@@ -82,7 +83,7 @@ class Feed:
         if page is None:
             unseen = [key for key, old in self._pages.items() if not old.viewers]
             if len(self._pages) - len(unseen) >= PAGES:
-                raise Crowded(f"{PAGES} pages and selections of this board are live")
+                raise Crowded(f"{PAGES} pages and selections of this board are live already")
             for old in unseen[: max(0, len(unseen) + 1 - UNSEEN)]:
                 del self._pages[old]
             page = self._pages[key] = LivePage(self._cache, key)
@@ -95,13 +96,14 @@ class Feed:
         self._page(key)
 
     async def follow(self, after: str, key: Key = ALL) -> AsyncGenerator[bytes]:
-        """Yield a page's server-sent events from `after` on: changes, a tick when there are none.
+        """Yield a page's server-sent events after `after`: changes, and ticks when there are none.
 
-        `after` is the id of a change, or "" for who has to read the page first. Raises Crowded.
+        `after` is the id of a change, or "" for a viewer that must read the page first. Raises
+        Crowded.
         """
         if self._claims.broadcaster.ended:
             return
-        # No await between what was missed and what comes: so nothing falls between.
+        # There is no await between the missed changes and the new ones, so none is lost.
         page, viewer = self._page(key), Viewer()
         page.viewers.add(viewer)
         if self._run_task is None:
@@ -116,7 +118,7 @@ class Feed:
                 self._run_task = None
 
     async def _run(self) -> None:
-        """Follow the project's events while somebody looks."""
+        """Follow the project's events while there are viewers."""
         while True:
             try:
                 listens = self._claims.broadcaster.listen(self.project, caller=False)
@@ -156,14 +158,14 @@ class Feed:
                     await self._publish()
 
     async def refresh(self, *, whole: bool = False) -> None:
-        """Learn how things are, and tell the viewers what changed. Raises StoreDown.
+        """Read the project and send the changes to the viewers. Raises StoreDown.
 
-        Who asks while somebody else's reading goes on, and began after they asked, shares it.
+        A caller shares another caller's read if that began after the call.
         """
         asked = self._began
         async with self._lock:
             if self._read > asked:
-                return  # somebody's reading began after we asked: it serves us, too
+                return  # another caller's read began after this call
             self._began = number = self._began + 1
             await self._cache.read(whole=whole)
             self._read = number
@@ -174,7 +176,7 @@ class Feed:
                 page.tell(page.tick())
 
     async def _publish(self) -> None:
-        """Bring the pages that somebody looks at up to date; others wait until somebody does."""
+        """Update the pages that have viewers; the others are updated when they are next shown."""
         for page in [page for page in self._pages.values() if page.viewers]:
             await page.render()
             page.publish()
@@ -187,7 +189,7 @@ class Feed:
 
 
 class Feeds:
-    """The feeds of all projects that somebody looks at or recently looked at."""
+    """The feeds of all projects that have viewers or recently had some."""
 
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
@@ -196,7 +198,7 @@ class Feeds:
 
     @property
     def viewers(self) -> int:
-        """How many look now."""
+        """The number of current viewers."""
         return sum(feed.viewers for feed in self._feeds.values())
 
     def of(self, project: Project) -> Feed:
@@ -209,7 +211,7 @@ class Feeds:
         return feed
 
     def _forget(self) -> None:
-        """Drop projects that nobody looks at, but for the one that was asked for last."""
+        """Drop projects without viewers over the limits, except the one used last."""
         unseen = [name for name, feed in self._feeds.items() if not feed.viewers]
         for number, old in enumerate(unseen[:-1]):
             if len(unseen) - number <= FEEDS and self._kept <= ROWS_KEPT:
@@ -224,10 +226,10 @@ class Feeds:
         """Return a feed that can be followed. Raises Crowded."""
         feed = self.of(project)
         if not feed.kept:
-            with contextlib.suppress(StoreDown):  # then its viewers are told so
+            with contextlib.suppress(StoreDown):  # its viewers then get a `trouble` event
                 await feed.refresh()
         others = sum(one.kept for one in self._feeds.values() if one.viewers and one is not feed)
         if others and others + feed.kept > ROWS_KEPT:
-            raise Crowded(f"the live boards of this service have {others:,} rows")
+            raise Crowded(f"the live boards of this service have {others:,} rows already")
         feed.check(key)
         return feed

@@ -1,4 +1,4 @@
-"""What people do to tasks on pages of the board: what will happen, what it asks for, doing it."""
+"""The board's forms for people's acts: what an act will do, its fields, and its execution."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ from dibs.store import board_tasks
 
 NAME_CHARS = 100
 _REASON = f"Give a reason, of at most {model.NOTE_CHARS} characters."
-_MOVED = "The task changed since you looked, so nothing was done. This is how it is now."
+_MOVED = "The task changed since you opened this form, so nothing was done. This is its state now."
 
 
 @dataclass(frozen=True, slots=True)
 class ActForm:
-    """Something that people do, with an admin key."""
+    """The form of an act that needs an admin key."""
 
     act: Act
     fields: tuple[str, ...]
-    """What its form gives to the act."""
+    """The form fields that the act receives."""
 
 
 FORMS = {
@@ -42,13 +42,13 @@ FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What something is to be done to: a task, or (None) the project; and the hold on it."""
+    """The subject of an act: a task, or (None) the project; and the hold on it."""
 
     now: Claim | Free | None
     hold: Hold | None
 
     def fits(self, act: str) -> bool:
-        """Say if there is anything to do."""
+        """Return whether the act applies to the subject's state."""
         now = self.now
         match act:
             case "break":
@@ -77,7 +77,7 @@ async def ask(
     if not fits:
         status = 409 if errors else 404
     elif not errors and _moved(now, given.get("fence", "")):
-        told.append("The task changed hands since you looked. This is how it is now.")
+        told.append("The task changed hands since you opened this form. This is its state now.")
     return page(
         "act.html",
         status,
@@ -100,7 +100,7 @@ def _moved(now: Claim | Free | None, fence: str) -> bool:
 
 
 async def _subject(context: BoardContext, project: Project, act: str, task: str) -> Subject | None:
-    """Return what is meant; None where no task is called that."""
+    """Return the subject of an act; None if `task` is not a valid name."""
     store = context.claims.store
     if not task and act in ("hold", "unhold"):
         return Subject(None, (await board_tasks.look(store, project)).hold)
@@ -114,13 +114,14 @@ async def _subject(context: BoardContext, project: Project, act: str, task: str)
 async def do(
     request: Req, context: BoardContext, project: Project, act: str, given: Mapping[str, str]
 ) -> Page:
-    """Do it, for a person who typed an admin key into a page of ours; or say why not."""
+    """Run the act for a person who typed an admin key into the form, or show the form again with
+    the errors."""
 
     async def again(status: int, *errors: str) -> Page:
         return await ask(request, context, project, act, given, list(errors), status)
 
     if not from_here(request, context):
-        raise NoSuchPage("This is done from this service's own pages only.")
+        raise NoSuchPage("Only this service's own pages can send this form.")
     by = given.get("by", "").strip()
     try:
         asked = _asked(act, given, by)
@@ -138,13 +139,13 @@ async def do(
 
 
 def _asked(act: str, given: Mapping[str, str], by: str) -> Any:
-    """Return the act's request. Raises ProblemError with all that is wrong with the form."""
+    """Return the act's request. Raises ProblemError with all errors of the form."""
     errors: Errors = []
     wanted = {name: given[name] for name in FORMS[act].fields if given.get(name)}
     wanted["reason"] = given.get("reason", "").strip()
     if not wanted["reason"]:
         errors.append(fault("reason", _REASON))
-        wanted["reason"] = "-"  # what else is wrong is said, too
+        wanted["reason"] = "-"  # so that the other errors are reported, too
     try:
         model.plain_text(by, "A name")
     except model.Refused as refused:
@@ -152,36 +153,36 @@ def _asked(act: str, given: Mapping[str, str], by: str) -> Any:
     if len(by) > NAME_CHARS:
         errors.append(fault("by", f"A name has at most {NAME_CHARS} characters."))
     if act == "break" and "fence" not in wanted:
-        errors.append(fault("fence", "Name the fence of the claim that you saw."))
+        errors.append(fault("fence", "Open the form from the claim that you mean to break."))
     return FORMS[act].act.request.of(wanted, errors)
 
 
 def _refusal(result: object) -> str:
-    """Return why something was not done, '' where it was."""
+    """Return why the act was not done, '' if it was."""
     match result:
         case results.Moved():
             return _MOVED
         case results.StillHeld(now):
             return still_held(now)
         case results.UntilPassed():
-            return "That time is over; nothing was put on hold."
+            return "That time has passed, so nothing was put on hold."
         case _:
             return ""
 
 
 def _done(project: Project, act: str, given: Mapping[str, str]) -> Page:
-    """Lead to where it is seen that it was done."""
+    """Return the redirect to the page that confirms the act."""
     task, fence = given.get("task", ""), given.get("fence", "")
     did = urlencode({"did": act} | ({"fence": fence} if fence else {}))
     path = task_path(project, Task(task)) if task else f"/p/{project}"
-    # A header is ASCII; what is left to the browser in a page is written out here.
+    # A header is ASCII, so characters that pages leave to the browser are encoded here.
     path = "".join(char if char.isascii() else quote(char) for char in path)
     location = f"{path}{'&' if '?' in path else '?'}{did}"
     return Response(b"", status_code=303, headers={"Location": location})
 
 
 def from_here(request: Req, context: BoardContext) -> bool:
-    """Say if a form was sent from a page of this service, as the browser says it."""
+    """Return whether a page of this service sent a form, by the browser's headers."""
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
@@ -191,7 +192,7 @@ def from_here(request: Req, context: BoardContext) -> bool:
 
 
 def user(request: Req) -> str:
-    """Return the name that somebody gave the browser's password prompt."""
+    """Return the user name entered in the browser's password prompt, or ''."""
     _, user = authorization.read(request.headers.get("authorization"))
     try:
         return model.plain_text(user[:NAME_CHARS], "A name")

@@ -1,4 +1,4 @@
-"""The board's HTML: its templates, and what they share."""
+"""The board's templates, and the functions that they share."""
 
 from datetime import datetime
 from functools import cache
@@ -17,31 +17,32 @@ from dibs.board.relative_time import span
 from dibs.model import LAPSES_FLAGGED, Project, Task
 
 _IN_A_PATH = frozenset(map(chr, range(0x21, 0x7F))) - frozenset("\"#%&'+/<>?\\^`{|}")
-"""ASCII that stands for itself in the part of a path that is a task's name."""
+"""ASCII characters of a task's name that need no encoding in a path."""
 
 _NO_TASK = Task("")
 
 
 def ms(at: datetime) -> int:
-    """Return an instant as the browser counts it."""
+    """Return an instant in milliseconds since 1970, as in browsers."""
     return int(at.timestamp() * 1000)
 
 
 def link(url: str | None) -> str | None:
-    """Return `url` if it is one to click on. The API lets no other in; old data might."""
+    """Return `url` if it is safe as a link, else None. The API accepts only http and https; old
+    data may have others."""
     if not url or not url.startswith(("https://", "http://")):
         return None
-    return url.replace('"', "%22").replace("'", "%27")  # as browsers do, and shorter than escaped
+    return url.replace('"', "%22").replace("'", "%27")  # as browsers do; shorter than escaping
 
 
 def prose(text: str) -> Markup:
-    """Escape what stands between tags, and never in one: quotes are as they are there, and a page
-    of a thousand of them as long as it was written."""
+    """Escape text between tags, not for attributes: quotes stay unescaped there, which keeps pages
+    with many of them short."""
     return Markup(escape_html(text, quote=False))  # noqa: S704 - escaped
 
 
 def short(url: str) -> str:
-    """Return a pull request's URL as people call it: owner/repo#7, or its host and path."""
+    """Return the short form of a pull request's URL: owner/repo#7, or its host and path."""
     rest = url.split("://", 1)[1].rstrip("/")
     parts = rest.split("/")
     if len(parts) == 5 and parts[3] in ("pull", "pulls") and parts[4].isdigit():
@@ -50,20 +51,20 @@ def short(url: str) -> str:
 
 
 def _in_a_path(char: str) -> str:
-    # What is not ASCII is left to the browser, which writes it as UTF-8: a third of the bytes.
+    # The browser encodes non-ASCII characters; as UTF-8 on the page they take a third of the bytes.
     return char if not char.isascii() or char in _IN_A_PATH else quote(char, safe="")
 
 
 def task_path(project: Project, task: Task) -> str:
-    """Return where a task's own page is."""
-    if task in (".", ".."):  # however they are written, a browser takes them for folders
+    """Return the path of a task's own page."""
+    if task in (".", ".."):  # even encoded, browsers resolve them as path segments
         return f"/p/{project}/t?{urlencode({'task': task})}"
     return f"/p/{project}/t/{''.join(map(_in_a_path, task))}"
 
 
 def act_path(act: str, project: Project, task: Task = _NO_TASK, fence: int = 0) -> str:
-    """Return where a person can do something to a task, or to the project: break, hold, … `fence`
-    is that of the tenure that is shown."""
+    """Return the path of the form for an act (break, hold, …) on a task or the project. `fence` is
+    that of the tenure shown."""
     given = {"task": task, "fence": fence} if fence else {"task": task} if task else {}
     return f"/p/{project}/{act}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
 
@@ -91,6 +92,6 @@ _ENV = _environment()
 
 @cache
 def template(file: str) -> Template:
-    """Return a template. It is compiled when somebody first looks at what it shows (100 ms for all
-    of a board): compiling them all would make each start of a service longer by a seventh."""
+    """Return a template, compiled on first use (100 ms for all templates of a board). Compiling all
+    of them at the start of the service would make the start longer by a seventh."""
     return _ENV.get_template(file)

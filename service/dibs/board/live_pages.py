@@ -1,4 +1,4 @@
-"""One page of a board, and its changes, sent to all its viewers at once.
+"""One page of a board, whose changes are sent to all its viewers at once.
 
 A change is rendered once and written as one server-sent event; each viewer gets the same bytes. So
 the work depends on the number of changes, not on the number of viewers.
@@ -28,12 +28,12 @@ from dibs.model import Event, Project, Task
 ROWS = 200
 """Rows on a page."""
 KEPT_BYTES = 1 << 18
-"""Changes that are kept for viewers who come back; others read the page again."""
+"""Bytes of changes kept for viewers that reconnect; a viewer that missed more reloads the page."""
 BEHIND = 64
-"""Changes that a slow viewer may be behind before it is told to read the page again."""
+"""Unsent changes of a slow viewer, above which it must reload the page."""
 
 CHANGE_ID = re.compile(r"[0-9a-f]{1,32}\.[0-9]{1,15}")
-"""What a change is called: a page and a number."""
+"""The id of a change: a page's id and a number."""
 _ALERTS = ("parked", "lapsed", "broken", "failed", "queued")
 _RESYNC = b"event: resync\ndata: {}\n\n"
 _TROUBLE = b"event: trouble\ndata: {}\n\n"
@@ -42,13 +42,13 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Which page: of which selection and order, and its number from 1 on."""
+    """The key of a page: its selection and order, and its number, from 1."""
 
     look: BoardQuery = EVERYTHING
     number: int = 1
 
     def query(self) -> str:
-        """Return it as the page's URL says it, '' for the first of all claims."""
+        """Return the query string of the page's URL, '' for the first page of all claims."""
         page = {"page": str(self.number)} if self.number > 1 else {}
         return self.look.query(**page)
 
@@ -59,12 +59,12 @@ ALL = Key()
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """What of a board is on a page."""
+    """The part of a board that a page shows."""
 
     number: int
     pages: int
     first: int
-    """The number of the page's first row, from 1 on; 0 when there is none."""
+    """The number of the page's first row, from 1; 0 if there is none."""
     last: int
     wanted: int
     """Rows on all pages."""
@@ -74,10 +74,10 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One page at one moment."""
+    """The state of one page at one moment."""
 
     id: str
-    """Where a stream goes on from here."""
+    """The id of the last change, from which a stream continues."""
     key: Key
     now_ms: int
     rows: tuple[tuple[Row, Html], ...]
@@ -87,16 +87,16 @@ class Snapshot:
     counts: RowCounts
     recent: tuple[str, ...]
     cut: int
-    """How many claims are shown, when there are more; else 0."""
+    """The number of claims shown, if there are more; else 0."""
     beyond: dict[str, str]
-    """What a section says of tasks that are not shown."""
+    """By section, the text about tasks that are not shown."""
     hold: str
-    """What is said where a person keeps the whole project back."""
+    """The banner of a project on hold, or ''."""
     holders: frozenset[str]
 
 
 class Viewer:
-    """What one viewer has not been sent yet."""
+    """The unsent changes of one viewer."""
 
     def __init__(self) -> None:
         self._waiting: list[bytes] = []
@@ -105,7 +105,7 @@ class Viewer:
         self.ended = False
 
     def put(self, chunk: bytes) -> None:
-        """Add a change. A viewer that does not keep up is to read the page again, once it can."""
+        """Add a change. A viewer that is too far behind gets a resync instead: a reload."""
         if self._lost:
             return
         self._waiting.append(chunk)
@@ -114,12 +114,12 @@ class Viewer:
         self._changed.set()
 
     def end(self) -> None:
-        """Let the viewer go."""
+        """End the viewer's stream."""
         self.ended = True
         self._changed.set()
 
     async def get(self) -> bytes:
-        """Return all changes that wait; b"" at the end."""
+        """Wait for changes and return all unsent ones; b"" at the end."""
         await self._changed.wait()
         self._changed.clear()
         waiting, self._waiting, self._lost = self._waiting, [], False
@@ -127,7 +127,7 @@ class Viewer:
 
 
 class LivePage:
-    """One page."""
+    """One page of a board, with its viewers."""
 
     def __init__(self, cache: ClaimCache, key: Key) -> None:
         self.key = key
@@ -146,16 +146,16 @@ class LivePage:
 
     @property
     def size(self) -> int:
-        """Return how many rows are on the page."""
+        """The number of rows on the page."""
         return len(self._told)
 
     @property
     def last(self) -> str:
-        """Return the id of the last change."""
+        """The id of the last change."""
         return f"{self._ident}.{self._rev}"
 
     def rows(self) -> tuple[list[Row], Extent]:
-        """Return what stands on the page now. Past the last page is the last."""
+        """Return the current rows of the page; a number past the last page means the last one."""
         wanted = self._cache.ordered(self.key.look)
         pages = max(1, -(-len(wanted) // ROWS))
         number = min(self.key.number, pages)
@@ -168,7 +168,7 @@ class LivePage:
         return rows, Extent(number, pages, first, last, len(wanted), numbers)
 
     def _settle(self, rows: Sequence[Row], extent: Extent) -> None:
-        """Take note that viewers know all this."""
+        """Record the state that the viewers now have."""
         cache = self._cache
         self._told = {row.task: row for row in rows}
         self._told_event, self._told_counts = cache.last_event(), cache.counts
@@ -177,7 +177,7 @@ class LivePage:
         self._html = {task: self._html[task] for task in self._told if task in self._html}
 
     async def render(self) -> None:
-        """Render what is new on the page, without holding up others."""
+        """Render the new rows of the page, yielding to other tasks in between."""
         rendered = 0
         for row in self.rows()[0]:
             rendered += self._render(row)
@@ -196,7 +196,7 @@ class LivePage:
         return self._html[row.task][1]
 
     def snapshot(self) -> Snapshot:
-        """Return the page as its viewers have it."""
+        """Return the current state of the page."""
         cache = self._cache
         rows, extent = self.rows()
         return Snapshot(
@@ -215,7 +215,8 @@ class LivePage:
         )
 
     def publish(self) -> None:
-        """Tell the viewers what differs from what they have, and keep it for who comes back."""
+        """Send the viewers what changed since they were last sent something, and keep it for
+        viewers that reconnect."""
         cache, (rows, extent) = self._cache, self.rows()
         changed, clocks = [], []
         for row in rows:
@@ -275,23 +276,23 @@ class LivePage:
         self.tell(chunk)
 
     def tell(self, chunk: bytes) -> None:
-        """Send something to all who look."""
+        """Send a chunk to all viewers."""
         for viewer in self.viewers:
             viewer.put(chunk)
 
     def tick(self) -> bytes:
-        """Return the event that says: nothing is new, and it is now so late."""
+        """Return the event for "nothing new", with the current time."""
         return b"event: tick\ndata: " + _encode({"now": self._cache.now_ms}) + b"\n\n"
 
     def say_trouble(self) -> None:
-        """Say that the store is away."""
+        """Tell the viewers that the store cannot be reached."""
         self.in_trouble = True
         self.tell(_TROUBLE)
 
     async def follow(self, viewer: Viewer, after: str) -> AsyncIterator[bytes]:
-        """Yield server-sent events from the change `after` on. The viewer is one of ours now."""
+        """Yield the server-sent events after the change `after`. `viewer` must be in `viewers`."""
         missed = self._missed(after)
-        # Viewers that lost one server at once should not come back to the next at once.
+        # Viewers that lose a server all at once should not reconnect all at once.
         retry = b"retry: %d\n\n" % random.randint(1000, 3000)  # noqa: S311
         yield retry + missed + (_TROUBLE if self.in_trouble else self.tick())
         while chunk := await viewer.get():
@@ -305,7 +306,7 @@ class LivePage:
         return b"".join(missed) if len(missed) == self._rev - int(rev) else _RESYNC
 
     def _alerts(self, events: Sequence[Event]) -> list[dict[str, object]]:
-        """Return what somebody may want to be notified of."""
+        """Return the events that a viewer may want a notification of, the last 20 at most."""
         alerts: dict[tuple[str, Task], dict[str, object]] = {}
         for event in events:
             if event.type in _ALERTS:
@@ -321,14 +322,14 @@ _NOWHERE = Extent(1, 1, 0, 0, 0, {})
 
 
 def pager(project: Project, key: Key, extent: Extent) -> str:
-    """Return the links to the other pages; '' where there is one page of all claims."""
+    """Return the links to the other pages; '' if one page shows all claims."""
     if extent.pages == 1 and key == ALL:
         return ""
     return template("pages.html").render(project=project, look=key.look, extent=extent)
 
 
 def _saying(events: Sequence[Event]) -> str:
-    """Return what a screen reader is told: a few sentences, or how much happened."""
+    """Return the text for screen readers: up to three sentences, or the number of changes."""
     if len(events) > 3:
         return f"{len(events)} changes, the last: {event_text.sentence(events[-1])}."
     return " ".join(event_text.sentence(event) + "." for event in events)

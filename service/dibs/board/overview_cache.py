@@ -8,13 +8,13 @@ from dibs.store import Damaged, Store
 from dibs.store.counts import Overview
 
 PROJECTS = 200
-"""Projects that are shown: those that were claimed in last."""
+"""Projects that the overview shows: those with the latest claims."""
 FRESH_S = 1.0
-"""What was read is shown for so long; so the store is asked as seldom, however many look."""
+"""Seconds for which a read is served again, so that the store's load does not grow with viewers."""
 
 
 class OverviewCache:
-    """The projects of a store, as this process saw them last."""
+    """The projects of a store, as this process last read them."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -23,10 +23,7 @@ class OverviewCache:
         self._reading: asyncio.Task[None] | None = None
 
     async def look(self) -> tuple[list[Overview], int]:
-        """Return the projects, the one that changed last first, and how many there are in all.
-
-        Raises StoreDown.
-        """
+        """Return the projects, latest change first, and the total number. Raises StoreDown."""
         if monotonic() - self._at_s >= FRESH_S:
             if self._reading is None or self._reading.done():
                 self._reading = asyncio.create_task(self._read())
@@ -41,7 +38,7 @@ class OverviewCache:
         self._at_s = monotonic()
 
     async def _overview(self, project: Project) -> Overview | None:
-        """Return a project at a glance, None where the store has something else in its place."""
+        """Return the overview of a project, None if its data in the store is damaged."""
         try:
             return await self._store.overview(project)
         except Damaged:
@@ -49,7 +46,7 @@ class OverviewCache:
 
 
 def _is_known(one: Overview) -> bool:
-    """Say if something is kept of a project: nothing is of one that was purged."""
+    """Return whether the store has data of a project: it has none of a purged one."""
     counts = (one.held, one.parked, one.review, one.lapsed, one.done, one.failed, one.ready)
     return any(counts) or bool(one.blocked) or one.on_hold or one.changed_at is not None
 

@@ -13,11 +13,11 @@ Html = NewType("Html", tuple[str, ...])
 """Text and clocks in turn, text first."""
 
 _EDGE = f"\0{secrets.token_hex(8)}\0"
-"""Nobody outside can write it: it is another in each process."""
+"""A mark that no outside text can contain: it is random in each process."""
 
 
 def span(ms: int, *, fine: bool = False) -> str:
-    """Return a span as people say it; `fine`: with seconds while it is under five minutes."""
+    """Return a span of time for people; `fine`: with seconds below five minutes."""
     s = max(0, ms) // 1000
     if s < 60:
         return f"{s} s" if fine else "<1 min"
@@ -31,14 +31,14 @@ def span(ms: int, *, fine: bool = False) -> str:
 
 
 def utc(ms: int) -> str:
-    """Return an instant as the time of the day."""
+    """Return the time of day of an instant, in UTC."""
     seconds = ms // 1000
     return f"{seconds // 3600 % 24:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 def clock(kind: str, ms: int) -> Markup:
-    """Mark a place for a clock: `ago`, `held` (since), `left` (until) or `share`."""
-    return Markup(f"{_EDGE}{kind} {ms}{_EDGE}")  # noqa: S704 - a word of ours and a number
+    """Return the placeholder of a clock: `ago`, `held` (since), `left` (until) or `share`."""
+    return Markup(f"{_EDGE}{kind} {ms}{_EDGE}")  # noqa: S704 - a constant and a number
 
 
 def time(kind: str, ms: int, mark: str = "") -> Markup:
@@ -47,12 +47,12 @@ def time(kind: str, ms: int, mark: str = "") -> Markup:
 
 
 def cut(html: str) -> Html:
-    """Take rendered HTML apart at its clocks."""
+    """Split rendered HTML at its clocks."""
     return Html(tuple(html.split(_EDGE)))
 
 
 def fill(html: Html, now_ms: int) -> str:
-    """Put rendered HTML together, its clocks showing `now_ms`."""
+    """Join rendered HTML, with its clocks at `now_ms`."""
     parts = list(html)
     for i in range(1, len(parts), 2):
         kind, _, at = parts[i].partition(" ")

@@ -1,4 +1,4 @@
-"""The board's pages: parse, ask, show. Without scripts everything works but live updates."""
+"""The routes of the board's pages. Without scripts everything works except live updates."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -34,7 +34,7 @@ from dibs.stream_limit import TooMany
 
 
 class Board(Controller):
-    """What people look at."""
+    """The routes of the board."""
 
     path = "/"
 
@@ -55,7 +55,7 @@ class Board(Controller):
     async def project(
         self, request: Req, project: FromPath[str], context: NamedDependency[BoardContext]
     ) -> Page:
-        """Show a page of a project as it is now."""
+        """Show a page of a project's current state."""
         name = in_project(project)
         query = fields(request.scope["query_string"])
         look = BoardQuery.of(query)
@@ -73,14 +73,14 @@ class Board(Controller):
     async def stream(
         self, request: Req, project: FromPath[str], context: NamedDependency[BoardContext]
     ) -> Stream:
-        """Tell what changes from the page, or from the last change it has, on."""
+        """Stream the changes since the page, or since the last change that the browser has."""
         name = in_project(project)
         address = network_of(request.scope)
         context.streams.check(name, address)
         query = fields(request.scope["query_string"])
         after = request.headers.get("last-event-id") or query.get("after", "")
         if after and not CHANGE_ID.fullmatch(after):
-            raise HTTPException("No change of a board is called that", status_code=422)
+            raise HTTPException("The id of the last change is not one of a board", status_code=422)
         key = Key(BoardQuery.of(query), _number(query))
         feed = await context.feeds.to_follow(name, key)
         return Stream(
@@ -97,7 +97,7 @@ class Board(Controller):
         act: FromPath[str],
         context: NamedDependency[BoardContext],
     ) -> Page:
-        """Say what a person is about to do, and ask for the reason and the key."""
+        """Show what an act will do, and the form for its reason and key."""
         name, given = _act(project, act), fields(request.scope["query_string"])
         return await forms.ask(request, context, name, act, given)
 
@@ -109,7 +109,7 @@ class Board(Controller):
         act: FromPath[str],
         context: NamedDependency[BoardContext],
     ) -> Page:
-        """Do it, for a person who typed an admin key into a page of ours."""
+        """Run an act for a person who typed an admin key into its form."""
         name, given = _act(project, act), fields(await request.body())
         return await forms.do(request, context, name, act, given)
 
@@ -117,7 +117,7 @@ class Board(Controller):
     async def task(
         self, request: Req, project: FromPath[str], context: NamedDependency[BoardContext]
     ) -> Page:
-        """Show all that is known of a task."""
+        """Show a task's own page."""
         # The framework's own path parameter has lost doubled and trailing slashes.
         raw = request.scope["raw_path"].split(b"/", 4)[4]
         return await task_page.show(request, context, in_project(project), unquote_to_bytes(raw))
@@ -126,13 +126,13 @@ class Board(Controller):
     async def task_by_name(
         self, request: Req, project: FromPath[str], context: NamedDependency[BoardContext]
     ) -> Page:
-        """Show all that is known of a task whose name no path can have."""
+        """Show the page of a task whose name cannot be part of a path."""
         raw = fields(request.scope["query_string"]).get("task", "").encode()
         return await task_page.show(request, context, in_project(project), raw)
 
     @get("/board/{name:str}", sync_to_thread=False)
     def asset(self, name: FromPath[str]) -> Page:
-        """Serve a script, a style or a picture of the board. Its URL changes when it does."""
+        """Serve a script, a style or an icon of the board. Its URL changes with its content."""
         if name not in assets.ASSETS:
             raise NoSuchPage("There is no such file here.")
         return Response(
@@ -143,7 +143,7 @@ class Board(Controller):
 
 
 def _act(project: str, act: str) -> Project:
-    """Return the project in which something that people do is to be done."""
+    """Return the project of a form. Raises NoSuchPage for an act without a form."""
     if act not in forms.FORMS:
         raise NoSuchPage("There is no such page here.")
     return in_project(project)
@@ -156,13 +156,13 @@ def _first_steps(request: Req, context: BoardContext) -> dict[str, Any]:
 
 
 def _number(query: Mapping[str, str]) -> int:
-    """Return which page is asked for; what is no number is the first."""
+    """Return the number of the requested page; 1 if it is not a number."""
     text = query.get("page", "")
     return max(1, int(text)) if text.isascii() and text.isdigit() and len(text) < 5 else 1
 
 
 def _shown(project: Project, snapshot: Snapshot, look: BoardQuery) -> dict[str, Any]:
-    """Return what the page shows of a snapshot."""
+    """Return the template variables for a snapshot."""
     now, extent = snapshot.now_ms, snapshot.extent
     part = snapshot.key != ALL or extent.pages > 1
     order = {one.task: look.order(one) for one, _ in snapshot.rows}
@@ -203,7 +203,7 @@ def _shown(project: Project, snapshot: Snapshot, look: BoardQuery) -> dict[str, 
 
 
 def _again(status: int, title: str, detail: str, *, after_s: int) -> Page:
-    """Return a page that says what is wrong now, and asks again by itself."""
+    """Return a page about a temporary problem, which reloads automatically."""
     headers = {"Retry-After": str(after_s)}
     return page("problem.html", status, headers, title=title, detail=detail, again=True)
 
@@ -231,7 +231,7 @@ def _down(request: Req, down: StoreDown) -> Page:
     if request.method != "POST":
         return _again(503, title, f"{down.reason} Claims are safe, and {what}", after_s=5)
     if down.sent:
-        did = "Whether it was done is unknown. Look at the task, and do it again if it was not"
+        did = "Whether it was done is unknown. Check the task, and do it again if it was not"
     else:
         did = "Nothing was changed. Go back, and do it again in a moment"
     return page(
@@ -241,19 +241,19 @@ def _down(request: Req, down: StoreDown) -> Page:
 
 def _too_many(_: Req, many: TooMany) -> Page:
     detail = (
-        f"The {many.whose} has {many.limit} live boards and event streams, the most there may be. "
+        f"The {many.whose} has reached its limit of {many.limit} live boards and event streams. "
         "Close one, or load the page when you need it."
     )
     return _again(429, "Too many boards are open", detail, after_s=30)
 
 
 def _crowded(_: Req, crowded: Crowded) -> Page:
-    detail = f"This board cannot be followed now: {crowded}. Load the page when you need it."
-    return _again(429, "Too much is live", detail, after_s=30)
+    detail = f"This board cannot update live now: {crowded}. Load the page when you need it."
+    return _again(429, "Too many live boards", detail, after_s=30)
 
 
 def router(context: BoardContext, problem: type[Exception]) -> Router:
-    """Return the board's routes. `problem` is what the API raises when it refuses."""
+    """Return the board's routes. `problem` is the exception by which the API refuses."""
 
     def provide_context() -> BoardContext:
         return context

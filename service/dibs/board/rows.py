@@ -1,4 +1,4 @@
-"""The rows of a board: claims, and tasks that nobody has."""
+"""The rows of a board: claims, and tasks that nobody holds."""
 
 from dataclasses import dataclass
 from operator import attrgetter
@@ -28,8 +28,8 @@ Kind = Literal[
     "blocked",
     "done",
 ]
-"""A task's state as people ask for it: `held` is `working`, or `stale` when nothing is heard; a
-review that soon runs out is `expiring`."""
+"""A task's state as the board shows it: `held` is `working`, or `stale` without a recent heartbeat;
+a review that soon runs out is `expiring`."""
 SECTIONS: dict[str, tuple[str, tuple[Kind, ...]]] = {
     "stuck": ("Stuck", ("stale", "lapsed")),
     "failed": ("Failed", ("failed",)),
@@ -45,15 +45,15 @@ SECTIONS: dict[str, tuple[str, tuple[Kind, ...]]] = {
 SECTION: dict[str, str] = {kind: name for name, (_, kinds) in SECTIONS.items() for kind in kinds}
 _PLACE = {name: place for place, name in enumerate(SECTIONS)}
 NOTE_SHOWN = 300
-"""Characters of a note that are shown; a task's own page has all of it."""
+"""Characters of a note that a row shows; the task's own page has all of it."""
 QUEUE_SHOWN = 10
-"""Sessions of a queue that are named; all are counted."""
+"""Sessions of a queue that a row names; its count includes all."""
 SOON = 7
-"""A review runs out soon in the last one of so many parts of its time: of seven days the last."""
+"""A review is `expiring` in the last 1/SOON of its time: on the last of seven days."""
 OVER = ("done", "lapsed")
-"""Kinds of claims without a deadline that is still to come."""
+"""Kinds of claims without a future deadline."""
 LAST = 1 << 53
-"""The rank of what has none."""
+"""The sort key of a row without a rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,64 +63,64 @@ class Row:
     now: Claim | Free
     kind: Kind
     rank: int = LAST
-    """Where it stands in the order of `next`."""
+    """The task's position in the order of `next`."""
     missing: int = 0
-    """How many of its needs are not done."""
+    """The number of needs that are not done."""
     needs: tuple[tuple[Task, str], ...] = ()
-    """The first of those, each with its state."""
+    """The first of those needs, each with its state."""
 
     @property
     def task(self) -> Task:
-        """Return its name."""
+        """The task's name."""
         return self.now.task
 
     @property
     def section(self) -> str:
-        """Return the section it stands in."""
+        """The section of the row."""
         return SECTION[self.kind]
 
     @property
     def place(self) -> int:
-        """Return the number of the section it stands in, from the top."""
+        """The index of the row's section, from the top."""
         return _PLACE[self.section]
 
     @property
     def holder(self) -> Holder | None:
-        """Return who has it, or had it last."""
+        """The current or last holder."""
         if isinstance(self.now, Claim):
             return self.now.holder
         return self.now.previous.holder if self.now.previous else None
 
     @property
     def who(self) -> str:
-        """Return what to call the holder, '' where nobody ever had it."""
+        """The name of the current or last holder, '' if there never was one."""
         return name(self.holder) if self.holder else ""
 
     @property
     def note(self) -> str | None:
-        """Return what the holder wrote last, or a person who ended the claim."""
+        """The note of the claim or of the previous tenure; of a broken one, the person's reason."""
         if isinstance(self.now, Claim):
             return self.now.note
         return self.now.previous.note if self.now.previous else None
 
     @property
     def title(self) -> str | None:
-        """Return what the team calls it."""
+        """The title of a listed task."""
         return self.now.listed.title if self.now.listed else None
 
     @property
     def resembles(self) -> str:
-        """Return another name that this one looks like, or ''."""
+        """The first name that this one resembles, or ''."""
         return next(iter(self.now.resembles), "") if isinstance(self.now, Claim) else ""
 
     @property
     def lapses(self) -> int:
-        """Return how often it lapsed, as far as that is news: a task that is done is done."""
+        """The number of lapses; 0 for a done task, where they no longer matter."""
         return self.now.lapses if self.kind != "done" else 0
 
     @property
     def first(self) -> int:
-        """Return where it stands in its section, unless somebody asks for another order."""
+        """The sort key in the default order of the section."""
         if self.kind in ("ready", "blocked"):
             return self.rank
         if self.now.hold and self.kind == "on-hold":
@@ -133,13 +133,13 @@ class Row:
 
     @property
     def due(self) -> int:
-        """Return where it stands among those that have time left, the least first."""
+        """The sort key in the order of time left, least first."""
         if isinstance(self.now, Free) or self.kind == "done":
             return self.first
         return ms(self.now.expires_at)
 
     def same_but_clocks(self, other: "Row") -> bool:
-        """Say if `other` is this row with other clocks."""
+        """Return whether `other` differs from this row only in its clocks."""
         if self.kind != other.kind:
             return False
         if isinstance(self.now, Claim) and isinstance(other.now, Claim):
@@ -154,8 +154,8 @@ _shape = attrgetter(
 
 
 def row(seen: BoardTask) -> Row | None:
-    """Return a task as the board keeps it: of what is long, as much as a row shows. None where
-    there is nothing to show: nobody has it, had it or wrote it down."""
+    """Return the row of a task, with long texts cut to what a row shows. None for a task without
+    holder, past and listing."""
     now = seen.now
     what = kind(now)
     if what == "free" and not now.previous:
@@ -173,7 +173,7 @@ def row(seen: BoardTask) -> Row | None:
 
 
 def kind(now: Claim | Free) -> Kind:
-    """Return a task's state as people ask for it."""
+    """Return a task's state as the board shows it."""
     if isinstance(now, Claim) and now.state == "held":
         return "stale" if now.stale else "working"
     if isinstance(now, Claim) and now.state == "review":
@@ -197,12 +197,12 @@ def _cut(note: str) -> str:
 
 
 def paint(html: Html, now_ms: int, *, hidden: bool = False) -> str:
-    """Return a row's element as it is now."""
+    """Return a row's element with its clocks at `now_ms`."""
     return ("<tr hidden" if hidden else "<tr") + relative_time.fill(html, now_ms)
 
 
 def render(row: Row) -> Html:
-    """Return a row's element, less its first three characters: see paint()."""
+    """Return a row's element without its first three characters, `<tr`: see paint()."""
     data = (
         f' data-kind="{row.kind}" data-first="{row.first}" data-due="{row.due}"'
         f' data-waiters="{row.now.waiters}" data-lapses="{row.now.lapses}"'
@@ -212,7 +212,7 @@ def render(row: Row) -> Html:
         "kind": row.kind,
         "who": escape(row.who),
         "url": link(row.holder.url) if row.holder else None,
-        "data": Markup(data),  # noqa: S704 - words of ours and numbers
+        "data": Markup(data),  # noqa: S704 - constants and numbers
     }
     if isinstance(row.now, Free):
         html = template("idle.html").render(task=row.now, **shown)
@@ -228,9 +228,9 @@ def _times(claim: Claim, kind: Kind) -> dict[str, Any]:
 
 
 def clocks(row: Row) -> tuple[str, int, int] | None:
-    """Return what a plain heartbeat changes: the deadline and the last sign of life.
+    """Return the task and what a plain heartbeat changes: the deadline and the last heartbeat.
 
-    What is over has neither on the page, though an outage moves the deadline that it had.
+    None if the row shows neither because its claim is over; an outage may still move its deadline.
     """
     now = row.now
     if isinstance(now, Free) or row.kind in OVER:

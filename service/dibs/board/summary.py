@@ -1,4 +1,4 @@
-"""What the board says of all its rows: counts and sentences; and of events."""
+"""The board's summary: counts and sentences about all rows, and lines about events."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from dibs.store.counts import Pulse
 
 DAY_MS = 86_400_000
 _GROUPED = ("listed", "changed", "dropped", "ready", "blocked")
-"""Events that one act may make many of: a line for all that come together says enough."""
+"""Types of events that one act may cause many of; a run of them shares one line."""
 
 
 def grouped(events: Sequence[Event]) -> list[tuple[Event, int]]:
-    """Return the events that get a line in the list of recent ones, in their order, and for each
-    how many more of its kind beside it are in that line."""
+    """Return the events that get their own line in the list of recent events, in their order, each
+    with the number of further events of its type in that line."""
     found: list[tuple[Event, int]] = []
     for event in events:
         last, more = found[-1] if found else (None, 0)
@@ -33,7 +33,7 @@ def grouped(events: Sequence[Event]) -> list[tuple[Event, int]]:
 
 
 def happening(project: Project, event: Event, more: int = 0) -> Html:
-    """Render an event for the list of recent ones, with `more` of its kind."""
+    """Render the line of an event, and of `more` of its type, in the list of recent events."""
     words = said(event, more)
     return relative_time.cut(
         template("event.html").render(project=project, event=event, words=words)
@@ -41,13 +41,13 @@ def happening(project: Project, event: Event, more: int = 0) -> Html:
 
 
 def banner(project: Project, hold: Hold | None, now_ms: int) -> str:
-    """Return what is said where a person keeps the whole project back; '' where nobody does."""
+    """Return the banner of a project on hold; '' if it is not."""
     html = relative_time.cut(template("hold.html").render(project=project, hold=hold))
     return relative_time.fill(html, now_ms).strip()
 
 
 def beyond(more: Mapping[str, int]) -> dict[str, str]:
-    """Return what sections say of tasks that are on no page; `more`: how many, by kind."""
+    """Return, by section, the text about tasks that no page shows; `more`: how many, by kind."""
     said = {}
     for kind in (kind for kind in KINDS if more.get(kind)):
         number = "" if kind == "free" else f"{more[kind]:,} "
@@ -58,7 +58,7 @@ def beyond(more: Mapping[str, int]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowCounts:
-    """The summary."""
+    """The counts of a board, and its headline."""
 
     held: int
     parked: int
@@ -81,7 +81,7 @@ class RowCounts:
 
 
 def count(rows: Iterable[Row], pulse: Pulse, beyond: Mapping[str, int]) -> RowCounts:
-    """Return the summary of `rows`; `beyond`: how many more there are, by kind."""
+    """Return the counts of `rows`; `beyond`: how many more tasks there are, by kind."""
     by = {**dict.fromkeys(get_args(Kind), 0), **beyond}
     waiting = lapses = repeat = 0
     took = []

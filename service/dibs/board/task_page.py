@@ -1,4 +1,4 @@
-"""The page of a task: what is written down of it, who has it, and everybody who had it."""
+"""The page of a task: its listing, its holder, and its past tenures."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ _OVER = ("done", "lapsed")
 
 
 async def show(request: Req, context: BoardContext, project: Project, raw: bytes) -> Page:
-    """Show a task. Raises StoreDown, and NoSuchPage for what is no name."""
+    """Return the page of a task. Raises StoreDown, and NoSuchPage for an invalid name."""
     try:
         task = model.task(raw.decode())
     except UnicodeDecodeError:
@@ -46,7 +46,7 @@ async def show(request: Req, context: BoardContext, project: Project, raw: bytes
 
 
 def is_known(whole: Whole) -> bool:
-    """Say if anybody had, has, wrote down, needs a task or put it on hold."""
+    """Return whether a task has a holder, a past, a listing, a hold or a dependent."""
     now = whole.now
     return isinstance(now, Claim) or bool(
         now.previous or now.listed or now.hold or whole.tenures or whole.dependents
@@ -54,7 +54,7 @@ def is_known(whole: Whole) -> bool:
 
 
 def confirmed(given: Mapping[str, str], whole: Whole) -> str:
-    """Return that what a person did is done, as far as that is so; else ''."""
+    """Return the confirmation of a person's act if the task's state shows its effect, else ''."""
     now, fence = whole.now, given.get("fence", "")
     match given.get("did"):
         case "break":
@@ -71,7 +71,7 @@ def confirmed(given: Mapping[str, str], whole: Whole) -> str:
 
 
 def confirmed_of_all(did: str, hold: str) -> str:
-    """Return that what a person did to the project is done, as far as that is so; else ''."""
+    """Return the confirmation of an act on the project if its state shows the effect, else ''."""
     if did == "unhold" and not hold:
         return "The project is no longer on hold."
     return "The project is on hold." if did == "hold" and hold else ""

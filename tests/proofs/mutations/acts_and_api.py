@@ -56,7 +56,7 @@ MUTANTS = [
         "who waits for an answer to a wrong key keeps a turn",
         "api/access.py",
         "wrong keys are in nobody's way",
-        "                over()  # nobody else waits for it\n",
+        "                over()  # other reads need not wait for this delay\n",
         "                pass\n",
         (ADMISSION + "who_has_shown_wrong_keys_waits_in_nobodys_way",),
     ),

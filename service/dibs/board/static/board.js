@@ -1,5 +1,5 @@
-// The board as it changes. The page is complete without this: here it is kept current, and quick.
-// Every piece of HTML that is put in comes from the service, where text was escaped.
+// Live updates of the board. The page is complete without this script, which keeps it current.
+// All HTML that the script inserts comes from the service, which has escaped all text in it.
 "use strict";
 
 const $ = (selector, root = document) => root.querySelector(selector);
@@ -10,8 +10,8 @@ const rows = new Map(all("tr[data-task]").map((row) => [row.dataset.task, row]))
 const visible = () => all("tr[data-task]").filter((row) => !row.hidden);
 const say = (text) => { if (text) $("#say").textContent = text; };
 
-// Clocks. They show the service's time, and stand still while the data is stale.
-const QUIET_MS = 25000; // the service says something every 10 s
+// Clocks. They show the service's time, and stop while the data is stale.
+const QUIET_MS = 25000; // the service sends an event every 10 s
 let [ahead, heard] = [main.dataset.now - Date.now(), Date.now()];
 let [state, trouble] = ["off", false];
 
@@ -37,7 +37,7 @@ function tick() {
 }
 
 function show(next) {
-  const was = `This is how it was ${span(Date.now() - heard, true)} ago.`;
+  const was = `The data is ${span(Date.now() - heard, true)} old.`;
   const why = next === "reconnecting" ? "Reconnecting" : trouble ? "The store is down" : "No connection";
   const text = next === "live" ? "Live" : `${why}. ${was}`;
   if ($("#link").textContent !== text) $("#link").textContent = text;
@@ -47,10 +47,11 @@ function show(next) {
   main.toggleAttribute("data-stale", next === "stale");
 }
 
-// Of many claims the page has a part, which the service selects; of few it has all, and selects here.
+// With many claims the page has a part, which the service selects; with few it has all of them, and
+// the script selects.
 const isPart = () => view !== "" || $(".pages").childElementCount > 0;
 
-// Filter, search and sort: in the URL, as the server understands it. The twin of BoardQuery in board_query.py.
+// Filter, search and sort, kept in the URL in the server's format. The twin of BoardQuery in board_query.py.
 function matches(row, q) {
   const { state, holder } = form.elements;
   const { kinds } = state.selectedOptions[0].dataset;
@@ -103,7 +104,7 @@ function look() {
   arrange();
 }
 
-// Changes. A row keeps its element, its open details and the focus, wherever it goes.
+// Changes. A row keeps its element, its open details and the focus when it moves.
 function element(html) {
   const template = document.createElement("template");
   template.innerHTML = html;
@@ -114,7 +115,7 @@ function put(task, section, html) {
   const fresh = element(html);
   const row = rows.get(task) ?? fresh;
   for (const { name, value } of fresh.attributes) row.setAttribute(name, value);
-  if (row.cells.length !== fresh.cells.length) { // somebody has it now, or nobody any more
+  if (row.cells.length !== fresh.cells.length) { // the task was claimed, or is no longer held
     $("details", fresh).open = $("details", row).open;
     row.replaceChildren(...fresh.childNodes);
   } else [...row.cells].forEach((cell, i) => {
@@ -194,7 +195,7 @@ function patch(data) {
   tick();
 }
 
-// We missed something: take the whole page as it is now.
+// Events were missed: read the whole page again.
 async function resync() {
   const answer = await fetch(view ? `${path}?${view}` : path, { cache: "no-store" });
   if (!answer.ok) throw new Error(answer.status);
@@ -219,7 +220,7 @@ let stream, last = main.dataset.after;
 function connect() {
   stream?.close();
   const mine = stream = new EventSource(`${path}/stream?after=${encodeURIComponent(last)}&${view}`);
-  let turn = Promise.resolve(); // what came while a page was being read must not be overwritten by it
+  let turn = Promise.resolve(); // a page that is being read must not overwrite events that came meanwhile
   const acts = { patch, resync, trouble() {}, tick({ now }) { ahead = now - Date.now(); } };
   const told = (name, event) => turn = turn.then(async () => {
     if (stream !== mine) return;
@@ -229,7 +230,7 @@ function connect() {
       heard = name === "trouble" ? heard : Date.now();
       show((trouble = name === "trouble") ? "stale" : "live");
     } catch {
-      stream = mine.close(); // what follows builds on what failed
+      stream = mine.close(); // later changes build on the one that failed
       setTimeout(connect, 3000);
     }
   });
@@ -247,14 +248,14 @@ setInterval(() => {
   if (state !== "stale" && !document.hidden) tick();
 }, 1000);
 
-// Notifications, when somebody asked for them.
+// Notifications, if the viewer turned them on.
 const [wanted, most] = [$("#notify-on"), $("#notify-queue")];
 const may = () => window.Notification?.permission ?? "unsupported";
 
 async function wish() {
   if (wanted.checked && may() === "default") await Notification.requestPermission();
   wanted.checked &&= may() === "granted";
-  if (may() !== "granted") $("#notify-hint").textContent = `This browser shows none (${may()}).`;
+  if (may() !== "granted") $("#notify-hint").textContent = `This browser shows no notifications (${may()}).`;
   $("#notify").classList.toggle("on", wanted.checked);
   localStorage.setItem("dibs.notify", wanted.checked ? most.value : "");
 }
@@ -268,13 +269,13 @@ function notify({ type, title, text, task, waiting }) {
   } catch { /* some phones let only service workers notify */ }
 }
 
-// What people do: the page that asks works by itself; here it opens in place.
+// Forms of people's acts: each is a page of its own; the script opens it in a dialog.
 async function ask(href, options) {
   const asking = $("#asking");
   const answer = await fetch(href, { redirect: "manual", ...options });
   if (answer.type === "opaqueredirect") return done(asking);
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  if (!$("#act", page)) throw new Error(answer.status); // it says why not: a page of its own
+  if (!$("#act", page)) throw new Error(answer.status); // an error page: the browser opens it
   asking.replaceChildren($("#act", page));
   if (!asking.open) asking.showModal();
   $("textarea", asking)?.focus();
@@ -325,7 +326,7 @@ document.addEventListener("keydown", (event) => {
 $("#keys").addEventListener("click", () => $("#help").showModal());
 $("#notify").addEventListener("change", wish);
 form.addEventListener("input", () => { if (!isPart()) look(); });
-// Enter in the search changes and submits it: to go for both would have the second end the first.
+// Enter in the search fires change and submit: if both navigated, the second would cancel the first.
 form.addEventListener("change", ({ target }) => { if (isPart() && target.matches("select")) look(); });
 form.addEventListener("submit", (event) => { event.preventDefault(); look(); });
 document.documentElement.classList.add("live");
