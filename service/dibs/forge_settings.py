@@ -1,4 +1,4 @@
-"""The settings for a forge: what it signs with, and which repositories and issues are meant."""
+"""The settings for a forge: its secrets, the projects of repositories, and the label of issues."""
 
 import re
 from typing import Annotated
@@ -44,7 +44,7 @@ Repositories = Annotated[
 
 
 class ForgeSettings(BaseSettings):
-    """See above; part of Settings."""
+    """The settings for a forge; part of Settings."""
 
     github_secret: Keys = Field(
         (),

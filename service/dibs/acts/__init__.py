@@ -39,9 +39,9 @@ ACTS: tuple[Act, ...] = (
     history.ACT,
 )
 POSTS = {act.path: act for act in ACTS if act.method == "POST"}
-"""By the last part of their paths."""
+"""The acts with POST, by the last part of their paths."""
 READS = frozenset(act.path for act in ACTS if act.method == "GET")
-"""Paths of acts that only read; some take POST as well."""
+"""The paths of acts that only read; some of these paths also take POST."""
 SCRIPTS: dict[str, Declaration] = {
     module.SCRIPT.name: module.SCRIPT
     for module in (

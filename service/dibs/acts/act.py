@@ -12,63 +12,63 @@ R = TypeVar("R", bound=Request)
 
 
 class Claimant(NamedTuple):
-    """Whom a claim counts for, besides its session."""
+    """The address that a claim counts for, in addition to its session."""
 
     address: str = ""
-    """Where it comes from, when that is counted; else ''."""
+    """The caller's address, if claims are counted by it; else ''."""
     wait_s: int = 0
-    """How long nothing new is granted to that address; what a session holds it may renew."""
+    """Seconds until the address may get a new claim; a session may renew its claims before."""
 
 
 KNOWN = Claimant()
-"""Somebody with a key, or at an address that says nothing."""
+"""A caller whose address does not count: it has a key, or the address identifies nobody."""
 
 
 def never() -> bool:
-    """Say that who called has not hung up, where nobody looks."""
+    """Return that the caller has not hung up, for calls whose connection is not watched."""
     return False
 
 
 @dataclass(slots=True)
 class Call(Generic[R]):
-    """One call of an act, checked."""
+    """One validated call of an act."""
 
     project: Project
     request: R
     session: Session | None = None
-    """Who calls; None where a person does."""
+    """The calling session; None if a person or CI calls."""
     key: str = ""
     """The Idempotency-Key, '' for none."""
     by: str = ""
-    """The person who calls, as far as known."""
+    """The name of the calling person or CI; '' if unknown."""
     claimant: Claimant = KNOWN
     has_hung_up: Callable[[], bool] = never
-    """Whether who called waits for no answer any more."""
+    """Whether the caller no longer waits for an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """One act. All that lists acts is made from these: dispatch, metrics, OpenAPI, docs, tests."""
+    """One act. Dispatch, metrics, OpenAPI, docs and tests derive their lists of acts from these."""
 
     name: str
-    """As in its path, its metrics and its operationId."""
+    """Its name in metrics, and its operationId."""
     path: str
-    """What follows /v1/{project}/."""
+    """Its path after /v1/{project}/."""
     summary: str
     request: type[Request]
     success: dict[int, tuple[str, ...]]
-    """By status, the shapes that the answer may have (openapi.py names them)."""
+    """The schemas of its answers by status (openapi.py defines them)."""
     problems: tuple[str, ...]
-    """The codes of problems that are its own."""
+    """The codes of the problems that are specific to it."""
     run: Callable[..., Awaitable[Any]]
-    """Do it: a POST on Claims, with a Call; what is read as api/routes.py knows."""
+    """Runs it: a POST with Claims and a Call, a read with arguments from api/routes.py."""
     answer: Callable[..., Reply]
-    """Turn what it came to, and a POST's request, into an answer; or raise a ProblemError."""
+    """Turns its result, and a POST's request, into an answer, or raises ProblemError."""
     method: Literal["POST", "GET"] = "POST"
     caller: Literal["session", "admin", "ci", "reader"] = "session"
     body_most: int = 0
-    """Bytes of a body, where they are more than the setting for all says."""
+    """Its limit for the bytes of a body, if that is larger than the setting for all acts."""
     commands: tuple[str, ...] = ()
-    """Those of the client that call it, as far as an agent may run them without asking a person."""
+    """The client's commands that call it and that an agent may run without asking a person."""
     by_address: bool = False
-    """What it grants counts for the address that it came from."""
+    """Whether the claims that it grants count for the caller's address."""

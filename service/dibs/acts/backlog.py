@@ -1,4 +1,4 @@
-"""backlog: a page of what is listed, in the order of `next`."""
+"""backlog: a page of the listed tasks, in the order of `next`."""
 
 from typing import Annotated, Any, NamedTuple
 
@@ -58,7 +58,7 @@ SCRIPT = Declaration("backlog", Arguments, rates="none")
 async def page(
     store: Store, project: Project, session: Session | None, query: BacklogQuery
 ) -> results.Backlog:
-    """Return a page of tasks. Raises StoreDown, and Refused for a cursor that no page gave."""
+    """Return a page of tasks. Raises StoreDown, and Refused for a cursor that is from no page."""
     cursor = open_cursor(query.cursor, _CURSOR)
     arguments = Arguments(query.state, query.tag or "", lower(query.q), str(query.limit), cursor)
     _, read, rest = await store.run(SCRIPT, project, session, arguments)
@@ -69,14 +69,14 @@ async def page(
 
 
 def answer(page: results.Backlog) -> Reply:
-    """Answer a list of tasks."""
+    """Return the answer with a list of tasks."""
     return as_page("tasks", page.tasks, page)
 
 
 ACT = Act(
     name="backlog",
     path="tasks",
-    summary="What is listed, in the order of `next`.",
+    summary="The listed tasks, in the order of `next`.",
     request=BacklogQuery,
     success={200: ("Backlog",)},
     problems=("bad-session",),

@@ -24,13 +24,13 @@ class BreakRequest(Request):
     task: Task = Field(description="The task whose claim is ended.")
     fence: Fence | None = Field(
         None,
-        description="The tenure that was seen; without it the answer is `fence-required`.",
+        description="The fence of the claim that you saw; without it the answer is "
+        "`fence-required`.",
     )
-    reason: Reason = Field(description="Why; the holder is told.")
+    reason: Reason = Field(description="The reason; shown to the holder.")
     hold: bool = Field(
         False,
-        description="Keep the task from being claimed again as well, so that nobody claims it "
-        "at once.",
+        description="Put the task on hold as well, so that nobody claims it at once.",
     )
 
 
@@ -48,7 +48,7 @@ SCRIPT = Declaration("break", Arguments, rates="none", lasting="ended")
 
 
 async def run(claims: Claims, call: Call[BreakRequest]) -> Result:
-    """End a claim. Raises ProblemError where no fence is named."""
+    """End a claim. Raises ProblemError if no fence is named, and StoreDown."""
     if call.request.fence is None:
         raise ProblemError(
             "fence-required",
@@ -59,7 +59,7 @@ async def run(claims: Claims, call: Call[BreakRequest]) -> Result:
 
 
 async def end(store: Store, call: Call[BreakRequest]) -> Result:
-    """End a claim, if the fence that is named is still the current one. Raises StoreDown."""
+    """End a claim, if the named fence is still the current one. Raises StoreDown."""
     request = call.request
     arguments = Arguments(
         request.task,
@@ -75,7 +75,7 @@ async def end(store: Store, call: Call[BreakRequest]) -> Result:
 
 
 def answer(result: Result, request: BreakRequest) -> Reply:
-    """Answer a break."""
+    """Return the answer to a break, or raise its problem."""
     match result:
         case results.Ended(ended):
             return responses.ok(ended[0])

@@ -37,10 +37,11 @@ from dibs.store.records import ReplyDecoder, seconds
 from dibs.store.scripts import Declaration
 
 WAIT_MOST_S = 25
-"""Longer than this a request looks dead to proxies on the way."""
+"""The longest wait in seconds: proxies on the way take a request that lasts longer for dead."""
 _TRUE = (True, "true", "1", 1)
 PLACE_CHARS = 12
-"""Of the keyed hash of an address, which a claim is counted by; nothing else is kept of it."""
+"""Characters of the keyed hash of an address, by which its claims are counted. The store keeps
+nothing else of an address."""
 _TASKS = ("task", "any_of", "all_of")
 _CHOICES = ", ".join((*_TASKS, "next"))
 _NO = {"const": False}
@@ -64,31 +65,37 @@ class ClaimRequest(Request):
         None,
         description="… or the first of these that is free, in this order …",
     )
-    all_of: Tasks | None = Field(None, description="… or every one of these, or none …")
-    next: bool = Field(False, description="… or what is next in the list. Exactly one of the four.")
-    tag: Tag | None = Field(None, description="With `next`: the first that has this tag.")
-    ttl: Duration | None = Field(None, description="How long without a heartbeat.")
-    note: Note = Field("", description="What others should know; shown to them.")
-    label: Label = Field("", description="What the session is called; shown to others.")
-    branch: Branch = Field("", description="The branch that the work is on; shown to others.")
+    all_of: Tasks | None = Field(None, description="… or all of these, or none …")
+    next: bool = Field(
+        False,
+        description="… or the next ready task of the list. Exactly one of the four.",
+    )
+    tag: Tag | None = Field(None, description="With `next`: the first task with this tag.")
+    ttl: Duration | None = Field(
+        None,
+        description="How long the claim lasts without a heartbeat.",
+    )
+    note: Note = Field("", description="A note; shown to others.")
+    label: Label = Field("", description="The name of the session; shown to others.")
+    branch: Branch = Field("", description="The branch of the work; shown to others.")
     url: Url = Field("", description="A page about the work, for people; shown to others.")
     pr: Pr = Field(
         "",
-        description="The pull request that the work is on; kept in lower case, without query, "
-        "fragment, slash at its end, or what follows its number (`/files`).",
+        description="The pull request of the work; kept in lower case, without query, fragment, "
+        "trailing slash, or anything after its number (`/files`).",
     )
     queue: bool = Field(
         False,
-        description="With `task` or `any_of`: if it is held, keep a place in its queue, or in "
-        "that of each. Ask again (within 5 min) to keep the place.",
+        description="With `task` or `any_of`: if it is held, take a place in its queue, or in the "
+        "queue of each. Ask again within 5 min to keep the place.",
     )
     wait: Duration = Field(
         0,
-        description="Up to 25 s: hold the request until the task frees, at most so long; "
-        "answered at once where too many wait or listen already. Who hangs up meanwhile is granted "
-        "nothing.",
+        description="Up to 25 s: if the claim is refused, hold the request until a task is free, "
+        "for at most this long. The service answers at once if too many clients wait or listen "
+        "already. A client that hangs up meanwhile is granted nothing.",
     )
-    reopen: bool = Field(False, description="Take the task although it is done, or failed.")
+    reopen: bool = Field(False, description="Take the task even if it is done or failed.")
 
     @classmethod
     def also(cls, given: dict[str, Any]) -> Errors:
@@ -121,12 +128,12 @@ class ClaimRequest(Request):
 
     @property
     def mode(self) -> str:
-        """How claim.lua calls what is asked for: one, any, all or next."""
+        """The mode of claim.lua: one, any, all or next."""
         return "any" if self.any_of else "all" if self.all_of else "next" if self.next else "one"
 
     @property
     def tasks(self) -> tuple[Name, ...]:
-        """Return what is named, in the caller's order."""
+        """The named tasks, in the caller's order."""
         return self.any_of or self.all_of or ((self.task,) if self.task else ())
 
 
@@ -153,9 +160,9 @@ SCRIPT = Declaration(
 
 
 async def run(claims: Claims, call: Call[ClaimRequest]) -> Result:
-    """Claim; while refused and `wait` is not over, ask again when something happens.
+    """Claim; while the claim is refused and `wait` is not over, try again after events.
 
-    Where as many wait as may, nobody waits: the answer is that of a claim without `wait`.
+    If the limit for waiting clients is reached, the result is that of a claim without `wait`.
     """
     request, project = call.request, call.project
     claims.check_ttl(request.ttl)
@@ -164,7 +171,7 @@ async def run(claims: Claims, call: Call[ClaimRequest]) -> Result:
     counted = call.claimant.address or str(call.session)
     if not request.wait or not claims.streams.has_room(project, counted):
         return await take(claims.store, call)
-    # One name for all its tries: what an earlier one told of losses, the last one repeats.
+    # All tries share one request id, so that the last one repeats losses that an earlier reported.
     call.key = call.key or claims.store.new_request()
     with claims.streams.one(project, counted):
         return await until_granted(
@@ -175,10 +182,10 @@ async def run(claims: Claims, call: Call[ClaimRequest]) -> Result:
 
 
 async def take(store: Store, call: Call[ClaimRequest]) -> Result:
-    """Ask once.
+    """Claim once, without waiting.
 
-    A claim that counts for an address is granted nothing new while that address has to wait. Raises
-    StoreDown, also where the store is unsafe and the claim would be new.
+    An address that has to wait is granted nothing new. Raises StoreDown, also if the store is
+    unsafe and the claim would be new.
     """
     project, claimant, unsafe = call.project, call.claimant, store.unsafe
     waits = bool(claimant.wait_s)
@@ -204,7 +211,7 @@ async def take(store: Store, call: Call[ClaimRequest]) -> Result:
 
 
 def _arguments(store: Store, call: Call[ClaimRequest]) -> Callable[[], tuple[str, ...]]:
-    """Return what makes the arguments of the script: after a look, which may close the store."""
+    """Return a function that makes the arguments, called after a check that may close the store."""
     request, address = call.request, call.claimant.address
     address_hash = store.hashed(Session(address))[:PLACE_CHARS] if address else ""
     tasks = _with_likeness(request.tasks, call.project)
@@ -233,7 +240,7 @@ def _arguments(store: Store, call: Call[ClaimRequest]) -> Callable[[], tuple[str
 def _result(
     store: Store, project: Project, tag: str, read: ReplyDecoder, rest: list[Any]
 ) -> Result:
-    """Return what the script came to, where it looked at the tasks."""
+    """Return the result of a script that decided on the tasks."""
     lost = tuple(map(read.loss, rest[0]))
     match tag:
         case "granted":
@@ -272,7 +279,7 @@ def _result(
 
 
 def _with_likeness(tasks: Sequence[Name], project: Project) -> list[str]:
-    """Return each task with what it resembles others by behind it, '' for its lower case."""
+    """Return each task followed by its skeleton, '' if that is the name in lower case."""
     arguments: list[str] = []
     for task in tasks:
         like = skeleton(task, project)
@@ -281,7 +288,7 @@ def _with_likeness(tasks: Sequence[Name], project: Project) -> list[str]:
 
 
 def answer(result: Result, request: ClaimRequest) -> Reply:
-    """Answer a claim."""
+    """Return the answer to a claim, or raise its problem."""
     match result:
         case results.Granted(claims, new, lost):
             status = 201 if new else 200
@@ -305,7 +312,7 @@ def answer(result: Result, request: ClaimRequest) -> Reply:
 ACT = Act(
     name="claim",
     path="claim",
-    summary="Take a task, the first free of any_of, all of all_of, or what is next in the list.",
+    summary="Take a task, the first free one of any_of, all of all_of, or the next of the list.",
     request=ClaimRequest,
     success={200: ("Claim", "Claims"), 201: ("Claim", "Claims")},
     problems=(

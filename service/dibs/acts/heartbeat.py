@@ -17,16 +17,16 @@ Result = results.Renewed | results.NotMine | results.RateLimited
 
 
 class HeartbeatRequest(Request):
-    """POST heartbeat: nothing for all claims of the session."""
+    """POST heartbeat: no field is required; without `task` it covers all claims of the session."""
 
     task: Task | None = Field(
         None,
-        description="One claim; without it, every claim of the session, an empty body being "
+        description="One claim; without it every claim of the session, for which an empty body is "
         "enough.",
     )
     fence: Fence | None = Field(
         None,
-        description="With `task`: the tenure that is meant. A program always sends it.",
+        description="With `task`: the fence of the claim. A program always sends it.",
     )
     ttl: Duration | None = Field(None, description="A new ttl.")
     state: Literal["working", "parked", "review"] | None = Field(
@@ -80,7 +80,7 @@ async def run(claims: Claims, call: Call[HeartbeatRequest]) -> Result:
 
 
 async def beat(store: Store, call: Call[HeartbeatRequest]) -> Result:
-    """Extend, whatever the ttl. Raises StoreDown."""
+    """Extend without a check of the ttl. Raises StoreDown."""
     request = call.request
     arguments = Arguments(
         request.task or "",
@@ -98,7 +98,7 @@ async def beat(store: Store, call: Call[HeartbeatRequest]) -> Result:
 
 
 def answer(result: Result, request: HeartbeatRequest) -> Reply:
-    """Answer a heartbeat."""
+    """Return the answer to a heartbeat, or raise its problem."""
     match result:
         case results.Renewed(claims, lost):
             if request.task is not None:

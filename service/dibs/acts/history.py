@@ -27,9 +27,9 @@ COLUMNS = (
     *("task", "outcome", "by", "ref", "label", "branch", "pr", "acquired_at", "ended_at"),
     *("held_seconds", "parked_seconds", "attempt", "fence", "reason", "note", "url"),
 )
-"""Of the CSV; new ones come at the end."""
+"""The columns of the CSV; new columns go at the end."""
 _FORMULA = tuple("=+-@\t\r\n")
-"""What begins a formula in a spreadsheet, which would run what a session wrote (OWASP)."""
+"""Characters that begin a formula in a spreadsheet, which would run a session's text (OWASP)."""
 _CURSOR = r"[0-9]{1,16} [1-5] .{1,900}"
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
@@ -53,7 +53,7 @@ Day = Annotated[
 
 
 class SpanQuery(Request):
-    """GET history.csv: from which day to which, both included; where one is missing, all."""
+    """GET history.csv: the first and the last day of the span; an absent one is no bound."""
 
     since: Day = None
     until: Day = None
@@ -64,7 +64,7 @@ class SpanQuery(Request):
         try:
             since, until = _day(given.get("since")), _day(given.get("until"))
         except Refused:
-            return []  # it is said of the field
+            return []  # the error of the field is enough
         if since and until and since > until:
             return [fault("since", "The span ends before it begins: since is after until.")]
         return []
@@ -90,7 +90,7 @@ SCRIPT = Declaration("history", Arguments, rates="none")
 
 
 async def page(store: Store, project: Project, query: HistoryQuery) -> results.History:
-    """Return a page of tenures. Raises StoreDown, and Refused for a cursor that no page gave."""
+    """Return a page of tenures. Raises StoreDown, and Refused for a cursor that is from no page."""
     cursor = open_cursor(query.cursor, _CURSOR)
     from_s, to_s = _seconds(query)
 
@@ -112,7 +112,7 @@ async def page(store: Store, project: Project, query: HistoryQuery) -> results.H
 
 
 def _seconds(query: SpanQuery) -> tuple[int, int]:
-    """Return the instants between which the days lie."""
+    """Return the first second of the span, and the first second after it, since 1970."""
     first, last = query.since or date(1970, 1, 1), query.until or date(9999, 12, 31)
     from_s, to_s = (
         int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) for day in (first, last)
@@ -121,7 +121,7 @@ def _seconds(query: SpanQuery) -> tuple[int, int]:
 
 
 def answer(found: results.History) -> Reply:
-    """Answer a page."""
+    """Return the answer with a page."""
     now = datetime.now(UTC).replace(microsecond=0)
     return responses.ok({"tenures": found.tenures, "cursor": found.cursor, "server_time": now})
 
@@ -131,7 +131,7 @@ async def export(
 ) -> AsyncIterator[bytes]:
     """Yield all tenures of a span as CSV, a page at a time.
 
-    What fails in the midst ends the answer without its end, so that nobody takes it for whole.
+    An error ends the answer without its last chunk, so that no client takes it for complete.
     """
     asked, before, begun = HistoryQuery(since=query.since, until=query.until), set[int](), False
     while True:
@@ -158,7 +158,7 @@ def _cell(value: object) -> str:
 
 
 def as_csv(rows: Iterable[Sequence[str]]) -> bytes:
-    """Return rows as RFC 4180 has them."""
+    """Return rows as CSV, in the format of RFC 4180."""
     text = io.StringIO()
     csv.writer(text).writerows(rows)
     return text.getvalue().encode()
@@ -167,7 +167,7 @@ def as_csv(rows: Iterable[Sequence[str]]) -> bytes:
 ACT = Act(
     name="history",
     path="history",
-    summary="The tenures that ended in a span of days, the first to end leading.",
+    summary="The tenures that ended in a span of days, in the order of their ends.",
     request=HistoryQuery,
     success={200: ("History",)},
     problems=("bad-session",),

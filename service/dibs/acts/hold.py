@@ -22,11 +22,12 @@ class HoldRequest(Request):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    task: Task | None = Field(None, description="This task; left out, the project.")
-    reason: Reason = Field(description="Why; refused sessions are told.")
+    task: Task | None = Field(None, description="The task; without it the whole project.")
+    reason: Reason = Field(description="The reason; shown to sessions that are refused.")
     until: UntilField | None = Field(
         None,
-        description="`2h`, or `2026-12-24T18:00:00Z`; left out, until a person ends the hold.",
+        description="The end: `2h`, or `2026-12-24T18:00:00Z`; without it, until a person ends the "
+        "hold.",
     )
 
 
@@ -52,7 +53,7 @@ async def keep(store: Store, call: Call[HoldRequest]) -> Result:
     """See run. Raises StoreDown."""
     request, project = call.request, call.project
     if not store.knows(project):
-        # A store that takes nothing new may not list the project; it is held all the same.
+        # A store that takes nothing new may not list the project; the script sets the hold anyway.
         await store.make_known(project, closed=False)
     until = request.until
     for_ms, at_ms = (until.for_ms, until.at_ms) if until else (None, None)
@@ -70,7 +71,7 @@ async def keep(store: Store, call: Call[HoldRequest]) -> Result:
 
 
 def answer(result: Result, request: HoldRequest) -> Reply:
-    """Answer a hold."""
+    """Return the answer to a hold, or raise its problem."""
     match result:
         case results.HeldBack(task, hold, already):
             told = {"task": task, "hold": responses.builtin(hold), "already": already}

@@ -1,4 +1,4 @@
-"""Shared by the acts of holders: heartbeat and release."""
+"""Shared by acts: claims in a script's reply, and the refusals of heartbeat and release."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,26 +10,26 @@ from dibs.store.records import ReplyDecoder, seconds
 
 
 def shown(read: ReplyDecoder, project: Project, task: Task, view: str) -> Claim | Free:
-    """Return a task as a script showed it; '' is one that is not known."""
+    """Return a task from a view in a script's reply; '' is an unknown task."""
     return read.claim(view) if view else Free.unknown(project, task)
 
 
 def held(claim: Claim | Free) -> Claim:
-    """Return what a script showed as somebody's claim."""
+    """Return a task that a script returned as a claim. Raises TypeError if it is free."""
     if isinstance(claim, Free):
         raise TypeError(f"the store listed {claim.task!r} as a claim, but it is free")
     return claim
 
 
 def releases(rows: Sequence[Sequence[str]]) -> tuple[results.Release, ...]:
-    """Return claims that ended."""
+    """Return the ended claims in a script's reply."""
     return tuple(
         results.Release(Task(task), state, already == "1") for task, state, already in rows
     )
 
 
 def rate_limited(read: ReplyDecoder, rest: list[Any]) -> results.RateLimited:
-    """Return whose rate is used up."""
+    """Return whose rate is used up, and for how long."""
     return results.RateLimited(rest[1], max(1, seconds(int(rest[0]))), unsure=read.unsure)
 
 
@@ -53,14 +53,14 @@ def refused(
 
 
 def milliseconds(span_s: int | None) -> str:
-    """Return a span as an argument of a script, '' for none."""
+    """Return a span in ms as an argument of a script, '' for none."""
     return "" if span_s is None else str(span_s * 1000)
 
 
 def refusal(
     result: results.NotMine | results.RateLimited, task: Task | None, fence: Fence | None
 ) -> ProblemError:
-    """Say that the session does not hold a task, and why; or that it asks too often."""
+    """Return the problem of a session that does not hold the task, or that calls too often."""
     if isinstance(result, results.RateLimited):
         return responses.rate_limited(result)
     facts: dict[str, Any] = {"task": task, "claim": responses.builtin(result.now)}

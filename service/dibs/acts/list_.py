@@ -34,7 +34,7 @@ _STATE = "|".join(model.STATES)
 
 
 def wrong_states(given: dict[str, Any], states: tuple[str, ...]) -> Errors:
-    """Return what is wrong with the states that a list is asked for."""
+    """Return the errors in the states that a request for a list names."""
     wanted = str(given.get("state", states[0])).split(",")
     if set(wanted) - set(states):
         return [fault("state", f"A state is one or more of {', '.join(states)}.")]
@@ -95,10 +95,10 @@ async def page(
     told: bool = False,
     cursor: str = "",
 ) -> results.Page:
-    """Return a page of claims, `told` with what is written down of each; those on `pr` or else on
-    `branch` are all on one. `cursor` is the one that the page before gave.
+    """Return a page of claims; with `told` each has its listing.
 
-    Raises StoreDown, and Refused for a cursor that no page gave.
+    The claims on `pr`, or else on `branch`, are all on one page. `cursor` is that of the previous
+    page. Raises StoreDown, and Refused for a cursor that is from no page.
     """
     own, also = "1" if mine else "", "1" if told else ""
     start = open_cursor(cursor, _CURSOR)
@@ -113,12 +113,12 @@ async def page(
 
 
 def seal_cursor(text: str) -> str:
-    """Return where a page ended, as its caller gives it back."""
+    """Return the end of a page as a cursor, which the client sends back."""
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def open_cursor(cursor: str, pattern: str) -> str:
-    """Return where the page before ended. Raises Refused where it is not like `pattern`."""
+    """Return the end of the previous page. Raises Refused if it does not match `pattern`."""
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         text = base64.urlsafe_b64decode(padded.encode()).decode()
@@ -130,7 +130,7 @@ def open_cursor(cursor: str, pattern: str) -> str:
 
 
 def answer(page: results.Page, *, plain: bool) -> Reply:
-    """Answer a list."""
+    """Return the answer with a list, as plain text or JSON."""
     if plain:
         text = responses.table(page.claims) + "".join(map(messages.damaged_line, page.damaged))
         if page.cursor:
@@ -142,7 +142,7 @@ def answer(page: results.Page, *, plain: bool) -> Reply:
 def as_page(
     name: str, items: Sequence[Claim | Free], page: results.Page | results.Backlog
 ) -> Reply:
-    """Answer a page of items with what every page has: where it stands, and where to go on."""
+    """Return the answer with a page of items, and what every page has: seq, cursor, the time."""
     now = datetime.now(UTC).replace(microsecond=0)
     damaged = {"damaged": page.damaged} if page.damaged else {}
     rest = {"seq": page.seq, "cursor": page.cursor, "server_time": now}
@@ -150,7 +150,7 @@ def as_page(
 
 
 def _in_a_list(claim: Claim) -> Claim:
-    """Return a claim as a list tells it: of a long note its beginning."""
+    """Return a claim as a list shows it, with only the beginning of a long note."""
     if claim.note is None or len(claim.note) <= LISTED_NOTE_CHARS:
         return claim
     return msgspec.structs.replace(claim, note=claim.note[: LISTED_NOTE_CHARS - 1] + "…")

@@ -1,4 +1,4 @@
-"""What a claim with `wait` does: it asks again when something happens that may help."""
+"""The wait of a claim: it tries again after each event that may free a task."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
@@ -24,12 +24,12 @@ async def until_granted(
     ask: Callable[[], Awaitable[T]],
     has_hung_up: Callable[[], bool],
 ) -> T:
-    """Return what `ask` comes to, once that is no refusal, `most_s` seconds are over, or who asked
-    `has_hung_up`: a claim that nobody knows of would keep others out for its ttl.
+    """Call `ask` until its result is final, `most_s` seconds are over, or the caller `has_hung_up`,
+    and return the last result. A claim granted after a hang-up would keep others out for its ttl.
 
-    Of what happens that counts which is about one of `tasks`; where there are none, all does.
-    Once it was asked a ticket may stay, or a loss be told, so a failure after that is of unknown
-    outcome. Raises StoreDown.
+    Only events about one of `tasks` count; without `tasks` all events do. After the first call a
+    ticket may stay and a loss may have been reported, so a later failure has an unknown outcome.
+    Raises StoreDown.
     """
     until = asyncio.get_running_loop().time() + most_s
     asked = False
@@ -51,13 +51,13 @@ async def until_granted(
 
 
 def _wait_of(result: object) -> float | None:
-    """Return in how many seconds to ask again at the latest, None where waiting does not help."""
+    """Return the seconds to the next try at the latest, None if waiting does not help."""
     match result:
         case results.Conflict(refusals):
             waits = [refusal.retry_after_s for refusal in refusals if refusal.retry_after_s]
             if any(refusal.reason == "blocked" for refusal in refusals):
                 waits.append(60)
-            return min(waits, default=None)  # none: no time brings one of them
+            return min(waits, default=None)  # None: no task frees with time
         case results.NothingReady(retry_after_s=wait_s):
             return wait_s or 60
         case _:
@@ -67,7 +67,7 @@ def _wait_of(result: object) -> float | None:
 async def _something_happens(
     subscription: Subscription, tasks: Collection[Task], most_s: float
 ) -> None:
-    """Wait for an event about one of `tasks`, a shutdown, or for `most_s`."""
+    """Wait until an event about one of `tasks` or a shutdown, for at most `most_s` seconds."""
     loop = asyncio.get_running_loop()
     until = loop.time() + most_s
     while (left_s := until - loop.time()) > 0:

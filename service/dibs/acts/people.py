@@ -1,4 +1,4 @@
-"""Shared by the acts of people, who carry an admin key: why they act, and on what."""
+"""Shared by the acts of people with an admin key: their fields, and a moved fence."""
 
 import re
 from datetime import datetime
@@ -11,7 +11,7 @@ from dibs.problems import ProblemError
 from dibs.requests import LINES, as_schema, limited_text
 
 NOBODY = "an admin"
-"""How a person is called who does not say who it is."""
+"""The name of a person who gives none."""
 
 Reason = Annotated[
     str,
@@ -25,7 +25,7 @@ _SAID = "until is a span like 90s, 30m, 2h, or an instant like 2026-12-24T18:00:
 
 
 class Until:
-    """How long something is to last: a span from now on, or the instant at which it ends."""
+    """The end of a hold: a span from now on, or an instant, in ms since 1970."""
 
     def __init__(self, for_ms: int | None = None, at_ms: int | None = None) -> None:
         self.for_ms, self.at_ms = for_ms, at_ms
@@ -61,7 +61,7 @@ UntilField = Annotated[
 
 
 def moved(result: results.Moved, fence: model.Fence | None) -> ProblemError:
-    """Return the problem of an act that names a fence which is not the current one."""
+    """Return the problem of an act whose fence is not the current one."""
     detail = decision_messages.moved(result.now, fence or model.Fence(0))
     claim = responses.builtin(result.now)
     return responses.problem("fence-moved", detail, result, claim=claim)

@@ -1,4 +1,4 @@
-"""The problems of what is refused: which task stands in the way and why, or which limit."""
+"""The problems of refused acts: a task that is not free and the reason, or a limit."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ _CODES = {
 
 
 def nothing_ready(result: results.NothingReady) -> ProblemError:
-    """Return the problem of a claim of the next where there is none."""
+    """Return the problem of a claim with `next` when no task is ready."""
     counts = {
         "held": result.held,
         "parked": result.parked,
@@ -41,7 +41,7 @@ def nothing_ready(result: results.NothingReady) -> ProblemError:
 
 
 def waiting(result: results.Waiting) -> ProblemError:
-    """Return the problem of a claim of the next while too much waits for people."""
+    """Return the problem of a claim with `next` while too many tasks wait for people."""
     return responses.problem(
         "quota",
         messages.waiting(result),
@@ -54,7 +54,7 @@ def waiting(result: results.Waiting) -> ProblemError:
 
 
 def limited(result: results.OverQuota | results.Full | results.RateLimited) -> ProblemError:
-    """Return the problem of an act that a limit stands in the way of."""
+    """Return the problem of an act that exceeds a limit."""
     match result:
         case results.RateLimited():
             return responses.rate_limited(result)
@@ -67,7 +67,7 @@ def limited(result: results.OverQuota | results.Full | results.RateLimited) -> P
 
 
 def conflict(result: results.Conflict, *, one: bool, every: bool) -> ProblemError:
-    """Return the problem of a claim that was refused: of `one`, of `every`, or of any."""
+    """Return the problem of a refused claim: of `one` task, of `every` named task, or of any."""
     refusals, lost = result.refusals, result.lost
     waits = [refusal.retry_after_s for refusal in refusals]
     known = [wait for wait in waits if wait is not None]
@@ -100,7 +100,7 @@ def conflict(result: results.Conflict, *, one: bool, every: bool) -> ProblemErro
 
 
 def _reasons(refusal: results.Refusal) -> dict[str, Any]:
-    """Return the facts of a refusal that is about more than who has the task."""
+    """Return the facts of a refusal beyond the claim: unmet needs, a hold, or failed tenures."""
     match refusal.reason:
         case "blocked":
             return {"needs": responses.builtin(refusal.needs)}
@@ -114,14 +114,17 @@ def _reasons(refusal: results.Refusal) -> dict[str, Any]:
 
 
 def _without_queue(claim: Claim | Free) -> Any:
-    """Return a claim as one of many conflicts tells it: 32 queues of 100 would be a megabyte."""
+    """Return a claim without its queue, for a list of conflicts.
+
+    32 queues of 100 tickets would be a megabyte.
+    """
     if isinstance(claim, Free):
         return responses.builtin(claim)
     return responses.builtin(msgspec.structs.replace(claim, queue=()))
 
 
 def _queue(refusal: results.Refusal) -> dict[str, int | None]:
-    """Our place, and how long it may take if everybody before us uses a whole ttl."""
+    """Return the caller's place, and the seconds until its turn if each before it uses a ttl."""
     position, claim = refusal.position or 1, refusal.claim
     ttl = claim.ttl if isinstance(claim, Claim) else 0
     wait = (refusal.retry_after_s or 0) + (position - 1) * ttl

@@ -21,16 +21,16 @@ class ReleaseRequest(Request):
 
     task: Task | None = Field(None, description="One claim …")
     all: bool = Field(False, description="… or every live claim of the session.")
-    fence: Fence | None = Field(None, description="With `task`: the tenure that is meant.")
+    fence: Fence | None = Field(None, description="With `task`: the fence of the claim.")
     outcome: Literal["released", "abandoned", "done"] = Field(
         "released",
         description="`done` leaves a tombstone for 90 days.",
     )
-    note: Note = Field("", description="What others should know.")
+    note: Note = Field("", description="A note; shown to others.")
     pr: Pr = Field(
         "",
-        description="With `done`, the evidence. Work that has a pull request is better left in "
-        "`review`: it is done when that is merged.",
+        description="With `done`: the pull request that proves it. Work with an open pull request "
+        "is better left in `review`: it is done once that is merged.",
     )
 
     @classmethod
@@ -69,7 +69,7 @@ SCRIPT = Declaration("release", Arguments, rates="holding", lasting="ended", oft
 
 
 async def run(claims: Claims, call: Call[ReleaseRequest]) -> Result:
-    """End one claim, or all that the session has."""
+    """End one claim, or all claims of the session."""
     return await end(claims.store, call)
 
 
@@ -86,7 +86,7 @@ async def end(store: Store, call: Call[ReleaseRequest]) -> Result:
 
 
 def answer(result: Result, request: ReleaseRequest) -> Reply:
-    """Answer a release."""
+    """Return the answer to a release, or raise its problem."""
     match result:
         case results.Ended(ended, lost):
             return responses.ok({"released": ended} if request.task is None else ended[0], lost)

@@ -1,4 +1,4 @@
-"""resolve: CI, the forge or a person says how the pull request of a task ended."""
+"""resolve: CI, the forge or a person reports how the pull request of a task ended."""
 
 from typing import Annotated, Any, Literal, NamedTuple, assert_never
 
@@ -28,7 +28,7 @@ from dibs.store.scripts import Declaration
 
 Result = results.Ended | results.Moved | results.Ambiguous | results.Unmatched
 NOBODY = "ci"
-"""How is called who does not say who it is."""
+"""The name of a caller that gives none."""
 _WAYS = ("task", "pr", "branch")
 
 
@@ -37,29 +37,32 @@ class ResolveRequest(Request):
 
     task: Task | None = Field(
         None,
-        description="The task; where the caller does not know it, one of the next two.",
+        description="The task. A caller that does not know it gives one of the next two.",
     )
     pr: Pr = Field(
         "",
-        description="Its pull request; beside `task`, the one that the task is on: a verdict on "
-        "another is `fence-moved`.",
+        description="The pull request of the task. With `task`, a verdict on another pull request "
+        "than the task's is `fence-moved`.",
     )
     branch: Branch = Field(
         "",
-        description="The branch that it was claimed with. One of the three at least; a pull "
-        "request is looked for first.",
+        description="The branch that the task was claimed with. At least one of the three is "
+        "required; `pr` is tried before `branch`.",
     )
-    fence: Fence | None = Field(None, description="Only if this tenure is still the latest.")
+    fence: Fence | None = Field(
+        None,
+        description="The fence of the latest tenure; any other is `fence-moved`.",
+    )
     outcome: Literal["merged", "rejected"] = Field(
-        description="`merged`: it is done. `rejected`: it is free (or ready), and one attempt "
-        "is used.",
+        description="`merged`: the task is done. `rejected`: it is free (or ready), and one "
+        "attempt is used up.",
     )
-    note: Note = Field("", description="Why; the next holder and the author are told.")
+    note: Note = Field("", description="The reason; shown to the next holder and the author.")
     sha: Annotated[
         str, limited_text("sha", 64), as_schema(type="string", maxLength=64, pattern=LINE)
     ] = Field(
         "",
-        description="The commit that it was merged as.",
+        description="The merge commit.",
     )
 
     @classmethod
@@ -92,12 +95,12 @@ SCRIPT = Declaration("resolve", Arguments, rates="none", lasting="ended")
 
 
 async def run(claims: Claims, call: Call[ResolveRequest]) -> Result:
-    """End a review, or what went on without one."""
+    """Record the verdict on a claim, in review or not."""
     return await end(claims.store, call, call.request.outcome)
 
 
 async def end(store: Store, call: Call[ResolveRequest], outcome: str) -> Result:
-    """See run; `opened` as an outcome lets the task wait for its review. Raises StoreDown."""
+    """See run; the outcome `opened` puts the task into review. Raises StoreDown."""
     request, project = call.request, call.project
     arguments = Arguments(
         request.task or "",
@@ -123,7 +126,7 @@ async def end(store: Store, call: Call[ResolveRequest], outcome: str) -> Result:
 
 
 def answer(result: Result, request: ResolveRequest) -> Reply:
-    """Answer a resolve."""
+    """Return the answer to a resolve, or raise its problem."""
     match result:
         case results.Ended(ended):
             return responses.ok(ended[0])
@@ -143,7 +146,7 @@ def answer(result: Result, request: ResolveRequest) -> Reply:
 ACT = Act(
     name="resolve",
     path="resolve",
-    summary="How the pull request of a task ended; requires a key for CI or an admin key.",
+    summary="Report how the pull request of a task ended; requires a key for CI or an admin key.",
     request=ResolveRequest,
     success={200: ("Release",)},
     problems=("forbidden", "fence-moved", "ambiguous", "unmatched"),

@@ -1,4 +1,4 @@
-"""retry: a person with an admin key lets a task be tried again that failed, or that was done."""
+"""retry: a person with an admin key lets a failed or done task be tried again."""
 
 from typing import NamedTuple, assert_never
 
@@ -18,14 +18,14 @@ Result = results.Ended | results.Moved | results.StillHeld
 
 
 class RetryRequest(Request):
-    """POST retry: a task, and the fence of its last tenure, where that must not have changed."""
+    """POST retry: a task, and the fence of its last tenure if that must not have changed."""
 
-    task: Task = Field(description="The task that is to be tried again.")
+    task: Task = Field(description="The task to try again.")
     fence: Fence | None = Field(
         None,
-        description="That of its last tenure, where it must be as it was seen.",
+        description="The fence of its last tenure; any other is `fence-moved`.",
     )
-    reason: Reason = Field(description="Why; it is told with the event.")
+    reason: Reason = Field(description="The reason; shown with the event.")
 
 
 class Arguments(NamedTuple):
@@ -62,7 +62,7 @@ async def again(store: Store, call: Call[RetryRequest]) -> Result:
 
 
 def answer(result: Result, request: RetryRequest) -> Reply:
-    """Answer a retry."""
+    """Return the answer to a retry, or raise its problem."""
     match result:
         case results.Ended(ended):
             return responses.ok(ended[0])

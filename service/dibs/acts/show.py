@@ -37,10 +37,10 @@ async def look(
 
 
 def answer(found: Claim | Free, fence: Number | None) -> Reply:
-    """Answer for one task."""
+    """Return the answer with one task; with `fence` also whether that is its current one."""
     if fence is None:
         return responses.ok(found)
-    # A lapsed claim may still be revived, but its holder must not build on that: not current.
+    # A lapsed claim is not current: it may still be revived, but its holder must not rely on that.
     live = isinstance(found, Claim) and found.state in ("held", "parked", "review", "done")
     current = live and isinstance(found, Claim) and found.fence == fence
     return responses.ok({**responses.builtin(found), "current": current})
@@ -49,7 +49,7 @@ def answer(found: Claim | Free, fence: Number | None) -> Reply:
 ACT = Act(
     name="show",
     path="claims/{task}",
-    summary="One task; with fence, whether that is the current one.",
+    summary="One task; with `fence` also whether that is the current fence.",
     request=ShowQuery,
     success={200: ("Claim", "Free")},
     problems=("bad-session",),

@@ -1,6 +1,6 @@
-"""What is written from the registry: tables of docs/protocol.md, and the rules for agents.
+"""Generates text from the registry: the tables of docs/protocol.md, and the rules for agents.
 
-`python -m dibs.acts.tables`, in a checkout, writes both anew (docs/protocol.md between its marks,
+`python -m dibs.acts.tables`, in a checkout, rewrites both (docs/protocol.md between its marks,
 skill/settings.json).
 """
 
@@ -22,7 +22,7 @@ PROTOCOL, RULES = "docs/protocol.md", "skill/settings.json"
 COMMAND = "sh .claude/skills/dibs/dibs"
 """How an agent runs the client, in a repository that has dibs."""
 OF_NO_ACT = ("doctor",)
-"""Commands of the client that an agent may run unasked as well, and that are no act."""
+"""Commands of the client that call no act and that an agent may run without asking, too."""
 _MARKS = re.compile(r"(<!-- table: ([\w-]+)[^>]* -->\n).*?(<!-- /table -->)", re.DOTALL)
 _WHO = {"session": "a session", "admin": "a person", "ci": "CI, a person", "reader": "anybody"}
 
@@ -41,7 +41,7 @@ def rules(settings: str) -> str:
 
 
 def written(page: str) -> str:
-    """Return docs/protocol.md with its tables as the registry has them."""
+    """Return docs/protocol.md with its tables generated from the registry."""
     tables = dict(_tables())
     return _MARKS.sub(lambda found: f"{found[1]}{tables[found[2]]}{found[3]}", page)
 
@@ -88,7 +88,7 @@ def _said(description: str) -> str:
 
 
 def kind(schema: dict[str, Any]) -> str:
-    """Say in a word or two what a field takes, by its JSON Schema."""
+    """Return the type of a field in a word or two, from its JSON Schema."""
     several = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
     if len(several) > 1:  # a number of seconds, or text
         return "duration" if several[0]["minimum"] == 0 else "duration or instant"
@@ -128,7 +128,7 @@ def _is_task(schema: dict[str, Any]) -> bool:
 
 
 def main() -> int:
-    """Write the files of this checkout anew."""
+    """Rewrite the generated parts of this checkout."""
     for name, anew in ((PROTOCOL, written), (RULES, rules)):
         file = Path(name)
         file.write_text(anew(file.read_text("utf-8")), "utf-8")

@@ -1,4 +1,4 @@
-"""task: one task with all that is known of it."""
+"""task: one task in full: its claim, listing, needs, dependents and ended tenures."""
 
 from typing import NamedTuple
 
@@ -47,7 +47,7 @@ def _each(read: ReplyDecoder, project: Project, flat: list[str]) -> tuple[Claim 
 
 
 def answer(found: results.Whole) -> Reply:
-    """Answer for one task."""
+    """Return the answer with one task in full."""
     now = responses.builtin(found.now)
     whole = (found.needs, found.dependents, found.tenures)
     needs, dependents, tenures = map(responses.builtin, whole)
@@ -57,7 +57,7 @@ def answer(found: results.Whole) -> Reply:
 ACT = Act(
     name="task",
     path="tasks/{task}",
-    summary="One task: its claim, what is written down of it, what it needs and what needs it.",
+    summary="One task: its claim, its listing, its needs, its dependents and its ended tenures.",
     request=TaskQuery,
     success={200: ("Whole",)},
     problems=("bad-session",),

@@ -1,4 +1,4 @@
-"""tasks: write down which tasks there are, what each needs, and which come first."""
+"""tasks: write the team's list: its tasks, what each needs, and which come first."""
 
 import json
 from typing import Annotated, Any, ClassVar, NamedTuple, assert_never
@@ -35,7 +35,7 @@ Result = results.Written | results.Circle | results.OverQuota | results.Full | r
 
 
 def _lines(text: str, what: str) -> str:
-    """Return a text, its lines ending as here: forges and editors write both kinds."""
+    """Return a text with LF as its line ends: forges and editors also write CRLF."""
     return model.prose(text.replace("\r\n", "\n"), what)
 
 
@@ -47,7 +47,7 @@ Title = Annotated[
 
 
 def _whole(least: int, most: int) -> tuple[BeforeValidator, Any]:
-    """Return the check of a whole number between these; 2.0 is one too, as in JSON."""
+    """Return the check and the schema of a whole number; 2.0 is one too, as in JSON."""
 
     def checked(value: object) -> int:
         if isinstance(value, float) and value.is_integer():
@@ -67,43 +67,46 @@ Body = Annotated[
 
 
 class Entry(Request):
-    """One task of the list. What is not given stays as it is; '' and [] clear it."""
+    """One task of the list. An absent field stays as it is; '' and [] clear it."""
 
     task: Task = Field(description="Its name, as in a claim.")
     title: Title | None = Field(None, description="One line.")
     body: Body | None = Field(
         None,
-        description="What is to be done; who claims the task is given it.",
+        description="The work to do; shown to the session that claims the task.",
     )
     priority: Annotated[int, *_whole(0, model.PRIORITY_LAST)] | None = Field(
         None,
-        description="0 comes first, 4 last; 2 unless given.",
+        description="0 comes first, 4 last; 2 by default.",
     )
     needs: Annotated[tuple[Task, ...], Field(max_length=model.NEEDS_MOST)] | None = Field(
         None,
-        description="What has to be done before; names that nobody listed may be among them, "
-        "and block until they are done.",
+        description="Tasks that have to be done before. They may be unlisted names, which block "
+        "the task until they are done.",
     )
     tags: Annotated[tuple[Tag, ...], Field(max_length=model.TAGS_MOST)] | None = Field(
         None,
-        description="What `next` and the list can be narrowed by.",
+        description="Words by which `next` and the list can be narrowed.",
     )
-    url: Url | None = Field(None, description="Where it is written down for people.")
-    source: Title | None = Field(None, description="Where the entry came from, as `tasks.md`.")
+    url: Url | None = Field(None, description="A page about the task, for people.")
+    source: Title | None = Field(
+        None,
+        description="Where the entry came from, such as `tasks.md`.",
+    )
     max_attempts: Annotated[int, *_whole(1, model.ATTEMPTS_MOST)] | None = Field(
         None,
-        description="After so many attempts it is `failed`; else as many as the service's "
-        "setting says (5).",
+        description="The task is `failed` after this many attempts; by default after the number "
+        "in the service's settings (5).",
     )
     drop: bool = Field(
         False,
-        description="Take it from the list: it keeps its claim, its past and its place, and "
-        "`next` no longer gives it; what needs it is blocked until it is done. "
-        "Listed again, it is as it was.",
+        description="Take the task off the list. It keeps its claim, its past and its place, but "
+        "`next` no longer gives it, and tasks that need it are blocked until it is done. Listed "
+        "again, it is as before.",
     )
 
     def kept(self, project: model.Project) -> str:
-        """Return it as tasks.lua knows it: JSON of texts, lists with a line each."""
+        """Return it for tasks.lua: a JSON object of texts, lists with a line for each item."""
         like = skeleton(self.task, project)
         fields: dict[str, str | None] = {
             "task": self.task,
@@ -127,7 +130,7 @@ class TasksRequest(Request):
     tasks: Annotated[tuple[Entry, ...], Field(min_length=1, max_length=model.ENTRIES_MOST)] = Field(
         description="The tasks, each once.",
     )
-    dry_run: bool = Field(False, description="Say what would change, and change nothing.")
+    dry_run: bool = Field(False, description="Report what would change, and change nothing.")
     fits_a_form: ClassVar[bool] = False
 
     @classmethod
@@ -161,12 +164,12 @@ SCRIPT = Declaration("tasks", Arguments, rates="claiming", several="entries", la
 
 
 async def run(claims: Claims, call: Call[TasksRequest]) -> Result:
-    """Write the list, or say what would change. Raises StoreDown."""
+    """Write the list, or report what would change. Raises StoreDown."""
     return await write(claims.store, call)
 
 
 async def write(store: Store, call: Call[TasksRequest]) -> Result:
-    """Write the list. Raises StoreDown, also where the store is unsafe and something is new."""
+    """Write the list. Raises StoreDown, also if the store is unsafe and something is new."""
     request, project = call.request, call.project
     entries = [entry.kept(project) for entry in request.tasks]
     if not (store.knows(project) or await store.make_known(project, closed=request.dry_run)):
@@ -190,7 +193,7 @@ async def write(store: Store, call: Call[TasksRequest]) -> Result:
 
 
 def _result(store: Store, tag: str, read: ReplyDecoder, rest: list[Any]) -> Result:
-    """Return what the script came to, where it looked at the list."""
+    """Return the result of a script that decided on the list."""
     lost = tuple(map(read.loss, rest[0]))
     match tag:
         case "cycle":
@@ -204,7 +207,7 @@ def _result(store: Store, tag: str, read: ReplyDecoder, rest: list[Any]) -> Resu
 
 
 def answer(result: Result, request: TasksRequest) -> Reply:
-    """Answer what was written."""
+    """Return the answer with the changes, or raise the problem."""
     match result:
         case results.Written(changes, lost):
             told: dict[str, list[str]] = {change: [] for change in CHANGES}
@@ -226,7 +229,7 @@ def answer(result: Result, request: TasksRequest) -> Reply:
 ACT = Act(
     name="tasks",
     path="tasks",
-    summary="Write down which tasks there are, what each needs, and which come first.",
+    summary="Write the team's list: its tasks, what each needs, and which come first.",
     request=TasksRequest,
     success={200: ("Written",)},
     problems=("bad-session", "quota", "full"),

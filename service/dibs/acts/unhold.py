@@ -17,8 +17,8 @@ from dibs.store.scripts import Declaration
 class UnholdRequest(Request):
     """POST unhold: a task, or none for the project."""
 
-    task: Task | None = Field(None, description="This task; left out, the project.")
-    reason: Reason = Field(description="Why; it is told with the event.")
+    task: Task | None = Field(None, description="The task; without it the whole project.")
+    reason: Reason = Field(description="The reason; shown with the event.")
 
 
 class Arguments(NamedTuple):
@@ -47,7 +47,7 @@ async def unhold(store: Store, call: Call[UnholdRequest]) -> results.Ended:
 
 
 def answer(result: results.Ended, request: UnholdRequest) -> Reply:
-    """Answer an unhold."""
+    """Return the answer to an unhold."""
     return responses.ok(result.releases[0])
 
 

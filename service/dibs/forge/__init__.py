@@ -1,6 +1,6 @@
-"""What a forge tells: a pull request was opened or closed, an issue was labelled.
+"""Handles events of a forge: a pull request was opened or closed, an issue was labelled.
 
-github.py reads its payloads, repository.py finds the project of a repository, handler.py does with
-the acts of dibs what they call for, deliveries.py remembers what came before. api/webhooks.py lets
-them in.
+github.py parses the payloads, repository.py derives the project of a repository, handler.py applies
+events with the acts of dibs, deliveries.py remembers earlier deliveries. api/webhooks.py
+authenticates the calls.
 """

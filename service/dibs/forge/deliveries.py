@@ -1,8 +1,8 @@
-"""Remembers what a forge has told: nothing is told twice, and nothing old after something new.
+"""Remembers the deliveries of a forge: none takes effect twice, or after a newer change.
 
-A signature is of the body alone: a thief of one may send it with another id. So both are kept, the
-id and a digest of the body; and of each pull request and issue when it was changed last, because a
-forge sends in no order (decision 21).
+A signature covers the body alone: a thief of a delivery may send it with another id. So the store
+keeps both the id and a digest of the body; and for each pull request and issue the time of its last
+change, because a forge sends deliveries in no order (decision 21).
 """
 
 import logging
@@ -31,7 +31,7 @@ SCRIPT = Declaration("delivery", Arguments, rates="none")
 
 
 class Delivery(NamedTuple):
-    """One call of a forge: its id, its body, and what that says."""
+    """One call of a forge: its id, its body, and the event in it."""
 
     id: str
     body: bytes
@@ -39,7 +39,7 @@ class Delivery(NamedTuple):
 
 
 async def seen(store: Store, project: Project, delivery: Delivery) -> str:
-    """Return why a delivery is not listened to: `replayed`, `overtaken`, `old`; or ''.
+    """Return why a delivery is ignored: `replayed`, `overtaken`, `old`; or ''.
 
     Raises StoreDown.
     """
@@ -48,7 +48,7 @@ async def seen(store: Store, project: Project, delivery: Delivery) -> str:
 
 
 async def keep(store: Store, project: Project, delivery: Delivery) -> None:
-    """Remember it. A full store does not: what was done stays, and is safe to do again.
+    """Remember a delivery. A full store may not keep it: its acts are done, and safe to repeat.
 
     Raises StoreDown.
     """
@@ -64,7 +64,7 @@ def _arguments(delivery: Delivery, keep: str) -> Arguments:
 
 
 def thing_of(event: ForgeEvent) -> str:
-    """Name the pull request or issue that an event is about."""
+    """Return a name for the pull request or issue of an event, '' for none."""
     match event.thing:
         case PullRequest(url=url):
             return f"pr {url}"[:600]

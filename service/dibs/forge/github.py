@@ -1,7 +1,8 @@
-"""Reads what GitHub sends: payloads as they came, whose signature was right.
+"""Parses GitHub's payloads, after their signature was checked.
 
-Nothing of it is trusted to have its shape: what is missing or of another kind makes it unreadable.
-Text of strangers is in it (titles, bodies, names of branches), which is cut and cleaned here.
+No field is trusted to be present or to have its type: a payload that lacks one is Unreadable.
+Payloads contain text of strangers (titles, bodies, names of branches), which is cut and cleaned
+here.
 """
 
 import re
@@ -19,7 +20,7 @@ OPENING = ("opened", "reopened", "ready_for_review")
 LISTING = ("opened", "edited", "labeled", "unlabeled", "reopened")
 ENDING = ("closed", "deleted", "transferred")
 INSIDERS = ("OWNER", "MEMBER", "COLLABORATOR")
-"""Authors whose words count, also where their branch is in a fork."""
+"""The author associations whose trailers count even if the branch is in a fork."""
 TRAILERS_MOST = 10
 PRIORITY = re.compile(r"p([0-4])|priority\s*[:/_ -]\s*p?([0-4])", re.IGNORECASE)
 _LOGIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}")
@@ -28,7 +29,7 @@ _CUT = "…"
 
 
 class Unreadable(ValueError):
-    """A payload that is not what its event says; the message says what is wrong."""
+    """A payload without the shape of its event; the message names the fault."""
 
 
 class Trailer(NamedTuple):
@@ -40,20 +41,20 @@ class Trailer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """An event of a pull request."""
+    """The pull request of an event."""
 
     url: str
     merged: bool
     sha: str
     branch: str
-    """'' where it is in another repository: that anybody may have."""
+    """'' for a branch in another repository: anyone may have one of any name."""
     trailers: tuple[Trailer, ...]
-    """None of a stranger's."""
+    """Empty if the author is a stranger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """An event of an issue."""
+    """The issue of an event."""
 
     number: int
     title: str
@@ -64,7 +65,7 @@ class Issue:
 
     @property
     def priority(self) -> int:
-        """The first that a label says, else the usual one."""
+        """The priority from the first label that names one, else the usual one."""
         for label in self.labels:
             if found := PRIORITY.fullmatch(label.strip()):
                 return int(found[1] or found[2])
@@ -73,7 +74,7 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class ForgeEvent:
-    """What happened where."""
+    """One event: its kind, its repository, who caused it, and its pull request or issue."""
 
     kind: str
     action: str
@@ -84,7 +85,7 @@ class ForgeEvent:
     by: str
     thing: PullRequest | Issue | None = None
     at_s: int = 0
-    """When the thing was changed last; 0 where nobody says."""
+    """The last change of the thing, in seconds since 1970; 0 if the payload has none."""
 
 
 def read(kind: str, body: bytes) -> ForgeEvent:
@@ -115,7 +116,7 @@ def read(kind: str, body: bytes) -> ForgeEvent:
 
 
 def trailers_in(text: str) -> tuple[Trailer, ...]:
-    """Return what the lines `Dibs: TASK FENCE` of a text name; a name that is none is left out."""
+    """Return the trailers `Dibs: TASK FENCE` of a text, one for each task with a valid name."""
     found: dict[model.Task, Trailer] = {}
     for line in _TRAILER.findall(text)[:TRAILERS_MOST]:
         name, _, last = line.rpartition(" ")
@@ -164,19 +165,19 @@ def _issue(given: dict[str, Any]) -> Issue:
 
 
 def _line(text: str, most: int) -> str:
-    """Return a text of strangers as one line that may be shown, cut."""
+    """Return a text of strangers as one line that is safe to show, cut to `most` characters."""
     seen = (
         char if not characters.fault_of_name(char) else " " * char.isspace()
         for char in unicodedata.normalize("NFC", text)
     )
     flat = " ".join("".join(seen).split())
-    if characters.fault_of_name(flat):  # marks on marks
+    if characters.fault_of_name(flat):  # too many marks in a row
         flat = "".join(char for char in flat if unicodedata.category(char)[0] != "M")
     return flat[: most - 1] + _CUT if len(flat) > most else flat
 
 
 def _prose(text: str) -> str:
-    """Return a text of strangers as it may be shown, cut."""
+    """Return a text of strangers so that it is safe to show, cut to model.BODY_CHARS."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     kept = "".join(char for char in text if not characters.fault_of_prose(char)).strip()
     return kept[: model.BODY_CHARS - 1] + _CUT if len(kept) > model.BODY_CHARS else kept
@@ -190,7 +191,7 @@ def _instant_s(text: str | None) -> int:
 
 
 def _or_none(given: Mapping[str, Any], name: str, kind: type) -> Any:
-    """Return a field, None where it is not there. Raises Unreadable where it is something else."""
+    """Return a field, None if it is absent. Raises Unreadable if it has another type."""
     value = given.get(name)
     is_right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
     if value is None or is_right:
@@ -199,7 +200,7 @@ def _or_none(given: Mapping[str, Any], name: str, kind: type) -> Any:
 
 
 def _get(given: Mapping[str, Any], name: str, kind: type) -> Any:
-    """Return a field. Raises Unreadable where it is missing."""
+    """Return a field. Raises Unreadable if it is absent, empty, or has another type."""
     value = _or_none(given, name, kind)
     if value is None or value == "":
         raise Unreadable(f"This event has no {name}.")

@@ -1,7 +1,7 @@
-"""Does what an event calls for, with the acts of dibs. It never makes up a claim.
+"""Applies the events of a forge with the acts of dibs. It never creates a claim.
 
-A verdict is for the task that is on the pull request, and for those that its text names in lines
-`Dibs: TASK FENCE`; where there is neither, for the one on its branch.
+A verdict applies to the task on the pull request, and to the tasks in its trailers
+(`Dibs: TASK FENCE`); if there are none of these, to the task on its branch.
 """
 
 from dataclasses import dataclass, field
@@ -20,24 +20,24 @@ from dibs.store import Store
 UNMERGED = "closed without merging"
 DONE, UNMATCHED, NOTHING = "done", "unmatched", "nothing"
 RESULTS = (DONE, UNMATCHED, NOTHING, "ignored", "replayed", "overtaken", "old", "refused")
-"""What a delivery may come to, as answers and metrics call it."""
+"""The results of a delivery, as answers and metrics name them."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What was done: the body of the answer."""
+    """The body of the answer to a delivery."""
 
     result: str = NOTHING
     did: str = ""
     """opened, merged, rejected; created, updated, unchanged or dropped."""
     matched: list[dict[str, Any]] = field(default_factory=list)
-    """The tasks: their names, states, and by what they were found."""
+    """The tasks: their names, their states, and how they were found."""
     why: list[str] = field(default_factory=list)
-    """Sentences, where nothing was done with something."""
+    """Sentences that explain why a part of the event had no effect."""
 
 
 async def do(store: Store, project: Project, event: ForgeEvent, label: str) -> Report:
-    """Do what an event calls for. Raises StoreDown, or a ProblemError where nothing can be kept."""
+    """Apply an event. Raises StoreDown, or ProblemError if the store can keep nothing."""
     match event.thing:
         case PullRequest():
             return await _pull_request(store, project, event, event.thing)
@@ -64,7 +64,7 @@ async def _pull_request(
 
 
 class _Finder:
-    """Finds the tasks of one pull request, and tells each what came of it."""
+    """Finds the tasks of one pull request, and applies its outcome to each."""
 
     def __init__(
         self, store: Store, project: Project, event: ForgeEvent, pr: PullRequest, outcome: str
@@ -73,10 +73,10 @@ class _Finder:
         self.pr, self.outcome, self.report = pr, outcome, Report()
 
     async def find(self) -> None:
-        """Try one way after the other."""
+        """Find tasks by the URL and by trailers; without either by the branch."""
         first = await self.tell("pr")
         trailers = self.pr.trailers
-        if isinstance(first, results.Moved):  # only who says which tenure is meant may go on
+        if isinstance(first, results.Moved):  # only trailers that name a tenure still count
             trailers = tuple(trailer for trailer in trailers if trailer.fence)
         for trailer in trailers:
             if trailer.task not in [found["task"] for found in self.report.matched]:
@@ -88,7 +88,7 @@ class _Finder:
             self.report.why.append(_OF_A_FORK)
 
     async def tell(self, way: str, trailer: Trailer | None = None) -> Any:
-        """Tell the task that is found this way; note what that came to, and return it."""
+        """Apply the outcome to the task found this way; report the result, and return it."""
         named = {"task": trailer.task, "fence": trailer.fence} if trailer else {}
         request = ResolveRequest.of(
             {

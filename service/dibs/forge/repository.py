@@ -1,4 +1,4 @@
-"""The project of a repository, as sessions call it: by its remote (client/dibs.py), or as set."""
+"""The project of a repository: the one that is set, or derived as client/dibs.py does it."""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -12,9 +12,9 @@ _CHARS, _CUT = 100, 91
 
 
 def project_of(url: str, set_by: Mapping[str, str]) -> Project:
-    """Return the project of the repository at this page; '' where the URL names none.
+    """Return the project of the repository at this page; '' if the URL names no repository.
 
-    `set_by` has projects by owner/repo, in lower case, and goes first (DIBS_GITHUB_PROJECTS).
+    `set_by` has projects by owner/repo, in lower case, and takes precedence (DIBS_GITHUB_PROJECTS).
     """
     try:
         place = urlsplit(url)

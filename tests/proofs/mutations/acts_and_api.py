@@ -346,8 +346,8 @@ MUTANTS = [
         "a field means something else than the protocol says",
         "acts/claim.py",
         "the protocol's tables are the registry's",
-        'description="How long without a heartbeat."',
-        'description="How long at most."',
+        'description="How long the claim lasts without a heartbeat."',
+        'description="How long the claim lasts at most."',
         ACTS,
     ),
 ]

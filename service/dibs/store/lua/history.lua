@@ -1,4 +1,4 @@
--- history.lua: the tenures of a project that ended in a span of time, the first to end first. Changes nothing.
+-- history.lua: the tenures of a project that ended in a span of time, in the order of their ends. Changes nothing.
 --
 -- ARG.from_ms  .to_ms: lease time, the latter not included   .most tenures to give
 -- ARG.cursor: '' or "time index member", the last entry that the previous page read
