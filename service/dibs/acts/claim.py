@@ -37,7 +37,7 @@ from dibs.store.records import ReplyDecoder, seconds
 from dibs.store.scripts import Declaration
 
 WAIT_MOST_S = 25
-"""The longest wait in seconds: proxies on the way take a request that lasts longer for dead."""
+"""The longest wait in seconds: proxies on the way may give up on a longer request."""
 _TRUE = (True, "true", "1", 1)
 PLACE_CHARS = 12
 """Characters of the keyed hash of an address, by which its claims are counted. The store keeps

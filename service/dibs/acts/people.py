@@ -1,4 +1,4 @@
-"""Shared by the acts of people with an admin key: their fields, and a moved fence."""
+"""Shared by the acts of people with an admin key: fields, and the problem of a moved fence."""
 
 import re
 from datetime import datetime
@@ -25,7 +25,7 @@ _SAID = "until is a span like 90s, 30m, 2h, or an instant like 2026-12-24T18:00:
 
 
 class Until:
-    """The end of a hold: a span from now on, or an instant, in ms since 1970."""
+    """The end of a hold: `for_ms` from now, or `at_ms` since 1970."""
 
     def __init__(self, for_ms: int | None = None, at_ms: int | None = None) -> None:
         self.for_ms, self.at_ms = for_ms, at_ms

@@ -20,9 +20,9 @@ from dibs.requests import TASK_SCHEMA, Request
 
 PROTOCOL, RULES = "docs/protocol.md", "skill/settings.json"
 COMMAND = "sh .claude/skills/dibs/dibs"
-"""How an agent runs the client, in a repository that has dibs."""
+"""The shell words with which an agent runs the client in a repository that uses dibs."""
 OF_NO_ACT = ("doctor",)
-"""Commands of the client that call no act and that an agent may run without asking, too."""
+"""Further commands of the client that an agent may run without asking; they call no act."""
 _MARKS = re.compile(r"(<!-- table: ([\w-]+)[^>]* -->\n).*?(<!-- /table -->)", re.DOTALL)
 _WHO = {"session": "a session", "admin": "a person", "ci": "CI, a person", "reader": "anybody"}
 

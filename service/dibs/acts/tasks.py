@@ -106,7 +106,7 @@ class Entry(Request):
     )
 
     def kept(self, project: model.Project) -> str:
-        """Return it for tasks.lua: a JSON object of texts, lists with a line for each item."""
+        """Return the entry for tasks.lua: a JSON object of texts, lists with a line an item."""
         like = skeleton(self.task, project)
         fields: dict[str, str | None] = {
             "task": self.task,

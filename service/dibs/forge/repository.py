@@ -1,4 +1,4 @@
-"""The project of a repository: the one that is set, or derived as client/dibs.py does it."""
+"""The project of a repository: from the settings, or derived as client/dibs.py does."""
 
 from collections.abc import Mapping
 from hashlib import sha256

@@ -2,8 +2,8 @@
 
 local reopen = ARG.reopen == '1'
 
--- Return whether SESSION may take `task`, whose lapse is recorded: nil (free), 'mine', 'damaged', or the reason of
--- a refusal and when it ends. Then the tickets whose window has passed, if any, and when the next window begins.
+-- Return whether SESSION may take `task`: nil (free), 'mine', 'damaged', or the reason of a refusal and when it ends;
+-- then the tickets whose window has passed, if any, and when the next window begins. The caller records a lapse before.
 local function availability(task, rec)
   if rec.state == nil then return nil end
   if rec.damaged then return 'damaged' end

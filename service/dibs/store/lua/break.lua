@@ -38,7 +38,7 @@ elseif rec.damaged then
 end
 local current = rec.fence == fence
 if current and rec.state == 'broken' or ended_by(task, fence, 'broken') then
-  -- The first break may have asked for no hold, or an error may have interrupted it.
+  -- The first break may not have asked for a hold, or an error may have interrupted it.
   if hold and current and not on_hold(rec) then put_on_hold(task, rec, hold) else touch() end
   return answer('ended', {}, {task, state_now(task, rec), '1'})
 end

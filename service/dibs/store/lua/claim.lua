@@ -164,7 +164,7 @@ local function refusal_facts(reason, task, rec, project_hold)
   return row
 end
 
--- Answer with each refused task and the reason; SESSION joins their queues if it asked to.
+-- Return the answer with each refused task and the reason; add SESSION to their queues if it asked for that.
 local function refuse()
   if queue and not take_places(refused, label) then return answer('quota', told, 'queue', text(RULES.tickets_per_task)) end
   local reply = {'refused', NOW_TEXT, told}
@@ -205,7 +205,7 @@ local function over_quota(wanted)
   end
 end
 
--- Answer if a limit would be exceeded: of live claims, or of the size of the records after evicting history.
+-- Return an answer if a limit would be exceeded: of live claims, or of the size of the records after evicting history.
 local function check_limits()
   local whose, limit
   if #free > 0 then whose, limit = over_quota(#free) end

@@ -5,7 +5,7 @@
 -- ARG.keep: '' to check a delivery; '1' to remember it once its acts are done
 --
 -- {'new', now} {'replayed', now} {'overtaken', now}: a later change of the thing was delivered before
--- {'old', now}   the last change is older than any delivery that a forge repeats, or that is remembered here
+-- {'old', now}   the last change is more than OLDEST_MS ago: no forge repeats it, and a replay may be forgotten here
 -- {'stalled', now}
 -- Safe to run twice. O(log MOST).
 --- @include common.lua

@@ -1,4 +1,4 @@
--- losses.lua: the claims that sessions lost (rule 10): recorded at once, reported in the next reply to the session.
+-- losses.lua: the claims that sessions lost (rule 10), which the next reply to the session reports.
 --
 --   :lost:SESSION   its losses, an entry for each task, as JSON:
 --     task, fence    the tenure that it lost

@@ -2,8 +2,8 @@
 -- does not keep them, and a script that met a key of another type ended before it wrote them.
 --
 -- META.recount, while a recount goes on: its progress and the bytes so far, as 'index rank bytes'. Meanwhile a new
--- entry joins the end of an index, and a dropped one moves those behind it forward: the total is that of a count at
--- once, except for a task that moves to an index that is still to be counted.
+-- entry joins the end of an index, and a dropped one moves those behind it forward: the total equals a count made at
+-- once, except for tasks that move to an index that is still to be counted.
 
 local INDEXES = {':live', ':lapsed', ':done', ':ended', ':damaged', ':listed', ':on-hold', ':history'}
 local PAGE = math.min(100, RULES.recount_most)

@@ -4,7 +4,7 @@
 -- ARG.pressed: 1 if the store has little memory left, so that history is evicted; or ''
 --
 -- {'swept', now, more: 1 | '', gone: 1 | '', damaged, held, parked, review, lapsed, done, tickets, lapses, breaks}
---   gone: the store has no data of the project, or none any more
+--   gone: the store has no data of the project (any more)
 --   damaged: tasks whose record cannot be read, MOST at most
 --   held, parked, review, lapsed, done, tickets: how many there are now   lapses, breaks: how many ever
 -- Safe to run twice: what was recorded or dropped is no longer due. O(log live claims + tickets)
