@@ -17,7 +17,9 @@ def test_a_session_starts_by_knowing_what_it_holds_and_how_to_claim(repo: Sandbo
     seen = json.dumps(claude(repo).asked[0])
     assert "dibs: this session holds no task." in seen
     assert "## Tasks are claimed" in seen
-    assert "dibs: Claim a task before working on it" in seen
+    skill = (repo.repo / ".claude/skills/dibs/SKILL.md").read_text()
+    [description] = re.findall(r"^description: (.+)$", skill, re.MULTILINE)
+    assert f"dibs: {description}" in seen
 
 
 def test_an_edit_is_stopped_until_the_task_is_claimed(repo: Sandbox) -> None:
