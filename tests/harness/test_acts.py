@@ -108,9 +108,9 @@ class _Two(NamedTuple):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("return {ARG.task, ARG.note, ARG.fence}", "gives it: fence"),
-        ("return {ARG.task}\n-- ARG.note: only in a comment", "given: note"),
-        ("return {ARG.task, ARG.note, ARGV[6]}", "counts its arguments"),
+        ("return {ARG.task, ARG.note, ARG.fence}", "not declared: fence"),
+        ("return {ARG.task}\n-- ARG.note: only in a comment", "declared arguments: note"),
+        ("return {ARG.task, ARG.note, ARGV[6]}", "uses argument numbers"),
     ],
 )
 def test_a_script_that_does_not_fit_is_found_when_it_is_declared(

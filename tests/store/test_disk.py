@@ -79,7 +79,7 @@ def test_claims_stop_at_the_limit_and_go_on_a_little_above_it(tmp_path: Path) ->
 
     assert limits.kept_free(1024 * MB) == kept
     assert why(100) == ""
-    assert "99.0 MB are free and 100 MB are kept for those who hold claims" in why(99)
+    assert "99.0 MB are free and 100 MB are kept for the holders of claims" in why(99)
     assert why(105) != "", "it does not flicker"
     assert why(110) == ""
 

@@ -458,9 +458,12 @@ async def test_a_user_who_may_load_and_not_list_has_functions_all_the_same() -> 
     [
         (
             "local A = 1\nlocal function f() return A end\nlocal A = 2\nreturn f()",
-            "have this name: A",
+            "defined twice: A",
         ),
-        ("local A = B\nlocal B = 1\nlocal function f() return B end\nreturn f()", "its line: B"),
+        (
+            "local A = B\nlocal B = 1\nlocal function f() return B end\nreturn f()",
+            "its definition: B",
+        ),
         ("  local A = 1", "begins no statement"),
     ],
 )

@@ -229,7 +229,7 @@ def test_a_store_without_room_for_a_connection_is_asked_once_and_named_at_once(
             told = runner.run(ask(full.url))
         rejected = first.info("stats")["rejected_connections"] - before
     # Now and then the end of the connection is heard before what was said on it.
-    named = told.count("The store has as many clients as it takes (maxclients). False")
+    named = told.count("The store has reached its limit of clients (maxclients). False")
     assert named > 10, told
     assert rejected == 20
 

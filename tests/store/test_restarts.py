@@ -65,7 +65,7 @@ async def test_servers_that_take_turns_do_not_keep_claims_for_ever(
     assert whys.count("restart") <= count + 3, whys
     assert whys[-3:] == ["turns"] * 3
     assert desk.store.clock.taking_turns
-    assert any("by turns" in reason for reason in (await desk.store.health()).reasons)
+    assert any("in turn" in reason for reason in (await desk.store.health()).reasons)
     await why_each(desk, 45)
     await desk.granted(desk.bob, "T-1")
 

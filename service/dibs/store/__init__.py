@@ -1,4 +1,4 @@
-"""The store: every key, every script, and the clock that leases run by."""
+"""The store: its keys, its scripts, and the lease clock."""
 
 from dibs.store.counts import Counts
 from dibs.store.redis.failures import Damaged, StoreDown, StoreFull, Unwilling

@@ -1,4 +1,4 @@
-"""What a board shows beside the claims: which tasks may be had, and what keeps the others."""
+"""Tasks that a board shows in addition to claims: claimable ones, and why others are not."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dibs.store.scripts import Declaration
 from dibs.store.store import Store
 
 KINDS = ("failed", "free", "ready", "on-hold", "blocked")
-"""The kinds of tasks that nobody has."""
+"""The kinds of tasks that no session holds."""
 
 
 class _Arguments(NamedTuple):
@@ -27,30 +27,30 @@ class BoardTask:
 
     now: Claim | Free
     rank: int | None = None
-    """Where it stands in the order of `next`; None where nobody wrote it down."""
+    """Its rank in the order of `next`; None for a task that is not listed."""
     missing: int = 0
-    """How many of its needs are not done."""
+    """The number of its needs that are not done."""
     needs: tuple[tuple[Task, str], ...] = ()
-    """The first of those, each with its state."""
+    """The first of its needs that are not done, each with its state."""
 
 
 @dataclass(frozen=True, slots=True)
 class BoardTasks:
-    """What one look showed."""
+    """The result of one read."""
 
     hold: Hold | None
-    """A person keeps the whole project back."""
+    """The hold on the whole project, if there is one."""
     sizes: dict[str, int]
-    """How many tasks there are of each kind at most: a few may be of another by now."""
+    """Upper bounds of the number of tasks of each kind: a few may have changed kind since."""
     many: int
-    """How many there are of the kind that was asked for."""
+    """The number of tasks of the requested kind."""
     tasks: tuple[BoardTask, ...]
 
 
 async def look(
     store: Store, project: Project, tasks: Sequence[Task] = (), *, kind: str = "", most: int = 0
 ) -> BoardTasks:
-    """Return these tasks, those of which something is known, or the first of a kind.
+    """Return the first tasks of a kind, or those of `tasks` that the store knows.
 
     Raises StoreDown.
     """

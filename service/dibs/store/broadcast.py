@@ -19,9 +19,9 @@ log = logging.getLogger("dibs.stream")
 BLOCK_MS = 10_000
 AGAIN_S = 0.5
 QUIET_S = 15.0
-"""After so long without an event a stream says that it is still there."""
+"""Seconds without an event after which a stream sends a sign of life."""
 BACKLOG = 1_000
-"""Events that a slow subscription may be behind before it is told to start over."""
+"""Most unread events of a subscription; with more it loses them all and has to start over."""
 
 
 class ShuttingDown(Exception):
@@ -38,25 +38,25 @@ class Subscription:
         self._ended = ended
 
     def put(self, events: Sequence[Event]) -> None:
-        """Add events; too many unread ones are dropped, and the subscription told so."""
+        """Add events. More than BACKLOG unread ones reset the subscription."""
         self._waiting.extend(events)
         if len(self._waiting) > BACKLOG:
             self.reset()
         self._changed.set()
 
     def reset(self) -> None:
-        """Tell the subscription that events are missing from here on."""
+        """Drop the unread events, and let the next get() raise CursorExpired."""
         self._waiting.clear()
         self._reset = True
         self._changed.set()
 
     def end(self) -> None:
-        """Let the subscription go, at once."""
+        """End the subscription: get() raises ShuttingDown at once."""
         self._ended = True
         self._changed.set()
 
     async def get(self, timeout_s: float) -> list[Event]:
-        """Return the events since the last call, [] after `timeout_s`.
+        """Return the events since the last call, or [] if none come within `timeout_s`.
 
         Raises CursorExpired or ShuttingDown.
         """
@@ -74,26 +74,29 @@ class Subscription:
 
 
 class EventBroadcaster:
-    """Follows the projects that somebody listens to."""
+    """Follows the event stream of every project that has a subscription."""
 
     def __init__(self, store: Store, reader: BlockingReader) -> None:
         self._store, self._reader = store, reader
         self._subscriptions: dict[Project, set[Subscription]] = {}
         self._followers: dict[Project, asyncio.Task[None]] = {}
         self.streams = 0
-        """How many listen now."""
+        """The number of callers that listen now."""
         self.ended = False
 
     @contextlib.asynccontextmanager
     async def listen(self, project: Project, *, caller: bool = True) -> AsyncIterator[Subscription]:
-        """Hear what happens in `project` from now on. Raises StoreDown."""
+        """Yield a subscription to the events of `project` from now on. Raises StoreDown.
+
+        `caller`: it counts in `streams`.
+        """
         subscription = Subscription(ended=self.ended)
         subscriptions = self._subscriptions.setdefault(project, set())
         subscriptions.add(subscription)
         self.streams += caller
         try:
             if project not in self._followers:
-                # Known before anybody goes on: what happens from here on is not missed.
+                # Read before the subscription is yielded, so that it misses no later event.
                 start = await self._store.events.end(project)
                 if project not in self._followers:
                     follower = asyncio.create_task(self._follow(project, *start))
@@ -108,10 +111,11 @@ class EventBroadcaster:
                     self._followers.pop(project).cancel()
 
     async def since(self, project: Project, after: str) -> AsyncIterator[list[Event]]:
-        """Yield the events after the id `after`, then what happens; [] when all is quiet.
+        """Yield the events after the id `after`, then new ones as they come; [] every QUIET_S
+        without one.
 
         There is no gap and no duplicate. Raises CursorExpired where there would be a gap, StoreDown
-        while the backlog is read, and ShuttingDown.
+        from reading the backlog, and ShuttingDown.
         """
         async with self.listen(project) as subscription:
             while backlog := await self._store.events.read(project, after, 500):
@@ -125,14 +129,14 @@ class EventBroadcaster:
                 yield events
 
     def end(self) -> None:
-        """Let every subscription go: the service is about to stop."""
+        """End every subscription: the service is about to stop."""
         self.ended = True
         for subscriptions in self._subscriptions.values():
             for subscription in subscriptions:
                 subscription.end()
 
     async def close(self) -> None:
-        """Stop following."""
+        """Stop the followers and close their connections."""
         followers = list(self._followers.values())
         self._followers.clear()
         for follower in followers:
@@ -141,32 +145,33 @@ class EventBroadcaster:
         await self._reader.close()
 
     async def _follow(self, project: Project, epoch: str, last: str) -> None:
-        """Tell all who listen what comes after `last`, for as long as somebody listens.
+        """Pass the events after `last` to all subscriptions, as long as the project has one.
 
-        A library that waits with a timeout may take a cancellation for the end of that; so this
-        looks whether it is still the follower, and nobody waits for it in vain.
+        A library that waits with a timeout may swallow a cancellation. So the loop also ends when
+        this task is no longer the project's follower, and close() does not wait forever.
         """
         while self._followers.get(project) is asyncio.current_task():
             try:
                 epoch, last = await self._tell_next(project, epoch, last)
             except (RedisError, StoreDown, OSError):
                 await asyncio.sleep(AGAIN_S)
-                # The store may come back with other data: what it holds then decides.
+                # The store may come back with other data: its epoch decides where to continue.
                 with contextlib.suppress(RedisError, StoreDown, OSError):
                     now, _ = await self._store.events.end(project)
                     last = last if now == epoch else ""
-            except Exception:  # a defect of ours must not leave subscriptions waiting in silence
+            except Exception:  # a defect in dibs must not leave subscriptions without events
                 log.exception("follower_failed project=%s", project)
                 last = ""
                 await asyncio.sleep(AGAIN_S)
 
     async def _tell_next(self, project: Project, epoch: str, last: str) -> tuple[str, str]:
-        """Tell the next events after `last`, if some come; return the epoch, and the last one told.
+        """Wait for events after `last`, pass them on, and return the epoch and the new `last`.
 
-        '' for that one: some are missing, so begin at the end. Raises StoreDown, or as XREAD does.
+        A `last` of '' means that events are missing: the next call resets the subscriptions and
+        starts at the end of the stream. Raises StoreDown, or an error of XREAD.
         """
         if not last:
-            # Known before anybody is told to read anew: what comes from here on is not missed.
+            # Read before the reset, so that a subscription that starts over misses no later event.
             epoch, last = await self._store.events.end(project)
             for subscription in self._subscriptions.get(project, ()):
                 subscription.reset()
@@ -176,7 +181,7 @@ class EventBroadcaster:
         )
         if not found:
             return epoch, last
-        # Of what came while nobody could read, some may be gone already.
+        # Events that came while the store was unreachable may have been trimmed already.
         now, is_gap = await self._store.events.look(project, last)
         if is_gap or (now != epoch and epoch != "0"):
             return now, ""

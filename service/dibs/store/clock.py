@@ -18,9 +18,10 @@ KEY = "dibs:clock"
 SWEEPER_MS = 5_000
 RUN_ID_CHARS = 16
 TURNS_S = 30.0
-"""For so long after a turn the servers are said to take turns."""
+"""Seconds after the last `turns` tick for which the servers count as taking turns."""
 APART_MOST_US = 2_000_000
-"""The nodes of a cluster may differ by less than what counts as a stall, looks included."""
+"""Greatest difference between the clocks of a cluster's nodes, the time to read them included.
+It has to stay below a stall."""
 
 
 _LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -37,7 +38,7 @@ class Tick(NamedTuple):
 
 @dataclass(frozen=True)
 class ClockReading:
-    """What the last look at the clock said."""
+    """The lease clock's state at the last tick."""
 
     observed_us: int
     lost_us: int
@@ -50,16 +51,16 @@ class ClockReading:
 
     @property
     def wall_ms(self) -> int:
-        """The store's wall clock at the last look."""
+        """The store's wall clock at the last tick."""
         return self.observed_us // 1000
 
     @property
     def lease_ms(self) -> int:
-        """Lease time at the last look."""
+        """Lease time at the last tick."""
         return (self.observed_us - self.lost_us) // 1000
 
     def instant(self, lease_ms: int) -> datetime:
-        """Return the wall-clock instant of `lease_ms`, which may lie before outages."""
+        """Return the wall-clock instant of `lease_ms`, which may be earlier than some stalls."""
         lost_us = self.lost_us
         if self.stalls:
             ends, losses = zip(*map(_stall, self.stalls.split()), strict=True)
@@ -69,8 +70,8 @@ class ClockReading:
         return _second((lease_ms + lost_us // 1000) // 1000)
 
     def lease_span(self, from_s: int, to_s: int) -> tuple[int, int]:
-        """Return a span of lease time, in ms, that has all of a span of the wall clock, and may
-        have more: what was lost in between is not looked up."""
+        """Return a span of lease time, in ms, that covers a span of the wall clock. It may be
+        longer: time lost within the span is not taken out exactly."""
         losses = [self.lost_us, *(lost_us for _, lost_us in map(_stall, self.stalls.split()))]
         first = 1000 * from_s - max(losses) // 1000 - 1
         return max(0, first), max(0, 1000 * to_s - min(losses) // 1000 + 1)
@@ -78,45 +79,45 @@ class ClockReading:
 
 @functools.lru_cache(4096)
 def _second(unix_s: int) -> datetime:
-    """Many claims share the second in which they were made, or will lapse."""
+    """Return a UTC datetime, cached: many claims share the second of their grant or deadline."""
     try:
         return datetime.fromtimestamp(unix_s, UTC)
-    except (ValueError, OverflowError, OSError):  # a damaged number: no calendar goes so far
+    except (ValueError, OverflowError, OSError):  # a damaged number, beyond the calendar
         return _LAST
 
 
 class LeaseClock:
-    """Looks at the clock, and says when somebody has to look again."""
+    """Reads the lease clock, and knows when it has to be read again."""
 
     def __init__(self, link: Link, stall_ms: int) -> None:
         self.process = uuid.uuid4().hex[:12]
         self.reading = ClockReading(0, 0, "")
         self.stale = True
-        """A look is due before the next act: the store may have restarted since the last one."""
+        """A tick is due before the next act: the store may have restarted since the last one."""
         self.turns_s = -TURNS_S
-        """When the servers behind the store's address last took turns, by our monotonic clock."""
+        """When the servers behind the store's address last took turns (time.monotonic)."""
         self.sweeper = False
-        """This process was chosen to write down passed deadlines."""
+        """Whether this process is the one that records passed deadlines."""
         self.shown: list[ServerInfo] = []
-        """What each server of the store showed at the last look."""
+        """Each server of the store as the last look() read it."""
         self._link = link
         self._stall_ms = stall_ms
         self._tick = Script.load("tick", arguments=Tick._fields)
 
     @property
     def taking_turns(self) -> bool:
-        """Say if several servers recently answered in turn, so that a failover goes unnoticed."""
+        """Whether several servers recently answered in turn, so that a failover goes unnoticed."""
         return time.monotonic() - self.turns_s < TURNS_S
 
     async def look(self) -> None:
-        """Ask each server of the store about itself. Raises StoreDown."""
+        """Read the information of each server of the store into `shown`. Raises StoreDown."""
         self.shown = await asyncio.gather(*map(look, await self._link.servers()))
 
     async def tick(self) -> str:
-        """Look at the clock, as the servers showed themselves last.
+        """Tick the clock with the run ids in `shown`, and store the reading.
 
-        Returns why time was lost (restart, gap, back, damaged), or ''. Where none was: 'first' of a
-        clock that begins, 'turns' where several servers answer by turns. Raises StoreDown.
+        Return why time was lost (restart, gap, back, damaged). If no time was lost, return 'first'
+        for a new clock, 'turns' if several servers answer in turn, or ''. Raises StoreDown.
         """
         run_id = " ".join(sorted(server.run_id[:RUN_ID_CHARS] for server in self.shown))
         reply = await run_script(

@@ -1,9 +1,9 @@
-"""Counts collisions that were avoided: claims that were refused, each once.
+"""Counts avoided collisions: refused claims, once per session and tenure.
 
-A session that polls a task for an hour avoided one collision, not hundreds. So pairs of session and
-tenure are counted, in one HyperLogLog per project and hour (exact while numbers are small, within a
-percent after). Counts wait in memory until the next tick of maintenance: a refused claim costs
-nothing more, and a crash loses only a statistic.
+A session that polls a task for an hour avoids one collision, not hundreds. So the counter counts
+pairs of session and tenure, in one HyperLogLog per project and hour (exact for small numbers,
+within a percent for large ones). Pairs stay in memory until the next tick of maintenance: a refused
+claim causes no extra call, and a crash loses only a statistic.
 """
 
 import contextlib
@@ -18,21 +18,21 @@ HOUR_MS = 3_600_000
 HOURS = 24
 _KEPT_MS = (HOURS + 2) * HOUR_MS
 _WAITING_MOST = 2_000
-"""Pairs of one project between two flushes; more of them than this are not counted."""
+"""Most pairs of one project between two flushes; further ones are not counted."""
 _KNOWN_MOST = 20_000
 
 
 class CollisionCounter:
-    """Collisions avoided, per project, in the last 24 hours."""
+    """Avoided collisions of the last 24 hours, per project."""
 
     def __init__(self, link: Link, keys: Callable[[Project], str]) -> None:
-        """`keys` gives what every key of a project starts with."""
+        """`keys` returns the prefix of a project's keys."""
         self._link, self._keys = link, keys
         self._waiting: dict[Project, set[str]] = {}
         self._known: OrderedDict[tuple[Project, str], None] = OrderedDict()
 
     def avoided(self, project: Project, session: str, claim: Claim) -> None:
-        """Count that `session` (its hash) was refused because of `claim`."""
+        """Count a refusal of `session` (its hash) because of `claim`."""
         pair = f"{session[:16]} {claim.fence} {claim.task}"
         if (project, pair) in self._known:
             return
@@ -44,7 +44,7 @@ class CollisionCounter:
                 self._known.popitem(last=False)
 
     async def flush(self, now_ms: int) -> None:
-        """Write down what waits. Raises StoreDown; what waited is then not counted."""
+        """Write the waiting pairs to the store. Raises StoreDown; the pairs are then lost."""
         waiting, self._waiting = self._waiting, {}
         with contextlib.suppress(StoreFull, Damaged):
             for project, pairs in waiting.items():
@@ -53,7 +53,7 @@ class CollisionCounter:
                 await self._link.command("PEXPIRE", key, _KEPT_MS)
 
     async def count(self, project: Project, now_ms: int) -> int:
-        """Return how many were counted in the last 24 hours, this one included."""
+        """Return the avoided collisions of the last 24 hours, the current one included."""
         hour = now_ms // HOUR_MS
         keys = [self._key(project, hour - ago) for ago in range(HOURS)]
         return int(await self._link.command("PFCOUNT", *keys))

@@ -1,4 +1,4 @@
-"""How many there are of what, in a project."""
+"""Counts of a project's claims, tasks and tickets."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +8,7 @@ from dibs.model import Project
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a sweep found in one project."""
+    """The counts that a sweep of one project returns."""
 
     held: int
     parked: int
@@ -17,19 +17,19 @@ class Counts:
     done: int
     tickets: int
     lapses: int
-    """Ever."""
+    """All lapses since the project began."""
     breaks: int
-    """Ever."""
+    """All breaks since the project began."""
 
     @property
     def busy(self) -> bool:
-        """Something there changes by time alone, before long."""
+        """Whether time alone will soon change something in the project."""
         return self.held + self.parked + self.review + self.lapsed + self.tickets > 0
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """A project at a glance: how many claims are in each state now."""
+    """A summary of a project: how many of its tasks are in each state now."""
 
     project: Project
     held: int
@@ -37,21 +37,21 @@ class Overview:
     review: int
     lapsed: int
     done: int
-    """In the last 24 hours, unlike the others."""
+    """Tasks done in the last 24 hours; the other counts are of the present."""
     failed: int
     ready: int
-    """Tasks that are listed and may be claimed, lapsed ones among them."""
+    """Listed tasks that may be claimed, including those whose claim lapsed."""
     blocked: int
     on_hold: bool
-    """A person keeps the whole project back."""
+    """A person has put the whole project on hold."""
     changed_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What happened in a project in the last 24 hours, and the store's time."""
+    """A project's counts of the last 24 hours, and the store's time."""
 
     now_ms: int
     done: int
     avoided: int
-    """Claims refused because somebody else had the task, or had done it; see CollisionCounter."""
+    """Refused claims of tasks that another session held or had done; see CollisionCounter."""

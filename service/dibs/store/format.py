@@ -1,4 +1,4 @@
-"""The format of the data in a store: checked by every service, and brought on by a newer one."""
+"""The format of a store's data: every service checks it, and a newer one upgrades it."""
 
 import logging
 from typing import NamedTuple
@@ -13,7 +13,7 @@ _KEY = "dibs:format"
 
 
 class UnsupportedStore(Exception):
-    """The store cannot be used as it is; the message is a sentence that says why."""
+    """The store cannot be used in its present state; the message is a sentence with the reason."""
 
 
 class Upgrade(NamedTuple):
@@ -27,7 +27,7 @@ UPGRADE = Script.load("upgrade", arguments=Upgrade._fields)
 
 
 async def check_format(link: Link) -> None:
-    """Check that the data is of our format; where it is of the one before, say that it is ours now.
+    """Check that the data has format FORMAT; upgrade it if it has FORMAT_BEFORE.
 
     Raises StoreDown, or UnsupportedStore.
     """
@@ -43,9 +43,9 @@ async def check_format(link: Link) -> None:
 
 
 async def settled(link: Link, key: str, first: str) -> str:
-    """Return what stands at `key`; the first caller puts `first` there."""
+    """Return the value of `key`, which the first caller sets to `first`. Raises StoreDown."""
     found = await link.command("GET", key)
-    if found is None:  # only then write: a full store must not keep a service from starting
+    if found is None:  # write only then: a full store must not keep a service from starting
         await link.command("SET", key, first, "NX")
         found = await link.command("GET", key)
     return str(found)

@@ -1,4 +1,4 @@
-"""Checks the durability of the store: asked of the store itself, never assumed."""
+"""Checks the durability of the store: the store itself reports it, dibs never assumes it."""
 
 import asyncio
 import re
@@ -15,27 +15,28 @@ READY_S = 2.0
 _KEYS_TRIED = 100
 _WORSE: list[Durability] = ["strict", "replicated", "unknown", "relaxed"]
 LAG_S = 2
-"""A replica that follows says so once a second; one that was silent for longer confirms nothing."""
+"""Greatest lag, in seconds, of a replica that counts. A replica that follows acknowledges once a
+second; one that was silent for longer would confirm nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What /readyz shows.
+    """The state of the store that /readyz shows.
 
     `durability` is strict when an acknowledged claim survives a crash, replicated when it survives
     a failover.
     """
 
     status: Literal["ready", "full"]
-    """full: new claims are refused for want of room, those that are held go on."""
+    """full: new claims are refused for lack of memory or disk; held claims go on."""
     durability: Durability
     server: str
     reasons: list[str] = field(default_factory=list)
-    """Why the store is full, and why durability is not strict, in sentences."""
+    """The reasons why the store is full, and why durability is not strict, in sentences."""
 
 
 async def check(link: Link) -> Health:
-    """Ask every server of the store for its configuration. Raises StoreDown if one is unfit."""
+    """Read the configuration of every server of the store. Raises StoreDown if one is unfit."""
     if isinstance(link, ClientLink):
         return Health("ready", "relaxed", "in memory", [link.why_relaxed])
     try:
@@ -69,14 +70,14 @@ async def _check(server: Link) -> Health:
     unknown = _not_shown(seen, log, synced)
     durability: Durability = "relaxed" if weak else "unknown" if unknown else "strict"
     if server.replicas and not replicas:
-        durability = "replicated"  # the copies answer for the log, and what weakens it is named
+        durability = "replicated"  # replicas make up for a weak log; `reasons` still has it
     full = _of_memory(seen.info)
     reasons = [*full, *weak, *unknown]
     return Health("full" if full else "ready", durability, _name(seen.info), reasons)
 
 
 def _name(info: Mapping[str, str]) -> str:
-    """Return the server's name and version, as far as it shows them."""
+    """Return the server's name and version, or as much of them as it shows."""
     if "valkey_version" in info:
         return f"Valkey {info['valkey_version']}"
     return f"Redis {info.get('redis_version', '')}".strip() if info else "not shown"
@@ -86,7 +87,10 @@ def _of_memory(info: Mapping[str, str]) -> list[str]:
     used, limit = number(info, "used_memory"), number(info, "maxmemory")
     if limit == 0 or used < limit:
         return []
-    return [f"The store is at its memory limit, {limit} bytes: no new claims, held ones go on."]
+    return [
+        f"The store is at its memory limit, {limit} bytes: new claims are refused, held claims "
+        "go on."
+    ]
 
 
 def _of_the_log(info: Mapping[str, str], log: str, synced: str) -> list[str]:
@@ -102,7 +106,7 @@ def _of_the_log(info: Mapping[str, str], log: str, synced: str) -> list[str]:
 
 async def _of_replicas(server: Link, info: Mapping[str, str]) -> list[str]:
     if server.replicas:
-        _, enough = await server.replicated("PING")  # do they have what was written last?
+        _, enough = await server.replicated("PING")  # WAITs for the replicas to have all writes
         following = _following(info)
         if enough and following >= server.replicas:
             return []
@@ -116,7 +120,7 @@ async def _of_replicas(server: Link, info: Mapping[str, str]) -> list[str]:
 
 
 def _following(info: Mapping[str, str]) -> int:
-    """Return how many replicas follow, by INFO's lines `slave0:ip=…,state=online,…,lag=0`."""
+    """Count the replicas that follow, by INFO's lines `slave0:ip=…,state=online,…,lag=0`."""
     count = 0
     for name, value in info.items():
         if re.fullmatch(r"slave\d+", name):
@@ -127,7 +131,7 @@ def _following(info: Mapping[str, str]) -> int:
 
 
 def _not_shown(seen: ServerInfo, log: str, synced: str) -> list[str]:
-    """Return what has to be taken on trust, in sentences."""
+    """Return the facts that the store does not show, in sentences."""
     reasons = []
     if not seen.policy:
         reasons.append(
@@ -139,7 +143,7 @@ def _not_shown(seen: ServerInfo, log: str, synced: str) -> list[str]:
     if not seen.run_id:
         reasons.append(
             "The store does not show its run (INFO): a restart that takes under 5 seconds goes "
-            "unnoticed, and claims have no more time for it."
+            "unnoticed, and claims get no extra time for it."
         )
     return reasons
 
@@ -153,9 +157,10 @@ async def _check_clock(server: Link) -> None:
 
 
 async def _check_writes(server: Link) -> None:
-    """Raise StoreDown where the server takes no writes, by one that changes nothing.
+    """Raise StoreDown where the server refuses writes; the test write changes nothing.
 
-    A node of a cluster takes only keys of its own slots: the first of these that it does.
+    A node of a cluster accepts only keys of its own slots, so the check tries several keys until
+    the node accepts one.
     """
     for tried in range(_KEYS_TRIED):
         try:
@@ -166,7 +171,8 @@ async def _check_writes(server: Link) -> None:
 
 
 async def memory(link: Link) -> tuple[int, int]:
-    """Return how many bytes the store's servers use, and may use together (0: no limit)."""
+    """Return the memory that the store's servers use, and their common limit (0: none), in
+    bytes."""
     found = [await info_of(server) for server in await link.servers()]
     used, limit = (
         sum(number(info, name) for info in found) for name in ("used_memory", "maxmemory")

@@ -1,9 +1,10 @@
-"""Makes a library of functions out of a script, for stores that keep some (FUNCTION LOAD, FCALL).
+"""Turns a script into a function library, for stores that support them (FUNCTION LOAD, FCALL).
 
-A script that is sent by its digest makes all of its functions anew at each run; those of a library
-are made once, when it is loaded, so a claim takes a fifth less of the store. What a file keeps for
-one run (a `local` that begins a line and is no function) is a variable of the library then, and is
-set anew at the beginning of each run, in the order of the files, as in the script.
+A script that is called by its digest creates all of its functions again at each run. A library
+creates them once, when it is loaded, so a claim takes a fifth less of the store's time. A file's
+state for one run (a `local` at the beginning of a line that is not a function) becomes a variable
+of the library. It is set again at the beginning of each run, in the order of the files, as in the
+script.
 """
 
 import hashlib
@@ -17,23 +18,23 @@ _VARIABLES = re.compile(r"local (?!function\b)(\w+(?:, \w+)*)(?: (=)|$)", re.MUL
 _STRING = re.compile(r"'[^'\n]*'")
 _FUNCTION = re.compile(r"local function (\w+)\(")
 PREFIX = "dibs_"
-"""What the names of our libraries begin with."""
+"""Prefix of the names of dibs's libraries."""
 
 
 class NoLibrary(Exception):
-    """A script cannot be a library: a mistake of ours, found at start."""
+    """A script cannot be turned into a library: a defect in dibs, found at start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """A script as a library with one function, called like it."""
+    """A script as a library with one function of the same name."""
 
     name: str
-    """Says what is in it, by its digest: no other version of dibs has one of this name."""
+    """Contains the digest of the code, so other code never has the same name."""
     code: str
 
     def text(self, loaded_s: int) -> str:
-        """Return it as it is loaded; `loaded_s` is when, so that old ones are known."""
+        """Return the text for FUNCTION LOAD; `loaded_s` is the time, which shows old libraries."""
         return (
             f"#!lua name={self.name}\n"
             f"redis.register_function{{function_name = '{self.name}', "
@@ -42,9 +43,9 @@ class Library:
 
     @classmethod
     def of(cls, script: str, files: Sequence[str], inside: str) -> "Library":
-        """Make the library of `script`, which has these files, each around the next.
+        """Make the library of `script` from its files, each of which encloses the next.
 
-        `inside` stands in a file for what it is around, where that is not its end.
+        `inside` marks where a file runs the file it encloses; without it, that is at the end.
         Raises NoLibrary.
         """
         files = [_COMMENT.sub("", text) for text in files]
@@ -58,9 +59,9 @@ class Library:
 
 
 def _file(text: str, later: set[str], inner: str, inside: str, *, outermost: bool) -> str:
-    """Return Lua that makes what one file defines, and returns the function that runs it.
+    """Return Lua that defines one file's functions and returns the function that runs the file.
 
-    `later` are the names in the files after it.
+    `later` are the names used in the files after it.
     """
     made, run = _parted(_statements(text), later)
     if inner:
@@ -76,7 +77,10 @@ def _file(text: str, later: set[str], inner: str, inside: str, *, outermost: boo
 
 
 def _statements(text: str) -> list[str]:
-    """Part a file, without comments, into the statements that begin a line."""
+    """Split a file without comments into the statements that begin at the start of a line.
+
+    Raises NoLibrary.
+    """
     found: list[str] = []
     for line in text.splitlines():
         if not line.strip():
@@ -86,14 +90,14 @@ def _statements(text: str) -> list[str]:
         elif found:
             found[-1] += f"\n{line}"
         else:
-            raise NoLibrary(f"This begins no statement: {line}")
+            raise NoLibrary(f"This line begins no statement: {line}")
     return found
 
 
 def _parted(statements: list[str], later: set[str]) -> tuple[list[str], list[str]]:
-    """Part what is made once, when the library is loaded, from what is done at each run.
+    """Split statements into those for loading the library, and those for each run.
 
-    A variable that no function knows stays where it is, in the run.
+    A variable that no function uses stays in the run. Raises NoLibrary.
     """
     functions = "\n".join(each for each in statements if _FUNCTION.match(each))
     known = _words(functions) | later
@@ -107,13 +111,13 @@ def _parted(statements: list[str], later: set[str]) -> tuple[list[str], list[str
             run.append(each)
             continue
         if twice := names & set(new):
-            raise NoLibrary(f"Two have this name: {', '.join(sorted(twice))}")
+            raise NoLibrary(f"This name is defined twice: {', '.join(sorted(twice))}")
         names.update(new)
         if not found:
             made.append(each)
             continue
         if early := _words("\n".join(run)) & set(new):
-            raise NoLibrary(f"This means another one before its line: {', '.join(sorted(early))}")
+            raise NoLibrary(f"This name is used before its definition: {', '.join(sorted(early))}")
         made.append(f"local {found[1]}")
         value = "" if found[2] else f" = {', '.join(['nil'] * len(new))}"
         run.append(f"{each.removeprefix('local ')}{value}")

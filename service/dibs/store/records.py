@@ -28,40 +28,40 @@ from dibs.store.clock import ClockReading
 
 REF_CHARS = 10
 UNREADABLE = (ValueError, TypeError, AttributeError, KeyError)
-"""What is raised for JSON that is damaged, or has something else in it."""
+"""The exceptions of JSON that is damaged, or has another shape than expected."""
 LIVE = ("held", "parked", "review")
 _HOLDERS = (*LIVE, "lapsed", "done")
-"""States of a record in which the task is somebody's, or was last."""
+"""States of a record that still names a holder: the present one or the last one."""
 
 
 def seconds(ms: int) -> int:
-    """Return whole seconds, rounded up: a wait of them is long enough."""
+    """Return whole seconds, rounded up, so that waiting for them is long enough."""
     return -(-ms // 1000)
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """A task's record with what to_json() in lua/record.lua adds; instants are in lease ms."""
+    """A task's record, and what to_json() in lua/record.lua adds; instants are in lease ms."""
 
     task: Task
     state: str
     owner: str = ""
-    """'' for a task that is listed or on hold, and that nobody ever had."""
+    """The session's hash; '' for a task that is listed or on hold and was never claimed."""
     fence: Fence = Fence(0)
     ttl: int = 0
     since: int = 0
     beat: int = 0
     due: int = 0
     now: str = ""
-    """The state of a task, where it is more than its record says."""
+    """The task's state, where it depends on more than the record; else ''."""
     listing: str = ""
     body: str | None = None
     grants: int = 1
     lapses: int = 0
     failures: int = 0
     kept_back: str = ""
-    """By whom it is kept from being claimed, and why, as JSON."""
+    """The hold on the task (by whom and why), as JSON."""
     was: str = ""
-    """How the tenure had ended, where a person let the task be tried again."""
+    """The record's state before a person let the task be tried again; else ''."""
     label: str | None = None
     branch: str | None = None
     url: str | None = None
@@ -71,13 +71,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     ended: int = 0
     queue: str = ""
-    """A line for each ticket: session, since when, label."""
+    """A line for each ticket: session, instant of joining, label."""
     waiting: int = 0
-    """How many tickets there are, where they are not shown."""
+    """The number of tickets, where `queue` is left out."""
     position: int | None = None
-    """And the place of who asks among them."""
+    """The place of the calling session among those tickets."""
     resembles: str = ""
-    """A line for each name that looked like this one when it was new."""
+    """A line for each name that this one resembled when it was new."""
     last_outcome: str | None = None
     last_owner: str = ""
     last_label: str | None = None
@@ -88,12 +88,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     last_ended: int = 0
 
     def holder(self) -> Holder:
-        """Return whose it is, or was last."""
+        """Return the present holder, or the last one."""
         return Holder(self.owner[:REF_CHARS], self.label, self.branch, self.url)
 
 
 def _texts(kept: str) -> dict[str, str]:
-    """Return what the store keeps as an object of texts. Raises ValueError where it is none."""
+    """Return a JSON object whose values are all strings. Raises ValueError for anything else."""
     entry = json.loads(kept)
     if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
         raise ValueError("no object of texts")
@@ -105,15 +105,15 @@ def _tasks(lines: str) -> tuple[Task, ...]:
 
 
 def _listed(rec: Record) -> Listed | None:
-    """Return what is written down of a task, where the script showed it."""
+    """Return the task's listing, or None where the script left it out or it is damaged."""
     try:
         return listed(rec.listing, rec.body) if rec.listing else None
     except UNREADABLE:
-        return None  # the claim goes on
+        return None  # a damaged listing does not affect the claim
 
 
 def listed(kept: str, body: str | None = None) -> Listed:
-    """Return what is written down of a task; see lua/listing.lua."""
+    """Decode a task's listing; see lua/listing.lua. Raises one of UNREADABLE."""
     entry = json.loads(kept)
     return Listed(
         title=entry.get("title"),
@@ -128,22 +128,24 @@ def listed(kept: str, body: str | None = None) -> Listed:
     )
 
 
-# The store keeps text only: numbers come as digits in quotes.
+# The store keeps only text, so numbers arrive as digits in quotes.
 _records = msgspec.json.Decoder(Record, strict=False)
 
 
 class ReplyDecoder:
-    """Reads the records of one reply: whose eyes, which project, and when."""
+    """Decodes the records of one reply, for the session that called, the project and the instant
+    of the call."""
 
     def __init__(
         self, project: Project, session: str, now_ms: int, reading: ClockReading, *, unsure: bool
     ):
         self.project, self.session, self.now_ms = project, session, now_ms
         self.reading, self.unsure = reading, unsure
-        """An earlier try of the act was left unanswered."""
+        """An earlier try of the act got no answer, so it may have taken effect."""
 
     def claim(self, view: str) -> Claim | Free:
-        """Return a view (see lua/record.lua) as everybody may see it."""
+        """Decode a view (see lua/record.lua) into a claim, or into a free task, as shown to any
+        viewer."""
         rec = _records.decode(view)
         state = self._state(rec)
         if state in ("free", "ready", "blocked", "on-hold", "failed"):
@@ -164,7 +166,7 @@ class ReplyDecoder:
         return self._claim(rec, state)
 
     def tenure(self, view: str) -> Claim:
-        """Return a view of a task that somebody has, or had last, as a list of claims shows it."""
+        """Decode a view of a task with a holder, present or last, as a list of claims shows it."""
         rec = _records.decode(view)
         return self._claim(rec, self._state(rec))
 
@@ -178,14 +180,14 @@ class ReplyDecoder:
         return self.readable_hold(rec.kept_back) if rec.kept_back else None
 
     def readable_hold(self, kept: str) -> Hold | None:
-        """Return by whom and why something is on hold; None where nobody can read that."""
+        """Decode a hold; return None where it is damaged."""
         try:
             return self.hold(kept)
         except UNREADABLE:
             return None
 
     def hold(self, kept: str) -> Hold:
-        """Return by whom and why something is kept from being claimed; see lua/holds.lua."""
+        """Decode a hold on a task or project; see lua/holds.lua. Raises one of UNREADABLE."""
         entry = _texts(kept)
         until_ms = entry.get("until_ms")
         return Hold(
@@ -196,11 +198,11 @@ class ReplyDecoder:
         )
 
     def tenures(self, kept: Sequence[str]) -> tuple[Tenure, ...]:
-        """Return tenures that are over, without those that nobody can read."""
+        """Decode ended tenures, and leave out damaged ones."""
         return tuple(one for one in map(self.ended, kept) if one)
 
     def ended(self, kept: str) -> Tenure | None:
-        """Return a tenure that is over, None where nobody can read it; see lua/archive.lua."""
+        """Decode an ended tenure, see lua/archive.lua; return None where it is damaged."""
         try:
             return self._ended_tenure(_texts(kept))
         except UNREADABLE:
@@ -298,7 +300,7 @@ class ReplyDecoder:
         )
 
     def loss(self, text: str) -> Loss:
-        """Return an entry of the session's losses."""
+        """Decode an entry of the session's losses."""
         entry = json.loads(text)
         by = None
         if entry.get("by_ref") or entry.get("by_label"):
@@ -314,11 +316,11 @@ class ReplyDecoder:
         )
 
     def refusal(self, reason: str, view: str, free_in_ms: str, *facts: str) -> Refusal:
-        """Return why a task was not granted; `facts` as claim.lua has them for each reason."""
-        if not view:  # nobody ever had it, and the project is on hold
+        """Return why a task was refused; claim.lua documents the `facts` of each reason."""
+        if not view:  # the task was never claimed, and the project is on hold
             view = json.dumps({"task": facts[2], "state": "new"})
         rec = _records.decode(view)
-        # `free` here: freed, and in somebody else's hand-over window.
+        # `free` means here: free, but in another session's hand-over window.
         claim: Claim | Free
         if reason in ("blocked", "on-hold", "failed"):
             claim = self.claim(view)

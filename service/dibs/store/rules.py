@@ -1,4 +1,4 @@
-"""The limits that the scripts use, in their units."""
+"""The limits of the scripts, in the scripts' units."""
 
 import re
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ _RULE = re.compile(r"RULES\.(\w+)")
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """One number per rule; spans in ms. They are written into every script.
+    """One number per rule; spans in ms. The service writes them into its scripts.
 
-    So services with different settings may share a store: each runs scripts of its own.
+    Each service runs its own scripts, so services with different settings may share a store.
     """
 
     ttl_ms: int = 30 * 60_000
@@ -22,57 +22,59 @@ class Rules:
     retention_ms: int = 24 * 3_600_000
     done_retention_ms: int = 90 * 24 * 3_600_000
     history_ms: int = 90 * 24 * 3_600_000
-    """What is kept of each tenure; never less than the two before."""
+    """How long ended tenures are kept; never shorter than the two retentions above."""
     claims_per_session: int = 50
     claims_per_project: int = 2_000
     claims_per_address: int = 500
-    """Live claims in a project that count for one address; 0 for no limit."""
+    """Most live claims of one address in a project; 0: no limit."""
     record_bytes: int = 18 << 20
-    """What the records of a project may weigh; at it no claim is granted anew."""
+    """Bytes of records at which a project gets no new claim."""
     event_bytes: int = 6 << 20
-    """What its events may weigh; at it the oldest go."""
+    """Bytes of events at which a project drops its oldest events."""
     rate_per_session: int = 20
-    """Claims a second, and beside them heartbeats and releases; 0 for no limit."""
+    """Claims a second of one session, and separately its heartbeats and releases; 0: no limit."""
     rate_per_project: int = 500
-    """Of those, what is asked by sessions that do not hold what they ask for; each kind."""
+    """The same for all sessions of a project. Calls of a session for a task that it holds are
+    exempt; 0: no limit."""
     holding: int = 0
-    """1 in the scripts of those who hold something."""
+    """1 in the scripts that sessions call for claims they hold: these have separate rates."""
     burst_ms: int = 2_000
-    """How much of its rate a quiet caller has saved up at most."""
+    """Most of its rate that a quiet caller can save up."""
     ticket_ms: int = 5 * 60_000
-    """A place in a queue is kept this long after the session asked last."""
+    """How long a ticket keeps its place after the session's last call."""
     fresh_ms: int = 60_000
-    """Who asked within this time before its window has all of it."""
+    """A waiter that called within this time before its hand-over window gets the whole window."""
     stale_ms: int = 5_000
-    """And the others have so much, so that the task is not idle for long."""
+    """Hand-over window of any other waiter, so that the task is not idle for long."""
     tickets_per_task: int = 100
     max_attempts: int = 5
-    """Tenures that may fail before a task is failed, where it has no number of its own; 0: any."""
+    """Failed tenures after which a task without its own number is failed; 0: no limit."""
     brief_ms: int = 60_000
-    """A task of the list that is released within this time was given up."""
+    """A listed task that is released within this time counts as given up."""
     waiting_most: int = 0
-    """Tasks that may wait for people before `next` gives no more; 0: any."""
+    """Tasks waiting for people at which `next` grants no more; 0: no limit."""
     tenures_kept: int = 20
-    """Of each task, the latest."""
+    """Latest tenures kept of each task."""
     replicas: int = 0
-    """How many have what an act wrote before it is answered."""
+    """Replicas that must have an act's writes before it is answered."""
     stall_ms: int = 5_000
-    """Nobody saw the clock for longer than this: the time between does not count."""
+    """Longest time between two readings of the clock that counts; a longer one is a stall."""
     events_kept: int = 10_000
-    """Events kept per project, a little less: none weighs less than its part of event_bytes."""
+    """Events kept per project, or slightly fewer: each weighs at least its share of event_bytes."""
     recount_ms: int = 6 * 3_600_000
-    """So often the sweep looks what is there, instead of trusting the sums."""
+    """How often the sweep counts what a project keeps, instead of trusting the sums."""
     recount_most: int = 1_000
-    """Tasks that it looks at in one run, some 20 ms, so that nobody waits for a project of many."""
+    """Tasks counted in one run, about 20 ms, so that a large project blocks no other call."""
     endings_kept: int = 10_000
-    """Ends kept per project, about, so that a repeat is told that it was one."""
+    """Ended claims kept per project, about, so that a repeated call is recognised."""
     alike_kept: int = 8
-    """Names with one skeleton that are known, and so told to who claims another."""
+    """Names remembered for one skeleton; a claim of another such name is answered with those in
+    use."""
     list_scan: int = 5_000
-    """Claims that one page of a filtered list looks at, at most."""
+    """Most claims that one page of a filtered list reads."""
 
     def fill(self, script: str) -> str:
-        """Return a script with each RULES.name in it as its number."""
+        """Return a script with each RULES.name replaced by its number."""
 
         def number(found: "re.Match[str]") -> str:
             return str(getattr(self, found[1]))
@@ -81,5 +83,5 @@ class Rules:
 
     @property
     def event_least(self) -> int:
-        """Bytes that each event counts for at least, so that all that are kept have room."""
+        """Least bytes that an event counts for, so that events_kept events fit in event_bytes."""
         return -(-self.event_bytes // self.events_kept)

@@ -1,4 +1,4 @@
-"""Loads the Lua scripts: each file with its includes, arguments and rules filled in."""
+"""Loads the Lua scripts: each file with its includes, argument numbers and rules filled in."""
 
 import functools
 import hashlib
@@ -17,24 +17,25 @@ from dibs.store.redis.link import Link, ServerLink
 from dibs.store.rules import Rules
 
 _FOR_DRAGONFLY = "--!df flags=allow-undeclared-keys\n"
-"""Elsewhere a comment. Dragonfly lets a script that begins with it build keys of its own."""
+"""First line that lets a script use undeclared keys in Dragonfly. Other servers see a comment."""
 _INSIDE = "INSIDE()"
-"""Each file is nested in the function of the file it includes, at INSIDE() or at its end. Lua looks
-up directly captured locals faster, so a claim costs a tenth less.
-A function captures 60 of them at most."""
+"""Marks where a file runs the file that includes it; without the mark, that is its end.
+
+Each file is nested in a function of the file it includes. Lua looks up directly captured locals
+faster, so a claim costs a tenth less. A function captures at most 60 of them."""
 _INCLUDE = re.compile(r"^--- @include (\S+)\n", re.MULTILINE)
 _ARGUMENT = re.compile(r"\b(ARG|AT)\.(\w+)")
 _COUNTED = re.compile(r"\bARGV\[\d")
 _COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
 _FUNCTION_TRIES = 2
-"""The second is for one that the server did not know."""
+"""The second try is for a function that the server did not have yet."""
 Rates = Literal["claiming", "holding", "none"]
-"""Which rates limit an act: of those who claim, of those who hold something, or none (what needs a
-key, only reads, or is the service's own)."""
+"""The rates that limit an act: those of sessions that claim, those of sessions that hold something,
+or none (an act that needs a key, only reads, or is the service's maintenance)."""
 
 
 class Common(NamedTuple):
-    """The arguments that every script of a project has before its own; see lua/common.lua."""
+    """The first arguments of every script of a project; see lua/common.lua."""
 
     observed_us: str
     lost_us: str
@@ -44,18 +45,18 @@ class Common(NamedTuple):
 
 
 class ScriptMismatch(Exception):
-    """A script and its declaration do not fit one another: a mistake of ours, found at start."""
+    """A script and its declaration do not match: a defect in dibs, found at start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One script as it is sent."""
+    """One script as it is sent to the store."""
 
     name: str
     text: str
     sha: str
     library: Library | None = None
-    """The same for stores that keep functions."""
+    """The same script for stores that support functions."""
 
     @classmethod
     @functools.lru_cache(128)
@@ -67,11 +68,11 @@ class Script:
         *,
         often: bool = False,
     ) -> "Script":
-        """Read `name`.lua and what it includes. Raises ScriptMismatch.
+        """Read `name`.lua and its includes. Raises ScriptMismatch.
 
-        `arguments` are the names of all its arguments, in their order: ARG.task in a script is the
-        argument `task`, and AT.tasks the number of the first of several. One that runs `often`
-        has a library.
+        `arguments` are the names of all its arguments in order. In a script, ARG.task is the value
+        of the argument `task`, and AT.tasks is the number of the first of several. A script that
+        runs `often` has a library.
         """
         files = _files(name)
         _check(name, "\n".join(files), arguments)
@@ -86,7 +87,7 @@ class Script:
 
 
 class Declaration:
-    """A script of a project, and what it is called with."""
+    """A script of a project with its arguments and rates."""
 
     def __init__(
         self,
@@ -98,19 +99,19 @@ class Declaration:
         lasting: str = "",
         often: bool = False,
     ) -> None:
-        """`arguments` names those of its own, each a text; `several` is how those that follow are
-        called. Raises ScriptMismatch.
+        """Declare a script whose own arguments are the text fields of `arguments`, followed by any
+        number of values under the name `several`. Raises ScriptMismatch.
 
-        `lasting` is the answer that says that something was done which no failover may forget;
-        `often`: it is what a store has most to do with.
+        `lasting` is the tag of the answer that reports a change that no failover may lose.
+        `often` marks the scripts that a store runs most.
         """
         self.name, self.rates, self.lasting, self.often = name, rates, lasting, often
         own: tuple[str, ...] = getattr(arguments, "_fields", ())
         self.arguments = (*Common._fields, *own, *([several] if several else []))
-        self.fill(Rules())  # a script that does not fit is found here, and not by the first call
+        self.fill(Rules())  # raises ScriptMismatch at import instead of at the first call
 
     def fill(self, rules: Rules) -> Script:
-        """Return the script with its rules in it."""
+        """Return the script with the rules filled in."""
         if self.rates == "holding":
             rules = replace(rules, holding=1)
         elif self.rates == "none":
@@ -119,7 +120,7 @@ class Declaration:
 
 
 def _files(name: str) -> list[str]:
-    """Return the files of a script, those that it includes first."""
+    """Return the texts of a script's files, the included ones first."""
     folder = resources.files("dibs.store") / "lua"
     text = (folder / f"{name}.lua").read_text("utf-8")
     included = [_text(folder / part) for part in _INCLUDE.findall(text)]
@@ -128,12 +129,12 @@ def _files(name: str) -> list[str]:
 
 @functools.cache
 def _text(file: Traversable) -> str:
-    """Return what many scripts include."""
+    """Return the text of an included file; cached, because many scripts include it."""
     return file.read_text("utf-8")
 
 
 def _together(files: Sequence[str]) -> str:
-    """Return a script: each file in the one before."""
+    """Return one script with each file nested in the one before."""
     *outer, text = files
     for part in reversed(outer):
         text = _around(part, text)
@@ -141,7 +142,7 @@ def _together(files: Sequence[str]) -> str:
 
 
 def _around(outer: str, inner: str) -> str:
-    """Return `outer` with the file that includes it in its place."""
+    """Return `outer` with `inner`, the file that includes it, nested in it."""
     function = f"(function()\n{inner}\nend)()"
     if _INSIDE in outer:
         return outer.replace(_INSIDE, function)
@@ -149,20 +150,20 @@ def _around(outer: str, inner: str) -> str:
 
 
 def _check(name: str, text: str, arguments: tuple[str, ...]) -> None:
-    """Raise ScriptMismatch where a script and what it is given do not fit."""
+    """Raise ScriptMismatch where a script and its declared arguments differ."""
     used = {found[2] for found in _ARGUMENT.finditer(_COMMENT.sub("", text))}
     if unknown := sorted(used - set(arguments)):
         raise ScriptMismatch(
-            f"{name}.lua uses arguments that nobody gives it: {', '.join(unknown)}."
+            f"{name}.lua uses arguments that are not declared: {', '.join(unknown)}."
         )
     if idle := [argument for argument in arguments if argument not in used]:
-        raise ScriptMismatch(f"{name}.lua does not use what it is given: {', '.join(idle)}.")
+        raise ScriptMismatch(f"{name}.lua does not use declared arguments: {', '.join(idle)}.")
     if _COUNTED.search(text):
-        raise ScriptMismatch(f"{name}.lua counts its arguments: name them, as ARG.task.")
+        raise ScriptMismatch(f"{name}.lua uses argument numbers: use names, as in ARG.task.")
 
 
 def _filled(text: str, rules: Rules | None, arguments: tuple[str, ...]) -> str:
-    """Return a file with its arguments and rules in it."""
+    """Return a file with its argument numbers and rules filled in."""
     number = {argument: at for at, argument in enumerate(arguments, 1)}
 
     def placed(found: "re.Match[str]") -> str:
@@ -174,14 +175,14 @@ def _filled(text: str, rules: Rules | None, arguments: tuple[str, ...]) -> str:
 
 
 def run_script(link: Link, script: Script, key: str, args: Any) -> Awaitable[list[Any]]:
-    """Run `script` on `key`, loading it where the store does not know it (a restart, a flush)."""
+    """Run `script` on `key`; load it first if the store lacks it (after a restart or a flush)."""
     return link.with_key(key, lambda server: _run(server, server.command, script, key, args))
 
 
 def run_replicated(
     link: Link, script: Script, key: str, args: Any
 ) -> Awaitable[tuple[list[Any], bool]]:
-    """Run `script` on `key`; return its reply, and if enough replicas have what it wrote."""
+    """Run `script` on `key`; return its reply, and whether enough replicas have its writes."""
     return link.with_key(key, lambda server: _run(server, server.replicated, script, key, args))
 
 
@@ -192,7 +193,7 @@ async def _run(
     key: str,
     args: Any,
 ) -> Any:
-    """Run a script at one server, as a function where that keeps any."""
+    """Run a script on one server, as a function if the server supports functions."""
     library = script.library
     if library:
         for _ in range(_FUNCTION_TRIES):

@@ -1,7 +1,7 @@
 """Checks at start that the store supports every command dibs uses, and that its user may run them.
 
-Servers that speak the Redis protocol differ in the commands they have, and users in their rights.
-Everything that is missing is named at once, before anybody claims.
+Servers with the Redis protocol differ in their commands, and users in their rights. The check
+reports everything that is missing at once, before the first claim.
 """
 
 import uuid
@@ -26,9 +26,9 @@ _BLOCK_MS = 1
 
 
 async def lacks(link: Link) -> str:
-    """Return in a sentence what `link`'s store lacks, or ''. Raises StoreDown.
+    """Return what `link`'s store lacks, in sentences, or ''. Raises StoreDown.
 
-    Writes under keys of its own, and removes them. A store that is full lacks nothing.
+    The check writes to its own keys, and removes them. A full store counts as complete.
     """
     key = f"dibs:{{self-test-{uuid.uuid4().hex}}}"
     found = _Lacks()
@@ -39,7 +39,7 @@ async def lacks(link: Link) -> str:
         found.add(str(what), ErrorReply(why) if why else None)
     await found.ask("XINFO STREAM", link.command("XINFO", "STREAM", key))
     read = ("XREAD", "COUNT", 1, "BLOCK", _BLOCK_MS, "STREAMS", key, "0-0")
-    # With something to read it returns at once, also where the store's clock stands still.
+    # With an entry to read, XREAD returns at once, even if the store's clock stands still.
     if await found.ask("XADD", link.command("XADD", key, "*", "read", "me")):
         await found.ask("XREAD BLOCK", link.command(*read), (list, dict))
         await found.ask("DEL", link.command("DEL", key))
@@ -49,7 +49,7 @@ async def lacks(link: Link) -> str:
 
 
 class _Lacks:
-    """What was found to be missing, by why."""
+    """Missing commands, by the reason why they are missing."""
 
     def __init__(self) -> None:
         self._no_right: list[str] = []
@@ -57,11 +57,13 @@ class _Lacks:
         self._wrong: list[str] = []
 
     async def ask(self, what: str, answer: Any, kind: Any = None) -> Any:
-        """Await an answer, which should be of this kind (or of these); None where it is missing."""
+        """Await a reply of type `kind` (or one of several) and return it; None for an error, which
+        is noted. Raises StoreDown where the reply has another type."""
         try:
             reply = await answer
         except (Withheld, ResponseError) as error:
-            # The script is not known yet, and there is no stream: so they should answer.
+            # NOSCRIPT and "no such key" are the right answers: the script is not loaded yet, and
+            # there is no stream.
             if not isinstance(error, NoScriptError) and "no such key" not in str(error):
                 self.add(what, error)
             return None
@@ -72,7 +74,7 @@ class _Lacks:
         return reply
 
     def add(self, what: str, error: Exception | None) -> None:
-        """Note that `what` failed; `error` None: it gave something else than it should."""
+        """Note that `what` failed. With `error` None, it returned a wrong result."""
         meant = failure(error, sent=False) if error else None
         if isinstance(meant, StoreFull):
             return
@@ -84,7 +86,7 @@ class _Lacks:
             self._wrong.append(f"{what} ({said(meant)})" if meant else what)
 
     def told(self) -> str:
-        """Return it all in one line, or ''."""
+        """Return all failures in one line, or ''."""
         return " ".join(
             say(", ".join(dict.fromkeys(names)))
             for names, say in (

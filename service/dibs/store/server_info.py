@@ -1,7 +1,7 @@
 """The settings and state that a server of the store reports.
 
-Managed stores hide CONFIG, and users with few rights may be refused INFO as well. So each fact is
-taken from any source that has it; a fact without a source is '' here: unknown, and never guessed.
+Managed stores hide CONFIG, and a user with few rights may be refused INFO as well. So dibs takes
+each fact from any source that has it. A fact without a source is '': unknown, never guessed.
 """
 
 import re
@@ -14,38 +14,38 @@ from dibs.store.redis.failures import Withheld
 from dibs.store.redis.link import Link
 
 _SPARES_CLAIMS = re.compile(r"noeviction|volatile-.+")
-"""Policies under which no key without a TTL is thrown away; a claim that is held has none. What
-another policy does, one that nobody has thought of yet included, dibs does not wait to see."""
+"""Policies that never evict a key without a TTL; a held claim has none. Any other policy counts as
+unsafe, future ones included."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """One server, as it shows itself."""
+    """The information that one server reports about itself."""
 
     info: Mapping[str, str]
-    """The fields of INFO; none where it is withheld."""
+    """The fields of INFO; empty where INFO is withheld."""
     policy: str
-    """maxmemory-policy, '' where nothing shows it."""
+    """maxmemory-policy; '' where the server does not show it."""
     time_us: int
-    """The server's wall clock, 0 where nothing shows it."""
+    """The server's wall clock; 0 where the server does not show it."""
 
     @property
     def run_id(self) -> str:
-        """Which run of which server this is; '' where it is not shown."""
+        """The id of this run of the server; '' where the server does not show it."""
         return self.info.get("run_id", "")
 
 
 async def look(server: Link) -> ServerInfo:
-    """Ask a server about itself. Raises StoreDown."""
+    """Read a server's information. Raises StoreDown."""
     info = await info_of(server)
     policy = info.get("maxmemory_policy") or await config_of(server, "maxmemory-policy")
     return ServerInfo(info, policy, number(info, "server_time_usec") or await _time_us(server))
 
 
 async def info_of(server: Link) -> dict[str, str]:
-    """Return the fields of INFO, none where it is withheld. Raises StoreDown."""
+    """Return the fields of INFO, or {} where INFO is withheld. Raises StoreDown."""
     try:
-        # Without a section, because not every version takes several.
+        # Without sections, because some versions accept only one.
         text = str(await server.command("INFO"))
     except (Withheld, ResponseError):
         return {}
@@ -54,7 +54,7 @@ async def info_of(server: Link) -> dict[str, str]:
 
 
 def number(info: Mapping[str, str], name: str) -> int:
-    """Return a field of INFO as a number, 0 where it is not shown as one."""
+    """Return a field of INFO as a number, 0 where it is missing or not a number."""
     text = info.get(name, "")
     return int(text) if text.isdecimal() else 0
 
@@ -63,12 +63,12 @@ async def _time_us(server: Link) -> int:
     try:
         seconds, micros = await server.command("TIME")
         return int(seconds) * 1_000_000 + int(micros)
-    except (Withheld, ResponseError, TypeError, ValueError):  # what it lacks is told elsewhere
+    except (Withheld, ResponseError, TypeError, ValueError):  # selftest.py reports it
         return 0
 
 
 async def config_of(server: Link, name: str) -> str:
-    """Return one setting of the server, '' where it is not shown. Raises StoreDown."""
+    """Return one setting of the server, '' where it is withheld. Raises StoreDown."""
     try:
         flat = await server.command("CONFIG", "GET", name)
     except (Withheld, ResponseError):
@@ -77,15 +77,15 @@ async def config_of(server: Link, name: str) -> str:
 
 
 def may_evict_claims(policy: str) -> bool:
-    """Return if a store with this policy may throw a live claim away; '' is no policy."""
+    """Return whether a store with this policy may evict a live claim; '' is an unknown policy."""
     return bool(policy) and not _SPARES_CLAIMS.fullmatch(policy.lower())
 
 
 def unsafe(servers: Sequence[ServerInfo]) -> str:
-    """Return the sentence that refuses a store which may throw live claims away, or ''.
+    """Return the reason to refuse a store that may evict live claims, in a sentence, or ''.
 
-    The limit does not matter: another one can be set at any time and evicts at once, and a managed
-    store may show 0 for a limit that is its own.
+    maxmemory does not matter: an operator can lower it at any time, and the store then evicts at
+    once. A managed store may also show 0 although it has a limit.
     """
     for server in servers:
         if may_evict_claims(server.policy):
@@ -98,7 +98,7 @@ def unsafe(servers: Sequence[ServerInfo]) -> str:
 
 
 def unfit(servers: Sequence[ServerInfo]) -> str:
-    """Return the sentence that refuses a store to begin with, or ''."""
+    """Return the reason to refuse a store at start, in a sentence, or ''."""
     if any(server.info.get("redis_mode") == "sentinel" for server in servers):
         return "This is a Sentinel, not the store: redis+sentinel://host:26379/SERVICE."
     return unsafe(servers)

@@ -1,4 +1,4 @@
-"""The store: runs scripts, and keeps the projects and the public names of sessions."""
+"""The store: runs scripts, and keeps the index of projects and the public names of sessions."""
 
 import hmac
 import itertools
@@ -29,29 +29,29 @@ from dibs.store.scripts import Declaration, Script, run_replicated, run_script
 log = logging.getLogger("dibs.store")
 
 INDEX = "dibs:projects"
-"""The projects that have claims or a list, by when a process put each there."""
+"""Projects that have claims or a list, scored by the time at which a process last added each."""
 _DAY_MS = 86_400_000
 _SWEPT = (
     *(":live", ":lapsed", ":done", ":ended", ":endings", ":losers", ":queued", ":damaged"),
     *(":listed", ":deliveries", ":history"),
 )
-"""What the sweeper goes by: a project with none of these keys has nothing that is kept."""
+"""Keys that the sweeper works through: a project with none of them keeps nothing."""
 _ATTEMPTS = 3
 _SECRET = re.compile("[0-9a-f]{64}")
 _TURNS = (
-    "Several servers answer INFO by turns: a failover between them goes unnoticed, and claims have "
-    "no more time for it."
+    "Several servers answer INFO in turn: a failover between them goes unnoticed, and claims get "
+    "no extra time for it."
 )
 _CLOCK_JUMPS = (
-    "The store's clock jumped during each try. If that goes on, the operator has to look at the "
-    "time synchronization of its host."
+    "The store's clock jumped during every try. If this persists, the operator has to check the "
+    "time synchronization of the store's host."
 )
 _DAMAGED_MOST = 1_000
-"""Damaged tasks that are remembered, so that each is in the log once."""
+"""Damaged tasks that a process remembers, so that it logs each of them once."""
 _NEWS_S = 0.25
-"""Before a session is told that it never had a claim, the last look at the clock is this young."""
+"""Greatest age of the last tick when the service answers a session that it never had a claim."""
 _KNOWN_S = 600.0
-"""How long a process trusts that the index of projects has one it claimed in."""
+"""Seconds for which a process trusts that a project it added is still in the index."""
 
 
 class Unindex(NamedTuple):
@@ -74,7 +74,7 @@ OVERVIEW = Declaration("overview", _Overview, rates="none")
 
 
 class Store:
-    """Claims in a Redis or Valkey: each act on them is one atomic script."""
+    """The claims in a Redis or Valkey: each act on them is one atomic script."""
 
     def __init__(self, link: Link, rules: Rules) -> None:
         self.link, self.rules = link, rules
@@ -90,12 +90,12 @@ class Store:
         self._damaged: set[tuple[Project, str]] = set()
         self._ticked_s = -_NEWS_S
         self.room: Callable[[], str] = lambda: ""
-        """Says in a sentence why no new claim may be granted now, or ''. Holders go on."""
+        """Returns why there is no room for new claims, in a sentence, or ''. Holders go on."""
         self.unsafe = ""
-        """Why the store may lose live claims, in a sentence, or '': it is given no new ones."""
+        """Why the store may lose live claims, in a sentence, or ''; then no claim is granted."""
 
     async def open(self) -> None:
-        """Check the store and its data's format, fetch the secret for refs, look at the clock.
+        """Check the store and its data's format, read the secret for refs, and tick the clock.
 
         Raises StoreDown, or UnsupportedStore.
         """
@@ -106,7 +106,7 @@ class Store:
         await self.tick()
 
     async def _identify(self) -> None:
-        """Check that the data is of our format, and hash sessions as every service on it does.
+        """Check the data's format, and load the secret by which all services hash sessions alike.
 
         Raises StoreDown, or UnsupportedStore.
         """
@@ -115,18 +115,18 @@ class Store:
         kept = await settled(self.link, "dibs:secret", ours)
         if not _SECRET.fullmatch(kept):
             raise UnsupportedStore(
-                "The store's dibs:secret is damaged, so that no session can be told from another. "
-                "Delete that key while a dibs runs, which puts its own back; or restore a backup."
+                "The store's dibs:secret is damaged, so sessions cannot be told apart. Delete that "
+                "key while a dibs service runs: it writes its own copy back. Or restore a backup."
             )
         self._secret = bytes.fromhex(kept)
         self._keyed = hmac.new(self._secret, digestmod="sha256")
 
     async def memory(self) -> tuple[int, int]:
-        """Return what the store's servers use, and may use (0: no limit), in bytes."""
+        """Return the memory that the store's servers use, and their limit (0: none), in bytes."""
         return await health.memory(self.link)
 
     async def health(self) -> health.Health:
-        """Return how well the store keeps claims now. Raises StoreDown."""
+        """Return the store's durability and room for claims. Raises StoreDown."""
         try:
             found = await health.check(self.link)
         except StoreDown as down:
@@ -143,44 +143,45 @@ class Store:
         return found
 
     async def close(self) -> None:
-        """Drop the connections. Claims stay: they are not the service's."""
+        """Drop the connections. Claims stay: they belong to their sessions, not to the service."""
         await self.link.close()
 
     async def tick(self) -> str:
-        """Look at the lease clock. Returns why time was lost, or ''."""
+        """Tick the lease clock. Return why time was lost, or ''. Raises StoreDown."""
         await self.clock.look()
         self.unsafe = server_info.unsafe(self.clock.shown)
         why = await self.clock.tick()
         self._ticked_s = time.monotonic()
         try:
-            await self._identify()  # it may be another store's data by now, or a newer version's
+            await self._identify()  # the data may now be another store's, or a newer version's
         except UnsupportedStore as unfit:
             self.clock.stale = True
             raise StoreDown(str(unfit), sent=False) from None
         if why:
-            self._known.clear()  # the store may have come back without what we put in it
+            self._known.clear()  # a restarted store may lack the projects that this process added
         return why
 
     def hashed(self, session: Session) -> str:
-        """Return what the store knows of a session: a keyed hash. Its start is the holder's ref."""
-        keyed = self._keyed.copy()  # what the key does to it is worked out once
+        """Return the keyed hash by which the store knows a session. Its start is the ref."""
+        keyed = self._keyed.copy()  # the key is hashed once, in _identify
         keyed.update(session.encode())
         return keyed.hexdigest()[:32]
 
     def new_request(self) -> str:
-        """Return a name for a request that has none."""
+        """Return an id for a request that came without one."""
         return f"{self.clock.process}-{next(self._requests)}"
 
     async def sweep(self, project: Project, *, pressed: bool = False) -> tuple[bool, Counts]:
-        """Write down passed deadlines. Returns if there is more to do, and what there is.
+        """Record passed deadlines. Return whether more are due, and the project's counts.
 
-        `pressed`: the store has little memory left, and history gives way.
+        `pressed`: the store is short of memory, so the sweep drops history.
         """
         _, _, rest = await self.run(SWEEP, project, arguments=_Sweep("1" if pressed else ""))
         more, gone, damaged, *counts = rest
         self.note_damaged(project, damaged)
         if gone:
-            # Who claims there now has put it into the list anew, if that is not just now.
+            # A service that claims there adds the project again every _KNOWN_S, so a score twice
+            # as old means that no service relies on the entry.
             long_ago = self.clock.reading.wall_ms - int(2 * _KNOWN_S * 1000)
             arguments = Unindex(project, str(long_ago))
             if await run_script(self.link, self._unindex, INDEX, arguments):
@@ -188,7 +189,7 @@ class Store:
         return more == "1", Counts(*map(int, counts))
 
     async def overview(self, project: Project) -> Overview:
-        """Return a project at a glance."""
+        """Return the numbers of a project's claims and tasks by state."""
         _, read, rest = await self.run(OVERVIEW, project, arguments=_Overview(str(_DAY_MS)))
         *numbers, on_hold, changed = rest
         held, parked, review, lapsed, done, failed, ready, blocked = map(int, numbers)
@@ -199,7 +200,7 @@ class Store:
         )
 
     async def pulse(self, project: Project) -> Pulse:
-        """Return what the last 24 hours came to."""
+        """Return the counts of the last 24 hours."""
         day_ago = self.clock.reading.lease_ms - _DAY_MS
         seconds_, micros = await self.link.command("TIME")
         done = await self.link.command("ZCOUNT", f"{keys(project)}:done", day_ago, "+inf")
@@ -207,7 +208,7 @@ class Store:
         return Pulse(now_ms, int(done), await self.collisions.count(project, now_ms))
 
     async def write_collisions(self) -> None:
-        """Write down what this process counted since the last time."""
+        """Write the collisions counted since the last call to the store. Raises StoreDown."""
         await self.collisions.flush(self.clock.reading.wall_ms)
 
     async def projects(self) -> list[Project]:
@@ -218,30 +219,30 @@ class Store:
         long_ago = str(now_ms - kept - _DAY_MS)
         aged = await self.link.command("ZRANGEBYSCORE", INDEX, "-inf", long_ago)
         for project in aged:
-            # Nobody claimed there for long, but the sweeper may still have to do with it.
+            # No service claimed there for long, but the sweeper may still have work there.
             if await self.link.command("EXISTS", *(keys(project) + part for part in _SWEPT)):
                 await self.link.command("ZADD", INDEX, "XX", str(now_ms), project)
         await self.link.command("ZREMRANGEBYSCORE", INDEX, "-inf", long_ago)
         return sorted(map(Project, await self.link.command("ZRANGE", INDEX, 0, -1)))
 
     async def latest_projects(self, most: int) -> tuple[list[Project], int]:
-        """Return the projects that were claimed in last, at most `most`, and how many there are."""
+        """Return the `most` projects with the latest claims, and the number of all projects."""
         names = await self.link.command("ZREVRANGE", INDEX, 0, most - 1)
         return list(map(Project, names)), int(await self.link.command("ZCARD", INDEX))
 
     def closed(self) -> str:
-        """Return why nothing new is granted now, as claim.lua knows it; or ''."""
+        """Return claim.lua's reason (`unsafe` or `full`) why no new claim is granted now, or ''."""
         return "unsafe" if self.unsafe else "full" if self.room() else ""
 
     def knows(self, project: Project) -> bool:
-        """Say if the project was recently put into the index by this process."""
+        """Return whether this process recently added the project to the index."""
         return self._known.get(project, -_KNOWN_S) + _KNOWN_S > time.monotonic()
 
     async def make_known(self, project: Project, *, closed: bool) -> bool:
-        """Put the project into the index, unless nothing new is granted; say if it is there.
+        """Add the project to the index unless new claims are refused; return if it is there.
 
-        This comes before a claim, so that the index never lacks a project that has one. It is a key
-        of its own, in another slot: no script could write it.
+        This runs before a claim, so that the index never lacks a project that has one. The index is
+        a separate key in another slot, so claim.lua cannot write it. Raises StoreDown.
         """
         closed = closed or bool(self.closed())
         try:
@@ -249,13 +250,13 @@ class Store:
                 await self._command("ZADD", INDEX, str(self.clock.reading.wall_ms), project)
         except StoreFull:
             closed = True
-        if closed:  # a project that has claims is known, and its holders may renew them
+        if closed:  # the index has every project with claims, and holders may renew theirs
             return await self._command("ZSCORE", INDEX, project) is not None
         self._known[project] = time.monotonic()
         return True
 
     async def _command(self, *parts: str | int) -> Any:
-        """Run one command before an act, once more if need be; the act itself was not sent."""
+        """Run one command before an act, with one retry. Raises StoreDown: the act was not sent."""
         try:
             return await self.link.command(*parts)
         except StoreDown:
@@ -277,10 +278,11 @@ class Store:
         arguments: Sequence[str] | Callable[[], Sequence[str]] = (),
         request: str = "",
     ) -> tuple[str, ReplyDecoder, list[Any]]:
-        """Run a script, once more if the connection was lost: each is safe to run twice.
+        """Run a script, once more if the connection was lost: every script is safe to run twice.
 
-        Return its tag, what reads the rest, and the rest. `arguments` that depend on what a look at
-        the store shows are made after the look. Raises StoreDown, or StoreFull.
+        Return its tag, the decoder for the rest of its reply, and the rest. A callable `arguments`
+        is called after any tick, since its result may depend on what the tick shows.
+        Raises StoreDown, Damaged or StoreFull.
         """
         request = request or self.new_request()
         who = self.hashed(session) if session else ""
@@ -314,7 +316,7 @@ class Store:
                 )
             if reply[0] == "stalled" or (not looked and self._is_news(reply, given)):
                 self.clock.stale = looked = True
-                ran = ran or reply[0] != "stalled"  # it may have told the session of a loss
+                ran = ran or reply[0] != "stalled"  # it may have marked a loss as reported
                 continue
             reader = ReplyDecoder(project, who, int(reply[1]), reading, unsure=sent)
             if reply[0] == "damaged":
@@ -323,23 +325,23 @@ class Store:
         raise StoreDown(_CLOCK_JUMPS, sent=sent or ran)
 
     def _is_news(self, reply: Sequence[Any], given: Any) -> bool:
-        """Say if a claim with a fence, which somebody had, is not known: a failover that took it is
-        news to this process until it looks."""
+        """Return whether the reply lacks a claim for which the session has a fence, and the last
+        tick is old: this process may not yet know of a failover that lost the claim."""
         lacks = reply[0] == "not-mine" and reply[4] == "not-holder" and bool(given.fence)
         return lacks and self._ticked_s + _NEWS_S < time.monotonic()
 
     def _damaged_record(self, read: ReplyDecoder, lost: list[str], task: str) -> Damaged:
-        """Say that nobody can read the record of `task`."""
+        """Note and return that the record of `task` cannot be read."""
         self.note_damaged(read.project, [task])
         return Damaged(
-            f"The store's record of {task} is damaged, so nobody knows who has it.",
+            f"The store's record of {task} is damaged, so its holder is unknown.",
             sent=read.unsure,
             task=task,
             lost=tuple(map(read.loss, lost)),
         )
 
     def note_damaged(self, project: Project, tasks: Sequence[str]) -> None:
-        """One line for each task whose record nobody can read."""
+        """Log each task whose record cannot be read, once."""
         for task in tasks:
             if (project, task) not in self._damaged and len(self._damaged) < _DAMAGED_MOST:
                 self._damaged.add((project, task))

@@ -197,8 +197,8 @@ MUTANTS = [
         "a connection that was lost before it was used is taken for one",
         "store/redis/connection.py",
         "no call waits for ever for the store",
-        "        if self.lost:  # before anything",
-        "        if False:  # before anything",
+        "        if self.lost:  # a server at maxclients",
+        "        if False:  # a server at maxclients",
         ("tests/store/test_link.py",),
     ),
     Mutant(

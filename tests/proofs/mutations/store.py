@@ -36,7 +36,7 @@ MUTANTS = [
         "store/events.py",
         "a reader misses no event (I12)",
         """        entries = await self._link.command("XRANGE", stream, start, "+", "COUNT", limit)
-        # Looked at after they were read: what is kept now was kept then.
+        # Checked after the read: an event that is kept now was also kept then.
         epoch = await self._epoch(project)
 """,
         """        epoch = await self._epoch(project)
@@ -66,7 +66,7 @@ MUTANTS = [
         "who asks as the service stops waits for ever",
         "store/redis/channel.py",
         "no caller hangs",
-        "        self._refuse(RedisConnectionError())  # it may not have begun\n",
+        "        self._refuse(RedisConnectionError())  # the cancelled task may not have started\n",
         "",
         (
             "tests/store/test_link.py::test_who_asks_as_the_service_stops_is_refused_and_waits_for_nothing",

@@ -1,1 +1,1 @@
-"""The private store: its server, its directory, its log, its disk."""
+"""The private store: its server, its directory, its log and its disk."""

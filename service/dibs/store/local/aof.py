@@ -1,7 +1,7 @@
 """The files of the private store's append-only log, and their format.
 
-A log is a manifest and the files that it names: a base, replaced by each rewrite, and one or
-more that grew since. All hold commands as text (RESP), one after the other:
+A log consists of a manifest and the files that it names: a base, replaced by each rewrite, and one
+or more incremental files written since. All contain commands as text (RESP), one after the other:
 
     *3 CRLF $3 CRLF SET CRLF $3 CRLF key CRLF $5 CRLF value CRLF
 
@@ -18,17 +18,17 @@ MANIFEST = "appendonly.aof.manifest"
 SINGLE = "appendonly.aof"
 _NAMED = re.compile(r"^file (\S+) seq \d+ type ([bi])\b", re.M)
 
-_LINE = 32  # bytes: no count and no length is longer
+_LINE = 32  # bytes: longer than any line with a count or a length
 _COUNT = re.compile(rb"\*([1-9]\d{0,8})\r\n")
 _LENGTH = re.compile(rb"\$(0|[1-9]\d{0,9})\r\n")
 _BEGUN = re.compile(rb"[*$]\d{0,10}\r?")
 _AT_ONCE = 1 << 16
 _STAMP = re.compile(rb"#TS:\d+\r\n")
 ANOTHER = re.compile(rb"\r\n\*[1-9]\d{0,8}\r\n\$")
-"""Where a command follows another; in a value only if somebody wrote that into a note."""
+"""The boundary between two commands; a value contains it only if a client wrote it there."""
 
-# What may stand in a log, with the fewest words that it has, its name included. A name that is not
-# here is a damaged one: a server would not load it.
+# The commands that may occur in a log, by their least number of words, name included. Any other
+# name means damage: a server would not load it.
 _BY_FEWEST = {
     1: "exec flushall flushdb multi",
     2: "bitfield decr del function getdel getex incr lpop persist pfadd pfcount pfmerge rpop "
@@ -59,7 +59,7 @@ class Part:
 
     @property
     def size(self) -> int:
-        """Its bytes, 0 if it is not there."""
+        """The file's size in bytes, 0 if it does not exist."""
         try:
             return self.path.stat().st_size
         except FileNotFoundError:
@@ -67,9 +67,9 @@ class Part:
 
 
 def parts(directory: Path) -> list[Part]:
-    """Return the files of the log in a data directory, in the order in which they are loaded.
+    """Return the files of the log in a data directory, in the order of loading; [] without a log.
 
-    None where there is no log. Raises FileNotFoundError if its manifest is missing.
+    Raises FileNotFoundError if the log's manifest is missing.
     """
     logs = directory / LOGS
     if logs.is_dir():
@@ -81,19 +81,19 @@ def parts(directory: Path) -> list[Part]:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a file of a log holds. All places are bytes from its start."""
+    """The result of reading a file of a log. Offsets are in bytes from its start."""
 
     size: int
     commands: int
-    """Whole ones, from the start; of a transaction only if its end is there."""
+    """Number of complete commands from the start; those of a transaction only if it is complete."""
     kept: int
-    """Where the last of them ends."""
+    """Offset of the end of the last of these commands."""
     broken: int
-    """Where the first command begins that is not whole."""
+    """Offset of the first incomplete or damaged command."""
     end: int
-    """Where the zeros begin that a power loss left at the end; the size if there are none."""
+    """Offset of the trailing zeros that a power loss left; the size if there are none."""
     fault: Literal["", "short", "damaged"]
-    """short: the file ends before a command does. damaged: what stands there is no command."""
+    """short: the file ends within a command. damaged: its text is not a command."""
     why: str = ""
 
 
@@ -106,9 +106,9 @@ class _Damaged(Exception):
 
 
 def scan(path: Path) -> Scan:
-    """Read a file of a log to its first fault; takes about a second for each 15 MB.
+    """Read a file of a log up to its first fault, at about 15 MB a second.
 
-    A file of another format (RDB, which begins with REDIS) counts as whole.
+    A file in RDB format (it begins with REDIS) counts as complete.
     """
     with open(path, "rb", buffering=1 << 20) as log:
         size = log.seek(0, 2)
@@ -128,7 +128,7 @@ def scan(path: Path) -> Scan:
                 return Scan(size, commands, kept, at, end, "short", str(short))
             except _Damaged as damaged:
                 if reader.starts_with_a_word(at) and not transaction:
-                    kept, commands = before  # the command there has fewer words than it says
+                    kept, commands = before  # the last command declared too few words
                 return Scan(size, commands, kept, at, end, "damaged", str(damaged))
             at = reader.at
             pending += bool(name)
@@ -143,7 +143,7 @@ def scan(path: Path) -> Scan:
 
 
 def _end_of_text(log: BinaryIO, size: int) -> int:
-    """Where the zeros at the end of a file begin."""
+    """Return the offset of a file's trailing zeros."""
     at = size
     while at > 0:
         start = max(0, at - _AT_ONCE)
@@ -163,13 +163,13 @@ class _Reader:
         self.at = 0
 
     def command(self) -> bytes:
-        """Read one command and return its name in lower case; b"" for a mark of the time."""
+        """Read one command and return its name in lower case; b"" for a timestamp line (#TS:)."""
         line = self._line(b"*#")
         count = _COUNT.fullmatch(line)
         if count is None:
             if _STAMP.fullmatch(line):
                 return b""
-            raise _Damaged("what stands there is no command")
+            raise _Damaged("the text there is not a command")
         words = int(count[1])
         name = self._word(is_name=True)
         for _ in range(words - 1):
@@ -182,7 +182,7 @@ class _Reader:
         return name
 
     def starts_with_a_word(self, at: int) -> bool:
-        """Whether a word stands at `at`, where a command should."""
+        """Return whether a word begins at `at`, where a command should."""
         self._log.seek(at)
         return self._log.read(1) == b"$"
 
@@ -193,12 +193,12 @@ class _Reader:
             return line
         if self.at == self._end and (not line or (line[0] in first and _BEGUN.fullmatch(line))):
             raise _Short("an unfinished command")
-        raise _Damaged("what stands there is no command")
+        raise _Damaged("the text there is not a command")
 
     def _word(self, is_name: bool = False) -> bytes:
         length = _LENGTH.fullmatch(self._line(b"$"))
         if length is None:
-            raise _Damaged("what stands there is no part of a command")
+            raise _Damaged("the text there is not part of a command")
         size = int(length[1])
         if self.at + size + 2 > self._end:
             raise _Short("an unfinished command")
@@ -210,5 +210,5 @@ class _Reader:
             word = self._log.read(size + 2)
             ends = word[size:]
         if ends != b"\r\n":
-            raise _Damaged("a part of a command is longer than it says")
+            raise _Damaged("a word of a command is longer than its declared length")
         return word[:-2].lower() if is_name else b""

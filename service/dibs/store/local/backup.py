@@ -1,7 +1,7 @@
 """`dibs backup FILE` and `dibs restore FILE`: copies of a private store, which may be running.
 
-The append-only log is copied. Its files only grow at the end, and a manifest names them: a process
-that opens all files of one manifest has every claim that was acknowledged before.
+A backup is a copy of the append-only log. The log's files only grow at the end, and a manifest
+names them, so a process that opens all files of one manifest has every claim acknowledged before.
 """
 
 import gzip
@@ -25,7 +25,7 @@ _BLOCK = 1 << 20
 
 
 def backup(data_dir: Path, file: Path) -> str:
-    """Write the claims in `data_dir` to `file`; return what was done. Raises StoreUnavailable."""
+    """Write the claims in `data_dir` to `file`; return a report. Raises StoreUnavailable."""
     logs = data_dir / LOGS
     part = file.parent / f"{file.name}.part"
     try:
@@ -37,7 +37,7 @@ def backup(data_dir: Path, file: Path) -> str:
                     for name, source in names.items():
                         info = tarfile.TarInfo(f"{LOGS}/{name}")
                         info.mode = 0o600
-                        # The log may grow while it is copied: as much of it as there is now.
+                        # The log may grow during the copy: copy only up to its present size.
                         info.size = os.fstat(source.fileno()).st_size
                         archive.addfile(info, source)
                 output.flush()
@@ -51,7 +51,7 @@ def backup(data_dir: Path, file: Path) -> str:
 
 
 def _open_all(logs: Path, held: ExitStack) -> dict[str, BinaryIO]:
-    """Open the manifest and every file that it names, as they were at one moment."""
+    """Open the manifest and every file that it names, as of one moment. Raises StoreUnavailable."""
     for _ in range(_TRIES):
         try:
             manifest = (logs / MANIFEST).read_bytes()
@@ -65,16 +65,16 @@ def _open_all(logs: Path, held: ExitStack) -> dict[str, BinaryIO]:
                     found[MANIFEST].seek(0)
                     held.enter_context(trying.pop_all())
                     return found
-        except FileNotFoundError:  # none yet, or the log was being rewritten
+        except FileNotFoundError:  # there is no log yet, or the log is being rewritten
             if not logs.is_dir():
                 break
     raise StoreUnavailable(f"{logs.parent} holds no claims of a private store: nothing to copy.")
 
 
 def restore(data_dir: Path, file: Path) -> str:
-    """Put the claims in `file` into `data_dir`, which has none; return what was done.
+    """Put the claims in `file` into `data_dir`, which has none; return a report.
 
-    Raises StoreUnavailable; `data_dir` then has none still.
+    Raises StoreUnavailable, and leaves `data_dir` without claims then.
     """
     directory = data_dir.resolve()
     os.close(datadir.open_private(directory))
@@ -86,7 +86,7 @@ def restore(data_dir: Path, file: Path) -> str:
     try:
         _extract(file, half)
         half.rename(logs)
-        mark.put(directory, None)  # the log that was here before, if any, is no longer waited for
+        mark.put(directory, None)  # the mark of an earlier log would refuse the restored one
         return f"restored {_count(directory)} into {data_dir}; start dibs serve on it"
     except BaseException:
         shutil.rmtree(half, ignore_errors=True)
@@ -107,7 +107,7 @@ def _extract(file: Path, into: Path) -> None:
                 target = os.open(into / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 with os.fdopen(target, "wb") as output:
                     shutil.copyfileobj(source, output)
-            while packed.read(_BLOCK):  # to its end, where the checksum of all of it stands
+            while packed.read(_BLOCK):  # read to the end, where gzip verifies the checksum
                 pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise StoreUnavailable(f"cannot read {file} as a backup of dibs: {error}.") from None
@@ -116,7 +116,10 @@ def _extract(file: Path, into: Path) -> None:
 
 
 def _count(directory: Path) -> str:
-    """Start a store on what was restored, and say what is in it."""
+    """Start a store on the restored log, and return the number of its projects in words.
+
+    Raises StoreUnavailable.
+    """
     started = EmbeddedStore.start(directory)
     try:
         opened = os.open(directory, os.O_RDONLY)

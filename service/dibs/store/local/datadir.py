@@ -1,8 +1,8 @@
 """The data directory of the private store: private to its user, and locked by one process.
 
-`dibs.lock` is held by the process that started the store (the keeper) and says "taken".
-`store.lock` is inherited by the server, so it stays locked for as long as anything could still
-write to the log, however the keeper ended.
+The process that started the store (its parent) holds `dibs.lock`, which means that the directory is
+in use. The server inherits `store.lock`, so that lock lasts as long as a process could still write
+to the log, however the parent ended.
 """
 
 import fcntl
@@ -20,22 +20,25 @@ from redis.retry import Retry
 SOCKET = "valkey.sock"
 DIBS_LOCK = "dibs.lock"
 STARTING = "start.sock"
-"""The socket's name until the store has shown that it is the right one, and that it can write."""
+"""The socket's name until start has checked that the store is the right one and can write."""
 _SOCKET_PATH_MAX = 103  # bytes: sun_path on macOS; Linux has four more
-_ORPHAN_S = 5.0  # for a store left behind to end when told to
+_ORPHAN_S = 5.0  # for an orphaned store to end, after each attempt
 
 
 class StoreUnavailable(Exception):
-    """No store can be had; the message is a sentence that says why and what to do."""
+    """There is no usable store; the message is a sentence with the reason and the remedy."""
 
 
 def client(socket_path: str) -> redis.Redis:
-    """A client for short questions to our own server, without retries."""
+    """Return a client for short commands to the private server, without retries."""
     return redis.Redis(unix_socket_path=socket_path, socket_timeout=2, retry=Retry(NoBackoff(), 0))
 
 
 def sync(directory: Path) -> None:
-    """Make names that were given or taken in a directory outlive a power loss. Raises OSError."""
+    """Make created, renamed and removed names in a directory survive a power loss.
+
+    Raises OSError.
+    """
     opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(opened)
@@ -44,7 +47,10 @@ def sync(directory: Path) -> None:
 
 
 def open_private(directory: Path) -> int:
-    """Make sure of a directory that only we can enter, and return it opened."""
+    """Create a directory that only this user can enter, or make it so; return its descriptor.
+
+    Raises StoreUnavailable.
+    """
     another = "Name another with DIBS_DATA_DIR or --data-dir."
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -71,33 +77,36 @@ def _make_private(directory: Path, opened: int, another: str) -> None:
         )
     if status.st_mode & 0o077 == 0:
         return
-    # Closing it to others is right for a directory of ours or an empty one (a fresh volume), and
-    # wrong for /tmp or a home; in one that others could write to, anything may have been planted.
+    # Removing other users' access is right for a data directory of dibs or an empty one (a fresh
+    # volume), and wrong for /tmp or a home. If others could write there, they may have planted
+    # files.
     found = set(os.listdir(opened)) - {"lost+found"}
     if found and (status.st_mode & 0o022 or DIBS_LOCK not in found):
         raise StoreUnavailable(
             f"{directory} is open to other users (mode {status.st_mode & 0o777:03o}) and is not "
-            f"empty: dibs needs a directory of its own with mode 700. {another}"
+            f"empty: dibs needs a separate directory with mode 700. {another}"
         )
     try:
         os.fchmod(opened, 0o700)
     except OSError as error:
         raise StoreUnavailable(
-            f"{directory} is open to other users and cannot be closed to them "
-            f"({error.strerror}): it needs mode 700. {another}"
+            f"{directory} is open to other users, and dibs cannot change its mode to 700 "
+            f"({error.strerror}). {another}"
         ) from None
 
 
 def socket_path_of(directory: Path, directory_fd: int) -> str:
-    """Where clients connect. The server binds a bare name, so only this side can be too long.
+    """Return the path of the socket for clients. Raises StoreUnavailable.
 
-    The name for the start is no longer, and lies in the same directory.
+    The server binds a bare name, so only the clients' path can be too long. STARTING is no longer
+    than SOCKET, and is in the same directory.
     """
     path = str(directory / SOCKET)
     if len(os.fsencode(path)) <= _SOCKET_PATH_MAX:
         return path
-    # Through our own open directory: short, good in every process of ours, and it ends with us.
-    # Nothing lies in a shared temporary directory, where a cleaner might take it away.
+    # A path through this process's open directory is short, works in all processes of dibs, and
+    # disappears with this process. No file is in a shared temporary directory, where a cleaner
+    # might remove it.
     through = f"/proc/{os.getpid()}/fd/{directory_fd}"
     if os.path.isdir(through):
         return f"{through}/{SOCKET}"
@@ -131,7 +140,7 @@ def _read_pid(lock: TextIOWrapper) -> int | None:
 
 
 def write_pid(lock: TextIOWrapper, pid: int) -> None:
-    """Write in place, as long as ever: that needs no room, even on a full disk."""
+    """Write a pid in place, always with the same length: that works even on a full disk."""
     with suppress(OSError):
         os.pwrite(lock.fileno(), f"{pid:<20}\n".encode(), 0)
 
@@ -144,16 +153,19 @@ def take_dibs_lock(directory: Path, held: ExitStack) -> None:
             "stop it first, or name another directory with DIBS_DATA_DIR or --data-dir."
         )
     write_pid(lock, os.getpid())
-    # A child forked without exec shares the lock, and would keep it past our end.
+    # A child forked without exec shares the lock, and would hold it after this process has ended.
     os.register_at_fork(after_in_child=lock.close)
 
 
 def take_store_lock(directory: Path, socket_path: str, held: ExitStack) -> TextIOWrapper:
-    """Lock `store.lock`, ending the server of a former keeper if one still runs."""
+    """Lock `store.lock`, and end the server of an earlier dibs if it still runs.
+
+    Raises StoreUnavailable.
+    """
     lock = _open_lock(directory / "store.lock", held)
     if _locked(lock):
         return lock
-    # dibs.lock is ours, so the process that has this one inherited it from a keeper that is gone.
+    # This process holds dibs.lock, so the holder of store.lock is an orphan of an earlier dibs.
     pid = _read_pid(lock)
     for end in (_ask_to_end, _kill_orphan):
         end(socket_path, lock, pid)
@@ -164,7 +176,7 @@ def take_store_lock(directory: Path, socket_path: str, held: ExitStack) -> TextI
             time.sleep(0.02)
     raise StoreUnavailable(
         f"A store that an earlier dibs left behind (pid {pid or 'unknown'}) still has {directory} "
-        "and does not end when asked: end that process, then start again."
+        "and does not end on request: end that process, then start again."
     )
 
 
@@ -175,7 +187,7 @@ def _ask_to_end(socket_path: str, _lock: TextIOWrapper, pid: int | None) -> None
 
 
 def _kill_orphan(_socket_path: str, lock: TextIOWrapper, pid: int | None) -> None:
-    """Kill the process of that pid if it has our lock open: a pid alone may be anybody's by now."""
+    """Kill the process `pid` if it has the lock open: the pid alone may now be another process."""
     ours = os.fstat(lock.fileno())
     with suppress(OSError):
         for opened in Path(f"/proc/{pid}/fd").iterdir():

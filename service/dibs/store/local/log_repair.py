@@ -1,8 +1,8 @@
-"""Cuts a damaged log after its last complete command; the part cut off is kept in files beside it.
+"""Cuts a damaged log after its last complete command, and keeps the part cut off in other files.
 
-There are two cases. At a start, the end of the log may be missing or zeros after a crash or a power
-loss: that write was never acknowledged, so it is cut and the start continues. Anything else is
-damage: commands after it were acknowledged, and only a person, by `dibs repair`, decides to
+There are two cases. At a start after a crash or a power loss, the end of the log may be incomplete
+or zeros: that write was never acknowledged, so it is cut and the start continues. Anything else is
+damage: commands after it were acknowledged, and only a person, with `dibs repair`, decides to
 continue without them.
 """
 
@@ -21,30 +21,31 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Fault:
-    """The first fault of a log: the file that has it, and the files that are loaded after that."""
+    """The first fault of a log: its file, and the files that are loaded after that one."""
 
     part: aof.Part
     scan: aof.Scan
     commands: int
-    """Whole ones before it, those in earlier files included."""
+    """Complete commands before the fault, including those in earlier files."""
     later: tuple[aof.Part, ...]
-    """Files with something in them."""
+    """The later files that are not empty."""
     followed: int
-    """Commands behind it that look whole. A wrong length may reach over them to the end."""
+    """Apparently complete commands after the fault: if a wrong length claims the rest of the file,
+    there may be some although the fault is `short`."""
 
     @property
     def is_tail(self) -> bool:
-        """Whether this is what a crash leaves: an unfinished last command, or zeros after it."""
+        """Whether a crash explains the fault: an unfinished last command, or trailing zeros."""
         return self.scan.fault == "short" and not self.later and not self.followed
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What was cut, and where it is now."""
+    """A cut of the log, and the files that keep the parts cut off."""
 
     fault: Fault
     gone: int
-    """Bytes, of every file."""
+    """Bytes cut off, in all files together."""
     kept_in: tuple[Path, ...]
 
     def __str__(self) -> str:
@@ -52,21 +53,21 @@ class Cut:
         kept = ", ".join(map(str, self.kept_in))
         said = (
             f"cut {self.gone} bytes off the log after {self.fault.commands} whole commands, from "
-            f"byte {scan.kept} of {name} on: {scan.why}. What was cut is in {kept}."
+            f"byte {scan.kept} of {name} on: {scan.why}. The part cut off is in {kept}."
         )
         if not self.fault.followed:
             return said
         return said + (
-            f" Some {self.fault.followed} commands came after the damage and are no longer in the "
+            f" About {self.fault.followed} commands came after the damage and are no longer in the "
             "log: claims, heartbeats and releases from then on are forgotten, and their tasks may "
-            "be claimed anew. A backup may know more."
+            "be claimed again. A backup may have more of them."
         )
 
 
 def find_fault(directory: Path) -> tuple[Fault | None, int]:
-    """Return the first fault of the log, if any, and how many whole commands come before it.
+    """Return the first fault of the log, if any, and the number of complete commands before it.
 
-    Raises StoreUnavailable where there is no log to read.
+    Raises StoreUnavailable if the log is missing or cannot be read.
     """
     try:
         parts = aof.parts(directory)
@@ -96,24 +97,24 @@ def find_fault(directory: Path) -> tuple[Fault | None, int]:
 
 
 def cut(directory: Path, fault: Fault) -> Cut:
-    """Cut the log at a fault. May be interrupted and repeated. Raises StoreUnavailable."""
+    """Cut the log at a fault. Safe to interrupt and repeat. Raises StoreUnavailable."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     gone = fault.scan.size - fault.scan.kept + sum(part.size for part in fault.later)
-    # Last first: a log that looks whole must never have a gap in it.
+    # The last file first: an interrupted cut must not leave a gap in a log that looks complete.
     cuts = [(part.path, 0) for part in reversed(fault.later)]
     cuts.append((fault.part.path, fault.scan.kept))
     try:
         kept_in = [_set_aside(path, start, directory, stamp) for path, start in cuts]
     except OSError as error:
         raise StoreUnavailable(
-            f"cannot keep what is to be cut in {directory} ({error.strerror}), so nothing more was "
-            "cut: make room there, then repair again."
+            f"cannot copy the part to cut off to {directory} ({error.strerror}), so nothing more "
+            "was cut: make room there, then repair again."
         ) from None
     return Cut(fault, gone, tuple(reversed(kept_in)))
 
 
 def repair(data_dir: Path) -> str:
-    """Repair the log in a data directory; return what was done. Raises StoreUnavailable."""
+    """Repair the log in a data directory; return a report. Raises StoreUnavailable."""
     if not data_dir.is_dir():
         raise StoreUnavailable(f"{data_dir} holds no claims of a private store.")
     directory = data_dir.resolve()
@@ -132,7 +133,10 @@ def repair(data_dir: Path) -> str:
 
 
 def _set_aside(path: Path, start: int, directory: Path, stamp: str) -> Path:
-    """Cut a file at `start`, with what follows copied to a file beside first."""
+    """Copy the part of a file from `start` on to a new file in `directory`, then cut it off.
+
+    Return the new file. Raises OSError.
+    """
     aside = _free(directory / f"cut-{stamp}-{path.name}-from-{start}")
     try:
         with open(path, "rb") as source, open(aside, "xb", opener=_private) as target:
@@ -155,7 +159,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def _free(path: Path) -> Path:
-    """Return `path`, or it with a number where it is taken."""
+    """Return `path`, or if that exists, `path` with a number appended."""
     found, number = path, 1
     while found.exists():
         number += 1
@@ -164,7 +168,7 @@ def _free(path: Path) -> Path:
 
 
 def _commands_after(path: Path, start: int, end: int) -> int:
-    """How many commands seem to begin in a part of a file."""
+    """Return the number of commands that seem to begin in a part of a file."""
     found, overlap, seen = 0, b"", start
     with suppress(FileNotFoundError), open(path, "rb") as log:
         log.seek(start)

@@ -1,9 +1,8 @@
-"""The mark beside the log: it says that this directory has had claims, and in which log.
+"""The mark: a file outside the log which records that the directory has had claims.
 
-A missing or empty log looks like that of a first start. A store that started without it would grant
-every held task once more, so the mark is kept outside the log, and a start compares the two: the
-log must exist, the file that last grew must not be empty, and the store must have the same name as
-the mark.
+A missing or empty log looks like that of a first start. A store that started without its log would
+grant every held task again. So a start compares the mark and the log: the log must exist, the file
+that last grew must not be empty, and the store must have the same name as the mark.
 """
 
 import json
@@ -20,21 +19,21 @@ from dibs.store.local.datadir import StoreUnavailable
 
 FILE = "dibs.mark"
 KEY = "dibs:began"
-"""Where the store holds its name; the first thing that is ever written to it."""
+"""The key of the store's name; the first key that dibs writes to a store."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What a mark says."""
+    """The content of a mark."""
 
     name: str
-    """The store's; '' where the mark cannot be read."""
+    """The store's name; '' where the mark cannot be read."""
     grown: str
-    """The file of the log that was seen to grow; ''."""
+    """The file of the log that last grew; '' where none did yet."""
 
 
 class Gone(StoreUnavailable):
-    """Claims were here, and their log is not."""
+    """The directory has had claims, and their log is missing."""
 
 
 def read(directory: Path) -> Mark | None:
@@ -49,7 +48,7 @@ def read(directory: Path) -> Mark | None:
 
 
 def write(directory: Path, mark: Mark) -> None:
-    """Put a mark in place of the one that is there, whole or not at all. Raises OSError."""
+    """Replace the mark atomically. Raises OSError."""
     half = directory / f"{FILE}.new"
     try:
         with open(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -64,7 +63,7 @@ def write(directory: Path, mark: Mark) -> None:
 
 
 def put(directory: Path, mark: Mark | None) -> None:
-    """Let a directory have this mark, or none: the next log in it is any then. Raises OSError."""
+    """Write a mark, or remove it with None: a start then accepts any log. Raises OSError."""
     if mark is None:
         (directory / FILE).unlink(missing_ok=True)
     else:
@@ -72,7 +71,7 @@ def put(directory: Path, mark: Mark | None) -> None:
 
 
 def check_files(directory: Path) -> None:
-    """Raise Gone if claims were here and the log's files no longer have them."""
+    """Raise Gone if the directory has had claims and the log's files are missing or empty."""
     mark = read(directory)
     if mark is None:
         return
@@ -90,9 +89,9 @@ def check_files(directory: Path) -> None:
 
 
 def check_store(directory: Path, store: redis.Redis) -> None:
-    """Raise Gone if the store is not the one that the mark names; mark a new one.
+    """Raise Gone if the store is not the one that the mark names; write the mark of a new store.
 
-    Always writes to the store: one that cannot write shows it here. Raises redis.RedisError then.
+    This always writes to the store, and raises redis.RedisError if the store cannot write.
     """
     mark, found = read(directory), _name(store)
     if mark and mark.name and found != mark.name:
@@ -105,7 +104,7 @@ def check_store(directory: Path, store: redis.Redis) -> None:
         store.set(KEY, name)
     except redis.exceptions.OutOfMemoryError:
         if found is None:
-            return  # data from before there were marks, and no room for a name
+            return  # the data is older than marks, and there is no room for a name
     with suppress(OSError):  # a full disk must not keep a store from starting
         if mark is None or mark.name != name:
             write(directory, Mark(name, ""))
@@ -113,7 +112,7 @@ def check_store(directory: Path, store: redis.Redis) -> None:
 
 
 def follow(directory: Path) -> None:
-    """Note which file of the log grows now, if that is not noted yet. Raises OSError."""
+    """Record in the mark which file of the log grows now. Raises OSError."""
     mark = read(directory)
     grown = [part.path.name for part in aof.parts(directory) if not part.is_base and part.size]
     if mark and grown and mark.grown != grown[-1]:
@@ -121,9 +120,9 @@ def follow(directory: Path) -> None:
 
 
 def accept(directory: Path) -> None:
-    """Take the log for what it is now: a person had it cut. Raises OSError.
+    """Make the mark accept the log as it is now, after a person had it cut. Raises OSError.
 
-    What was cut may have had the store's name in it: it gets another with the next start.
+    The cut may have removed the store's name; the next start then gives it another.
     """
     if read(directory):
         write(directory, Mark("", ""))

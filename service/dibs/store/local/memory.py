@@ -1,4 +1,4 @@
-"""How much memory the private store may use: a share of what the container or the host gives."""
+"""The memory limit of the private store: a share of the container's or the host's memory."""
 
 import os
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ _ROOT = Path("/")
 def given(root: Path = _ROOT) -> int:
     """Return the memory that this process and its children may use, in bytes.
 
-    The least of the host's and of every limit of a cgroup that we are in: version 2, where the
-    limit of each group above counts as well, or version 1.
+    This is the least of the host's memory and the limits of this process's cgroups, version 1 or 2.
+    The limits of parent groups count as well.
     """
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([host, *_limits(root)])
 
 
 def budget(setting: str, root: Path = _ROOT) -> int:
-    """Return the bytes that a setting like 40% or 104857600 means; 0 is no limit."""
+    """Return the bytes for a setting such as 40% or 104857600; 0 means no limit."""
     if setting.endswith("%"):
         return given(root) * int(setting[:-1]) // 100
     return int(setting)
@@ -39,9 +39,9 @@ def _limits(root: Path) -> Iterator[int]:
             places, file = [groups / "memory"], "memory.limit_in_bytes"
         else:
             continue
-        # In a container the path may be the host's, and what is mounted only our own part of it.
+        # In a container, the path may be the host's while only the container's part is mounted.
         inside = Path(path.lstrip("/"))
         for place in places:
             for group in (inside, *inside.parents):
-                with suppress(OSError, ValueError):  # none there, or `max`
+                with suppress(OSError, ValueError):  # no such file, or `max`
                     yield int((place / group / file).read_text())

@@ -1,4 +1,4 @@
-"""The process of the private server: it ends when we do, however we end."""
+"""The process of the private server: it ends with this process, however this process ends."""
 
 import os
 import subprocess
@@ -12,16 +12,16 @@ from pathlib import Path
 
 from dibs.store.local.datadir import StoreUnavailable
 
-# The wheel's server has glibc's malloc, which keeps 7 freed blocks of a size at hand; a script
-# frees hundreds at once. With 100, scripts take 7 % less time, strict makes 7 % more claims a
-# second, and the server has 4 MB more (docs/performance.md); with 400, a script needs another 5 %
-# fewer instructions. Elsewhere nobody reads this.
+# The wheel's server uses glibc's malloc, which caches 7 freed blocks of each size; a script frees
+# hundreds at once. With 100, scripts take 7 % less time, a strict store grants 7 % more claims a
+# second, and the server uses 4 MB more (docs/performance.md). With 400, a script needs another 5 %
+# fewer instructions. Other C libraries ignore this variable.
 MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=400"}
 
-# Runs between us and the server, in the process that becomes the server. On Linux the kernel ends
-# that process when the thread that forked it ends. Elsewhere a watcher, a child of the server,
-# waits for the keeper's end of a pipe to close: nothing is ever written to it. SIGKILL, because
-# every acknowledged write is on disk and a stopped or busy store would sit out a SIGTERM.
+# Runs in the forked process before it becomes the server. On Linux the kernel ends that process
+# when the thread that forked it ends. Elsewhere a watcher, a child of the server, waits until this
+# process's end of a pipe closes; nothing is ever written to the pipe. Both use SIGKILL, because
+# every acknowledged write is on disk, and a stopped or busy store does not act on SIGTERM.
 SHIM = """
 import os, signal, sys
 keeper, lifeline, lock = map(int, sys.argv[1:4])
@@ -62,7 +62,7 @@ def launch(
     started: Future[subprocess.Popen[bytes]] = Future()
 
     def fork_and_stay() -> None:
-        # The kernel ties the server to the thread that forked it, so that thread has to stay.
+        # The kernel ends the server with the thread that forked it, so this thread has to stay.
         try:
             output_fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             with os.fdopen(output_fd, "ab") as output:
@@ -74,7 +74,7 @@ def launch(
                     stdout=output,
                     stderr=output,
                     pass_fds=(lifeline, lock),
-                    start_new_session=True,  # Ctrl-C is for us; the store outlives our last reply
+                    start_new_session=True,  # Ctrl-C must not end the store before the last reply
                     umask=0o077,
                 )
         except BaseException as error:  # noqa: BLE001 - raised again in the calling thread

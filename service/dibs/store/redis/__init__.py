@@ -1,1 +1,1 @@
-"""Bytes and failures: connections to one server, to Sentinels' primary, to a cluster. No claims."""
+"""Connections to a server, to the primary behind Sentinels, or to a cluster: bytes and failures."""

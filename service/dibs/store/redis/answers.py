@@ -1,4 +1,4 @@
-"""Several are asked the same at once, and one that says nothing holds nobody up."""
+"""Collects the answers of several servers to one request, without waiting for silent ones."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 STRAGGLERS_S = 0.2
-"""After the first answer the others are waited for so long: one of them may know more."""
+"""Seconds to wait for further answers after the first: a slower server may be more up to date."""
 
 
 async def first_answers(asked: Sequence[asyncio.Task[T]]) -> list[T]:
-    """Return what those say that answer first, or soon after the first; the others are let go of.
+    """Return the first answer and those that follow within STRAGGLERS_S; cancel the other tasks.
 
-    Raises what one of them did where none answers.
+    If every task fails, raise the error of the first one.
     """
     pending: set[asyncio.Task[Any]] = set(asked)
     try:
@@ -22,7 +22,7 @@ async def first_answers(asked: Sequence[asyncio.Task[T]]) -> list[T]:
         if pending:
             await asyncio.wait(pending, timeout=STRAGGLERS_S)
         found = [task.result() for task in asked if _answered(task)]
-        return found or [asked[0].result()]  # raises why
+        return found or [asked[0].result()]  # raises its error
     finally:
         for task in asked:
             task.cancel()

@@ -1,4 +1,4 @@
-"""Blocking reads, each on a connection of its own while it waits."""
+"""Blocking reads, each on a separate connection while it waits."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -9,11 +9,12 @@ from dibs.store.redis.connection import Connection
 from dibs.store.redis.endpoint import Endpoint
 
 READER_S = 20.0
-"""For a blocking read: longer than it waits, and an end to it when the server's host is gone."""
+"""Longest silence during a blocking read, in seconds: longer than the read blocks, so that it only
+ends a read whose server's host is gone."""
 
 
 class BlockingReader(Protocol):
-    """What follows a stream."""
+    """A reader of streams, by commands that may block."""
 
     async def command(self, *parts: str | int) -> Any:
         """Run one command, which may block. Raises StoreDown."""
@@ -25,10 +26,10 @@ class BlockingReader(Protocol):
 
 
 class Located(Protocol):
-    """A link that knows where keys are."""
+    """A link that knows which server has a key."""
 
     leave: list[Callable[[Endpoint], None]]
-    """Hear of each server that is left."""
+    """Called with each server that the link stops using."""
 
     async def locate(self, key: str = "") -> Endpoint:
         """Return the server that takes commands on `key` now. Raises StoreDown."""
@@ -36,10 +37,10 @@ class Located(Protocol):
 
 
 class BlockingLink:
-    """Commands that wait for something to happen, each on a connection of its own meanwhile.
+    """Runs blocking commands, each on a separate connection while it waits.
 
-    `link` says where they go. A connection to a server that is not the right one any more is
-    dropped: what waits there would wait for news that come elsewhere.
+    `link` decides which server a command goes to. When `link` stops using a server, the connections
+    to it are dropped: a read there would wait for events that now come from another server.
     """
 
     def __init__(self, link: Located) -> None:
@@ -61,7 +62,7 @@ class BlockingLink:
         self._busy[connection] = where
         try:
             reply = await connection.ask(*parts)
-        except BaseException:  # cancelled: an answer is still on its way
+        except BaseException:  # cancelled: the reply would reach the next command
             connection.end(RedisConnectionError())
             raise
         finally:
@@ -70,7 +71,7 @@ class BlockingLink:
         return reply
 
     def _left(self, where: Endpoint) -> None:
-        """Drop every connection to a server that has been left."""
+        """Drop every connection to a server that the link no longer uses."""
         waiting = [connection for connection, at in self._busy.items() if at == where]
         for connection in [*waiting, *self._idle.pop(where, [])]:
             connection.end(RedisConnectionError())
@@ -83,7 +84,7 @@ class BlockingLink:
 
 
 def key_of(parts: Sequence[str | int]) -> str:
-    """Return the key that decides where a command goes in a cluster; '' where any node will do."""
+    """Return the key that selects a command's node in a cluster; '' where any node will do."""
     name = str(parts[0]).upper()
     if name in ("EVAL", "EVALSHA"):
         return str(parts[3])

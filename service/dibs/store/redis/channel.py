@@ -11,16 +11,16 @@ from dibs.store.redis.connection import Connection, packed
 from dibs.store.redis.failures import StoreDown, failure
 
 WAIT_MS = 900
-"""How long replicas are waited for: less than the patience of a connection (TIMEOUT_S)."""
+"""Longest wait for replicas, in ms: less than a connection waits for a reply (TIMEOUT_S)."""
 
 Connect = Callable[[], Awaitable[Connection]]
 
 
 class Channel:
-    """Commands on one connection at a time, made when it is first needed and again when lost."""
+    """Sends commands on one connection at a time, opened on first use and again when lost."""
 
     def __init__(self, connect: Connect) -> None:
-        """`connect` raises StoreDown, or whatever else; both reach every caller who waits."""
+        """`connect` may raise any exception; every waiting caller then gets a StoreDown."""
         self._connect = connect
         self._connection: Connection | None = None
         self._waiting: deque[tuple[bytes, asyncio.Future[Any]]] = deque()
@@ -28,7 +28,7 @@ class Channel:
         self._closed = False
 
     def ask(self, *parts: str | int) -> asyncio.Future[Any]:
-        """Send a command, now or on the next connection; return what its answer will be."""
+        """Send a command, now or on the next connection; return a future for its reply."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         command = packed(parts)
         if self._closed:
@@ -42,14 +42,14 @@ class Channel:
         return answer
 
     async def _reconnect(self) -> None:
-        """Send what waits on a new connection; each who waits is answered or refused."""
+        """Send the waiting commands on a new connection, or refuse them if it cannot be opened."""
         while self._waiting:
             try:
                 self._connection = connection = await self._connect()
-            except Exception as error:  # noqa: BLE001 - handed to every caller who waits
+            except Exception as error:  # noqa: BLE001 - passed to every waiting caller
                 self._refuse(error)
                 continue
-            except BaseException:  # closed meanwhile
+            except BaseException:  # cancelled by close()
                 self._refuse(RedisConnectionError())
                 raise
             while self._waiting and not connection.lost:
@@ -58,33 +58,34 @@ class Channel:
     def _refuse(self, error: Exception) -> None:
         meant = failure(error, sent=False)
         if not isinstance(meant, StoreDown):
-            meant = StoreDown(f"The store cannot be connected to: {error}.", sent=False)
+            meant = StoreDown(f"No connection to the store: {error}.", sent=False)
         waiting, self._waiting = self._waiting, deque()
         for _, answer in waiting:
             if not answer.done():
                 answer.set_exception(StoreDown(meant.reason, sent=False))
 
     def drop(self) -> None:
-        """Give up the connection: what was asked may have been done, what comes uses another."""
+        """Close the connection. Unanswered commands may have run; later ones use a new one."""
         if self._connection:
             self._connection.end(RedisConnectionError())
 
     async def close(self) -> None:
-        """Give up the connection for good; who waits for one is refused."""
+        """Close the connection for good, and refuse the waiting commands."""
         self._closed = True
         if self._connecting:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
-        self._refuse(RedisConnectionError())  # it may not have begun
+        self._refuse(RedisConnectionError())  # the cancelled task may not have started
         self.drop()
 
 
 class ReplicatedChannel:
-    """Commands that are answered once replicas have what they wrote.
+    """Sends commands, and returns their replies once the replicas have their writes.
 
-    Commands that come while replicas are waited for go together, with one WAIT behind them: WAIT
-    holds up its connection for a way to the replicas and back, so one for each command would allow
-    only so many a second. It waits for writes of its own connection, hence a connection of its own.
+    Commands that arrive during a WAIT are sent together afterwards, with one WAIT behind them. WAIT
+    blocks its connection for one round trip to the replicas, so a WAIT per command would limit the
+    rate of commands. WAIT covers only the writes of its own connection, so `channel` carries no
+    other commands.
     """
 
     def __init__(self, channel: Channel, replicas: int) -> None:

@@ -1,8 +1,8 @@
-"""A cluster as one link: each command goes to the primary that serves its key.
+"""A link to a cluster: each command goes to the primary that serves its key.
 
-redis-py's own cluster client retries up to sixteen times and follows ASK redirections. This one
-must not: while a slot moves, a project's keys are split between two servers, and a script that
-followed a redirection would find held tasks free.
+redis-py's cluster client retries up to sixteen times and follows ASK redirections. This link must
+not: while a slot moves, a project's keys are split between two servers, and a script that followed
+a redirection would find held tasks free.
 """
 
 import asyncio
@@ -24,21 +24,21 @@ log = logging.getLogger("dibs.store")
 
 Address = tuple[str, int]
 Range = tuple[int, int, int, Address]
-"""Epoch of the owner's configuration, first and last slot, owner."""
+"""A range of slots: the owner's configuration epoch, first slot, last slot, owner."""
 
 SLOTS = 16_384
 LOOK_S = 0.5
-"""How often every node is asked who serves what: a replaced primary that still answers is left
-within a second of the others' word."""
+"""Seconds between two reads of the map of slots from every node. The link stops using a replaced
+primary that still answers within a second of the other nodes' report."""
 
 
 class ClusterLink:
-    """See Link. The map of slots is what the nodes say together, the newest word on each slot."""
+    """See Link. The map of slots is merged from all nodes; for each slot, the newest epoch wins."""
 
     why_relaxed = "A cluster may promote a replica that lacks the last claims."
 
     def __init__(self, seeds: Sequence[Address], template: Endpoint, replicas: int = 0) -> None:
-        """`seeds` are some of the nodes; `template` is how to connect to each of them."""
+        """`seeds` are some of the nodes; `template` has the options for connecting to any node."""
         self.observe: Observe = lambda seconds: None
         self.replicas = replicas
         self.leave: list[Callable[[Endpoint], None]] = []
@@ -74,13 +74,13 @@ class ClusterLink:
         raise AssertionError  # the second round returns or raises
 
     async def servers(self) -> list[Link]:
-        """See Link. Raises StoreDown while a part of the cluster is not served."""
+        """See Link. Raises StoreDown while some slots of the cluster are not served."""
         self._stale = True
         await self._look()
         links = [self._at(address) for address in sorted(self._serving)]
         states = await asyncio.gather(*(link.command("CLUSTER", "INFO") for link in links))
         if not all("cluster_state:ok" in str(state) for state in states):
-            raise StoreDown("A node of the store does not serve its part now.", sent=False)
+            raise StoreDown("A node of the store does not serve its slots now.", sent=False)
         return list(links)
 
     async def locate(self, key: str = "") -> Endpoint:
@@ -113,9 +113,9 @@ class ClusterLink:
         return link
 
     async def _look(self) -> None:
-        """Read the map of slots if it is stale, once for all who ask meanwhile.
+        """Read the map of slots if it is stale; concurrent callers share one read.
 
-        Raises StoreDown when no node answers.
+        Raises StoreDown if no node answers.
         """
         if self._watching is None or self._watching.done():
             self._watching = asyncio.create_task(self._watch())
@@ -126,7 +126,7 @@ class ClusterLink:
         await asyncio.shield(self._looking)
 
     async def _watch(self) -> None:
-        """Look until closed. Where no node answers, the map that we have goes on."""
+        """Read the map regularly until closed. While no node answers, the old map stays in use."""
         while True:
             await asyncio.sleep(LOOK_S)
             self._stale = True
@@ -138,14 +138,14 @@ class ClusterLink:
                 log.exception("cluster_look_failed")
 
     async def _read_map(self) -> None:
-        """Ask every node that we know of at once, and put together what they say."""
+        """Read the ranges from every known node at once, and merge them."""
         known = dict.fromkeys((*sorted(self._serving), *self._seeds))
         asked = [asyncio.create_task(self._ranges_of(address)) for address in known]
         told = await first_answers(asked)
-        self._draw(sorted({found for ranges in told for found in ranges}))  # oldest word first
+        self._draw(sorted({found for ranges in told for found in ranges}))  # oldest epoch first
 
     async def _ranges_of(self, address: Address) -> list[Range]:
-        """Return what a node says of the slots. Raises StoreDown."""
+        """Return the ranges of slots that a node reports. Raises StoreDown."""
         node = self._at(address)
         slots: Any
         nodes: Any
@@ -155,7 +155,7 @@ class ClusterLink:
             return_exceptions=True,
         )
         if isinstance(slots, ResponseError):
-            word = "is no cluster" if "cluster support disabled" in str(slots) else "refuses"
+            word = "is not a cluster" if "cluster support disabled" in str(slots) else "refuses"
             raise StoreDown(f"The store {word}: {slots}.", sent=False) from slots
         if isinstance(slots, BaseException):
             raise slots
@@ -166,7 +166,7 @@ class ClusterLink:
         ]
 
     def _draw(self, ranges: list[Range]) -> None:
-        """Take over the newest word on each slot; leave nodes that serve none any more."""
+        """Set each slot's owner by the newest epoch, and drop nodes that no longer serve a slot."""
         self._stale = False
         if ranges == self._ranges:
             return
@@ -180,15 +180,15 @@ class ClusterLink:
             self._at(gone).drop()
             for hear in self.leave:
                 hear(self._template.at(*gone))
-        # A node that is gone for good would be kept for ever otherwise; seeds stay.
+        # Forget links to other nodes, which may never come back; seeds stay.
         for gone in set(self._links) - self._serving - set(self._seeds):
             del self._links[gone]
 
 
 def _epochs(nodes: str) -> dict[str, int]:
-    """Return the epoch of each node's configuration, by the node's id, from CLUSTER NODES.
+    """Return each node's configuration epoch by node id, from the reply of CLUSTER NODES.
 
-    A line is: id, address, flags, primary, ping, pong, epoch, … (redis.io/commands/cluster-nodes).
+    A line has: id, address, flags, primary, ping, pong, epoch, … (redis.io/commands/cluster-nodes).
     """
     words = (line.split() for line in nodes.splitlines())
     return {each[0]: int(each[6]) for each in words if len(each) > 6 and each[6].isdigit()}

@@ -1,4 +1,4 @@
-"""One connection to one server of the store: commands are answered in the order they were sent."""
+"""A connection to one server of the store, which answers commands in the order of sending."""
 
 import asyncio
 import contextlib
@@ -15,32 +15,32 @@ from dibs.store.redis.endpoint import Endpoint
 from dibs.store.redis.failures import ErrorReply, StoreDown, failure
 
 TIMEOUT_S = 1.0
-"""For connecting with its login, and for each answer. A caller hears within a few seconds what is
-wrong; redis-py's defaults (5 s, ten retries) would hold it for the better part of a minute and run
-a script eleven times."""
+"""Timeout in seconds for connecting (login included), and for each reply. A caller gets an error
+within a few seconds. redis-py's defaults (5 s, ten retries) would block it for most of a minute,
+and run a script eleven times."""
 
 TOGETHER = 4
-"""So many commands leave together at most. All of a turn together would make store and service wait
-for one another: each would work while the other has nothing to do."""
+"""Most commands that are sent together. Sending all commands of a turn together would make store
+and service wait for one another: each would work while the other is idle."""
 
 Observe = Callable[[float], None]
-"""Hears how many seconds each batch took that was answered."""
+"""Called with the duration in seconds of each answered batch."""
 
 
 class Connection(asyncio.Protocol):
-    """A connection that is logged in.
+    """A logged-in connection, shared by concurrent callers.
 
-    Concurrent callers share one connection. Commands that are given in one turn of the event loop
-    leave a few together, in one call into the kernel: a tenth of the processor time of a claim,
-    here and in the store. What is asked while the store is busy it finds waiting as one pipeline,
-    and `appendfsync always` costs one fsync for all of it.
+    Commands from one turn of the event loop are sent up to TOGETHER at a time in one system call,
+    which saves a tenth of a claim's processor time, in the service and in the store. Commands sent
+    while the store is busy reach it as one pipeline, so `appendfsync always` costs one fsync for
+    all of them.
     """
 
     def __init__(self, observe: Observe, patience_s: float) -> None:
-        """Use `open`. `patience_s`: the longest silence while an answer is due."""
+        """Use `open`. `patience_s`: the longest silence while a reply is due, in seconds."""
         self.lost = False
         self._why: Exception = RedisConnectionError()
-        """Why it was lost."""
+        """The error that ended the connection."""
         self._observe, self._patience_s = observe, patience_s
         loop = asyncio.get_running_loop()
         self._now, self._soon = loop.time, loop.call_soon
@@ -52,7 +52,7 @@ class Connection(asyncio.Protocol):
             protocolError=InvalidResponse,
             replyError=ErrorReply,
             encoding="utf-8",
-            errors="replace",  # one damaged value must not cost everybody the connection
+            errors="replace",  # one damaged value must not end the connection of all callers
         )
         self._transport: asyncio.Transport | None = None
 
@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
     async def open(
         cls, endpoint: Endpoint, observe: Observe, patience_s: float = TIMEOUT_S
     ) -> Self:
-        """Return a connection to `endpoint`, logged in, within TIMEOUT_S. Raises StoreDown."""
+        """Connect to `endpoint` and log in, within TIMEOUT_S. Raises StoreDown."""
         connection = cls(observe, patience_s)
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -80,21 +80,21 @@ class Connection(asyncio.Protocol):
             transport, _ = await loop.create_connection(
                 lambda: self, endpoint.host, endpoint.port, ssl=endpoint.tls
             )
-            with contextlib.suppress(OSError):  # it is gone again: the login will say so
+            with contextlib.suppress(OSError):  # already closed: the login reports that
                 beneath = transport.get_extra_info("socket")
                 beneath.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         await asyncio.gather(*(self.ask(*command) for command in endpoint.login()))
-        if self.lost:  # before anything was asked: a server that has no room says so unasked
+        if self.lost:  # a server at maxclients sends its error before any command
             raise self._why
 
     def ask(self, *parts: str | int) -> asyncio.Future[Any]:
-        """Send a command; return what its answer will be."""
+        """Send a command; return a future for its reply."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.send(packed(parts), answer)
         return answer
 
     def send(self, command: bytes, answer: asyncio.Future[Any]) -> None:
-        """Send a packed command; its answer comes later."""
+        """Send a packed command; its reply sets `answer`."""
         if self.lost or self._transport is None:
             answer.set_exception(failure(RedisConnectionError(), sent=False))
             return
@@ -114,26 +114,26 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._transport.write(b"".join(commands))
-        except Exception:  # noqa: BLE001 - closed, and nobody was told yet
+        except Exception:  # noqa: BLE001 - closed, before connection_lost was called
             self.end(RedisConnectionError())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way out."""
+        """Store the transport."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Hand on each answer that is here whole."""
+        """Pass each complete reply to its caller."""
         if self.lost:
             return
         try:
             self._replies.feed(data)
             while (reply := self._replies.gets()) is not False:
                 self._answer(reply)
-        except Exception as error:  # noqa: BLE001 - handed to every caller who waits
+        except Exception as error:  # noqa: BLE001 - passed to every waiting caller
             self.end(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell everybody who waits."""
+        """Pass the failure to every waiting caller."""
         self.end(exc or RedisConnectionError())
 
     def _answer(self, reply: Any) -> None:
@@ -143,7 +143,7 @@ class Connection(asyncio.Protocol):
             raise InvalidResponse("an answer to nothing")
         answer, at_s = self._asked.popleft()
         self._heard_s = self._now()
-        if not self._asked or self._asked[0][1] != at_s:  # the last of those that left together
+        if not self._asked or self._asked[0][1] != at_s:  # the last reply of its batch
             self._observe(self._heard_s - at_s)
         if answer.done():
             return
@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_at(due_s, self._look)
 
     def _look(self) -> None:
-        """End a connection on which nothing was heard for too long though an answer is due."""
+        """End the connection if a reply is due and the server was silent for too long."""
         self._timer = None
         if self._asked:
             due_s = max(self._asked[0][1], self._heard_s) + self._patience_s
@@ -166,7 +166,7 @@ class Connection(asyncio.Protocol):
                 self.end(TimeoutError())
 
     def end(self, error: Exception) -> None:
-        """Give up the connection: what was asked may have been done."""
+        """Close the connection, and fail the unanswered commands, which may have run."""
         if not self.lost:
             self.lost, self._why = True, error
         if self._timer:
@@ -184,13 +184,13 @@ class Connection(asyncio.Protocol):
 
 
 def packed(parts: tuple[str | int, ...]) -> bytes:
-    """Return a command as it goes over the wire."""
+    """Return a command in the wire format."""
     command: bytes = pack_command(parts)  # type: ignore[arg-type]
     return command
 
 
 def _not_open(error: Exception, endpoint: Endpoint) -> StoreDown:
-    """Return why there is no connection: every failure on the way, a defect of ours too."""
+    """Return any failure to connect, a defect in dibs included, as a StoreDown."""
     meant = failure(error, sent=False)
     if isinstance(meant, StoreDown):
         return StoreDown(meant.reason, sent=False)

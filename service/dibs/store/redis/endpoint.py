@@ -1,4 +1,4 @@
-"""The address of one server of the store, and how a connection to it is set up."""
+"""The address of one server of the store, with the login and TLS options for connections to it."""
 
 import dataclasses
 import ssl
@@ -20,7 +20,7 @@ OPTIONS = (
     "ssl_min_version",
     "ssl_password",
 )
-"""What may stand after `?` in a store's URL; the names are those of redis-py."""
+"""Options allowed after `?` in a store's URL, with redis-py's names."""
 _VERIFY = {
     "none": ssl.CERT_NONE,
     "optional": ssl.CERT_OPTIONAL,
@@ -42,15 +42,15 @@ class Endpoint:
 
     @property
     def shown(self) -> str:
-        """The address for people."""
+        """The address to show to people."""
         return self.path or f"{self.host}:{self.port}"
 
     def at(self, host: str, port: int) -> "Endpoint":
-        """Return another server's endpoint that is connected to alike."""
+        """Return the endpoint of another server, with the same login and options."""
         return dataclasses.replace(self, host=host, port=port)
 
     def login(self) -> list[tuple[str | int, ...]]:
-        """Return the commands that a new connection begins with."""
+        """Return the first commands of a new connection."""
         commands: list[tuple[str | int, ...]] = []
         if self.username or self.password:
             user = (self.username,) if self.username else ()
@@ -61,9 +61,9 @@ class Endpoint:
 
 
 def endpoint(options: Mapping[str, Any], *, tls: bool) -> Endpoint:
-    """Return the endpoint that redis-py's `parse_url` found.
+    """Return the endpoint for the options that redis-py's `parse_url` returned.
 
-    Raises ValueError with a sentence that repeats no value: one of them may be a password.
+    Raises ValueError; its message repeats no value, since a value may be a password.
     """
     known = {"host", "port", "path", "username", "password", "connection_class", *OPTIONS}
     if unknown := sorted(set(options) - known):
@@ -74,7 +74,7 @@ def endpoint(options: Mapping[str, Any], *, tls: bool) -> Endpoint:
     local = bool(options.get("path"))
     ssl_options = {name: value for name, value in options.items() if name.startswith("ssl_")}
     if ssl_options and not tls:
-        raise ValueError("has options for TLS (ssl_…), but its scheme is not a rediss one")
+        raise ValueError("has options for TLS (ssl_…), but its scheme is not rediss")
     return Endpoint(
         host="" if local else str(options.get("host") or "localhost"),
         port=0 if local else int(options.get("port") or 6379),
@@ -87,11 +87,12 @@ def endpoint(options: Mapping[str, Any], *, tls: bool) -> Endpoint:
 
 
 def _context(options: Mapping[str, Any]) -> ssl.SSLContext:
-    """Return how TLS is spoken: server and host name verified, unless the options say otherwise."""
+    """Return the TLS context. It verifies the certificate and the host name unless `options` turn
+    that off. Raises ValueError."""
     context = ssl.create_default_context()
     verify = str(options.get("ssl_cert_reqs", "required")).lower()
     if verify not in _VERIFY:
-        raise ValueError(f"has an ssl_cert_reqs that is none of {', '.join(_VERIFY)}")
+        raise ValueError(f"has an ssl_cert_reqs that is not one of {', '.join(_VERIFY)}")
     context.check_hostname = bool(options.get("ssl_check_hostname", True)) and verify != "none"
     context.verify_mode = _VERIFY[verify]
     try:
@@ -108,8 +109,8 @@ def _context(options: Mapping[str, Any]) -> ssl.SSLContext:
             context.set_ciphers(ciphers)
     except (OSError, ValueError):  # ssl.SSLError is an OSError
         raise ValueError(
-            "has options for TLS that cannot be used: look at the files that ssl_ca_certs, "
-            "ssl_certfile and ssl_keyfile name, and at ssl_min_version and ssl_ciphers"
+            "has options for TLS that cannot be used: check the files that ssl_ca_certs, "
+            "ssl_certfile and ssl_keyfile name, and ssl_min_version and ssl_ciphers"
         ) from None
     return context
 

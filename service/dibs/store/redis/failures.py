@@ -1,4 +1,4 @@
-"""Classifies failed commands, and says whether one may have taken effect."""
+"""Classifies failed commands, and reports whether a failed command may have taken effect."""
 
 import asyncio
 import os
@@ -20,56 +20,56 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 LOST = (RedisConnectionError, RedisTimeoutError, OSError, asyncio.TimeoutError)
-"""What a connection that cannot be used raises."""
+"""Exceptions that an unusable connection raises."""
 
 _IN_SCRIPT = re.compile(r"on @user_(?:script|function)|^(ERR )?Error running script")
-"""Marks an error that a script or a function met in the middle."""
+"""Matches an error that occurred while a script or function ran."""
 _INNER = re.compile(r"@user_script: ?\d+: -?([A-Z]{2}[A-Z_]*) ")
-"""The code of such an error in the text of an ERR, as Redis 6 sends it."""
+"""The code of such an error within the text of an ERR, as Redis 6 sends it."""
 _DENIED_INNER = re.compile(r"ACL failure in script|The user executing the script can't")
-"""NOPERM of a command in a script, in the text of an ERR."""
+"""A NOPERM of a command in a script, within the text of an ERR."""
 
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING")
-NO_REDIS = "What answers at DIBS_REDIS_URL is no Redis or Valkey."
+NO_REDIS = "The server at DIBS_REDIS_URL is not a Redis or Valkey."
 _OTHERS = (
-    ('"H"', "speaks HTTP, and is no Redis"),
-    ("\\x15", "speaks TLS: its URL begins with rediss://"),
+    ('"H"', "speaks HTTP; it is not a Redis"),
+    ("\\x15", "speaks TLS: use a URL that begins with rediss://"),
 )
-"""What hiredis says of the first byte of a peer that is no Redis."""
+"""Texts in hiredis's errors about the first byte of a peer that is not a Redis."""
 _SAYS = {
     "READONLY": "The store is a replica, which takes no writes",
     "NOREPLICAS": "The store takes no writes: fewer replicas follow it than its "
-    "min-replicas-to-write asks for",
+    "min-replicas-to-write requires",
     "MISCONF": "The store takes no writes: it could not write to its disk, and its own log says "
     "why",
-    "CLUSTERDOWN": "The store's cluster is not whole",
+    "CLUSTERDOWN": "The store's cluster is incomplete",
     "MASTERDOWN": "The store is a replica that has lost its primary",
     "TRYAGAIN": "The store is moving this project to another node",
-    "BUSY": "The store is busy with a script that somebody runs there",
-    "NOAUTH": "The store asks for a password, and its URL has none",
-    "WRONGPASS": "The store does not know the user or the password in its URL",
-    "DENIED": "The store lets nobody in from another host: it is in protected mode",
+    "BUSY": "The store is busy with a script of another client",
+    "NOAUTH": "The store requires a password, and its URL has none",
+    "WRONGPASS": "The store rejects the user or the password in its URL",
+    "DENIED": "The store refuses connections from other hosts: it is in protected mode",
 }
-"""What the codes mean for which asking again may help, or another URL. Nothing was changed."""
+"""Sentences for the codes that a retry or another URL may resolve. The store changed nothing."""
 _SAYS_TEXT = (
-    ("DB index is out of range", "The store has no database of the number in its URL"),
-    ("without any password configured", "The store asks for no password, but its URL has one"),
-    ("no password is set", "The store asks for no password, but its URL has one"),
-    ("SELECT is not allowed in cluster mode", "The store is a cluster, which has database 0 alone"),
-    ("max number of clients reached", "The store has as many clients as it takes (maxclients)"),
+    ("DB index is out of range", "The store has no database with the number in its URL"),
+    ("without any password configured", "The store has no password, but its URL has one"),
+    ("no password is set", "The store has no password, but its URL has one"),
+    ("SELECT is not allowed in cluster mode", "The store is a cluster, which has only database 0"),
+    ("max number of clients reached", "The store has reached its limit of clients (maxclients)"),
 )
-"""The same for those that have no code of their own."""
+"""Sentences for such errors without a specific code."""
 _UNKNOWN = re.compile(
     r"unknown (?:redis )?command(?: called from|,? [`'\"]?([^`',\"]+))", re.IGNORECASE
 )
 _DENIED = re.compile(r"run the '([^']+)' command")
 _NO_KEY = ("permissions to access", "access at least one of the keys")
 _OF_SCRIPT = re.compile(r"\.? script: .*on @user_(?:script|function):\d+\.?$")
-"""What newer servers add."""
+"""The place in a script that newer servers add to an error."""
 
 
 class StoreDown(Exception):
-    """The store cannot answer. `sent`: the call may have taken effect all the same."""
+    """The store cannot answer. `sent`: the call may still have taken effect."""
 
     def __init__(self, reason: str, *, sent: bool) -> None:
         super().__init__(reason)
@@ -82,11 +82,11 @@ class SlotMoved(StoreDown):
 
 
 class Moving(StoreDown):
-    """This key is on its way to another node of the cluster."""
+    """The cluster is moving this key to another node."""
 
 
 class Withheld(StoreDown):
-    """The store has no such command, or our user has no right to it."""
+    """The store lacks a command, or dibs's user has no right to it."""
 
     def __init__(self, what: str, *, no_right: bool, sent: bool) -> None:
         name = what or "a command that dibs needs"
@@ -97,33 +97,33 @@ class Withheld(StoreDown):
             sent=sent,
         )
         self.what, self.no_right = what, no_right
-        """What is withheld ('' where the store does not name it), and why."""
+        """The withheld command or keys ('' where the store does not name them), and the reason."""
 
 
 class Unwilling(StoreDown):
-    """The store answers, but what it would be told it may not keep: nothing is granted there."""
+    """The store answers, but it may lose claims, so dibs grants none."""
 
     def __init__(self, reason: str, *, sent: bool = False) -> None:
         super().__init__(reason, sent=sent)
 
 
 class Damaged(StoreDown):
-    """What the store holds in the place of a task, or of a project, nobody can read."""
+    """The store's data of a task or of a project cannot be read."""
 
     def __init__(
         self, reason: str, *, sent: bool, task: str = "", lost: tuple[Any, ...] = ()
     ) -> None:
         super().__init__(reason, sent=sent)
         self.task, self.lost = task, lost
-        """Which task, where it is one; and the losses that the answer tells."""
+        """The damaged task ('' for a project), and the losses to report in the answer."""
 
 
 class StoreFull(Exception):
-    """The store is at its memory limit and refused to grow; nothing was changed."""
+    """The store is at its memory limit and refused a write; nothing was changed."""
 
 
 class ErrorReply(ResponseError):
-    """An error that the store answered with: its code (`OOM`, `READONLY`, …) and its sentence."""
+    """An error reply of the store: its code (`OOM`, `READONLY`, …) and its sentence."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -133,8 +133,8 @@ class ErrorReply(ResponseError):
 def code_of(error: Exception) -> str:
     """Return the code of an error reply.
 
-    redis-py takes the code off the sentence of some errors and not of others; a script's own
-    errors have it in the middle.
+    redis-py removes the code from the sentence of some errors but not of others. An error within a
+    script has its code in the middle of the text.
     """
     said = str(error)
     if inner := _INNER.findall(said):
@@ -146,10 +146,10 @@ def code_of(error: Exception) -> str:
 
 
 def failure(error: Exception, *, sent: bool) -> Exception:
-    """Return what a failed command means to the caller.
+    """Return the exception to raise for a failed command.
 
-    StoreDown, StoreFull or SlotMoved where the store is at fault, NoScriptError where it has to be
-    given the script, else `error` itself: a defect of ours, or a refusal that the caller expects.
+    StoreDown (or a subclass) or StoreFull: the cause is in the store. NoScriptError: the script has
+    to be sent. Else `error` itself: a defect in dibs, or a refusal that the caller expects.
     """
     if isinstance(error, NoScriptError | StoreDown | StoreFull):
         return error
@@ -166,7 +166,7 @@ def failure(error: Exception, *, sent: bool) -> Exception:
 
 
 def reply_of(error: Exception) -> RedisError | None:
-    """Return the error reply that a failure comes from; None where no answer came."""
+    """Return the error reply that caused a failure; None where no reply came."""
     for each in (error, error.__cause__):
         if isinstance(each, ResponseError | AuthenticationError):
             return each
@@ -174,7 +174,7 @@ def reply_of(error: Exception) -> RedisError | None:
 
 
 def begun(reply: RedisError) -> bool:
-    """Say if a script or function had begun when it met this error, and may have written."""
+    """Return whether this error came from within a script or function, which may have written."""
     return bool(_IN_SCRIPT.search(str(reply)))
 
 
@@ -184,13 +184,14 @@ def _unreachable(error: Exception) -> str:
         return "The store does not answer."
     if isinstance(error, ssl.SSLCertVerificationError):
         why = error.verify_message.rstrip(".")
-        return f"The store's certificate is not to be trusted: {why}."
+        return f"The store's certificate is not trusted: {why}."
     if isinstance(error, ssl.SSLError):
         if error.reason in _NO_TLS:
             return (
-                "What answers at DIBS_REDIS_URL speaks no TLS: a URL without begins with redis://."
+                "The server at DIBS_REDIS_URL does not speak TLS: use a URL that begins with "
+                "redis://."
             )
-        return f"The store and dibs do not agree on TLS: {error.reason or error}."
+        return f"The TLS handshake with the store failed: {error.reason or error}."
     if isinstance(error, socket.gaierror):
         return "The store cannot be reached: the host in DIBS_REDIS_URL has no address."
     if isinstance(error, ConnectionResetError | BrokenPipeError):
@@ -201,21 +202,21 @@ def _unreachable(error: Exception) -> str:
 
 
 def _no_redis(text: str) -> str:
-    """Return what a peer is that answers with something else, in a sentence."""
+    """Return a sentence about a peer that does not speak the Redis protocol."""
     for mark, what in _OTHERS:
         if mark in text:
-            return f"What answers at DIBS_REDIS_URL {what}."
+            return f"The server at DIBS_REDIS_URL {what}."
     return NO_REDIS
 
 
 def _refused(error: RedisError) -> Exception:
-    """Return what an error reply means; next to always, that nothing was changed."""
+    """Return the exception for an error reply. In nearly every case the store changed nothing."""
     code, text = code_of(error), str(error)
     if isinstance(error, MovedError) or code == "MOVED":
-        return SlotMoved("The store serves this project elsewhere now.", sent=False)
+        return SlotMoved("Another node of the store serves this project now.", sent=False)
     if isinstance(error, AskError) or code == "ASK":
-        # Never followed: half of the project's keys are here and half there, so that a script
-        # there would find tasks free that are held.
+        # Never followed: the project's keys are split between two nodes, so a script on the other
+        # node would find held tasks free.
         return Moving("The store is moving this project to another node.", sent=False)
     if code == "NOSCRIPT":
         return NoScriptError(text)
@@ -223,8 +224,8 @@ def _refused(error: RedisError) -> Exception:
         return StoreFull(text)
     if code == "WRONGTYPE":
         return Damaged(
-            "The store holds something that dibs did not put there (WRONGTYPE), in the place of a "
-            "part of this project. `dibs purge` takes the project out.",
+            "A key of this project has a value that dibs did not write (WRONGTYPE). `dibs purge` "
+            "deletes the project.",
             sent=begun(error),
         )
     if code == "LOADING":
@@ -237,8 +238,8 @@ def _refused(error: RedisError) -> Exception:
 
 
 def _withheld(code: str, text: str) -> Withheld | None:
-    """Return what a command that we may not run, or that is not there, means."""
-    # A command in a script may have followed others that were carried out.
+    """Return Withheld for the error of a forbidden or missing command, else None."""
+    # In a script, earlier commands may have run.
     midway = bool(_IN_SCRIPT.search(text))
     if code == "NOPERM":
         what = ""
@@ -247,11 +248,12 @@ def _withheld(code: str, text: str) -> Withheld | None:
         elif found := _DENIED.search(text):
             what = found[1].upper().replace("|", " ")
         return Withheld(what, no_right=True, sent=midway)
-    if found := _UNKNOWN.search(text):  # unnamed where a script ran it
+    if found := _UNKNOWN.search(text):  # without a name if a script ran the command
         return Withheld((found[1] or "").upper(), no_right=False, sent=midway)
     return None
 
 
 def said(error: Exception) -> str:
-    """Return an error reply in one line, without the place in our script that newer stores name."""
+    """Return an error reply in one line, without the place in dibs's script that newer stores
+    add."""
     return _OF_SCRIPT.sub("", str(error)).strip().rstrip(".")

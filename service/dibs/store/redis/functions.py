@@ -1,8 +1,7 @@
-"""The functions that a server keeps for us, where it keeps any; see store/library.py.
+"""Loads dibs's functions into servers that support them; see store/library.py.
 
-Nothing depends on them: a server that has none, gives us no right to them, is full or takes no
-writes is sent scripts, as one that is too old. Whether it has them is found out by asking, once for
-each connection.
+dibs does not depend on functions. It sends scripts to a server that is too old for them, denies
+dibs the right to them, is full, or takes no writes. It learns this by trying, once per connection.
 """
 
 import logging
@@ -28,19 +27,20 @@ from dibs.store.redis.failures import (
 log = logging.getLogger("dibs.store")
 
 PAUSE_S = 5.0
-"""After a refusal that may pass (a full store, a replica) scripts are sent for so long."""
+"""Seconds for which scripts are sent after a temporary refusal (a full store, a replica)."""
 KEPT = 12
-"""So many libraries stay in a server, the latest."""
+"""Number of latest libraries that stay on a server."""
 YOUNG_S = 3600
-"""And those that were loaded within this time: several versions of dibs at once never take turns
-at loading theirs more often. One that is gone too early the next who needs it loads again."""
+"""Libraries loaded within this many seconds also stay, so that several versions of dibs on one
+server reload their libraries at most this often. A service that misses its library loads it
+again."""
 
 REFUSALS = (ResponseError, StoreDown, StoreFull)
-"""What a refused command raises."""
+"""Exceptions of a refused command."""
 
 
 class FunctionServer(Protocol):
-    """What is needed of a link to one server."""
+    """A link to one server, as far as Functions needs it."""
 
     async def command(self, *parts: str | int) -> Any:
         """See Link."""
@@ -48,7 +48,7 @@ class FunctionServer(Protocol):
 
 
 class Functions:
-    """Whether one server keeps functions for us, as far as it is known."""
+    """Records whether one server accepts functions, as far as that is known."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -56,18 +56,18 @@ class Functions:
 
     @property
     def used(self) -> bool:
-        """Say if the server is to be asked for functions now."""
+        """Whether to call functions on the server now, instead of scripts."""
         return self._not_before_s == 0.0 or self._not_before_s <= self._now()
 
     def ask_again(self) -> None:
-        """Forget what the server refused: it may be another one, or a newer one."""
+        """Forget a refusal: the server may be another one, or a newer version."""
         self._not_before_s = 0.0
 
     async def amend(self, server: FunctionServer, library: Library, error: Exception) -> bool:
-        """Say if an act is to be given again, whose function was refused with `error`.
+        """Return whether to retry an act whose function call failed with `error`.
 
-        It did not run then. Either the server knows the function now, or `used` is False. Raises
-        StoreDown.
+        If so, the function did not run, and now either the server has the function or `used` is
+        False. Raises StoreDown.
         """
         reply = reply_of(error)
         if reply is None or begun(reply) or isinstance(error, SlotMoved | Moving):
@@ -85,9 +85,9 @@ class Functions:
             await self._tidy(server, now_s)
         except REFUSALS as error:
             reply = reply_of(error)
-            if reply is None:  # the act that it is for was not sent
+            if reply is None:  # no reply; the act itself was not sent
                 raise StoreDown(str(error), sent=False) from error
-            if "already exists" not in str(reply):  # another was faster
+            if "already exists" not in str(reply):  # else another service loaded it first
                 self._refused(error, library)
 
     def _refused(self, error: Exception, library: Library) -> None:
@@ -99,7 +99,7 @@ class Functions:
             )
 
     async def _tidy(self, server: FunctionServer, now_s: int) -> None:
-        """Delete libraries of ours that are old; who needs one again loads it again."""
+        """Delete old libraries of dibs; a service that still needs one loads it again."""
         try:
             libraries = await server.command("FUNCTION", "LIST", "LIBRARYNAME", f"{PREFIX}*")
             for name in _old(libraries, now_s):
@@ -107,17 +107,17 @@ class Functions:
         except REFUSALS as error:
             if reply_of(error) is None:
                 raise
-            # No right to it, or another has deleted it.
+            # The user has no right to this, or another service has deleted the library.
 
 
 def _old(libraries: Sequence[Any], now_s: int) -> list[str]:
-    """Return the names of libraries of ours that are neither young nor of the latest."""
+    """Return the names of dibs's libraries that are older than YOUNG_S, except the latest KEPT."""
     dated = sorted(filter(_is_ours, map(_dated, libraries)), reverse=True)
     return [name for loaded_s, name in dated[KEPT:] if loaded_s + YOUNG_S < now_s]
 
 
 def _dated(library: Any) -> tuple[int, str]:
-    """Return when a library was loaded (0: it is none of ours), and its name."""
+    """Return a library's time of loading (0: the library is not dibs's), and its name."""
     told = _by_name(library)
     described = [str(_by_name(each).get("description")) for each in told.get("functions", ())]
     known = [int(description) for description in described if description.isdigit()]
@@ -129,7 +129,7 @@ def _is_ours(dated: tuple[int, str]) -> bool:
 
 
 def _by_name(fields: Any) -> dict[str, Any]:
-    """Return the fields of a reply, which come as a mapping or one after the other."""
+    """Return a reply's fields as a dict; servers send a mapping or a flat list."""
     if isinstance(fields, dict):
         return fields
     return dict(zip(fields[::2], fields[1::2], strict=False))

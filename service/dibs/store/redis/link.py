@@ -1,6 +1,7 @@
-"""A link carries commands to the store and brings back their answers.
+"""Links: they send commands to the store and return the replies.
 
-All calls share one connection (see connection.py); every failure says if the command was sent.
+All calls share one connection (see connection.py). Every failure reports whether the command was
+sent.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,23 +19,23 @@ from dibs.store.redis.functions import Functions
 
 
 class Link(Protocol):
-    """Something that carries one command to the store and brings back its answer."""
+    """Sends commands to the store and returns the replies."""
 
     observe: Observe
-    """Hears how many seconds each batch took that was answered."""
+    """Called with the duration in seconds of each answered batch."""
     why_relaxed: str
-    """Why this kind of store may lose an acknowledged claim, in a sentence; or ''."""
+    """The reason why this kind of store may lose an acknowledged claim, in a sentence; or ''."""
     replicas: int
-    """How many replicas have a command's writes before `replicated` answers."""
+    """Replicas that must have a command's writes for `replicated` to report success."""
 
     async def command(self, *parts: str | int) -> Any:
-        """Run one command. Raises StoreDown, StoreFull, or ResponseError for a bug of ours."""
+        """Run one command. Raises StoreDown, StoreFull, or ResponseError for a defect in dibs."""
         ...
 
     async def replicated(self, *parts: str | int) -> tuple[Any, bool]:
-        """Run one command; return its answer, and if `replicas` replicas have what it wrote.
+        """Run one command; return its reply, and whether `replicas` replicas have its writes.
 
-        Raises as `command` does.
+        Raises the same errors as `command`.
         """
         ...
 
@@ -43,7 +44,7 @@ class Link(Protocol):
         ...
 
     def with_key(self, key: str, run: "Callable[[ServerLink], Awaitable[Any]]") -> Awaitable[Any]:
-        """Run something at the server that has `key`; once more if another has it meanwhile."""
+        """Call `run` with the server that has `key`, and once more if the key has moved."""
         ...
 
     async def close(self) -> None:
@@ -55,28 +56,28 @@ class ServerLink(Link, Protocol):
     """A link to one server."""
 
     functions: Functions
-    """Whether it keeps functions for us."""
+    """Records whether the server accepts functions."""
 
 
 class PipelineLink:
-    """A link to one server: all commands on one connection, made when it is first needed."""
+    """A link to one server: all commands on one connection, opened on first use."""
 
     why_relaxed = ""
 
     def __init__(self, endpoint: Endpoint, replicas: int = 0) -> None:
-        """Nothing is connected yet."""
+        """Store the endpoint; the first command connects."""
         self.observe: Observe = lambda seconds: None
         self.replicas = replicas
         self.functions = Functions()
         self.leave: list[Callable[[Endpoint], None]] = []
-        """Hear of a server that is not the right one any more."""
+        """Called with a server that this link stops using."""
         self._endpoint = endpoint
         self._plain = Channel(self._open)
         self._replicated = ReplicatedChannel(Channel(self._open), replicas)
 
     @classmethod
     def to(cls, url: str) -> "PipelineLink":
-        """Return a link to the server at `url`, a redis://, rediss:// or unix:// one."""
+        """Return a link to the server at `url` (redis://, rediss:// or unix://)."""
         return cls(endpoint(parse_url(url), tls=url.startswith("rediss:")))
 
     async def locate(self, key: str = "") -> Endpoint:
@@ -91,7 +92,7 @@ class PipelineLink:
         self.observe(seconds)
 
     async def command(self, *parts: str | int) -> Any:
-        """See Link. A caller that is cancelled leaves its command running; nothing is torn."""
+        """See Link. The command of a cancelled caller still runs; the connection stays usable."""
         return await self._plain.ask(*parts)
 
     async def replicated(self, *parts: str | int) -> tuple[Any, bool]:
@@ -109,7 +110,7 @@ class PipelineLink:
         return run(self)
 
     def drop(self) -> None:
-        """Give up the connections: the server is not the right one any more."""
+        """Close the connections: the server is no longer the right one."""
         self._plain.drop()
         self._replicated.drop()
 
@@ -120,7 +121,7 @@ class PipelineLink:
 
 
 class ClientLink:
-    """A link through a whole redis-py client, a command at a time: for the fake."""
+    """A link through a redis-py client, one command at a time, for the in-memory fake store."""
 
     why_relaxed = "Claims are kept in this process only."
     replicas = 0
@@ -129,7 +130,7 @@ class ClientLink:
         self.observe: Observe = lambda seconds: None
         self.functions = Functions()
         self._client = client
-        # The client would turn some replies into dicts; both links give what the server said.
+        # The client would turn some replies into dicts; a link returns them as the server sent.
         client.response_callbacks.clear()
 
     async def command(self, *parts: str | int) -> Any:

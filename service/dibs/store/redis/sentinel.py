@@ -1,4 +1,4 @@
-"""The primary that Sentinels name. One that they have replaced is dropped, even if it answers."""
+"""A link to the primary that Sentinels name. It drops a replaced primary even if that answers."""
 
 import asyncio
 import logging
@@ -17,15 +17,16 @@ from dibs.store.redis.link import PipelineLink
 log = logging.getLogger("dibs.store")
 
 ASK_S = 0.25
-"""How often the Sentinels are asked: a replaced primary accepts claims that nobody will know of
-until it is left, so within a second of their word is the promise and a quarter the habit."""
+"""Seconds between two queries of the Sentinels. A replaced primary accepts claims that will be lost
+until the link drops it. The promise is a second after the Sentinels' report; the interval is a
+quarter of that."""
 
 
 class Sentinels:
-    """Several Sentinels, asked together: the one with the newest configuration is right.
+    """Several Sentinels, queried together; the answer with the newest configuration counts.
 
-    After a failover they learn of it one from another, within seconds; the epoch of the
-    configuration tells which of them know (Redis Sentinel documentation, "Configuration epochs").
+    After a failover the Sentinels learn of it from one another within seconds. The configuration
+    epoch shows which of them already know (Redis Sentinel documentation, "Configuration epochs").
     """
 
     def __init__(self, endpoints: Sequence[Endpoint], service: str) -> None:
@@ -33,14 +34,14 @@ class Sentinels:
         self._channels = [Channel(_opener(each)) for each in endpoints]
 
     async def primary(self) -> tuple[str, int]:
-        """Return host and port of the primary. Raises StoreDown where no Sentinel names one."""
+        """Return the primary's host and port. Raises StoreDown if no Sentinel names one."""
         asked = [asyncio.create_task(self._ask(channel)) for channel in self._channels]
         _, host, port = max(await first_answers(asked))
         return host, port
 
     async def _ask(self, channel: Channel) -> tuple[int, str, int]:
-        """Return (epoch, host, port) as one Sentinel knows them. Raises StoreDown."""
-        # MASTER has the epoch; GET-MASTER-ADDR-BY-NAME is the first to name a promoted replica.
+        """Return (epoch, host, port) from one Sentinel. Raises StoreDown."""
+        # MASTER has the epoch; GET-MASTER-ADDR-BY-NAME names a promoted replica earlier.
         asked = (
             channel.ask("SENTINEL", "MASTER", self._service),
             channel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service),
@@ -53,7 +54,7 @@ class Sentinels:
         if isinstance(address, BaseException):
             raise StoreDown(f"The Sentinels refuse: {address}.", sent=False)
         if not address:
-            why = f"The Sentinels know no service {self._service!r}."
+            why = f"The Sentinels do not know the service {self._service!r}."
             raise StoreDown(why, sent=False)
         return _epoch(told), str(address[0]), int(address[1])
 
@@ -71,7 +72,7 @@ def _opener(endpoint: Endpoint) -> Any:
 
 
 def _epoch(told: Any) -> int:
-    """Return the epoch of the configuration in the reply to MASTER, 0 where it is not told."""
+    """Return the configuration epoch from the reply to MASTER, 0 where it has none."""
     if not isinstance(told, list):
         return 0
     fields = dict(zip(told[::2], told[1::2], strict=False))
@@ -84,11 +85,11 @@ class SentinelLink(PipelineLink):
     why_relaxed = "Sentinel may promote a replica that lacks the last claims."
 
     def __init__(self, sentinels: Sentinels, template: Endpoint, replicas: int = 0) -> None:
-        """`template` is how to connect to a server, but for its address."""
+        """`template` has the options for connecting to a server, without its address."""
         super().__init__(template, replicas)
         self._sentinels, self._template = sentinels, template
         self._known = False
-        """The Sentinels have named a primary."""
+        """Whether the Sentinels have named a primary yet."""
         self._watching: asyncio.Task[None] | None = None
 
     async def locate(self, key: str = "") -> Endpoint:
@@ -100,7 +101,7 @@ class SentinelLink(PipelineLink):
         return await super().locate(key)
 
     async def _look(self) -> None:
-        """Ask the Sentinels; leave a server that is not the primary any more."""
+        """Query the Sentinels, and drop a server that is no longer the primary."""
         found = self._template.at(*await self._sentinels.primary())
         left, self._endpoint = self._endpoint, found
         self._known = True
@@ -110,7 +111,7 @@ class SentinelLink(PipelineLink):
                 hear(left)
 
     async def _watch(self) -> None:
-        """Look until closed. Where no Sentinel answers, the primary we have goes on."""
+        """Query regularly until closed. While no Sentinel answers, the known primary stays."""
         while True:
             await asyncio.sleep(ASK_S)
             try:
@@ -121,7 +122,8 @@ class SentinelLink(PipelineLink):
                 log.exception("sentinel_look_failed")
 
     async def _open(self) -> Connection:
-        """Connect to the primary. Raises StoreDown where that is no primary yet, or no more."""
+        """Connect to the primary. Raises StoreDown if the server is not yet, or no longer, the
+        primary."""
         where = await self.locate()
         self.functions.ask_again()
         connection = await Connection.open(where, self._observed)
@@ -130,7 +132,7 @@ class SentinelLink(PipelineLink):
         except (
             ResponseError,
             Withheld,
-        ):  # a user without that right: what the Sentinels say has to do
+        ):  # the user may not call ROLE: rely on the Sentinels alone
             role = None
         if self._endpoint != where or (role and role[0] != "master"):
             connection.end(ConnectionError())

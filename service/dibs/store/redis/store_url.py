@@ -1,12 +1,12 @@
-"""Parses the URL of a store, and opens links to it.
+"""Parses the URL of a store, and creates links to it.
 
     redis://user:password@host:6379/0               one server; rediss:// with TLS
     unix:///path/to/socket?db=0                     one server on this machine
     redis+sentinel://user:password@s1:26379,s2:26379/service/0?sentinel_password=…
-    redis+cluster://user:password@n1:6379,n2:6379   any few of the cluster's nodes
+    redis+cluster://user:password@n1:6379,n2:6379   some of the cluster's nodes
 
-`rediss+sentinel` and `rediss+cluster` talk TLS. Options after `?` have the names of redis-py's URLs
-(endpoint.OPTIONS). No message here contains a password.
+`rediss+sentinel` and `rediss+cluster` use TLS. Options after `?` have redis-py's names
+(endpoint.OPTIONS). No error message contains a password.
 """
 
 from dataclasses import dataclass, field
@@ -26,26 +26,26 @@ _FORMS = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
 
 @dataclass(frozen=True, slots=True)
 class StoreUrl:
-    """What a URL says."""
+    """The parts of a store's URL."""
 
     kind: Literal["server", "sentinel", "cluster"]
     shown: str
-    """For people: no user, no password, no options."""
+    """The URL to show to people: without user, password and options."""
     endpoint: Endpoint
-    """The server; for several servers how to connect to each, but for its address."""
+    """The server; for several servers, the login and options for each, without an address."""
     hosts: tuple[tuple[str, int], ...] = ()
     service: str = ""
     sentinel_password: str = field(default="", repr=False)
 
 
 def parse(url: str) -> StoreUrl:
-    """Return what `url` names. Raises ValueError with a sentence that does not repeat the URL."""
+    """Parse `url`. Raises ValueError with a sentence that does not repeat the URL."""
     scheme, _, rest = url.partition("://")
     base, _, kind = scheme.partition("+")
     if kind not in ("", "sentinel", "cluster") or base not in ("redis", "rediss", "unix"):
-        raise ValueError(f"names no store that dibs knows: it starts with {_FORMS}")
+        raise ValueError(f"has an unknown scheme: it must start with {_FORMS}")
     if base == "unix" and kind:
-        raise ValueError(f"names no store that dibs knows: it starts with {_FORMS}")
+        raise ValueError(f"has an unknown scheme: it must start with {_FORMS}")
     return _server(url, scheme) if not kind else _several(base, kind, rest)
 
 
@@ -55,7 +55,7 @@ def _server(url: str, scheme: str) -> StoreUrl:
 
 
 def _several(base: str, kind: str, rest: str) -> StoreUrl:
-    """Return a target of several hosts: `login@host,host/service/db?options`."""
+    """Parse a URL with several hosts: `login@host,host/service/db?options`."""
     place, _, query = rest.partition("?")
     login, at, place = place.rpartition("@")
     names, _, path = place.partition("/")
@@ -72,7 +72,7 @@ def _several(base: str, kind: str, rest: str) -> StoreUrl:
     if kind == "sentinel" and not service:
         raise ValueError("names no service: redis+sentinel://host:26379,host:26379/SERVICE")
     if kind == "cluster" and (service or found.db):
-        raise ValueError("names a database, but a cluster has only one: leave the path away")
+        raise ValueError("names a database, but a cluster has only one: remove the path")
     shown = f"{base}+{kind}://{names}" + (f"/{service}" if service else "")
     if kind == "sentinel":
         return StoreUrl("sentinel", shown, found, hosts, service, secret)
@@ -91,19 +91,19 @@ def _endpoint(url: str, *, tls: bool) -> Endpoint:
     if not (options.get("path") or options.get("host")):
         raise ValueError(_no_url())
     if "path" not in options and (db := urlsplit(url).path.strip("/")) and not db.isdigit():
-        raise ValueError("names a database that is no number, like redis://host:6379/0")
+        raise ValueError("names a database that is not a number: write redis://host:6379/0")
     return endpoint(options, tls=tls)
 
 
 def _no_url() -> str:
-    return f"is not a store's URL: {_FORMS} with hosts, as docs/deploy.md shows"
+    return f"is not a store's URL: use {_FORMS} with hosts, as docs/deploy.md shows"
 
 
 Links = PipelineLink | ClusterLink
 
 
 def link_to(target: StoreUrl, replicas: int = 0) -> Links:
-    """Return a link for acts, which wait for `replicas` replicas; nothing is connected yet."""
+    """Return a link for acts, which waits for `replicas` replicas; the first command connects."""
     if target.kind == "server":
         return PipelineLink(target.endpoint, replicas)
     if target.kind == "cluster":
@@ -114,5 +114,5 @@ def link_to(target: StoreUrl, replicas: int = 0) -> Links:
 
 
 def reader_to(link: Links) -> BlockingLink:
-    """Return what reads streams from where `link` writes them."""
+    """Return a reader of the streams that are written through `link`."""
     return BlockingLink(link)
