@@ -1,4 +1,4 @@
-"""What every test may use: a desk to claim at, on the fake and on a real store, with a clock."""
+"""Fixtures for every test: a desk that claims on the fake and on a real store, with a clock."""
 
 import itertools
 import random
@@ -26,18 +26,18 @@ from dibs.store.redis.link import ClientLink, PipelineLink
 
 _numbers = itertools.count(1)
 Stepped = tuple[EmbeddedStore, SteppedClock]
-"""A real store, and its clock."""
+"""A real store, and the clock that its server reads."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Make known what pyproject.toml says to the oversight, and `--short`."""
+    """Register the ini option of the oversight, and `--short`."""
     oversight.options(parser)
-    says = "as in `make test`: no longer proofs (marked `long`), and of a test some of its cases"
+    says = "as in `make test`: skip the proofs marked `long`, and run some cases of each test"
     parser.addoption("--short", action="store_true", help=says)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """No test leaves a process behind, and no run stands still."""
+    """Register the oversight: no test leaves a process behind, and every run is bounded."""
     oversight.begin(config)
 
 
@@ -73,14 +73,16 @@ FIRST = (
     ),
     *("store/test_embedded.py", "store/test_repair.py", "proofs/test_generated_calls.py"),
 )
-"""The files that take longest, longest first (`make test ARGS=--durations=0`). They begin first, so
-that no worker is left with one of them when the others are through."""
+"""The slowest files, slowest first (`make test ARGS=--durations=0`). They start first, so that no
+worker is left with one of them after the others have finished.
+"""
 CASES_MOST = 12
-"""Of a test with more cases `--short` runs so many, the same each time."""
+"""The number of cases of one test that `--short` runs at most; the same cases each time."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with the longest files, a file's tests in their order; leave out what is not short."""
+    """Start with the slowest files, each file's tests in order; with `--short` deselect the long
+    ones."""
     rank = {file: number for number, file in enumerate(FIRST)}
     items.sort(key=lambda item: rank.get("/".join(item.path.parts[-2:]), len(FIRST)))
     if config.getoption("short"):
@@ -90,10 +92,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def not_short(items: Sequence[pytest.Item]) -> set[pytest.Item]:
-    """Return the longer proofs, and of tests with many cases those beyond CASES_MOST.
+    """Return the long proofs, and the cases beyond CASES_MOST of each test.
 
-    Drawn, not counted off: cases come in the order of what they are made of, as a store and a
-    method, and every second or third of them might leave one of two stores out.
+    The cases are a random sample (seeded by the test's name), not every n-th one: parametrized
+    cases
+    come in a regular order, such as store by store, so every second or third case might leave out
+    one of two stores.
     """
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
@@ -106,7 +110,8 @@ def not_short(items: Sequence[pytest.Item]) -> set[pytest.Item]:
 
 
 class Desk:
-    """Where sessions claim in a test: one project of one store, and the store's clock."""
+    """A place to claim in a test: one project of one store, with three sessions and the store's
+    clock."""
 
     def __init__(self, store: Store, clock: Any) -> None:
         self.store, self.clock = store, clock
@@ -115,7 +120,7 @@ class Desk:
         self.labels = {self.ann: "ann", self.bob: "bob", self.cat: "cat"}
 
     async def pass_time(self, seconds: float) -> None:
-        """Let watched time pass: somebody looks at the lease clock all the while."""
+        """Let time pass in steps of 4 s at most, each followed by a tick of the lease clock."""
         while seconds > 0:
             step = min(seconds, 4.0)
             await self.jump(step)
@@ -128,7 +133,7 @@ class Desk:
             self.clock.shift(seconds)
             return
         self.clock.step(seconds)
-        # A server keeps the time of its last loop for a moment: wait until it saw the step.
+        # A server caches the time of its last event loop briefly: wait until it sees the step.
         for _ in range(1000):
             now_s, _ = await self.store.link.command("TIME")
             if abs(int(now_s) - time.time() - self.clock.offset_s) < 1.5:
@@ -143,19 +148,20 @@ class Desk:
         )
 
     async def granted(self, who: Session, task: str, **wish: Any) -> Claim:
-        """Claim as `who`, who must get it."""
+        """Claim as `who`, and assert that the claim is granted."""
         outcome = await self.claim(who, task, **wish)
         assert isinstance(outcome, results.Granted), outcome
         return outcome.claims[0]
 
     async def refused(self, who: Session, task: str, **wish: Any) -> results.Refusal:
-        """Claim as `who`, who must not get it."""
+        """Claim as `who`, and assert that the claim is refused."""
         outcome = await self.claim(who, task, **wish)
         assert isinstance(outcome, results.Conflict), outcome
         return outcome.refusals[0]
 
     async def refused_or_full(self, who: Session, task: str) -> str:
-        """Claim as `who`, who must not get it; say why."""
+        """Claim as `who`, assert that nothing is granted, and return the reason: "refused" or
+        "full"."""
         outcome = await self.claim(who, task)
         assert isinstance(outcome, results.Conflict | results.Full), outcome
         return "refused" if isinstance(outcome, results.Conflict) else "full"
@@ -185,24 +191,24 @@ class Desk:
         )
 
     async def show(self, task: str, who: Session | None = None) -> Claim | Free:
-        """Look at a task."""
+        """Return the claim on a task, or Free."""
         return await acting.show(self.store, self.project, Task(task), who)
 
     async def events(self) -> list[str]:
-        """The project's transitions, as "type task"."""
+        """Return the project's transitions, each as "type task"."""
         events = await self.store.events.read(self.project, "", 1000)
         return [f"{event.type} {event.task}" for event in events]
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """The service runs on asyncio."""
+    """Run async tests on asyncio, as the service does."""
     return "asyncio"
 
 
 @pytest.fixture(scope="session")
 def stepped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stepped]:
-    """A real store whose wall clock the tests can step."""
+    """Yield a real store whose wall clock the tests can step."""
     folder = tmp_path_factory.mktemp("stepped")
     clock = SteppedClock(folder / "clock")
     store = EmbeddedStore.start(folder / "data", env=clock.env)
@@ -212,13 +218,13 @@ def stepped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stepped]:
 
 @pytest.fixture
 def rules() -> Rules:
-    """The default rules, without rates: a test is faster than any session."""
+    """Return the default rules without rate limits: a test calls faster than any session."""
     return Rules(rate_per_session=0, rate_per_project=0)
 
 
 @pytest.fixture(params=["fake", "valkey"])
 async def desk(request: pytest.FixtureRequest, rules: Rules) -> AsyncIterator[Desk]:
-    """A desk, on the fake store and on a real one over its socket."""
+    """Yield a desk on the fake store, and one on a real store over its socket."""
     if request.param == "fake":
         with time_machine.travel("2026-11-21T12:00:00Z", tick=True) as clock:
             store = Store(ClientLink(FakeAsyncRedis(decode_responses=True)), rules)
@@ -235,7 +241,7 @@ async def desk(request: pytest.FixtureRequest, rules: Rules) -> AsyncIterator[De
 
 @pytest.fixture
 async def store(rules: Rules, stepped: Stepped) -> AsyncIterator[Store]:
-    """A real store."""
+    """Yield a real store."""
     store = Store(PipelineLink.to(stepped[0].url), rules)
     await store.open()
     yield store
@@ -244,7 +250,7 @@ async def store(rules: Rules, stepped: Stepped) -> AsyncIterator[Store]:
 
 @pytest.fixture
 async def claims(store: Store, stepped: Stepped) -> AsyncIterator[Claims]:
-    """The service's rules around a real store."""
+    """Yield the service's rules around a real store."""
     broadcaster = EventBroadcaster(store, BlockingLink(PipelineLink.to(stepped[0].url)))
     yield Claims(store, broadcaster, Bounds())
     await broadcaster.close()

@@ -1,4 +1,4 @@
-"""Acts as tests call them: straight on a store, without HTTP."""
+"""The acts for tests: called directly on a store, without HTTP."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -26,7 +26,7 @@ list_ = listing.page
 
 
 def asked(tasks: Sequence[str], *, mode: str = "one", **fields: Any) -> claiming.ClaimRequest:
-    """What somebody asks for who claims, unchecked."""
+    """Return the request of a claim, unchecked."""
     choices: dict[str, dict[str, Any]] = {
         "any": {"any_of": tuple(tasks)},
         "all": {"all_of": tuple(tasks)},
@@ -97,7 +97,7 @@ async def release(
 async def show(
     store: Store, project: Any, task: Any, session: Session | None = None
 ) -> Claim | Free:
-    """Look at a task."""
+    """Return the claim on a task, or Free."""
     return await showing.look(store, Project(project), Task(task), session)
 
 
@@ -119,7 +119,7 @@ async def break_(
 async def hold(
     store: Store, project: Any, task: Any = None, *, reason: str, by: str, until: Any = None
 ) -> holding.Result:
-    """Keep a task or the project back, as a person; its fields are checked."""
+    """Put a task or the project on hold, as a person; the fields are checked."""
     body = holding.HoldRequest.of({"task": task, "reason": reason, "until": until}, [])
     return await holding.keep(store, Call(Project(project), body, by=by))
 
@@ -127,7 +127,7 @@ async def hold(
 async def unhold(
     store: Store, project: Any, task: Any = None, *, reason: str, by: str
 ) -> results.Ended:
-    """Let it go."""
+    """End a hold, as a person."""
     body = unholding.UnholdRequest.model_construct(task=task, reason=reason)
     return await unholding.unhold(store, Call(Project(project), body, by=by))
 
@@ -135,7 +135,7 @@ async def unhold(
 async def retry(
     store: Store, project: Any, task: Any, fence: Any = None, *, reason: str, by: str
 ) -> retrying.Result:
-    """Let a task be tried again, as a person."""
+    """Let a failed or done task be claimed again, as a person."""
     body = retrying.RetryRequest.model_construct(task=task, fence=fence, reason=reason)
     return await retrying.again(store, Call(Project(project), body, by=by))
 
@@ -149,31 +149,33 @@ async def tasks(
     dry_run: bool = False,
     request: str = "",
 ) -> writing.Result:
-    """Write the list; its fields are checked."""
+    """Write the list; the fields are checked."""
     body = writing.TasksRequest.of({"tasks": list(entries), "dry_run": dry_run}, [])
     run = writing.write(store, Call(Project(project), body, Session(session), request))
     return await run
 
 
 async def backlog(store: Store, project: Any, **query: Any) -> results.Backlog:
-    """A page of the list."""
+    """Return a page of the list."""
     return await backlogs.page(store, Project(project), None, backlogs.BacklogQuery.of(query, []))
 
 
 async def task(store: Store, project: Any, name: str, session: Any = None) -> results.Whole:
-    """One task with what it needs and what needs it."""
+    """Return one task with its needs and its dependents."""
     return await one_task.look(store, Project(project), Task(name), session)
 
 
 async def history(store: Store, project: Any, **query: Any) -> results.History:
-    """A page of the tenures that ended."""
+    """Return a page of the tenures that ended."""
     return await historical.page(store, Project(project), historical.HistoryQuery.of(query, []))
 
 
 async def resolve(
     store: Store, project: Any, *, as_: str = "", by: str = "ci", **given: Any
 ) -> resolving.Result:
-    """Say how a pull request ended, as CI; `as_` says `opened`. Its fields are checked."""
+    """Report how a pull request ended, as CI; `as_="opened"` reports its opening. The fields are
+    checked.
+    """
     body = resolving.ResolveRequest.of({"outcome": "merged", **given}, [])
     call = Call(Project(project), body, by=by)
     return await resolving.end(store, call, as_ or body.outcome)

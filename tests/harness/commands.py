@@ -1,10 +1,10 @@
-"""Runs `dibs …` in this process, for what it says without serving.
+"""Run `dibs …` in this process, to test its output without serving.
 
     ran = said_by("serve", env={"DIBS_PORT": "http"})
     assert ran.returncode == 2
     assert ran.stderr.startswith("dibs serve: DIBS_PORT: ")
 
-A process of its own would import everything again for each of some hundred lines.
+A separate process would import everything again for each of about a hundred lines.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from dibs import cli
 def said_by(
     *arguments: str, env: Mapping[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
-    """Run the command with `env` and no other setting; return what it said and its exit code."""
+    """Run the command with `env` and no other setting; return its output and exit code."""
     out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.dict(os.environ, clean_environ(env), clear=True),
@@ -33,14 +33,14 @@ def said_by(
     ):
         try:
             code = cli.main(arguments)
-        except SystemExit as ended:  # argparse, for --help and what it cannot read
+        except SystemExit as ended:  # raised by argparse for --help and for bad arguments
             code = ended.code if isinstance(ended.code, int) else 1
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 @contextlib.contextmanager
 def _own_logging() -> Iterator[None]:
-    """Put back what the command sets up for its own log."""
+    """Restore the loggers that the command configures for its own log."""
     loggers = [logging.getLogger(name) for name in (None, "uvicorn", "asyncio")]
     before = [(each, each.level, list(each.handlers)) for each in loggers]
     try:

@@ -1,4 +1,4 @@
-"""What a test needs of the machine: where it is missing the test is skipped, but never in CI."""
+"""Requirements of a test on its machine: a test without one is skipped, but fails in CI."""
 
 import os
 from typing import NoReturn
@@ -7,7 +7,8 @@ import pytest
 
 
 def lacking(why: str) -> NoReturn:
-    """End a test for which something is missing here; `.ci/run` installs all of it."""
+    """Skip a test whose requirement is missing, or fail it in CI, where `.ci/run` installs them
+    all."""
     if os.environ.get("CI") == "true":
         pytest.fail(why)
     pytest.skip(why)

@@ -1,16 +1,16 @@
-"""A pytest plugin: no test leaves a process behind, and no run stands still.
+"""A pytest plugin: no test leaves a process behind, and every run is bounded.
 
-It is registered by tests/conftest.py. What it adds to pytest:
+tests/conftest.py registers it. It adds to pytest:
 
-- Children get default signals, whatever state the run itself was started in.
-- After each test and its fixtures' teardown, every process that is still there and that belongs to
-  no fixture of a wider scope fails the test with its command line, and is killed. A test that
-  starts again what a wider fixture owns says so with `keep`.
-- A teardown is bounded too. pytest-timeout stops a test once; where that did not help within
-  `TEARDOWN_S`, the processes that the test started are killed (most waits wait for one of them),
-  and `LAST_S` later the run ends, with the stack of every thread.
-- The whole run is bounded (`run_timeout` in pyproject.toml), and at that time, or when it is asked
-  to end by SIGTERM, it names the tests that were running and ends every process below it.
+- Children start with default signals, however the run itself was started.
+- After each test and the teardown of its fixtures, every process that still runs and that belongs
+  to no fixture of a wider scope fails the test with its command line, and is killed. A test that
+  restarts a process of a wider fixture declares that with `keep`.
+- Teardowns are bounded too. pytest-timeout interrupts a test once; if the test has not ended
+  `TEARDOWN_S` later, the processes that it started are killed (most waits wait for one of them),
+  and if that does not help, the run ends `LAST_S` later with the stack of every thread.
+- The whole run is bounded (`run_timeout` in pyproject.toml). At that time, or on SIGTERM, the run
+  names the tests that are running and ends every process below it.
 """
 
 import contextlib
@@ -36,33 +36,33 @@ from tests.harness.processes import (
 )
 
 TEARDOWN_S = 60.0
-"""What a test's fixtures have, after its own timeout, to take down what they made."""
+"""Seconds that the teardown of a test's fixtures may take after the test's own timeout."""
 LAST_S = 20.0
-"""What a run has to end by itself, once it was told to."""
+"""Seconds that a run may take to end normally after it was stopped."""
 LINGER_S = 5.0
-"""A process that was told to end may take this long to be gone."""
+"""Seconds that a process may take to exit after it was stopped."""
 
 _kept: set[tuple[int, str]] = set()
 
 
 def keep(pid: int) -> None:
-    """Say that a process which a test started belongs to a fixture that outlives the test."""
+    """Mark a process that a test started as belonging to a fixture that outlives the test."""
     _kept.add((pid, born(pid)))
 
 
 class Oversight:
-    """The plugin, in a process that runs tests or in the one that hands them out."""
+    """The plugin, in a worker or in the controller of a run."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.own: dict[Any, set[tuple[int, str]]] = {}
-        """fixture of a wider scope: the processes that its setup started"""
+        """The processes that the setup of each wider fixture started."""
         self.running: dict[str, float] = {}
         self.bound: threading.Timer | None = None
         self.stage: threading.Timer | None = None
         self.ending = False
         self.pid = os.getpid()
-        # Nothing captures the streams while plugins are configured: this is the terminal.
+        # Output is not captured while plugins are configured: file descriptor 2 is the terminal.
         self.terminal = os.fdopen(os.dup(2), "w", buffering=1)
         adopt_orphans()
         signal.signal(signal.SIGTERM, self.asked_to_end)
@@ -71,7 +71,7 @@ class Oversight:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
-        """Note what the setup of a wider fixture starts."""
+        """Record the processes that the setup of a wider fixture starts."""
         if fixturedef.scope == "function":
             return (yield)
         before = set(self.alive())
@@ -82,12 +82,12 @@ class Oversight:
 
     @pytest.hookimpl
     def pytest_fixture_post_finalizer(self, fixturedef: Any) -> None:
-        """What a fixture started has ended with it, or is left behind."""
+        """Forget the processes of a fixture: any that outlives its teardown is left behind."""
         self.own.pop(fixturedef, None)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item, nextitem: Any) -> Iterator[None]:
-        """Fail the test that left a process behind."""
+        """Fail a test that left a process behind."""
         failed: BaseException | None = None
         try:
             yield
@@ -102,11 +102,11 @@ class Oversight:
             pytest.fail(f"this test left processes behind: {left}", pytrace=False)
 
     def alive(self) -> list[tuple[int, str]]:
-        """Every process below this one."""
+        """Return every process below this one, as (pid, start time)."""
         return [(pid, born(pid)) for pid in family(self.pid)]
 
     def strays(self, at_the_end: bool = False) -> list[int]:
-        """The processes below this one that no wider fixture answers for."""
+        """Return the processes below this one that belong to no wider fixture."""
         if at_the_end:
             _kept.clear()
         kept = _kept.union(*self.own.values())
@@ -117,7 +117,7 @@ class Oversight:
         return [pid for pid, _ in self.alive() if pid not in answered]
 
     def left_behind(self, at_the_end: bool) -> list[str]:
-        """Kill what is left, once it had the time to end; return what it was."""
+        """Wait up to `LINGER_S` for strays to end, then kill them; return a description of each."""
         deadline = time.monotonic() + LINGER_S
         while (strays := self.strays(at_the_end)) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -128,7 +128,7 @@ class Oversight:
         return told
 
     def collect(self) -> None:
-        """Collect orphans that ended: init would, were we not their parent now."""
+        """Reap orphans that ended: this process is their parent now, in place of init."""
         kept = {pid for pid, _ in _kept.union(*self.own.values())}
         for pid in children(self.pid):
             if is_gone(pid) and pid not in kept:
@@ -138,12 +138,12 @@ class Oversight:
     # A test and its teardown are bounded
 
     def pytest_timeout_set_timer(self, item: pytest.Item, settings: Any) -> None:
-        """pytest-timeout stops a test once; this is what comes after it."""
+        """Arm the second bound: pytest-timeout interrupts a test only once."""
         self.arm(settings.timeout + TEARDOWN_S, self.unblock, item.nodeid)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self) -> Iterator[Any]:
-        """The bound ends with the test's teardown."""
+        """Disarm the bound when the test's teardown is over."""
         try:
             return (yield)
         finally:
@@ -163,7 +163,7 @@ class Oversight:
             self.stage = None
 
     def unblock(self, nodeid: str) -> None:
-        """Kill what the test started; where that ends no wait, end the run."""
+        """Kill the processes that the test started; if the test still does not end, end the run."""
         strays = self.strays()
         told = "; ".join(f"{pid} {command(pid)!r}" for pid in strays) or "nothing"
         self.tell(f"{nodeid} does not end. Its processes, which are killed: {told}.")
@@ -171,12 +171,12 @@ class Oversight:
         kill(strays)
 
     def give_up(self, nodeid: str) -> None:
-        """Show where every thread stands, and end this process and those below it."""
+        """Print the stack of every thread, and end this process and those below it."""
         self.tell(f"{nodeid} does not end even so: this process of the run ends here.")
         faulthandler.dump_traceback(self.terminal, all_threads=True)
         self.end()
 
-    # The run is bounded, and says what it was at
+    # The run is bounded, and names the tests that it was running
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logstart(self, nodeid: str) -> None:
@@ -188,7 +188,7 @@ class Oversight:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """Bound the run, where it is steered."""
+        """Bound the run, in its controller."""
         run_s = float(self.config.getini("run_timeout"))
         if run_s and not _is_worker(self.config):
             self.bound = threading.Timer(run_s, self.out_of_time, (run_s,))
@@ -197,7 +197,7 @@ class Oversight:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
-        """Whatever is below the run now was left behind."""
+        """Fail the run if a process below it is left."""
         yield
         if left := self.left_behind(at_the_end=True):
             self.tell(f"The run left processes behind: {'; '.join(left)}")
@@ -211,17 +211,17 @@ class Oversight:
         self.tell(f"The run takes longer than {run_s:.0f} s (run_timeout): it is ended.")
         os.kill(self.pid, signal.SIGTERM)
         time.sleep(LAST_S + 10)
-        self.end()  # the main thread never got to the signal
+        self.end()  # the main thread never handled the signal
 
     def asked_to_end(self, number: int, frame: Any) -> None:
-        """On SIGTERM: name the tests that are running, and end with all that was started."""
-        if os.getpid() != self.pid:  # a fork of this process
+        """On SIGTERM: name the tests that are running, and end with every descendant."""
+        if os.getpid() != self.pid:  # in a fork of this process
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         if self.ending:  # `timeout` and make both pass the signal on
             return
         self.ending = True
-        if _is_worker(self.config):  # the one that hands out the tests names them
+        if _is_worker(self.config):  # the controller names the tests
             traceback.print_stack(frame, limit=12, file=self.terminal)
             self.end()
         now = time.monotonic()
@@ -230,7 +230,7 @@ class Oversight:
         last = threading.Timer(LAST_S, self.end)
         last.daemon = True
         last.start()
-        raise KeyboardInterrupt  # pytest tells what failed so far
+        raise KeyboardInterrupt  # pytest reports the failures so far
 
     def end(self) -> NoReturn:
         with contextlib.suppress(Exception):
@@ -247,7 +247,7 @@ def _is_worker(config: pytest.Config) -> bool:
 
 
 def options(parser: pytest.Parser) -> None:
-    """Add what pyproject.toml says to it."""
+    """Add the ini option `run_timeout`."""
     parser.addini("run_timeout", "seconds that a whole run may take; 0 is no bound", default="0")
 
 

@@ -1,14 +1,14 @@
 """Processes that tests and benchmarks start: with clean signals, bounded, and none left behind.
 
-Whoever starts a process uses `start` or `run` (and `end`) of this module, not `subprocess`:
+Tests start processes with `start` or `run` (and end them with `end`), not with `subprocess`:
 
     process = start([sys.executable, "-m", "dibs", "serve"], stdout=log)
     ...
-    end(process)            # it and all that it started, also what left its group or session
+    end(process)            # and all its descendants, also those that left its group or session
 
-A process group does not hold what a process starts: a daemon has a session of its own. What holds
-is the process tree. With `adopt_orphans` a process whose parent ended becomes our child instead of
-init's, so that everything we ever started stays below us, and `family` finds it.
+A process group does not contain every descendant: a daemon has its own session. The process tree
+does. After `adopt_orphans`, a process whose parent ended becomes a child of this process instead
+of init's, so that every descendant stays below this process and `family` finds it.
 """
 
 import contextlib
@@ -23,18 +23,18 @@ from pathlib import Path
 from typing import Any
 
 CLEAN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-"""Signals that a child must get with their default action. subprocess itself sees to SIGPIPE."""
+"""Signals whose default action every child must have. subprocess itself restores SIGPIPE."""
 TIMEOUT_S = 60.0
-"""A command that is run to its end takes no longer."""
+"""Seconds after which `run` kills a command."""
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 def until(
     met: Callable[[], Any], what: str, within_s: float = 15.0, *, every_s: float = 0.02
 ) -> Any:
-    """Ask `met` every `every_s` seconds until it returns something true, and return that.
+    """Call `met` every `every_s` seconds until it returns a true value, and return that.
 
-    Raises AssertionError that names `what` after `within_s` seconds.
+    Raises AssertionError with `what` after `within_s` seconds.
     """
     deadline = time.monotonic() + within_s
     while not (found := met()):
@@ -47,28 +47,28 @@ def until(
 
 
 def clean_signals() -> None:
-    """Let children start with default signals, however this process was started itself.
+    """Let children start with default signals, however this process was started.
 
     A process that `nohup`, a background job of a script or a supervisor started may have signals
-    ignored or blocked, and its children inherit that: Ctrl-C, which a test sends, would be lost.
-    What was ignored stays without effect here: a handler that does nothing takes its place, and
-    handlers, unlike SIG_IGN, end at the exec of a child. Call it in the main thread, before
-    threads start.
+    ignored or blocked, and its children inherit that: a Ctrl-C that a test sends would be lost.
+    An ignored signal still has no effect in this process: an empty handler replaces SIG_IGN, and
+    handlers, unlike SIG_IGN, end at the exec of a child. Call it in the main thread, before threads
+    start.
     """
     for number in CLEAN:
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, _without_effect)
     if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # no child could be waited for
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # otherwise no child could be waited for
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
 def _without_effect(_number: int, _frame: object) -> None:
-    """Take the place of SIG_IGN."""
+    """Do nothing, in place of SIG_IGN."""
 
 
 def unclean_signals() -> list[str]:
-    """The signals that a child would inherit ignored or blocked."""
+    """Return the names of the signals that a child would inherit ignored or blocked."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     ignored = {number for number in CLEAN if signal.getsignal(number) == signal.SIG_IGN}
     return sorted(signal.Signals(number).name for number in ignored | blocked)
@@ -78,15 +78,15 @@ def unclean_signals() -> list[str]:
 
 
 def clean_environ(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment without settings of dibs, and `more`."""
+    """Return the environment without dibs settings, plus `more`."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIBS_")}
     return inherited | {"PYTHONUNBUFFERED": "1"} | dict(more or {})
 
 
 def start(command: Sequence[str | Path], **options: Any) -> "subprocess.Popen[str]":
-    """Start a command with clean signals, and without settings of dibs unless `env` has some.
+    """Start a command with clean signals, and without dibs settings other than those in `env`.
 
-    `options` are those of Popen; its streams are text.
+    `options` are those of Popen; the streams are text.
     """
     unclean = unclean_signals()
     assert not unclean, f"a child would not get {', '.join(unclean)}: call clean_signals() first"
@@ -96,10 +96,10 @@ def start(command: Sequence[str | Path], **options: Any) -> "subprocess.Popen[st
 def run(
     command: Sequence[str | Path] | str, *, timeout: float = TIMEOUT_S, **options: Any
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end with clean signals; what it said is text, and captured.
+    """Run a command to its end with clean signals; return its captured output as text.
 
     `options` are those of Popen, and `input` and `check` of subprocess.run. After `timeout`
-    seconds the command and all that it started are killed, and TimeoutExpired is raised.
+    seconds the command and all its descendants are killed, and TimeoutExpired is raised.
     """
     said, check = options.pop("input", None), options.pop("check", False)
     if said is not None:
@@ -119,15 +119,15 @@ def run(
 
 
 def end(process: "subprocess.Popen[Any]", within_s: float = 10.0) -> tuple[Any, Any]:
-    """Kill a process and all that it started; return what it had said on its pipes.
+    """Kill a process and all its descendants; return the output in its pipes.
 
-    It waits no longer than `within_s`, even where somebody else holds the pipes open.
+    Waits `within_s` seconds at most, even if another process holds the pipes open.
     """
     if process.poll() is None:
         kill([process.pid, *family(process.pid)])
     try:
         return process.communicate(timeout=within_s)
-    except ValueError:  # the test has closed a pipe itself
+    except ValueError:  # the test itself closed a pipe
         process.wait(within_s)
     finally:
         for stream in (process.stdin, process.stdout, process.stderr):
@@ -138,9 +138,9 @@ def end(process: "subprocess.Popen[Any]", within_s: float = 10.0) -> tuple[Any, 
 
 
 def kill(pids: Iterable[int]) -> None:
-    """Kill processes and whatever they start meanwhile, and see that they are gone."""
+    """Kill processes and all their descendants, and wait until they are gone."""
     pids = list(pids)
-    for pid in pids:  # stopped first: what stands still starts nothing
+    for pid in pids:  # stop them first: a stopped process starts nothing
         _signal(pid, signal.SIGSTOP)
     everyone = dict.fromkeys([*pids, *(kin for pid in pids for kin in family(pid))])
     for pid in everyone:
@@ -157,13 +157,13 @@ def _signal(pid: int, number: int) -> None:
 
 
 def adopt_orphans() -> None:
-    """Be the parent of every descendant whose own parent ends (Linux; elsewhere nothing)."""
+    """Become the parent of every descendant whose own parent ends (Linux; elsewhere do nothing)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def children(pid: int) -> list[int]:
-    """The processes that `pid` started, or adopted, and that nobody has collected yet."""
+    """Return the processes that `pid` started or adopted and that are not yet reaped."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -173,7 +173,7 @@ def children(pid: int) -> list[int]:
 
 
 def family(pid: int) -> list[int]:
-    """Every living process below `pid`, parents first."""
+    """Return every living process below `pid`, parents first."""
     found: list[int] = []
     for child in children(pid):
         if not is_gone(child):
@@ -183,7 +183,7 @@ def family(pid: int) -> list[int]:
 
 
 def command(pid: int) -> str:
-    """The command line of a process; "" where there is none."""
+    """Return the command line of a process, or "" if there is no such process."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
     except OSError:
@@ -191,17 +191,17 @@ def command(pid: int) -> str:
 
 
 def is_gone(pid: int) -> bool:
-    """It ended, whether or not its parent has collected it."""
+    """Return whether a process ended, reaped or not."""
     return _stat(pid)[0] in "ZX"
 
 
 def born(pid: int) -> str:
-    """When a process started, in ticks of the kernel: it and the pid name one process for good."""
+    """Return a process's start time in kernel ticks; it and the pid identify one process."""
     return _stat(pid)[19]
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of proc(5)'s stat from the state on; a process that is not there is dead."""
+    """Return the fields of proc(5)'s stat from the state on; a missing process is dead."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,11 +1,11 @@
-"""A real `dibs serve` in a process of its own, for tests and benchmarks that call it as users do.
+"""A real `dibs serve` in a separate process, for tests and benchmarks that call it as users do.
 
     with running(tmp_path / "service", "--data-dir", "d", env={"DIBS_GRACE": "1s"}) as service:
         status, claim, headers = service.ask("POST", "/v1/p/claim", {"task": "T"}, new_session())
 
-`Service` is one that a test starts, kills and starts again on the same data. At the end of its
-`with` block it is killed, at the end of `running`'s it is asked to stop. `Running` has no data of
-its own: it is there when it is made, and its flags or settings say where its claims are.
+`ServiceProcess` is started, killed and started again on the same data; the end of its `with`
+block kills it. The end of the `with` block of `running` stops it with SIGTERM. `Running` has no
+data directory: it starts when it is made, and its flags or settings name its store.
 """
 
 import contextlib
@@ -29,19 +29,19 @@ from dibs.model import Session
 
 DIBS = [sys.executable, "-P", "-m", "dibs"]
 START_S = 30.0
-"""A service has to say where it is within this time, also on a busy machine."""
+"""Seconds within which a service has to print its address, also on a busy machine."""
 STOP_S = 20.0
 
 
 def new_session() -> Session:
-    """A session's secret that nobody else has."""
+    """Return a new session's secret."""
     return Session(str(uuid.uuid4()))
 
 
 class ServiceProcess:
     """One `dibs serve`: started, stopped, killed, started again on the same data and port.
 
-    `command` is what is run, up to `serve`.
+    `command` is the command line before `serve`.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class ServiceProcess:
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> Self:
-        """Start it and wait until it says where it is; afterwards it keeps that port."""
+        """Start it and wait until it prints its address; later starts use the same port."""
         command = [*self.command, "serve", "--port", str(self.port), *self.flags]
-        # Files, not pipes: nobody has to read them for the service to go on.
+        # Files, not pipes: a full pipe that nobody reads would block the service.
         with open(self.out, "w") as out, open(self.log, "a") as log:
             self.process = process = start(
                 command, env=self.env, cwd=self.folder, stdout=out, stderr=log
@@ -86,7 +86,7 @@ class ServiceProcess:
 
     @property
     def said(self) -> list[str]:
-        """The whole lines on its stdout since it started."""
+        """The whole lines on its stdout since the last start."""
         return _lines(self.out)
 
     @property
@@ -96,18 +96,18 @@ class ServiceProcess:
 
     @property
     def pid(self) -> int:
-        """The process id of the service that was started last."""
+        """The process id of the last start."""
         assert self.process
         return self.process.pid
 
     def kill(self) -> None:
-        """End it as a crash would: no handler runs."""
+        """Kill it with SIGKILL, as a crash would: no handler runs."""
         if self.process:
             self.process.kill()
             end(self.process)
 
     def stop(self, sig: int = signal.SIGTERM, timeout_s: float = STOP_S) -> float:
-        """Ask it to end; return how many seconds it took. Fails if it has to be killed."""
+        """Stop it with `sig`; return the seconds that it took. Fails if it has to be killed."""
         began = time.monotonic()
         if self.process and self.process.poll() is None:
             self.process.send_signal(sig)
@@ -116,17 +116,17 @@ class ServiceProcess:
             except subprocess.TimeoutExpired:
                 self.kill()
                 told = self.log.read_text(errors="replace")[-2000:]
-                late = f"dibs serve did not end in {timeout_s:.0f} s; it said last:\n{told}"
+                late = f"dibs serve did not end in {timeout_s:.0f} s; the end of its log:\n{told}"
                 raise AssertionError(late) from None
         return time.monotonic() - began
 
     def store(self) -> int:
-        """The pid of its private store."""
+        """Return the pid of its private store."""
         return next(
             pid for pid in children(self.pid) if any(s in command(pid) for s in ("valkey", "redis"))
         )
 
-    # What users ask of it
+    # Calls to it
 
     def ask(
         self,
@@ -138,7 +138,7 @@ class ServiceProcess:
         /,
         **headers: str,
     ) -> tuple[int, Any, dict[str, str]]:
-        """One request on a connection of its own: status, body (JSON where it is), headers."""
+        """Send one request on its own connection; return status, body (JSON parsed) and headers."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if session:
             sent["Dibs-Session"] = session
@@ -157,20 +157,20 @@ class ServiceProcess:
             connection.close()
 
     def claim(self, task: str, session: str | None = None, project: str = "p", **wish: Any) -> Any:
-        """Claim a task; the status and the body."""
+        """Claim a task; return the status and the body."""
         status, body, _ = self.ask(
             "POST", f"/v1/{project}/claim", {"task": task, **wish}, session or new_session()
         )
         return status, body
 
     def metrics(self) -> dict[str, float]:
-        """Every series of /metrics."""
+        """Return every series of /metrics."""
         _, text, _ = self.ask("GET", "/metrics")
         lines = [line for line in text.splitlines() if not line.startswith("#")]
         return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
     def is_ready(self) -> bool:
-        """/readyz says so."""
+        """Return whether /readyz answers 200."""
         with contextlib.suppress(OSError, http.client.HTTPException):
             return self.ask("GET", "/readyz", None, None, 5)[0] == 200
         return False
@@ -194,11 +194,11 @@ def running(
 
 
 class Running(ServiceProcess):
-    """A service that runs from here on, and is killed at the end of its block."""
+    """A service that is started when it is made, and killed at the end of its block."""
 
     def __init__(self, *flags: str, env: Mapping[str, str] | None = None, port: int = 0) -> None:
         super().__init__(Path(tempfile.mkdtemp(prefix="dibs-test-")), *flags, env=env, port=port)
-        self.env = clean_environ(env)  # the flags name a store, or it is to find none
+        self.env = clean_environ(env)  # no data directory, unlike its base
         try:
             self.start()
         except BaseException:

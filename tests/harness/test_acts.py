@@ -1,5 +1,6 @@
-"""An act is declared once: whatever lists acts has each of the registry, and a script fits its
-declaration or nothing starts."""
+"""An act is declared once: every list of acts has each act of the registry, and a script that does
+not fit its declaration keeps the service from starting.
+"""
 
 import importlib.resources
 import re
@@ -52,7 +53,7 @@ def test_the_protocols_section_of_an_act_has_its_fields_and_refusals(act: Act) -
 
 
 def test_the_protocols_tables_and_the_rules_for_agents_are_those_of_the_registry() -> None:
-    how = "write it with: python -m dibs.acts.tables"
+    how = "regenerate it with: python -m dibs.acts.tables"
     assert tables.written(PROTOCOL) == PROTOCOL, how
     rules = (ROOT / tables.RULES).read_text("utf-8")
     assert tables.rules(rules) == rules, how
@@ -67,8 +68,8 @@ def test_each_table_that_follows_from_the_registry_stands_in_the_protocol_once()
 def test_an_agent_may_run_the_acts_of_sessions_unasked_and_no_other() -> None:
     of_sessions = {act.name for act in ACTS if act.caller in ("session", "reader")}
     assert {act.name for act in ACTS if act.commands} <= of_sessions
-    assert set(tables.commands()) <= set(client.COMMANDS), "the client has them"
-    assert tables.commands() == passing.VERBS, "what passes a hook is what a rule allows"
+    assert set(tables.commands()) <= set(client.COMMANDS), "the client has each of them"
+    assert tables.commands() == passing.VERBS, "the gate passes the commands that the rules allow"
 
 
 def test_who_needs_no_session_is_said_with_its_header() -> None:
@@ -88,13 +89,13 @@ def test_what_an_act_may_answer_is_in_the_description(act: Act) -> None:
 def test_the_proofs_know_what_an_act_means(act: Act) -> None:
     name = {"break": "break_", "tasks": "tasks_"}.get(act.name, act.name)
     assert hasattr(reference_model.Model, name), (
-        "tests/proofs/reference_model.py says what it means"
+        "tests/proofs/reference_model.py has a method for each act"
     )
 
 
 @pytest.fixture
 def lua(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Scripts of the tests' own."""
+    """Return an empty folder from which scripts are loaded."""
     (tmp_path / "lua").mkdir()
     monkeypatch.setattr(importlib.resources, "files", lambda _: tmp_path)
     return tmp_path / "lua"

@@ -1,5 +1,6 @@
-"""What the house keeps to: no process past the harness, no wait without a bound, no long file, no
-file whose types nobody checks."""
+"""Rules of the code: the harness starts every process, every wait is bounded, no file is long, and
+the types of every file are checked.
+"""
 
 import ast
 import re
@@ -19,7 +20,7 @@ STARTS = {"Popen", "run", "call", "check_call", "check_output", "create_subproce
 
 
 def faults(file: Path) -> Iterator[str]:
-    """What a file starts past the harness, and what it waits for without a bound."""
+    """Yield each process that a file starts without the harness, and each wait without a bound."""
     for node in ast.walk(ast.parse(file.read_text())):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
@@ -29,9 +30,9 @@ def faults(file: Path) -> Iterator[str]:
             yield f"{where}: {owner}.{name}; use start or run of tests/harness/processes.py"
         bounded = node.args or any(word.arg == "timeout" for word in node.keywords)
         if name == "communicate" and not bounded:
-            yield f"{where}: communicate() without a timeout may wait for ever"
+            yield f"{where}: communicate() without a timeout may wait forever"
         if name == "wait" and not bounded and "process" in owner:
-            yield f"{where}: wait() without a timeout may wait for ever"
+            yield f"{where}: wait() without a timeout may wait forever"
 
 
 def test_processes_are_started_by_the_harness_and_waits_are_bounded() -> None:
@@ -50,7 +51,7 @@ SOURCES = [
     if folder.is_dir() and folder.name[0] != "." and folder.name not in ("build", "dist")
     for file in folder.rglob("*.py")
 ]
-# What would let a file through whose types are not checked, or not strictly.
+# mypy settings that would exempt a file from the type check, or from its strictness.
 LOOSE = (
     "exclude",
     "ignore_errors",

@@ -1,4 +1,4 @@
-"""A run of tests ends, says what went wrong, and leaves no process: shown with runs of pytest."""
+"""A test run ends, reports what went wrong, and leaves no process: shown by running pytest."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def daemon(*more):
 
 
 class Suite:
-    """A small suite of its own, in a directory of its own."""
+    """A small test suite in its own directory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -51,7 +51,7 @@ class Suite:
         self.command = [sys.executable, "-m", "pytest", "-q", *plugins]
 
     def run(self, tests: str, *flags: str) -> "subprocess.CompletedProcess[str]":
-        """Run tests that must not pass; all that they started must be gone then."""
+        """Run tests that must not pass; assert that every process that they started is gone."""
         self.write(tests)
         done = run([*self.command, *flags], cwd=self.folder, env=self.env, timeout=40)
         assert done.returncode not in (0, None), done.stdout

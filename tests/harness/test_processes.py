@@ -1,4 +1,4 @@
-"""What the tests start gets default signals, and is ended with everything it started."""
+"""Processes that the tests start get default signals, and end with all their descendants."""
 
 import os
 import signal
@@ -27,12 +27,12 @@ names += sorted(each.name for each in signal.pthread_sigmask(signal.SIG_BLOCK, [
 print(",".join(names))
 """
 DAEMON = "setsid sleep 60 >/dev/null 2>&1 & echo $!"
-"""A process in a session of its own, whose parent ends at once."""
+"""A shell line that starts a process in its own session and exits at once."""
 
 
 @pytest.fixture
 def unclean() -> Iterator[None]:
-    """Signals as a job in the background of a script has them, and one that is blocked."""
+    """Ignore SIGINT, as in a background job of a script, and block SIGTERM."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     yield

@@ -1,4 +1,6 @@
-"""What keeps the Lua scripts readable: one function moves a task, and none is made in a branch."""
+"""Readability rules for the Lua scripts: one function changes the state of a task, and no named
+function is defined inside another or in a branch.
+"""
 
 import re
 from pathlib import Path
@@ -7,7 +9,7 @@ SCRIPTS = sorted((Path(__file__).parents[2] / "service/dibs/store/lua").glob("*.
 
 
 def found(pattern: str) -> list[str]:
-    """Where the pattern is in the scripts: file, and what is there."""
+    """Return the matches of the pattern in the scripts, as "file: match"."""
     there = re.compile(pattern, re.MULTILINE)
     return [
         f"{file.name}: {hit[0]}" for file in SCRIPTS for hit in there.finditer(file.read_text())
@@ -23,7 +25,7 @@ def test_one_function_alone_writes_the_state_of_a_record() -> None:
 
 
 ADDED = {"due_at", "gone", "damaged", "now", "listing", "body", "queue", "waiting", "position"}
-"""What only a record in use or a view of it has."""
+"""Fields that only a loaded record or its JSON view has; none is stored."""
 
 
 def test_each_field_of_a_record_is_explained_above_what_reads_it() -> None:

@@ -1,4 +1,4 @@
-"""The structure of the code: no circle of imports, and no name for two things."""
+"""The structure of the code: no circular imports, and no name for two things."""
 
 import ast
 from collections import defaultdict
@@ -18,7 +18,7 @@ MODULES = {
 
 
 def imports(file: Path) -> Iterator[str]:
-    """The modules of ours that a file imports, also where it does so in a function."""
+    """Yield the modules of this repository that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in MODULES)
@@ -35,25 +35,25 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 
 def classes(file: Path) -> Iterator[str]:
-    """The public classes of a module."""
+    """Yield the names of the public classes of a module."""
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield node.name
 
 
 PARTS = {"Arguments"}
-"""What each script that is called has beside it, and is named by the module: `claim.Arguments`."""
+"""Names that each act's module defines and that the module qualifies: `claim.Arguments`."""
 OF_ONE_THING = {
-    "acts": "dibs declares them, bench says how each is asked for",
-    "board": "dibs has it, bench measures it",
-    "clock": "dibs reads the lease clock, tests move it",
-    "forge": "dibs listens to it, bench measures that",
-    "people": "what they do: dibs does it, the reference model says what it means",
-    "records": "of tasks: dibs decodes them, the reference model has its own",
+    "acts": "dibs declares them, bench has a call of each",
+    "board": "dibs serves it, bench measures it",
+    "clock": "dibs reads the lease clock, tests step it",
+    "forge": "dibs takes its deliveries, bench measures that",
+    "people": "the acts of people: in the client, and in the reference model",
+    "records": "records of tasks: dibs decodes them, the reference model has its own",
     "routes": "the paths of a room: api, board",
     "store": "the package, and its class",
 }
-"""Modules of one name that are about one thing, and what each does with it."""
+"""Names that several modules share because they are about one thing, and the part of each."""
 NAMED_BY_A_TOOL = ("__main__", "conftest")
 
 
@@ -70,8 +70,8 @@ def test_no_module_has_the_name_of_another_that_is_about_something_else() -> Non
     named = defaultdict(list)
     for module in MODULES:
         stem = module.rpartition(".")[2]
-        # Tests of a thing through one door are called like those through another; bugs are kept
-        # in files named after the rooms that they are in.
+        # Tests of one subject through different doors share a name; the files of mutants are named
+        # after the rooms of the code.
         if (
             not stem.startswith("test_")
             and stem not in NAMED_BY_A_TOOL
@@ -80,4 +80,4 @@ def test_no_module_has_the_name_of_another_that_is_about_something_else() -> Non
             named[stem].append(module)
     found = {stem for stem, modules in named.items() if len(modules) > 1}
     assert {stem: named[stem] for stem in found - set(OF_ONE_THING)} == {}
-    assert set(OF_ONE_THING) <= found, "one name is used once now: take it off the list"
+    assert set(OF_ONE_THING) <= found, "a name is used only once now: remove it from the list"
