@@ -1,4 +1,4 @@
-"""Rules 12 and 21: what fails again and again stops, and the next session knows what there was."""
+"""Rules 12 and 21: a task that fails repeatedly stops, and the next session learns its past."""
 
 from typing import Any
 
@@ -16,23 +16,24 @@ quick = pytest.mark.parametrize("rules", [QUICK])
 
 
 async def give_up(desk: Desk, task: str, outcome: str = "abandoned", **wish: Any) -> None:
-    """Let somebody claim a task and give it up."""
+    """Claim a task as a new session, and release it with `outcome`."""
     who = new_session()
     await desk.granted(who, task, label="ada")
     await desk.release(who, task, outcome=outcome, **wish)
 
 
 async def let_lapse(desk: Desk, task: str) -> None:
-    """Let somebody claim a task and never come back; its grace passes as well."""
+    """Claim a task as a new session that never calls again; let the claim lapse and its grace
+    pass."""
     await desk.granted(new_session(), task)
     await desk.pass_time(21)
-    while (await desk.show(task)).state == "held":  # a busy machine is an outage to the clock
+    while (await desk.show(task)).state == "held":  # a slow machine may look like an outage
         await desk.pass_time(21)
     await desk.pass_time(6)
 
 
 async def get_broken(desk: Desk, task: str) -> None:
-    """Let a person end somebody's claim."""
+    """Claim a task as a new session, and break the claim."""
     held = await desk.granted(new_session(), task)
     await desk.break_(task, held.fence)
 
@@ -74,7 +75,7 @@ async def test_each_way_in_which_a_tenure_can_fail_counts(desk: Desk) -> None:
     for attempt, fail in enumerate([let_lapse, give_up, get_broken, let_lapse], 2):
         await fail(desk, "T-1")
         assert (await desk.show("T-1")).attempt == attempt
-    await give_up(desk, "T-1", "released")  # within a minute
+    await give_up(desk, "T-1", "released")  # less than a minute after its grant
     assert (await desk.show("T-1")).state == "failed"
     await nothing(desk, desk.bob)
 
@@ -222,7 +223,7 @@ async def test_a_session_reopens_a_failed_task_at_the_word_of_a_person(desk: Des
 
 
 async def give_up_as(desk: Desk, who: Any, task: str) -> None:
-    """Give up what one holds."""
+    """Abandon the claim of `who`."""
     await desk.release(who, task, outcome="abandoned")
 
 

@@ -1,4 +1,5 @@
-"""Rules 15, 16, 18: a project is weighed in bytes, and goes as a whole once all has ended."""
+"""Rules 15, 16, 18: a project has a limit in bytes, and is deleted once everything in it has
+ended."""
 
 from dataclasses import replace
 from typing import Any
@@ -31,7 +32,7 @@ NOTE = "n" * 1_000
 
 
 async def fill(desk: Desk) -> list[Task]:
-    """Claim until the project weighs as much as it may; return the tasks that somebody got."""
+    """Claim until the project is at its limit of bytes; return the granted tasks."""
     got: list[Task] = []
     while isinstance(
         outcome := await desk.claim(new_session(), f"fill {len(got)}", note=NOTE), results.Granted
@@ -43,14 +44,14 @@ async def fill(desk: Desk) -> list[Task]:
 
 
 async def sums(desk: Desk) -> tuple[int, int]:
-    """What the store says that records and events weigh."""
+    """Return the bytes of records and of events by the store's counts."""
     kept = await desk.store.link.command("HGET", f"{keys(desk.project)}:meta", "weighs")
     records, events, _ = map(int, kept.split())
     return records, events
 
 
 async def weighed(desk: Desk) -> tuple[int, int]:
-    """What they weigh one by one."""
+    """Return the bytes of records and of events by measuring each."""
     ask, prefix, rules = desk.store.link.command, f"{keys(desk.project)}:task:", desk.store.rules
     records = [
         await ask("STRLEN", key) + 5 * len(key.removeprefix(prefix).encode()) + 300
@@ -77,7 +78,8 @@ async def weighed(desk: Desk) -> tuple[int, int]:
 
 
 async def gone(desk: Desk) -> bool:
-    """Let all that has ended be past its retention, and say if nothing is kept of the project."""
+    """Pass the retention of everything that has ended, and return whether the project has no
+    key."""
     await desk.pass_time(SHORT.retention_ms / 1000 + 1)
     for _ in range(3):
         await desk.store.sweep(desk.project)
@@ -85,7 +87,7 @@ async def gone(desk: Desk) -> bool:
 
 
 async def left(desk: Desk) -> list[str]:
-    """The keys of the project."""
+    """Return the keys of the project."""
     found = await desk.store.link.command("KEYS", f"dibs:[{{]{desk.project}}}:*")
     return [key for key in found if ":avoided:" not in key]
 
@@ -102,7 +104,7 @@ async def test_a_project_that_weighs_what_it_may_gets_nothing_new_while_holders_
     assert 8 <= len(tasks) <= 20
     for named, mode in ((("T-9",), "one"), (("T-9", "T-8"), "any"), (("T-1", "T-9"), "all")):
         assert (await desk.claim(desk.ann, *named, mode=mode)).whose == "bytes"
-    assert (await desk.claim(desk.bob, "T-3")).whose == "bytes", "a tenure adds to a record"
+    assert (await desk.claim(desk.bob, "T-3")).whose == "bytes", "a tenure makes a record larger"
     assert (await desk.refused(desk.cat, "T-1", queue=True)).position == 1
 
     assert (await desk.granted(desk.ann, "T-1", note=NOTE)).fence == held.fence
@@ -123,7 +125,7 @@ async def test_a_project_that_weighs_what_it_may_gets_nothing_new_while_holders_
 async def test_what_is_past_its_retention_makes_room(desk: Desk) -> None:
     for task in await fill(desk):
         await desk.break_(task, (await desk.show(task)).fence)
-    assert (await desk.claim(desk.ann, "T-1")).whose == "bytes", "what has ended weighs too"
+    assert (await desk.claim(desk.ann, "T-1")).whose == "bytes", "ended claims count too"
     await desk.pass_time(SHORT.retention_ms / 1000 + 1)
     await desk.store.sweep(desk.project)
     await desk.granted(desk.ann, "T-1")
@@ -135,7 +137,7 @@ async def test_what_goes_takes_its_weight_along_whoever_meets_it(desk: Desk) -> 
     for task in ("T-1", "T-2", "T-3"):
         await desk.granted(desk.ann, task, note=NOTE)
         await desk.release(desk.ann, task)
-    await desk.store.sweep(desk.project)  # which counts anew, and then for long no more
+    await desk.store.sweep(desk.project)  # the sweep recounts, and then not again for a while
     await desk.pass_time(SHORT.retention_ms / 1000 - 9)
     await desk.granted(desk.bob, "T-4")
     await desk.granted(desk.bob, "T-3")
@@ -154,7 +156,7 @@ async def test_one_project_of_full_weight_is_no_matter_to_another(desk: Desk) ->
 
 
 async def test_data_without_sums_is_counted_by_the_sweep(desk: Desk) -> None:
-    """As an older dibs left it, or a hand that deleted them."""
+    """As after an older dibs, or after somebody deleted the counts."""
     await desk.granted(desk.ann, "T-1", note=NOTE)
     await desk.granted(desk.bob, "T-2")
     await desk.store.link.command("HDEL", f"{keys(desk.project)}:meta", "weighs")
@@ -222,7 +224,9 @@ async def test_many_tasks_are_counted_in_parts_while_claims_go_on(desk: Desk) ->
     while more:
         more, _ = await desk.store.sweep(desk.project)
         parts += 1
-    assert parts == pytest.approx(len(held) / 5 + 4, abs=2), "no part has more tasks than it may"
+    assert parts == pytest.approx(len(held) / 5 + 4, abs=2), (
+        "each part counts the tasks of one batch"
+    )
     assert await sums(desk) == await weighed(desk)
     more, _ = await desk.store.sweep(desk.project)
     assert not more
@@ -322,7 +326,7 @@ async def test_a_project_is_kept_as_long_as_anything_of_it_is(desk: Desk, what: 
 
 @short
 async def test_a_project_whose_last_fence_is_ahead_of_the_time_is_kept(desk: Desk) -> None:
-    """As after a clock that was stepped back: only the last fence makes the next one larger."""
+    """As after a clock step back: only the stored last fence makes the next one larger."""
     held = await desk.granted(desk.ann, "T-1")
     ahead = held.fence + 3_600_000_000
     await desk.store.link.command("HSET", f"{keys(desk.project)}:meta", "fence", str(ahead))
@@ -338,7 +342,7 @@ async def test_a_project_that_is_gone_is_not_known_any_more_until_somebody_claim
     await desk.granted(desk.ann, "T-1")
     await desk.release(desk.ann, "T-1")
     assert await gone(desk)
-    assert desk.project in await desk.store.projects(), "a service may have put it there just now"
+    assert desk.project in await desk.store.projects(), "a service may have added it a moment ago"
     await desk.jump(1_300)
     await desk.store.tick()
     await desk.store.sweep(desk.project)
@@ -380,7 +384,7 @@ async def test_who_makes_up_branches_pays_for_their_keys(desk: Desk) -> None:
     ):
         got += 1
     assert outcome.whose == "bytes"
-    assert got <= 7, "the records alone would be nine"
+    assert got <= 7, "the records alone would allow nine"
     assert (await desk.show("fill 0")).holder.branch == long["branch"]
 
 
@@ -415,14 +419,14 @@ async def test_a_list_that_would_weigh_too_much_is_refused_as_a_whole(desk: Desk
     assert isinstance(await write(0, 2, limit // 10), results.Written)
     size = (await sums(desk))[0]
     assert isinstance(await write(2, 10, limit // 10), results.OverQuota)
-    assert (await sums(desk))[0] == size, "nothing of it was written"
-    assert isinstance(await write(0, 2, 10), results.Written), "less is no more"
+    assert (await sums(desk))[0] == size, "none of the list was written"
+    assert isinstance(await write(0, 2, 10), results.Written), "a shorter text passes at the limit"
     number = 2
     while isinstance(await write(number, 1, limit // 10), results.Written):
         number += 1
     assert (await sums(desk))[0] < limit
     assert isinstance(await write(2, 1, 10), results.Written), (
-        "who makes room may do so at the limit"
+        "an entry that gets shorter passes at the limit"
     )
     assert await sums(desk) == await weighed(desk)
 
@@ -435,7 +439,7 @@ async def test_a_damaged_record_leaves_no_branch_behind(desk: Desk, cut: int) ->
     kept = await ask("GET", f"{prefix}:task:T-1")
     await ask("SET", f"{prefix}:task:T-1", kept[: max(0, len(kept) - cut)])
     assert isinstance(await desk.break_("T-1", 1), results.Ended)
-    if cut > 7:  # nothing says what it was on: who looks for that finds out
+    if cut > 7:  # the branch is unreadable: the lookup itself finds out
         face = {"pr": "https://e.org/pull/1", "branch": "feat/one"}
         assert isinstance(await acting.resolve(desk.store, desk.project, **face), results.Unmatched)
     await desk.store.sweep(desk.project)

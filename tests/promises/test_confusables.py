@@ -1,4 +1,4 @@
-"""Names that look alike are different tasks, and a session that claims one is told."""
+"""Names that look alike are different tasks, and a session that claims one is warned."""
 
 import pytest
 from tests.conftest import Desk

@@ -1,4 +1,5 @@
-"""What a store lost (a failover, a restore, a flush) is told to its holder as that."""
+"""A claim that a store lost (in a failover, a restore, a flush) is reported to its holder as
+such."""
 
 from typing import Any
 
@@ -18,14 +19,15 @@ RETENTION_S = Rules().retention_ms // 1000
 
 @pytest.fixture
 def raw(stepped: Stepped) -> Any:
-    """The store beneath."""
+    """Yield a client of the store's server."""
     with redis.Redis.from_url(stepped[0].url) as client:
         yield client
 
 
 @pytest.fixture
 async def desk(store: Store, stepped: Stepped) -> Desk:
-    """On a real store, some time after an outage: the tests take from it what a failover would."""
+    """Return a desk on a real store, some time after an outage; tests delete keys as a failover
+    would."""
     desk = Desk(store, stepped[1])
     await desk.jump(AN_OUTAGE_S)
     await store.tick()
@@ -34,14 +36,14 @@ async def desk(store: Store, stepped: Stepped) -> Desk:
 
 
 def forget(raw: Any, desk: Desk, task: str) -> None:
-    """Take a grant out of the store, as a replica that never had it is promoted."""
+    """Delete a grant from the store, as if a replica without it had been promoted."""
     raw.delete(f"{keys(desk.project)}:task:{task}")
     raw.zrem(f"{keys(desk.project)}:live", task)
     raw.srem(f"{keys(desk.project)}:held:{desk.store.hashed(desk.ann)}", task)
 
 
 async def lost(desk: Desk, task: str, fence: int) -> results.NotMine:
-    """Ask with a heartbeat and with a release, which must agree."""
+    """Return the loss by a heartbeat, and assert that a release reports the same."""
     beat, released = (
         await desk.beat(desk.ann, task, fence),
         await desk.release(desk.ann, task, fence),
@@ -55,7 +57,9 @@ async def test_a_claim_that_a_failover_took_is_lost_and_not_denied(desk: Desk, r
     await desk.granted(desk.bob, "kept")
     held = await desk.granted(desk.ann, "T-1")
     forget(raw, desk, "T-1")
-    assert (await lost(desk, "T-1", held.fence)).why == "not-holder", "nothing says why it is gone"
+    assert (await lost(desk, "T-1", held.fence)).why == "not-holder", (
+        "no outage explains the missing claim"
+    )
     await desk.jump(AN_OUTAGE_S)
     await desk.store.tick()
     told = await lost(desk, "T-1", held.fence)
@@ -72,7 +76,7 @@ async def test_a_claim_that_a_failover_took_is_lost_and_not_denied(desk: Desk, r
         raise holding.refusal(told, told.loss.task, held.fence)
     assert said.value.body["code"] == "lost"
     assert said.value.body["reason"] == "forgotten"
-    assert (await desk.show("T-1")).fence == taken.fence, "and nothing else changed"
+    assert (await desk.show("T-1")).fence == taken.fence, "the calls changed nothing"
 
 
 async def test_a_claim_in_a_store_that_was_flushed_is_lost(desk: Desk, raw: Any) -> None:
@@ -115,7 +119,7 @@ async def test_what_the_store_knows_the_end_of_was_not_forgotten(desk: Desk) -> 
     assert (await desk.release(desk.ann, "released", released.fence)).releases[0].already
     assert (await lost(desk, "broken", broken.fence)).loss.reason == "broken"
     assert (await lost(desk, "lapsed", lapsed.fence)).loss.reason == "lapsed"
-    assert (await desk.beat(desk.bob, "held", held.fence)).why == "not-holder", "another's"
+    assert (await desk.beat(desk.bob, "held", held.fence)).why == "not-holder", "ann holds it"
     assert (await desk.beat(desk.ann, "held", held.fence - 1)).why == "moved"
 
 
@@ -127,7 +131,9 @@ async def test_a_fence_that_no_claim_can_have_had_is_not_lost(desk: Desk) -> Non
     for fence in (1, 17, held.fence - before_us, held.fence + AN_OUTAGE_S * 10**6 + ahead_us):
         told = await desk.beat(desk.ann, "never", fence)
         assert (told.why, told.loss) == ("not-holder", None)
-    assert (await desk.beat(desk.ann, "never")).why == "not-holder", "without a fence nobody knows"
+    assert (await desk.beat(desk.ann, "never")).why == "not-holder", (
+        "without a fence the loss is unknown"
+    )
 
 
 async def test_who_makes_up_a_fence_hears_lost_and_changes_nothing(desk: Desk, raw: Any) -> None:

@@ -1,4 +1,4 @@
-"""Who had a task, and how that ended, is kept for longer than the claim; and it gives way."""
+"""Tenures and their outcomes outlive the claim's retention; under pressure they are evicted."""
 
 import json
 from dataclasses import replace
@@ -33,12 +33,12 @@ PR = "https://e.org/pull/7"
 
 
 async def tenures(desk: Desk, task: str) -> tuple[Tenure, ...]:
-    """Of one task, the latest first."""
+    """Return the tenures of one task, the latest first."""
     return (await acting.task(desk.store, desk.project, task)).tenures
 
 
 async def ended(desk: Desk, **query: Any) -> list[str]:
-    """Of the project, page by page, the first to end leading: "task outcome"."""
+    """Return all tenures of the project by their end, the oldest first, as "task outcome"."""
     found: list[str] = []
     cursor: str | None = ""
     while cursor is not None:
@@ -49,16 +49,16 @@ async def ended(desk: Desk, **query: Any) -> list[str]:
 
 
 async def sweep(desk: Desk, *, pressed: bool = False) -> None:
-    """Sweep until there is no more to do, a few times at most."""
+    """Sweep until nothing is left to do, 20 times at most."""
     for _ in range(20):
         more, _ = await desk.store.sweep(desk.project, pressed=pressed)
         if not more:
             return
-    pytest.fail("sweeping has no end")
+    pytest.fail("the sweep never finishes")
 
 
 async def finish(desk: Desk, task: str, outcome: str = "released", **facts: Any) -> None:
-    """Somebody has a task and ends that."""
+    """Claim a task as a new session, and release it."""
     who = new_session()
     await desk.granted(who, task, label="ada", **facts)
     await desk.release(who, task, outcome=outcome, note=facts.get("note", ""))
@@ -97,7 +97,7 @@ async def test_it_is_kept_for_so_long_and_then_goes_with_all_that_is_of_it(desk:
     await sweep(desk)
     assert len(await tenures(desk, "T-1")) == 2
     await desk.pass_time(5)
-    assert await tenures(desk, "T-1") == (), "also where nothing has swept"
+    assert await tenures(desk, "T-1") == (), "the retention counts without a sweep"
     assert await ended(desk) == []
     await sweep(desk)
     await sweep(desk)
@@ -120,7 +120,7 @@ async def test_of_a_listed_task_the_last_tenure_is_in_the_history_however_long_i
     await desk.pass_time(60)
     await sweep(desk)
     assert await ended(desk) == []
-    assert len(await tenures(desk, "T-2")) == 1, "its record is kept, because it is listed"
+    assert len(await tenures(desk, "T-2")) == 1, "the record of a listed task is kept"
 
 
 @quick
@@ -148,7 +148,7 @@ async def test_time_after_a_lapse_counts_for_nothing(desk: Desk) -> None:
     await desk.beat(desk.ann, "T-1", held.fence, state="parked")
     await desk.pass_time(60)
     [tenure] = await tenures(desk, "T-1")
-    assert tenure.outcome == "lapsed", "nobody has written it down yet"
+    assert tenure.outcome == "lapsed", "no sweep has recorded the lapse"
     assert (abs(tenure.held_seconds - 10) <= 2, abs(tenure.parked_seconds - 40) <= 2) == (1, 1)
     await desk.beat(desk.ann, "T-1", held.fence)
     await desk.pass_time(5)
@@ -234,7 +234,7 @@ async def test_the_pages_of_a_history_have_each_tenure_once_in_the_order_of_its_
         await finish(desk, f"T-{number % 3}", "done" if number > 3 else "released")
         expected.append(f"T-{number % 3} {'done' if number > 3 else 'released'}")
         await desk.pass_time(0.01)
-    for number in range(8):  # all of them end in one instant
+    for number in range(8):  # all of them end at the same instant
         await desk.granted(desk.ann, f"all {number}")
     await desk.release(desk.ann, None)
     expected += [f"all {number} released" for number in range(8)]
@@ -300,7 +300,7 @@ async def test_what_was_done_a_day_ago_gives_way_unless_it_is_listed(desk: Desk)
     done: list[str] = []
     while isinstance(
         full := await desk.claim(desk.bob, f"T-{len(done)}", note=NOTE), results.Granted
-    ):  # none of it is older than the retention
+    ):  # no tenure is older than the retention
         done.append(f"T-{len(done)}")
         await desk.release(desk.bob, done[-1], outcome="done")
     assert full.whose == "bytes"
@@ -311,8 +311,8 @@ async def test_what_was_done_a_day_ago_gives_way_unless_it_is_listed(desk: Desk)
     for number in range(20):
         await desk.granted(new_session(), f"N-{number}", note=NOTE)
     states = [(await desk.show(task)).state for task in done]
-    assert states[0] == "free", "the oldest went"
-    assert states == sorted(states, key="free".__ne__), "and no younger one before an older"
+    assert states[0] == "free", "the oldest is evicted"
+    assert states == sorted(states, key="free".__ne__), "none is evicted before an older one"
     assert states[-1] == "done"
     assert (await desk.refused(desk.bob, "L-1")).reason == "done"
     assert await sums(desk) == await weighed(desk)
@@ -337,7 +337,7 @@ async def test_where_the_store_has_little_memory_left_history_goes_and_nothing_e
     tasks = ("L-1", "L-2", "old", "young", "held")
     states = [(await desk.show(task)).state for task in tasks]
     assert states == ["done", "ready", "free", "done", "held"]
-    assert (await desk.show("L-2")).previous, "who had it is known as long as it is listed"
+    assert (await desk.show("L-2")).previous, "a listed task keeps its last tenure"
     assert await sums(desk) == await weighed(desk)
 
 

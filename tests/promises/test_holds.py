@@ -1,4 +1,5 @@
-"""Rule 28: a person keeps a task, or a whole project, back; and what a person does has a name."""
+"""Rule 28: a person puts a task or a whole project on hold; every act of a person names its
+author."""
 
 from typing import Any
 
@@ -16,7 +17,7 @@ quick = pytest.mark.parametrize("rules", [QUICK])
 
 
 async def hold(desk: Desk, task: str | None = None, **how: Any) -> results.HeldBack:
-    """Keep something back, as the lead."""
+    """Put a task or the project on hold, as the lead."""
     wish = {"reason": "wait for the design", "by": "lead", **how}
     outcome = await acting.hold(desk.store, desk.project, task, **wish)
     assert isinstance(outcome, results.HeldBack), outcome
@@ -24,7 +25,7 @@ async def hold(desk: Desk, task: str | None = None, **how: Any) -> results.HeldB
 
 
 async def unhold(desk: Desk, task: str | None = None) -> results.Release:
-    """Let it go."""
+    """End the hold, as the lead."""
     outcome = await acting.unhold(desk.store, desk.project, task, reason="go", by="lead")
     return outcome.releases[0]
 
@@ -194,7 +195,7 @@ async def test_a_hold_for_another_time_replaces_one_and_the_same_soon_after_is_a
     assert (longer - first).total_seconds() == pytest.approx(7 * 3600, abs=5)
     await desk.pass_time(61)
     already, later = await ends("8h")
-    assert not already, "that is no lost reply any more: it is wanted for longer"
+    assert not already, "after a minute it is a new hold, not a retry"
     assert (later - longer).total_seconds() >= 60
     assert await ends(None) == (False, None)
     assert await ends(None) == (True, None)
@@ -216,11 +217,11 @@ async def test_a_break_that_keeps_the_task_back_does_so_although_it_was_broken_b
     assert (await desk.refused(desk.bob, "T-1")).reason == "on-hold"
     told = await desk.events()
     assert await broken(first, hold=True)
-    assert await desk.events() == told, "a repeat puts it on hold once"
+    assert await desk.events() == told, "a retry adds no second hold"
     await unhold(desk, "T-1")
     await desk.granted(desk.bob, "T-1")
     assert await broken(first, hold=True)
-    assert (await desk.show("T-1")).hold is None, "it is about a tenure that is no more"
+    assert (await desk.show("T-1")).hold is None, "a break of an old tenure puts nothing on hold"
 
 
 @quick
@@ -288,7 +289,7 @@ async def test_next_gives_no_more_while_too_much_waits_for_people(desk: Desk) ->
     assert (outcome.limit, outcome.parked, outcome.failed) == (2, 1, 1)
     said = messages.waiting(outcome)
     assert "Tasks that wait for people: 1 parked, 1 failed." in said
-    await desk.granted(desk.bob, "T-3")  # by name it may be had: somebody was told to
+    await desk.granted(desk.bob, "T-3")  # a claim by name is granted: somebody assigned the task
     assert (await desk.claim(desk.bob, mode="next")).claims[0].task == "T-3"
     await desk.beat(desk.ann, "T-2", state="working")
     assert (await take(desk, desk.cat)).task == "T-4"

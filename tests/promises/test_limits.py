@@ -104,9 +104,11 @@ async def test_one_address_has_a_share_of_the_project_and_gets_it_back_however_c
         for task in ("T-1", "T-2"):
             assert await claim(desk.ann, task) is results.Granted
         assert await claim(desk.bob, "T-3") == "address"
-        assert await claim(desk.ann, "T-1") is results.Granted, "a renewal is nothing new"
+        assert await claim(desk.ann, "T-1") is results.Granted, "a renewal is not a new claim"
         assert isinstance(await desk.claim(desk.bob, "T-3", address="7.7.7.8"), results.Granted)
-        assert isinstance(await desk.claim(desk.bob, "T-4"), results.Granted), "at no address"
+        assert isinstance(await desk.claim(desk.bob, "T-4"), results.Granted), (
+            "a caller without an address has no share"
+        )
         await desk.release(desk.bob, None)
 
     await full()
@@ -121,7 +123,7 @@ async def test_one_address_has_a_share_of_the_project_and_gets_it_back_however_c
     assert await claim(desk.bob, "T-5") is results.Granted
     assert await claim(desk.cat, "T-6") is results.Granted
     assert isinstance(await desk.beat(desk.ann, "T-2"), results.Renewed), (
-        "a holder comes back, share or not"
+        "a holder may renew beyond the address's share"
     )
     await desk.release(desk.bob, None)
     assert await claim(desk.bob, "T-5") == "address"
@@ -131,13 +133,13 @@ async def test_one_address_has_a_share_of_the_project_and_gets_it_back_however_c
 
 
 async def use_up(desk: Desk) -> None:
-    """Let strangers use up the rate of the project, of every kind of call there is."""
+    """Use up the project's rate of every kind of call, as strangers."""
     for act in (desk.claim, desk.beat, desk.release):
         for _ in range(200):
             if isinstance(await act(new_session(), "T-stranger"), results.RateLimited):
                 break
         else:
-            pytest.fail("the rate has no end")
+            pytest.fail("the rate limit is never reached")
     await desk.show("T-1")
 
 
@@ -154,7 +156,9 @@ async def test_no_rate_of_others_keeps_a_holder_from_its_claim(desk: Desk) -> No
         assert [(claim.task, claim.fence) for claim in claims] == [("T-1", held.fence)]
     await desk.pass_time(70)
     await use_up(desk)
-    assert (await desk.beat(desk.ann, "T-1")).claims[0].fence == held.fence, "it comes back"
+    assert (await desk.beat(desk.ann, "T-1")).claims[0].fence == held.fence, (
+        "the lapsed claim is revived"
+    )
     assert isinstance(await desk.release(desk.ann, "T-1", held.fence), results.Ended)
 
 
@@ -195,7 +199,9 @@ async def test_a_service_that_has_no_room_grants_nothing_new_while_holders_go_on
     refused = await desk.claim(desk.bob, "T-2")
     assert (type(refused), refused.why) == (results.Full, "The disk is nearly full.")
     assert isinstance(await desk.claim(desk.bob, "T-1", queue=True), results.Full)
-    assert isinstance(await desk.claim(desk.bob, "T-1"), results.Conflict), "nothing grows by it"
+    assert isinstance(await desk.claim(desk.bob, "T-1"), results.Conflict), (
+        "a refusal stores nothing"
+    )
     assert (await desk.granted(desk.ann, "T-1")).fence == held.fence
     assert isinstance(await desk.claim(desk.ann, "T-1", "T-2", mode="all"), results.Full)
     assert isinstance(await desk.claim(desk.ann, "T-2", "T-1", mode="any"), results.Granted)
@@ -224,12 +230,14 @@ async def test_a_store_that_may_lose_claims_is_given_no_new_ones(desk: Desk) -> 
     assert (await desk.show("T-3")).state == "free"
     assert (await desk.granted(desk.ann, "T-1")).fence == held.fence
     assert isinstance(await desk.beat(desk.ann), results.Renewed)
-    assert [loss.task for loss in (await desk.beat(desk.bob)).lost] == ["T-2"], "not told before"
+    assert [loss.task for loss in (await desk.beat(desk.bob)).lost] == ["T-2"], (
+        "a refused call does not use up the notice"
+    )
 
 
 @pytest.fixture(params=[0, 1000], ids=["without rates", "with rates"])
 async def cramped(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
-    """A desk at a store of its own, which the test fills up."""
+    """Yield a desk on its own store, which the test fills."""
     embedded = EmbeddedStore.start(tmp_path / "data")
     rules = Rules(rate_per_session=request.param, rate_per_project=request.param)
     store = Store(PipelineLink.to(embedded.url), rules)
@@ -245,7 +253,7 @@ async def test_a_full_store_refuses_new_claims_while_holders_go_on(cramped: Desk
     await cramped.store.link.command("CONFIG", "SET", "maxmemory", "1")
     assert isinstance(await cramped.claim(cramped.bob, "T-9"), results.Full)
     refused = await cramped.claim(cramped.bob, "T-1")
-    assert isinstance(refused, results.Conflict), "who holds it can still be told"
+    assert isinstance(refused, results.Conflict), "a refusal can still name the holder"
     assert isinstance(await cramped.claim(cramped.bob, "T-1", queue=True), results.Full)
     assert isinstance(await cramped.claim(cramped.ann, "T-1"), results.Granted)
     outcome = await cramped.beat(cramped.ann, "T-1", held.fence, state="parked", note="x" * 900)
@@ -262,7 +270,7 @@ async def test_a_full_store_refuses_new_claims_while_holders_go_on(cramped: Desk
 async def test_what_others_have_is_found_after_an_act_in_a_full_store(
     cramped: Desk, act: str
 ) -> None:
-    """A full store refuses to write what lies there as well as what does not."""
+    """A full store refuses a write even if the value is already stored."""
     pr, desk = "https://example.org/pull/7", cramped
     for task in ("T-1", "T-2"):
         await desk.granted(desk.ann, task)

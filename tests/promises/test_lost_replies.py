@@ -1,4 +1,4 @@
-"""Rules 2, 4: a lost reply costs nothing, whatever others did before the second try."""
+"""Rules 2, 4: a lost reply has no cost, whatever other sessions did before the retry."""
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,7 +19,8 @@ from dibs.store.redis.link import Link, PipelineLink
 
 
 class Forgetful:
-    """A link that loses the reply of the next script, and lets others act before that is missed."""
+    """A link that loses the reply of the next script, and runs acts of others before the caller
+    knows."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
@@ -44,7 +45,8 @@ class Forgetful:
 
 
 class Counter:
-    """Where Ann's first replies get lost, and others act in between."""
+    """A desk whose calls may lose their first reply, and one through which others act in
+    between."""
 
     def __init__(self, link: Forgetful, near: Desk, others: Desk) -> None:
         self.link, self.near, self.others = link, near, others
@@ -57,7 +59,8 @@ class Counter:
         self.link.meanwhile = act
 
     def had_by(self, task: str, count: int) -> list[Callable[[], Awaitable[Any]]]:
-        """So many others have the task, one after the other, and give it up again."""
+        """Return acts by which `count` other sessions claim and abandon the task, one after the
+        other."""
 
         async def have() -> None:
             who = new_session()
@@ -100,7 +103,7 @@ async def test_a_release_is_one_that_was_done_whoever_has_had_the_task_since(
     ended = await desk.release(desk.ann, "T-1", held.fence, outcome=outcome)
     assert ended.releases == (results.Release(Task("T-1"), "free", True),)
     again = await desk.release(desk.ann, "T-1", held.fence)
-    assert again.releases[0].already, "and so for whoever asks later"
+    assert again.releases[0].already, "and to a later retry"
 
 
 async def test_a_done_task_that_was_reopened_by_others_was_done_all_the_same(
@@ -136,7 +139,7 @@ async def test_a_loss_that_a_lost_reply_told_is_told_by_the_next_try(counter: Co
     await counter.others.break_("T-1", held.fence)
     counter.meanwhile()
     assert [loss.task for loss in (await desk.beat(desk.ann)).lost] == ["T-1"]
-    assert (await desk.beat(desk.ann)).lost == (), "and once"
+    assert (await desk.beat(desk.ann)).lost == (), "and is told once"
 
 
 async def test_who_never_ended_it_is_not_told_that_they_did(counter: Counter) -> None:
@@ -171,7 +174,7 @@ async def test_a_no_after_an_unanswered_try_says_that_it_may_have_been_a_yes(
     counter.meanwhile(*counter.had_by("T-2", 1))
     nameless = await desk.release(desk.ann, "T-2")
     assert (type(nameless), nameless.unsure) == (results.NotMine, True), (
-        "without a fence nobody knows"
+        "without a fence the outcome is unknown"
     )
 
     counter.meanwhile()
@@ -191,7 +194,9 @@ async def test_a_no_after_an_unanswered_try_says_that_it_may_have_been_a_yes(
     quota = await desk.claim(desk.ann, "Q-4")
     assert (type(quota), quota.unsure) == (results.OverQuota, True)
     quota = await desk.claim(desk.ann, "Q-4")
-    assert (type(quota), quota.unsure) == (results.OverQuota, False), "only where a try was lost"
+    assert (type(quota), quota.unsure) == (results.OverQuota, False), (
+        "unsure only after a lost reply"
+    )
 
 
 @pytest.mark.parametrize("unsure", [True, False])
@@ -210,7 +215,7 @@ def test_a_problem_says_unknown_where_an_earlier_try_was_unanswered(unsure: bool
 
 
 class Failing:
-    """A link whose store goes away as soon as it has answered an act."""
+    """A link whose store becomes unreachable after it answered `left` acts."""
 
     def __init__(self, link: Link) -> None:
         self.link, self.left = link, math.inf
@@ -232,8 +237,10 @@ class Failing:
 async def test_what_ran_is_not_denied_where_the_store_goes_away_before_its_answer_is_sure(
     stepped: Stepped, rules: Rules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A claim that is not known, though somebody names its fence, is looked for once more: there
-    may have been a failover. By then the session has been told what it lost."""
+    """The act runs again if a heartbeat names the fence of an unknown claim, since the store may
+    have
+    failed over. The first run has reported the session's loss by then.
+    """
     monkeypatch.setattr(store_module, "_NEWS_S", -1.0)
     embedded, clock = stepped
     link = Failing(PipelineLink.to(embedded.url))
@@ -247,15 +254,15 @@ async def test_what_ran_is_not_denied_where_the_store_goes_away_before_its_answe
         link.left = 1
         with pytest.raises(StoreDown) as down:
             await desk.beat(desk.ann, "T-2", 7)
-        assert down.value.sent, "it may have had an effect"
+        assert down.value.sent, "the call may have had an effect"
         link.left = math.inf
-        assert not (await desk.beat(desk.ann)).lost, "it had: the loss is told"
+        assert not (await desk.beat(desk.ann)).lost, "it had: the loss was reported"
     finally:
         await store.close()
 
 
 class FailingOnce(Forgetful):
-    """A link whose script of this number does not reach the store."""
+    """A link on which the script with this number does not reach the store."""
 
     scripts, number = 0, 0
 
@@ -270,7 +277,8 @@ class FailingOnce(Forgetful):
 async def test_a_connection_that_is_lost_after_a_second_look_is_tried_again(
     stepped: Stepped, rules: Rules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That look was no lost connection: an act has one try more after the first of those."""
+    """Running an act again for news of a failover does not use up its one retry after a lost
+    connection."""
     monkeypatch.setattr(store_module, "_NEWS_S", -1.0)
     embedded, clock = stepped
     link = FailingOnce(PipelineLink.to(embedded.url))
@@ -282,7 +290,7 @@ async def test_a_connection_that_is_lost_after_a_second_look_is_tried_again(
         await desk.beat(desk.ann)  # the store knows the function from here on
         link.number = link.scripts + 2
         answer = await desk.beat(desk.ann, "T-2", 7)
-        assert link.scripts >= link.number, "it was looked for once more, and that was lost"
+        assert link.scripts >= link.number, "the act ran again, and that run was lost"
         assert isinstance(answer, results.NotMine)
         assert answer.why == "not-holder"
     finally:

@@ -1,4 +1,4 @@
-"""Rules 1, 4, 8: one session gets the task, the others are told who and for how long."""
+"""Rules 1, 4, 8: one session gets the task; the others are told who has it and for how long."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Rule 13: time that nobody could heartbeat in does not count; fences never go back."""
+"""Rule 13: time in which nobody could send a heartbeat does not count; fences never go back."""
 
 import pytest
 from tests.conftest import Desk
@@ -81,6 +81,6 @@ async def test_a_second_process_that_was_paused_does_not_stop_the_clock(desk: De
     other = Store(desk.store.link, desk.store.rules)
     await other.open()
     await desk.granted(desk.ann, "T-1", ttl_s=60)
-    await desk.pass_time(95)  # `other` sees none of it
+    await desk.pass_time(95)  # `other` does not tick in that time
     outcome = await acting.claim(other, desk.project, desk.bob, ["T-1"])
     assert outcome.claims[0].holder.ref == other.hashed(desk.bob)[:10]

@@ -1,4 +1,4 @@
-"""Parking says "waiting for a person" and holds for long; working again is one call away."""
+"""A parked claim waits for a person and lasts longer; one call makes it a working claim again."""
 
 from tests.conftest import Desk
 

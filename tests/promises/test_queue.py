@@ -1,4 +1,4 @@
-"""Rule 9: a fair queue, whose head has the freed task to itself for a while."""
+"""Rule 9: the queue is fair, and a freed task is reserved for its head for a while."""
 
 import asyncio
 
@@ -62,7 +62,7 @@ async def test_a_sweep_looks_at_some_of_many_queues_and_counts_them_all(desk: De
         await desk.claim(desk.bob, *tasks[first : first + 28], mode="any", queue=True)
 
     async def swept() -> tuple[int, int]:
-        """How many tickets the sweep counts, and how many are left then."""
+        """Return the tickets that the sweep counts, and the number of queues that are left."""
         _, counts = await desk.store.sweep(desk.project)
         left = await desk.store.link.command("KEYS", f"dibs:[{{]{desk.project}}}:queue:*")
         return counts.tickets, len(left)
@@ -273,7 +273,9 @@ async def test_who_finds_a_queue_of_several_full_has_a_place_in_none(desk: Desk)
     assert (await desk.show("T-1")).waiters == 0
     assert await desk.events() == told
     mine = await desk.claim(desk.bob, "T-2", "T-1", mode="any", queue=True)
-    assert [refusal.position for refusal in mine.refusals] == [1, 1], "who is in it stays there"
+    assert [refusal.position for refusal in mine.refusals] == [1, 1], (
+        "a waiter keeps its place in a full queue"
+    )
 
 
 async def test_queues_of_tasks_that_are_done_or_kept_back_are_not_waited_in(desk: Desk) -> None:

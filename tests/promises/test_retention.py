@@ -1,4 +1,4 @@
-"""What is kept is kept as long as it is promised, by data alone; then it goes, all of it."""
+"""Everything is kept for its retention, by data alone, and is then deleted without a trace."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,8 @@ SHORT = Rules(
 async def shared(
     kind: str, folder: Path, policy: str
 ) -> AsyncIterator[tuple[Desk, Callable[[], None]]]:
-    """A desk at a small store, and what fills it with another tenant's keys."""
+    """Yield a desk on a small store, and a function that fills the store with another tenant's
+    keys."""
     with serving(kind, folder, "maxmemory 6mb", f"maxmemory-policy {policy}") as server:
         tenant = server.client()
         store = Store(PipelineLink.to(server.url), Rules(rate_per_session=0, rate_per_project=0))
@@ -51,7 +52,7 @@ async def shared(
                 except redis.ResponseError:
                     break
             else:
-                pytest.fail("the store never got full")
+                pytest.fail("the store was never full")
             assert tenant.info("stats")["evicted_keys"] > 100
 
         try:
@@ -96,7 +97,7 @@ async def test_nothing_that_a_promise_rests_on_can_be_evicted(
 
 
 async def lapse(desk: Desk, tasks: list[str]) -> None:
-    """Let Ann's claims on `tasks` lapse a moment ago."""
+    """Let Ann claim `tasks`, and let the claims lapse at once."""
     ordinary = desk.store
     desk.store = Store(ordinary.link, replace(ordinary.rules, ttl_ms=1))
     await desk.store.open()
@@ -142,12 +143,12 @@ async def test_a_store_after_a_busy_day_and_its_retention_holds_only_what_it_mus
         for waiting in sessions[:3]:
             await desk.claim(waiting, f"waited for {n}", queue=True)
         await desk.beat(who, f"left {n}", state="parked", ttl_s=30)
-    for n in range(130):  # more of one kind than one run of the sweeper takes
+    for n in range(130):  # more of one kind than one sweep processes
         await desk.granted(sessions[0], f"more {n}")
         await desk.release(sessions[0], f"more {n}")
-    await desk.pass_time(50)  # more than needed: a busy machine loses some of it
+    await desk.pass_time(50)  # more than needed: on a busy machine some of it counts as an outage
     for n in range(40):
-        await desk.granted(desk.bob, f"left {n}")  # whose holders lost it
+        await desk.granted(desk.bob, f"left {n}")  # their holders lost them
     await desk.pass_time(max(SHORT.retention_ms, SHORT.done_retention_ms) / 1000 + 25)
     await sweep_all(desk)
     await desk.pass_time(SHORT.retention_ms / 1000)
@@ -158,18 +159,18 @@ async def test_a_store_after_a_busy_day_and_its_retention_holds_only_what_it_mus
 
 
 async def sweep_all(desk: Desk) -> None:
-    """Sweep until there is no more to do, which is soon."""
+    """Sweep until nothing is left to do, 50 times at most."""
     for _ in range(50):
         more, _ = await desk.store.sweep(desk.project)
         if not more:
             return
-    pytest.fail("sweeping has no end")
+    pytest.fail("the sweep never finishes")
 
 
 @pytest.mark.parametrize("rules", [SHORT])
 async def test_a_project_is_known_until_the_sweeper_has_nothing_to_do_there(desk: Desk) -> None:
     await desk.granted(desk.ann, "T-1")
-    await desk.jump(40 * 86_400)  # as long an outage: nothing ended in it
+    await desk.jump(40 * 86_400)  # a jump of 40 days counts as an outage, in which nothing expires
     await desk.store.tick()
     assert desk.project in await desk.store.projects()
     await desk.pass_time(90)
@@ -184,7 +185,7 @@ async def test_a_project_is_known_until_the_sweeper_has_nothing_to_do_there(desk
 
 @pytest.mark.parametrize("rules", [SHORT])
 async def test_data_in_which_keys_ended_by_themselves_is_read_and_kept(desk: Desk) -> None:
-    """As 0.1.0 began: what had ended had a life of its own, and was in fewer indexes."""
+    """Data of 0.1.0: ended claims had an expiry in Redis, and were in fewer indexes."""
     lost = await desk.granted(desk.ann, "lost")
     given = await desk.granted(desk.ann, "given up")
     await desk.refused(desk.bob, "given up", queue=True)
@@ -205,7 +206,7 @@ async def test_data_in_which_keys_ended_by_themselves_is_read_and_kept(desk: Des
     await desk.release(desk.bob, "given up")
     await desk.release(desk.cat, "given up")
 
-    await desk.pass_time(10)  # past the lives that the keys had
+    await desk.pass_time(10)  # longer than those expiries
     assert (await desk.show("given up")).previous.outcome == "released"
     assert (await desk.beat(desk.ann, "lost", again.fence)).why == "lost"
     await desk.pass_time(125)
@@ -215,7 +216,7 @@ async def test_data_in_which_keys_ended_by_themselves_is_read_and_kept(desk: Des
 
 
 async def make_older(desk: Desk) -> None:
-    """Put a project's data as the version before left it, with lives of eight seconds."""
+    """Turn a project's data into that of the previous version, with expiries of eight seconds."""
     ask, prefix = desk.store.link.command, f"dibs:{{{desk.project}}}"
     for key in await ask("KEYS", f"dibs:[{{]{desk.project}}}*"):
         kind = key.removeprefix(prefix + ":").partition(":")[0]

@@ -1,4 +1,4 @@
-"""Rules 5, 11, 21, 22: a claim lives until the verdict on its pull request."""
+"""Rules 5, 11, 21, 22: a claim in review lives until the verdict on its pull request."""
 
 from dataclasses import replace
 from typing import Any
@@ -18,14 +18,14 @@ PR = "https://github.com/acme/web/pull/7"
 
 
 async def review(desk: Desk, who: Any, task: str, pr: str = PR, **wish: Any) -> Claim:
-    """Open a pull request for what one holds."""
+    """Put a held task in review."""
     outcome = await desk.beat(who, task, state="review", pr=pr, **wish)
     assert isinstance(outcome, results.Renewed), outcome
     return outcome.claims[0]
 
 
 async def resolve(desk: Desk, **given: Any) -> results.Release:
-    """Say how it ended, as CI."""
+    """Report the verdict, as CI."""
     outcome = await acting.resolve(desk.store, desk.project, **given)
     assert isinstance(outcome, results.Ended), outcome
     return outcome.releases[0]
@@ -84,7 +84,7 @@ async def test_who_goes_on_with_a_reviewed_task_has_max_hold_anew_and_keeps_it_f
         await desk.beat(desk.ann, "T-1", state="working")
     assert (await desk.show("T-1")).expires_at == in_review.expires_at
     assert "resumed T-1" in await desk.events()
-    await desk.pass_time(300)  # its session died, and the pull request is still open
+    await desk.pass_time(300)  # its session is gone, and the pull request is still open
     assert (await desk.refused(desk.bob, "T-1")).reason == "held"
     await resolve(desk, pr=PR, outcome="merged")
     assert (await desk.show("T-1")).state == "done"
@@ -113,7 +113,7 @@ async def test_who_goes_on_with_a_reviewed_task_and_ends_all_leaves_it_in_review
     assert [each.task for each in ended.releases] == ["T-2"]
     assert (await desk.refused(desk.bob, "T-1")).claim.state == "review"
     ended = await desk.release(desk.ann, "T-1")
-    assert [each.state for each in ended.releases] == ["free"], "who names it, ends it"
+    assert [each.state for each in ended.releases] == ["free"], "a release by name ends a review"
 
 
 async def test_a_pull_request_may_be_told_with_any_act_of_the_holder(desk: Desk) -> None:
@@ -216,7 +216,7 @@ async def test_a_merge_of_what_its_session_called_done_is_noted_and_stands(desk:
 
 
 async def on(desk: Desk, *states: str, **face: Any) -> list[str]:
-    """The claims on a pull request or branch."""
+    """Return the claims on a pull request or branch, as "task state"."""
     page = await acting.list_(desk.store, desk.project, states=states or ALL, limit=200, **face)
     assert page.cursor is None
     return [f"{claim.task} {claim.state}" for claim in page.claims]
@@ -240,7 +240,9 @@ async def test_a_claim_is_found_by_its_pull_request_or_else_by_its_branch(desk: 
     assert await on(desk, branch="feat/one") == ["T-1 lapsed", "T-2 done"]
     assert await on(desk, "held", branch="feat/one") == []
     await desk.granted(desk.cat, "T-1", branch="feat/two")
-    assert await on(desk, branch="feat/one") == ["T-2 done"], "not by the tenure of before"
+    assert await on(desk, branch="feat/one") == ["T-2 done"], (
+        "the branch of the previous tenure does not count"
+    )
     assert await on(desk, branch="feat/two") == ["T-1 held"]
 
 
@@ -253,7 +255,7 @@ async def test_a_branch_of_very_many_tasks_is_no_name_for_one_of_them(desk: Desk
             await desk.release(who, f"T-{number}", outcome="done")
     for _ in range(5):
         outcome = await acting.resolve(desk.store, desk.project, branch="main")
-        assert isinstance(outcome, results.Ambiguous), "which of them is luck"
+        assert isinstance(outcome, results.Ambiguous), "ambiguous, whichever tasks are sampled"
         assert len(set(outcome.tasks)) == 2
     assert (await desk.show("T-250")).state == "held"
     assert len(await on(desk, "held", branch="main")) == 1

@@ -1,4 +1,4 @@
-"""Rules 21, 23, 24 and 25: what a team writes down, what of it is ready, and who gets the next."""
+"""Rules 21, 23, 24 and 25: the team's list, which of its tasks are ready, and who gets the next."""
 
 import asyncio
 import itertools
@@ -32,7 +32,7 @@ quick = pytest.mark.parametrize("rules", [QUICK])
 
 
 async def write(desk: Desk, *entries: dict[str, Any] | str, **how: Any) -> list[str]:
-    """Write these down; what that changed, an entry each."""
+    """Write these entries; return the change of each."""
     named = [{"task": entry} if isinstance(entry, str) else entry for entry in entries]
     outcome = await acting.tasks(desk.store, desk.project, desk.ann, named, **how)
     assert isinstance(outcome, results.Written), outcome
@@ -40,32 +40,32 @@ async def write(desk: Desk, *entries: dict[str, Any] | str, **how: Any) -> list[
 
 
 async def states(desk: Desk, **query: Any) -> list[str]:
-    """The list, in its order, as "task state"."""
+    """Return the list in its order, as "task state"."""
     page = await acting.backlog(desk.store, desk.project, **query)
     return [f"{task.task} {task.state}" for task in page.tasks]
 
 
 async def take(desk: Desk, who: Any, **wish: Any) -> Claim:
-    """Get what is next."""
+    """Claim the next task, and assert that it is granted."""
     outcome = await desk.claim(who, mode="next", **wish)
     assert isinstance(outcome, results.Granted), outcome
     return outcome.claims[0]
 
 
 async def nothing(desk: Desk, who: Any, **wish: Any) -> results.NothingReady:
-    """Get nothing."""
+    """Claim the next task, and assert that none is ready."""
     outcome = await desk.claim(who, mode="next", **wish)
     assert isinstance(outcome, results.NothingReady), outcome
     return outcome
 
 
 def needs(task: str, *others: str, **more: Any) -> dict[str, Any]:
-    """An entry of the list."""
+    """Return an entry of the list that needs `others`."""
     return {"task": task, "needs": list(others), **more}
 
 
 async def done(desk: Desk, *tasks: str) -> None:
-    """Let somebody do these."""
+    """Let a new session claim and finish each of these tasks."""
     for task in tasks:
         who = new_session()
         await desk.granted(who, task)
@@ -360,7 +360,7 @@ async def test_a_listed_task_is_kept_with_its_past_for_as_long_as_it_is_listed(d
 
 async def test_a_project_with_nothing_but_a_list_is_known_for_as_long(desk: Desk) -> None:
     await write(desk, "T-1")
-    await desk.store.link.command("ZADD", INDEX, "1", desk.project)  # as if it were years ago
+    await desk.store.link.command("ZADD", INDEX, "1", desk.project)  # last seen years ago
     assert desk.project in await desk.store.projects()
     assert await states(desk) == ["T-1 ready"]
 
