@@ -1,4 +1,4 @@
-"""One broken record costs only its own task: the rest of its project, and all others, go on."""
+"""A damaged record affects only its own task: the rest of its project, and all others, go on."""
 
 import json
 import re
@@ -25,11 +25,11 @@ from dibs.store.redis.link import PipelineLink
 
 ALL = ("held", "parked", "lapsed", "done")
 NOT_HELD = 1
-"""The fence that no claim has: a break that names it means a damaged record."""
+"""A fence that no claim has: a break that names it ends a damaged record."""
 
 
 def changed(**fields: Any) -> Callable[[bytes], bytes]:
-    """The record with other fields; None takes one out."""
+    """Return a function that changes fields of a record; None removes the field."""
 
     def change(kept: bytes) -> bytes:
         record = json.loads(kept) | fields
@@ -70,7 +70,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.fixture
 def raw(stepped: Stepped) -> Iterator[redis.Redis]:
-    """The store beneath, to harm it."""
+    """Yield a client of the store's server, to damage data."""
     client = redis.Redis.from_url(stepped[0].url)
     yield client
     client.close()
@@ -78,7 +78,7 @@ def raw(stepped: Stepped) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 async def desk(stepped: Stepped, rules: Rules, raw: Any) -> AsyncIterator[Desk]:
-    """A desk on a real store, which others use after it."""
+    """Yield a desk on the real store that all tests share; delete its project afterwards."""
     embedded, clock = stepped
     store = Store(PipelineLink.to(embedded.url), rules)
     await store.open()
@@ -97,12 +97,12 @@ def damage(raw: Any, desk: Desk, task: str, how: Callable[[bytes], bytes]) -> No
     key = record(desk, task)
     kept = raw.get(key)
     harmed = how(kept)
-    assert harmed != kept, "the test harmed nothing"
+    assert harmed != kept, "the test damaged nothing"
     raw.set(key, harmed)
 
 
 async def listed(desk: Desk, **wanted: Any) -> tuple[list[Task], list[Task]]:
-    """What the list shows, page by page; and what it names as damaged."""
+    """Return the tasks in the list of claims, and the tasks that it names as damaged."""
     tasks: list[Task] = []
     damaged: list[Task] = []
     cursor = ""
@@ -119,12 +119,12 @@ async def listed(desk: Desk, **wanted: Any) -> tuple[list[Task], list[Task]]:
 
 
 async def swept(desk: Desk) -> int:
-    """Sweep until there is no more to do; return how many are held."""
+    """Sweep until nothing is left to do; return the number of held tasks."""
     for _ in range(10):
         more, counts = await desk.store.sweep(desk.project)
         if not more:
             return counts.held
-    raise AssertionError("the sweep does not come to an end")
+    raise AssertionError("the sweep never finishes")
 
 
 @pytest.mark.parametrize("how", DAMAGES.values(), ids=DAMAGES)
@@ -155,9 +155,9 @@ async def test_a_damaged_record_costs_only_its_task(
     ):
         with pytest.raises(Damaged, match="T-2") as said:
             await refused()
-        assert not said.value.sent, "nothing was changed"
+        assert not said.value.sent, "the store was not changed"
     chosen = await desk.claim(desk.bob, "T-2", "T-5", mode="any")
-    assert [claim.task for claim in chosen.claims] == ["T-5"], "the first that is free"
+    assert [claim.task for claim in chosen.claims] == ["T-5"], "the first free task is granted"
     held = await desk.claim(desk.bob, "T-2", "T-3", mode="any")
     assert [refusal.claim.task for refusal in held.refusals] == ["T-3"]
     released = await desk.release(desk.ann, None)
@@ -174,12 +174,14 @@ async def test_a_break_that_names_fence_1_frees_a_task_whose_record_is_damaged(
     assert outcome.releases == (results.Release(Task("T-1"), "free", False),)
     again = await desk.break_("T-1", NOT_HELD)
     assert again.releases == (results.Release(Task("T-1"), "free", True),), (
-        "a repeat ends nothing more"
+        "a retry ends nothing more"
     )
     assert await listed(desk) == ([], [])
     assert (await desk.events())[-1] == "broken T-1"
     taken = await desk.granted(desk.bob, "T-1")
-    assert (await desk.break_("T-1", NOT_HELD)).releases[0].already, "and not the next claim"
+    assert (await desk.break_("T-1", NOT_HELD)).releases[0].already, (
+        "a retry does not end the next claim"
+    )
     assert (await desk.show("T-1", desk.bob)).fence == taken.fence
     assert (await desk.beat(desk.ann)).claims == ()
 
@@ -227,15 +229,15 @@ async def test_damaged_records_neither_stop_the_sweep_nor_pile_up(
     await short.pass_time(11)
     await swept(short)
     lapsed = [event for event in await short.events() if event.startswith("lapsed")]
-    assert len(lapsed) == 10, "those that can be read lapsed, behind 120 that cannot"
+    assert len(lapsed) == 10, "the readable ones lapsed, behind 120 damaged ones"
     assert len((await listed(short))[1]) == 120
     await short.granted(short.bob, "T-129")
     await short.pass_time(60)
     await swept(short)
-    assert len((await listed(short))[1]) == 120, "nobody knows that they ended"
+    assert len((await listed(short))[1]) == 120, "their deadlines are unknown"
     await short.pass_time(130)
     await swept(short)
-    assert await listed(short) == ([], []), "whatever they were is past its retention"
+    assert await listed(short) == ([], []), "the retention of any state is over"
     await short.granted(short.bob, "T-001")
     await short.release(short.bob, None)
     await short.pass_time(61)
@@ -258,7 +260,7 @@ async def test_a_damaged_loss_is_not_told_and_harms_nobody(desk: Desk, raw: Any)
     assert isinstance(await desk.release(desk.ann, "T-2"), results.NotMine)
     raw.zadd(f"{keys(desk.project)}:losers", {desk.store.hashed(desk.ann): 1})
     await swept(desk)
-    assert raw.hkeys(lost) == [b"T-3"], "the sweep throws away what nobody can read"
+    assert raw.hkeys(lost) == [b"T-3"], "the sweep deletes unreadable losses"
     await desk.granted(desk.ann, "T-1")
 
 
@@ -383,7 +385,7 @@ async def test_a_damaged_clock_is_set_anew_and_costs_no_holder_a_claim(
     assert shown.expires_at.year < 2100
     assert desk.store.clock.reading.lease_ms >= before.lease_ms, "lease time never goes back"
     assert (await desk.refused(desk.bob, "T-1")).reason == "held"
-    assert await desk.store.tick() == "", "once"
+    assert await desk.store.tick() == "", "reported once"
     await listed(desk)
 
 
@@ -435,7 +437,7 @@ async def test_a_project_whose_keys_are_not_ours_is_refused_and_costs_no_other_p
     await maintenance._sweep()
     assert maintenance._counts[other.project].held == 1
     said = [line for line in caplog.messages if f"_damaged project={desk.project} " in line]
-    assert len(said) == (key != "events"), "it is said once, where the sweep meets it"
+    assert len(said) == (key != "events"), "logged once, when the sweep finds it"
     overviews, _ = await OverviewCache(desk.store).look()
     assert other.project in [one.project for one in overviews]
 
@@ -463,7 +465,7 @@ async def write(desk: Desk, *entries: dict[str, Any]) -> results.Written:
 
 
 async def states(desk: Desk) -> list[str]:
-    """The list, as "task state", the damaged after a bar."""
+    """Return the list as "task state", followed by the damaged tasks as "| task"."""
     page = await acting.backlog(desk.store, desk.project)
     return [f"{task.task} {task.state}" for task in page.tasks] + [f"| {t}" for t in page.damaged]
 
@@ -498,7 +500,7 @@ async def test_a_damaged_listing_costs_only_its_place_in_the_list(
     assert (refused.reason, refused.needs) == ("blocked", ())
     await desk.granted(desk.ann, "T-1")
     await desk.release(desk.ann, "T-1", outcome="done")
-    raw.hset(f"{keys(desk.project)}:meta", "weighs", "")  # so that the sweep counts
+    raw.hset(f"{keys(desk.project)}:meta", "weighs", "")  # so that the sweep recounts
     await swept(desk)
     outcome = await desk.claim(desk.bob, mode="next")
     assert isinstance(outcome, results.Granted)
@@ -553,7 +555,8 @@ async def test_a_damaged_count_of_needs_is_counted_anew(desk: Desk, raw: Any, va
 
 
 async def test_dependents_that_are_none_any_more_are_told_nothing(desk: Desk, raw: Any) -> None:
-    """What a damaged listing needed before it was written anew."""
+    """A listing that was damaged and rewritten may have left itself in the dependents of an old
+    need."""
     await write(desk, {"task": "T-1"}, {"task": "T-0"}, {"task": "T-2", "needs": ["T-1"]})
     raw.sadd(f"{keys(desk.project)}:needed:T-0", "T-2", "nobody", b"\xff")
     await desk.granted(desk.ann, "T-0")
@@ -567,7 +570,7 @@ async def test_dependents_of_another_kind_stop_nobody(desk: Desk, raw: Any) -> N
     raw.set(f"{keys(desk.project)}:needed:T-1", "text")
     await desk.granted(desk.ann, "T-1")
     assert isinstance(await desk.release(desk.ann, "T-1", outcome="done"), results.Ended)
-    assert await states(desk) == ["T-1 done", "T-2 blocked"], "nobody knows who needs it"
+    assert await states(desk) == ["T-1 done", "T-2 blocked"], "its dependents are unknown"
 
 
 @pytest.mark.parametrize("key", ["listed", "ready", "blocked", "missing"])
@@ -581,7 +584,7 @@ async def test_a_list_whose_keys_are_not_ours_costs_no_task_that_nobody_listed(
     assert isinstance(await desk.beat(desk.ann, "T-0", held.fence), results.Renewed)
     assert isinstance(await desk.release(desk.ann, "T-0", outcome="done"), results.Ended)
     await desk.granted(desk.bob, "T-3")
-    if key != "listed":  # which the sweep counts: it says that the project is damaged
+    if key != "listed":  # no line for "listed": the sweep's count reports it instead
         await swept(desk)
 
 

@@ -1,6 +1,6 @@
-"""A disk that becomes full costs nothing that was acknowledged, and no start.
+"""A disk that fills up loses no acknowledged write, and every start works.
 
-DIBS_DISK_ROUNDS: how many rounds of load, full disk and kills (3; the long form is 10).
+DIBS_DISK_ROUNDS: the rounds of load, full disk and kills (3; 10 in the long form).
 """
 
 import contextlib
@@ -31,13 +31,13 @@ NOTE = "n" * 900
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A volume of 64 MB."""
+    """Yield a volume of 64 MB."""
     with volume(tmp_path / "disk", 64) as place:
         yield place
 
 
 def service_on(disk: Path, folder: Path, *flags: str) -> ServiceProcess:
-    """A service whose claims are on the disk and whose own log is not."""
+    """Return a service whose claims are on the disk and whose own log is not."""
     return ServiceProcess(folder, *UNLIMITED, *flags, env={"DIBS_DATA_DIR": str(disk / "data")})
 
 
@@ -54,7 +54,7 @@ def lines(service: ServiceProcess, event: str) -> list[str]:
     return [line for line in service.logged if event in line]
 
 
-# When new claims stop
+# The limit for new claims
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_claims_stop_at_the_limit_and_go_on_a_little_above_it(tmp_path: Path) ->
     assert limits.kept_free(1024 * MB) == kept
     assert why(100) == ""
     assert "99.0 MB are free and 100 MB are kept for the holders of claims" in why(99)
-    assert why(105) != "", "it does not flicker"
+    assert why(105) != "", "the way back has a margin"
     assert why(110) == ""
 
 
@@ -108,13 +108,13 @@ def test_new_claims_stop_before_the_disk_is_full_while_holders_go_on(
             return {status for status, _ in tries} == {507}
 
         until(refused, "new claims are refused")
-        assert service.claim("T-1")[0] == 409, "who holds a task can still be told"
+        assert service.claim("T-1")[0] == 409, "a refusal can still name the holder"
         assert service.claim("T-1", holder)[0] == 200
         assert beat(service, holder, "T-1") == 200
         status, ready, _ = service.ask("GET", "/readyz")
         assert (status, ready["status"], ready["durability"]) == (200, "full", "strict")
         assert "The disk of the store is full" in ready["reasons"][0]
-        until(lambda: service.metrics()["dibs_store_full"] == 1, "it is counted")
+        until(lambda: service.metrics()["dibs_store_full"] == 1, "the metric shows it")
         assert service.ask("POST", "/v1/p/release", {"task": "T-1"}, holder)[0] == 200
         taken.unlink()
         until(lambda: service.claim(f"again {time.monotonic()}")[0] == 201, "claims go on")
@@ -127,7 +127,7 @@ def test_new_claims_stop_before_the_disk_is_full_while_holders_go_on(
 def test_what_somebody_takes_while_the_log_is_written_anew_costs_no_later_start(
     disk: Path, tmp_path: Path
 ) -> None:
-    """A start lends the reserve to the rewrite, and what is lent is on the volume for anybody."""
+    """A start lends the reserve to the rewrite of the log; any process may take the lent space."""
     with service_on(disk, tmp_path / "s") as service:
         session = new_session()
         assert service.claim("T-1", session)[0] == 201
@@ -135,7 +135,7 @@ def test_what_somebody_takes_while_the_log_is_written_anew_costs_no_later_start(
             assert beat(service, session, "T-1") == 200
     directory = next(path.parent for path in disk.rglob(RESERVE))
     before = Volume.of(directory)
-    assert before.gain > before.for_holders // 2, "there is something to write anew"
+    assert before.gain > before.for_holders // 2, "a rewrite would shorten the log"
     fill(disk)
     for _ in range(5):
         make_room(directory, lambda: [fill(disk)].clear())
@@ -144,7 +144,8 @@ def test_what_somebody_takes_while_the_log_is_written_anew_costs_no_later_start(
 
 
 def test_what_a_running_store_lends_a_rewrite_is_not_all_of_the_reserve(disk: Path) -> None:
-    """A rewrite needs as much as the log has: here as much as the reserve and all that is free."""
+    """A rewrite needs the size of the log: here more than the reserve and all free space
+    together."""
     data = disk / "data"
     logs = data / "appendonlydir"
     logs.mkdir(parents=True)
@@ -165,7 +166,7 @@ def test_a_limit_of_nothing_never_stops_claims(disk: Path, tmp_path: Path) -> No
         assert service.claim("T-1")[0] == 201
 
 
-# When it is full all the same
+# A disk that is full regardless
 
 
 @pytest.mark.long
@@ -175,8 +176,8 @@ def test_holders_go_on_when_somebody_else_takes_the_last_byte(disk: Path, tmp_pa
         assert service.claim("T-1", holder)[0] == 201
         until((disk / "data" / RESERVE).exists, "there is a reserve")
         fill(disk)
-        # At once, unless the very next write came before anybody saw that the disk is full.
-        until(lambda: free(disk) > 0, "the reserve is let go of")
+        # At once, unless the next write came before the service noticed that the disk is full.
+        until(lambda: free(disk) > 0, "the reserve is released")
         until(lambda: beat(service, holder, "T-1") == 200, "holders go on")
         store = service.store()
         for _ in range(40):
@@ -202,7 +203,7 @@ def test_a_service_starts_again_on_a_disk_without_a_free_byte(disk: Path, tmp_pa
             assert service.claim("T-2")[0] == 507
             assert service.ask("GET", "/readyz")[1]["status"] == "full"
             service.kill()
-            until(lambda: free(disk) > 0, "the reserve was let go of")
+            until(lambda: free(disk) > 0, "the reserve is released")
 
 
 def test_a_start_for_which_there_is_too_little_room_is_logged_though_the_watch_sees_some(
@@ -234,13 +235,13 @@ def test_without_room_and_reserve_the_service_says_so_and_comes_back_by_itself(
             time.sleep(0.05)
         late = seen[len(seen) // 2 :]
         for status, ready in late:
-            assert status == 503 or ready["status"] == "full", "it is never ready between two ends"
+            assert status == 503 or ready["status"] == "full", "never ready between two crashes"
             assert "The disk of the store is full" in str(ready)
         assert len(service.logged) <= 8, service.logged
-        until(lambda: lines(service, "store_disk_full"), "it is in the log")
+        until(lambda: lines(service, "store_disk_full"), "the full disk is logged")
         assert len(lines(service, "store_disk_full")) == 1
         taken.unlink()
-        until(lambda: beat(service, holder, "T-1") == 200, "it is back")
+        until(lambda: beat(service, holder, "T-1") == 200, "the store answers again")
         until(lambda: service.claim(f"new {time.monotonic()}")[0] == 201, "claims go on")
 
 
@@ -268,7 +269,7 @@ def test_the_reserve_is_really_there_closed_to_others_and_of_the_size_of_the_log
                 client.set(f"record{number}", "x" * 1000)
         reserve = disk / "data" / RESERVE
         log = Volume.of(disk / "data").log
-        until(lambda: reserve.exists() and reserve.stat().st_size > log, "it has grown")
+        until(lambda: reserve.exists() and reserve.stat().st_size > log, "the reserve has grown")
         found = reserve.stat()
         assert found.st_blocks * 512 >= found.st_size
         assert found.st_mode & 0o077 == 0
@@ -307,7 +308,7 @@ def test_what_a_killed_rewrite_left_is_removed_at_the_next_start(disk: Path) -> 
 
 
 class Renewals:
-    """Sessions that claim and renew all the while; what was acknowledged is written down."""
+    """Sessions that claim and renew continuously, with a record of the acknowledged claims."""
 
     def __init__(self, service: ServiceProcess) -> None:
         self.service, self.ended = service, threading.Event()

@@ -1,4 +1,4 @@
-"""The private store: what `dibs serve` starts when nobody names one."""
+"""The private store, which `dibs serve` starts if no store is named."""
 
 import fcntl
 import importlib.metadata
@@ -42,7 +42,7 @@ signal.pause()
 
 @contextmanager
 def keeper(data_dir: Path, *how: str) -> Iterator[tuple["subprocess.Popen[str]", int, str]]:
-    """Another process that runs a store: it, the store's pid and its url."""
+    """Yield another process that runs a store, the store's pid and its URL."""
     process = processes.start(
         [sys.executable, "-c", KEEPER, str(data_dir), *how], stdout=subprocess.PIPE
     )
@@ -67,7 +67,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["wheel", "path"])
 def origin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The wheel's server, and the one that the system installed."""
+    """Use the wheel's server, then the system's."""
     if request.param == "path":
         found = [name for name in ("valkey-server", "redis-server") if shutil.which(name)]
         if not found:
@@ -78,7 +78,7 @@ def origin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 @pytest.fixture
 def pretend_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Make a shell script the only server of this machine."""
+    """Return a function that makes a shell script the only server of this machine."""
 
     def install(script: str) -> None:
         server = tmp_path / "bin" / "redis-server"
@@ -95,11 +95,11 @@ PRETENDED = '#!/bin/sh\nif [ "$1" = --version ]; then echo Redis server v=7.9.9;
 
 
 def log_of(data_dir: Path) -> Path:
-    """The part of the append-only log that grows."""
+    """Return the part of the append-only log that grows."""
     return max(data_dir.glob("appendonlydir/*.incr.aof"))
 
 
-# What it starts
+# Starts
 
 
 def test_it_starts_a_server_and_says_which(data_dir: Path, origin: str) -> None:
@@ -186,11 +186,12 @@ def test_a_long_path_serves_other_processes_of_ours(tmp_path: Path) -> None:
     assert said.stdout == "True\n"
 
 
-# Where it refuses to
+# Refused starts
 
 
 def refusal(data_dir: Path, **options: Any) -> str:
-    """The sentence with which a start is refused, and nothing left running or locked."""
+    """Return the sentence with which a start is refused; assert that nothing is left running or
+    locked."""
     with pytest.raises(StoreUnavailable) as refused:
         EmbeddedStore.start(data_dir, **options).stop()
     return str(refused.value)
@@ -240,13 +241,13 @@ def test_what_cannot_be_read_or_written_there_is_named_in_a_sentence(
     assert re.fullmatch(rf"dibs cannot use {data_dir} \(.*{place}\)\.", refusal(data_dir))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
 def test_a_directory_we_may_not_write_to_is_refused(data_dir: Path) -> None:
     data_dir.mkdir(mode=0o500)
     assert "cannot write to" in refusal(data_dir)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a directory's owner")
 def test_somebody_elses_directory_is_refused(data_dir: Path) -> None:
     data_dir.mkdir(mode=0o700)
     os.chown(data_dir, 12345, -1)
@@ -453,7 +454,7 @@ def test_a_stale_socket_is_no_obstacle(data_dir: Path, origin: str) -> None:
 
 
 def written(client: "redis.Redis") -> int:
-    """How many keys the test wrote."""
+    """Return the number of keys that the test wrote."""
     return int(client.dbsize() - client.exists(mark.KEY))
 
 
@@ -483,7 +484,7 @@ def test_a_damaged_log_is_refused_with_what_to_do(data_dir: Path, origin: str) -
     told = refusal(data_dir)
     assert "does not start empty" in told
     assert f"dibs repair --data-dir {data_dir}" in told
-    assert "Bad file format" in told, "the server's own words are part of it"
+    assert "Bad file format" in told, "the refusal quotes the server"
     assert log.read_bytes() == damaged
 
 
@@ -567,7 +568,7 @@ def test_loading_may_take_longer_than_patience_as_long_as_it_gets_on(
 ) -> None:
     with private(data_dir) as client:
         client.config_set("appendfsync", "no")
-        for _ in range(20):  # each answered within the client's patience on a busy machine
+        for _ in range(20):  # small enough for the client's timeout on a busy machine
             client.eval("for i = 1, 5e4 do redis.call('SET', 'key' .. i % 1000, i) end", 0)
         client.config_set("appendfsync", "always")
     monkeypatch.setattr(embedded, "_PATIENCE_S", 0.3)

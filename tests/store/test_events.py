@@ -1,4 +1,4 @@
-"""A reader of the events sees each once and in order, or is told that some are gone (I12)."""
+"""A reader of the events gets each once and in order, or is told that some are gone (I12)."""
 
 import asyncio
 import contextlib
@@ -28,20 +28,20 @@ _numbers = itertools.count(1)
 
 
 async def happen(store: Store, project: Project, *tasks: str) -> list[str]:
-    """Let these be claimed; the ids of the events that tell it."""
+    """Claim these tasks; return the ids of their events."""
     for task in tasks:
         await acting.claim(store, project, new_session(), [task])
     return [event.id for event in await store.events.read(project, "", 1000)][-len(tasks) :]
 
 
 async def drop_all_but_one(store: Store, project: Project) -> None:
-    """Let the oldest events go, as they do where they weigh too much."""
+    """Drop the oldest events, as the limit of bytes does."""
     await store.link.command("XTRIM", keys(project) + ":events", "MAXLEN", 1)
 
 
 @pytest.fixture
 def project() -> Project:
-    """A project that no other test uses."""
+    """Return a project that no other test uses."""
     return Project(f"events.{next(_numbers)}")
 
 
@@ -68,7 +68,7 @@ async def test_events_that_go_while_a_page_is_read_are_missed_by_nobody(
 
 
 class HeldReader(BlockingLink):
-    """Reads a stream only while it may."""
+    """A link that reads a stream only while `may_read` is set."""
 
     def __init__(self, url: str) -> None:
         super().__init__(PipelineLink.to(url))
@@ -99,7 +99,7 @@ async def test_who_follows_is_told_of_events_that_went_while_nobody_could_read(
             async with asyncio.timeout(20):
                 while not (events := await subscription.get(20)):
                     pass
-            assert [event.id for event in events] == [after], "from there on nothing is missing"
+            assert [event.id for event in events] == [after], "no later event is missing"
     finally:
         await broadcaster.close()
 
@@ -143,7 +143,7 @@ async def test_what_comes_as_an_empty_page_is_read_is_on_the_next(
 
 async def test_a_stream_ends_where_the_store_goes_while_it_starts_over() -> None:
     class Away:
-        """A store that has lost what was asked for, and is away then."""
+        """A store that no longer has the events asked for, and then is unreachable."""
 
         broadcaster: Any
 
@@ -168,13 +168,13 @@ async def test_a_store_that_answers_oddly_for_a_while_leaves_nobody_listening_in
 
     async def odd(*parts: str | int) -> Any:
         asked.set()
-        raise ErrorReply("ERR upstream failure")  # as a proxy before a store says it
+        raise ErrorReply("ERR upstream failure")  # as a proxy in front of a store would
 
     async with claims.broadcaster.listen(project) as subscription:
         with monkeypatch.context() as away:
             away.setattr(store.link, "command", odd)
             async with asyncio.timeout(10):
-                # The read that goes on ends as it does where a server is about to be another.
+                # End the blocked read with an error, as a failover does.
                 while not asked.is_set():
                     for row in str(await command("CLIENT", "LIST")).splitlines():
                         if "cmd=xread" in row:
@@ -192,14 +192,13 @@ async def test_a_store_that_answers_oddly_for_a_while_leaves_nobody_listening_in
 
 
 class DeafReader:
-    """Reads nothing for ever, and takes a cancellation for the end of its wait, as often as `deaf`
-    says."""
+    """A reader whose reads block forever, and which swallows the first `deaf` cancellations."""
 
     def __init__(self, deaf: int) -> None:
         self.deaf, self.asked = deaf, asyncio.Event()
 
     async def command(self, *parts: str | int) -> Any:
-        """Wait."""
+        """Block until cancelled."""
         self.asked.set()
         try:
             await asyncio.sleep(3600)
@@ -209,7 +208,7 @@ class DeafReader:
                 raise
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
 
 @pytest.mark.parametrize("leaves", ["the service stops", "nobody listens any more"])

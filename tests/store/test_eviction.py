@@ -1,4 +1,4 @@
-"""A store that may throw live claims away grants none, whatever it hides of itself."""
+"""A store that may evict live claims grants none, even if it hides its configuration."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ anywhere = pytest.mark.parametrize("kind", KINDS)
 
 @contextlib.asynccontextmanager
 async def at(url: str) -> AsyncIterator[Store]:
-    """A store at `url`, not opened."""
+    """Yield a store at `url`, not opened."""
     store = Store(PipelineLink.to(url), FREE)
     try:
         yield store
@@ -80,7 +80,7 @@ async def test_a_policy_is_refused_before_a_limit_makes_it_evict(kind: str, tmp_
         ("allkeys-lrm", True),
         ("eviction", True),  # Dragonfly as a cache
         ("whatever-comes-next", True),
-        ("", False),  # not shown: said elsewhere
+        ("", False),  # hidden: other tests cover it
     ],
 )
 def test_only_policies_known_to_spare_claims_are_let_through(policy: str, evicts: bool) -> None:

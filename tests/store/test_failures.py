@@ -1,4 +1,4 @@
-"""What a store can do wrong, and what a caller hears: what happened, and whether it took effect."""
+"""Failures of a store, and the caller's error: what happened, and whether the call took effect."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ SIX = "ERR Error running script (call to f_88c923858e73): @user_script:9: @user_
 
 @contextlib.asynccontextmanager
 async def server(handler: Any) -> AsyncIterator[str]:
-    """Serve `handler` on a free port; give its URL. It ends when its callers have."""
+    """Serve `handler` on a free port; yield its URL. The server ends when its callers have."""
     open_now = 0
 
     async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -76,7 +76,7 @@ REFUSALS = [
     ("NOPERM No permissions to access a key", Withheld, "keys that begin with dibs:"),
     ("ERR unknown command `XINFO`, with args beginning with: ", Withheld, "does not have XINFO"),
     ("ERR unknown command 'XINFO', with args beginning with: ", Withheld, "does not have XINFO"),
-    # Redis 7 and Valkey, then Redis 6, of a command in a script.
+    # An error of a command in a script, as Redis 7 and Valkey word it, then as Redis 6 does.
     ("OOM command not allowed when used memory > 'maxmemory'. " + ON_LINE_9, StoreFull, "memory"),
     ("NOREPLICAS Not enough good replicas to write. " + ON_LINE_9, StoreDown, "NOREPLICAS"),
     (SIX + "-OOM command not allowed when used memory > 'maxmemory'.", StoreFull, "memory"),
@@ -106,7 +106,7 @@ async def test_a_refusing_store_changed_nothing_and_is_named_so(
         link = PipelineLink.to(url)
         with pytest.raises(raised, match=told) as caught:
             await link.command("GET", "x")
-        # What a script began before its user's rights ended it stays.
+        # A script that lacks a right midway leaves its earlier writes.
         midway = raised is Withheld and "user_script" in said
         assert getattr(caught.value, "sent", False) is midway
         await link.close()
@@ -114,7 +114,8 @@ async def test_a_refusing_store_changed_nothing_and_is_named_so(
 
 @pytest.fixture(params=[0, 1000], ids=["without rates", "with rates"])
 async def refusing(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
-    """A desk at a store of its own, which will refuse writes; its user is not the default one."""
+    """Yield a desk on its own store, which will refuse writes and whose user is not the default
+    one."""
     embedded = EmbeddedStore.start(tmp_path / "data")
     admin = redis.Redis.from_url(embedded.url)
     admin.execute_command("ACL", "SETUSER", "dibs", "on", ">a-password", "~*", "&*", "+@all")
@@ -227,7 +228,7 @@ async def test_a_store_that_never_answers_is_given_up_after_a_second() -> None:
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(4096):
-                greetings = data.count(b"SETINFO")  # what the library says when it connects
+                greetings = data.count(b"SETINFO")  # the library's greeting
                 writer.write(b"+OK\r\n" * greetings)
         writer.close()
 
@@ -236,19 +237,19 @@ async def test_a_store_that_never_answers_is_given_up_after_a_second() -> None:
         started = asyncio.get_running_loop().time()
         with pytest.raises(StoreDown) as caught:
             await link.command("GET", "x")
-        assert caught.value.sent, "it may have been carried out"
+        assert caught.value.sent, "the command may have run"
         assert asyncio.get_running_loop().time() - started < 3
         await link.close()
 
 
 class Dropping:
-    """A proxy to a store that swallows the next answers, and the connection with them."""
+    """A proxy to a store that swallows the next `drops` answers and closes their connections."""
 
     def __init__(self, socket_path: str) -> None:
         self._path, self.drops = socket_path, 0
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry one connection."""
+        """Relay one connection."""
         from_store, to_store = await asyncio.open_unix_connection(self._path)
 
         async def forward() -> None:
@@ -269,7 +270,7 @@ class Dropping:
 
 @pytest.fixture
 async def dropping(stepped: Stepped) -> AsyncIterator[tuple[Desk, Dropping]]:
-    """A desk whose store is behind such a proxy."""
+    """Yield a desk whose store is behind such a proxy."""
     embedded, clock = stepped
     proxy = Dropping(embedded.url.removeprefix("unix://"))
     async with server(proxy.handle) as url:
@@ -307,7 +308,7 @@ async def test_a_claim_of_unknown_outcome_asked_again_has_the_same_fence(
 
 
 async def test_a_store_that_forgot_its_scripts_is_given_them_again(desk: Desk) -> None:
-    """Here of an act that is sent as a script everywhere."""
+    """Tested with an act that every store runs as a script."""
     for _ in range(3):
         held = await desk.granted(desk.ann, "T-1")
         assert isinstance(await desk.break_("T-1", held.fence), results.Ended)
@@ -442,7 +443,7 @@ def test_a_claim_that_waited_is_of_unknown_outcome_where_its_store_goes_away(
         wish = {"task": "T-1", "queue": True, "wait": 20}
         asked = others.submit(service.ask, "POST", "/v1/p/claim", wish, new_session(), 30)
         path = "/v1/p/claims/T-1"
-        until(lambda: service.ask("GET", path)[1]["waiters"] == 1, "it has a ticket, and waits")
+        until(lambda: service.ask("GET", path)[1]["waiters"] == 1, "the waiter has a ticket")
         server.process.kill()
         status, told, _ = asked.result(30)
         assert (status, told["outcome"]) == (503, "unknown"), told

@@ -1,4 +1,4 @@
-"""Functions that a store keeps for us: as fast as they are, nothing depends on them."""
+"""Functions that a store keeps for dibs: they make acts faster, and nothing depends on them."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ anywhere = pytest.mark.parametrize("kind", KINDS)
 
 @contextlib.asynccontextmanager
 async def at(url: str, rules: Rules = FREE) -> AsyncIterator[Store]:
-    """The store at `url`, opened."""
+    """Yield the store at `url`, opened."""
     store = Store(PipelineLink.to(url), rules)
     try:
         await store.open()
@@ -48,14 +48,14 @@ async def at(url: str, rules: Rules = FREE) -> AsyncIterator[Store]:
 
 
 def runs(operator: redis.Redis) -> dict[str, int]:
-    """How often each way to run something was taken since the last reset."""
+    """Return the number of calls of each way to run something since the last reset."""
     stats: Any = operator.info("commandstats")
     ways = ("fcall", "eval", "evalsha", "function|load")
     return {way: int(stats.get(f"cmdstat_{way}", {}).get("calls", 0)) for way in ways}
 
 
 def libraries(operator: redis.Redis) -> list[str]:
-    """The names of the libraries that the server has."""
+    """Return the names of the server's libraries."""
     listed: Any = operator.function_list()
     told = [
         each if isinstance(each, dict) else dict(zip(each[::2], each[1::2], strict=True))
@@ -65,7 +65,7 @@ def libraries(operator: redis.Redis) -> list[str]:
 
 
 async def all_three(store: Store, task: str) -> None:
-    """Claim, renew and release a task, each of which must be done."""
+    """Claim, renew and release a task; assert that each succeeds."""
     ann = new_session()
     granted = await acting.claim(store, PROJECT, ann, [Task(task)])
     assert isinstance(granted, results.Granted), granted
@@ -110,14 +110,14 @@ async def test_a_store_that_gives_us_no_functions_is_sent_scripts(
             operator.config_resetstat()
             for number in range(5):
                 await all_three(store, f"T-{number}")
-            assert runs(operator)["fcall"] == 0, "it is asked once"
+            assert runs(operator)["fcall"] == 0, "the store tries functions once"
             assert libraries_or_none(operator) == []
 
 
 def libraries_or_none(operator: redis.Redis) -> list[str]:
     try:
         return libraries(operator)
-    except redis.ResponseError:  # there is no such command
+    except redis.ResponseError:  # the server has no such command
         return []
 
 
@@ -143,7 +143,7 @@ async def test_what_the_store_forgot_it_is_given_again(
 ) -> None:
     with serving(kind, tmp_path) as server, server.client() as operator:
         async with at(server.url) as store:
-            operator.config_resetstat()  # the start asks by scripts
+            operator.config_resetstat()  # the start itself uses scripts
             for number in range(3):
                 operator.execute_command(flush, "FLUSH")
                 await all_three(store, f"T-{number}")
@@ -177,15 +177,13 @@ async def test_a_full_store_keeps_its_order_and_functions_come_back_with_room(
         async with at(server.url) as store:
             ann = new_session()
             await acting.claim(store, PROJECT, ann, [Task("T-1")])
-            operator.function_flush()  # nor may it take new ones
+            operator.function_flush()  # so that it cannot load new ones either
             operator.config_set("maxmemory", 1)
             for _ in range(2):
                 full = await acting.claim(store, PROJECT, new_session(), [Task("T-2")])
                 assert isinstance(full, results.Full)
             held = await acting.claim(store, PROJECT, new_session(), [Task("T-1")])
-            assert isinstance(held, results.Conflict), (
-                "what is refused is told in a full store, too"
-            )
+            assert isinstance(held, results.Conflict), "a full store still reports the conflict"
             beat = await acting.heartbeat(store, PROJECT, ann, Task("T-1"))
             assert isinstance(beat, results.Renewed)
             ended = await acting.release(store, PROJECT, ann, Task("T-1"), outcome="released")
@@ -254,13 +252,14 @@ async def test_old_libraries_go_and_those_of_others_stay(tmp_path: Path) -> None
             async with at(server.url) as store:
                 await all_three(store, "T-0")
                 kept = libraries(operator)
-                # Of those that are not young the latest would stay, but three newer came.
+                # 10 and 11 are not young, and are not of the latest 12 (KEPT) since three newer
+                # ones were loaded.
                 assert [f"dibs_x_{number}" in kept for number in range(30)] == [
                     number < 10 for number in range(30)
                 ], kept
                 assert "theirs" in kept
-                assert "dibs_theirs" in kept, "it has our prefix, and is not ours"
-                # One that is deleted while it is needed comes again.
+                assert "dibs_theirs" in kept, "another's library with the prefix of dibs"
+                # A library that is deleted while in use is loaded again.
                 for name in kept:
                     if name.startswith("dibs_claim"):
                         operator.function_delete(name)
@@ -327,7 +326,7 @@ async def test_a_primary_that_lacks_a_function_is_given_it_and_a_replica_gets_it
             while len(libraries(other)) < len(OFTEN):
                 await asyncio.sleep(0.02)
         other.replicaof("NO", "ONE")
-        other.function_flush()  # the failover came before they did
+        other.function_flush()  # as in a failover before they were replicated
         async with at(replica.url) as store:
             await all_three(store, "T-1")
         assert len(libraries(other)) == len(OFTEN)
@@ -357,7 +356,7 @@ async def test_each_primary_of_a_cluster_is_asked_for_itself(tmp_path: Path) -> 
 
 
 class Saying:
-    """A server that answers each command with the next of what it is told to."""
+    """A server that answers the commands with `answers`, one after the other."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers, self.asked = list(answers), list[tuple[str | int, ...]]()
@@ -371,7 +370,7 @@ class Saying:
 
 
 def refused(text: str) -> Exception:
-    """What a command that was answered so raises."""
+    """Return the exception that a command raises for this error of the server."""
     return failure(ErrorReply(text), sent=False)
 
 

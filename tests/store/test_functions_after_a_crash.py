@@ -1,5 +1,7 @@
-"""Functions that a store keeps come back with it, or are given again: after kill -9, a failover, a
-restore, and while somebody flushes them. No act fails for it, and no claim is lost."""
+"""The functions that a store keeps come back with it, or are loaded again: after kill -9, a
+failover,
+a restore, and while somebody flushes them. No act fails for lack of them, and no claim is lost.
+"""
 
 import asyncio
 import os
@@ -40,7 +42,7 @@ programs = pytest.mark.parametrize("program", ["embedded", "redis"])
 
 
 async def held(store: Store, task: str) -> Session:
-    """A session that has claimed a task, and beaten once."""
+    """Return a session that has claimed a task and sent one heartbeat."""
     ann = new_session()
     granted = await acting.claim(store, PROJECT, ann, [Task(task)])
     assert isinstance(granted, results.Granted), granted
@@ -49,7 +51,8 @@ async def held(store: Store, task: str) -> Session:
 
 
 async def goes_on(store: Store, task: str, ann: Session) -> None:
-    """Ann has it still: others are refused, she renews and releases it, and all acts work."""
+    """Assert that Ann still holds it: others are refused, she renews and releases it, every act
+    works."""
     refused = await acting.claim(store, PROJECT, new_session(), [Task(task)])
     assert isinstance(refused, results.Conflict), refused
     assert isinstance(await acting.heartbeat(store, PROJECT, ann, Task(task)), results.Renewed)
@@ -59,7 +62,7 @@ async def goes_on(store: Store, task: str, ann: Session) -> None:
 
 
 async def answered(store: Store, task: str, ann: Session) -> None:
-    """Wait until the store is reached again."""
+    """Wait until the store is reachable again."""
     async with asyncio.timeout(30):
         while True:
             try:
@@ -71,7 +74,8 @@ async def answered(store: Store, task: str, ann: Session) -> None:
 
 @contextmanager
 def logged(kind: str, folder: Path, port: int, *more: str) -> Iterator[StoreServer]:
-    """A server with a log in `folder`/data, which it is started on again; ended by kill -9."""
+    """Yield a server with a log in `folder`/data, on which it is started again; end it with kill
+    -9."""
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
     with serving(kind, folder / "runs", *LOGGED, f"port {port}", f"dir {data}", *more) as server:
@@ -114,7 +118,7 @@ async def test_a_private_store_that_was_killed_has_its_functions_from_its_log(
         with operator:
             if rewritten:
                 operator.bgrewriteaof()
-                until(lambda: not rewriting(operator), "the log is written anew")
+                until(lambda: not rewriting(operator), "the log is rewritten")
         private.kill()
         private.start()
         [operator] = private.clients()
@@ -128,7 +132,7 @@ async def test_a_private_store_that_was_killed_has_its_functions_from_its_log(
 
 
 def rewriting(operator: redis.Redis) -> bool:
-    """The server writes its log anew."""
+    """Return whether the server rewrites its log."""
     told: dict[str, int] = operator.info("persistence")
     return bool(told["aof_rewrite_in_progress"] or told["aof_rewrite_scheduled"])
 
@@ -142,7 +146,7 @@ async def test_a_library_that_a_crash_cut_short_is_given_again(
     try:
         async with at(private.url) as store:
             ann = await held(store, "T-1")
-            await all_three(store, "T-2")  # the first release: its library is loaded last
+            await all_three(store, "T-2")  # this release is the first: its library is loaded last
         private.kill()
         cut_off_in_its_last_library(tmp_path / "store", kept)
         private.start()
@@ -157,7 +161,7 @@ async def test_a_library_that_a_crash_cut_short_is_given_again(
 
 
 def cut_off_in_its_last_library(data_dir: Path, kept: int) -> None:
-    """Leave so many bytes of the last library in a private store's log, and nothing after it."""
+    """Keep `kept` bytes of the last library in a private store's log, and nothing after them."""
     log = max(data_dir.glob("appendonlydir/*.incr.aof"))
     os.truncate(log, log.read_bytes().rindex(b"FUNCTION\r\n$4\r\nLOAD") + kept)
 
@@ -209,7 +213,7 @@ async def test_no_act_fails_while_functions_and_scripts_are_flushed_again_and_ag
                 flushing.cancel()
             assert flushed > 50
             ways = runs(operator)
-            assert ways["function|load"] > 20, "they were missed"
+            assert ways["function|load"] > 20, "the acts loaded the missing functions"
             await all_three(store, "T-last")
 
 
@@ -228,7 +232,7 @@ async def test_a_failover_goes_on_with_the_functions_that_the_replica_has(tmp_pa
                 servers[0].kill()
                 until(lambda: replica.info("replication")["role"] == "master", "it is promoted", 30)
                 replica.config_set("min-replicas-to-write", 0)
-                store.link.replicas = 0  # there is none any more
+                store.link.replicas = 0  # no replica is left
                 await answered(store, "T-1", ann)
                 await goes_on(store, "T-1", ann)
                 ways = runs(replica)
@@ -269,7 +273,7 @@ async def test_a_backup_is_restored_with_functions_or_without(
             ann = await held(store, "T-1")
         [operator] = private.clients()
         with operator:
-            if flushed:  # as before there were any
+            if flushed:  # as before dibs had functions
                 operator.function_flush()
         backup.backup(tmp_path / "first/store", tmp_path / "copy")
     finally:

@@ -1,4 +1,4 @@
-"""Commands that share a connection: each is answered or refused, whatever becomes of it."""
+"""Commands that share a connection: each is answered or refused, whatever happens to it."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ from dibs.store.redis.store_url import link_to, parse, reader_to
 
 @pytest.fixture
 def embedded(stepped: Stepped) -> EmbeddedStore:
-    """A real store."""
+    """Return a real store."""
     return stepped[0]
 
 
@@ -57,7 +57,7 @@ async def test_no_command_is_forgotten_when_connections_are_cut_under_load(
 
     async def cut() -> None:
         while True:
-            await cutter.command("CLIENT", "KILL", "TYPE", "normal")  # all but the one that asks
+            await cutter.command("CLIENT", "KILL", "TYPE", "normal")  # all clients but this one
             await asyncio.sleep(0.005)
 
     cutting = asyncio.create_task(cut())
@@ -66,7 +66,7 @@ async def test_no_command_is_forgotten_when_connections_are_cut_under_load(
     cutting.cancel()
     await asyncio.gather(cutting, return_exceptions=True)
     assert answered + refused == 16 * 300
-    assert refused, "no cut met a command: the test showed nothing"
+    assert refused, "no cut hit a command: the test proved nothing"
     assert answered > refused
     await link.close()
     await cutter.close()
@@ -105,7 +105,7 @@ async def test_who_goes_away_while_the_store_is_paused_disturbs_nobody_else(
     await link.command("PING")
     os.kill(embedded.pid, signal.SIGSTOP)
     try:
-        # More than the kernel takes: the rest waits in this process.
+        # More than the kernel buffers: the rest waits in this process.
         text = "x" * 1_000_000
         calls = [asyncio.create_task(link.command("ECHO", text)) for _ in range(10)]
         await asyncio.sleep(0.1)
@@ -132,7 +132,7 @@ async def test_a_connection_by_tls_is_like_any_other(
                 await asyncio.sleep(0.01)
         await link.close()
 
-        stranger = PipelineLink.to(url)  # who was not told of this authority
+        stranger = PipelineLink.to(url)  # it does not trust this authority
         with pytest.raises(StoreDown) as down:
             await stranger.command("PING")
         assert not down.value.sent
@@ -143,7 +143,7 @@ async def test_a_connection_by_tls_is_like_any_other(
 async def by_tls(
     embedded: EmbeddedStore, folder: Path
 ) -> AsyncIterator[tuple[str, Callable[[], None]]]:
-    """A way to the store by TLS: its address, and what cuts its connections."""
+    """Yield the store's URL over TLS, and a function that cuts its connections."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -205,11 +205,11 @@ async def test_a_connection_whose_set_up_raises_refuses_its_callers_at_once_and_
 def test_a_store_without_room_for_a_connection_is_asked_once_and_named_at_once(
     tmp_path: Path,
 ) -> None:
-    # It says so unasked and hangs up, which the loop of the service may hear before anything else.
+    # The server sends the error unasked and hangs up; the service's loop may see the end first.
     async def ask(url: str) -> list[str]:
         async def busy() -> None:
             while True:
-                sum(range(500_000))  # so long, as under load, nobody looks at what has come
+                sum(range(500_000))  # too long for the loop to read in time
                 await asyncio.sleep(0)
 
         beside, link, told = asyncio.create_task(busy()), PipelineLink.to(url), []
@@ -228,7 +228,7 @@ def test_a_store_without_room_for_a_connection_is_asked_once_and_named_at_once(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             told = runner.run(ask(full.url))
         rejected = first.info("stats")["rejected_connections"] - before
-    # Now and then the end of the connection is heard before what was said on it.
+    # Sometimes the end of the connection is seen before the error.
     named = told.count("The store has reached its limit of clients (maxclients). False")
     assert named > 10, told
     assert rejected == 20
@@ -274,7 +274,7 @@ async def test_who_asks_as_the_service_stops_is_refused_and_waits_for_nothing() 
 
     channel = Channel(connect)
     answer = channel.ask("PING")
-    await channel.close()  # before anything was done for it
+    await channel.close()  # before its task has run
     with pytest.raises(StoreDown) as refused:
         await asyncio.wait_for(answer, 20)
     assert not refused.value.sent
@@ -297,7 +297,7 @@ async def test_a_sentinel_that_says_nothing_holds_up_nobody() -> None:
     async with server(silent) as first, server(names_one) as second:
         places = [host_and_port(url.removeprefix("redis://"), 0) for url in (first, second)]
         asked = Sentinels([Endpoint().at(*place) for place in places], "claims")
-        for _ in range(3):  # as often as it is asked: each time anew
+        for _ in range(3):  # each lookup asks every Sentinel again
             async with asyncio.timeout(TIMEOUT_S * 0.75):
                 assert await asked.primary() == ("127.0.0.1", 6379)
         await asked.close()

@@ -1,4 +1,4 @@
-"""A log that was emptied or taken away is damage, not a store that begins."""
+"""A log that was emptied or removed is damage, and does not start as an empty store."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from dibs.store.local.embedded import EmbeddedStore, StoreUnavailable
 
 
 def used(data_dir: Path, *, rewritten: bool = False) -> Path:
-    """A data directory that has had claims."""
+    """Return a data directory that has had claims."""
     with private(data_dir) as client:
         client.set("dibs:format", "2")
         client.set("record", "held")
@@ -51,7 +51,7 @@ def manifest_removed(data_dir: Path) -> None:
 
 
 def begun_anew_meanwhile(data_dir: Path) -> None:
-    """Somebody put another store's log in its place."""
+    """Replace the log with that of another store."""
     log_removed(data_dir)
     other = data_dir.with_name("other")
     used(other)
@@ -122,7 +122,7 @@ def test_a_mark_that_cannot_be_read_still_says_that_there_were_claims(
     (data_dir / mark.FILE).write_bytes(said)
     with private(data_dir) as client:
         assert client.get("record") == "held"
-    assert mark.read(data_dir).name, "it is written anew"
+    assert mark.read(data_dir).name, "the mark is rewritten"
     (data_dir / mark.FILE).write_bytes(said)
     all_emptied(data_dir)
     with pytest.raises(StoreUnavailable, match="has had claims"):

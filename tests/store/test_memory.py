@@ -1,4 +1,4 @@
-"""The private store has a memory budget, and at it holders go on."""
+"""The private store has a memory budget, and at its limit holders go on."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ NO_LIMIT = str(0x7FFFFFFFFFFFF000)
 
 
 def machine(root: Path, groups: str, limits: dict[str, str]) -> Path:
-    """A file system in which this process is in these groups, with these limits."""
+    """Return a file system in which this process is in these groups, with these limits."""
     for path, text in {"proc/self/cgroup": groups, **limits}.items():
         file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -119,14 +119,14 @@ def test_at_its_budget_the_store_refuses_new_claims_while_holders_go_on_and_rest
         os.kill(service.pid, signal.SIGKILL)
     with Running(*flags) as service:
         statuses = [fill(service, f"fill again {number}") for number in range(600)]
-        assert statuses[-20:] == [507] * 20, "what is loaded takes a little less"
+        assert statuses[-20:] == [507] * 20, "data loaded from disk takes a little less"
         holder_goes_on(service)
         assert service.ask("POST", "/v1/p/release", {"task": "T-1"}, holder)[0] == 200
 
 
 @pytest.mark.long
 def test_history_leaves_a_store_room_for_new_claims(tmp_path: Path) -> None:
-    """What strangers finish, in as many projects as they like, is history after a day."""
+    """Tasks that strangers finish, in as many projects as they like, end up in the history."""
     flags = ["--data-dir", str(tmp_path / "d"), "--store-memory", "4mb", "--event-bytes", "64kb"]
     flags += ["--grace", "1s", "--retention", "1s", "--rate-per-project", "0"]
     with Running(*flags) as service:
@@ -138,9 +138,9 @@ def test_history_leaves_a_store_room_for_new_claims(tmp_path: Path) -> None:
             if status == 201:
                 end = {"all": True, "outcome": "done"}
                 assert service.ask("POST", f"{project}/release", end, who)[0] == 200
-        until(lambda: "store_memory_short" in service.log.read_text(), "it is noticed", 30)
+        until(lambda: "store_memory_short" in service.log.read_text(), "the service notices", 30)
         until(lambda: "store_memory_enough" in service.log.read_text(), "there is room", 60)
         for number in range(30):
             assert service.claim(f"new {number}", note="n" * 1000)[0] == 201
         kept = [service.ask("GET", f"/v1/p{n}/history?limit=1")[1]["tenures"] for n in range(8)]
-        assert any(kept), "no more goes than must"
+        assert any(kept), "only as much history goes as has to"

@@ -1,4 +1,4 @@
-"""A damaged log: what a crash leaves is cut at the next start, the rest by `dibs repair`."""
+"""A damaged log: the next start cuts what a crash leaves, `dibs repair` cuts the rest."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ ADMIN = "a key of the admins for tests"
 
 
 def write(client: "redis.Redis", numbers: range) -> None:
-    """One transaction for each number, of the commands that a claim writes."""
+    """Write one transaction for each number, with the commands of a claim."""
     for number in numbers:
         with client.pipeline(transaction=True) as act:
             act.set(f"record{number}", '{"state":"held","note":"' + "x" * 60 + '"}')
@@ -41,14 +41,14 @@ def data_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def log(data_dir: Path) -> Path:
-    """The file that grew of a log of WRITES transactions, its store stopped."""
+    """Return the growing file of a log of WRITES transactions; its store is stopped."""
     with private(data_dir) as client:
         write(client, range(WRITES))
     return max(data_dir.glob("appendonlydir/*.incr.aof"))
 
 
 def held(data_dir: Path) -> int:
-    """How many of the writes a store started on the directory has."""
+    """Return the number of writes that a store started on the directory has."""
     with private(data_dir) as client:
         fence = int(client.hget("meta", "fence") or -1)
         assert client.zcard("live") == client.xlen("events") == fence + 1
@@ -80,7 +80,7 @@ def text_at_the_end(log: Path) -> None:
 
 def garbage_in_the_middle(log: Path) -> None:
     text = log.read_bytes()
-    middle = text.index(b"\r\n$", len(text) // 2) + 2  # no value, which nothing could tell
+    middle = text.index(b"\r\n$", len(text) // 2) + 2  # in no value: that would go unnoticed
     log.write_bytes(text[:middle] + b"?" * 20 + text[middle + 20 :])
 
 
@@ -116,7 +116,7 @@ def test_what_a_crash_or_a_power_loss_leaves_is_cut_at_the_next_start_and_kept(
     assert str(aside) in told[0]
     assert damaged.endswith(aside.read_bytes())
     assert aside.stat().st_mode & 0o077 == 0
-    assert held(data_dir) == kept, "the next start has nothing to cut"
+    assert held(data_dir) == kept, "the next start cuts nothing"
     assert len(list(data_dir.glob("cut-*"))) == 1
 
 
@@ -223,7 +223,7 @@ def test_every_command_that_a_server_logs_is_known(data_dir: Path) -> None:
     by_name = {row["name"]: row for row in rows} if isinstance(listed, dict) else {}
     assert by_name
     logged = {name for name, row in by_name.items() if "write" in row["flags"]}
-    # Not shown by a flag: PFCOUNT is no write, and is logged all the same when it counts anew.
+    # No flag shows it: PFCOUNT is a read, and is logged when it updates its cached count.
     logged |= {"pfcount"}
     logged |= {"select", "multi", "exec"}
     known = {name.decode(): words for name, words in aof.FEWEST.items()}
@@ -234,7 +234,7 @@ def test_every_command_that_a_server_logs_is_known(data_dir: Path) -> None:
 def test_a_server_that_was_killed_while_it_started_is_no_damage(
     data_dir: Path, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even where the log has a fault: who starts it again is told of that then."""
+    """Even if the log has a fault: the next start reports it."""
     text = log.read_bytes()
     log.write_bytes(text.replace(b"$4\r\nZADD", b"$4\r\nWHAT", 1))
     real = embedded._wait_until_ready
@@ -254,7 +254,7 @@ def test_a_server_that_was_killed_while_it_started_is_no_damage(
 
 @pytest.mark.long
 def test_a_log_that_a_service_wrote_looks_whole(tmp_path: Path) -> None:
-    """All that dibs writes: `repair` would cut the log at a command that it does not know."""
+    """Covers every command of dibs: `repair` would cut the log at one that it does not know."""
     service = ServiceProcess(
         tmp_path / "s", env={"DIBS_ADMIN_KEY": ADMIN, "DIBS_DATA_DIR": str(tmp_path / "data")}
     )
@@ -276,24 +276,24 @@ def test_a_log_that_a_service_wrote_looks_whole(tmp_path: Path) -> None:
         assert service.ask("POST", "/v1/p/break", wish, Authorization=f"Bearer {ADMIN}")[0] == 200
         for page in ("/", "/p/p", "/v1/p/claims", "/v1/p/events", "/readyz"):
             assert service.ask("GET", page)[0] == 200
-        until(lambda: "avoided" in whole(tmp_path / "data"), "what was avoided is written down")
+        until(lambda: "avoided" in whole(tmp_path / "data"), "the collision is recorded")
         assert service.ask("GET", "/p/p")[0] == 200
         ask("release", bob, all=True)
         service.kill()
     assert log_repair.find_fault((tmp_path / "data").resolve())[0] is None
-    assert "pfcount" in whole(tmp_path / "data").lower(), "a read that is logged was among it"
+    assert "pfcount" in whole(tmp_path / "data").lower(), "a logged read was among the commands"
 
 
 def whole(data_dir: Path) -> str:
-    """The text of the log."""
+    """Return the text of the log."""
     return "".join(path.read_text() for path in sorted(data_dir.glob("appendonlydir/*.aof")))
 
 
-# Anything may have happened to the bytes
+# Arbitrary damage
 
 
 class Logs:
-    """A log to damage, over and over, and a server to load what is left."""
+    """A log to damage repeatedly, and a server to load the rest."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -308,7 +308,8 @@ class Logs:
         self.ends = self._ends()
 
     def _ends(self) -> list[int]:
-        """Where each command or transaction of the sound log ends, found by cutting it there."""
+        """Return the end of each command or transaction of the sound log, found by cutting it
+        there."""
         ends = []
         for at in range(1, len(self.text) + 1):
             if self.text[at - 2 : at] == b"\r\n" and self.text[at : at + 1] in (b"*", b""):
@@ -318,7 +319,7 @@ class Logs:
         return ends
 
     def repaired(self, damaged: bytes) -> bytes:
-        """What is left of a damaged log; what was cut must be beside it."""
+        """Repair a damaged log and return the rest; assert that the cut part was put aside."""
         self.path.write_bytes(damaged)
         log_repair.repair(self.folder)
         kept = self.path.read_bytes()
@@ -352,6 +353,6 @@ def test_whatever_happened_every_whole_command_before_the_damage_is_kept_and_the
     try:
         with private(logs.folder) as client:
             assert client.ping()
-    except mark.Gone:  # what is whole, and has no beginning, was not cut by anybody
+    except mark.Gone:  # a valid log that has lost its start was not cut
         assert mark.KEY.encode() not in kept
     logs.path.write_bytes(kept)

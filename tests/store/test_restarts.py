@@ -1,4 +1,5 @@
-"""Several servers behind one address answer INFO by turns: that is no restart, each time anew."""
+"""Several servers behind one address that answer INFO in turn do not count as restarts each
+time."""
 
 import itertools
 import re
@@ -13,7 +14,7 @@ from dibs.store.redis.link import Link, PipelineLink
 
 
 class Turning:
-    """A link whose INFO tells of another run each time, as told by `runs`."""
+    """A link whose INFO reports the next run id of `runs` each time."""
 
     def __init__(self, link: PipelineLink) -> None:
         self._link = link
@@ -34,19 +35,19 @@ class Turning:
 
 @pytest.fixture
 async def turning(stepped: Stepped) -> AsyncIterator[tuple[Desk, Turning]]:
-    """A desk at such a store."""
+    """Yield a desk on such a store."""
     embedded, clock = stepped
     link = Turning(PipelineLink.to(embedded.url))
     store = Store(link, Rules(rate_per_session=0, rate_per_project=0))
     await store.open()
     desk = Desk(store, clock)
-    await desk.pass_time(40)  # what other tests did is forgotten
+    await desk.pass_time(40)  # until the runs that other tests showed are forgotten
     yield desk, link
     await store.close()
 
 
 async def why_each(desk: Desk, looks: int) -> list[str]:
-    """Why time was lost at each of so many looks, a second apart."""
+    """Tick `looks` times, a second apart; return the reason why each tick lost time."""
     found = []
     for _ in range(looks):
         await desk.jump(1)
@@ -78,7 +79,7 @@ async def test_a_restart_is_noticed_among_servers_that_take_turns(
     assert (await why_each(desk, 12))[-1] == "turns"
     await desk.granted(desk.ann, "T-1", ttl_s=60)
     await why_each(desk, 50)
-    link.runs = itertools.cycle(["c" * 40, "b" * 40])  # the first of them started anew
+    link.runs = itertools.cycle(["c" * 40, "b" * 40])  # "a" restarted as "c"
     assert (await why_each(desk, 4)).count("restart") == 1
     assert (await desk.show("T-1")).expires_in > 50
 
@@ -92,7 +93,7 @@ async def test_a_failover_and_back_and_again_is_an_interruption_each_time(
         assert (await why_each(desk, 3))[0] == "restart"
     await why_each(desk, 40)
     link.runs = itertools.cycle(["a" * 40])
-    assert await why_each(desk, 1) == ["restart"], "it was not seen lately"
+    assert await why_each(desk, 1) == ["restart"], "that run was not seen recently"
 
 
 async def test_a_service_that_may_not_see_the_run_does_not_disturb_one_that_may(

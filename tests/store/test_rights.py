@@ -1,4 +1,4 @@
-"""A store's user with few rights: what is documented is enough, and what is missing is named."""
+"""A store's user with few rights: the documented ones are enough, and missing ones are named."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ anywhere = pytest.mark.parametrize("kind", KINDS)
 
 
 def documented() -> str:
-    """The rights that docs/deploy.md says are enough, as a line of ACL SETUSER has them."""
+    """Return the rights that docs/deploy.md says are enough, in the form of ACL SETUSER."""
     page = (ROOT / "docs/deploy.md").read_text()
     found = re.search(r"ACL SETUSER dibs on '>PASSWORD' ((?:.|\\\n)+?)\n```", page)
     assert found, "docs/deploy.md has no such line"
@@ -33,13 +33,13 @@ def documented() -> str:
 
 
 def config(rights: str) -> str:
-    """The line of a configuration for a user with these rights."""
+    """Return the configuration line of a user with these rights."""
     return f"user dibs on >{PASSWORD} {rights}"
 
 
 @contextlib.asynccontextmanager
 async def as_user(server: StoreServer) -> AsyncIterator[Store]:
-    """The store as that user has it, not opened."""
+    """Yield the store, not opened, as that user."""
     store = Store(PipelineLink.to(server.url_of("dibs", PASSWORD)), FREE)
     try:
         yield store
@@ -49,7 +49,7 @@ async def as_user(server: StoreServer) -> AsyncIterator[Store]:
 
 @contextlib.asynccontextmanager
 async def as_default(server: StoreServer) -> AsyncIterator[Store]:
-    """The store as everybody has it, not opened."""
+    """Yield the store, not opened, as the default user."""
     store = Store(PipelineLink.to(server.url), FREE)
     try:
         yield store
@@ -59,13 +59,13 @@ async def as_default(server: StoreServer) -> AsyncIterator[Store]:
 
 COMMANDS = [word[1:] for word in documented().split() if word.startswith("+")]
 NOT_NEEDED = ("info", "config|get")
-"""What dibs goes without, and says so."""
+"""Commands that dibs can do without, with a notice."""
 ELSEWHERE = (
     *("select", "wait", "ping", "role", "scan", "unlink"),
     *("cluster|slots", "cluster|nodes", "cluster|info"),
     *("fcall", "function|load", "function|list", "function|delete"),
 )
-"""What only some stores are asked, or only some commands of a person ask."""
+"""Commands for some kinds of store only, or for commands of the operator only."""
 
 
 def test_the_documented_rights_are_what_the_code_asks_for(tmp_path: Path) -> None:
