@@ -81,8 +81,7 @@ CASES_MOST = 12
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Start with the slowest files, each file's tests in order; with `--short` deselect the long
-    ones."""
+    """Start with the slowest files, each in order; with `--short` deselect the long proofs."""
     rank = {file: number for number, file in enumerate(FIRST)}
     items.sort(key=lambda item: rank.get("/".join(item.path.parts[-2:]), len(FIRST)))
     if config.getoption("short"):
@@ -110,8 +109,7 @@ def not_short(items: Sequence[pytest.Item]) -> set[pytest.Item]:
 
 
 class Desk:
-    """A place to claim in a test: one project of one store, with three sessions and the store's
-    clock."""
+    """A place to claim in a test: one project of one store, three sessions, the store's clock."""
 
     def __init__(self, store: Store, clock: Any) -> None:
         self.store, self.clock = store, clock
@@ -160,8 +158,7 @@ class Desk:
         return outcome.refusals[0]
 
     async def refused_or_full(self, who: Session, task: str) -> str:
-        """Claim as `who`, assert that nothing is granted, and return the reason: "refused" or
-        "full"."""
+        """Claim as `who`, assert that nothing is granted, and return why: "refused" or "full"."""
         outcome = await self.claim(who, task)
         assert isinstance(outcome, results.Conflict | results.Full), outcome
         return "refused" if isinstance(outcome, results.Conflict) else "full"

@@ -7,8 +7,7 @@ import pytest
 
 
 def lacking(why: str) -> NoReturn:
-    """Skip a test whose requirement is missing, or fail it in CI, where `.ci/run` installs them
-    all."""
+    """Skip a test that lacks a requirement; fail it in CI, where `.ci/run` installs them."""
     if os.environ.get("CI") == "true":
         pytest.fail(why)
     pytest.skip(why)

@@ -23,8 +23,7 @@ async def give_up(desk: Desk, task: str, outcome: str = "abandoned", **wish: Any
 
 
 async def let_lapse(desk: Desk, task: str) -> None:
-    """Claim a task as a new session that never calls again; let the claim lapse and its grace
-    pass."""
+    """Claim a task as a new session; let the claim lapse and its grace pass."""
     await desk.granted(new_session(), task)
     await desk.pass_time(21)
     while (await desk.show(task)).state == "held":  # a slow machine may look like an outage

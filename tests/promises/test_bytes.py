@@ -1,5 +1,4 @@
-"""Rules 15, 16, 18: a project has a limit in bytes, and is deleted once everything in it has
-ended."""
+"""Rules 15, 16, 18: a project has a limit in bytes, and is deleted once all of it has ended."""
 
 from dataclasses import replace
 from typing import Any
@@ -78,8 +77,7 @@ async def weighed(desk: Desk) -> tuple[int, int]:
 
 
 async def gone(desk: Desk) -> bool:
-    """Pass the retention of everything that has ended, and return whether the project has no
-    key."""
+    """Pass the retention of everything that has ended; return whether no key is left."""
     await desk.pass_time(SHORT.retention_ms / 1000 + 1)
     for _ in range(3):
         await desk.store.sweep(desk.project)

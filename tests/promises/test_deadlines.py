@@ -1,5 +1,4 @@
-"""Rules 3, 6, 7, 12; I4: a deadline counts as passed without a sweep; a lapsed claim is not
-gone."""
+"""Rules 3, 6, 7, 12; I4: a deadline passes without a sweep; a lapsed claim is not gone."""
 
 import pytest
 from tests.conftest import Desk

@@ -1,5 +1,4 @@
-"""A claim that a store lost (in a failover, a restore, a flush) is reported to its holder as
-such."""
+"""A claim that a store lost (failover, restore, flush) is reported to its holder as such."""
 
 from typing import Any
 
@@ -26,8 +25,7 @@ def raw(stepped: Stepped) -> Any:
 
 @pytest.fixture
 async def desk(store: Store, stepped: Stepped) -> Desk:
-    """Return a desk on a real store, some time after an outage; tests delete keys as a failover
-    would."""
+    """Return a desk on a real store, after an outage; tests delete keys as a failover would."""
     desk = Desk(store, stepped[1])
     await desk.jump(AN_OUTAGE_S)
     await store.tick()

@@ -1,5 +1,4 @@
-"""Rule 28: a person puts a task or a whole project on hold; every act of a person names its
-author."""
+"""Rule 28: a person puts a task or a project on hold; every act of a person has a name to it."""
 
 from typing import Any
 

@@ -19,8 +19,7 @@ from dibs.store.redis.link import Link, PipelineLink
 
 
 class Forgetful:
-    """A link that loses the reply of the next script, and runs acts of others before the caller
-    knows."""
+    """A link that loses the reply of the next script, after which others act before the retry."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
@@ -45,8 +44,7 @@ class Forgetful:
 
 
 class Counter:
-    """A desk whose calls may lose their first reply, and one through which others act in
-    between."""
+    """A desk that may lose the first reply, and one through which others act in between."""
 
     def __init__(self, link: Forgetful, near: Desk, others: Desk) -> None:
         self.link, self.near, self.others = link, near, others
@@ -59,8 +57,7 @@ class Counter:
         self.link.meanwhile = act
 
     def had_by(self, task: str, count: int) -> list[Callable[[], Awaitable[Any]]]:
-        """Return acts by which `count` other sessions claim and abandon the task, one after the
-        other."""
+        """Return acts by which `count` sessions in turn claim and release the task."""
 
         async def have() -> None:
             who = new_session()
@@ -277,8 +274,7 @@ class FailingOnce(Forgetful):
 async def test_a_connection_that_is_lost_after_a_second_look_is_tried_again(
     stepped: Stepped, rules: Rules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Running an act again for news of a failover does not use up its one retry after a lost
-    connection."""
+    """A rerun for news of a failover does not use up the one retry after a lost connection."""
     monkeypatch.setattr(store_module, "_NEWS_S", -1.0)
     embedded, clock = stepped
     link = FailingOnce(PipelineLink.to(embedded.url))

@@ -38,8 +38,7 @@ SHORT = Rules(
 async def shared(
     kind: str, folder: Path, policy: str
 ) -> AsyncIterator[tuple[Desk, Callable[[], None]]]:
-    """Yield a desk on a small store, and a function that fills the store with another tenant's
-    keys."""
+    """Yield a desk on a small store, and a function that fills it with another tenant's keys."""
     with serving(kind, folder, "maxmemory 6mb", f"maxmemory-policy {policy}") as server:
         tenant = server.client()
         store = Store(PipelineLink.to(server.url), Rules(rate_per_session=0, rate_per_project=0))

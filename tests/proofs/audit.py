@@ -1,4 +1,4 @@
-"""Whether what lies in the store is what the model remembers: every record, index and event."""
+"""Compare the store's records, indexes and events with the model's."""
 
 import json
 import math
@@ -12,28 +12,28 @@ from tests.proofs.reference_model import Model
 from dibs.store import Rules
 
 META = ("fence", "epoch")
-"""Numbers of META that are 0 where there is none."""
+"""Fields of META that count as 0 if absent."""
 LEAST_EVENT = math.ceil(Rules().event_bytes / Rules().events_kept)
-"""What an event counts for at least, in bytes."""
+"""The bytes that one event counts for at least."""
 
 
 class Audit:
-    """Reads one project's keys as they are."""
+    """A reader of one project's raw keys."""
 
     def __init__(self, raw: redis.Redis, project: str) -> None:
-        self.raw: Any = raw  # it answers text; its types allow for bytes too
+        self.raw: Any = raw  # it decodes to text; its types allow for bytes too
         self.prefix = "dibs:{" + project + "}:"
         self.last_event = "-"
         self.told = 0
 
     def check(self, model: Model) -> None:
-        """Fail on any difference."""
+        """Raise AssertionError at any difference."""
         found = self.read()
         counted, losers = found.pop("queued", set()), found.pop("losers", set())
         waited_for = {name for name, tenure in model.tasks.items() if tenure.queue}
-        assert waited_for <= counted, f"nobody looks at the queues of {waited_for - counted}"
+        assert waited_for <= counted, f"no sweep would visit the queues of {waited_for - counted}"
         lost = {session for session, losses in model.losses.items() if losses}
-        assert lost <= losers, f"nobody looks at what {lost - losers} lost"
+        assert lost <= losers, f"no sweep would visit the losses of {lost - losers}"
         self._learn_epoch(model, found.get("epoch", 0))
         expected = self.expected(model)
         self._check_history(model, found)
@@ -43,15 +43,19 @@ class Audit:
 
     @staticmethod
     def _learn_epoch(model: Model, epoch: int) -> None:
-        """Of a project that a list or a hold began the model knows the millisecond, as an answer
-        says it; the script the microsecond, and which fence is from before."""
+        """Adopt the store's epoch for a project that a list or a hold began: an act's reply has
+        only
+        milliseconds, the script took microseconds.
+        """
         if 0 < epoch - model.epoch < 1000:
             model.epoch = epoch
 
     @staticmethod
     def _check_history(model: Model, found: dict[str, Any]) -> None:
-        """It names all that lies in it, by when that ended, and of what is still a record no more
-        than its ended tenure: all of them that no index by their ends has."""
+        """Check the index of the history: every archived tenure by its end, and otherwise only
+        tenures of
+        current records, among them each ended one that no other index by end has.
+        """
         history = found.pop("history", {})
         lies = {
             f"{past.fence} {task}": past.ended
@@ -59,10 +63,12 @@ class Audit:
             for past in pasts
         }
         records = {f"{tenure.fence} {task}": tenure for task, tenure in model.tasks.items()}
-        assert lies.items() <= history.items(), f"{lies} lies there, and {history} is known"
-        # What is past its time stays there until the sweep, also where a claim dropped it before.
+        assert lies.items() <= history.items(), f"the archive has {lies}, its index {history}"
+        # An expired tenure stays in the index until a sweep, even if a claim dropped it before.
         timely = {m for m, ended in history.items() if ended + model.rules.history_ms > model.now}
-        assert timely - lies.keys() <= records.keys(), f"{history} is kept, of {records}"
+        assert timely - lies.keys() <= records.keys(), (
+            f"the index has {history}, the records are {records}"
+        )
         indexed = {name for index in ("lapsed", "done", "ended") for name in found.get(index, [])}
         for member, tenure in records.items():
             task = member.partition(" ")[2]
@@ -72,8 +78,10 @@ class Audit:
 
     @staticmethod
     def _leave_out_the_old(model: Model, *facts: dict[str, Any]) -> None:
-        """What is kept beyond its retention, because it is listed or on hold, is found there: the
-        sweep takes it out of the indexes by its end, and an act may put it back."""
+        """Drop from both sides, in the indexes by end, the tasks that outlive their retention
+        because
+        they are listed or on hold: a sweep removes them there, and an act may put them back.
+        """
         kept = {*model.entries, *model.holds} & set(model.tasks)
         old = {task for task in kept if model.aged(model.tasks[task])}
         for each in facts:
@@ -82,13 +90,13 @@ class Audit:
                     each[index] = names
 
     def left(self) -> set[str]:
-        """The kinds of keys that there are of the project."""
+        """Return the kinds of keys that the project has."""
         keys = self.raw.keys(glob_free(self.prefix) + "*")
         kinds = {key.removeprefix(self.prefix).partition(":")[0] for key in keys}
         return kinds - {"avoided"}
 
     def begin_anew(self, model: Model) -> None:
-        """The events of a project that is gone went with it."""
+        """Expect no events of a deleted project: its stream was deleted too."""
         self.told, self.last_event = len(model.events), "-"
 
     def read(self) -> dict[str, Any]:
@@ -108,12 +116,12 @@ class Audit:
                 if "hold" in value:
                     found["hold"] = hold_facts(json.loads(value["hold"]))
                 self._check_sums(value)
-            elif kind not in ("events", "avoided"):  # the latter counts what people are shown
+            elif kind not in ("events", "avoided"):  # "avoided" is a counter for people
                 found[name] = FACTS.get(kind, strange)(value)
         return {name: value for name, value in found.items() if value or name not in META}
 
     def _check_sums(self, meta: dict[str, str]) -> None:
-        """What META says that records and events weigh is what they weigh one by one."""
+        """Check that META's sums of bytes are those of all records and of all events."""
         keys = self.raw.keys(glob_free(self.prefix + "task:") + "*")
         names = [key.removeprefix(self.prefix + "task:") for key in keys]
         sizes = [len(self.raw.get(key).encode()) for key in keys]
@@ -134,21 +142,21 @@ class Audit:
                 size = len(key.removeprefix(prefix).encode()) + 100
                 weighed += sum(size + len(task.encode()) for task in self.raw.smembers(key))
         records, events, _ = map(int, meta["weighs"].split())
-        assert records == weighed, f"records weigh {weighed}, not {records}"
+        assert records == weighed, f"records have {weighed} bytes, not {records}"
         told = 0
         for _, fields in self.raw.xrange(self.prefix + "events"):
             size = sum(len(name.encode()) + len(text.encode()) for name, text in fields.items())
             told += max(size + 64, LEAST_EVENT)
-        assert events == told, f"events weigh {told}, not {events}"
+        assert events == told, f"events have {told} bytes, not {events}"
 
     def _check_lives(self, keys: list[str]) -> None:
-        """A store may throw away, before its time, whatever has a life of its own."""
+        """Check that no key has an expiry, since a store may evict a key that has one."""
         pipeline = self.raw.pipeline(transaction=False)
         for key in keys:
             pipeline.pttl(key)
         mortal = [key for key, ms in zip(keys, pipeline.execute(), strict=True) if ms >= 0]
         mortal = [key for key in mortal if ":avoided:" not in key]
-        assert not mortal, f"a store that evicts what has a life of its own would take {mortal}"
+        assert not mortal, f"a store that evicts keys with an expiry could evict {mortal}"
 
     def expected(self, model: Model) -> dict[str, Any]:
         known: dict[str, Any] = {name: getattr(model, name) for name in META if model.epoch}
@@ -179,7 +187,7 @@ class Audit:
 
     @staticmethod
     def add_faces(expected: dict[str, Any], name: str, tenure: ModelTenure) -> None:
-        """By its branch and pull request, and those of the tenure before, a task is found."""
+        """Add the task to the indexes of its latest two tenures' branches and pull requests."""
         for field in ("branch", "pr"):
             tenures = [each for each in (tenure, tenure.previous) if each]
             for value in {getattr(each, field) for each in tenures} - {""}:
@@ -206,7 +214,7 @@ class Audit:
         return {k: sorted(v) if k.startswith("needed:") else v for k, v in expected.items()}
 
     def expected_of_people(self, model: Model) -> dict[str, Any]:
-        """What waits for them, and what they keep back."""
+        """Return the expected keys of failed tasks, holds and the history."""
         expected: dict[str, Any] = {}
         if failed := sorted(model.failed()):
             expected["failed"] = failed
@@ -221,12 +229,12 @@ class Audit:
         return expected | {f"tenures:{task}": past for task, past in model.history.items()}
 
     def _check_events(self, model: Model) -> None:
-        """The stream has each transition once: the ones since the last check, in any order."""
+        """Check that the stream has each transition since the last check once, in any order."""
         start = "-" if self.last_event == "-" else "(" + self.last_event
         entries = self.raw.xrange(self.prefix + "events", start, "+")
         told = sorted((e["type"], e["task"], e["ref"], int(e["fence"])) for _, e in entries)
         expected = sorted((k, task, who[:10], f) for k, task, who, f in model.events[self.told :])
-        assert told == expected, f"events: the store told {told}, the contract says {expected}"
+        assert told == expected, f"events: the store has {told}, the contract says {expected}"
         self.told = len(model.events)
         if entries:
             self.last_event = entries[-1][0]

@@ -1,4 +1,4 @@
-"""What lies in the store, as facts that compare with what the model remembers."""
+"""The store's raw values as facts that compare with the model's."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ def queue_facts(value: dict[str, str]) -> list[Any]:
 
 
 def strange(value: Any) -> str:
-    return f"a key that nobody asked for: {value}"
+    return f"an unexpected key: {value}"
 
 
 def hold_facts(kept: dict[str, str]) -> ModelHold:

@@ -1,5 +1,7 @@
-"""What no schema can say, for schemathesis: cases that break only such rules are put right, where
-most would, or left out."""
+"""Rules that no schema can express, for schemathesis: a generated case that breaks only such rules
+is
+corrected, if most cases would break them, or skipped.
+"""
 
 import re
 import unicodedata
@@ -12,10 +14,10 @@ import schemathesis
 from dibs import characters, model
 
 SAID = re.compile(f"[{characters.CONTROL}{characters.FORMAT}{characters.EMPTY}{characters.BLANKS}]")
-"""What the patterns of the description refuse."""
+"""The characters that the description's patterns refuse."""
 FORM = "application/x-www-form-urlencoded"
 MOST_WAIT_S, LEAST_TTL_S, MOST_TTL_S = 25, 10, 86_400
-"""Settings, so no part of the interface: the least and most that the service under test grants."""
+"""Limits that the settings of the service under test give; the description does not have them."""
 
 
 @schemathesis.hook
@@ -34,8 +36,10 @@ def map_path_parameters(context: Any, path_parameters: Any) -> Any:
 
 
 def in_known_characters(value: Any, field: str = "") -> Any:
-    """Return fields of a request with ideographs for what Unicode has no character for, as it has
-    for three random ones in four; and in a label for all that is no letter and not ASCII."""
+    """Replace each character that Unicode does not assign with an ideograph, in all fields of a
+    request (three random characters of four are unassigned), and in a label every character that
+    is neither ASCII nor a letter nor a mark.
+    """
     if isinstance(value, dict):
         return {key: in_known_characters(each, str(key)) for key, each in value.items()}
     if isinstance(value, list):
@@ -49,7 +53,7 @@ def in_known_characters(value: Any, field: str = "") -> Any:
 
 
 def is_odd(char: str, known: str) -> bool:
-    """Say if a character is of no such category, and no pattern of the description says so."""
+    """Return whether the category of a character is not allowed, though no pattern refuses it."""
     return (
         not SAID.match(char) and not char.isascii() and unicodedata.category(char)[0] not in known
     )
@@ -57,7 +61,7 @@ def is_odd(char: str, known: str) -> bool:
 
 @schemathesis.hook
 def filter_case(context: Any, case: Any) -> bool:
-    """Say if the schema says all about this case."""
+    """Return whether the schema alone decides if the case is valid."""
     body = case.body if isinstance(case.body, dict) else {}
     query = case.query or {}
     tasks = names(body, case.path_parameters or {})
@@ -77,13 +81,13 @@ def filter_case(context: Any, case: Any) -> bool:
         and within(body.get("wait"), 0, MOST_WAIT_S)
         and ahead(body.get("until"))
         and alone(entries)
-        and not query.get("cursor")  # only the service knows its cursors
-        and not (case.media_type == FORM and None in body.values())  # a form cannot say null
+        and not query.get("cursor")  # only the service can make cursors
+        and not (case.media_type == FORM and None in body.values())  # a form cannot express null
     )
 
 
 def names(body: dict[str, Any], path: dict[str, Any]) -> list[object]:
-    """Every task that a case names."""
+    """Return every task that a case names."""
     several = [body.get("any_of"), body.get("all_of")]
     lists = [each if isinstance(each, list) else [each] for each in several]
     return [body.get("task"), path.get("task"), *lists[0], *lists[1]]
@@ -94,8 +98,10 @@ def listed(value: object) -> list[object]:
 
 
 def alone(entries: list[object]) -> bool:
-    """Say if no task is there twice or needs itself, and none needs another of the list: that no
-    two need each other no schema can say."""
+    """Return whether no task is listed twice, none needs a task of the same list, and no tag begins
+    or
+    ends with a blank: no schema can say that two tasks must not need each other.
+    """
     named = [str(entry.get("task")) for entry in entries if isinstance(entry, dict)]
     needed = [need for e in entries if isinstance(e, dict) for need in listed(e.get("needs"))]
     blank = any(
@@ -112,22 +118,26 @@ def normal(name: object) -> bool:
 
 
 def written(line: object) -> bool:
-    """Say if a line is of characters that Unicode has, no letter with too many marks; or wrong in
-    a way that the schema does say."""
+    """Return whether Unicode assigns all characters and no letter has too many marks; also True for
+    a
+    line that the schema itself refuses.
+    """
     if not isinstance(line, str):
         return True
-    line = unquote(line)  # the task in a path comes as it is sent
+    line = unquote(line)  # a task in a path is percent-encoded
     return bool(SAID.search(line)) or not characters.fault_of_name(line)
 
 
 def seen(reason: object) -> bool:
-    """Say if a reason is not of characters that show nothing only."""
+    """Return whether a reason is empty or has a visible character."""
     return not reason or bool(characters.shown(str(reason)))
 
 
 def readable(value: object) -> bool:
-    """Say if schemathesis can go on: it parses each URL that an answer holds, and ends with an
-    error of its own at one like https://[ that Python cannot."""
+    """Return whether schemathesis can go on: it parses every URL in an answer, and fails at one
+    that
+    Python cannot parse, such as https://[.
+    """
     try:
         return not isinstance(value, str) or bool(urlsplit(value))
     except ValueError:
@@ -135,7 +145,7 @@ def readable(value: object) -> bool:
 
 
 def ahead(until: object) -> bool:
-    """Say if a span or an instant lies in the future; or is wrong in a way that the schema says."""
+    """Return whether a time is in the future; True for a span or if the schema refuses it."""
     try:
         return not re.match(r"\d{4}-", str(until)) or datetime.fromisoformat(
             str(until).upper()
@@ -148,4 +158,4 @@ def within(value: object, least: int, most: int) -> bool:
     try:
         return least <= model.duration_s(value) <= most
     except model.Refused:
-        return True  # wrong in a way that the schema does say
+        return True  # the schema itself refuses it

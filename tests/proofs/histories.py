@@ -1,8 +1,8 @@
-"""Many clients at once over real HTTP and a network that fails; then, whether all was right.
+"""Concurrent clients over real HTTP and a failing network, and a check of all that they were told.
 
-Two service processes share a store. Every run of a script is written down by the store itself
-(tests/proofs/recorded.py), so there is no doubt about what took effect, nor in which order: the
-runs are replayed in the model, and what each client was told must be what the model answers.
+Two service processes share a store. The store itself records every run of a script
+(tests/proofs/recorded.py), so it is certain which acts took effect, and in which order: the
+runs are replayed in the model, and each client's answers must be the model's.
 """
 
 import http.client
@@ -48,15 +48,15 @@ SETTINGS = {
     "RATE_PER_PROJECT": "0",
     "ADMIN_KEY": ADMIN,
 }
-"""So short that deadlines race with acts all the time."""
+"""Spans so short that deadlines race with acts all the time."""
 ATTEMPTS = 4
 CLOCK_MS = 5
-"""How far apart two readings of one clock by two processes may seem."""
+"""The milliseconds by which two processes' readings of one clock may differ."""
 
 
 @dataclass
 class Operation:
-    """What a client wanted, and what it heard."""
+    """A client's request, and the answer to it."""
 
     path: str
     body: dict[str, Any]
@@ -65,16 +65,16 @@ class Operation:
     heard_ms: float = 0
     attempts: int = 0
     silent: int = 0
-    """Attempts after which the client could not know whether it took effect."""
+    """The attempts after which the client could not know whether the act took effect."""
     reply: tuple[int, dict[str, Any]] | None = None
 
 
 RECORDED = [sys.executable, str(Path(__file__).with_name("recorded.py"))]
-"""A service whose scripts write down what they did."""
+"""The command of a service whose scripts record their runs."""
 
 
 class Client(threading.Thread):
-    """One session that does this and that, as its dice say."""
+    """One session that acts at random."""
 
     def __init__(self, seed: int, number: int, proxies: list[FaultProxy], stop: threading.Event):
         super().__init__(name=f"client-{number}")
@@ -167,7 +167,7 @@ class Client(threading.Thread):
 
 
 class World:
-    """A store, two services, a bad network before each, and trouble on request."""
+    """A store, two services, a failing network in front of each, and faults on request."""
 
     def __init__(self, folder: Path, seed: int, held: ExitStack) -> None:
         self.folder = folder
@@ -191,12 +191,12 @@ class World:
         ]
 
     def kill_store(self) -> None:
-        """kill -9, and start it again on what it left."""
+        """Kill the store with SIGKILL, and start it again on its data."""
         self.store.kill()
         self.store.start()
 
     def pause_store(self) -> None:
-        """Nothing runs there for a while: longer than any ttl, or a moment."""
+        """Stop the store for a moment, or for longer than any ttl."""
         self.store.send(signal.SIGSTOP)
         time.sleep(self.dice.choice([0.5, 2, 6]))
         self.store.send(signal.SIGCONT)
@@ -213,7 +213,7 @@ class World:
         os.kill(service.pid, signal.SIGCONT)
 
     def run(self, clients: list[Client], stop: threading.Event, seconds: float) -> None:
-        """Let the clients work; every few seconds something breaks."""
+        """Run the clients for `seconds`, with a fault every two seconds."""
         acts = [self.kill_store, self.pause_service, self.kill_service, self.pause_store]
         until, number = time.monotonic() + seconds, 0
         for client in clients:
@@ -238,7 +238,7 @@ def world(folder: Path, seed: int) -> Iterator[World]:
 
 
 def witnessed(store: redis.Redis) -> list[witness.ScriptRun]:
-    """Every run of a script, in the order in which they took effect."""
+    """Return every run of a script, in the order in which they took effect."""
     runs, at = [], 0
     key = keys(Project(PROJECT)) + WITNESS
     while page := store.lrange(key, at, at + 999):
@@ -250,7 +250,7 @@ def witnessed(store: redis.Redis) -> list[witness.ScriptRun]:
 
 
 def lists(value: Any) -> Any:
-    """Lua has one empty table, and JSON calls it {}."""
+    """Turn Lua's empty table, which JSON shows as {}, into a list."""
     if value == {}:
         return []
     return [lists(each) for each in value] if isinstance(value, list) else value

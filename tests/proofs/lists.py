@@ -1,4 +1,4 @@
-"""What a team wrote down, in the model: what of it is ready, and what is next."""
+"""The team's list in the model: which tasks are ready, and which is next."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ IDLE = (None, "lapsed", "released", "abandoned", "broken", "rejected", "retried"
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A task of the list."""
+    """A listed task."""
 
     order: int
     title: str = ""
@@ -25,18 +25,18 @@ class ModelEntry:
     needs: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     attempts: int = 0
-    """0: as many as the rules say."""
+    """0: the default of the rules."""
     dropped: bool = False
 
     def merged(self, given: dict[str, Any]) -> "ModelEntry":
-        """The same with what is given, and listed again."""
+        """Return the entry updated with the given fields, and listed again if it was dropped."""
         names = ("title", "priority", "needs", "tags", "attempts")
         kept = {name: getattr(self, name) for name in names}
         return ModelEntry(self.order, **(kept | given))
 
 
 class Lists(Tenures):
-    """The list, by task. Needs are looked at anew each time: nothing is counted here."""
+    """The list, by task. Needs are evaluated on each use: the model keeps no counts."""
 
     def __init__(self, rules: Rules) -> None:
         self.entries: dict[str, ModelEntry] = {}
@@ -44,7 +44,7 @@ class Lists(Tenures):
         super().__init__(rules)
 
     def over(self, tenure: ModelTenure) -> bool:
-        """What is listed, or on hold, is kept."""
+        """Return whether a tenure is forgotten; a listed task, or one on hold, keeps its tenure."""
         kept = {*self.entries, *self.holds} & set(self.tasks)
         return not any(tenure is self.tasks[task] for task in kept) and super().over(tenure)
 
@@ -64,13 +64,15 @@ class Lists(Tenures):
         return [need for need in entry.needs if not self.is_done(need)] if entry else []
 
     def is_blocked(self, task: str) -> bool:
-        """A need of it is not done; what was dropped needs nothing."""
+        """Return whether a need of the task is not done; a dropped task needs nothing."""
         entry = self.entries.get(task)
         return bool(entry) and not entry.dropped and bool(self.missing(task))
 
     def standing(self, task: str) -> str | None:
-        """ready or blocked, if it is listed and nobody has it, else None. What else keeps it
-        from being claimed is looked at before."""
+        """Return "ready" or "blocked" for a listed task that nobody holds, else None. Callers check
+        the
+        other obstacles first.
+        """
         entry, tenure = self.entries.get(task), self.tasks.get(task)
         state = tenure.state if tenure else None
         if tenure and self.overdue(tenure):
@@ -80,7 +82,7 @@ class Lists(Tenures):
         return "blocked" if self.missing(task) else "ready"
 
     def in_index(self, task: str) -> str | None:
-        """In which index it is that nobody has: of what is ready, or blocked, or failed."""
+        """Return the index of a task that nobody holds: "ready", "blocked" or "failed"."""
         tenure = self.tasks.get(task)
         if task in self.holds or (tenure.state if tenure else None) not in IDLE:
             return None
@@ -93,7 +95,7 @@ class Lists(Tenures):
         )
 
     def noted(self, change: Callable[[], T]) -> T:
-        """Make a change, and tell whose needs it met, or took away."""
+        """Make a change, and emit an event for each task that it made ready or blocked."""
         before = {task: bool(self.missing(task)) for task in self.entries}
         result = change()
         for task, was_missing in before.items():
@@ -105,7 +107,7 @@ class Lists(Tenures):
     def circle(
         self, start: str, needs: Callable[[str], tuple[str, ...]], known: set[str]
     ) -> list[str] | None:
-        """A path of needs from `start` that comes back to itself."""
+        """Return a path of needs from `start` that contains a circle, or None."""
         path: list[str] = []
 
         def walk(task: str) -> list[str] | None:
@@ -176,7 +178,7 @@ class Lists(Tenures):
         self.events.append((kind, task, "", 0))
 
     def look_at_hold(self, task: str) -> None:
-        """Whoever looks at something whose time on hold is over, lets it go."""
+        """End the hold of a task if its time is over: any act that looks at the task does."""
         if task and task in self.holds and not self.on_hold(task):
             self.let_go(task)
 
@@ -192,7 +194,7 @@ class Lists(Tenures):
         raise NotImplementedError
 
     def next(self, reopen: bool) -> tuple[str | None, list[int]]:
-        """What the session works on, else the first that is ready and that it may have."""
+        """Return the session's own held task, else the first ready task that it may claim."""
         live = [task for task in self.tasks if self.tasks[task].state in HELD]
         mine = [task for task in live if self.tasks[task].owner == self.me]
         for task in mine:
@@ -233,5 +235,5 @@ class Lists(Tenures):
         return "nothing", (*counts, wait)
 
     def failed(self) -> list[str]:
-        """Listed or not."""
+        """Return the failed tasks, listed or not."""
         return [task for task in self.tasks if self.in_index(task) == "failed"]

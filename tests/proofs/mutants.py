@@ -1,8 +1,8 @@
-"""Bugs on purpose: each is put into a copy of the service or the client, and a test must notice.
+"""Mutation test: each mutant is put into a copy of the service or the client, and a test must fail.
 
-`make mutants` prints which test noticed which; one that nobody notices fails it. A mutant whose
-text is no longer in the code fails it too: it has to be written anew. ARGS="--file client/" takes
-those of one folder.
+`make mutants` prints which test caught which mutant, and fails if one survives. It also fails at
+a mutant whose text is no longer in the code: rewrite that mutant. ARGS="--file client/" selects
+the mutants of one folder.
 """
 
 import argparse
@@ -29,7 +29,7 @@ MOST_S = 240
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one mutant."""
+    """The result of one mutant."""
 
     mutant: Mutant
     caught_by: str
@@ -37,8 +37,9 @@ class Verdict:
 
 
 def copied(folder: str) -> Path:
-    """The service, the client and the skill, as the package has them: what is served is there. And
-    the action. What of the service is compiled stays so, but for the file that gets the bug."""
+    """Copy the service, the client, the skill and the action in the layout of the package. Compiled
+    files are copied too; the file with the bug is compiled again.
+    """
     copy = Path(folder) / "dibs"
     shutil.copytree(SERVICE, copy)
     for part in (CLIENT, SKILL, ACTION):
@@ -47,21 +48,21 @@ def copied(folder: str) -> Path:
 
 
 def try_out(mutant: Mutant) -> Verdict:
-    """Run the mutant's tests against a copy of the service that has the bug."""
+    """Run the mutant's tests against a copy of the service with the bug."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dibs-mutant-") as folder:
         copy = copied(folder)
         file = copy / mutant.file
         text = file.read_text()
         if text.count(mutant.old) != 1:
-            return Verdict(mutant, f"STALE: its text is there {text.count(mutant.old)} times", 0)
+            return Verdict(mutant, f"STALE: its text occurs {text.count(mutant.old)} times", 0)
         file.write_text(text.replace(mutant.old, mutant.new))
         caught_by = first_failure(mutant, folder)
     return Verdict(mutant, caught_by, time.monotonic() - started)
 
 
 def first_failure(mutant: Mutant, folder: str) -> str:
-    """The first test that fails with the copy in `folder`, or ''."""
+    """Return the first test that fails with the copy in `folder`, or ''."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     env = os.environ | {"PYTHONPATH": folder, "DIBS_PROOF_SHRINK": "0"}
     if mutant.file.startswith("client/"):
@@ -84,7 +85,7 @@ def first_failure(mutant: Mutant, folder: str) -> str:
 
 
 def tests_that_fail_anyway(mutants: list[Mutant]) -> str:
-    """What fails without any bug: it would catch every mutant."""
+    """Return the first test that fails without any bug: it would seem to catch every mutant."""
     every = dict.fromkeys(test for mutant in mutants for test in mutant.tests)
     sound = Mutant("none", "", "", "", "", tuple(every))
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +94,7 @@ def tests_that_fail_anyway(mutants: list[Mutant]) -> str:
 
 
 def the_copy_is_what_runs() -> bool:
-    """A run against the wrong code would catch nothing."""
+    """Return whether tests import the copy; otherwise no mutant could be caught."""
     with tempfile.TemporaryDirectory() as folder:
         copied(folder)
         ran = processes.run(
@@ -105,20 +106,22 @@ def the_copy_is_what_runs() -> bool:
 
 
 def main() -> int:
-    """Return 0 when every mutant was caught."""
+    """Return 0 if every mutant was caught."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=2, help="how many at once (2)")
-    parser.add_argument("--only", default="", help="those with this in their name")
-    parser.add_argument("--file", default="", help="those in this file or folder, as client/")
+    parser.add_argument("--jobs", type=int, default=2, help="mutants to run at once (2)")
+    parser.add_argument("--only", default="", help="only mutants with this in their name")
+    parser.add_argument(
+        "--file", default="", help="only mutants of this file or folder, such as client/"
+    )
     wanted = parser.parse_args()
     processes.clean_signals()
     processes.adopt_orphans()
-    assert the_copy_is_what_runs(), "PYTHONPATH does not come before the installed dibs"
+    assert the_copy_is_what_runs(), "the tests import the installed dibs, not the copy"
     compileall.compile_dir(SERVICE, quiet=2)
     named = [mutant for mutant in MUTANTS if wanted.only in mutant.name]
     mutants = [mutant for mutant in named if mutant.file.startswith(wanted.file)]
     if failing := tests_that_fail_anyway(mutants):
-        print(f"{failing} fails without a bug, so nothing can be said")
+        print(f"{failing} fails without a bug: the run would prove nothing")
         return 1
     verdicts, started = [], time.monotonic()
     width = max(len(mutant.name) for mutant in mutants)

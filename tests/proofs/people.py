@@ -1,4 +1,4 @@
-"""What people do, in the model: keep something back, let it go, let it be tried again."""
+"""The acts of people in the model: holds, retries and verdicts."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,17 @@ Refused = list[tuple[str, str, int | None]]
 
 
 class People(Queues):
-    """And what that does to those who claim."""
+    """The acts of people, and their effect on claims."""
 
     def kept_back(self, free: Sequence[str], refused: Refused) -> tuple[list[str], Refused]:
-        """Of a project on hold nothing is free."""
+        """Move the free tasks to the refused ones if the project is on hold."""
         hold = self.holds.get("") if self.on_hold("") else None
         if not hold:
             return list(free), refused
         return [], refused + [(task, "on-hold", hold.until) for task in free]
 
     def look_for_next(self, reopen: bool) -> tuple[str, Answer | None]:
-        """What is next; or why there is nothing."""
+        """Return the next task and a reason to refuse it, or "" and why there is none."""
         found, soonest = self.next(reopen)
         if found is None:
             return "", self.nothing(soonest)
@@ -31,13 +31,13 @@ class People(Queues):
         return found, None
 
     def leave_others(self, tasks: Sequence[str], got: Sequence[str]) -> None:
-        """One that came free is enough."""
+        """Leave the queues of the other tasks: one granted task is enough."""
         for task in tasks:
             if task not in got and self.has_ticket(task) and self.meet(task):
                 self.leave_queue(task)
 
     def must_drain(self, task: str, reopen: bool) -> bool:
-        """So much waits for people that `next` gives no more."""
+        """Return whether so many tasks wait for people that `next` hands out no more."""
         most = self.rules.waiting_most
         waits = [t for t in self.tasks.values() if t.state in ("parked", "review")]
         too_many = most > 0 and len(waits) + len(self.failed()) >= most
@@ -55,7 +55,10 @@ class People(Queues):
         return "held-back", (by, reason, False)
 
     def is_repeat(self, known: ModelHold, until: int | None) -> bool:
-        """It has no end either; or it is for as long, and said again within a minute."""
+        """Return whether a hold repeats the known one: both have no end, or the same length within
+        a
+        minute.
+        """
         if known.until is None or until is None:
             return known.until is until
         return known.until - known.at == until - self.now and self.now - known.at < 60_000
@@ -109,7 +112,7 @@ class People(Queues):
         note: str,
         by: str,
     ) -> Answer:
-        """How a pull request ended, of a task or of the one that is on it."""
+        """Record how a pull request ended, for a named task or for the task that is on it."""
         for field, value in () if task else (("pr", pr), ("branch", branch)):
             now, before = self.on(field, value)
             live = [each for each in now if self.tasks[each].state in HELD]
@@ -132,7 +135,7 @@ class People(Queues):
         return self.judged(task, tenure, outcome, pr, note, by)
 
     def on(self, field: str, value: str) -> tuple[list[str], list[str]]:
-        """The tasks that are on a pull request or branch, and those whose tenure before was."""
+        """Return the tasks on a pull request or branch, and those whose previous tenure was."""
         now: list[str] = []
         before: list[str] = []
         for task in sorted(self.tasks) if value else ():

@@ -1,8 +1,8 @@
-"""Run the random proofs for as long as told: `make prove ARGS="--minutes 60 --seed 7"`.
+"""Run the random proofs for a given time: `make prove ARGS="--minutes 60 --seed 7"`.
 
-Each round is the state machine, a long concurrent history and generated calls, each with a seed of
-its own that is printed, so that a failure can be run again alone. `--store redis` proves it with
-Debian's server, `--store cluster` with three primaries of it.
+Each round runs the state machine, a long concurrent history and generated calls. Each of them gets
+its own seed, which is printed, so that a failure can be run again alone. `--store redis` uses
+Debian's server, `--store cluster` three primaries of it.
 """
 
 import argparse
@@ -15,15 +15,21 @@ from tests.harness import processes
 from tests.proofs.stores import KINDS
 
 MOST_S = 3600
-"""One part of a round takes a minute or a few."""
+"""Seconds that a part of a round may take; it usually takes a few minutes at most."""
 
 
 def main() -> int:
-    """Return 0 when every round passed."""
+    """Return 0 if every round passed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10, help="how long to go on (10)")
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="to repeat a run")
-    parser.add_argument("--store", choices=KINDS, default=KINDS[0], help=f"on which ({KINDS[0]})")
+    parser.add_argument(
+        "--minutes", type=float, default=10, help="minutes after which no round starts (10)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=random.randrange(10**6), help="the seed of a run to repeat"
+    )
+    parser.add_argument(
+        "--store", choices=KINDS, default=KINDS[0], help=f"the kind of store ({KINDS[0]})"
+    )
     wanted = parser.parse_args()
     processes.clean_signals()
     dice, until, rounds = random.Random(wanted.seed), time.monotonic() + wanted.minutes * 60, 0

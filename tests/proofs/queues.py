@@ -1,20 +1,23 @@
-"""The queue of a task in the model: places that lapse, and a window for each when it is free."""
+"""The queue of a task in the model: tickets that expire, each with a hand-over window."""
 
 from tests.proofs.lists import Lists
 from tests.proofs.records import ModelTenure, Ticket
 
 QUEUED = ("held", "cooling", "reserved")
-"""What a task is refused with for which one can wait in its queue."""
+"""The refusals after which a session can wait in the task's queue."""
 
 
 class Queues(Lists):
-    """Tickets, in the order of asking."""
+    """Tickets, in the order in which they joined."""
 
     def waiting(self, tenure: ModelTenure) -> list[Ticket]:
         return list(filter(self.waits, tenure.queue))
 
     def turn(self, task: str, free_from: int) -> tuple[Ticket, int] | tuple[None, None]:
-        """Each ticket has a window of its own in which only its session may claim, in order."""
+        """Return the ticket whose hand-over window is open, and its end. Windows follow one
+        another; in
+        each only its session may claim.
+        """
         tenure = self.tasks[task]
         opens = max(free_from, tenure.turns_from)
         while tenure.queue:
@@ -32,13 +35,13 @@ class Queues(Lists):
         return None, None
 
     def has_room(self, task: str) -> bool:
-        """There is a place for me in its queue, or I have one."""
+        """Return whether the session has a place in the queue, or would get one."""
         waiting = self.waiting(self.tasks[task])
         mine = any(ticket.session == self.me for ticket in waiting)
         return mine or len(waiting) < self.rules.tickets_per_task
 
     def enqueue(self, task: str, label: str) -> None:
-        """Take a place at the end, or keep the one that I have."""
+        """Give the session a place at the end, or renew the one that it has."""
         tenure = self.tasks[task]
         mine = [ticket for ticket in self.waiting(tenure) if ticket.session == self.me]
         if not mine:
@@ -48,7 +51,7 @@ class Queues(Lists):
         mine[0].label, mine[0].until = label, self.now + self.rules.ticket_ms
 
     def has_ticket(self, task: str) -> bool:
-        """Whether it still holds a place, or not any more."""
+        """Return whether the session has a ticket, expired or not."""
         tenure = self.tasks.get(task)
         return bool(tenure) and any(ticket.session == self.me for ticket in tenure.queue)
 
@@ -57,7 +60,7 @@ class Queues(Lists):
         waiting = self.waiting(tenure) if tenure else []
         mine = [ticket for ticket in waiting if ticket.session == self.me]
         if mine:
-            if waiting[:1] == mine:  # the next one's window starts now
+            if waiting[:1] == mine:  # the next ticket's window starts now
                 tenure.turns_from = self.now
             self.tell("unqueued", task, self.me)
             tenure.queue.remove(mine[0])

@@ -1,7 +1,7 @@
-"""`dibs`, with scripts that also write down what they were asked and what they answered.
+"""`dibs` with scripts that also record their arguments and answers.
 
-They do so in the store, in the same atomic step, so that what is written is what took effect, in
-the order in which it did, whoever heard of it. Run as `python recorded.py serve …`.
+They record them in the store, in the same atomic step, so the record has every act that took
+effect, in that order, even if no client saw the answer. Run as `python recorded.py serve …`.
 """
 
 import sys
@@ -12,7 +12,7 @@ from dibs.cli import main
 from dibs.store import Rules, scripts
 
 WITNESS = ".witness"
-"""Behind what a project's keys begin with, so that a cluster has it where the project is."""
+"""The key of the record after a project's prefix, so that a cluster keeps it with the project."""
 WRITTEN = ("claim", "heartbeat", "release", "break", "sweep")
 _WRAPPED = """
 local function act() %s
@@ -24,7 +24,7 @@ return reply
 
 
 def wrapped(script: scripts.Script) -> scripts.Script:
-    """The same script, which writes its answer down before it gives it."""
+    """Return the same script, which records its answer before it returns it."""
     tail = _WRAPPED.split("%s")
     text = tail[0] + script.text + tail[1].format(key=WITNESS, name=script.name)
     return replace(script, text=text, sha=sha1(text.encode(), usedforsecurity=False).hexdigest())

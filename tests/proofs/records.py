@@ -1,4 +1,4 @@
-"""What the model remembers, and what it is told of each act."""
+"""The model's data, and its input for each act."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 HELD = ("held", "parked", "review")
 GIVEN_UP = ("released", "abandoned", "done")
 Answer = tuple[str, Any]
-"""What an act came to, and the facts that go with it, which are others for each act."""
+"""The result of an act, and its facts, whose form depends on the act."""
 Told = tuple[str, Any, list[tuple[str, int, str, str, str]]]
-"""An answer, and the losses that are told with it."""
+"""An answer, and the losses that are reported with it."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,15 @@ class Step:
     now: int
     """Lease time, ms."""
     stalls: tuple[tuple[int, int], ...] = ()
-    """Between which instants of lease time nobody could renew."""
+    """The spans of lease time (from, to) in which nobody could renew."""
     session: str = ""
     request: str = ""
     fences: dict[str, int] = field(default_factory=dict)
-    """The new fence of each task that it granted: the one thing that no model can foretell."""
+    """The new fence of each task that the act granted: the one fact that no model can predict."""
     full: bool = False
     """The store had no room."""
     lost_us: int = 0
-    """Time that did not count, so far."""
+    """Microseconds that did not count, so far."""
     losses_us: tuple[int, ...] = ()
     """The same before each stall."""
 
@@ -45,7 +45,7 @@ class Ticket:
 
 @dataclass
 class ModelLoss:
-    """What a session will hear of a claim that it no longer has."""
+    """A loss that a session is to be told: a claim that it no longer has."""
 
     task: str
     fence: int
@@ -53,15 +53,15 @@ class ModelLoss:
     by: str = ""
     note: str = ""
     open: bool = False
-    """Lapsed, and nobody took it: not lost yet."""
+    """Lapsed, and not claimed by another: not lost yet."""
     kept_until: int = 0
     told: str | None = None
-    """The request that heard of it; a retry of the same request hears it again."""
+    """The request that reported the loss; a retry of the same request reports it again."""
 
 
 @dataclass(frozen=True)
 class ModelHold:
-    """A person keeps something from being claimed, until an instant or (None) another word."""
+    """A person's hold on a task or the project, until an instant, or without an end (None)."""
 
     by: str
     reason: str
@@ -71,7 +71,7 @@ class ModelHold:
 
 @dataclass
 class ModelTenure:
-    """A session's time with a task. The latest one stands for the task."""
+    """A session's time with a task. The latest tenure of a task represents the task."""
 
     owner: str
     fence: int
@@ -82,19 +82,19 @@ class ModelTenure:
     label: str
     note: str
     state: str = "held"
-    """What was last written down: a deadline may have passed since."""
+    """The last recorded state: a deadline may have passed since."""
     grants: int = 1
     lapses: int = 0
     failures: int = 0
-    """Tenures before it that failed, and this one where it did."""
+    """Failed tenures before this one, and this one if it failed."""
     anew: int = 0
-    """Since when max_hold counts, where it came back from its review."""
+    """The instant from which max_hold counts, if the claim came back from its review."""
     open_until: int = 0
-    """Until when its pull request is waited for, whatever it does meanwhile."""
+    """The deadline of the review, which holds even if the claim leaves the review."""
     pr: str = ""
     branch: str = ""
     was: str = ""
-    """How it had ended, where a person let the task be tried again."""
+    """The earlier outcome, if a person let the task be tried again."""
     merged: bool = False
     """Its pull request was merged."""
     ended: int = 0
@@ -104,22 +104,22 @@ class ModelTenure:
     previous: "ModelTenure | None" = None
     attempt: int = 1
     log: list[tuple[int, str]] = field(default_factory=list)
-    """From when on it was in which state."""
+    """The states and the instants from which they held."""
 
     @property
     def outcome(self) -> str:
-        """How it ended."""
+        """The outcome."""
         return self.was or self.state
 
     def spent(self, state: str) -> int:
-        """How long it was in a state, in ms."""
+        """Return the time in a state, in ms."""
         pairs = zip(self.log, self.log[1:], strict=False)
         return sum(then - since for (since, was), (then, _) in pairs if was == state)
 
 
 @dataclass(frozen=True)
 class PastTenure:
-    """A tenure that is over, as its project's history has it."""
+    """An ended tenure in the project's history."""
 
     fence: int
     outcome: str
@@ -130,6 +130,6 @@ class PastTenure:
 
     @classmethod
     def of(cls, tenure: ModelTenure) -> "PastTenure":
-        """What is kept of it."""
+        """Return the history's entry of a tenure."""
         held, parked = tenure.spent("held"), tenure.spent("parked")
         return cls(tenure.fence, tenure.outcome, tenure.ended, tenure.attempt, held, parked)

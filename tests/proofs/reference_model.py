@@ -1,4 +1,4 @@
-"""The contract as one sequential program: what each act answers, given when it happened.
+"""The contract as one sequential program: the answer of each act, given its instant.
 
 No store, no network, no clock. Instants and spans are milliseconds of lease time.
 """
@@ -21,10 +21,10 @@ from tests.proofs.records import (
 
 
 class Model(People):
-    """One project: what every act comes to."""
+    """One project: the result of every act."""
 
     def run(self, step: Step) -> Told:
-        """Return (answer, facts, lost). Whatever a session posts, it hears once what it lost."""
+        """Return (answer, facts, lost). Any call of a session reports each of its losses once."""
         self.look(step)
         lost = []
         for _, loss in sorted(self.losses.get(self.me, {}).items()):
@@ -33,7 +33,7 @@ class Model(People):
                 loss.told = step.request
                 lost.append(loss)
         act = getattr(self, step.act)
-        if step.act == "tasks_":  # what it forgets, and what it writes, are told apart
+        if step.act == "tasks_":  # it tells its forgotten tasks from its written ones
             answer, facts = act(**step.args)
         else:
             answer, facts = self.noted(lambda: act(**step.args))
@@ -42,7 +42,7 @@ class Model(People):
     def sorted_out(
         self, tasks: Sequence[str], mode: str, reopen: bool
     ) -> tuple[list[str], list[str], list[tuple[str, str, int | None]]]:
-        """Return what is free, what is this session's already, and what it is refused."""
+        """Return the free tasks, the session's own, and those that it is refused."""
         free: list[str] = []
         mine: list[str] = []
         refused: list[tuple[str, str, int | None]] = []
@@ -74,7 +74,7 @@ class Model(People):
                 return answer
             tasks = [found]
         free, mine, refused = self.sorted_out(tasks, mode, reopen)
-        if mode == "any":  # what the session has already, else the first that is free
+        if mode == "any":  # the session's own task, else the first free one
             free = [] if mine else free[:1]
         free, refused = self.kept_back(free, refused)
         refuse = bool(refused) and (mode == "all" or not free + mine)
@@ -99,7 +99,7 @@ class Model(People):
         for number, task in enumerate(free):
             later = {other: self.in_index(other) for other in free[number + 1 :]}
             self.grant(task, ttl or self.rules.ttl_ms, **face)
-            # One that was done is needed by one that the same act grants next.
+            # A done task that this act grants again is needed by a task that it grants next.
             for other, was in later.items():
                 if (was, self.in_index(other)) == ("ready", "blocked"):
                     self.events.append(("blocked", other, "", 0))
@@ -140,7 +140,10 @@ class Model(People):
         return self.not_mine(task, fence, moved=bool(ours))
 
     def waits_for_verdict(self, task: str) -> bool:
-        """In review, or put back into it by whoever goes: it may be worked on again."""
+        """Return whether the task is in review; a claim that left its review to be worked on again
+        is
+        put back into it.
+        """
         tenure = self.tasks[task]
         if tenure.state not in HELD or self.overdue(tenure):
             return False
@@ -186,13 +189,13 @@ class Model(People):
         return "swept", None
 
     def finished(self) -> bool:
-        """Nothing is left of the project but its last fence and its events."""
+        """Return whether nothing is left of the project but its last fence and its events."""
         lost = self.losses.values()
         kept = (self.tasks, self.entries, self.holds, self.endings, self.history, *lost)
         return bool(self.epoch) and not any(kept)
 
     def met(self, task: str | None) -> list[str]:
-        """The task that an act names, or all that I may have."""
+        """Return the task that an act names, or all that the session may hold."""
         mine = [each for each in sorted(self.tasks) if self.ours(each)]
         mine = [t for t in mine if self.tasks[t].state in HELD or self.loss(self.me, t)]
         return list(filter(self.meet, [task] if task else mine))
@@ -202,7 +205,7 @@ class Model(People):
         return tenure.owner == self.me and tenure.state in (*HELD, "lapsed")
 
     def mine(self, task: str) -> bool:
-        """Held by me; or lapsed, and nobody took it, and I may go on."""
+        """Return whether the session holds the task, or may revive its lapsed claim."""
         if not self.ours(task):
             return False
         self.lapse(task)
@@ -211,7 +214,7 @@ class Model(People):
         return tenure.state in HELD or since + self.rules.max_hold_ms > self.now
 
     def verdict(self, task: str, reopen: bool) -> tuple[str, int | None]:
-        """What stands between me and a task, and until when."""
+        """Return the obstacle between the session and a task, and when it ends."""
         self.meet(task)
         self.look_at_hold(task)
         tenure, hold = self.tasks.get(task), self.holds.get(task)
@@ -235,7 +238,7 @@ class Model(People):
         return ("reserved", closes) if ticket and ticket.session != self.me else ("free", None)
 
     def denied(self, task: str, tenure: ModelTenure, reopen: bool) -> tuple[str, int | None] | None:
-        """Why nobody may have it, whoever had it last."""
+        """Return the obstacle that no session may pass, not even the last holder."""
         hold = self.holds.get(task)
         if tenure.state == "done" and not reopen:
             return "done", None
@@ -246,7 +249,7 @@ class Model(People):
         return ("blocked", None) if self.is_blocked(task) else None
 
     def gave_up(self, task: str, fence: int | None) -> bool:
-        """I ended the tenure that `fence` names myself, without one the latest."""
+        """Return whether the session ended the tenure of `fence` (None: the latest)."""
         latest = self.tasks.get(task)
         named = [latest] if latest and fence in (None, latest.fence) else []
         if latest and latest.previous and fence == latest.previous.fence:

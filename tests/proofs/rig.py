@@ -1,7 +1,7 @@
-"""A real store with a clock that moves only when told, and a service's Store on it.
+"""A real store with a clock that moves only on command, and a service's Store on it.
 
-Every act goes through `Rig.act`: it runs on the store, is replayed in the model, and both must
-agree, in what was answered and in what lies in the store.
+Every act goes through `Rig.act`: it runs on the store and is replayed in the model, and both must
+agree in the answer and in the stored data.
 """
 
 import asyncio
@@ -48,18 +48,18 @@ RULES = Rules(
     done_retention_ms=90_000,
     history_ms=110_000,
 )
-"""Small numbers, so that a minute reaches every boundary. Rates are another test's business."""
+"""Small numbers, so that a minute reaches every boundary. Other tests cover the rates."""
 PROJECT = Project("proof.repo")
 INSTANTS = ("due", "grace", "max_hold", "ticket", "window", "stale", "over", "loss", "ending")
-"""Where something changes for a task by time alone."""
+"""The instants at which a task changes by time alone."""
 
 Call = Callable[[], Coroutine[Any, Any, Any]]
 SLICE_MS = 4_000
-"""Time passes in slices that the service sees: a longer one that nobody watched is an outage."""
+"""The longest step that passes as watched time: the service takes a longer one for an outage."""
 
 
 class FrozenServer:
-    """The store's processes and their frozen clock; it survives many rigs."""
+    """The store's processes and their frozen clock, for many rigs one after the other."""
 
     def __init__(self, folder: Path) -> None:
         self.clock = SteppedClock(folder / "clock")
@@ -70,17 +70,17 @@ class FrozenServer:
 
     def _connect(self) -> None:
         self.raw, *others = self.store.clients()
-        """To the server that has the project."""
+        """The client of the server that has the project."""
         self._all = [self.raw, *others]
 
     def start(self) -> None:
-        """Start again what was killed."""
+        """Start what was killed."""
         self.store.start()
         self._connect()
         self.move(0)
 
     def kill(self) -> None:
-        """As a crash would: at once, with whatever is under way."""
+        """Kill it as a crash would: at once, in the middle of any command."""
         self.store.kill()
         self._disconnect()
 
@@ -90,17 +90,17 @@ class FrozenServer:
             client.config_set("maxmemory", "1" if on else "0")
 
     def flush_scripts(self) -> None:
-        """Let it forget the scripts that it was given, as nobody promised to keep them."""
+        """Make the store forget its cached scripts, as it may do at any time."""
         for client in self._all:
             client.script_flush()
 
     def flush_functions(self) -> None:
-        """And the functions."""
+        """Make the store forget its functions."""
         for client in self._all:
             client.function_flush()
 
     def move(self, ms: int) -> None:
-        """Step the clock, and wait until the store has seen it: it keeps its last loop's time."""
+        """Step the clock, and wait until the store sees it: a server caches the time briefly."""
         self.clock.step(ms / 1000)
         deadline = time.monotonic() + 5
         while any(time_us(client) != self.clock.now_us for client in self._all):
@@ -116,7 +116,7 @@ class FrozenServer:
 
 
 def time_us(client: Any) -> int:
-    """What a server's clock says."""
+    """Return the time of a server's clock in microseconds."""
     seconds, micros = client.time()
     return int(seconds * 1_000_000 + micros)
 
@@ -125,7 +125,7 @@ class Rig:
     """One project of one store, driven act by act."""
 
     met: ClassVar[Counter[str]] = Counter()
-    """What came of acts, over all rigs: a run that met too little has shown too little."""
+    """Counts of results and events over all rigs: a run that met too few proves too little."""
 
     def __init__(self, server: FrozenServer, rules: Rules = RULES, sessions: int = 4) -> None:
         self.server, self.rules = server, rules
@@ -137,13 +137,13 @@ class Rig:
         self.audit = Audit(server.raw, self.project)
         self.full = False
         self.closed = ""
-        """Why the service grants nothing new."""
+        """The reason why the service grants nothing new, or ""."""
         self.lease_least = self.lease_most = 0
-        """Between these two lease time must be now, by what the rig did to the clock."""
+        """The bounds within which lease time must be now, by the steps of the clock."""
         self.protected: dict[str, tuple[int, int]] = {}
-        """task: (fence, until): what an outage has granted to the claims it met."""
+        """task: (fence, until): the time that an outage has granted to a live claim."""
         self.acknowledged: dict[str, tuple[int, str, int]] = {}
-        """task: (fence, session, deadline) as the last reply to anybody said."""
+        """task: (fence, session, deadline) of the last reply to any session."""
         self.connect()
         self.run(self.store.open())
         self.lease_least = self.lease_most = self.store.clock.reading.lease_ms
@@ -161,23 +161,23 @@ class Rig:
     # Acts
 
     def act(self, call: Call) -> Any:
-        """Run one act until it is answered; check its answer, the store, and the list."""
+        """Run one act until it is answered; check the answer, the stored data, and the list."""
         outcome = self.answered(call)
         asked = [run for run in self.link.runs if not run.between]
         requests = {run.args[3] for run in asked if run.act in witness.BY_SESSIONS}
-        assert len(requests) <= 1, f"one act is one request, however often it is sent: {requests}"
+        assert len(requests) <= 1, f"an act has one request id, also in its retries: {requests}"
         if isinstance(outcome, results.Negative):
             unknown = self.link.lost > 0
-            assert outcome.unsure == unknown, f"{outcome}, and {self.link.lost} tries were lost"
+            assert outcome.unsure == unknown, f"{outcome}, though {self.link.lost} tries were lost"
         answer = self.replay()
         if answer:
             said = witness.said(outcome)
-            assert said == answer, f"the service said\n  {said}\nthe contract says\n  {answer}"
+            assert said == answer, f"the service answered\n  {said}\nthe contract says\n  {answer}"
         self.check()
         return outcome
 
     def answered(self, call: Call) -> Any:
-        """Ask, and ask again while the answer is that nobody knows."""
+        """Call until the outcome is known."""
         self.link.runs.clear()
         for _ in range(5):
             self.link.lost = 0
@@ -186,11 +186,11 @@ class Rig:
             except StoreDown as down:
                 denied = not down.sent
             ran = any(run.act in witness.REPLAYED for run in self.link.runs)
-            assert not (denied and ran), "it ran, but the service says that it did not"
-        raise AssertionError("the store is up, but the service does not reach it")
+            assert not (denied and ran), "the act ran, but the service denies it"
+        raise AssertionError("the store is up, but the service cannot reach it")
 
     def replay(self) -> Any:
-        """Take what ran since the last time through the model; return its last answer."""
+        """Replay the runs since the last call in the model; return its last answer."""
         answer = None
         for run in self.link.runs:
             if not witness.replayable(run):
@@ -203,12 +203,14 @@ class Rig:
             self.met[f"act: {run.act}"] += 1
             self.met.update(kinds(answer) + [event[0] for event in self.model.events[told:]])
             assert run.reply is not None
-            assert run.reply[0] == answer[0], f"{step} came to {run.reply[0]}, not to {answer[0]}"
+            assert run.reply[0] == answer[0], (
+                f"{step} resulted in {run.reply[0]}, not in {answer[0]}"
+            )
             self._note_deadlines(run)
         return answer
 
     def check(self) -> None:
-        """The store holds what the model says, and the list is a snapshot of it."""
+        """Check the stored data against the model, and the list against both."""
         self.audit.check(self.model)
         self._check_list()
         self._check_backlog()
@@ -291,11 +293,11 @@ class Rig:
                 self.model.epoch = 0
                 self.audit.begin_anew(self.model)
             news = told < len(self.model.events) or self.model.fence >= self.server.clock.now_us
-            assert news or left != {"meta", "events"}, "nothing is left to be kept for"
+            assert news or left != {"meta", "events"}, "the events of a finished project are left"
         self.check()
 
     def who(self, owner: str) -> int:
-        """Which of the sessions the store knows by this hash."""
+        """Return the number of the session with this hash."""
         return [self.store.hashed(session) for session in self.sessions].index(owner)
 
     # Time and trouble
@@ -337,11 +339,11 @@ class Rig:
         self.pass_time(max(0, at + off_ms - self.store.clock.reading.lease_ms))
 
     def losses(self, task: str) -> list[Any]:
-        """What anybody lost of a task and may still hear of."""
+        """Return the losses of a task that a session may still be told."""
         return [each[task] for each in self.model.losses.values() if task in each]
 
     def jump(self, ms: int) -> None:
-        """Step the clock with nobody watching: over five seconds, or back, it is an outage."""
+        """Step the clock unwatched: a step back, or one of over five seconds, is an outage."""
         self.tick()
         self.server.move(ms)
         if 0 <= ms <= self.rules.stall_ms:
@@ -355,7 +357,7 @@ class Rig:
             self._check_protected()
 
     def restart(self) -> None:
-        """kill -9 the store, and start it again on what it left."""
+        """Kill the store with SIGKILL, and start it again on its data."""
         full, self.full = self.full, False
         self.server.kill()
         self.server.start()
@@ -363,15 +365,15 @@ class Rig:
         self._protect()
         if full:
             self.fill(on=True)
-        self.tick()  # as the service does once a second
+        self.tick()  # as the service does every second
         self._check_protected()
 
     def crash_during(self, call: Call, turns: int, *, after: bool = False) -> None:
-        """Kill the store `turns` of the event loop after an act began; then ask for it again.
+        """Kill the store `turns` of the event loop after an act began; then call the act again.
 
-        `after`: the act has been sent and the store has done it (it answers another connection),
-        and nobody reads the answer. Whether it took effect, what lies in the store tells: all of
-        it or nothing.
+        With `after`, the act has been sent and the store has run it (it answers on another
+        connection), but nobody reads the answer. The stored data shows whether the act took effect:
+        all of it or nothing.
         """
         self.tick()
 
@@ -382,7 +384,7 @@ class Rig:
             if after:
                 while not self.link.runs and not asking.done():
                     await asyncio.sleep(0)
-                await asyncio.sleep(0)  # what is sent in a turn leaves at its end
+                await asyncio.sleep(0)  # commands of one turn are sent at its end
                 self.server.raw.ping()
                 asking.cancel()
             self.server.kill()
@@ -401,7 +403,7 @@ class Rig:
         self.act(call)
 
     def _resolve(self, unanswered: list[witness.ScriptRun]) -> None:
-        """Find out which of the runs that nobody saw the end of took effect."""
+        """Find out which of the runs without an answer took effect."""
         for run in unanswered:
             if run.act in witness.REPLAYED and not self._agrees(self.model):
                 after = deepcopy(self.model)
@@ -423,7 +425,7 @@ class Rig:
         return True
 
     def others_have_it_between_two_tries(self, task: str, whose: list[int]) -> None:
-        """Lose the next act's first reply; before its second try, these have the task in turn."""
+        """Lose the next act's first reply; before its retry, these hold the task in turn."""
         store, name = self.store, Task(task)
 
         async def meanwhile() -> None:
@@ -437,7 +439,7 @@ class Rig:
         self.link.lose_reply, self.link.meanwhile = 1, meanwhile
 
     def restart_service(self) -> None:
-        """Another process of the service goes on where this one ends."""
+        """Replace the service's process by another."""
         self.run(self.store.close())
         self.connect()
         self.run(self.store.open())
@@ -449,8 +451,9 @@ class Rig:
         self.full = on
 
     def _protect(self) -> None:
-        """Whoever is live when time is lost has a ttl from when it is found again (rule 13); but
-        not by what was written in that very ms, in which no store is back: no time passes here.
+        """Record the live claims: after an outage each has a ttl from its end (rule 13). Claims
+        written
+        in this very millisecond are exempt, since here the clock stands still during a restart.
         """
         now = self.store.clock.reading.lease_ms
         self.protected.clear()
@@ -461,16 +464,18 @@ class Rig:
                     self.met["a claim under way met an outage"] += 1
 
     def _check_protected(self) -> None:
-        """Each claim that met the outage says that it has a ttl left, at least."""
+        """Check that each claim that met the outage has at least a ttl left."""
         for task, (fence, _) in list(self.protected.items()):
             claim = self.show(task)
             if claim.state in HELD and claim.fence == fence:
                 ttl = self.model.tasks[task].ttl // 1000
-                assert claim.expires_in >= ttl, f"after an outage {task!r} has less than its ttl"
+                assert claim.expires_in >= ttl, (
+                    f"after an outage {task!r} has less than its ttl left"
+                )
             else:
                 assert claim.state != "lapsed", f"{task!r} lapsed in an outage"
 
-    # What must hold besides
+    # Invariants
 
     def _check_clock(self, now: int) -> None:
         bounds = f"{self.lease_least} to {self.lease_most}"
@@ -488,7 +493,9 @@ class Rig:
             for name, known in (("an outage", self.protected), ("a reply", self.acknowledged)):
                 fence_then, *_, until = known.get(task, (0, 0))
                 if fence_then == before.fence and before.owner != step.session:
-                    assert step.now >= until, f"{task!r} was taken before {name} allowed it"
+                    assert step.now >= until, (
+                        f"{task!r} was claimed by another before {name} allowed it"
+                    )
 
     def _note_deadlines(self, run: witness.ScriptRun) -> None:
         for view in witness.views(run):
@@ -497,14 +504,14 @@ class Rig:
                 self.acknowledged[view["task"]] = (int(view["fence"]), view["owner"], until)
 
     def _check_list(self) -> None:
-        """The list, page by page, is every claim once; its `seq` is the last event."""
+        """Check that the list has every claim once, and that `seq` is the last event."""
         states, cursor, claims, seq = model.STATES, "", [], ""
         while True:
             page = self.run(
                 acting.list_(self.store, self.project, states=states, limit=2, cursor=cursor)
             )
             claims += [witness.claim_said(claim) for claim in page.claims]
-            assert len(claims) <= len(self.model.tasks), f"the list goes on and on: {claims}"
+            assert len(claims) <= len(self.model.tasks), f"the list never ends: {claims}"
             seq, cursor = page.seq, page.cursor or ""
             if not cursor:
                 break
@@ -524,7 +531,7 @@ class Rig:
         )
 
     def _check_backlog(self) -> None:
-        """What is listed, page by page, is each task once, in the order of `next`."""
+        """Check that the backlog has each listed task once, in the order of `next`."""
         found, cursor = [], ""
         while True:
             query = {"limit": 2, "cursor": cursor}
@@ -541,7 +548,7 @@ class Rig:
 
 
 class Foretold(dict[str, int]):
-    """The fences that a model's next grants have: the clock in µs, and never one again."""
+    """The fences of the model's next grants: the clock in µs, and never one twice."""
 
     def __init__(self, model: Model, time_us: int) -> None:
         self.model, self.time_us = model, time_us
@@ -551,7 +558,7 @@ class Foretold(dict[str, int]):
 
 
 def kinds(answer: Any) -> list[str]:
-    """Names for what an act came to, as the reader of the counts wants them."""
+    """Return the names under which an answer is counted."""
     word, facts, lost = answer
     named: dict[str, Callable[[], list[str]]] = {
         "refused": lambda: [f"refused: {refusal['verdict']}" for refusal in facts],

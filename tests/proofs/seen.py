@@ -1,4 +1,4 @@
-"""What others see of the model: the facts of a claim that decide something."""
+"""The model's claims as callers see them: the facts that decide something."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ REF_CHARS = 10
 
 
 def seconds(ms: int) -> int:
-    """Whole ones, and enough of them."""
+    """Return whole seconds, rounded up."""
     return -(-ms // 1000)
 
 

@@ -1,7 +1,7 @@
 """The store that the proofs break: DIBS_PROOF_STORE is `embedded`, `redis` or `cluster`.
 
 `redis` is the private server with Debian's program instead of the wheel's. A cluster has three
-primaries, of which one has the project, and often another one the clock.
+primaries; one has the project, and often another the clock.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ from dibs.store.local.embedded import EmbeddedStore
 KIND = os.environ.get("DIBS_PROOF_STORE", "embedded")
 KINDS = ("embedded", "redis", "cluster")
 LATE_S = 2.5
-"""A primary that is back takes no writes for two seconds, by its wall clock."""
+"""A restarted primary refuses writes for two seconds by its wall clock."""
 NODE_TIMEOUT_MS = 10**9
-"""Under a clock that is stepped no node may take another one for dead."""
+"""So long that no node takes another for dead when the clock is stepped."""
 
 
 class Private:
@@ -41,7 +41,7 @@ class Private:
         self.start()
 
     def start(self) -> None:
-        """Start it on what it left."""
+        """Start it on its data."""
         with contextlib.ExitStack() as patched:
             if self._kind == "redis":
                 debian = (program("redis"), "Redis 7", "Debian")
@@ -50,19 +50,19 @@ class Private:
                 )
             env = self._clock.env if self._clock else {}
             self._store = EmbeddedStore.start(self._folder, env=env)
-        keep(self._store.pid)  # a test may have started it again
+        keep(self._store.pid)  # a test may have restarted it
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The URL of the store."""
         return self._store.url
 
     def clients(self) -> list[Any]:
-        """A connection to each server, first to the one that has the project."""
+        """Return a client of each server, first of the one that has the project."""
         return [redis.Redis.from_url(self.url, decode_responses=True)]
 
     def empty(self) -> None:
-        """Forget every claim; the store stays the one that its directory has had."""
+        """Delete every claim, but keep the mark by which the directory recognizes its store."""
         with self.clients()[0] as client:
             name = client.get(mark.KEY)
             client.flushall()
@@ -73,12 +73,12 @@ class Private:
         os.kill(self._store.pid, signal_number)
 
     def kill(self) -> None:
-        """As a crash would, the server of the project: at once, with whatever is under way."""
+        """Kill the project's server as a crash would: at once, in the middle of any command."""
         self.send(signal.SIGKILL)
         self._store.stop()
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         self._store.stop()
 
 
@@ -124,13 +124,14 @@ class Cluster:
         self._mine.kill()
 
     def start(self) -> None:
-        """See Private. It takes writes when this returns."""
+        """Start the killed primary; return when it takes writes."""
         clock = self._clock
         if not clock:
             self._mine.start()
             return
-        # It waits by a clock that stands still, and no time is to pass for anybody who looks: it
-        # begins to wait a little earlier.
+        # It waits by a clock that stands still, and the clock must not change for any other reader:
+        # let
+        # the wait begin earlier.
         clock.step(-LATE_S)
         self._mine.start()
         keep(self._mine.process.pid)
@@ -146,6 +147,6 @@ Backing = Private | Cluster
 
 
 def backing(folder: Path, project: Project, clock: SteppedClock | None = None) -> Backing:
-    """Return a store that runs, of the kind that is asked for; `clock` is what it goes by."""
+    """Return a running store of the chosen kind; `clock`, if given, is the clock that it reads."""
     assert KIND in KINDS, f"DIBS_PROOF_STORE is one of {KINDS}"
     return Cluster(folder, project, clock) if KIND == "cluster" else Private(folder, KIND, clock)

@@ -1,4 +1,4 @@
-"""The life of a tenure in the model: from a grant, over renewals and lapses, to its end."""
+"""The life of a tenure in the model: from a grant, through renewals and lapses, to its end."""
 
 from tests.proofs import seen
 from tests.proofs.records import HELD, ModelHold, ModelLoss, ModelTenure, PastTenure, Step, Ticket
@@ -9,20 +9,22 @@ FAILS = ("lapsed", "abandoned", "broken")
 
 
 class Tenures:
-    """The latest tenure of each task, what each session has lost, and the moment of the step."""
+    """The latest tenure of each task, the losses of each session, and the instant of the step."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules, self.fence = rules, 0
         self.tasks: dict[str, ModelTenure] = {}
         self.losses: dict[str, dict[str, ModelLoss]] = {}
         self.holds: dict[str, ModelHold] = {}
-        """What people keep back, by task, the project by ''; also when its time is over, until
-        somebody has looked."""
+        """The holds by task, the project's under ''. A hold whose time is over stays until an act
+        looks
+        at it.
+        """
         self.history: dict[str, list[PastTenure]] = {}
-        """The tenures before the one that stands for a task, the latest first."""
+        """The tenures before the latest one of a task, the latest first."""
         self.events: list[tuple[str, str, str, int]] = []
         self.endings: dict[tuple[int, str, str], int] = {}
-        """(fence, whose, task): when it was given up or broken."""
+        """(fence, session's ref or "broken", task): the instant of the release or break."""
         self.epoch = 0
         """The first fence of the project."""
         self.look(Step("show", {}, 0))
@@ -31,24 +33,27 @@ class Tenures:
         self.step, self.now, self.me = step, step.now, step.session
 
     def extended(self, instant: int, span: int, written: int = 0) -> int:
-        """What had not passed when time was lost has `span` from when it was found again."""
+        """Return the instant extended by stalls: one that had not passed when a stall began is at
+        least
+        `span` after the stall's end.
+        """
         for lost_from, lost_to in self.step.stalls:
             if instant > lost_from and written < lost_to:
                 instant = max(instant, lost_to + span)
         return instant
 
     def aged(self, tenure: ModelTenure) -> bool:
-        """Whether it ended so long ago that it counts as never known, or only as the past."""
+        """Return whether the retention of an ended tenure is over."""
         done = tenure.state == "done"
         ended = self.deadline(tenure) if tenure.state in HELD else tenure.ended
         return ended + self.rules_kept(done) <= self.now
 
     def over(self, tenure: ModelTenure) -> bool:
-        """Whether it counts as never known."""
+        """Return whether a tenure is forgotten."""
         return self.aged(tenure)
 
     def standing(self, task: str) -> str | None:
-        """How a task stands that nobody has, where a list says more than `free`; see Lists."""
+        """Return the state of an unheld task, if the list says more than `free`; see Lists."""
         return None
 
     def is_listed(self, task: str) -> bool:
@@ -60,12 +65,12 @@ class Tenures:
         return self.rules.max_attempts
 
     def used_up(self, task: str, overdue: bool = False) -> bool:
-        """Its attempts are used up."""
+        """Return whether the task's attempts are used up."""
         tenure, most = self.tasks.get(task), self.most_attempts(task)
         return bool(tenure and most and tenure.failures + overdue >= most)
 
     def on_hold(self, task: str) -> bool:
-        """A person keeps it back now."""
+        """Return whether the task is on hold now."""
         hold = self.holds.get(task)
         return bool(hold) and (hold.until is None or hold.until > self.now)
 
@@ -77,7 +82,7 @@ class Tenures:
         return tenure if tenure and not self.over(tenure) else None
 
     def meet(self, task: str) -> ModelTenure | None:
-        """Whoever acts on a task forgets what is over."""
+        """Return a task's tenure, or forget it (as any act does) if its retention is over."""
         tenure = self.tasks.get(task)
         if tenure and self.over(tenure):
             self.lapse(task)
@@ -89,14 +94,14 @@ class Tenures:
         return tenure
 
     def remember(self, task: str, tenure: ModelTenure, most: int) -> None:
-        """Its time as what stands for the task is over; it is history."""
+        """Move a tenure that no longer represents its task to the history."""
         if tenure.ended + self.rules.history_ms > self.now:
             kept = self.history.setdefault(task, [])
             kept.insert(0, PastTenure.of(tenure))
             del kept[most:]
 
     def forget_history(self) -> None:
-        """What ended so long ago is not kept."""
+        """Forget the tenures that are past the history's retention."""
         kept_from = self.now - self.rules.history_ms
         for task, kept in list(self.history.items()):
             self.history[task] = [past for past in kept if past.ended > kept_from]
@@ -114,7 +119,7 @@ class Tenures:
         return tenure.state in HELD and self.deadline(tenure) <= self.now
 
     def notice(self, task: str) -> None:
-        """Whoever first meets a deadline that has passed writes it down."""
+        """Record a passed deadline: the first act that meets it does."""
         if self.meet(task):
             self.lapse(task)
 
@@ -131,7 +136,7 @@ class Tenures:
             self.tell_failed(task, tenure.failures - 1)
 
     def over_with(self, task: str, how: str) -> None:
-        """Its tenure is over: what that counts for."""
+        """End the tenure with an outcome, and count it as a failure if it is one."""
         tenure = self.tasks[task]
         if tenure.state in HELD:
             brief = how == "released" and self.now - tenure.since < self.rules.brief_ms
@@ -141,7 +146,7 @@ class Tenures:
         tenure.state = how
 
     def was_brief(self, task: str) -> bool:
-        """It was released so soon that this counted as a failure."""
+        """Return whether the task was released so soon that this counted as a failure."""
         tenure = self.tasks[task]
         spent = tenure.ended - tenure.since
         brief = tenure.state == "released" and spent < self.rules.brief_ms
@@ -214,7 +219,7 @@ class Tenures:
         span = tenure.ttl if state == "held" else ttl or self.rules.park_ms
         if was == "review" and state != "review":
             tenure.anew, due = self.now, 0
-        if resume:  # the one way to a sooner deadline
+        if resume:  # the only way to an earlier deadline
             due = min(due, self.now + span)
         limit = (tenure.anew or tenure.since) + self.rules.max_hold_ms
         if state == "review":
@@ -259,8 +264,10 @@ class Tenures:
         return ended is not None and ended + self.rules.retention_ms > self.now
 
     def forgotten(self, task: str, fence: int | None) -> bool:
-        """The store must have lost the tenure that I name: no trace of it is left, though it is
-        not long ago, and since then time was lost, or the project began."""
+        """Return whether the store must have lost the tenure of `fence`: no trace of it is left,
+        its
+        retention is not over, and since then time was lost or the project began again.
+        """
         now_us = self.now * 1000 + self.step.lost_us
         if not fence or not now_us - self.rules.retention_ms * 1000 < fence <= now_us:
             return False
@@ -275,7 +282,7 @@ class Tenures:
         return any(end > fence - slack_us for end in ends) or fence < (self.epoch or now_us)
 
     def drop_lapsed(self, task: str) -> None:
-        """Whoever has not asked again in time waits no more."""
+        """Drop the expired tickets of a queue."""
         tenure = self.tasks[task]
         for ticket in [ticket for ticket in tenure.queue if not self.waits(ticket)]:
             tenure.queue.remove(ticket)

@@ -1,7 +1,7 @@
-"""Every act, a millisecond before, at and after each instant where time alone changes something.
+"""Every act, a millisecond before, at and after each instant at which time alone changes something.
 
-What random histories meet by chance is met here each time; the rig compares every answer, record
-and event with the model.
+Random histories reach these cases by chance; here each runs every time. The rig compares every
+answer, record and event with the model.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,12 +21,12 @@ def rig(server: FrozenServer) -> Iterator[Rig]:
 
 
 def held(rig: Rig) -> None:
-    """Ann has it."""
+    """Ann holds the task."""
     rig.claim(ANN, "T")
 
 
 def held_long(rig: Rig) -> None:
-    """Ann has renewed it as often as she may."""
+    """Ann holds it, renewed until max_hold."""
     rig.claim(ANN, "T")
     for _ in range(RULES.max_hold_ms // RULES.ttl_ms):
         rig.pass_time(RULES.ttl_ms - 1_000)
@@ -34,44 +34,44 @@ def held_long(rig: Rig) -> None:
 
 
 def waited_for(rig: Rig) -> None:
-    """Ann has it for longer than Bob's ticket lasts."""
+    """Ann holds it for longer than Bob's ticket lasts."""
     rig.claim(ANN, "T", ttl_s=60)
     rig.claim(BOB, "T", queue=True)
 
 
 def handed_over(rig: Rig) -> None:
-    """Ann gave it up, and it is Bob's turn."""
+    """Ann released it, and Bob's hand-over window is open."""
     waited_for(rig)
     rig.release(ANN, "T")
 
 
 def lapsed(rig: Rig) -> None:
-    """Ann lost it, and nobody took it."""
+    """Ann's claim lapsed, and nobody claimed it since."""
     rig.claim(ANN, "T")
     rig.pass_until("T", "due", 0)
     rig.sweep()
 
 
 def released(rig: Rig) -> None:
-    """Ann gave it up."""
+    """Ann released it."""
     rig.claim(ANN, "T")
     rig.release(ANN, "T")
 
 
 def done(rig: Rig) -> None:
-    """Ann did it."""
+    """Ann finished it."""
     rig.claim(ANN, "T")
     rig.release(ANN, "T", outcome="done")
 
 
 def broken(rig: Rig) -> None:
-    """Ann had it until somebody broke it."""
+    """Ann's claim was broken."""
     rig.claim(ANN, "T")
     rig.break_("T", rig.model.fence)
 
 
 def taken(rig: Rig) -> None:
-    """Ann lost it to Cat, who gave it up."""
+    """Ann lost it to Cat, who released it."""
     lapsed(rig)
     rig.pass_time(RULES.grace_ms)
     rig.claim(CAT, "T")
@@ -79,7 +79,7 @@ def taken(rig: Rig) -> None:
 
 
 def had_since(rig: Rig) -> None:
-    """Ann gave it up, and two others have had it since."""
+    """Ann released it, and two others have held it since."""
     released(rig)
     for who in (BOB, CAT):
         rig.pass_time(1_000)
@@ -88,7 +88,7 @@ def had_since(rig: Rig) -> None:
 
 
 def broken_and_had_since(rig: Rig) -> None:
-    """Ann's was broken, and two others have had it since."""
+    """Ann's claim was broken, and two others have held it since."""
     broken(rig)
     for who in (BOB, CAT):
         rig.pass_time(1_000)
@@ -97,7 +97,7 @@ def broken_and_had_since(rig: Rig) -> None:
 
 
 def gone(rig: Rig) -> None:
-    """Nothing is kept of the project any more."""
+    """Nothing is left of the project."""
     broken(rig)
     rig.pass_time(RULES.history_ms)
     for _ in range(2):
@@ -107,12 +107,12 @@ def gone(rig: Rig) -> None:
 
 
 def first(rig: Rig) -> int:
-    """The fence of the first tenure that somebody ended."""
+    """Return the fence of the first tenure that a release or a break ended."""
     return min((fence for fence, _, _ in rig.model.endings), default=older(rig))
 
 
 def older(rig: Rig) -> int:
-    """A fence that the task may have had before."""
+    """Return a fence that an earlier tenure may have had."""
     return rig.model.fence - 1
 
 
@@ -170,7 +170,7 @@ def test_every_act_is_right_to_the_millisecond(
     rig.pass_until("T", instant, off_ms)
     ACTS[act](rig)
     rig.show("T")
-    # Whoever lost it hears so once, and once more if that answer was lost.
+    # A loser is told once, and again in a retry of the same request.
     for request in ("one", "one", "two"):
         rig.beat(ANN, "T", request=request)
     rig.show("T", BOB)

@@ -1,4 +1,4 @@
-"""What the machine once found: short ways to each, kept. Every act is compared with the model."""
+"""Bugs that the machine found, each by a short way. Every act is compared with the model."""
 
 from collections.abc import Iterator
 

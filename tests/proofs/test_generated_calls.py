@@ -1,4 +1,4 @@
-"""Thousands of calls made from the service's own description: it keeps to what it says."""
+"""Thousands of calls generated from the service's own description, which its answers must match."""
 
 import os
 import re
@@ -14,9 +14,9 @@ from tests.proofs import stores
 from dibs.model import Project
 
 EXAMPLES = int(os.environ.get("DIBS_PROOF_EXAMPLES", "12"))
-"""For each call, in each of schemathesis's phases that make random ones."""
+"""Random cases for each operation, in each random phase of schemathesis."""
 CALLS = 500
-"""So many are made at least: an odd description would allow none."""
+"""The calls that a run makes at least: an odd description could allow none."""
 SHORT_EXAMPLES, SHORT_CALLS = 2, 100
 """With `--short`."""
 SEED = os.environ.get("DIBS_PROOF_SEED", "1")
@@ -35,7 +35,7 @@ def test_every_call_that_the_description_allows_is_answered_as_it_says(
     examples, least = (SHORT_EXAMPLES, SHORT_CALLS) if is_short else (EXAMPLES, CALLS)
     with ExitStack() as held:
         service_env = {"DIBS_ADMIN_KEY": ADMIN, **PLENTY, **NO_RATES}
-        if stores.KIND != "embedded":  # that it starts itself
+        if stores.KIND != "embedded":  # which the service starts itself
             store = stores.backing(tmp_path, Project("p"))
             held.callback(store.stop)
             service_env["DIBS_REDIS_URL"] = store.url

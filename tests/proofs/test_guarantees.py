@@ -1,4 +1,4 @@
-"""docs/guarantees.md names tests; they exist, and `make test` runs one for each promise."""
+"""The tests named in docs/guarantees.md exist, and `make test` runs one for each promise."""
 
 import ast
 import re

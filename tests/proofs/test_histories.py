@@ -1,4 +1,4 @@
-"""Sixteen clients, two services, a network that fails: what everybody heard was right (I1, I5, I6).
+"""Sixteen clients, two services, a failing network: every answer was right (I1, I5, I6).
 
 The short form runs with the other tests; `make prove` runs the long one, with random seeds.
 """
@@ -34,7 +34,7 @@ LONG = SECONDS >= 30
 SEED = int(os.environ.get("DIBS_PROOF_SEED", "1"))
 
 Ran = list[tuple[Any, float]]
-"""What the model answered each time an operation took effect, and when that was, in ms."""
+"""The model's answers each time an operation took effect, and when that was, in ms."""
 
 
 @pytest.mark.long
@@ -65,7 +65,7 @@ def test_what_concurrent_clients_hear_is_what_one_sequential_program_would_say(
 def replayed(
     runs: list[witness.ScriptRun], operations: dict[str, Operation]
 ) -> tuple[dict[str, Ran], Model]:
-    """Take every run through the model, in the order of the witness."""
+    """Replay every run in the model, in the recorded order."""
     settings = load(**{name.lower(): value for name, value in SETTINGS.items()})
     model, ran = Model(rules(settings)), defaultdict[str, Ran](list)
     for run in runs:
@@ -74,17 +74,17 @@ def replayed(
         step = witness.step_of(run)
         answer = model.run(step)
         assert run.reply is not None
-        assert run.reply[0] == answer[0], f"{step} came to {run.reply}, not to {answer}"
+        assert run.reply[0] == answer[0], f"{step} resulted in {run.reply}, not in {answer}"
         if step.act == "sweep":
             continue
         key = step.args["reason"] if step.act == "break_" else step.request
-        assert key in operations, f"nobody asked for {step}"
+        assert key in operations, f"no client requested {step}"
         ran[key].append((answer, step.now + int(run.args[1]) / 1000))
     return ran, model
 
 
 def compared(operations: dict[str, Operation], ran: dict[str, Ran]) -> Counter[str]:
-    """Hold what each client heard against what took effect."""
+    """Compare each client's answers with the runs that took effect; return counts."""
     counts: Counter[str] = Counter(operations=len(operations))
     for key, operation in operations.items():
         counts[operation.path] += 1
@@ -101,14 +101,14 @@ def compared(operations: dict[str, Operation], ran: dict[str, Ran]) -> Counter[s
             continue
         heard = wire.said(*operation.reply)
         in_time = [wire.told(a) for a, at_ms in answers if at_ms <= operation.heard_ms + CLOCK_MS]
-        assert heard in in_time, f"{operation}\nheard {heard}\nbut what ran was {in_time}"
+        assert heard in in_time, f"{operation}\nwas answered {heard}\nbut the runs were {in_time}"
         counts[f"heard {heard[0]}"] += 1
         counts["told of a loss"] += len(heard[2])
     return counts
 
 
 def report(here: World, counts: Counter[str]) -> None:
-    """Print what the run has shown; one that met too little has shown nothing."""
+    """Print the run's counts; fail if it met too few faults to prove anything."""
     faults = sum((proxy.met for proxy in here.proxies), Counter[str]())
     print(f"{dict(counts)}\nnetwork: {dict(faults)}\ntrouble: {dict(here.trouble)}")
     for proxy in here.proxies:
@@ -116,4 +116,4 @@ def report(here: World, counts: Counter[str]) -> None:
     least = 50 if LONG else 10
     assert counts["ambiguous"] >= least, f"only {counts['ambiguous']} ambiguous outcomes"
     for word in ("kept", "refused", "not-mine", "ended"):
-        assert counts[f"heard {word}"], f"nobody heard {word}"
+        assert counts[f"heard {word}"], f"no client was answered {word}"

@@ -1,5 +1,6 @@
-"""Each bug that `make mutants` puts in has its place in the code, and is code that runs: any test
-would notice what cannot even begin."""
+"""The text of each mutant is in the code once, and each mutant is code that runs: any test would
+catch one that cannot even start.
+"""
 
 import re
 import sys
@@ -15,7 +16,7 @@ SCRIPTS = SERVICE / "store/lua"
 
 
 def text_of(mutant: Mutant) -> str:
-    """What stands in its file without the bug."""
+    """Return the text of a mutant's file without the bug."""
     folder, _, rest = mutant.file.partition("/")
     parts = {"client": CLIENT, "skill": SKILL, "action": ACTION}
     file = parts[folder] / rest if folder in parts else SERVICE / mutant.file
@@ -23,7 +24,7 @@ def text_of(mutant: Mutant) -> str:
 
 
 def mutated(ending: str) -> dict[str, str]:
-    """What stands in such a file with each bug of it."""
+    """Return the texts of the files with this ending, each with one bug, by the bug's name."""
     some = [mutant for mutant in MUTANTS if mutant.file.endswith(ending)]
     return {each.name: text_of(each).replace(each.old, each.new) for each in some}
 

@@ -1,4 +1,4 @@
-"""A session's UUID is its password: it comes in by a header, and goes nowhere."""
+"""A session's UUID is its password: it comes in a header, and goes nowhere."""
 
 import http.client
 import json
@@ -33,7 +33,7 @@ def service(tmp_path: Path) -> Iterator[ServiceProcess]:
 
 
 class Ear:
-    """Talks to the service, and keeps whatever it hears."""
+    """A client that keeps every byte of the service's replies."""
 
     def __init__(self, service: ServiceProcess) -> None:
         self.port, self.heard = service.port, b""
@@ -58,7 +58,7 @@ class Ear:
         return self.call("POST", f"/v1/{PROJECT}/{act}", body, session=session, key=key)
 
     def stream(self, seconds: float) -> None:
-        """Listen to the events for a moment, from the second on."""
+        """Read the event stream for a moment, from the second event on."""
         first = self.call("GET", f"/v1/{PROJECT}/events?limit=1")["events"][0]["id"]
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         headers = {"Authorization": f"Bearer {TEAM}", "Accept": "text/event-stream"}
@@ -74,7 +74,7 @@ class Ear:
 
 
 def live_a_life(ear: Ear, ann: str, bob: str) -> None:
-    """Everything that two sessions can do to each other, and every way to be refused."""
+    """Make two sessions use every act on each other, and meet every refusal."""
     claim = ear.post("claim", ann, task="T-1", ttl="1s", label="ann", note="mine")
     ear.post("claim", bob, task="T-1", queue=True, label="bob")
     ear.post("claim", bob, any_of=["T-1", "T-2"], ttl="2h")
@@ -109,8 +109,8 @@ def test_no_session_uuid_reaches_a_reply_an_event_a_log_a_metric_or_the_disk(
     for path in PAGES:
         ear.call("GET", path, session=bob)
     ear.stream(1.5)
-    assert b'"lost"' in ear.heard, "nobody was told of a loss: the test has shown too little"
-    assert b"event: broken" in ear.heard, "the stream was not heard"
+    assert b'"lost"' in ear.heard, "no loss was reported: the test proved too little"
+    assert b"event: broken" in ear.heard, "no event stream was read"
 
     places = {"what the service answered": ear.heard}
     places["the log"] = service.log.read_bytes()
@@ -121,16 +121,16 @@ def test_no_session_uuid_reaches_a_reply_an_event_a_log_a_metric_or_the_disk(
     for file in tmp_path.rglob("*"):
         if file.is_file():
             places[f"the file {file.name}"] = file.read_bytes()
-    assert any("aof" in place for place in places), "no append-only file was looked at"
-    assert any(place.startswith("the key") for place in places), "no key was looked at"
+    assert any("aof" in place for place in places), "no append-only file was checked"
+    assert any(place.startswith("the key") for place in places), "no key was checked"
     for place, text in places.items():
         for session in (ann, bob):
             found = re.search(pattern(session), text, re.IGNORECASE)
-            assert not found, f"a session's UUID stands in {place}"
+            assert not found, f"a session's UUID is in {place}"
 
 
 def pattern(session: str) -> bytes:
-    """The UUID in any notation that gives it away: with dashes or without, or its bytes."""
+    """Match the UUID in any notation that reveals it: with dashes or without, or its bytes."""
     plain = re.escape(session.replace("-", ""))
     dashed = re.escape(session)
     raw = re.escape(uuid.UUID(session).bytes)

@@ -1,7 +1,7 @@
-"""A machine that tries to break the contract: any act, any moment, any trouble, in any order.
+"""A machine that tries to break the contract: any act, at any moment, with any fault, in any order.
 
 It drives a real store under a frozen clock and compares every answer, record, index and event with
-the model (tests/proofs/reference_model.py). `make prove` runs it for as long as it is told.
+the model (tests/proofs/reference_model.py). `make prove` runs it for a given time.
 """
 
 import os
@@ -25,9 +25,9 @@ from dibs.acts import POSTS
 
 TASKS = ("T-1", "T/2 #x", "T:3", "T.4")
 CASES = int(os.environ.get("DIBS_PROOF_CASES", "0"))
-"""How many random ones; by default the same 80 each time."""
+"""The number of random cases; by default the same 80 each time."""
 SHORT_CASES = 12
-"""With `--short`: the same few, which do not have to meet all there is."""
+"""Cases with `--short`: the same few each time, which need not meet everything."""
 PHASES = [Phase.generate] if os.environ.get("DIBS_PROOF_SHRINK") == "0" else list(Phase)
 STEPS = int(os.environ.get("DIBS_PROOF_STEPS", "50"))
 
@@ -52,7 +52,7 @@ entry = st.fixed_dictionaries(
 
 
 class Contract(RuleBasedStateMachine):
-    """Sessions, tasks, and whatever may happen to them."""
+    """Sessions, tasks, and everything that may happen to them."""
 
     server: FrozenServer
 
@@ -146,7 +146,7 @@ class Contract(RuleBasedStateMachine):
 
     @rule(task=task, state=st.sampled_from(["", "working", "parked", "released", "done", "done"]))
     def holder_acts(self, task: str, state: str) -> None:
-        """Whoever has the task, with the right fence."""
+        """Act as the holder, with the right fence."""
         tenure = self.rig.model.tasks.get(task)
         if tenure:
             who = self.rig.who(tenure.owner)
@@ -159,7 +159,7 @@ class Contract(RuleBasedStateMachine):
     def write(self, who: int, entries: list[dict[str, Any]]) -> None:
         kept = [{name: v for name, v in each.items() if v is not None} for each in entries]
         for each in kept:
-            if each["task"] in each.get("needs", ()):  # that is refused before it is sent
+            if each["task"] in each.get("needs", ()):  # the service refuses that before the store
                 each["needs"] = [need for need in each["needs"] if need != each["task"]]
         self.do(self.rig.write, who, *kept)
 
@@ -358,7 +358,7 @@ class Contract(RuleBasedStateMachine):
     @precondition(lambda self: self.again)
     @rule()
     def ask_again(self) -> None:
-        """The same request once more: its first answer may have been lost."""
+        """Repeat the last request: its first answer may have been lost."""
         act, args, wish = self.again
         act(*args, **wish)
 
@@ -368,7 +368,7 @@ class Contract(RuleBasedStateMachine):
 
     @rule(task=task, instant=instant, off=st.sampled_from([-1, 0, 1]))
     def time_passes_until(self, task: str, instant: str, off: int) -> None:
-        """Exactly to where something changes, or a millisecond before or after."""
+        """Let time pass to the instant of a change, or to a millisecond before or after it."""
         if self.rig.model.tasks.get(task):
             self.rig.pass_until(task, instant, off)
 
@@ -449,7 +449,7 @@ class Contract(RuleBasedStateMachine):
     ) -> None:
         self.restarts -= 1
         rig = self.rig
-        if after:  # then it is to be granted
+        if after:  # so that it can be granted
             self.everything_goes_on()
             tenure = rig.model.tasks.get(task)
             for each in {who, rig.who(tenure.owner) if tenure else who}:
@@ -484,7 +484,7 @@ MEETS = (
 
 
 def crash_in_each_way() -> None:
-    """Few cases have a crash at all, so that of one kind there may be none."""
+    """Run the crashes of each kind: the few random ones may leave a kind out."""
     machine = Contract()
     machine.begin(restarts=6)
     try:
@@ -498,7 +498,7 @@ def crash_in_each_way() -> None:
 
 
 def what_few_cases_meet() -> None:
-    """Whether a case has it hangs on how the cases are drawn, which any change here changes."""
+    """Run events that only some random cases meet: any change here changes how cases are drawn."""
     machine = Contract()
     machine.begin(restarts=1)
     try:
@@ -516,7 +516,7 @@ def test_no_history_makes_the_store_differ_from_the_contract(
 ) -> None:
     is_short = pytestconfig.getoption("short")
     Contract.server = server
-    Rig.met.clear()  # what other tests met is no merit of this one
+    Rig.met.clear()  # only this test's own counts are checked
     crash_in_each_way()
     what_few_cases_meet()
     run_state_machine_as_test(
@@ -531,6 +531,6 @@ def test_no_history_makes_the_store_differ_from_the_contract(
             report_multiple_bugs=False,
         ),
     )
-    print(f"cases of up to {STEPS} steps came to: {dict(Rig.met.most_common())}")
+    print(f"results of cases of up to {STEPS} steps: {dict(Rig.met.most_common())}")
     unmet = [kind for kind in MEETS if not Rig.met[kind]]
-    assert is_short or not unmet, f"no case ever met {unmet}"
+    assert is_short or not unmet, f"no case met {unmet}"

@@ -1,13 +1,13 @@
-"""What a client was told over HTTP, in the words of the model."""
+"""HTTP replies, translated into the model's terms."""
 
 from typing import Any
 
 CODES = {"reserved": "held", "moved": "not-holder"}
-"""Verdicts of the store that the wire calls by another name."""
+"""The store's verdicts that the wire names differently."""
 
 
 def claim(said: dict[str, Any]) -> dict[str, Any]:
-    """A claim object's facts, as `seen.task` has them."""
+    """Return the facts of a claim object, as `seen.task` does."""
     if not said.get("grants"):
         return {"task": said["task"], "state": said["state"]}
     shown = ("task", "state", "grants", "lapses", "waiters", "attempt")
@@ -42,7 +42,7 @@ def losses(told: list[dict[str, Any]]) -> list[Any]:
 
 
 def said(status: int, body: dict[str, Any]) -> Any:
-    """A reply as (answer, facts, lost)."""
+    """Return a reply as (answer, facts, lost)."""
     lost = losses(body.get("lost", []))
     if status in (200, 201):
         if "released" in body:
@@ -72,7 +72,7 @@ def by_task(facts: dict[str, Any]) -> str:
 
 
 def told(answer: Any) -> Any:
-    """A model's answer, as far as the wire tells it."""
+    """Return a model's answer, reduced to the facts on the wire."""
     word, facts, lost = answer
     if word == "granted":
         word, facts = "kept", facts[1]

@@ -1,4 +1,4 @@
-"""What the store did, as steps that the model can replay; and what the service said of it."""
+"""The store's script runs as the model's steps, and the service's outcomes as its answers."""
 
 import inspect
 import json
@@ -28,30 +28,30 @@ REPLAYED = (*BY_SESSIONS, *BY_PEOPLE, "show", "sweep")
 
 @dataclass
 class ScriptRun:
-    """One run of one script; `reply` is None when nobody saw it."""
+    """One run of one script; `reply` is None if nobody saw it."""
 
     act: str
     key: str
     args: list[str]
     reply: list[Any] | None = None
     between: bool = False
-    """By others, between two tries of the act that was asked for."""
+    """Run by others, between two tries of the act under test."""
 
 
 @dataclass
 class Recorder:
-    """A link that writes down every script it carries, and can lose what it carries."""
+    """A link that records every script that it carries, and can lose messages."""
 
     link: Link
     rules: Rules
     runs: list[ScriptRun] = field(default_factory=list)
     lose_request: int = 0
     lose_reply: int = 0
-    """How many of the next messages do not arrive."""
+    """The number of the next messages to lose."""
     lost: int = 0
-    """How many did not."""
+    """The number of lost messages."""
     meanwhile: Callable[[], Awaitable[Any]] | None = None
-    """What others do before the next lost reply is missed."""
+    """Acts of others before the caller misses the next lost reply."""
     _between: bool = False
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class Recorder:
         except StoreDown:
             raise
         except Exception:
-            self.runs.remove(run)  # refused before it ran: not known, out of memory
+            self.runs.remove(run)  # refused before it ran: unknown, or no memory
             raise
         if losable and self.lose_reply:
             self.lose_reply -= 1
@@ -110,7 +110,7 @@ class Recorder:
 
 @dataclass
 class Recorded:
-    """A link to one server, what goes over which is written down."""
+    """A recording link to one server."""
 
     recorder: Recorder
     server: Any
@@ -129,7 +129,7 @@ class Recorded:
 
 
 def script_names(rules: Rules) -> dict[str, str]:
-    """What each script's digest, its text, and its function is called."""
+    """Return the name of each script by its digest, by its text and by its function."""
     declared = (*SCRIPTS.values(), SWEEP, OVERVIEW, GLANCE)
     scripts = [
         Script.load("tick", arguments=Tick._fields),
@@ -147,11 +147,11 @@ def stalls_of(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def step(run: ScriptRun, now: int, fences: dict[str, int], *, full: bool = False) -> Step:
-    """A run as the model reads it: each argument of its script that the model's act has as well."""
+    """Return a run as the model's step, with the arguments that the model's act has too."""
     stalls, request, session = stalls_of(run.args[2]), run.args[3], run.args[4]
     name = {"break": "break_", "tasks": "tasks_"}.get(run.act, run.act)
     given, act = given_of(run), getattr(Model, name, None)
-    args = asked(act, given, now) if act else {}  # it has none of what is only read
+    args = asked(act, given, now) if act else {}  # the model has no acts that only read
     full = full or given.get("closed") == "full"
     losses_us = tuple(int(each.partition(":")[2]) for each in run.args[2].split())
     lost_us = int(run.args[1])
@@ -159,7 +159,7 @@ def step(run: ScriptRun, now: int, fences: dict[str, int], *, full: bool = False
 
 
 def given_of(run: ScriptRun) -> dict[str, Any]:
-    """The arguments of a run by their names; several of one name as a list."""
+    """Return the arguments of a run by name; repeated ones as a list."""
     if run.act not in SCRIPTS:
         return {}
     names = SCRIPTS[run.act].arguments
@@ -172,7 +172,7 @@ def given_of(run: ScriptRun) -> dict[str, Any]:
 
 
 def asked(act: Callable[..., Any], given: dict[str, Any], now: int) -> dict[str, Any]:
-    """What the model's act is given: texts, but for those that are numbers, words or lists."""
+    """Return the arguments of the model's act: texts, except for numbers, flags and lists."""
     found: dict[str, Any] = {}
     for name, parameter in list(inspect.signature(act).parameters.items())[1:]:
         if read := _READ.get(name):
@@ -199,12 +199,12 @@ _READ: dict[str, Callable[[dict[str, Any], int], Any]] = {
     "tasks": lambda given, _: given["tasks"][::2],
     "entries": lambda given, _: [entry_of(json.loads(entry)) for entry in given["entries"]],
 }
-"""What is no text, by the name that the model has for it."""
+"""Readers of the arguments that are not text, by the model's name."""
 _SEVERAL = ("tasks", "entries")
 
 
 def entry_of(kept: dict[str, str]) -> dict[str, Any]:
-    """An entry of the list as the model reads it: what was given, and what decides something."""
+    """Return an entry of the list as the model has it: the given fields, and those that matter."""
     given: dict[str, Any] = {"task": kept["task"]}
     given |= {name: kept[name] for name in ("title", "drop") if name in kept}
     for name in ("priority", "attempts"):
@@ -216,7 +216,7 @@ def entry_of(kept: dict[str, str]) -> dict[str, Any]:
 
 
 def replayable(run: ScriptRun) -> bool:
-    """Whether an act ran to its end: no other run touches a claim."""
+    """Return whether an act ran to its end: no other run changes a claim."""
     return run.act in REPLAYED and run.reply is not None and run.reply[0] not in _NOT_RUN
 
 
@@ -224,7 +224,7 @@ _NOT_RUN = ("stalled", "rate-limited")
 
 
 def step_of(run: ScriptRun, *, full: bool = False) -> Step:
-    """A run whose reply was seen."""
+    """Return the step of a run whose reply was seen."""
     assert run.reply is not None
     fences = {}
     if run.reply[0] == "granted":
@@ -234,7 +234,7 @@ def step_of(run: ScriptRun, *, full: bool = False) -> Step:
 
 
 def views(run: ScriptRun) -> list[dict[str, str]]:
-    """The records that a reply shows."""
+    """Return the records in a reply."""
     assert run.reply is not None
     tag, rest = run.reply[0], run.reply[2:]
     shown = {"granted": rest[2:], "kept": rest[1:], "shown": rest[:1]}.get(tag, [])
@@ -244,7 +244,7 @@ def views(run: ScriptRun) -> list[dict[str, str]]:
 
 
 def claim_said(said: Claim | Free) -> dict[str, Any]:
-    """The facts of a claim that decide something, as `seen.task` has them."""
+    """Return the facts of a claim that matter, as `seen.task` does."""
     if isinstance(said, Free) and not said.grants:
         return {"task": said.task, "state": said.state}
     facts = {
@@ -277,7 +277,7 @@ def loss_said(loss: Loss) -> tuple[Any, ...]:
 
 
 def said(outcome: object) -> tuple[str, Any, list[Any]]:
-    """An outcome as the model answers: (answer, facts, lost)."""
+    """Return an outcome in the model's form: (answer, facts, lost)."""
     lost = sorted(loss_said(loss) for loss in getattr(outcome, "lost", ()))
     return (*(_said_of_the_list(outcome) or _said(outcome)), lost)
 
@@ -325,7 +325,7 @@ def _said(outcome: object) -> tuple[str, Any]:
         case Claim() | Free():
             return "shown", claim_said(outcome)
         case other:
-            raise ValueError(f"no outcome that the model knows: {other}")
+            raise ValueError(f"the model has no such outcome: {other}")
 
 
 def _all(claims: Sequence[Claim]) -> list[dict[str, Any]]:

@@ -555,8 +555,7 @@ async def test_a_damaged_count_of_needs_is_counted_anew(desk: Desk, raw: Any, va
 
 
 async def test_dependents_that_are_none_any_more_are_told_nothing(desk: Desk, raw: Any) -> None:
-    """A listing that was damaged and rewritten may have left itself in the dependents of an old
-    need."""
+    """A rewritten listing may still be a dependent of the needs that it had when damaged."""
     await write(desk, {"task": "T-1"}, {"task": "T-0"}, {"task": "T-2", "needs": ["T-1"]})
     raw.sadd(f"{keys(desk.project)}:needed:T-0", "T-2", "nobody", b"\xff")
     await desk.granted(desk.ann, "T-0")

@@ -144,8 +144,7 @@ def test_what_somebody_takes_while_the_log_is_written_anew_costs_no_later_start(
 
 
 def test_what_a_running_store_lends_a_rewrite_is_not_all_of_the_reserve(disk: Path) -> None:
-    """A rewrite needs the size of the log: here more than the reserve and all free space
-    together."""
+    """A rewrite needs the size of the log: here more than the reserve and the free space."""
     data = disk / "data"
     logs = data / "appendonlydir"
     logs.mkdir(parents=True)

@@ -190,8 +190,7 @@ def test_a_long_path_serves_other_processes_of_ours(tmp_path: Path) -> None:
 
 
 def refusal(data_dir: Path, **options: Any) -> str:
-    """Return the sentence with which a start is refused; assert that nothing is left running or
-    locked."""
+    """Return the reason of a refused start; assert that nothing is left running or locked."""
     with pytest.raises(StoreUnavailable) as refused:
         EmbeddedStore.start(data_dir, **options).stop()
     return str(refused.value)

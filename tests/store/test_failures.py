@@ -114,8 +114,7 @@ async def test_a_refusing_store_changed_nothing_and_is_named_so(
 
 @pytest.fixture(params=[0, 1000], ids=["without rates", "with rates"])
 async def refusing(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
-    """Yield a desk on its own store, which will refuse writes and whose user is not the default
-    one."""
+    """Yield a desk on its own store, which will refuse writes; its user is not the default."""
     embedded = EmbeddedStore.start(tmp_path / "data")
     admin = redis.Redis.from_url(embedded.url)
     admin.execute_command("ACL", "SETUSER", "dibs", "on", ">a-password", "~*", "&*", "+@all")

@@ -51,8 +51,7 @@ async def held(store: Store, task: str) -> Session:
 
 
 async def goes_on(store: Store, task: str, ann: Session) -> None:
-    """Assert that Ann still holds it: others are refused, she renews and releases it, every act
-    works."""
+    """Assert that Ann still holds it: others are refused, her acts and all others work."""
     refused = await acting.claim(store, PROJECT, new_session(), [Task(task)])
     assert isinstance(refused, results.Conflict), refused
     assert isinstance(await acting.heartbeat(store, PROJECT, ann, Task(task)), results.Renewed)
@@ -74,8 +73,7 @@ async def answered(store: Store, task: str, ann: Session) -> None:
 
 @contextmanager
 def logged(kind: str, folder: Path, port: int, *more: str) -> Iterator[StoreServer]:
-    """Yield a server with a log in `folder`/data, on which it is started again; end it with kill
-    -9."""
+    """Yield a server whose log is in `folder`/data, for another start; end it with kill -9."""
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
     with serving(kind, folder / "runs", *LOGGED, f"port {port}", f"dir {data}", *more) as server:

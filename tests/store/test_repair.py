@@ -308,8 +308,7 @@ class Logs:
         self.ends = self._ends()
 
     def _ends(self) -> list[int]:
-        """Return the end of each command or transaction of the sound log, found by cutting it
-        there."""
+        """Return where each command or transaction of the sound log ends, found by cutting."""
         ends = []
         for at in range(1, len(self.text) + 1):
             if self.text[at - 2 : at] == b"\r\n" and self.text[at : at + 1] in (b"*", b""):

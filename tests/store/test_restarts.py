@@ -1,5 +1,4 @@
-"""Several servers behind one address that answer INFO in turn do not count as restarts each
-time."""
+"""Servers behind one address that answer INFO in turn are not taken for restarts each time."""
 
 import itertools
 import re
