@@ -1,4 +1,4 @@
-"""The bugs, by the room of the code that they are in; `make mutants` puts in each."""
+"""The mutants, one file for each room of the code; `make mutants` puts each into a copy."""
 
 from tests.proofs.mutations import (
     acts_and_api,

@@ -1,12 +1,12 @@
-"""Bugs at the edges: odd settings, odd requests, places that cannot be written to."""
+"""Bugs at the edges: odd settings, odd requests, places that cannot be written."""
 
 from tests.proofs.mutations.mutant import Mutant
 
 MUTANTS = [
     Mutant(
-        "an admin key is a stranger's where everybody may read",
+        "a caller with an admin key counts as a stranger on an open service",
         "api/access.py",
-        "the rate of an address is for who shows no key (rule 16)",
+        "the rate of an address is for callers without a key (rule 16)",
         "keys = self._team + self._admin + self._ci\n",
         "keys = self._team\n",
         (
@@ -14,7 +14,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a task that is called like an act is taken for it",
+        "a task with the name of an act is taken for the act",
         "api/errors.py",
         "`Allow` names the right methods",
         "POSTS.get(parts[3]) if len(parts) == 4 else None",
@@ -22,41 +22,41 @@ MUTANTS = [
         ("tests/http/test_bad_input.py::test_a_wrong_method_is_told_which_are_right",),
     ),
     Mutant(
-        "a flag that is given nothing is taken for left out",
+        "an empty flag counts as left out",
         "cli.py",
-        "a setting that is set to nothing is an error (rule 19)",
+        "an empty setting is an error (rule 19)",
         "if isinstance(value, str) and not value.strip()]",
         "if value is None]",
         ("tests/ops/test_settings.py",),
     ),
     Mutant(
-        "a service starts only where it can say so",
+        "a service fails to start if it cannot print",
         "serve.py",
-        "a full disk keeps no service from starting",
+        "a service starts on a full disk",
         "    with contextlib.suppress(OSError):\n        print(*said",
         "    with contextlib.suppress(ValueError):\n        print(*said",
         ("tests/ops/test_start.py::test_a_service_starts_though_nobody_can_hear_where_it_is",),
     ),
     Mutant(
-        "a public URL without a host is one",
+        "an invalid public URL is accepted",
         "setting_values.py",
-        "a wrong value is one line",
+        "a wrong value is reported in one line",
         "    except ValueError:\n        return False\n    return bool(place.hostname and ",
         "    except ValueError:\n        return True\n    return bool(",
         ("tests/ops/test_settings.py",),
     ),
     Mutant(
-        "a Sentinel that says nothing is waited for",
+        "a silent Sentinel holds up the lookup",
         "store/redis/answers.py",
-        "a replaced primary is left within a second of the Sentinels' word",
+        "a replaced primary is left within a second",
         "            await asyncio.wait(pending, timeout=STRAGGLERS_S)",
         "            await asyncio.wait(pending)",
         ("tests/store/test_link.py::test_a_sentinel_that_says_nothing_holds_up_nobody",),
     ),
     Mutant(
-        "who follows the events ends where the store answers oddly",
+        "a follower of the events ends at an odd answer of the store",
         "store/broadcast.py",
-        "a reader misses nothing (I12)",
+        "a reader misses no event (I12)",
         "                with contextlib.suppress(RedisError, StoreDown, OSError):",
         "                with contextlib.suppress(StoreDown):",
         (
@@ -65,9 +65,9 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a stream of a task is silent while much happens to others",
+        "a stream of one task sends nothing while other tasks change",
         "api/routes.py",
-        "a stream says something every 15 s",
+        "a stream sends something every 15 s",
         "                    if not told:  #",
         "                    if not events:  #",
         (
@@ -76,25 +76,25 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a board that is followed counts as two streams",
+        "a followed board counts as two streams",
         "board/feed.py",
-        "dibs_streams counts who listens",
+        "dibs_streams counts clients",
         "listen(self.project, caller=False)",
         "listen(self.project)",
         ("tests/board/test_feed.py::test_nobody_is_followed_for_nobody",),
     ),
     Mutant(
-        "an outage moves a clock that no page has",
+        "after an outage a board updates clocks that its page does not have",
         "board/rows.py",
-        "a page that is followed stays live",
+        "a followed page stays live",
         "    if isinstance(now, Free) or row.kind in OVER:",
         "    if isinstance(now, Free):",
         ("tests/board/test_feed.py::test_an_outage_moves_no_clock_of_what_is_over",),
     ),
     Mutant(
-        "the page of a repository that is no URL is a mistake of ours",
+        "a repository whose page is no URL is an internal error",
         "forge/repository.py",
-        "nothing of a delivery is trusted to have its shape",
+        "no field of a delivery is trusted to have its type",
         '    except ValueError:\n        return Project("")',
         '    except TypeError:\n        return Project("")',
         ("tests/forge/test_webhook.py::test_what_is_no_page_of_a_repository_has_no_project",),

@@ -1,9 +1,9 @@
-"""Bugs in the one function that moves a task: every index, event and time that it keeps."""
+"""Bugs in the one function that moves a task: each index, event and time that it updates."""
 
 from tests.proofs.mutations.mutant import ATTEMPTS, BOUNDARIES, HISTORY, LISTED, MACHINE, Mutant
 
 MUTANTS = [
-    # The one function that moves a task: every index, event and time that it keeps.
+    # The one function that moves a task: each index, event and time that it updates.
     *(
         Mutant(
             f"entered, but not in {index}",
@@ -40,14 +40,14 @@ MUTANTS = [
         )
     ),
     Mutant(
-        "no event for a grant",
+        "a grant emits no event",
         "store/lua/tenure.lua",
         "the stream has each transition once (I12)",
         "  if old then return emit('claimed', task, rec) end\n",
         "  if old then return end\n",
     ),
     Mutant(
-        "no event for what goes on",
+        "a claim that leaves its review emits no event",
         "store/lua/tenure.lua",
         "the stream has each transition once (I12)",
         "({parked = 'resumed', review = 'resumed', lapsed",
@@ -55,7 +55,7 @@ MUTANTS = [
         (MACHINE,),
     ),
     Mutant(
-        "no event for what has failed",
+        "a failed task emits no event",
         "store/lua/tenure.lua",
         "the stream has each transition once (I12)",
         "  if used_up(rec) and not failed and not rec.hold then emit('failed', task, rec) end\n",
@@ -63,14 +63,14 @@ MUTANTS = [
         (MACHINE,),
     ),
     Mutant(
-        "what comes back counts for nobody",
+        "a revived claim is not among its session's claims",
         "store/lua/tenure.lua",
         "record, indexes and events agree (I8)",
         "      call('SADD', HELD .. rec.owner, task)\n",
         "      local _ = old and call('SADD', HELD .. rec.owner, task)\n",
     ),
     Mutant(
-        "in review, but not among those that are counted",
+        "a task in review is not in the index of reviews",
         "store/lua/tenure.lua",
         "record, indexes and events agree (I8)",
         "  if entered == ':live' and to ~= 'held' then call",
@@ -79,7 +79,7 @@ MUTANTS = [
     ),
     *(
         Mutant(
-            f"no longer {state}, but still counted so",
+            f"no longer {state}, but still in its index",
             "store/lua/tenure.lua",
             "record, indexes and events agree (I8)",
             "  if left == ':live' and from ~= 'held' then call",
@@ -89,36 +89,36 @@ MUTANTS = [
         for state, tests in (("parked", BOUNDARIES), ("review", MACHINE))
     ),
     Mutant(
-        "a heartbeat moves the index alone",
+        "a heartbeat updates the index but not the record",
         "store/lua/tenure.lua",
         "record, indexes and events agree (I8)",
         "  if entered == ':live' or to == 'lapsed' then rec.due = text(rec.due_at) end\n",
         "  if from ~= to then rec.due = text(rec.due_at) end\n",
     ),
     Mutant(
-        "a lapse ends when somebody meets it",
+        "a lapse ends when it is recorded, not at its deadline",
         "store/lua/tenure.lua",
-        "what is kept is kept as long as promised (rule 3)",
+        "data is kept as long as promised (rule 3)",
         "    rec.ended = to == 'lapsed' and rec.due or NOW_TEXT\n",
         "    rec.ended = NOW_TEXT\n",
     ),
     Mutant(
-        "what goes on has ended before",
+        "a revived claim keeps its end",
         "store/lua/tenure.lua",
         "record, indexes and events agree (I8)",
         "  elseif rec.ended then\n    rec.ended = nil\n",
         "",
     ),
     Mutant(
-        "what is listed moves in no list",
+        "a listed task does not move between the lists",
         "store/lua/tenure.lua",
-        "what is ready is what next gives (rule 23)",
+        "next gives exactly the ready tasks (rule 23)",
         "  if rec.listed or rec.failures or failed",
         "  if rec.failures or failed",
         LISTED,
     ),
     Mutant(
-        "what failed is listed nowhere as failed",
+        "a task that is not listed never enters the index of failed tasks",
         "store/lua/tenure.lua",
         "record, indexes and events agree (I8)",
         "  if rec.listed or rec.failures or failed or old and old.failures then set_ready",
@@ -126,7 +126,7 @@ MUTANTS = [
         ATTEMPTS,
     ),
     Mutant(
-        "a new tenure of what failed leaves it failed",
+        "a new tenure leaves the task in the index of failed tasks",
         "store/lua/tenure.lua",
         "record, indexes and events agree (I8)",
         "or failed or old and old.failures then set_ready",
@@ -134,9 +134,9 @@ MUTANTS = [
         ATTEMPTS,
     ),
     Mutant(
-        "nobody counts how long a task was worked on",
+        "the time of a tenure is not counted",
         "store/lua/tenure.lua",
-        "who had a task, and for how long (rule 21)",
+        "a tenure shows who had a task, and for how long (rule 21)",
         "    if from ~= to or left ~= ':live' then count_time(rec, to) end\n",
         "",
         HISTORY,
@@ -144,7 +144,7 @@ MUTANTS = [
     Mutant(
         "the time between an end and a later verdict counts as held",
         "store/lua/tenure.lua",
-        "who had a task, and for how long (rule 21)",
+        "a tenure shows who had a task, and for how long (rule 21)",
         "if from ~= to or left ~= ':live' then count_time",
         "if from ~= to then count_time",
         HISTORY,

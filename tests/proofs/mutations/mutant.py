@@ -1,4 +1,4 @@
-"""One bug, as an edit: what stands in the code, and what stands there instead."""
+"""One bug, as an edit: a text of the code, and its replacement."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ ACTS = ("tests/harness/test_acts.py",)
 
 @dataclass(frozen=True)
 class Mutant:
-    """One bug, what it breaks, and where to look for who notices."""
+    """One bug, the promise that it breaks, and the tests that may catch it."""
 
     name: str
     file: str
