@@ -1,7 +1,7 @@
-"""dibs, for agents other than Claude Code: what they say in its words, and what we say in theirs.
+"""dibs, for agents other than Claude Code: translates their hooks to Claude's form and back.
 
-dibs.py imports this file for a hook of another agent that has something to do. Codex speaks as
-Claude does. The rest is a table: events, fields, tools, and how an answer is given.
+dibs.py imports this file when a hook of another agent has something to do. Codex uses Claude's
+form. The differences are tables of fields, tools and answers; dibs.py has those of events.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ else:
 
     hook, passing = client.part("hook"), client.part("passing")
 
-# Fields of theirs, by the names that Claude's have.
+# Claude's names for their fields.
 FIELDS = {
     "sessionId": "session_id",
     "conversation_id": "session_id",
@@ -44,16 +44,15 @@ EDITS = (
 )
 PATHS = ("file_path", "path", "filePath", "target_file", "target_notebook", "absolute_path")
 TWICE_S = 3.0
-# Who can ask a person before a tool is used, if a hook says so.
+# Agents that can ask a person before a tool is used, if a hook requests it.
 ASKING = ("claude", "copilot")
 
 
 def see_to_event(session: Session, agent: str, event: str, payload: bytes) -> None:
-    """Have hook.py see to it as if Claude Code had called, and say in this agent's way what it
-    says."""
+    """Run hook.py as if Claude Code had called it, and print its output in this agent's form."""
     told = translated(event, json.loads(payload))
     if event == "SessionStart" and has_just_begun(session, str(told.get("source"))):
-        return  # its own settings and Claude's have hooks of ours, and it reads both
+        return  # the agent reads our hooks twice: in its own settings and in Claude's
     out, sys.stdout = sys.stdout, io.StringIO()
     try:
         hook.run(session, told, call_of(session, agent))
@@ -71,14 +70,14 @@ def has_just_begun(session: Session, source: str) -> bool:
 
 
 def call_of(session: Session, agent: str) -> list[str]:
-    """What stands before a dibs command of the agent's, so that it is of the same session: its
-    shells may not have the id that its hooks are told."""
+    """Return the assignment to put before the agent's dibs commands, so that they belong to the
+    same session: its shells may lack the id that its hooks receive."""
     name, value = client.AGENTS[agent], "" if client.agent_id() else session.heard
     return [f"{name}={passing.quoted(value)}"] if value else []
 
 
 def translated(event: str, payload: Json) -> Json:
-    """Their payload as Claude's."""
+    """Translate a payload to Claude's form."""
     found = {FIELDS.get(name, name): value for name, value in payload.items()}
     found["hook_event_name"] = event
     given = found.get("tool_input")
@@ -107,7 +106,7 @@ def parsed(text: str) -> Any:
 
 
 def tool_of(tool: str, given: Json) -> tuple[str, Json]:
-    """(its name, what it is given) as Claude's tools have it."""
+    """Return (name, input) of a tool in Claude's terms."""
     if tool in SHELLS or tool == "Bash":
         return "Bash", dict(given, command=given.get("command") or "")
     if tool in EDITS:
@@ -119,7 +118,7 @@ def tool_of(tool: str, given: Json) -> tuple[str, Json]:
 
 
 def answered(agent: str, event: str, text: str) -> str:
-    """What we say to Claude, as this agent reads it; '' where it cannot be told."""
+    """Translate our output for Claude to this agent's form; return '' if it has none for it."""
     said = parsed(text) if text[:1] == "{" else {}
     said = said.get("hookSpecificOutput", {"additionalContext": text.strip()} if not said else {})
     decision, why = said.get("permissionDecision"), said.get("permissionDecisionReason", "")
@@ -131,7 +130,7 @@ def answered(agent: str, event: str, text: str) -> str:
 
 
 def for_codex(event: str, decision: str, why: str, context: str, given: Json | None) -> Json:
-    """As Claude's."""
+    """Build an answer in Claude's form."""
     said: Json = {"hookEventName": event}
     if decision:
         said.update(permissionDecision=decision, permissionDecisionReason=why)
@@ -150,7 +149,7 @@ def for_cursor(event: str, decision: str, why: str, context: str, given: Json | 
         said.update(user_message=why or context, agent_message=why or context)
     if given:
         said["updated_input"] = given
-    # Where it has loaded the hooks of Claude's settings, it reads Claude's form.
+    # When Cursor runs the hooks of Claude's settings, it reads Claude's form.
     return dict(said, **for_codex(event, decision, why, "", given)) if said else {}
 
 
@@ -173,7 +172,8 @@ def for_gemini(event: str, decision: str, why: str, context: str, given: Json | 
 
 
 def for_copilot(event: str, decision: str, why: str, context: str, given: Json | None) -> Json:
-    """Its own form, and beside it Claude's, for events that are called as Claude's are."""
+    """Build an answer in Copilot's form and in Claude's, which it reads for events with Claude's
+    names."""
     said: Json = {"permissionDecision": decision} if decision else {}
     if decision:
         said["permissionDecisionReason"] = why

@@ -1,7 +1,7 @@
 """dibs, for checklists in markdown: those of spec-kit, OpenSpec and Kiro, plain ones, task files.
 
-importing.py asks this file. A line `- [ ] …` is a task; what stands below it, further in, belongs
-to it; one that has others below it is their heading, and no task by itself.
+importing.py calls this file. A line `- [ ] …` is a task, and the more indented lines below it are
+its text. A checkbox with others below it is their heading, not a task.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ MARKS = re.compile(r"^\s*\[(P|US\d+)\]")
 DEPENDS = re.compile(r"\((?:depends on|needs|after):?\s+([^()]+)\)", re.IGNORECASE)
 ORDERS = ("strict", "sections", "none")
 NEEDS_MOST, NAME_MOST = 32, 200
-# How the tasks of a file wait for one another, where nobody says.
+# Each format's order of tasks without --order.
 ORDER = {"speckit": "phases", "openspec": "strict", "kiro": "strict", "markdown": "none"}
 FRONT = re.compile(r"\A---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)(.*)\Z", re.DOTALL)
 
 
 class Box(formats.Item):
-    """A task of a checklist, with what only that says."""
+    """A task of a checklist, with the fields that only checklists have."""
 
     def __init__(self, name: str, place: str, kind: str, line: Line) -> None:
         super().__init__(name, place, kind)
@@ -46,7 +46,7 @@ class Box(formats.Item):
 
 
 class Line:
-    """A checkbox: how far in it stands, what it says, and what stands below it."""
+    """A checkbox: its indent, its text, and the lines below it."""
 
     def __init__(self, number: int, match: re.Match[str], section: int) -> None:
         self.number, self.section = number, section
@@ -56,7 +56,8 @@ class Line:
 
 
 def kind_of(text: str, path: str) -> str | None:
-    """Which tool's list this is, by where it lies and what its lines begin with; None: no list."""
+    """Return the format of a checklist, from its path and its ids, or None if it has no
+    checkboxes."""
     if FRONT.match(text) and not any(BOX.match(line) for line in text.split("\n")):
         return "markdown"
     lines = boxes(text)
@@ -73,7 +74,7 @@ def kind_of(text: str, path: str) -> str | None:
 
 
 def boxes(text: str) -> list[Line]:
-    """All checkboxes outside of code."""
+    """Return all checkboxes outside code blocks."""
     found, section, fenced = [], 0, False
     for number, line in enumerate(text.split("\n"), 1):
         match, is_fence = BOX.match(line), bool(FENCE.match(line))
@@ -90,7 +91,7 @@ def boxes(text: str) -> list[Line]:
 
 
 def is_below(line: str, box: Line, section: int) -> bool:
-    """Does a line that is no box belong to the one before?"""
+    """Return whether a line without a checkbox belongs to the checkbox before it."""
     indent = len(line.expandtabs(4)) - len(line.expandtabs(4).lstrip())
     return section == box.section and (not line.strip() or indent > box.indent)
 
@@ -98,7 +99,7 @@ def is_below(line: str, box: Line, section: int) -> bool:
 def read(
     text: str, place: tuple[str, str], format_: str, order: str | None, faults: Faults
 ) -> list[Item]:
-    """The items of a file. `place` is where it lies: (folder or name, path in the repository)."""
+    """Return the items of a file. `place`: (folder or name, path in the repository)."""
     front = FRONT.match(text)
     if front and not boxes(text):
         with faults.catch():
@@ -134,8 +135,8 @@ def unfenced(text: str) -> Iterator[str]:
 
 
 def item_of(line: Line, format_: str, place: tuple[str, str], parent: Box | None) -> Box:
-    """A checkbox as an item. It is called what it begins with, as T012, 2.1 or GW-41, else what it
-    says."""
+    """Return the item of a checkbox. Its name is the id at its beginning (T012, 2.1, GW-41), else
+    its text."""
     folder, path = place
     short, rest, is_global = "", line.text, False
     for pattern in (STORY_ID, KEY_ID, NUMBER_ID):
@@ -177,7 +178,7 @@ def dedented(text: str) -> str:
 
 
 def finish(items: list[Box], format_: str, order: str | None) -> None:
-    """What they need: what they name, and what their order says."""
+    """Set the needs of the items: those they name, and those of their order."""
     known: dict[str, str] = {}
     parents = {item.parent for item in items}
     for item in items:
@@ -194,12 +195,12 @@ def finish(items: list[Box], format_: str, order: str | None) -> None:
 
 
 def is_name(word: str, known: Container[str]) -> bool:
-    """Is it the name of a task? In "(depends on the parser)" none is."""
+    """Return whether a word names a task; no word of "(depends on the parser)" does."""
     return word in known or any(one.fullmatch(word) for one in (STORY_ID, KEY_ID, NUMBER_ID))
 
 
 def is_over(item: Box, by_name: dict[str, Box]) -> bool:
-    """Is what it is a part of done?"""
+    """Return whether any item above this one is done."""
     seen = set()
     while item.parent in by_name and item.parent not in seen:
         seen.add(item.parent)
@@ -210,9 +211,8 @@ def is_over(item: Box, by_name: dict[str, Box]) -> bool:
 
 
 def order_of(todo: list[Box], order: str) -> None:
-    """Let tasks wait for one another: each for the one before (strict), for all of the section
-    before (sections), or as spec-kit has it (phases): in a section as well, but for those with
-    [P]."""
+    """Make tasks need earlier ones: the one before (strict), all of the section before (sections),
+    or as in spec-kit (phases) also the one before in the section, except for tasks with [P]."""
     for at in range(1, len(todo)) if order == "strict" else ():
         todo[at].needs.append(todo[at - 1].name)
     if order not in ("sections", "phases"):
@@ -231,7 +231,7 @@ def wait_for(section: list[Box], barrier: list[Box]) -> list[Box]:
 
 
 def in_phase(section: list[Box], barrier: list[Box]) -> list[Box]:
-    """The last ones of a phase, of which those without [P] run one after another."""
+    """Order the tasks of a phase, those without [P] one after another; return its last ones."""
     run = []
     for item in section:
         if item.is_parallel:
@@ -244,7 +244,8 @@ def in_phase(section: list[Box], barrier: list[Box]) -> list[Box]:
 
 
 def narrowed(ends: list[Box]) -> list[Box]:
-    """At most as many as a task may need: beyond, the last one waits for the first."""
+    """Reduce the tasks that the next ones need to NEEDS_MOST: the last one is made to need the
+    first ones, and stands for them."""
     while len(ends) > NEEDS_MOST:
         last, room = ends[-1], max(1, NEEDS_MOST - len(set(ends[-1].needs)))
         last.needs += [one.name for one in ends[:room]]
@@ -253,7 +254,7 @@ def narrowed(ends: list[Box]) -> list[Box]:
 
 
 def of_front(front: re.Match[str], folder: str, path: str) -> Item:
-    """A file with a head of fields (---) is one task."""
+    """Return the one task of a file with front matter (---)."""
     head, rest = front_fields(front[1]), front[2]
     stem = path.rpartition("/")[2]
     stem = stem[:-3] if stem.endswith(".md") else stem
@@ -273,7 +274,7 @@ def of_front(front: re.Match[str], folder: str, path: str) -> Item:
 
 
 def front_fields(text: str) -> dict[str, list[str]]:
-    """{field: [values]} of `key: value`, `key: [a, b]` and lists of `- value`."""
+    """Parse `key: value`, `key: [a, b]` and lists of `- value` into {field: [values]}."""
     found, key = {}, None
     for number, line in enumerate(text.split("\n"), 2):
         if not line.strip() or line.lstrip()[:1] == "#":
@@ -287,7 +288,7 @@ def front_fields(text: str) -> dict[str, list[str]]:
             values = value[1:-1].split(",") if value[:1] == "[" and value[-1:] == "]" else [value]
             found[key] = [word for word in map(unquoted, values) if word]
         elif line[:1] not in " \t":
-            raise formats.Damaged(f"line {number}: it is no `key: value`")
+            raise formats.Damaged(f"line {number}: it is not `key: value`")
     return found
 
 

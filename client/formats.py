@@ -1,7 +1,7 @@
-"""dibs, for the files of others: issues and tickets, as trackers write them, read as plain items.
+"""dibs, for exports of trackers: reads their issues and tickets as plain items.
 
-importing.py asks this file, and checklists.py for markdown. Nothing here knows the service. What is
-damaged is named by line and field; what nobody knows is ignored.
+importing.py calls this file, and checklists.py for markdown. Nothing here calls the service. Faults
+are reported by line and field; unknown fields are ignored.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     Texts = list[str]
     Kinds = Union[type, tuple[type, ...]]
-    Cells = dict[str, list[str]]  # of a row, by column
-    Row = tuple[Cells, str]  # and where it stands
+    Cells = dict[str, list[str]]  # the cells of a row, by column
+    Row = tuple[Cells, str]  # (cells, place in the file)
 else:
     import dibs_client as client
 
@@ -32,7 +32,7 @@ else:
 
 TITLE_MOST, BODY_MOST, TAG_MOST, TAGS_MOST = 200, 8192, 50, 10
 CUT = "\n… (cut here: it was longer)"
-# What an item is to the team: to do; closed; not to be done now; there for others only.
+# Kinds of items: to do; closed; put aside; a heading of other items.
 OPEN, CLOSED, ASIDE, GROUP = "open", "closed", "aside", "group"
 STATES = {
     **dict.fromkeys(("closed", "done", "completed", "complete", "cancelled", "canceled"), CLOSED),
@@ -47,7 +47,7 @@ PRIORITIES = {
     **dict.fromkeys(("p4", "lowest", "trivial"), 4),
 }
 LABEL_PRIORITY = re.compile(r"priority\s*[:/_ -]\s*(\S+)|(p[0-4])", re.IGNORECASE)
-HARD = ("blocks", "conditional-blocks", "waits-for")  # of the ties between two Beads
+HARD = ("blocks", "conditional-blocks", "waits-for")  # dependency types of Beads that block
 ISSUE = re.compile(r"https?://([^/\s]+)/([^/\s]+/[^/\s]+)/issues/(\d+)")
 WAITS = re.compile(
     r"^[ \t>*-]*(?:blocked by|depends on)\b[*:\s]*(.+)$", re.IGNORECASE | re.MULTILINE
@@ -56,24 +56,24 @@ NAMED = re.compile(r"(?<![\w/.-])([\w.-]+/[\w.-]+)?#(\d+)\b")
 
 
 class Damaged(Exception):
-    """What is wrong with a file, and where, in a few words."""
+    """A fault in a file; the message has its place and the problem."""
 
 
 class Elsewhere(str):
-    """The name of a task of another source: no prefix belongs before it."""
+    """The name of a task of another source, which gets no prefix."""
 
 
 class Item:
-    """One task of a file. `fields` are those that the file says something about."""
+    """One task of a file. `fields` has only the fields that the file sets."""
 
     def __init__(self, name: str, place: str, kind: str = OPEN) -> None:
         self.name, self.place, self.kind = name, place, kind
         self.fields: Json = {}
         self.needs: list[str] = []
         self.source = ""
-        self.blocks: list[str] = []  # those that need it
-        self.parent: str | None = None  # what it is a part of, by name
-        self.notes: list[str] = []  # what a person should know of it
+        self.blocks: list[str] = []  # the names of tasks that need it
+        self.parent: str | None = None  # the name of the item that it is a part of
+        self.notes: list[str] = []  # problems to report to a person: "cut", "blocked"
 
     def title(self, text: str) -> Item:
         flat = plain(text)
@@ -89,7 +89,7 @@ class Item:
         return self
 
     def body_above(self, groups: list[Item]) -> None:
-        """Say what it is a part of."""
+        """Append the titles of the items above this one to the body."""
         titles = " / ".join(one.fields.get("title", one.name) for one in reversed(groups))
         self.body(self.fields.get("body", ""), f"Part of: {titles}")
 
@@ -102,7 +102,7 @@ class Item:
 
 
 def plain(text: str) -> str:
-    """One line, without what shows nothing."""
+    """Return one line without invisible characters."""
     kept = (c for c in text if c.isascii() or not is_hidden(c))
     return " ".join("".join(kept).split())
 
@@ -127,30 +127,30 @@ def priority_of(word: str) -> int:
 
 
 class Located(Json):
-    """A JSON object that knows its line."""
+    """A JSON object with the number of its line."""
 
     line = 0
 
 
 class Decoder(json.JSONDecoder):
-    """JSON whose objects know their lines; more slowly."""
+    """A slower JSON decoder whose objects have their line numbers."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.ends = [match.start() for match in re.finditer("\n", text)]
         self.parse_object = self.located
-        # Both are in Python's module for such decoders, and in no description of its types.
+        # Both exist in Python's json package, but its type stubs lack them.
         self.scan_once = scanner.py_make_scanner(self)  # type: ignore[attr-defined]
 
     def located(self, at: tuple[str, int], *rest: Any) -> tuple[Located, int]:
         value, end = decoder.JSONObject(at, *rest)  # type: ignore[attr-defined]
         found = Located(value)
-        found.line = bisect_right(self.ends, at[1] - 1) + 1  # of its {
+        found.line = bisect_right(self.ends, at[1] - 1) + 1  # the line of its {
         return found, end
 
 
 def json_of(text: str) -> Any:
-    """The value of JSON, or the objects of JSON lines; Damaged where it is neither."""
+    """Return the value of JSON, or the objects of JSON lines; raise Damaged if it is neither."""
     try:
         first, *rest = (line for line in text.split("\n") if line.strip())
         json.loads(first)
@@ -167,7 +167,7 @@ def json_of(text: str) -> Any:
 
 
 def json_lines(text: str) -> list[Located]:
-    """The objects of lines of JSON. All broken lines are named."""
+    """Return the objects of JSON lines; raise Damaged with all broken lines."""
     found, faults = [], []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -175,7 +175,7 @@ def json_lines(text: str) -> list[Located]:
         try:
             value = json.loads(line)
             if not isinstance(value, dict):
-                raise ValueError("it is no object")
+                raise ValueError("it is not an object")
             one = Located(value)
             one.line = number
             found.append(one)
@@ -192,7 +192,8 @@ def broken(error: Exception) -> str:
 
 
 def get(record: Json, field: str, kinds: Kinds, place: str) -> Any:
-    """A field of one of these kinds, or None; Damaged where it is something else."""
+    """Return a field if it has one of these types, or None if it is missing; raise Damaged for any
+    other type."""
     value = record.get(field)
     if value is None or (isinstance(value, kinds) and not isinstance(value, bool)):
         return value
@@ -209,7 +210,7 @@ def need(record: Json, field: str, kinds: Kinds, place: str) -> Any:
 
 
 def names_of(values: Iterable[Any], place: str, field: str) -> Iterator[str]:
-    """Labels: texts, or objects with a name."""
+    """Yield the names of labels, which are texts or objects with a name."""
     for value in values:
         name = value.get("name") if isinstance(value, dict) else value
         if not isinstance(name, str):
@@ -218,10 +219,10 @@ def names_of(values: Iterable[Any], place: str, field: str) -> Iterator[str]:
 
 
 def github(records: Iterable[Any], faults: Faults) -> Iterator[Item]:
-    """Issues, as `gh issue list --json …` or the REST interface gives them."""
+    """Yield the items of issues from `gh issue list --json …` or the REST API."""
     for record, place in each(records, faults):
         if record.get("pull_request"):
-            continue  # REST counts them as issues
+            continue  # REST lists pull requests as issues
         with faults.catch():
             yield github_issue(record, place)
 
@@ -252,7 +253,7 @@ def github_issue(record: Json, place: str) -> Item:
 
 
 def priority_of_labels(labels: list[str]) -> int:
-    """The first of them that says one."""
+    """Return the priority of the first label that names one, else 2."""
     for label in labels:
         found = LABEL_PRIORITY.fullmatch(label.strip())
         word = (found[1] or found[2]).lower() if found else ""
@@ -262,7 +263,7 @@ def priority_of_labels(labels: list[str]) -> int:
 
 
 def blockers(record: Json, place: str, repository: str) -> Iterator[str]:
-    """The issues that an issue names as what blocks it, where the export has them."""
+    """Yield the open issues that block an issue, if the export has them."""
     for field in ("blockedBy", "blocked_by"):
         found = record.get(field)
         found = found.get("nodes") if isinstance(found, dict) else found
@@ -276,7 +277,7 @@ def blockers(record: Json, place: str, repository: str) -> Iterator[str]:
 
 
 def blockers_in(body: str, repository: str) -> Iterator[str]:
-    """Those of its lines "Blocked by #12" and "Depends on #12, #13"."""
+    """Yield the issues in lines "Blocked by #12" and "Depends on #12, #13" of a body."""
     for line in WAITS.findall(body):
         line = ISSUE.sub(lambda issue: f" {issue[2]}#{issue[3]} ", line)
         for elsewhere, number in NAMED.findall(line):
@@ -289,7 +290,7 @@ def named(elsewhere: str, number: str | int, repository: str) -> str:
 
 
 def beads(records: Iterable[Any], faults: Faults) -> Iterator[Item]:
-    """Beads' JSON lines."""
+    """Yield the items of Beads' JSON lines."""
     for record, place in each(records, faults):
         if record.get("_type") in (None, "issue") and record.get("status") != "tombstone":
             with faults.catch():
@@ -328,7 +329,7 @@ def bead(record: Json, place: str) -> Item:
 
 
 def taskmaster(lists: Json, faults: Faults) -> Iterator[Item]:
-    """Task Master's tasks: {tag: {tasks}}, or as before {tasks}."""
+    """Yield the items of Task Master: {tag: {tasks}}, or in older files {tasks}."""
     if "tasks" in lists:
         lists = {"master": lists}
     for tag, one in lists.items():
@@ -339,7 +340,7 @@ def taskmaster(lists: Json, faults: Faults) -> Iterator[Item]:
 
 
 def task_and_parts(record: Json, place: str, tag: str, above: str = "") -> Iterator[Item]:
-    """A task of Task Master, and its subtasks."""
+    """Yield the items of a Task Master task and of its subtasks."""
     number = str(need(record, "id", (int, str), place))
     number = above + number.rpartition(".")[2] if above else number
     place = f"{place} ({client.word(number)})"
@@ -370,13 +371,14 @@ def task_and_parts(record: Json, place: str, tag: str, above: str = "") -> Itera
 
 
 def delimiter_of(text: str) -> str:
-    """A comma, a semicolon or a tab: what the header has most of, outside of quotes."""
+    """Return the delimiter: the comma, semicolon or tab most frequent in the header, outside
+    quotes."""
     head = re.sub(r'"[^"]*"', "", text.lstrip().split("\n", 1)[0])
     return max(",;\t", key=head.count)
 
 
 def columns_of(text: str) -> set[str]:
-    """What the header says, in small letters; {} where that is no line of CSV."""
+    """Return the column names in lower case; an empty set if the first line is not CSV."""
     try:
         header = next(csv.reader([text.lstrip().split("\n", 1)[0]], delimiter=delimiter_of(text)))
     except (csv.Error, StopIteration):
@@ -385,9 +387,9 @@ def columns_of(text: str) -> set[str]:
 
 
 def rows_of(text: str) -> list[Row]:
-    """[(cells by column, place)] of a CSV file, with commas, semicolons or tabs."""
+    """Return [(cells by column, place)] of a CSV file; raise Damaged if it is malformed."""
     delimiter = delimiter_of(text)
-    # Lines without their ends: a cell of several lines gets them back.
+    # Splitting drops the line ends; cells of several lines need them.
     reader = csv.reader(
         (line + "\n" for line in text.split("\n")), delimiter=delimiter, strict=True
     )
@@ -417,13 +419,13 @@ def by_column(header: list[str], row: list[str]) -> Cells:
 
 
 def first(cells: Cells, *columns: str) -> str:
-    """The first cell that says something in one of these columns, or ''."""
+    """Return the first cell that is not empty in these columns, or ''."""
     found = (cell for column in columns for cell in cells.get(column, ()))
     return next(found, "").strip()
 
 
 def split(cells: Cells, *columns: str) -> list[str]:
-    """All names in these columns, which may be there several times or list several."""
+    """Return all names in these columns, which may be repeated and may list several."""
     texts = (cell for column in columns for cell in cells.get(column, ()))
     return [name.strip() for text in texts for name in re.split(r"[,;\n]", text) if name.strip()]
 
@@ -432,7 +434,7 @@ JIRA_KEY = ("issue key", "work item key", "work item", "key")
 
 
 def jira(rows: list[Row], faults: Faults) -> Iterator[Item]:
-    """Jira's CSV. Columns repeat: one for each link."""
+    """Yield the items of Jira's CSV, whose columns repeat: one for each link."""
     for cells, place in rows:
         with faults.catch():
             yield ticket(cells, place)
@@ -465,7 +467,7 @@ def ticket(cells: Cells, place: str) -> Item:
 
 
 def linear(rows: list[Row], faults: Faults) -> Iterator[Item]:
-    """Linear's CSV."""
+    """Yield the items of Linear's CSV."""
     for cells, place in rows:
         with faults.catch():
             yield linear_issue(cells, place)
@@ -494,20 +496,20 @@ def linear_issue(cells: Cells, place: str) -> Item:
     return item
 
 
-# Which is it?
+# Format detection
 
 
 def each(records: Iterable[Any], faults: Faults) -> Iterator[tuple[Json, str]]:
-    """Each record with its place; what is no object is a fault."""
+    """Yield each record with its place; any other value than an object is a fault."""
     for number, record in enumerate(records, 1):
         if isinstance(record, dict):
             yield record, f"line {getattr(record, 'line', 0)}"
         else:
-            faults.append(f"entry {number}: it is no object")
+            faults.append(f"entry {number}: it is not an object")
 
 
 class Faults(Texts):
-    """What is wrong with a file, each in a few words."""
+    """The faults of a file, one short text each; as a context manager it collects Damaged."""
 
     def catch(self) -> Faults:
         return self
@@ -525,7 +527,7 @@ class Faults(Texts):
 
 
 def table(text: str) -> tuple[str | None, list[Row]]:
-    """(format, rows) of a CSV file; (None, []) where its header is nobody's."""
+    """Return (format, rows) of a CSV file; (None, []) if the header is unknown."""
     columns = columns_of(text)
     if columns & set(JIRA_KEY) and "summary" in columns:
         return "jira", rows_of(text)
@@ -535,7 +537,7 @@ def table(text: str) -> tuple[str | None, list[Row]]:
 
 
 def document(text: str) -> tuple[str | None, Any]:
-    """(format, what it reads) of JSON; (None, None) where nobody knows it."""
+    """Return (format, value for its reader) of JSON; (None, None) if the format is unknown."""
     value = json_of(text)
     if isinstance(value, dict):
         inner = [value, *(one for one in value.values() if isinstance(one, dict))]

@@ -1,8 +1,9 @@
-"""dibs, for what an agent wants to do next: does it pass, is it work, and is a task held for it?
+"""dibs, for the gate: decides whether an agent's next action passes, and warns about work without
+a claim.
 
-hook.py asks this file before a tool is used. It says what it knows from the session's own files,
-and asks the service only where a claim is over by our own clock. What it cannot know (a script, a
-variable, `python -c`) it does not stop.
+hook.py calls this file before a tool is used. The gate decides from the session's local state, and
+calls the service only if a claim has ended by our own clock. It does not stop actions whose effect
+it cannot know (a script, a variable, `python -c`).
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ else:
     shell, passing, work = (client.part(name) for name in ("shell", "passing", "work"))
 
 CONFIRM_S, DOWN_S, QUIET_S = 2.0, 600, 600
-# What a dibs command never needs, and what an agent that was talked into it would write down where
-# others read: keys by their beginnings, a session's UUID, `password=…`, a login in a URL, and long
-# words that look random.
+# Secrets, which a dibs command never needs, and which a manipulated agent could publish through
+# one: known key prefixes, a session's UUID, `password=…`, a login in a URL, and long words that
+# look random.
 SECRETS = (
     r"AKIA[0-9A-Z]{16}|\bgh[opsur]_\w{20}|github_pat_\w|\bxox[a-z]-|\bsk-[\w-]{16}|glpat-"
     r"|AIza[\w-]{30}|eyJ[\w-]{10,}\.|-----BEGIN|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -35,14 +36,14 @@ SECRETS = (
     r"(=\s*\S{4}|:\s*(?=\S*\d)\S{6})|(?i:authorization|bearer)\W+\S{8}|://[^/\s:@]+:[^/\s@]+@"
     r"|(?=\w*[a-z])(?=\w*[A-Z])(?=\w*[0-9])\b\w{32,}|\b[0-9a-f]{64,}\b"
 )
-PRIVATE_NAMES = r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|DIBS_SESSION"  # of variables
+PRIVATE_NAMES = r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|DIBS_SESSION"  # in names of variables
 
 
 def decision(
     session: Session, payload: Json, before: Sequence[str] = (), after: Sequence[str] = ()
 ) -> Json | None:
-    """What a hook says before a tool is used, as Claude Code reads it; None is nothing. A dibs
-    command that passes is given the words `before` and `after`."""
+    """Return the PreToolUse decision in Claude Code's format, or None to stay silent. A dibs
+    command that passes gets the words `before` in front of it and `after` behind its verb."""
     given = payload.get("tool_input")
     given = given if isinstance(given, dict) else {}
     command = str(given.get("command", "")) if payload.get("tool_name") == "Bash" else ""
@@ -63,7 +64,7 @@ def decision(
 
 
 def reason_to_ask(command: str) -> str:
-    """Why a person should see a dibs command first, or '': what it writes, many may read."""
+    """Return why a person should confirm a dibs command, or '': its texts are visible to many."""
     try:
         words = words_of_dibs(shell.read(command))
     except shell.Unreadable:  # a quote without its end
@@ -76,7 +77,7 @@ def reason_to_ask(command: str) -> str:
 
 
 def words_of_dibs(parts: Line) -> list[str]:
-    """The words of dibs commands, and of lines that another command is given to run."""
+    """Return the words of all dibs commands in a line, also of those inside nested lines."""
     found = []
     for command in (part for part in parts if not isinstance(part, str)):
         texts = [word.text for word in command.words]
@@ -93,7 +94,7 @@ def is_dibs(text: str) -> bool:
 
 
 def about_work(session: Session, payload: Json, is_work: bool) -> Json | None:
-    """What the hook says about work on the repository; None is nothing."""
+    """Return what the hook says about losses and about work without a claim, or None."""
     gate, text, now = session.setup.gate, "", time.time()
     is_unclaimed = is_work and payload.get("permission_mode") != "plan" and not holds(session)
     is_unclaimed = is_unclaimed and gate != "off"
@@ -117,11 +118,11 @@ def about_work(session: Session, payload: Json, is_work: bool) -> Json | None:
 
 
 def holds(session: Session) -> bool:
-    """Is what this session works on surely its own? `dibs run` says what it is, and so may others
-    with DIBS_TASK; else any task will do."""
+    """Return whether this session surely holds the task it works on: the one in DIBS_TASK if that
+    is set, by `dibs run` or by anyone else, otherwise any task."""
     task, live = os.environ.get("DIBS_TASK"), session.live_here()
     if task and os.environ.get("DIBS_FENCE"):
-        return True  # `dibs run` holds it, and ends us with it
+        return True  # `dibs run` holds it, and stops us if it is lost
     return task in live if task else bool(live)
 
 
@@ -136,14 +137,15 @@ def advice(session: Session) -> str:
 
 
 def command_line() -> str:
-    """How to call dibs from any folder."""
+    """Return the command that calls dibs from any folder."""
     path = os.path.join(client.here(), "dibs")
     return "sh " + passing.quoted(path) if os.path.isfile(path) else client.COMMAND
 
 
 def confirmed_now(session: Session) -> list[str]:
-    """Ask once about claims that are over by our own clock and that nobody said are lost: a long
-    call of a tool outruns the beats. What could not be asked is told, and does not stop work."""
+    """Send one heartbeat if claims have ended by our own clock but are not reported as lost: a long
+    tool call outlasts the beats. Return a message for each claim that could not be confirmed; those
+    do not stop work."""
     over = {task: c for task, c in session.data["claims"].items() if task not in session.live()}
     named = os.environ.get("DIBS_TASK")
     over = {task: c for task, c in over.items() if not named or task == named}

@@ -1,7 +1,7 @@
-"""dibs, for Claude Code's hooks: what it does at an event. gate.py has what it says before a tool.
+"""dibs, for Claude Code's hooks: handles their events. gate.py makes the decision before a tool.
 
-dibs.py imports this file when a look at its stamp was not enough. Here no word goes to the agent
-that another party wrote, and nothing that fails is told: the session's work goes on.
+dibs.py imports this file when the stamp alone does not settle an event. Nothing here passes text
+of another party to the agent, and failures are silent, so the session's work goes on.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from client import dibs as client
     from client.dibs import Json, Session
 
-    Act = tuple[str, Json, float, int]  # what is called, its body, patience for the lock, attempts
+    Act = tuple[str, Json, float, int]  # path, body, seconds to wait for the lock, attempts
 else:
     import dibs_client as client
 
-DOWN_S = 120  # for how long a service that did not answer is not waited for at a turn's end
-LIST_S = 2.0  # for how long the start of a session waits to hear whether there is a list
-TO_DO = "ready,blocked,held,parked,review,lapsed"  # states of tasks of a list that is not over
-TOOL_MOST_S = 7200  # a call whose end nobody tells, as an interrupted one, is over by then
-KEEPER_LOOKS_S = 1.0  # how long it sleeps between two looks
-# What starts programs and is none of them: the agent is what has started these.
+DOWN_S = 120  # after a failed call, the end of a turn does not wait for the service for so long
+LIST_S = 2.0  # the longest wait at a session's start for whether there is a list
+TO_DO = "ready,blocked,held,parked,review,lapsed"  # states of unfinished tasks of the list
+TOOL_MOST_S = 7200  # after this a tool call without an end event, as an interrupted one, is over
+KEEPER_LOOKS_S = 1.0  # the keeper's interval between two checks
+# Programs that only start others: the agent is the nearest ancestor that is none of these.
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "busybox", "env", "timeout", "nice")
 
 
@@ -36,8 +36,8 @@ ENDED, AT_WORK = client.HOOK_NOTES
 
 
 def run(session: Session, payload: Json, before: Sequence[str] = ()) -> None:
-    """See to an event that dibs.py could not decide by a look at its stamp. `before` is what stands
-    before a dibs command of this agent's."""
+    """Handle an event that the stamp does not settle. `before`: the words to put before this
+    agent's dibs commands."""
     session.event = payload["hook_event_name"]
     session.load()
     if not client.agent_id():
@@ -62,13 +62,13 @@ def run(session: Session, payload: Json, before: Sequence[str] = ()) -> None:
 
 
 def before_tool(session: Session, payload: Json, before: Sequence[str]) -> None:
-    """Say what gate.py has to say before a tool is used."""
+    """Print the gate's decision before a tool is used, if there is one."""
     if TYPE_CHECKING:
         from client import gate
     else:
         gate = client.part("gate")
     sub = client.one_line(str(payload.get("agent_id") or ""))
-    after = ("--as", sub) if sub else ()  # a sub-agent is itself, also where it does not say so
+    after = ("--as", sub) if sub else ()  # identifies a sub-agent that does not name itself
     decision = gate.decision(session, payload, before, after)
     if decision:
         decision["hookEventName"] = "PreToolUse"
@@ -76,20 +76,21 @@ def before_tool(session: Session, payload: Json, before: Sequence[str]) -> None:
 
 
 def say(session: Session, text: str) -> None:
-    """Tell the agent, where its machinery hands that on at this event."""
+    """Print a text for the agent, which reads it at some events."""
     if text:
         told = {"hookEventName": session.event, "additionalContext": client.one_line(text)}
         print(json.dumps({"hookSpecificOutput": told}))
 
 
 def is_known_down(session: Session) -> bool:
-    """Did a call fail a moment ago? A turn's end does not wait for that service again."""
+    """Return whether a call failed within DOWN_S. Then the end of a turn does not wait for the
+    service."""
     since_s = session.begun - session.data.get("unreachable_at", 0)
     return 0 <= since_s < DOWN_S and not os.environ.get("DIBS_HOOK_LATER")
 
 
 def see_to_it_later(payload: Json) -> None:
-    """Have another process try, for which nobody waits."""
+    """Start a detached process that handles the event, so that the turn can end now."""
     import subprocess
 
     nowhere = subprocess.DEVNULL
@@ -104,7 +105,7 @@ def see_to_it_later(payload: Json) -> None:
     if child.stdin:
         child.stdin.write(json.dumps(payload).encode())
         child.stdin.close()
-    child.returncode = 0  # nobody asks how it ended
+    child.returncode = 0  # marks it as reaped: its exit status is not needed
 
 
 def is_remote() -> bool:
@@ -112,8 +113,8 @@ def is_remote() -> bool:
 
 
 def see_to_all(session: Session, payload: Json) -> dict[str, list[Json]]:
-    """Beat, park or release for all of this session: every repository of it, every sub-agent.
-    Return what each had lost before, by where it is kept."""
+    """Beat, park or release for the whole family of this session. Return {base of its state files:
+    the losses that a member had before}."""
     members = [(one, act_of(one, payload)) for one in session.family()]
     before = {one.base: [*one.data["lost"]] for one, _ in members}
     if payload.get("background_tasks") and any(act for _, act in members):
@@ -124,7 +125,7 @@ def see_to_all(session: Session, payload: Json) -> dict[str, list[Json]]:
 
 
 def post_all(due: list[tuple[Session, Act]]) -> None:
-    """Several writes at once, in the time of one."""
+    """Make several writes concurrently, within the timeout of one."""
     for one, _ in due:
         one.is_led = True
     if len(due) == 1:
@@ -143,14 +144,13 @@ def post_all(due: list[tuple[Session, Act]]) -> None:
 
 
 def post(one: Session, act: Act) -> None:
-    """One write of one member. What fails is tried again at the next event."""
+    """Make one write of one member. The next event repeats a failed one."""
     with suppress(client.Failure):
         one.post(*act, timeout_s=client.HOOK_TIMEOUT_S)
 
 
 def act_of(one: Session, payload: Json) -> Act | None:
-    """What an event means for the claims of one of the family: (act, body, patience for the lock,
-    attempts), or None."""
+    """Return the act that an event requires for the claims of a member of the family, or None."""
     event, claims = one.event, one.load().data["claims"]
     is_its_own = one.sub and one.sub == client.one_line(str(payload.get("agent_id") or ""))
     if not claims or (event == "SubagentStop" and not is_its_own):
@@ -167,20 +167,21 @@ def act_of(one: Session, payload: Json) -> Act | None:
     if event == "SessionStart" and state_at_start(one, payload) == "parked":
         return "heartbeat", {"state": "parked"}, 1, 1
     one.data["ended"] = bool(one.data.get("ended") and not is_its_own)
-    if one.data["ended"]:  # a sub-agent that is over: its claims wait
+    if one.data["ended"]:  # a sub-agent that has stopped: its claims stay parked
         return None
     return "heartbeat", with_note(claims, "working", AT_WORK), 1, 1
 
 
 def state_at_start(one: Session, payload: Json) -> str:
-    """`/clear` begins no work: what waited for a person still does."""
+    """Return the state for the heartbeat at a session's start: after `/clear` a parked session
+    stays parked."""
     is_idle = payload.get("source") == "clear" and one.data.get("parked_at")
     return "parked" if is_idle else "working"
 
 
 def with_note(claims: dict[str, Json], state: str, note: str) -> Json:
-    """A heartbeat of all: why they wait, where nobody has said anything else, and that they do no
-    longer."""
+    """Build a heartbeat of all claims. It has a note only where the notes so far are our own: a
+    park sets ENDED, and work after it AT_WORK."""
     notes = {claim.get("note") or "" for claim in claims.values()}
     is_said = notes <= {ENDED, AT_WORK} and ENDED in notes
     is_due = notes <= {"", ENDED, AT_WORK} if state == "parked" else is_said
@@ -188,7 +189,8 @@ def with_note(claims: dict[str, Json], state: str, note: str) -> Json:
 
 
 def about_losses(session: Session, payload: Json, before: dict[str, list[Json]]) -> str:
-    """What was lost, for who is at work: a sub-agent hears its own, and once its parent's."""
+    """Return a message about losses for the agent at work. A session gets its own and those of its
+    stopped sub-agents, a sub-agent its own and its parent's new ones."""
     sub, texts = client.one_line(str(payload.get("agent_id") or "")), []
     for one in session.family():
         where = "" if one.setup.project == session.setup.project else f" (in {one.setup.project})"
@@ -199,11 +201,11 @@ def about_losses(session: Session, payload: Json, before: dict[str, list[Json]])
             new = [loss for loss in one.load().data["lost"] if loss not in before.get(one.base, [])]
             texts += [client.about_loss(loss, is_brief=True) + where for loss in new]
     text = ". ".join(texts[:3])
-    return f"dibs: {text}. Stop work on it, and push nothing of it." if text else ""
+    return f"dibs: {text}. Stop work on it and do not push it." if text else ""
 
 
 def held_by(session: Session) -> str:
-    """What the family holds, in words, by our own clocks; first what is here."""
+    """Describe what the family holds by our own clocks, this session first."""
     found = []
     for one in session.family():
         for task in one.load().live():
@@ -222,7 +224,7 @@ def held_by(session: Session) -> str:
 
 
 def show_status(payload: bytes) -> None:
-    """What is held, for the person, from files alone: T-1, 24 min left"""
+    """Print for the person what is held, from local files alone: T-1, 24 min left."""
     folder = client.field_of(payload, "project_dir") or os.environ.get("CLAUDE_PROJECT_DIR")
     heard, found = "" if client.agent_id() else client.field_of(payload, "session_id"), []
     session = client.Session(client.Setup(folder), heard)
@@ -238,17 +240,17 @@ def show_status(payload: bytes) -> None:
 
 
 def about_parent(session: Session, payload: Json) -> str:
-    """What a sub-agent should know: what it works under, and who it is."""
+    """Return a text for a new sub-agent: what its parent holds, and the sub-agent's own name."""
     name = str(payload.get("agent_id") or "")
     name = name if client.is_word(name) and name[0] != "-" else "NAME"
     held = held_by(session)
     text = f"dibs: the session that started you holds {held or 'no task'}."
-    text += " What you do for that needs no claim of yours." if held else ""
-    return text + f" Another task you claim as yourself: {client.COMMAND} claim TASK --as {name}"
+    text += " Work on that needs no claim of yours." if held else ""
+    return text + f" To claim another task: {client.COMMAND} claim TASK --as {name}"
 
 
 def on_start(session: Session, payload: Json) -> None:
-    """Facts for the agent, in at most 100 tokens."""
+    """Print facts for the agent at a session's start, in at most 100 tokens."""
     source, facts = payload.get("source"), []
     if source == "clear":
         with suppress(OSError):
@@ -277,27 +279,25 @@ def on_start(session: Session, payload: Json) -> None:
         facts.append("This VM is new: files that were not pushed are gone.")
     elif was_new and source == "resume":
         facts.append(
-            "This is a new session, as of a fork: what the conversation claimed before is not its."
+            "This is a new session, as after a fork: it holds no claim that the conversation made."
         )
     if is_listed:
         facts.append(
-            f"Take what is next: {client.COMMAND} next, or claim TASK; after it: done TASK."
+            f"Take the next task: {client.COMMAND} next, or claim TASK; after it: done TASK."
         )
     else:
-        facts.append(
-            f"Tasks are claimed before work: {client.COMMAND} claim TASK; after it: done TASK."
-        )
+        facts.append(f"Claim a task before work: {client.COMMAND} claim TASK; after it: done TASK.")
     print(client.one_line(" ".join(facts)))
 
 
 def has_list(session: Session) -> bool:
-    """Has the team a list on which something is left to do? Nothing of it is told. Where nobody
-    answered a moment ago, or not in time, none."""
+    """Return whether the team's list has unfinished tasks; False if the service did not answer a
+    moment ago or does not answer in time."""
     if time.time() - session.data.get("unreachable_at", 0) < DOWN_S:
         return False
     path = f"/v1/{client.percent_encoded(session.setup.project)}/tasks?limit=1&state={TO_DO}"
     try:
-        session.secret()  # who is not sure of the host asks it nothing
+        session.secret()  # raises Failure if a key may not go to this host
         until = time.monotonic() + LIST_S
         page = client.json_of(client.ask(session.setup, "GET", path, {}, b"", until)[1])
         return bool(page["tasks"] or page["cursor"])
@@ -306,7 +306,8 @@ def has_list(session: Session) -> bool:
 
 
 def note_process(session: Session) -> None:
-    """Note which process this agent is, for its commands, to which it tells no id of its own."""
+    """Record this agent's process, so that commands to which it passes no id find their
+    session."""
     with suppress(OSError):
         keep_process(session)
 
@@ -333,7 +334,7 @@ CLEARED_S = 60  # from the end of a conversation by `/clear` to the start of the
 
 
 def note_cleared(session: Session) -> None:
-    """Note that this conversation ended by `/clear`: the next one goes on with its session."""
+    """Record that this conversation ended by `/clear`: the next one continues its session."""
     process = agent_process() or "-"
     words = (session.heard or "-", place_of_work(session), process, str(time.time()))
     session.make_folders()
@@ -347,8 +348,8 @@ def place_of_work(session: Session) -> str:
 
 
 def gone_on(session: Session) -> tuple[Session, str]:
-    """(the session that goes on after `/clear`, what to say about that): the one which the same
-    agent has just left in this checkout. Where two may be meant, none."""
+    """Return (the session to use after `/clear`, a text for the agent or ''): the session that the
+    same agent has just left in this checkout. Of two candidates it continues neither."""
     heard = session.heard
     process = agent_process() or "-"
     path, place = os.path.join(session.place, "cleared"), place_of_work(session)
@@ -367,7 +368,7 @@ def gone_on(session: Session) -> tuple[Session, str]:
         if len(ids) == 1 and heard and heard not in ids:
             change_places(session, *ids)
     if len(ids) > 1:
-        return session, "Two sessions were cleared here at once: it goes on with neither."
+        return session, "Two sessions were cleared here at once: this one continues neither."
     session = client.Session(session.setup, heard)
     session.event = "SessionStart"
     return session.load(), ""
@@ -381,8 +382,8 @@ def is_recent(text: str) -> bool:
 
 
 def change_places(session: Session, old: str) -> None:
-    """From now on the agent's new id stands for the session of the old one, and the old id for the
-    one that the new id stood for: no two ids ever stand for one."""
+    """Swap the sessions of two ids: from now on the agent's new id names the session of the old
+    one, and the old id that of the new one. No two ids ever name the same session."""
     table, new = client.moved(session.place), session.heard
     table[new], table[old] = table.get(old, old), table.get(new, new)
     lines = [f"{client.percent_encoded(k)} {client.percent_encoded(v)} 1" for k, v in table.items()]
@@ -390,8 +391,8 @@ def change_places(session: Session, old: str) -> None:
 
 
 def agent_process() -> str:
-    """The process whose hook this is, as "number start": what has started us, shells left out. ''
-    where that cannot be known. The start tells it from a later process of the same number."""
+    """Return the agent's process as "PID start": our nearest ancestor that is no shell; '' if it
+    cannot be known. The start distinguishes it from a later process with the same PID."""
     number = os.getppid()
     while number > 1:
         parent, name, text = process(number)
@@ -402,9 +403,8 @@ def agent_process() -> str:
 
 
 def process(number: int) -> tuple[int, str, str]:
-    """(number of its parent, name, "number start") of a process; (0, "", "") where there is none
-    that runs: a dead one whose parent has not asked yet how it ended is none, and neither is one
-    that somebody has stopped."""
+    """Return (parent's PID, name, "PID start") of a process; (0, "", "") if it does not run: a
+    zombie or a stopped process counts as not running."""
     stat = client.read_text(f"/proc/{number}/stat")
     if stat:
         _, _, rest = stat.rpartition(")")
@@ -420,7 +420,7 @@ def process(number: int) -> tuple[int, str, str]:
 
 
 def process_by_ps(number: int) -> tuple[str, str, str, str]:
-    """The same from `ps`, where there is no /proc (macOS)."""
+    """Return (state, parent's PID, name, start) from `ps`, where there is no /proc (macOS)."""
     import subprocess
 
     columns = ["ps", "-o", "state=,ppid=,lstart=,comm=", "-p", str(number)]
@@ -433,7 +433,7 @@ def process_by_ps(number: int) -> tuple[str, str, str, str]:
 
 
 def start_keeper(session: Session) -> None:
-    """Start the process that beats while one tool runs for long, and that ends with the agent."""
+    """Start the keeper: a process that beats during long tool calls and ends with the agent."""
     import subprocess
 
     agent = agent_process()
@@ -452,8 +452,8 @@ def start_keeper(session: Session) -> None:
 
 
 def keep(session: Session, agent: str) -> None:
-    """Beat while a tool runs, for no other event comes meanwhile; as long as the agent lives. A
-    call that was interrupted ends with the turn, and counts for two hours at most."""
+    """Run the keeper: beat while a tool runs, since no hook runs meanwhile, for as long as the
+    agent lives. An interrupted tool call counts until the turn ends, or for two hours at most."""
     import fcntl
 
     session.event = "Keep"
@@ -463,7 +463,7 @@ def keep(session: Session, agent: str) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return  # there is one
+        return  # another keeper runs
     while process(int(agent.split()[0]))[2] == agent:
         is_running = has_tool(session)
         if is_running and not session.is_throttled(must_hold=False):
@@ -474,7 +474,7 @@ def keep(session: Session, agent: str) -> None:
 
 
 def has_tool(session: Session) -> bool:
-    """Is a call of a tool under way? dibs.py notes each (note_tool)."""
+    """Return whether a tool call is in progress; note_tool of dibs.py records each."""
     try:
         calls = [entry.stat().st_mtime for entry in os.scandir(session.family_base + ".tools")]
     except OSError:
@@ -483,7 +483,7 @@ def has_tool(session: Session) -> bool:
 
 
 def beat_quietly(session: Session) -> None:
-    """Beat for all of this session; what fails is tried again at the next look."""
+    """Beat for the whole family; the next check repeats a failed beat."""
     session.begun = time.time()
     with suppress(client.Failure):
         see_to_all(session, {})

@@ -1,8 +1,8 @@
-"""dibs, for `dibs import`: write the team's list down from a file.
+"""dibs, for `dibs import`: writes the tasks of a file to the team's list.
 
-formats.py and checklists.py read the file, this works out what would change, shows it, and writes
-it. All of it is looked at first, here and by the service (a dry run), so that a damaged file
-changes nothing. A task is known by its source and the id that it has there, never by its title.
+formats.py and checklists.py read the file; this module works out the changes, shows them and writes
+them. The whole file is checked first, here and by the service (a dry run), so a damaged file
+changes nothing. A task is identified by its source and its id there, never by its title.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ else:
 
 FILE_MOST = 8 << 20
 BATCH_MOST, BATCH_BYTES = 500, (1 << 20) - 4096
-NAMED_MOST = 20  # faults that are told one by one
+NAMED_MOST = 20  # the most faults printed one by one
 SOURCE_MOST = 200
-SHOWN_MOST = 8  # names of each kind in the plan
-CIRCLE = "need each other"  # as the service says it
-PATIENCE_S = 120  # in all, where the service says that we ask too often
+SHOWN_MOST = 8  # the most names of each kind shown in the plan
+CIRCLE = "need each other"  # part of the service's message for a circle
+PATIENCE_S = 120  # the longest total wait for the service's rate limit
 CALL_S = 20.0
-GH_DEFAULT = 30  # issues that `gh issue list` gives unless --limit says more
+GH_DEFAULT = 30  # how many issues `gh issue list` returns without --limit
 KINDS = (
     *("github", "beads", "taskmaster", "jira", "linear", "speckit", "openspec", "kiro"),
     "markdown",
@@ -43,7 +43,7 @@ KINDS = (
 
 
 def do_import(args: Args, session: Session) -> int:
-    """import: read, plan, show, and write what a person agrees to."""
+    """Run import: read, plan, show, and write if a person agrees."""
     session.load().setup.check()
     if args.order not in (None, *checklists.ORDERS):
         raise usage(f"--order takes {', '.join(checklists.ORDERS)}")
@@ -69,14 +69,14 @@ def usage(text: str) -> client.Failure:
 
 
 def stop_at(faults: list[str], paths: Sequence[str]) -> None:
-    """Name what is wrong, and write nothing."""
+    """If there are faults, print them and raise Failure."""
     if not faults:
         return
     for fault in faults[:NAMED_MOST]:
         client.talk(fault)
     more = len(faults) - NAMED_MOST
     text = f"and {more} more; " if more > 0 else ""
-    where = "what came on stdin" if paths == ["-"] else "this"
+    where = "the input" if paths == ["-"] else "this"
     raise usage(f"{text}nothing of {where} was written")
 
 
@@ -84,7 +84,7 @@ def stop_at(faults: list[str], paths: Sequence[str]) -> None:
 
 
 def read_all(args: Args, setup: Setup, paths: list[str]) -> tuple[list[Item], Iterator[str]]:
-    """(items, what to tell of how they were read) of all files, or Failure."""
+    """Return (items, notes about how they were read) of all files; raise Failure for faults."""
     items: list[Item] = []
     faults, kinds = formats.Faults(), []
     for path in paths:
@@ -104,7 +104,7 @@ def read_all(args: Args, setup: Setup, paths: list[str]) -> tuple[list[Item], It
 
 
 def read_file(args: Args, setup: Setup, path: str, faults: Faults) -> tuple[str, list[Item]]:
-    """(format, items) of one file. Raises Damaged."""
+    """Return (format, items) of one file. Raises Damaged."""
     text = text_of(path)
     kind, given = detected(args, setup, path, text)
     if kind in formats.READERS:
@@ -121,7 +121,7 @@ def read_file(args: Args, setup: Setup, path: str, faults: Faults) -> tuple[str,
 
 
 def text_of(path: str) -> str:
-    """The text of a file, of which every line ends alike. Raises Damaged."""
+    """Return the text of a file, with LF line ends. Raises Damaged."""
     if path == "-":
         data = sys.stdin.buffer.read(FILE_MOST + 1)
     else:
@@ -139,15 +139,15 @@ def text_of(path: str) -> str:
         raise formats.Damaged(f"line {line}: it is not UTF-8 text") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise formats.Damaged(f"line {line}: it has a null character, and is no text")
+        raise formats.Damaged(f"line {line}: it has a null character, so it is not text")
     if not text.strip():
         raise formats.Damaged("it is empty")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def detected(args: Args, setup: Setup, path: str, text: str) -> tuple[str, Any]:
-    """(format, what its reader takes). Raises Damaged where it is not the one that was named, or
-    none that anybody knows."""
+    """Return (format, value for its reader). Raises Damaged if the format is unknown or not the one
+    that --format names."""
     kind, given = None, None
     is_json = text.lstrip()[:1] in "[{" and not checklists.BOX.match(text.lstrip().split("\n")[0])
     if args.format in (None, *formats.READERS) and is_json:
@@ -162,15 +162,15 @@ def detected(args: Args, setup: Setup, path: str, text: str) -> tuple[str, Any]:
     if args.format:
         raise formats.Damaged(f"this is not what {args.format} writes")
     raise formats.Damaged(
-        "nobody knows this format: it is no checklist (- [ ] …), no issues of GitHub (JSON with "
-        "number and title), no Beads (JSON lines with id and title), no Task Master (JSON with "
-        "tasks), and no CSV of Jira (Issue key, Summary) or Linear (ID, Title)"
+        "unknown format: neither a checklist (- [ ] …) nor GitHub issues (JSON with number and "
+        "title), Beads (JSON lines with id and title), Task Master (JSON with tasks), or CSV of "
+        "Jira (Issue key, Summary) or Linear (ID, Title)"
     )
 
 
 def place_of(args: Args, setup: Setup, path: str) -> tuple[str, str]:
-    """(what a checklist's tasks are called after, its path in the repository): its folder, where it
-    is a tasks.md, else its own name."""
+    """Return (the prefix of a checklist's tasks, its path in the repository). The prefix is
+    --source, else the folder of a tasks.md, else the file's own name."""
     if path == "-":
         if not args.source:
             raise usage("a checklist on stdin has no name: give it one with --source NAME")
@@ -185,12 +185,12 @@ def place_of(args: Args, setup: Setup, path: str) -> tuple[str, str]:
 
 
 def told_of(items: list[Item], kinds: list[str], args: Args) -> Iterator[str]:
-    """What a person should know of how the file was read, in sentences."""
+    """Yield notes for a person about how the file was read."""
     noted = {note: [i for i in items if note in i.notes] for note in ("cut", "blocked")}
     if noted["cut"]:
         yield f"{len(noted['cut'])} texts were cut at 8,192 characters: {some(noted['cut'])}"
     if noted["blocked"]:
-        text = "are blocked by issues that this export does not name, and may come too early"
+        text = "are blocked by issues that this export does not name, and may be ready too early"
         yield f"{len(noted['blocked'])} {text}: {some(noted['blocked'])}"
     if kinds == ["github"] and len(items) == GH_DEFAULT:
         yield "exactly 30 issues: `gh issue list` gives no more without --limit"
@@ -203,7 +203,7 @@ def told_of(items: list[Item], kinds: list[str], args: Args) -> Iterator[str]:
 
 
 class Plan:
-    """What a file comes to: entries for the service, in the order in which they may be written."""
+    """The changes that a file makes to the list, as entries for the service."""
 
     def __init__(self, items: list[Item], listed: dict[str, Json], args: Args) -> None:
         self.items, self.listed = items, listed
@@ -226,7 +226,7 @@ class Plan:
         self.where = {item.name: item for item in items}
 
     def add(self, item: Item, prefix: str) -> None:
-        """Give an item its whole name; what is there twice is a fault."""
+        """Give an item its full name; a duplicate name is a fault."""
 
         def whole(name: str) -> str:
             is_ours = not isinstance(name, formats.Elsewhere)
@@ -238,13 +238,13 @@ class Plan:
         first = self.by_name.setdefault(item.name, item)
         if first is not item:
             text = (
-                f"{item.place}: {client.word(item.name)} is there twice, in {first.place} as well"
+                f"{item.place}: {client.word(item.name)} is listed twice, in {first.place} as well"
             )
             self.faults.append(text)
 
     def take_groups(self) -> None:
-        """What is done as a whole is done in all its parts; a heading is no task, and its parts
-        wait for what it waits for."""
+        """Pass the properties of items to their parts: parts of a closed item are closed, and parts
+        of a heading, which is no task, need what the heading needs."""
         self.parts: dict[str, list[Item]] = {}
         for item in self.items:
             if item.parent in self.by_name:
@@ -263,7 +263,7 @@ class Plan:
                 item.body_above(groups)
 
     def above(self, item: Item) -> Iterator[Item]:
-        """What an item is a part of, the nearest first."""
+        """Yield the items above an item, nearest first."""
         seen = set()
         while item.parent in self.by_name and item.parent not in seen:
             seen.add(item.parent)
@@ -271,7 +271,7 @@ class Plan:
             yield item
 
     def leaves(self, item: Item) -> list[str]:
-        """The tasks that a heading stands for."""
+        """Return the names of the tasks below a heading, or of the task itself."""
         found, left, seen = [], [item], set()
         while left:
             one = left.pop()
@@ -282,7 +282,7 @@ class Plan:
         return found
 
     def take_needs(self) -> None:
-        """Needs by the names that they have here, without those that are done at the source."""
+        """Resolve the needs of all tasks to tasks, without those that are done at the source."""
         for item in self.items:
             for other in item.blocks:
                 if other in self.by_name:
@@ -302,8 +302,9 @@ class Plan:
         return name in self.by_name and self.by_name[name].kind == "closed"
 
     def check_sources(self) -> None:
-        """A name that another source has already is another task. An export that did not say of
-        which repository it is may be of this one."""
+        """Report names that the list already has from another source, since they are other tasks.
+        An export without its repository (`github`) counts as one of this source
+        (`github:owner/repo`)."""
         for item in self.todo:
             source = self.source_of(item.name)
             is_vague = any(one.startswith(f"{source}:") for one in self.sources)
@@ -316,7 +317,8 @@ class Plan:
         return ((self.listed.get(task) or {}).get("listed") or {}).get("source") or ""
 
     def dropped(self, keep_gone: bool | None) -> list[tuple[str, str]]:
-        """(task, why) of what is on our list from these sources and is not to be done any more."""
+        """Return (task, reason) of the listed tasks of these sources that the file no longer has to
+        do."""
         names = {item.name for item in self.todo}
         found = []
         for task, one in self.listed.items():
@@ -329,7 +331,7 @@ class Plan:
         return found
 
     def needs_first(self) -> list[str]:
-        """All names, each behind what it needs. A circle is a fault, with its path."""
+        """Return all names, each after its needs. A circle is a fault, reported with its path."""
         found, done, path = [], set(), {}
         for start in self.graph:
             stack = [] if start in done else [(start, iter(self.graph[start]))]
@@ -360,12 +362,12 @@ class Plan:
         self.faults.append(f"{place}these need each other: {around}")
 
     def turns(self, entry: Json) -> bool:
-        """Does a task that is listed need others than before?"""
+        """Return whether the needs of a listed task change."""
         one = self.listed.get(entry["task"])
         return one is not None and sorted(needs_of(one)) != sorted(entry["needs"])
 
     def learn(self, told: dict[str, list[str]]) -> None:
-        """What the service says that would change."""
+        """Add the changes that the service's dry run reported."""
         for change, names in told.items():
             self.changes[change] += names
 
@@ -373,8 +375,8 @@ class Plan:
         return not (self.changes["created"] or self.changes["updated"] or self.drops)
 
     def steps(self) -> list[Json]:
-        """The entries to write, in an order in which no part of them makes a circle with what is
-        still as before: what goes, then what was there, each behind its needs, then what is new."""
+        """Return the entries to write, in an order in which no prefix makes a circle with tasks
+        that are still unchanged: drops, then updates, each after its needs, then new tasks."""
         entries = {entry["task"]: entry for entry in self.entries}
         updated = set(self.changes["updated"])
         created = set(self.changes["created"])
@@ -401,7 +403,7 @@ def all_listed(session: Session) -> list[Json]:
 
 
 def batches(entries: list[Json]) -> Iterator[list[Json]]:
-    """They in the portions that the service takes."""
+    """Yield the entries in batches of the size that the service accepts."""
     batch: list[Json] = []
     size = 0
     for entry in entries:
@@ -418,7 +420,8 @@ def batches(entries: list[Json]) -> Iterator[list[Json]]:
 def written(
     session: Session, plan: Plan, entries: list[Json], is_dry: bool = False
 ) -> dict[str, list[str]]:
-    """What the service says to each portion: what it would do, or has done."""
+    """Send the entries in batches; return {change: tasks} as the service did it, or with `is_dry`
+    would do it."""
     told: dict[str, list[str]] = {change: [] for change in client.CHANGES}
     faults = []
     for batch in batches(entries):
@@ -436,8 +439,9 @@ def written(
 
 
 def looked(session: Session, plan: Plan, batch: list[Json]) -> Json:
-    """What the service would do with a portion. Beside what is still as before it may make a circle
-    that the whole does not make: then it is looked at without the needs that change."""
+    """Return what the service would do with a batch. A batch may make a circle with tasks that are
+    still unchanged, though the whole does not: then repeat the dry run without the changed
+    needs."""
     try:
         return posted(session, {"tasks": batch, "dry_run": True})
     except client.Failure as failure:
@@ -456,7 +460,7 @@ def looked(session: Session, plan: Plan, batch: list[Json]) -> Json:
 
 
 def write(session: Session, plan: Plan) -> None:
-    """Write what the plan says; a part that failed is done by running the import again."""
+    """Write the plan. After a failure another run of the import writes the rest."""
     written(session, plan, plan.steps())
 
 
@@ -470,7 +474,7 @@ def unfinished(
 
 
 def posted(session: Session, body: Json) -> Json:
-    """The service's answer; where it says that we ask too often, it is asked again later."""
+    """Post a batch; while the service answers `rate-limited`, wait and repeat it."""
     give_up = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -483,7 +487,7 @@ def posted(session: Session, body: Json) -> Json:
 
 
 def faults_of(plan: Plan, batch: list[Json], problem: Json) -> list[str]:
-    """What the service says is wrong, by where it stands in the file."""
+    """Return the faults that the service found, each with its place in the file."""
     found = []
     for error in problem.get("errors") or () if problem.get("code") == "invalid" else ():
         _, _, field = str(error.get("field")).partition(".")
@@ -497,18 +501,18 @@ def faults_of(plan: Plan, batch: list[Json], problem: Json) -> list[str]:
     return found
 
 
-# Talking to people
+# Output for people
 
 
 def some(names: Iterable[Item | str]) -> str:
-    """A few of them, and how many more there are."""
+    """Return the first names, and the number of the others."""
     shown = [client.word(one if isinstance(one, str) else one.name) for one in names]
     more = f" and {len(shown) - SHOWN_MOST} more" if len(shown) > SHOWN_MOST else ""
     return ", ".join(shown[:SHOWN_MOST]) + more
 
 
 def show(plan: Plan, told: Iterable[str], args: Args) -> None:
-    """The plan, on stderr."""
+    """Print the plan on stderr."""
     closed = [item for item in plan.items if item.kind == "closed"]
     sources = ", ".join(map(client.word, sorted(plan.sources)))
     client.talk(f"{sources}: {len(plan.todo)} tasks to do, {len(closed)} done at the source")
@@ -530,24 +534,24 @@ def show(plan: Plan, told: Iterable[str], args: Args) -> None:
 
 
 def warnings(plan: Plan) -> Iterator[str]:
-    """What a person may not expect."""
+    """Yield warnings about effects that a person may not expect."""
     known = {item.name for item in plan.todo} | set(plan.listed)
     known -= {task for task, _ in plan.drops}
     unknown = {need: item for item in plan.todo for need in item.needs if need not in known}
     if unknown:
         shown = some(f"{need} (needed by {item.name})" for need, item in unknown.items())
-        yield f"not on the list, so that what needs it stays blocked: {shown}"
+        yield f"not on the list, so the tasks that need them stay blocked: {shown}"
     state = {task: one["state"] for task, one in plan.listed.items()}
     over = [item for item in plan.todo if state.get(item.name) == "done"]
     if over:
-        yield f"still open at the source and done here, where they stay done: {some(over)}"
+        yield f"still open at the source but done here; they stay done: {some(over)}"
     held = [task for task, _ in plan.drops if state[task] in client.LIVE]
     if held:
-        yield f"somebody works on these; their claims go on: {some(held)}"
+        yield f"somebody works on these; the claims continue: {some(held)}"
 
 
 def agreed() -> bool:
-    """Ask the person at the terminal; Failure where nobody is there."""
+    """Ask the person at the terminal; raise Failure if there is no terminal."""
     try:
         if not sys.stderr.isatty():
             raise OSError
@@ -555,11 +559,11 @@ def agreed() -> bool:
             print("dibs: write this? [y/N] ", end="", file=sys.stderr, flush=True)
             return terminal.readline().strip().lower() in ("y", "yes")
     except OSError:
-        raise usage("nothing was written: say --yes to write this") from None
+        raise usage("nothing was written: use --yes to write this") from None
 
 
 def say(args: Args, plan: Plan, is_dry: bool = False) -> int:
-    """The one line of the result."""
+    """Print the result on one line."""
     changes = dict(plan.changes, dropped=[task for task, _ in plan.drops])
     if args.json:
         told = {"sources": sorted(plan.sources), "dry_run": is_dry, **changes}

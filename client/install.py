@@ -1,10 +1,10 @@
-"""dibs, for what a person runs now and then, and what no claim needs: `dibs init`, `dibs doctor`.
+"""dibs, for setting up a repository: `dibs init` and `dibs doctor`, which no claim needs.
 
-dibs.py imports this file. init copies it beside dibs.py, so that dibs can be taken out of a
+dibs.py imports this file. init copies it next to dibs.py, so that dibs can be removed from a
 repository even when the service is gone.
 
-What goes into files of yours is inserted as text, so that every other byte of them, comments and
-order included, stays. undo.json remembers each piece; taking dibs out cuts just these.
+Additions to your files are inserted as text, so every other byte of them, comments and order
+included, stays. undo.json records each inserted piece; removing dibs cuts exactly these pieces.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from client.dibs import Args, Json, Session, Setup
 
     Tell = Callable[..., None]
-    Texts = dict[str, Optional[str]]  # files by their paths; None where there is none
-    Folder = Union[int, str]  # a descriptor, or where folders cannot be opened a path
+    Texts = dict[str, Optional[str]]  # {path: text, or None for a missing file}
+    Folder = Union[int, str]  # a descriptor, or a path where folders cannot be opened
 else:
     try:
         import dibs_client as client
-    except ImportError:  # an older dibs.py has fetched this file, or somebody runs it
+    except ImportError:  # an older dibs.py fetched this file, or somebody runs it directly
         text = "dibs: this dibs.py is older than its service: fetch it again, from /client/dibs.py"
         print(text, file=sys.stderr)
         sys.exit(2)
 
 SETTINGS = ".claude/settings.json"
-# Each agent's file with hooks, and by what else a repository shows that it is in use.
+# Each agent's file with hooks, and the files by which a repository shows that it is in use.
 AGENTS = {
     "claude": (SETTINGS, (".claude", "CLAUDE.md")),
     "codex": (".codex/hooks.json", (".codex",)),
@@ -49,7 +49,7 @@ AGENTS = {
         (".github/copilot-instructions.md", ".github/hooks", ".github/copilot"),
     ),
 }
-# What a person has to do once, where a committed file is not enough.
+# Steps that a person has to take once, where a committed file is not enough.
 ONCE = {
     "codex": "each person trusts the hooks once in Codex (/hooks)",
     "gemini": "Gemini CLI asks each person once to trust the folder",
@@ -57,7 +57,7 @@ ONCE = {
     "let the service's host through",
 }
 SHARED = (*(path for path, _ in AGENTS.values()), "AGENTS.md", "CLAUDE.md")
-SKILL_TOO = ".agents/skills/dibs/SKILL.md"  # where agents other than Claude Code look
+SKILL_TOO = ".agents/skills/dibs/SKILL.md"  # the skill's place for agents other than Claude Code
 CODE = ("dibs.py", *(name + ".py" for name in client.PARTS))
 OURS = tuple(
     client.SKILL_DIR + "/" + name for name in ("SKILL.md", "dibs", *CODE, "dibs.conf", "undo.json")
@@ -67,7 +67,7 @@ JSON_WORD = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:[^"\\]|\\.)*"|[{}\[\]]|[^\s{}\[\
 
 
 def do_init(args: Args, session: Session) -> int:
-    """Show and write what changes: all of dibs in, or with --remove all of it out."""
+    """Run init: show and write the changes that add all of dibs, or with --remove remove it."""
     setup = session.setup
     if not setup.root:
         raise usage("init works inside a git repository: run `git init` first")
@@ -91,7 +91,8 @@ def do_init(args: Args, session: Session) -> int:
 
 
 def left_out(named: list[str]) -> str:
-    """What to say where git ignores files of ours, so that no other checkout would have them."""
+    """Return a warning if git ignores files of ours, so that other checkouts would lack them, or
+    ''."""
     import subprocess
 
     paths = [
@@ -111,13 +112,14 @@ def left_out(named: list[str]) -> str:
 
 
 def change(args: Args, setup: Setup) -> list[str]:
-    """Work out what changes, show it, write it; return the paths. The root is where we are."""
+    """Work out the changes, show and write them; return the changed paths. The working directory
+    is the root."""
     root = setup.root or "."
     before = {path: read(path) for path in (*SHARED, *OURS, SKILL_TOO)}
     after, spots = taken_out(before)
     args.agents = agents(args, json.loads(before[OURS[-1]] or "{}"))
     if not args.remove:
-        setup.url, setup.key = source_of(args, setup), ""  # what it asks for, everybody may read
+        setup.url, setup.key = source_of(args, setup), ""  # the files it fetches are public
         setup.project = args.project or setup.project or folder_project(root)
         setup.check()
         put_in(setup, after, spots, args.agents)
@@ -133,16 +135,16 @@ def change(args: Args, setup: Setup) -> list[str]:
 PUSH_MARK = "# dibs: pre-push."
 PUSH_LINE = f"sh {client.SKILL_DIR}/dibs verify --pre-push"
 PUSH_HOOK = f"""#!/bin/sh
-{PUSH_MARK} A push of what was lost, or of a branch on which another session works, is
-# stopped. `init --remove` takes this out.
+{PUSH_MARK} Stops a push after a claim was lost, or to a branch of another session's claim.
+# `init --remove` deletes this hook.
 [ -f {client.SKILL_DIR}/dibs ] || exit 0
 exec {PUSH_LINE}
 """
 
 
 def see_to_push_hook(args: Args, root: str) -> None:
-    """Lay git's pre-push hook, where that was asked for; take ours out with --remove. It belongs to
-    this checkout alone: git commits no hooks."""
+    """Install git's pre-push hook with --pre-push; delete ours with --remove. The hook belongs to
+    this checkout only: git does not commit hooks."""
     folder = os.path.join(client.git_folder(root, is_shared=True), "hooks")
     path = os.path.join(folder, "pre-push")
     found = client.read_text(path)
@@ -163,13 +165,14 @@ def see_to_push_hook(args: Args, root: str) -> None:
 
 
 def folder_project(root: str) -> str:
-    """The project of a checkout without a remote, by its folder and the one above."""
+    """Return a project for a checkout without a remote: the names of its folder and the one
+    above."""
     steps = [step for step in root.lower().replace("\\", "/").split("/") if step][-2:]
     return client.percent_encoded(".".join(steps)).replace("%", "-").lstrip("._-")[:100]
 
 
 def agents(args: Args, undo: Json) -> list[str]:
-    """The agents that hooks are laid for: those that were, and those that are named."""
+    """Return the agents to install hooks for: those that have ours, and those of --agent."""
     had = [name for name, (path, _) in AGENTS.items() if path in undo]
     named = (args.agent or "").replace(" ", "").split(",") if args.agent else []
     if named == ["auto"]:
@@ -182,12 +185,12 @@ def agents(args: Args, undo: Json) -> list[str]:
 
 
 def source_of(args: Args, setup: Setup) -> str:
-    """The service that the files come from: whose code runs in this repository from then on. So a
-    person says which, or dibs.py, which came from there; the checkout's dibs.conf does not."""
+    """Return the service to fetch the files from. Its code will run in this repository, so only a
+    person or the dibs.py that it served names it, never the checkout's dibs.conf."""
     url = (args.url or setup.named or setup.served).rstrip("/")
     if not url:
         known = f" (dibs.conf has {client.word(setup.conf_url)})" if setup.conf_url else ""
-        raise usage(f"say which service: dibs init --url https://…{known}")
+        raise usage(f"name the service: dibs init --url https://…{known}")
     if setup.conf_url not in ("", url):
         client.talk(f"dibs.conf had {client.word(setup.conf_url)}; from now on it is {url}")
     return url
@@ -198,7 +201,7 @@ def usage(text: str) -> client.Failure:
 
 
 def taken_out(before: Texts) -> tuple[Texts, dict[str, int]]:
-    """The files as they are without dibs, and where in them its pieces were."""
+    """Return the files without dibs, and {path: the offset where its piece was}."""
     after = dict(before)
     spots: dict[str, int] = {}
     try:
@@ -213,7 +216,7 @@ def taken_out(before: Texts) -> tuple[Texts, dict[str, int]]:
                 if spot < 0:
                     raise usage(
                         f"dibs' lines in {path} were changed: put them back as undo.json has them, "
-                        f"or take them out by hand, and what it says of {path} out of {OURS[-1]}"
+                        f"or remove them by hand, and the entry of {path} from {OURS[-1]}"
                     )
                 after[path], spots[path] = text[:spot] + text[end:], spot
             if ours["is_new"] and solid(after[path] or "") in ("", "{}"):
@@ -225,8 +228,8 @@ def taken_out(before: Texts) -> tuple[Texts, dict[str, int]]:
 
 
 def place_in(text: str, piece: str, start: int) -> tuple[int, int]:
-    """Where a piece of ours is in a text, as it was put there or with other blanks, as a formatter
-    leaves it: (where it begins, where it ends); (-1, -1) where it is not."""
+    """Return (start, end) of a piece of ours in a text, unchanged or with whitespace changed by a
+    formatter; (-1, -1) if it is missing."""
     spot = text.find(piece, start)
     if spot >= 0:
         return spot, spot + len(piece)
@@ -241,12 +244,12 @@ def place_in(text: str, piece: str, start: int) -> tuple[int, int]:
 
 
 def solid(text: str) -> str:
-    """A text without its blanks."""
+    """Return a text without whitespace."""
     return "".join(text.split())
 
 
 def put_in(setup: Setup, after: Texts, spots: dict[str, int], named: list[str]) -> None:
-    """Put dibs' files and pieces into `after`, and with them the record of the pieces."""
+    """Put dibs' files and pieces into `after`, including the record of the pieces (undo.json)."""
     names = ("skill/SKILL.md", "skill/dibs", *("client/" + name for name in CODE))
     ours, undo = [fetch(setup, name) for name in names], {}
     for name in named:
@@ -269,7 +272,7 @@ def put_in(setup: Setup, after: Texts, spots: dict[str, int], named: list[str]) 
 
 
 def put_hooks(after: Texts, path: str, wanted: Json) -> Json:
-    """Put an agent's hooks into its file; return what undoes that."""
+    """Put an agent's hooks into its file; return the entry of undo.json for them."""
     text, was = after[path] or "{}\n", parse(after[path] or "{}")
     pieces: list[Any] = []
     undo = {"is_new": after[path] is None, "pieces": pieces}
@@ -283,13 +286,14 @@ def put_hooks(after: Texts, path: str, wanted: Json) -> Json:
 
 
 def fetch(setup: Setup, name: str) -> str:
-    """A file that the service serves with its own URL filled in."""
+    """Fetch a file, in which the service has filled in its own URL."""
     return client.ask(setup, "GET", "/" + name, {"Accept": "*/*"})[1].decode("utf-8")
 
 
 def memory_files(after: Texts, named: list[str]) -> list[str]:
-    """CLAUDE.md, and AGENTS.md where there is one, or where another agent reads it; this alone
-    where Claude Code reads the other anyway."""
+    """Return the files that get the block about dibs: CLAUDE.md, and AGENTS.md if it exists or an
+    agent other than Claude Code is in use; AGENTS.md alone if Claude Code reads it anyway or is not
+    in use."""
     if after["AGENTS.md"] is None and named == ["claude"]:
         return ["CLAUDE.md"]
     claude = after["CLAUDE.md"]
@@ -301,7 +305,7 @@ def memory_files(after: Texts, named: list[str]) -> list[str]:
 
 
 def parse(text: str) -> Any:
-    """The value of JSON text that may have comments; None when it is not JSON."""
+    """Parse JSON text that may have comments; return None if it is not JSON."""
     plain = JSON_WORD.sub(lambda word: "" if word[0][:2] in ("//", "/*") else word[0], text)
     try:
         return json.loads(plain.lstrip("\ufeff"))
@@ -310,7 +314,7 @@ def parse(text: str) -> Any:
 
 
 def holds(value: Any, wanted: Any) -> bool:
-    """Is all that is wanted in this value?"""
+    """Return whether a value contains everything in `wanted`."""
     if isinstance(wanted, dict):
         return isinstance(value, dict) and all(holds(value.get(k), wanted[k]) for k in wanted)
     if not isinstance(wanted, list):
@@ -319,7 +323,8 @@ def holds(value: Any, wanted: Any) -> bool:
 
 
 def containers(text: str) -> dict[tuple[str, ...], tuple[int, bool]]:
-    """Where each object and array of this JSON text begins: {path: (offset, is it empty)}."""
+    """Return {path: (offset behind its bracket, is it empty)} of each object and array of a JSON
+    text."""
     found: dict[tuple[str, ...], tuple[int, bool]] = {}
     tokens = [word for word in JSON_WORD.finditer(text) if word[0][:2] not in ("//", "/*")]
     path: list[str] = []
@@ -335,7 +340,7 @@ def containers(text: str) -> dict[tuple[str, ...], tuple[int, bool]]:
 
 
 def graft(text: str, wanted: Any, pieces: list[Any], path: tuple[str, ...] = ()) -> str:
-    """Insert `wanted` into this JSON text, first in each container, and note the pieces."""
+    """Insert `wanted` into a JSON text, at the start of each container, and record the pieces."""
     is_object = isinstance(wanted, dict)
     for key in reversed(list(wanted)):
         if is_object and (*path, key) in containers(text):
@@ -353,21 +358,22 @@ def graft(text: str, wanted: Any, pieces: list[Any], path: tuple[str, ...] = ())
 
 
 def steps_to(path: str) -> list[str]:
-    """Where a path of the repository (the working directory) really is, step by step. A checkout
-    may hold links to anywhere: what is not the repository's own is neither read nor written."""
+    """Return the segments of a path below the repository (the working directory), with links
+    resolved. A checkout may have links to anywhere: raise Failure for files outside the
+    repository, so they are neither read nor written."""
     root, real = os.path.realpath("."), os.path.realpath(path)
     steps = os.path.relpath(real, root).split(os.sep) if real[:1] == root[:1] else [".."]
     if ".." in steps or ".git" in map(str.lower, steps):
         raise usage(
-            f"{path} leads to {real}, which is no file of this repository's: put a plain file or "
-            "folder in the place of the link"
+            f"{path} leads to {real}, which is no file of this repository's: replace the link by "
+            "a plain file or folder"
         )
     return steps
 
 
 def open_folder(steps: Sequence[str], make: bool = False) -> Folder:
-    """An open folder below the working directory, by steps none of which is a link by now.
-    Where folders cannot be opened (Windows), its path."""
+    """Open a folder below the working directory without following links; return its path where
+    folders cannot be opened (Windows)."""
     if os.open not in os.supports_dir_fd:
         if make:
             os.makedirs(os.path.join(".", *steps), exist_ok=True)
@@ -385,7 +391,7 @@ def open_folder(steps: Sequence[str], make: bool = False) -> Folder:
 
 
 def within(folder: Folder, name: str) -> tuple[str, int | None]:
-    """How to name a file in an open folder: (name, dir_fd)."""
+    """Return (name, dir_fd) of a file in an open folder."""
     if isinstance(folder, int):
         return name, folder
     return os.path.join(folder, name), None
@@ -400,7 +406,7 @@ NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(
 
 
 def read(path: str) -> str | None:
-    """The text of a file, byte for byte; None where there is none."""
+    """Return the text of a file, byte for byte, or None if it is missing."""
     *steps, name = steps_to(path)
     try:
         folder = open_folder(steps)
@@ -419,7 +425,8 @@ def read(path: str) -> str | None:
 
 
 def show(path: str, old: str, new: str) -> None:
-    """A diff of what belongs to the repository's people, one line about what is ours."""
+    """Print a change on stderr: as a diff for a file of the repository's people, as one line for a
+    file of ours."""
     old_lines, new_lines = old.splitlines(), new.splitlines()
     real = "/".join(steps_to(path))
     name = path if real == path else f"{path} -> {real}"
@@ -431,8 +438,8 @@ def show(path: str, old: str, new: str) -> None:
 
 
 def write(path: str, text: str | None) -> None:
-    """Replace a file, in one step and with the mode that it had; or remove it (text is None), and
-    the folders that are empty then."""
+    """Replace a file atomically, keeping its mode; if text is None delete it and the folders that
+    become empty."""
     *steps, name = steps_to(path)
     folder = open_folder(steps, make=True)
     try:
@@ -449,7 +456,7 @@ def write(path: str, text: str | None) -> None:
 
 
 def replace(folder: Folder, name: str, data: bytes) -> None:
-    """Put a file in the place of one that may be there, and whose mode it keeps."""
+    """Write a file over an existing one, keeping its mode, or create it."""
     plain, where = within(folder, name)
     new, _ = within(folder, f".{name}.{os.getpid()}.new")
     is_script, flags = name in ("dibs", "dibs.py"), os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK
@@ -470,7 +477,7 @@ def replace(folder: Folder, name: str, data: bytes) -> None:
 
 
 def do_doctor(args: Args, session: Session) -> int:
-    """Say what works here, and what to do about the rest."""
+    """Run doctor: print the result of each check, with a remedy for each failure."""
     told: list[Json] = []
 
     def line(text: str, code: int = client.YES) -> None:
@@ -486,7 +493,7 @@ def do_doctor(args: Args, session: Session) -> int:
 
 
 def check_all(session: Session, line: Tell) -> None:
-    """Each thing that can be wrong, a line each."""
+    """Run all checks; `line` takes the result of each."""
     setup = session.setup
     line(f"dibs {client.VERSION}, Python %d.%d.%d" % sys.version_info[:3])
     try:
@@ -518,26 +525,27 @@ def check_all(session: Session, line: Tell) -> None:
 
 
 def remotes(setup: Setup, line: Tell) -> None:
-    """Which of the projects that the remotes name is meant: a fork has two."""
+    """Report remotes that name other projects: a fork has two."""
     named = client.git_remotes(setup.root) if setup.root else {}
     others = {client.project_of(url): name for name, url in named.items()}
     others.pop(setup.project, None)
     for project, name in sorted(others.items()):
         line(
             f"the remote {client.word(name)} is another project, {client.word(project)}: if its "
-            "sessions do the same tasks, share one, by DIBS_PROJECT or `init --project`"
+            "sessions do the same tasks, share one, with DIBS_PROJECT or `init --project`"
         )
 
 
 def identity(session: Session, line: Tell) -> None:
-    """Which label, what the secret is made of, who could make the same, and where it is kept."""
+    """Report the label, the secret's source, who else could derive the secret, and where it is
+    kept."""
     session.load()
     session.secret()
     line(f"label {client.word(session.label)}; secret: {source_of_secret(session)}")
     is_remote = os.environ.get("CLAUDE_CODE_REMOTE") == "true"
     if is_remote and not session.given and not session.setup.makes_secrets()[0]:
         line(
-            "a replaced machine will be another session, and find what this one holds taken: set "
+            "a new machine will be another session, for which this one's claims are taken: set "
             f"DIBS_KEY or DIBS_IDENTITY_KEY=<a key>@{client.host_port_of(session.setup.url)}"
         )
     if session.save():
@@ -549,34 +557,30 @@ def identity(session: Session, line: Tell) -> None:
 
 
 def source_of_secret(session: Session) -> str:
-    """What it is made of, and whether others can have the same."""
+    """Describe the source of the secret, and who else can derive it."""
     found, source = session.data.get("session", ""), session.data.get("from", "")
     if session.given and not (session.agent or session.sub):
-        return (
-            "DIBS_SESSION as it is: all who have that variable, and no agent's id, are this session"
-        )
+        return "DIBS_SESSION as it is: anyone with that variable and no agent's id is this session"
     if session.given and not found:
-        return (
-            "DIBS_SESSION as it is, until what was claimed under it ends; then with the agent's id"
-        )
+        return "DIBS_SESSION as it is, until the claims made with it end; then with the agent's id"
     if source == "DIBS_SESSION":
-        return "DIBS_SESSION and the agent's own id: other agents with that variable are others"
+        return "DIBS_SESSION and the agent's own id: other agents with it are other sessions"
     if source == "DIBS_IDENTITY_KEY":
-        return "DIBS_IDENTITY_KEY and the name: who has that key can make it, others cannot"
+        return "DIBS_IDENTITY_KEY and the name: only those with that key can derive it"
     if source == "DIBS_KEY" or found[14:15] == "8":
-        return "DIBS_KEY and the name: who has the team key can make it; see DIBS_IDENTITY_KEY"
+        return "DIBS_KEY and the name: all with the team key can derive it; see DIBS_IDENTITY_KEY"
     if found:
-        return "random, in the state file: nobody else can have it, nor a machine in place of this"
+        return "random, in the state file: nobody else has it, and a new machine will not"
     return "none yet, the first claim makes a random one"
 
 
 def hooked(root: str | None) -> list[str]:
-    """The files in which agents have hooks."""
+    """Return the files in which agents have hooks."""
     return [os.path.join(root or ".", path) for path, _ in AGENTS.values()]
 
 
 def hooks(session: Session, line: Tell) -> None:
-    """Do they run?"""
+    """Report whether hooks are installed and have run."""
     parts = [name for name in client.PARTS if name != "install" and client.is_installed()]
     lacks = [name for name in parts if not client.own_text(name)]
     if lacks:
@@ -587,8 +591,8 @@ def hooks(session: Session, line: Tell) -> None:
         line("hooks seen: " + ", ".join(seen))
     elif any(client.SKILL_DIR in client.read_text(path) for path in hooked(session.setup.root)):
         line(
-            "no hook has run yet: an agent runs them from its next start on. A session with "
-            "several repositories runs none: call `beat` now and then, `park` before waiting",
+            "no hook has run yet: an agent runs them from its next start. A session with several "
+            "repositories runs none: call `beat` now and then, `park` before waiting",
             client.REFUSED,
         )
     else:

@@ -1,8 +1,8 @@
-"""dibs, for what an agent wants to run: which lines are dibs commands and nothing else.
+"""dibs, for an agent's shell lines: recognizes lines that are dibs commands and nothing else.
 
-gate.py lets these pass without a question. A line is read (shell.py), each word of it looked at,
-and written anew from what was read, with every word in quotes that needs them and this client by
-its whole path. So what runs is what was looked at, whatever a shell would have made of the rest.
+gate.py lets these pass without a question. A line is parsed (shell.py), each word of it is checked,
+and the line is rebuilt from the parsed words, quoted where needed, with this client by its full
+path. So exactly the checked words run, however a shell would have read the original line.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ AS_IT_IS = re.compile(r"[\w./:=@%+,-]+", re.ASCII)
 STRANGE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 TIME = re.compile(r"\d{1,6}(\.\d+)?[smh]?", re.ASCII)
 EXITS = re.compile(r"(\$\?|\d{1,3}) (=|==|!=|-eq|-ne|-gt|-lt|-ge|-le) (\$\?|\d{1,3})", re.ASCII)
-# Filters of what dibs prints: their flags, those that a value follows, and how many words they take
-# that are no files.
+# Filters for the output of dibs: their flags, the flags with a value, and how many other words they
+# take before any file.
 NUMBER = re.compile(r"[+-]?\d+", re.ASCII)
 ANY = re.compile(r".*", re.DOTALL)
 LINES = (re.compile(r"-\d+|-[nc][+-]?\d+", re.ASCII), {"-n": NUMBER, "-c": NUMBER}, 0)
@@ -49,24 +49,24 @@ FILTERS = {
     "grep": (GREP, dict.fromkeys(("-m", "-A", "-B", "-C"), NUMBER), 1),
     "jq": (re.compile(r"-[rcesSM]+|--raw-output|--exit-status"), {}, 1),
 }
-# jq reads variables of the environment and files, too.
+# jq can read environment variables and files.
 JQ_MORE = re.compile(r"env|import|include|input|\$", re.IGNORECASE)
-MOST_LINES = 3  # in one another: sh -c 'sh -c …'
+MOST_LINES = 3  # the deepest nesting of sh -c 'sh -c …'
 
 
 class Other(Exception):
-    """Something stands in the line that dibs does not let pass."""
+    """The line contains something that may not pass."""
 
 
 class Place:
-    """Where a line runs: from which folder, and what is ours there."""
+    """Where a line runs: its folder, and the clients that are ours there."""
 
     def __init__(
         self, root: str | None, cwd: str, before: Sequence[str] = (), after: Sequence[str] = ()
     ) -> None:
         self.roots = [os.path.realpath(path) for path in (root, client.git_root(cwd)) if path]
         self.cwd = os.path.realpath(cwd)
-        self.before, self.after = list(before), list(after)  # what a dibs command is given
+        self.before, self.after = list(before), list(after)  # added to each dibs command
         here = client.here()
         self.ours = os.path.join(here, "dibs")
         self.command = ["sh", self.ours]
@@ -74,7 +74,7 @@ class Place:
             self.command = ["python3", self.ours + ".py"]
 
     def is_ours(self, path: str, cwd: str) -> bool:
-        """Is it this client, or one that is the same to the byte, as in a worktree?"""
+        """Return whether a path is this client or a byte-identical copy, as in a worktree."""
         found = os.path.realpath(os.path.join(cwd, path))
         if os.path.basename(found) not in ("dibs", "dibs.py"):
             return False
@@ -85,7 +85,7 @@ class Place:
         )
 
     def has(self, path: str) -> bool:
-        """Is it within the repository, or one that is set up with the same client?"""
+        """Return whether a folder is in the repository, or in one with the same client."""
         if any(path == root or path.startswith(os.path.join(root, "")) for root in self.roots):
             return True
         root = client.git_root(path)
@@ -93,7 +93,7 @@ class Place:
 
 
 def files() -> list[str]:
-    """The files of this client's code."""
+    """Return the names of the client's code files."""
     return ["dibs.py", *(name + ".py" for name in client.PARTS)]
 
 
@@ -108,7 +108,7 @@ def same(one: str, other: str, name: str) -> bool:
 
 
 def rewritten(line: str, place: Place, read: Callable[[str], Line]) -> str | None:
-    """The line as it may run without a question, or None. `read` is shell.read."""
+    """Return the line to run without a question, or None. `read` is shell.read."""
     writer = Writer(place, read)
     try:
         text = writer.line(read(line), place.cwd)
@@ -120,11 +120,11 @@ def rewritten(line: str, place: Place, read: Callable[[str], Line]) -> str | Non
 
 
 class Writer:
-    """Writes a line anew; raises Other where it does not pass."""
+    """Rebuilds a line; raises Other if it does not pass."""
 
     def __init__(self, place: Place, read: Callable[[str], Line]) -> None:
         self.place, self.read, self.has_dibs, self.depth = place, read, False, 0
-        self.is_as_documented = False  # one command, as SKILL.md has it
+        self.is_as_documented = False  # one command, in SKILL.md's form
 
     def line(self, parts: Line, cwd: str) -> str:
         pieces, cwds = [], [cwd]
@@ -172,7 +172,7 @@ class Writer:
         return "cd " + quoted(folder), folder
 
     def script(self, word: Word, cwd: str) -> str:
-        """sh -c '…'"""
+        """Rebuild sh -c '…' as a subshell."""
         self.depth += 1
         if self.depth > MOST_LINES or not word.is_known():
             raise Other
@@ -181,7 +181,7 @@ class Writer:
         return f"( {text}\n)"
 
     def dibs(self, words: list[Word], cwd: str) -> str:
-        """One dibs command, by the path of this client."""
+        """Rebuild one dibs command with the path of this client."""
         runner = words[0].text if words[0].is_plain else ""
         runs = SHELLS if words[1:] and not words[1].text.endswith(".py") else PYTHONS
         script, rest = words[0], words[1:]
@@ -211,23 +211,23 @@ class Writer:
             return False
         is_there = os.path.isfile(os.path.join(cwd, word.text))
         if word.text == "dibs" or (word.text == f"{client.SKILL_DIR}/dibs" and not is_there):
-            return True  # as SKILL.md calls it, from wherever
+            return True  # SKILL.md's form, from any folder
         return "/" in word.text and self.place.is_ours(word.text, cwd)
 
 
 def is_clear(word: Word) -> bool:
-    """Is it known, but for a ?, which hardly ever means a file's name?"""
+    """Return whether a word is known, except for ?, which is hardly ever meant as a pattern."""
     return not word.unknown and set(word.pattern) <= {"?"}
 
 
 def is_script(words: list[Word]) -> bool:
-    """sh -c '…', bash -lc '…'"""
+    """Return whether the words are like sh -c '…' or bash -lc '…'."""
     flags = [word.text for word in words[1:-1]]
     return flags in (["-c"], ["-lc"], ["-l", "-c"], ["-ec"], ["-cl"])
 
 
 def redirect(number: str, operator: str, word: Word) -> str:
-    """Nothing is written but to other output of ours, or nowhere."""
+    """Rebuild a redirection to stdout, stderr or /dev/null; raise Other for any other."""
     if not word.is_known():
         raise Other
     if operator == ">&" and word.text in ("1", "2") and number in ("", "1", "2"):
@@ -242,7 +242,8 @@ def redirect(number: str, operator: str, word: Word) -> str:
 
 
 def glue(name: str, words: list[Word]) -> str | None:
-    """What stands between dibs commands and runs nothing else, written anew; or None."""
+    """Rebuild a harmless command between dibs commands, as echo or a filter; return None for
+    others."""
     texts = [word.text for word in words]
     if any(STRANGE.search(text) for text in texts):
         raise Other
@@ -261,7 +262,7 @@ def glue(name: str, words: list[Word]) -> str | None:
 
 
 def shown(word: Word) -> str:
-    """A word that is printed: known but for $?"""
+    """Quote an argument of echo, in which $? is kept; raise Other for other expansions."""
     if set(word.unknown) - {"?"}:
         raise Other
     if not word.unknown:
@@ -270,7 +271,7 @@ def shown(word: Word) -> str:
 
 
 def filtered(name: str, words: list[Word], texts: list[str]) -> str:
-    """A filter of what it is given, not of files."""
+    """Rebuild a filter that reads only stdin; raise Other if it may read files."""
     flags, valued, most = FILTERS[name]
     if any(word.unknown for word in words):
         raise Other
@@ -291,7 +292,7 @@ def filtered(name: str, words: list[Word], texts: list[str]) -> str:
 
 
 def quoted(text: str) -> str:
-    """A word for a shell, which makes nothing of it."""
+    """Quote a word so that a shell expands nothing in it."""
     if AS_IT_IS.fullmatch(text) and text[:1] not in ("=", "~"):
         return text
     return "'" + text.replace("'", "'\\''") + "'"

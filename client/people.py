@@ -1,7 +1,7 @@
 """dibs, for people: `dibs hold`, `dibs unhold`, `dibs retry` with an admin key; `dibs history`.
 
-dibs.py imports this file. DIBS_ADMIN_KEY goes where the environment says and nowhere else, as the
-team key does; no session needs it, and none is let use it without a question.
+dibs.py imports this file. DIBS_ADMIN_KEY, like the team key, is sent only to the host that the
+environment names. No session needs it, and the gate lets no agent use it without a question.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EXPORT_S = 60.0
 
 
 def do_history(args: Args, session: Session) -> int:
-    """The tenures of the project that ended in a span of days, as lines, JSON or CSV."""
+    """Print the tenures of the project that ended in a span of days, as lines, JSON or CSV."""
     setup = session.load().setup
     setup.check()
     span = [(name, getattr(args, name)) for name in ("since", "until") if getattr(args, name)]
@@ -45,7 +45,7 @@ def do_history(args: Args, session: Session) -> int:
 
 
 def write_csv(setup: Setup, query: str) -> int:
-    """What the service gives as CSV, as it is, whole or not at all."""
+    """Print the service's CSV unchanged, complete or not at all."""
     path = f"/v1/{client.percent_encoded(setup.project)}/history.csv?{query}"
     until = time.monotonic() + EXPORT_S
     try:
@@ -63,11 +63,11 @@ def write_csv(setup: Setup, query: str) -> int:
 
 
 def do_act(args: Args, session: Session) -> int:
-    """Put a task or the project on hold, end that, or let a task be tried again."""
+    """Run hold, unhold or retry."""
     setup = session.setup
     setup.check()
     if not (args.reason or "").strip():
-        raise client.Failure(client.USAGE, f"{args.command} wants a --reason, which others read")
+        raise client.Failure(client.USAGE, f"{args.command} needs a --reason, which others read")
     body: Json = {"task": args.task, "reason": args.reason}
     if args.command == "hold":
         body["until"] = args.until
@@ -79,14 +79,14 @@ def do_act(args: Args, session: Session) -> int:
     except client.Failure as failure:
         if failure.problem.get("code") != "unauthorized":
             raise
-        text = "DIBS_ADMIN_KEY is no admin key of this service"
+        text = "DIBS_ADMIN_KEY is not an admin key of this service"
         raise client.Failure(failure.code, text, failure.problem) from None
     client.report(args, reply, about(args.command, args.task or setup.project, reply))
     return client.YES
 
 
 def about(command: str, what: str, reply: Json) -> str:
-    """T-12: on hold until 2026-11-30T18:00:00Z"""
+    """Describe the result: T-12: on hold until 2026-11-30T18:00:00Z."""
     text = client.word(what) + ": "
     if command == "hold":
         until = (reply.get("hold") or {}).get("until")
@@ -97,7 +97,7 @@ def about(command: str, what: str, reply: Json) -> str:
 
 
 def login(setup: Setup) -> str:
-    """The admin key, and who acts, which the event of it says."""
+    """Return the Authorization header: the admin key, and the person's name for the event."""
     key, place = client.from_environment("DIBS_ADMIN_KEY")
     if not key:
         text = "this is for people: set DIBS_ADMIN_KEY to the service's admin key"

@@ -1,7 +1,7 @@
-"""dibs, for git's pre-push hook: stop a push of what was lost, or of another session's branch.
+"""dibs, for git's pre-push hook: stops a push after a lost claim, or to another session's branch.
 
-`dibs verify --pre-push` imports this file; `dibs init --pre-push` lays the hook that calls it.
-Where the service does not answer, the push goes on, and a line says so.
+`dibs verify --pre-push` imports this file; `dibs init --pre-push` installs the hook that runs it.
+If the service does not answer, the push goes on with a warning.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ else:
 
 
 def verify(session: Session) -> int:
-    """YES, or Failure: a push that must not be."""
+    """Return YES if the push may go on; raise Failure to stop it."""
     try:
         reply = session.post("heartbeat", {"state": "working"}) if session.load().live() else {}
         if reply.get("lost"):
@@ -39,7 +39,7 @@ def verify(session: Session) -> int:
 
 
 def pushed_branches() -> list[str]:
-    """Those that git tells the hook on stdin, by their names here and there."""
+    """Return the pushed branches, by their local and remote names, from git's lines on stdin."""
     lines = sys.stdin.buffer.read(1 << 20).decode("utf-8", "replace").splitlines()
     refs = (line.split(" ")[at] for line in lines for at in (0, 2) if line.count(" ") >= 3)
     names = (client.without_invisible(ref[11:]) for ref in refs if ref.startswith("refs/heads/"))

@@ -1,7 +1,7 @@
-"""dibs, for what an agent wants to run: a shell line as sh, bash and zsh read it.
+"""dibs, for an agent's shell lines: parses them as sh, bash and zsh do.
 
-gate.py and passing.py go by it. Nothing is run here and nothing expanded: what a variable, a
-pattern or the output of a command would become is not known, and the word says so.
+gate.py, passing.py and work.py use this parser. It runs and expands nothing: a word records that it
+contains a variable, a pattern or the output of a command, whose values are unknown.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Union
 
-    Line = list[Union["Command", str]]  # commands, and between them operators and reserved words
+    Line = list[Union["Command", str]]  # commands, with operators and reserved words between them
 
 MOST_CHARACTERS, MOST_DEPTH = 64 << 10, 12
-# What may stand before a command without being one.
+# Reserved words that a command may follow.
 RESERVED = ("if", "then", "elif", "else", "fi", "while", "until", "do", "done", "!", "{", "}")
-# What is followed by words that are no command.
+# Reserved words that are followed by names, not by a command.
 NAMING = ("for", "case", "select", "function", "coproc")
 BLANKS = re.compile(r"(?:[ \t]|\\\n)+")
 COMMENT = re.compile(r"#[^\n]*")
@@ -33,27 +33,27 @@ BACKTICKS = re.compile(r"`((?:[^`\\]|\\.)*)`", re.DOTALL)
 
 
 class Unreadable(ValueError):
-    """A line without its end, or one that is larger than what is looked at."""
+    """The line is incomplete, too long or nested too deep."""
 
 
 class Word:
-    """What becomes one word of a command, or several."""
+    """A word of a command as written, which the shell may expand to several."""
 
     def __init__(self) -> None:
-        self.text = ""  # what is known of it
-        self.unknown: list[str] = []  # what it has of names of variables, `$(` and the like
-        self.inner: list[Line] = []  # the lines whose output is put into it
-        self.is_plain = True  # no quotes in it
-        self.pattern = ""  # the marks for which names of files, or several words, may stand
+        self.text = ""  # its text, without quotes
+        self.unknown: list[str] = []  # its expansions: names of variables, `$(` and the like
+        self.inner: list[Line] = []  # the command lines whose output it contains
+        self.is_plain = True  # whether it has no quotes
+        self.pattern = ""  # its characters that the shell expands to file names or several words
         self.literal: int | None = (
-            None  # how much of the text stands before a pattern or what is not known
+            None  # the length of the text before the first expansion or pattern
         )
 
     def is_known(self) -> bool:
         return not self.unknown and not self.pattern
 
     def stop(self, what: str | None = None) -> None:
-        """From here on it is not known what the word says."""
+        """Record that the rest of the word is unknown."""
         if self.literal is None:
             self.literal = len(self.text)
         if what:
@@ -64,26 +64,26 @@ class Word:
 
 
 class Command:
-    """Words, where its output goes, what stands in its lines below (<<EOF)."""
+    """A command: its words, redirections and here-documents (<<EOF)."""
 
     def __init__(self) -> None:
         self.words: list[Word] = []
-        self.redirects: list[tuple[str, str, Word]] = []  # number, operator, where to
+        self.redirects: list[tuple[str, str, Word]] = []  # descriptor, operator, target
         self.fed: list[str] = []
         self.inner: list[Line] = []
-        self.is_naming = False  # the words name something: `for x in …`
+        self.is_naming = False  # whether its words are names: `for x in …`
 
     def __bool__(self) -> bool:
         return bool(self.words or self.redirects)
 
     def lines(self) -> list[Line]:
-        """The lines that run before it does, for what they print."""
+        """Return the command lines that run first, because the command uses their output."""
         words = [*self.words, *(word for _, _, word in self.redirects)]
         return [*self.inner, *(line for word in words for line in word.inner)]
 
 
 def read(text: str, depth: int = 0) -> Line:
-    """A line as a list: commands, and between them operators and reserved words as text."""
+    """Parse a line into commands, with operators and reserved words between them as text."""
     return Reader(text, depth).line()
 
 
@@ -95,7 +95,7 @@ class Reader:
         self.waiting: list[tuple[Command, Word, bool]] = []
 
     def line(self, end: str = "") -> Line:
-        """All up to the end of the text, or to the ) that ends it."""
+        """Parse up to the end of the text, or up to `end`, a closing )."""
         self.deeper()
         found: Line = []
         command, opened, is_open = Command(), 0, bool(end)
@@ -128,19 +128,19 @@ class Reader:
             raise Unreadable
 
     def skip_blanks(self) -> bool:
-        """Go to what comes next; False at the end."""
+        """Skip blanks and comments; return False at the end of the text."""
         self.take(BLANKS)
         self.take(COMMENT)
         return self.at < len(self.text)
 
     def take(self, pattern: re.Pattern[str]) -> str:
-        """The text that matches here, if it does, and go past it; else ''."""
+        """Return the text that matches at this place and move past it; return '' if none does."""
         match = pattern.match(self.text, self.at)
         self.at = match.end() if match else self.at
         return match[0] if match else ""
 
     def add(self, found: Line, command: Command) -> Command:
-        """Take a word, or where something goes; return the command that it belongs to."""
+        """Add the next word or redirection to the command; return the command."""
         is_test = [word.text for word in command.words[:1]] == ["[["]  # there > compares
         redirect = None if is_test else REDIRECT.match(self.text, self.at)
         if redirect:
@@ -166,7 +166,7 @@ class Reader:
             self.waiting.append((command, word, operator == "<<-"))
 
     def read_bodies(self) -> None:
-        """The texts that commands of the line before are given (<<EOF)."""
+        """Read the here-documents (<<EOF) of the previous line's commands."""
         for command, end, may_indent in self.waiting:
             body = []
             while self.at < len(self.text):
@@ -179,7 +179,7 @@ class Reader:
                 body.append(line)
             text = "\n".join(body)
             command.fed.append(text)
-            if end.is_plain:  # what is in $( ) there runs
+            if end.is_plain:  # the shell runs $( ) in such a text
                 command.inner += inner_of(text, self.depth)
         self.waiting = []
         self.at = min(self.at, len(self.text))
@@ -276,7 +276,7 @@ class Reader:
         word.text += "" if is_translated else "$" + name
 
     def parameter(self, word: Word) -> None:
-        """${name…}, of which the rest may hold quotes and commands."""
+        """Read ${name…}, which may contain quotes and commands."""
         self.deeper()
         self.at += 2
         word.stop("$" + (self.take(VARIABLE) or "{"))
@@ -303,7 +303,7 @@ class Reader:
         word.inner.append(read(re.sub(r"\\([`\\$])", r"\1", found[1]), self.depth))
 
     def nest(self, word: Word) -> None:
-        """The rest of $( ), up to its end."""
+        """Read the rest of $( ), up to its )."""
         word.is_plain = False
         word.stop("$(")
         waiting, self.waiting = self.waiting, []
@@ -321,7 +321,7 @@ QUOTES = {
 
 
 def inner_of(text: str, depth: int) -> list[Line]:
-    """The lines in a text in which $( ) and `…` run, and quotes mean nothing."""
+    """Return the command lines of $( ) and `…` in a text where quotes have no meaning."""
     word, reader = Word(), Reader(text, depth)
     while reader.at < len(text):
         char = text[reader.at]

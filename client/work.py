@@ -1,8 +1,8 @@
-"""dibs, for what an agent wants to do next: is it work on this repository?
+"""dibs, for an agent's next action: decides whether it is work on this repository.
 
-gate.py asks this file. Work is an edit of a file that git would see, a commit and what else makes
-one, a push, a pull request. Reading never is. Where a line does not say what it does, or where
-(a script, a variable, `python -c`), nobody knows, and that is no work.
+gate.py calls this file. Work is an edit of a file that git does not ignore, a commit or a command
+that makes one, a push, a pull request. Reading is never work, and neither is a line whose effect or
+target is unknown (a script, a variable, `python -c`).
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ FORGES = {
 }
 FORGE_PATH = re.compile(r"/(pulls|merges|merge|contents|git/(refs|commits|trees)|merge_requests)\b")
 WRITES = (">", ">>", ">|", "&>", "&>>", "<>")
-# What runs the command behind it: its flags that a word follows, and how many words come first.
+# Commands that run another command: their flags with a value, and how many words precede it.
 WRAPPERS = {
     "env": ("uCS", 0), "sudo": ("ugpChRrtTD", 0), "doas": ("uC", 0), "timeout": ("ks", 1),
     "nice": ("n", 0), "ionice": ("cnp", 0), "stdbuf": ("ioe", 0), "setsid": ("", 0),
     "nohup": ("", 0), "time": ("fo", 0), "command": ("", 0), "builtin": ("", 0), "exec": ("a", 0),
     "xargs": ("nILPsdaE", 0), "caffeinate": ("tw", 0), "unbuffer": ("", 0),
 }  # fmt: skip
-# What writes to files that it names: which of its words, and its flags that a word follows.
+# Commands that write to the files they name: which words are files, and their flags with a value.
 WRITERS = {
     "tee": (slice(None), ""), "rm": (slice(None), ""), "touch": (slice(None), "drt"),
     "truncate": (slice(None), "sr"), "unlink": (slice(None), ""), "mv": (slice(None), "tS"),
@@ -57,12 +57,12 @@ WRITERS = {
     "install": (slice(-1, None), "tmogS"), "rsync": (slice(-1, None), "ef"),
     "chmod": (slice(1, None), ""),
 }  # fmt: skip
-MOST_TARGETS = 20  # of one command; git is asked about each
+MOST_TARGETS = 20  # the most targets checked of one command: each check runs git
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 
 
 def is_work(root: str | None, payload: Json, command: str, cwd: str) -> bool:
-    """Does this use of a tool change the repository?"""
+    """Return whether a tool call changes the repository."""
     repository, tool = Repository(root, cwd), str(payload.get("tool_name", ""))
     given = payload.get("tool_input")
     given = given if isinstance(given, dict) else {}
@@ -83,13 +83,13 @@ def is_work(root: str | None, payload: Json, command: str, cwd: str) -> bool:
 
 
 class Repository:
-    """What belongs to the repository of the session: its files, in whichever worktree."""
+    """The session's repository: its files, in all its worktrees."""
 
     def __init__(self, root: str | None, cwd: str) -> None:
         self.root = os.path.realpath(root or cwd)
 
     def has(self, path: str) -> bool:
-        """Is it a file that git sees, or would, or the folder of such?"""
+        """Return whether a path is in the repository and git does not ignore it."""
         path = os.path.realpath(path)
         if not self.is_inside(path) and not self.is_worktree(client.git_root(path)):
             return False
@@ -97,7 +97,7 @@ class Repository:
         return ".git" not in path.split(os.sep) and not is_ignored(top, path)
 
     def has_checkout(self, folder: str) -> bool:
-        """Does git, called in this folder, work on this repository, or on one within?"""
+        """Return whether git, run in this folder, works on this repository or on one inside it."""
         top = client.git_root(os.path.realpath(folder))
         if not top:
             return self.is_inside(folder)
@@ -107,21 +107,21 @@ class Repository:
         return path == self.root or path.startswith(os.path.join(self.root, ""))
 
     def is_worktree(self, top: str | None) -> bool:
-        """Is a checkout one of this repository's?"""
+        """Return whether a checkout belongs to this repository."""
         if not top:
             return False
         folders = [client.git_folder(each, is_shared=True) for each in (top, self.root)]
         return os.path.realpath(folders[0]) == os.path.realpath(folders[1])
 
     def is_ours_at_forge(self, name: str) -> bool:
-        """Is owner/repository at a forge this one, as far as its remote says?"""
+        """Return whether owner/repository of a forge may be this repository, by its remote."""
         ours = client.place_of(client.git_remote(self.root))[1][-2:]
         named = name.lower().rstrip("/").split("/")[-2:]
         return len(ours) < 2 or (named[-1].replace(".git", "") == ours[-1] and named[0] == ours[0])
 
 
 def is_ignored(top: str, path: str) -> bool:
-    """Does git leave this file alone? Only asked about what is to be written."""
+    """Return whether git ignores a file. Called only for files about to be written."""
     import subprocess
 
     command = ["git", "-C", top, "check-ignore", "-q", "--", path]
@@ -134,7 +134,7 @@ def is_ignored(top: str, path: str) -> bool:
 
 
 class Walk:
-    """Goes through a line as a shell would, from folder to folder, and looks for work."""
+    """Follows a line as a shell would, including its changes of folder, and looks for work."""
 
     def __init__(self, repository: Repository, cwd: str | None, depth: int = 0) -> None:
         self.repository, self.cwd, self.depth = repository, cwd, depth
@@ -151,7 +151,7 @@ class Walk:
         return False
 
     def below(self, text: str) -> bool:
-        """A line within this one: what it changes of the folder stays there."""
+        """Return whether a nested line is work; its changes of folder do not affect this line."""
         walk = Walk(self.repository, self.cwd, self.depth + 1)
         return walk.line(shell.read(text, self.depth + 1))
 
@@ -166,11 +166,11 @@ class Walk:
         return self.words(command.words, command.fed)
 
     def touches(self, word: Word) -> bool:
-        """Is it known to be a file of the repository?"""
+        """Return whether a word is known to name a file of the repository."""
         if word.unknown or not word.text:
             return False
         path = word.known_part()
-        if word.pattern:  # whatever it stands for lies below this
+        if word.pattern:  # all its matches are below this folder
             path = path.rpartition("/")[0] or ("/" if path[:1] == "/" else ".")
             path = os.path.join(path, "x") if word.pattern[:1] != "~" else ""
         return bool(path) and self.has(path)
@@ -204,7 +204,7 @@ class Walk:
         return self.words(words[first:])
 
     def shell(self, words: list[Word], fed: Sequence[str]) -> bool:
-        """sh -c 'a line', or lines that follow (<<EOF). A script's file is not looked into."""
+        """Check sh -c 'a line', or the here-document of a shell. Script files are not read."""
         while words and words[0].text[:1] in ("-", "+"):
             if "c" in words[0].text[1:] and words[0].text[:2] != "--":
                 lines = [word for word in words[1:] if word.text[:1] != "-"][:1]
@@ -218,7 +218,7 @@ class Walk:
         )
 
     def moved(self, name: str, words: list[Word]) -> bool:
-        """cd: where it goes, or nobody knows."""
+        """Follow cd; the folder is None if it is unknown."""
         words = [word for word in words if word.text not in ("-P", "-L", "--")]
         self.cwd = self.folder(words[0]) if words else os.path.expanduser("~")
         return False
@@ -257,13 +257,13 @@ class Walk:
         return False
 
     def is_elsewhere(self, texts: list[str]) -> bool:
-        """Is another repository named?"""
+        """Return whether a flag names another repository."""
         named = after(texts, ("-R", "--repo", "--repository"))
         named += [text.partition("=")[2] for text in texts if text.startswith("--repo")]
         return any(name and not self.repository.is_ours_at_forge(name) for name in named)
 
     def forge_api(self, texts: list[str]) -> bool:
-        """gh api -X POST repos/o/r/pulls"""
+        """Check gh api -X POST repos/o/r/pulls."""
         verbs = after(texts, ("-X", "--method"))
         fields = [t for t in texts if t in ("-f", "-F", "--field", "--raw-field", "--input")]
         writes = verbs[0].upper() != "GET" if verbs else bool(fields)
@@ -312,7 +312,7 @@ class Walk:
         return here is not None and self.repository.has(here)
 
     def find(self, name: str, words: list[Word]) -> bool:
-        """find … -exec command {} +, where {} is below the first folder."""
+        """Check find … -exec command {} +, where {} is below the first folder."""
         texts = [word.text for word in words]
         starts = [word for word in words[:1] if word.text[:1] not in ("-", "(", "!")]
         for number, text in enumerate(texts):
@@ -340,15 +340,15 @@ KNOWN: dict[str, Callable[[Walk, str, list[Word]], bool]] = {
 
 
 def after(texts: list[str], flags: Sequence[str]) -> list[str]:
-    """The words that follow any of these."""
+    """Return the words that follow any of these flags."""
     return [text for number, text in enumerate(texts[1:]) if texts[number] in flags]
 
 
 def options(
     words: list[Word], takes: str = "", attached: str = ""
 ) -> tuple[set[str], list[Word], dict[str, list[Word]]]:
-    """The letters of flags, the words that are none, and what follows flags that take a word. What
-    is `attached` takes the rest of its own word, if anything."""
+    """Return (the letters of flags, the other words, {flag: its values}). A flag in `takes` is
+    followed by a value; one in `attached` takes the rest of its own word as value."""
     letters: set[str] = set()
     plain: list[Word] = []
     values: dict[str, list[Word]] = {}

@@ -134,7 +134,7 @@ def test_where_processes_are_unknown_the_only_candidate_is_adopted_and_of_two_no
     for name in ("ddd", "eee"):
         said = without_processes(box, name, "SessionStart", source="clear")
         assert "holds no task" in said
-        assert "Two sessions were cleared here at once: it goes on with neither" in said
+        assert "Two sessions were cleared here at once: this one continues neither" in said
         assert len(said) / 4 <= 100
     box.dibs("claim", "A-1", CLAUDE_CODE_SESSION_ID="ddd").said(1)
 
@@ -147,7 +147,7 @@ def test_a_cleared_conversation_that_is_resumed_is_another_session_by_then(sandb
     ann.clears("bbb")
     said = bob.begins("resume")  # in another terminal: both are live
     assert "holds no task" in said
-    assert "This is a new session, as of a fork" in said
+    assert "This is a new session, as after a fork" in said
     bob.dibs("claim", "T-1").said(1)
     bob.dibs("claim", "T-2").said(0)
     assert len(set(secrets(box))) == len(secrets(box)) == 2
@@ -187,7 +187,7 @@ def test_a_fork_inherits_nothing_and_is_told_so(sandbox: Make) -> None:
     ann.dibs("claim", "T-1").said(0)
     said = fork.begins("resume")
     assert "this session holds no task" in said
-    assert "new session, as of a fork: what the conversation claimed before is not its" in said
+    assert "new session, as after a fork: it holds no claim that the conversation made" in said
     assert "VM" not in said
     assert len(said) / 4 <= 100
     fork.dibs("claim", "T-1").said(1)

@@ -79,7 +79,7 @@ def test_a_plan_is_shown_and_nothing_is_written_without_a_yes(sandbox: Make) -> 
     assert shown.stdout == ""
     assert "speckit:001-clock: 4 tasks to do, 1 done at the source" in shown.stderr
     assert "new, 4: 001-clock/T002, 001-clock/T003, 001-clock/T010" in shown.stderr
-    assert "say --yes" in shown.stderr
+    assert "use --yes" in shown.stderr
     dry = ann.dibs("import", path, "--dry-run").said(0)
     assert dry.stdout == "would be: 4 created, 0 updated, 0 unchanged, 0 dropped\n"
     assert states(ann) == {}
@@ -146,11 +146,11 @@ def test_an_import_touches_no_claim_and_undoes_no_done(sandbox: Make) -> None:
     ann.dibs("done", "#2", "--pr", "https://example.org/pull/7").said(0)
     said = bring(ann, issues(1, 2, title="New title"), "--yes")
     assert said.stdout == "0 created, 2 updated, 0 unchanged, 1 dropped\n"
-    assert "still open at the source and done here, where they stay done: #2" in said.stderr
+    assert "still open at the source but done here; they stay done: #2" in said.stderr
     assert states(ann) == {"#1": "held", "#2": "done", "#3": "dropped"}
     gone = bring(ann, issues(9), "--yes").stderr
     assert "taken from the list, gone from the source, 1: #1" in gone
-    assert "somebody works on these; their claims go on: #1" in gone
+    assert "somebody works on these; the claims continue: #1" in gone
     ann.dibs("verify", "#1").said(0)
 
 
@@ -180,7 +180,7 @@ def test_what_is_closed_over_there_is_needed_no_more(sandbox: Make) -> None:
 def test_what_nobody_lists_blocks_and_is_shown(sandbox: Make) -> None:
     ann = sandbox()
     said = bring(ann, issues(2, body="Blocked by #77"), "--yes").stderr
-    assert "not on the list, so that what needs it stays blocked:" in said
+    assert "not on the list, so the tasks that need them stay blocked:" in said
     assert "#77 (needed by #2)" in said
     assert states(ann) == {"#2": "blocked"}
 
@@ -237,7 +237,7 @@ DAMAGED: dict[str, tuple[str, tuple[str, ...]]] = {
     "a need of itself": (circle(4), ("line 2 (#4), needs: #4 needs itself",)),
     "a task twice": (
         issues(1, 2, 1),
-        ("line 18 (#1): #1 is there twice, in line 2 (#1) as well",),
+        ("line 18 (#1): #1 is listed twice, in line 2 (#1) as well",),
     ),
     "a need that cannot exist": (
         '{"id":"a","title":"A","dependencies":[{"depends_on_id":"x\\u0007"}]}',
@@ -262,7 +262,7 @@ DAMAGED: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "broken lines of JSON": (
         '{"id":"a","title":"A"}\n\n{"id":"b",\n{"id":"c","title":"C"}\n[]',
-        ("line 3: this is not JSON", "line 5: this is not JSON as expected: it is no object"),
+        ("line 3: this is not JSON", "line 5: this is not JSON as expected: it is not an object"),
     ),
     "broken JSON": (
         '[\n{"number": 1, "title": "A"},\n{"number": 2,, "title": "B"}\n]',
@@ -283,8 +283,8 @@ DAMAGED: dict[str, tuple[str, tuple[str, ...]]] = {
     "nothing": ("", ("it is empty",)),
     "blanks": (" \n\n", ("it is empty",)),
     "no issue": ("[]", ("there is no task in it",)),
-    "a letter": ("Dear team,\nplease do things.\n", ("nobody knows this format",)),
-    "other columns": ("a,b\n1,2\n", ("nobody knows this format",)),
+    "a letter": ("Dear team,\nplease do things.\n", ("unknown format",)),
+    "other columns": ("a,b\n1,2\n", ("unknown format",)),
     "a pit": ("[" * 100_000, ("line 1: it is nested too deep",)),
     "a null character": ("- [ ] a\0b", ("line 1: it has a null character",)),
     "the third portion": (

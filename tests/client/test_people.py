@@ -88,7 +88,7 @@ def test_nobody_acts_without_the_key_or_with_another(pair: tuple[Sandbox, Sandbo
     zoe, ann = pair
     assert "DIBS_ADMIN_KEY" in ann.dibs("hold", "T-1", "--reason", "x").said(2).stderr
     answer = zoe.dibs("hold", "T-1", "--reason", "x", DIBS_ADMIN_KEY="another-key").said(2)
-    assert "DIBS_ADMIN_KEY is no admin key of this service" in answer.stderr
+    assert "DIBS_ADMIN_KEY is not an admin key of this service" in answer.stderr
     ann.dibs("claim", "T-1").said(0)
 
 

@@ -128,7 +128,7 @@ def test_a_state_file_of_the_version_before_keeps_its_claims(sandbox: Make) -> N
     path.write_text(json.dumps({"claims": kept["claims"], "lost": []}))
     ann.dibs("claim", "T-2").said(0)
     ann.dibs("verify", "T-1").said(0)
-    assert "as it is, until what was claimed under it ends" in ann.dibs("doctor").said(0).stdout
+    assert "as it is, until the claims made with it end" in ann.dibs("doctor").said(0).stdout
     ann.dibs("release", "--all").said(0)
     ann.dibs("claim", "T-3").said(0)
     plain.dibs("release", "T-3").said(1)
@@ -140,11 +140,11 @@ def test_a_state_file_of_the_version_before_keeps_its_claims(sandbox: Make) -> N
         ({}, "none yet, the first claim makes a random one"),
         (
             {"DIBS_SESSION": "3f2b8c1e-6d4a-4f0b-9a7e-2c5d8e1f0a3b"},
-            "DIBS_SESSION as it is: all who",
+            "DIBS_SESSION as it is: anyone with",
         ),
-        ({"DIBS_SESSION": "3f2b8c1e-6d4a-4f0b-9a7e-2c5d8e1f0a3b", **ANN}, "other agents with that"),
-        ({"DIBS_KEY": KEY, **ANN}, "who has the team key can make it"),
-        ({"DIBS_IDENTITY_KEY": MINE, **ANN}, "who has that key can make it, others cannot"),
+        ({"DIBS_SESSION": "3f2b8c1e-6d4a-4f0b-9a7e-2c5d8e1f0a3b", **ANN}, "other agents with it"),
+        ({"DIBS_KEY": KEY, **ANN}, "all with the team key can derive it"),
+        ({"DIBS_IDENTITY_KEY": MINE, **ANN}, "only those with that key can derive it"),
     ],
 )
 def test_doctor_says_what_the_secret_is_made_of_and_who_can_have_the_same(
@@ -158,6 +158,6 @@ def test_doctor_says_what_a_cloud_session_without_a_key_will_lose(sandbox: Make)
     ann = sandbox(**remote)
     ann.dibs("claim", "T-1").said(0)
     said = ann.dibs("doctor").said(0).stdout
-    assert "random, in the state file: nobody else can have it" in said
+    assert "random, in the state file: nobody else has it" in said
     assert "set DIBS_KEY or DIBS_IDENTITY_KEY=<a key>@127.0.0.1:" in said
     assert "replaced" not in ann.dibs("doctor", DIBS_IDENTITY_KEY=MINE).said(0).stdout
