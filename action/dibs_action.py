@@ -1,9 +1,9 @@
-"""dibs in a workflow of GitHub: `verify`, a required check; `resolve`, when something is closed.
+"""dibs in a GitHub workflow: `verify`, a required check; `resolve`, for closed pull requests.
 
-Standard library, Python 3.8 and newer. All that it takes is in the environment: DIBS_DO, DIBS_URL,
-DIBS_KEY, DIBS_PROJECT, DIBS_MODE (warn|require), DIBS_UNREACHABLE (warn|fail), and what GitHub
-sets (GITHUB_EVENT_NAME, GITHUB_EVENT_PATH, GITHUB_REPOSITORY, GITHUB_SERVER_URL). Nothing is
-checked out, and nothing of the pull request is run.
+Standard library, Python 3.8 and newer. All inputs come from the environment: DIBS_DO, DIBS_URL,
+DIBS_KEY, DIBS_PROJECT, DIBS_MODE (warn|require), DIBS_UNREACHABLE (warn|fail), and GitHub's
+GITHUB_EVENT_NAME, GITHUB_EVENT_PATH, GITHUB_REPOSITORY, GITHUB_SERVER_URL. The action checks
+nothing out and runs nothing of the pull request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 CALL_S, TRIES, BETWEEN_S = 10, 3, 2
-MOST = 8 << 20  # bytes of an answer
+MOST = 8 << 20  # the most bytes read of an answer
 TRAILER = re.compile(r"^[ \t]*Dibs:[ \t]+(\S[^\r\n]*?)[ \t\r]*$", re.IGNORECASE | re.MULTILINE)
 QUEUED = re.compile(r"/pr-(\d+)-[0-9a-f]+$")
 INSIDERS = ("OWNER", "MEMBER", "COLLABORATOR")
@@ -34,7 +34,7 @@ SAFE = "abcdefghijklmnopqrstuvwxyz0123456789._-"
 
 
 class Stop(Exception):
-    """The end of the job: it failed, or it passes with a warning."""
+    """Ends the job: as failed, or as passed with a warning."""
 
     def __init__(self, text: str, fails: bool = True) -> None:
         super().__init__(text)
@@ -46,14 +46,14 @@ class Unreachable(Exception):
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A key goes to the host that was named, and to no other."""
+    """Refuses redirects, so that a key is sent only to the host of `url`."""
 
     def redirect_request(self, *_: object) -> None:
         return None
 
 
 def say(kind: str, text: str) -> None:
-    """A line that GitHub shows (a workflow command); a text of strangers cannot begin another."""
+    """Print a workflow command, which GitHub shows; the text cannot begin another command."""
     flat = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     print(f"::{kind} title=dibs::{flat}")
 
@@ -67,7 +67,7 @@ def setting(name: str, default: str, choices: tuple[str, ...] = ()) -> str:
 
 
 def project_of(page: str) -> str:
-    """The project of a repository, as the client calls it (dibs.py, project_of)."""
+    """Return the project of a repository, as the client names it (dibs.py, project_of)."""
     place = urllib.parse.urlsplit(page)
     host, steps = (place.hostname or "").rstrip("."), place.path.strip("/").lower().split("/")
     whole = "/".join([host, *steps])
@@ -84,7 +84,7 @@ def project_of(page: str) -> str:
 
 
 def trailers_in(text: str | None) -> list[tuple[str, int | None]]:
-    """(task, fence or None) of each line `Dibs: TASK FENCE`."""
+    """Return (task, fence or None) of each line `Dibs: TASK FENCE`."""
     found: dict[str, int | None] = {}
     for line in TRAILER.findall(text or "")[:10]:
         name, _, last = line.rpartition(" ")
@@ -95,7 +95,7 @@ def trailers_in(text: str | None) -> list[tuple[str, int | None]]:
 
 
 class Service:
-    """The service, and one project there."""
+    """One project of the service."""
 
     def __init__(self, url: str, key: str, project: str) -> None:
         parts = urllib.parse.urlsplit(url)
@@ -105,7 +105,7 @@ class Service:
         self.open = urllib.request.build_opener(NoRedirect).open
 
     def call(self, path: str, fields: Json | None = None) -> tuple[int, Json]:
-        """(status, what was answered). Raises Unreachable."""
+        """Return (status, answer). Raises Unreachable."""
         headers = {"Accept": "application/json", "User-Agent": "dibs-action"}
         if self.key:
             headers["Authorization"] = "Bearer " + self.key
@@ -125,8 +125,8 @@ class Service:
                 continue
             if status < 500 and status != 429:
                 return status, answer
-            why = answer.get("detail") or f"it answers {status}"
-        raise Unreachable(f"The dibs service at {self.url} cannot be asked: {why}")
+            why = answer.get("detail") or f"it answered {status}"
+        raise Unreachable(f"The dibs service at {self.url} could not be reached: {why}")
 
     def once(self, request: urllib.request.Request) -> tuple[int, Json]:
         try:
@@ -137,22 +137,23 @@ class Service:
                 status, text = refused.code, refused.read(MOST)
         answer = json.loads(text.decode())
         if not isinstance(answer, dict):
-            raise ValueError("what answers is no dibs")
+            raise ValueError("the answer is not from dibs")
         return status, answer
 
     def get(self, path: str) -> Json:
-        """What is at a path. Raises Stop where we may not look."""
+        """Return the answer to a GET. Raises Stop if the service refuses it."""
         status, answer = self.call(path)
         if status == 200:
             return answer
-        raise Stop(f"dibs refuses to tell: {why_not(status, answer)}")
+        raise Stop(f"dibs refuses to answer: {why_not(status, answer)}")
 
     def claim(self, task: str, fence: int | None = None) -> Json:
         query = f"?fence={fence}" if fence else ""
         return self.get("claims/" + urllib.parse.quote(task, safe="") + query)
 
     def claims_of(self, pull: Pull) -> list[Json]:
-        """The live claims on a pull request, else those on its branch: the service finds them."""
+        """Return the live claims on a pull request, else those on its branch; the service looks
+        both up."""
         fields = {"state": ",".join(LIVE), "pr": pull.url, "branch": pull.branch}
         named = {name: value for name, value in fields.items() if value}
         if len(named) == 1:
@@ -161,7 +162,7 @@ class Service:
 
 
 class Pull:
-    """What the event says of a pull request."""
+    """The pull request of an event."""
 
     def __init__(self, event: Json, name: str, repository: str, page: str) -> None:
         self.url = self.branch = self.sha = ""
@@ -174,7 +175,7 @@ class Pull:
         else:
             pull = event.get("pull_request")
             if not isinstance(pull, dict):
-                raise Stop(f"the event {name or '?'} is of no pull request and no merge group")
+                raise Stop(f"the event {name or '?'} has neither a pull request nor a merge group")
             head = pull.get("head") or {}
             of = ((head.get("repo") or {}).get("full_name") or "").lower()
             self.url, text = pull.get("html_url") or "", pull.get("body")
@@ -186,9 +187,9 @@ class Pull:
 
 
 def why_not(status: int, answer: Json) -> str:
-    """Why the service refuses, in the words of who writes a workflow."""
+    """Return why the service refuses, in a workflow author's terms."""
     if status == 401:
-        return "the input `key` has to be a key for CI of this service (DIBS_CI_KEY)"
+        return "the input `key` must be a key for CI of this service (DIBS_CI_KEY)"
     return answer.get("detail") or str(status)
 
 
@@ -200,7 +201,7 @@ def who(claim: Json) -> str:
 
 
 def state_of(claim: Json, fence: int) -> str:
-    """Why a fence is not current, in a sentence."""
+    """Return a sentence that says why a fence is not current."""
     task, state = claim.get("task"), claim.get("state")
     if claim.get("fence") and claim["fence"] != fence:
         also = f": {who(claim)} has it with fence {claim['fence']}" if state in LIVE else ""
@@ -215,7 +216,7 @@ def verify(service: Service, pull: Pull, mode: str) -> str:
         found = [(service.claim(task, fence), fence) for task, fence in fenced]
         wrong = [state_of(claim, fence) for claim, fence in found if not claim.get("current")]
         if wrong:
-            again = "Claim the task again, or leave it to who has it, before this is merged"
+            again = "Claim the task again, or leave it to its holder, before this is merged"
             raise Stop(f"{'; '.join(wrong)}. {again}.")
         return ", ".join(f"{task} is held with fence {fence}" for task, fence in fenced)
     claims = service.claims_of(pull)
@@ -229,7 +230,7 @@ def verify(service: Service, pull: Pull, mode: str) -> str:
 
 
 def resolve(service: Service, pull: Pull) -> str:
-    """Tell how a pull request ended; return what that came to."""
+    """Report the verdict on a pull request; return a sentence about the result."""
     if not service.key:
         raise Stop("resolve needs the input `key`: a key for CI (DIBS_CI_KEY)")
     fields = {"outcome": "merged" if pull.merged else "rejected", "pr": pull.url}
@@ -239,7 +240,7 @@ def resolve(service: Service, pull: Pull) -> str:
     why: list[Json] = []
     trailers = pull.trailers if pull.trusted else []
     for task, fence in trailers:
-        # Where the task moved on, only a fence says which tenure is meant.
+        # If the task has moved on, only a fence identifies the tenure.
         if task in [one["task"] for one in done] or (status == 412 and not fence):
             continue
         code, answer = told(service, dict(fields, task=task, **({"fence": fence} if fence else {})))
@@ -261,7 +262,7 @@ def told(service: Service, fields: Json) -> tuple[int, Json]:
 
 
 def run() -> str:
-    """The line that is said where all is well. Raises Stop."""
+    """Run the action and return the line to print. Raises Stop."""
     act = setting("DIBS_DO", "verify", ("verify", "resolve"))
     mode = setting("DIBS_MODE", "warn", ("warn", "require"))
     unreachable = setting("DIBS_UNREACHABLE", "warn", ("warn", "fail"))
@@ -271,7 +272,7 @@ def run() -> str:
         with open(os.environ.get("GITHUB_EVENT_PATH", ""), encoding="utf-8") as file:
             event = json.load(file)
         if not isinstance(event, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it is not an object")
     except (OSError, ValueError, RecursionError) as error:
         raise Stop(f"the event of this run cannot be read: {error}") from None
     name = setting("GITHUB_EVENT_NAME", "")
@@ -288,11 +289,11 @@ def run() -> str:
             return resolve(service, pull)
         return verify(service, pull, mode)
     except Unreachable as down:
-        last = "The check was not made" if act == "verify" else "The verdict was not told"
+        last = "The check was not made" if act == "verify" else "The verdict was not reported"
         raise Stop(f"{down}. {last}.", unreachable == "fail") from None
     except Stop as stop:
-        if pull.is_fork and not key and "refuses to tell" in stop.text:
-            text = "GitHub gives pull requests of forks no secrets, so dibs could not be asked"
+        if pull.is_fork and not key and "refuses to answer" in stop.text:
+            text = "GitHub gives pull requests of forks no secrets, so dibs could not be queried"
             raise Stop(f"{text}. {stop.text}", mode == "require") from None
         raise
 

@@ -1,8 +1,8 @@
-"""What the container starts: dibs, as a user that owns nothing but the data directory.
+"""The container's entry point: starts dibs as a user that owns only the data directory.
 
-Where the platform gives the volume to the image's user there is nothing to do. Where it mounts the
-volume as root's (Fly.io), the image is built with RUN_AS=0:0: then the data directory is given
-away, and root with it, for good, before anything of dibs runs.
+If the platform gives the volume to the image's user, nothing else is needed. If it mounts the
+volume as root's (Fly.io), the image is built with RUN_AS=0:0: then this script gives the data
+directory to the user and drops root for good, before any code of dibs runs.
 """
 
 import os
@@ -11,7 +11,7 @@ import sys
 
 USER = 10001
 
-# Before root is gone: not everything that root may read is for the other user.
+# Looked up as root, since the other user may be unable to read some folders of the PATH.
 program = shutil.which("dibs") or sys.exit("dibs is not on the PATH")
 if os.geteuid() == 0:
     data = os.environ.get("DIBS_DATA_DIR", "/data/dibs")
@@ -20,4 +20,4 @@ if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(USER)
     os.setuid(USER)
-os.execv(program, ["dibs", *sys.argv[1:]])  # noqa: S606 - the one of the image
+os.execv(program, ["dibs", *sys.argv[1:]])  # noqa: S606 - the program of the image

@@ -1,8 +1,8 @@
-"""Print a software bill of materials (CycloneDX 1.6, JSON) of what requirements.txt pins.
+"""Print a software bill of materials (CycloneDX 1.6, JSON) of the pins in requirements.txt.
 
     python docs/ops/sbom.py > build/sbom.json
 
-It has each package's version and the hashes of the files that may be installed for it.
+It lists each package's version and the hashes of its permitted files.
 """
 
 import json
@@ -19,7 +19,7 @@ _PIN = re.compile(
 
 
 def component(name: str, version: str, hashes: str) -> dict[str, Any]:
-    """Return one package as CycloneDX describes it."""
+    """Return one package as a CycloneDX component."""
     return {
         "type": "library",
         "name": name,
@@ -33,7 +33,7 @@ def component(name: str, version: str, hashes: str) -> dict[str, Any]:
 
 
 def bill() -> dict[str, Any]:
-    """Return the whole bill."""
+    """Return the bill of materials."""
     text = (ROOT / "requirements.txt").read_text("utf-8")
     found = re.search(r'__version__ = "([^"]+)"', (ROOT / "service/dibs/__init__.py").read_text())
     return {

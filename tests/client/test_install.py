@@ -414,7 +414,7 @@ def test_the_curl_lines_of_the_skill_know_what_is_next(
     begin, (claim, *_) = recipe
     lead = {"DIBS_PROJECT": "acme.curl", "DIBS_URL": service.url}
     fresh.dibs("add", "T-50", "--title", "Parse offsets", **lead).said(0)
-    assert "`-d next=true` in\nplace of `-d task=T-12`" in (SKILL / "SKILL.md").read_text()
+    assert "`-d next=true`\ninstead of `-d task=T-12`" in (SKILL / "SKILL.md").read_text()
     call = begin + claim.replace("task=T-12", "next=true")
     told = json.loads(in_shells(fresh, call, CLAUDE_CODE_SESSION_ID="nexter")[0])
     assert (told["task"], told["listed"]["title"]) == ("T-50", "Parse offsets")

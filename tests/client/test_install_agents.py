@@ -137,7 +137,7 @@ def test_the_last_line_says_what_a_person_has_to_do_once(fresh: Sandbox) -> None
 def test_without_hooks_one_line_says_to_beat(fresh: Sandbox) -> None:
     init(fresh, "--agent", "cursor")
     text = (fresh.repo / "AGENTS.md").read_text()
-    assert "Where no hooks run, beat every ten minutes" in text
+    assert "If no hooks run, beat every ten minutes" in text
     assert len(text.splitlines()) <= 9
 
 

@@ -136,7 +136,7 @@ def test_a_service_that_does_not_answer_is_said_plainly(
     failed = flow.run(event, DIBS_UNREACHABLE="fail", **away)
     assert (warned.code, failed.code) == (0, 1)
     for ran in (warned, failed):
-        assert "cannot be asked" in ran.said
+        assert "could not be reached" in ran.said
         assert "The check was not made" in ran.said
 
 
@@ -148,7 +148,7 @@ def test_a_fork_without_a_key_is_said_to_be_and_a_wrong_key_always_fails(
     warned, failed = keyless.verify(fork, mode="warn"), keyless.verify(fork)
     assert (warned.code, failed.code) == (0, 1)
     assert "no secrets" in warned.said
-    assert "the input `key` has to be a key for CI of this service (DIBS_CI_KEY)" in warned.said
+    assert "the input `key` must be a key for CI of this service (DIBS_CI_KEY)" in warned.said
     wrong = Workflow(service, tmp_path, repository, "x" * 30)
     assert wrong.verify(pull(repository, "opened"), mode="warn").code == 1
 
@@ -220,8 +220,8 @@ def test_the_key_for_ci_opens_no_other_act(
     [
         (b"", "pull_request", "cannot be read"),
         (b"[]", "pull_request", "cannot be read"),
-        (b'{"action": "opened"}', "pull_request", "no pull request"),
-        (b"{}", "push", "no pull request"),
+        (b'{"action": "opened"}', "pull_request", "neither a pull request"),
+        (b"{}", "push", "neither a pull request"),
         (b'{"pull_request": {"head": "main"}}', "pull_request", "not as GitHub sends it"),
         (b'{"pull_request": {"body": 7}}', "pull_request", "not as GitHub sends it"),
         (b'{"merge_group": ["main"]}', "merge_group", "not as GitHub sends it"),
