@@ -23,19 +23,19 @@ a hook does beyond checking the clock, push.py the check before a push.
   dibs verify TASK [--fence N]                do I (does fence N) still hold it?
   dibs verify --branch NAME | --pr URL        the same for the task of that branch or request
   dibs run TASK [--done] -- command ...       hold it while a command runs; both end together
-  dibs import FILE…|- [--dry-run | --yes]     list the tasks of a checklist or a tracker
+  dibs import FILE…|- [--dry-run | --yes]     add a checklist's or tracker's tasks to the list
   dibs hold [TASK] --reason TEXT [--until 2h] keep a task, or the project, from being claimed
   dibs unhold [TASK] | retry TASK --reason TEXT   end the hold | allow new attempts
-  dibs init --url URL | --remove              put dibs into this repository | take it out
-       --pre-push   and into this checkout's pre-push hook
-       --agent claude,codex,cursor,gemini,copilot|auto   and into the settings of these agents
+  dibs init --url URL | --remove              add dibs to this repository | remove it
+       --pre-push   also to this checkout's pre-push hook
+       --agent claude,codex,cursor,gemini,copilot|auto   also to the settings of these agents
   dibs doctor | hook                          check this setup | called by an agent's hooks
   … --as NAME                                 as a sub-agent of this session, with its own claims
 
 stdout is data: one line, or with --json the service's answer; messages go to stderr. Exit codes:
 0 yes, 1 refused (another has it, done, blocked, nothing ready), 2 usage or settings, 3 unknown
 (service not reached), 4 lost (it was yours). `run` exits with the code of its command.
-Settings come from the environment; dibs.conf beside this file has url, project and gate:
+Settings come from the environment; dibs.conf next to this file has url, project and gate:
   DIBS_URL      the service: https, or http on loopback. A key or session is sent only there, or
                 to the host after its own @: KEY@host[:port]; never to a host that only a
                 checkout's dibs.conf names
@@ -1864,7 +1864,7 @@ def granted(args: "Args", session: "Session", body: "Json") -> "Json":
 
 
 def cause_of(failure: "Failure") -> "tuple[object, ...]":
-    """Return what identifies the reason of a wait: code, tenure, state, place in the queue."""
+    """Return what identifies the reason for a wait: code, tenure, state, place in the queue."""
     problem = failure.problem
     claim, queue = problem.get("claim") or {}, problem.get("queue") or {}
     return (problem.get("code") or str(failure), claim.get("fence"), claim.get("state"),
@@ -2521,7 +2521,7 @@ def where_to_get(name: str) -> str:
         text = f"{SKILL_DIR} lacks the {name}.py of its dibs.py"
         return f"{text}: run `{COMMAND} init` and commit what it adds"
     if is_served():
-        text = f"{name}.py of this dibs.py is not beside it: "
+        text = f"{name}.py of this dibs.py is missing from its folder: "
         return text + (curl(name, here()) if name in FOR_PEOPLE else curl_all(here()))
     text = f"this dibs.py is a copy without its {name}.py: copy that as well, or fetch dibs.py into"
     return f"{text} a new folder: {curl('dibs')}"

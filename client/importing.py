@@ -160,7 +160,7 @@ def detected(args: Args, setup: Setup, path: str, text: str) -> tuple[str, Any]:
     if kind and args.format in (None, kind):
         return kind, given
     if args.format:
-        raise formats.Damaged(f"this is not what {args.format} writes")
+        raise formats.Damaged(f"this is not in the format of {args.format}")
     raise formats.Damaged(
         "unknown format: neither a checklist (- [ ] …) nor GitHub issues (JSON with number and "
         "title), Beads (JSON lines with id and title), Task Master (JSON with tasks), or CSV of "
@@ -195,8 +195,8 @@ def told_of(items: list[Item], kinds: list[str], args: Args) -> Iterator[str]:
     if kinds == ["github"] and len(items) == GH_DEFAULT:
         yield "exactly 30 issues: `gh issue list` gives no more without --limit"
     if not args.order and {"openspec", "kiro"} & set(kinds):
-        text = "the tasks wait for one another in the order of the file; with --order sections"
-        yield f"{text} those of one section may be done at once"
+        text = "each task needs the one before it in the file; with --order sections"
+        yield f"{text} the tasks of one section may be done in parallel"
 
 
 # Planning

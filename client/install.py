@@ -80,7 +80,7 @@ def do_init(args: Args, session: Session) -> int:
         told = {"project": setup.project, "url": setup.url, "changed": changed}
         print(json.dumps(dict(told, agents=args.agents)))
     elif args.remove:
-        print(f"dibs is out of {setup.project}")
+        print(f"dibs is removed from {setup.project}")
     else:
         files = "file" if len(changed) == 1 else f"{len(changed)} files"
         todo = f"commit the {files} above" if changed else "nothing to change"
@@ -570,7 +570,7 @@ def source_of_secret(session: Session) -> str:
     if source == "DIBS_KEY" or found[14:15] == "8":
         return "DIBS_KEY and the name: all with the team key can derive it; see DIBS_IDENTITY_KEY"
     if found:
-        return "random, in the state file: nobody else has it, and a new machine will not"
+        return "random, in the state file: nobody else has it, and a new machine makes another"
     return "none yet, the first claim makes a random one"
 
 

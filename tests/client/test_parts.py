@@ -95,7 +95,7 @@ def test_what_a_person_runs_works_in_each_way(
     said = dibs("doctor")
     assert "hooks seen: SessionStart" in said
     assert "WRONG" not in said
-    assert dibs("init", "--remove") == f"dibs is out of {fresh.project}\n"
+    assert dibs("init", "--remove") == f"dibs is removed from {fresh.project}\n"
     assert not (fresh.repo / OURS).exists()
 
 
@@ -116,10 +116,10 @@ def test_without_hook_py_one_line_says_what_to_fetch_and_that_helps(
 ) -> None:
     dibs = lies(fresh, service, "alone")
     said = dibs("hook", stdin=START)
-    assert said.startswith("dibs: hook.py of this dibs.py is not beside it: curl -fsSL 'http")
+    assert said.startswith("dibs: hook.py of this dibs.py is missing from its folder: curl ")
     assert said.count("\n") == 1
     assert dibs("hook", stdin='{"hook_event_name": "Stop"}') == ""  # said once a session
-    processes.run(["sh", "-euc", said.split("beside it: ")[1]], env=fresh.env, check=True)
+    processes.run(["sh", "-euc", said.split("its folder: ")[1]], env=fresh.env, check=True)
     assert "this session holds no task" in dibs("hook", stdin=START)
 
 
