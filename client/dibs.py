@@ -564,7 +564,7 @@ class Setup:
         self.identity_key, self.identity_key_for = from_environment("DIBS_IDENTITY_KEY")
 
     def at(self, url: str, project: str) -> "Setup":
-        """Return a copy for another service or project; its keys are bound to that host."""
+        """Return a copy for another service or project, to whose host the keys are then bound."""
         other = object.__new__(Setup)
         other.__dict__.update(self.__dict__, url=url, project=project)
         return other
@@ -1029,7 +1029,7 @@ class Session:
         return call(self, "POST", act, body, attempts, until)
 
     def was_before(self, until: float) -> bool:
-        """Return whether the secret that an older client derived from the same key and name holds
+        """Return whether the secret that an older client used for the same key and name holds
         claims of ours, and adopt it if so: an upgrade loses no claim, even on a replaced
         machine."""
         new, source = self.data.get("session", self.given), self.data.get("from")
@@ -2650,7 +2650,7 @@ class Args:
 
 def parse(argv: "list[str]") -> "Args":
     """Parse the command line; raise Failure if it is wrong."""
-    # None makes getopt's import of gettext fail: it would load it to translate its errors.
+    # None makes getopt's import of gettext fail, which it needs only to translate its errors.
     sys.modules.setdefault("gettext", None)  # type: ignore[arg-type]
     import getopt
 
