@@ -353,6 +353,6 @@ def test_what_is_too_long_is_cut_and_told() -> None:
 
 
 def test_a_format_that_is_named_has_to_be_the_one() -> None:
-    with pytest.raises(formats.Damaged, match="not what beads writes"):
+    with pytest.raises(formats.Damaged, match="not in the format of beads"):
         read('[{"number": 1, "title": "A"}]', format="beads")
     assert list(found("- [ ] 1.1 one\n", "/repo/plan/tasks.md", format="kiro")) == ["plan/1.1"]

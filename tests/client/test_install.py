@@ -190,7 +190,7 @@ def test_settings_that_cannot_be_merged_stop_init_before_it_writes(
 def test_lines_of_dibs_that_were_changed_are_not_guessed_at(fresh: Sandbox) -> None:
     init(fresh)
     path = fresh.repo / "CLAUDE.md"
-    path.write_text(path.read_text().replace("takes", "may take"))
+    path.write_text(path.read_text().replace("claimed", "perhaps claimed"))
     before = contents(fresh)
     assert "CLAUDE.md were changed" in fresh.dibs("init", "--remove").said(2).stderr
     assert contents(fresh) == before
