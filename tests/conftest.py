@@ -94,9 +94,8 @@ def not_short(items: Sequence[pytest.Item]) -> set[pytest.Item]:
     """Return the long proofs, and the cases beyond CASES_MOST of each test.
 
     The cases are a random sample (seeded by the test's name), not every n-th one: parametrized
-    cases
-    come in a regular order, such as store by store, so every second or third case might leave out
-    one of two stores.
+    cases come in a regular order, such as store by store, so every second or third case might leave
+    out one of two stores.
     """
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:

@@ -180,7 +180,7 @@ def test_a_run_that_is_asked_to_end_names_its_tests_and_ends(
 
 
 def test_the_tests_pass_in_the_background_of_a_script_where_ctrl_c_is_ignored() -> None:
-    """Formerly two tests failed there, and a teardown stood still for ever."""
+    """Two tests once failed there, and a teardown never ended."""
     tests = [
         "tests/client/test_commands.py::test_watch_shows_the_table_until_it_is_stopped",
         "tests/client/test_run.py::test_run_passes_signals_on",

@@ -235,9 +235,7 @@ async def test_what_ran_is_not_denied_where_the_store_goes_away_before_its_answe
     stepped: Stepped, rules: Rules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The act runs again if a heartbeat names the fence of an unknown claim, since the store may
-    have
-    failed over. The first run has reported the session's loss by then.
-    """
+    have failed over. The first run has reported the session's loss by then."""
     monkeypatch.setattr(store_module, "_NEWS_S", -1.0)
     embedded, clock = stepped
     link = Failing(PipelineLink.to(embedded.url))

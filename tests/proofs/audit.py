@@ -44,18 +44,14 @@ class Audit:
     @staticmethod
     def _learn_epoch(model: Model, epoch: int) -> None:
         """Adopt the store's epoch for a project that a list or a hold began: an act's reply has
-        only
-        milliseconds, the script took microseconds.
-        """
+        only milliseconds, the script took microseconds."""
         if 0 < epoch - model.epoch < 1000:
             model.epoch = epoch
 
     @staticmethod
     def _check_history(model: Model, found: dict[str, Any]) -> None:
         """Check the index of the history: every archived tenure by its end, and otherwise only
-        tenures of
-        current records, among them each ended one that no other index by end has.
-        """
+        tenures of current records, among them each ended one that no other index by end has."""
         history = found.pop("history", {})
         lies = {
             f"{past.fence} {task}": past.ended
@@ -79,9 +75,8 @@ class Audit:
     @staticmethod
     def _leave_out_the_old(model: Model, *facts: dict[str, Any]) -> None:
         """Drop from both sides, in the indexes by end, the tasks that outlive their retention
-        because
-        they are listed or on hold: a sweep removes them there, and an act may put them back.
-        """
+        because they are listed or on hold: a sweep removes them there, and an act may put them
+        back."""
         kept = {*model.entries, *model.holds} & set(model.tasks)
         old = {task for task in kept if model.aged(model.tasks[task])}
         for each in facts:

@@ -1,7 +1,5 @@
-"""Rules that no schema can express, for schemathesis: a generated case that breaks only such rules
-is
-corrected, if most cases would break them, or skipped.
-"""
+"""Rules that no schema can express, for schemathesis: a generated case that breaks only such
+rules is corrected, if most cases would break them, or skipped."""
 
 import re
 import unicodedata
@@ -98,10 +96,8 @@ def listed(value: object) -> list[object]:
 
 
 def alone(entries: list[object]) -> bool:
-    """Return whether no task is listed twice, none needs a task of the same list, and no tag begins
-    or
-    ends with a blank: no schema can say that two tasks must not need each other.
-    """
+    """Return whether no task is listed twice, none needs a task of the same list, and no tag
+    begins or ends with a blank: no schema can say that two tasks must not need each other."""
     named = [str(entry.get("task")) for entry in entries if isinstance(entry, dict)]
     needed = [need for e in entries if isinstance(e, dict) for need in listed(e.get("needs"))]
     blank = any(
@@ -118,10 +114,8 @@ def normal(name: object) -> bool:
 
 
 def written(line: object) -> bool:
-    """Return whether Unicode assigns all characters and no letter has too many marks; also True for
-    a
-    line that the schema itself refuses.
-    """
+    """Return whether Unicode assigns all characters and no letter has too many marks; also True
+    for a line that the schema itself refuses."""
     if not isinstance(line, str):
         return True
     line = unquote(line)  # a task in a path is percent-encoded
@@ -135,9 +129,7 @@ def seen(reason: object) -> bool:
 
 def readable(value: object) -> bool:
     """Return whether schemathesis can go on: it parses every URL in an answer, and fails at one
-    that
-    Python cannot parse, such as https://[.
-    """
+    that Python cannot parse, such as https://[."""
     try:
         return not isinstance(value, str) or bool(urlsplit(value))
     except ValueError:

@@ -1,8 +1,8 @@
 """Concurrent clients over real HTTP and a failing network, and a check of all that they were told.
 
 Two service processes share a store. The store itself records every run of a script
-(tests/proofs/recorded.py), so it is certain which acts took effect, and in which order: the
-runs are replayed in the model, and each client's answers must be the model's.
+(tests/proofs/recorded.py), so it is certain which acts took effect, and in which order: the runs
+are replayed in the model, and each client's answers must be the model's.
 """
 
 import http.client

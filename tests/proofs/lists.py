@@ -69,10 +69,8 @@ class Lists(Tenures):
         return bool(entry) and not entry.dropped and bool(self.missing(task))
 
     def standing(self, task: str) -> str | None:
-        """Return "ready" or "blocked" for a listed task that nobody holds, else None. Callers check
-        the
-        other obstacles first.
-        """
+        """Return "ready" or "blocked" for a listed task that nobody holds, else None. Callers
+        check the other obstacles first."""
         entry, tenure = self.entries.get(task), self.tasks.get(task)
         state = tenure.state if tenure else None
         if tenure and self.overdue(tenure):
@@ -178,7 +176,7 @@ class Lists(Tenures):
         self.events.append((kind, task, "", 0))
 
     def look_at_hold(self, task: str) -> None:
-        """End the hold of a task if its time is over: any act that looks at the task does."""
+        """End a task's hold that is past its end, as any act on the task does."""
         if task and task in self.holds and not self.on_hold(task):
             self.let_go(task)
 

@@ -55,10 +55,8 @@ class People(Queues):
         return "held-back", (by, reason, False)
 
     def is_repeat(self, known: ModelHold, until: int | None) -> bool:
-        """Return whether a hold repeats the known one: both have no end, or the same length within
-        a
-        minute.
-        """
+        """Return whether a hold repeats the known one: both have no end, or the same length
+        within a minute."""
         if known.until is None or until is None:
             return known.until is until
         return known.until - known.at == until - self.now and self.now - known.at < 60_000

@@ -15,9 +15,7 @@ class Queues(Lists):
 
     def turn(self, task: str, free_from: int) -> tuple[Ticket, int] | tuple[None, None]:
         """Return the ticket whose hand-over window is open, and its end. Windows follow one
-        another; in
-        each only its session may claim.
-        """
+        another; in each only its session may claim."""
         tenure = self.tasks[task]
         opens = max(free_from, tenure.turns_from)
         while tenure.queue:

@@ -140,10 +140,8 @@ class Model(People):
         return self.not_mine(task, fence, moved=bool(ours))
 
     def waits_for_verdict(self, task: str) -> bool:
-        """Return whether the task is in review; a claim that left its review to be worked on again
-        is
-        put back into it.
-        """
+        """Return whether the task is in review; a claim that left its review to be worked on
+        again is put back into it."""
         tenure = self.tasks[task]
         if tenure.state not in HELD or self.overdue(tenure):
             return False

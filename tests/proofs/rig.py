@@ -452,9 +452,8 @@ class Rig:
 
     def _protect(self) -> None:
         """Record the live claims: after an outage each has a ttl from its end (rule 13). Claims
-        written
-        in this very millisecond are exempt, since here the clock stands still during a restart.
-        """
+        written in this very millisecond are exempt, since here the clock stands still during a
+        restart."""
         now = self.store.clock.reading.lease_ms
         self.protected.clear()
         for task, tenure in self.model.tasks.items():

@@ -129,8 +129,7 @@ class Cluster:
         if not clock:
             self._mine.start()
             return
-        # It waits by a clock that stands still, and the clock must not change for any other reader:
-        # let
+        # The primary waits by this frozen clock, and no other reader may see the clock change: let
         # the wait begin earlier.
         clock.step(-LATE_S)
         self._mine.start()

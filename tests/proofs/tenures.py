@@ -16,10 +16,8 @@ class Tenures:
         self.tasks: dict[str, ModelTenure] = {}
         self.losses: dict[str, dict[str, ModelLoss]] = {}
         self.holds: dict[str, ModelHold] = {}
-        """The holds by task, the project's under ''. A hold whose time is over stays until an act
-        looks
-        at it.
-        """
+        """The holds by task, the project's under ''. A hold past its end stays until the next
+        act on its task."""
         self.history: dict[str, list[PastTenure]] = {}
         """The tenures before the latest one of a task, the latest first."""
         self.events: list[tuple[str, str, str, int]] = []
@@ -33,10 +31,8 @@ class Tenures:
         self.step, self.now, self.me = step, step.now, step.session
 
     def extended(self, instant: int, span: int, written: int = 0) -> int:
-        """Return the instant extended by stalls: one that had not passed when a stall began is at
-        least
-        `span` after the stall's end.
-        """
+        """Return the instant extended by stalls: one that had not passed when a stall began is
+        at least `span` after the stall's end."""
         for lost_from, lost_to in self.step.stalls:
             if instant > lost_from and written < lost_to:
                 instant = max(instant, lost_to + span)
@@ -265,9 +261,7 @@ class Tenures:
 
     def forgotten(self, task: str, fence: int | None) -> bool:
         """Return whether the store must have lost the tenure of `fence`: no trace of it is left,
-        its
-        retention is not over, and since then time was lost or the project began again.
-        """
+        its retention is not over, and since then time was lost or the project began again."""
         now_us = self.now * 1000 + self.step.lost_us
         if not fence or not now_us - self.rules.retention_ms * 1000 < fence <= now_us:
             return False

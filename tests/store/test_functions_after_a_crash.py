@@ -1,7 +1,6 @@
 """The functions that a store keeps come back with it, or are loaded again: after kill -9, a
-failover,
-a restore, and while somebody flushes them. No act fails for lack of them, and no claim is lost.
-"""
+failover, a restore, and while somebody flushes them. No act fails for lack of them, and no claim
+is lost."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Bugs in claiming: claim.lua, what stands between a session and a task, and the queue."""
+"""Bugs in claiming: claim.lua, the availability of a task, and its queue."""
 
 from tests.proofs.mutations.mutant import (
     ATTEMPTS,

@@ -64,7 +64,7 @@ MUTANTS = [
     Mutant(
         "the branch of a fork is used",
         "forge/github.py",
-        "a stranger with a fork ends nobody's claim (decision 21)",
+        "a stranger with a fork ends no claim (decision 21)",
         "    usable = is_here and len",
         "    usable = len",
         FORGE,
@@ -144,7 +144,7 @@ MUTANTS = [
     Mutant(
         "the trailer of a stranger's fork is used",
         "forge/github.py",
-        "a stranger with a fork ends nobody's claim (decision 21)",
+        "a stranger with a fork ends no claim (decision 21)",
         '    trusted = is_here or given.get("author_association") in INSIDERS\n',
         "    trusted = True\n",
         FORGE,
@@ -216,7 +216,7 @@ MUTANTS = [
     Mutant(
         "the action uses the branch of a fork",
         "action/dibs_action.py",
-        "a stranger with a fork ends nobody's claim (decision 21)",
+        "a stranger with a fork ends no claim (decision 21)",
         'self.branch = "" if self.is_fork else head',
         "self.branch = head",
         ACTING,
@@ -224,7 +224,7 @@ MUTANTS = [
     Mutant(
         "the action uses the trailer of a stranger",
         "action/dibs_action.py",
-        "a stranger with a fork ends nobody's claim (decision 21)",
+        "a stranger with a fork ends no claim (decision 21)",
         "trailers = pull.trailers if pull.trusted else []",
         "trailers = pull.trailers",
         ACTING,

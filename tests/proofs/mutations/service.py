@@ -252,7 +252,7 @@ MUTANTS = [
     Mutant(
         "names that differ in case do not resemble each other",
         "confusables.py",
-        "a claim of a resembling name is told so",
+        "a claim reports the names that its own resembles",
         "text = task.lower()",
         "text = str(task)",
         (CONFUSABLES,),
@@ -260,7 +260,7 @@ MUTANTS = [
     Mutant(
         "letters of other scripts do not resemble each other",
         "confusables.py",
-        "a claim of a resembling name is told so",
+        "a claim reports the names that its own resembles",
         "text.translate(_SAME)",
         "text",
         (CONFUSABLES,),
