@@ -155,7 +155,7 @@ AS_FLAGS = {  # fields in the service's advice, and the flags of this client for
     "queue: true": "--queue",
     "reopen: true": "--reopen",
     "next: true": "`dibs next`",
-    "minute to keep it": "minute to keep it, or once with --wait 10m",
+    "minute to keep your place": "minute to keep your place, or once with --wait 10m",
 }
 NOT_RETRIED = ("refused-by-policy", "no-trust", "too-large")  # a retry would fail the same way
 MOST_BYTES = 8 << 20  # the largest answer accepted, its head included

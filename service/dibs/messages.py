@@ -222,7 +222,7 @@ def _taken(refusal: results.Refusal, reason: Literal["held", "cooling", "reserve
 def _place(position: int | None, waiters: int) -> str:
     """Return the place in a task's queue that a session has, or would have."""
     if position:
-        return f" You are number {position} in its queue: ask again every minute to keep it."
+        return f" You are number {position} in its queue: ask again each minute to keep your place."
     then = f"be number {waiters + 1} in its queue" if waiters else "be next"
     return f" Work on another task, or claim it with queue: true to {then}."
 

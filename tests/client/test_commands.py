@@ -131,7 +131,8 @@ def test_who_leaves_a_queue_reads_that_another_has_the_task(sandbox: Make) -> No
     ann, bob = sandbox(DIBS_LABEL="ann"), sandbox(DIBS_LABEL="bob")
     ann.dibs("claim", "T-12").said(0)
     place = (
-        "You are number 1 in its queue: ask again every minute to keep it, or once with --wait 10m"
+        "You are number 1 in its queue: ask again each minute to keep your place, or once "
+        "with --wait 10m"
     )
     assert place in bob.dibs("claim", "T-12", "--queue").said(1).stderr
     assert bob.dibs("release", "T-12").said(0).stdout == "T-12: held by another session\n"
