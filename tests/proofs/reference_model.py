@@ -33,7 +33,7 @@ class Model(People):
                 loss.told = step.request
                 lost.append(loss)
         act = getattr(self, step.act)
-        if step.act == "tasks_":  # it tells its forgotten tasks from its written ones
+        if step.act == "tasks_":  # it calls noted() itself, for each change
             answer, facts = act(**step.args)
         else:
             answer, facts = self.noted(lambda: act(**step.args))
