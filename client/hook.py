@@ -33,6 +33,7 @@ SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "busybox", "env", "timeout
 
 
 ENDED, AT_WORK = client.HOOK_NOTES
+SESSION_ENDED = "its session ended"
 
 
 def run(session: Session, payload: Json, before: Sequence[str] = ()) -> None:
@@ -157,7 +158,8 @@ def act_of(one: Session, payload: Json) -> Act | None:
         return None
     is_end = event == "SessionEnd" and not is_remote() and payload.get("reason") != "resume"
     if is_end:
-        return "release", {"all": True, "note": "its session ended"}, 2, 1
+        is_silent = notes_of(claims) <= {"", ENDED, AT_WORK}
+        return "release", {"all": True, **({"note": SESSION_ENDED} if is_silent else {})}, 2, 1
     is_parked = event in ("Stop", "StopFailure", "SessionEnd") and not payload.get(
         "background_tasks"
     )
@@ -179,10 +181,15 @@ def state_at_start(one: Session, payload: Json) -> str:
     return "parked" if is_idle else "working"
 
 
+def notes_of(claims: dict[str, Json]) -> set[str]:
+    """Return the notes of claims, '' for none."""
+    return {claim.get("note") or "" for claim in claims.values()}
+
+
 def with_note(claims: dict[str, Json], state: str, note: str) -> Json:
     """Build a heartbeat of all claims. It has a note only where the notes so far are our own: a
     park sets ENDED, and work after it AT_WORK."""
-    notes = {claim.get("note") or "" for claim in claims.values()}
+    notes = notes_of(claims)
     is_said = notes <= {ENDED, AT_WORK} and ENDED in notes
     is_due = notes <= {"", ENDED, AT_WORK} if state == "parked" else is_said
     return {"state": state, "note": note} if is_due else {"state": state}

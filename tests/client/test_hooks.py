@@ -227,6 +227,22 @@ def test_the_end_parks_in_the_cloud_and_releases_at_home(sandbox: Make) -> None:
     assert state_of(cloud, "T-2") == "free"
 
 
+@pytest.mark.parametrize(
+    "words, kept",
+    [((), "its session ended"), (("--note", "parser done, tests red"), "parser done, tests red")],
+)
+def test_the_next_holder_gets_the_last_note_of_a_session_that_ended(
+    sandbox: Make, words: tuple[str, ...], kept: str
+) -> None:
+    ann, bob = sandbox(**LOCAL), sandbox(**LOCAL)
+    ann.dibs("claim", "T-1").said(0)
+    ann.dibs("beat", "T-1", *words).said(0)
+    ann.hook("Stop")
+    ann.hook("UserPromptSubmit")
+    ann.hook("SessionEnd", reason="other")
+    assert bob.dibs("claim", "T-1", "--json").said(0).json["previous"]["note"] == kept
+
+
 def test_an_edit_without_a_claim_is_warned_about_once(sandbox: Make) -> None:
     ann = sandbox(**LOCAL)
     said = edit(ann)

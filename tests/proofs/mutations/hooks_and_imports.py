@@ -113,6 +113,17 @@ MUTANTS = [
         ),
     ),
     Mutant(
+        "the end of a session overwrites the holder's note",
+        "client/hook.py",
+        "the next holder gets the last note (rule 6)",
+        '**({"note": SESSION_ENDED} if is_silent else {})',
+        '"note": SESSION_ENDED',
+        (
+            "tests/client/test_hooks.py::test_the_next_holder_gets_the_last_note_of_a_session"
+            "_that_ended",
+        ),
+    ),
+    Mutant(
         "a clear releases claims",
         "client/hook.py",
         "a clear releases nothing",
