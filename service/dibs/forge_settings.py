@@ -20,18 +20,18 @@ def _pairs(value: object) -> object:
     for text in filter(None, (each.strip() for each in value.split(","))):
         repository, _, project = (part.strip() for part in text.partition("="))
         if not _REPOSITORY.fullmatch(repository.lower()):
-            raise ValueError(f"{text[:100]!r} is not like owner/repo=project")
+            raise ValueError(f"{text[:100]!r} is not of the form owner/repo=project")
         pairs.append((repository.lower(), model.project(project)))
     if not pairs:
-        raise ValueError("is set but names no repository: give it some, or unset it")
+        raise ValueError("is set but names no repository: add owner/repo=project, or unset it")
     if len(dict(pairs)) < len(pairs):
-        raise ValueError("names a repository twice")
+        raise ValueError("names a repository twice: give each repository one project")
     return tuple(pairs)
 
 
 def _label(value: object) -> object:
     if isinstance(value, str) and len(value.strip()) > 50:
-        raise ValueError("is a label of issues, at most 50 characters")
+        raise ValueError("must be a label of at most 50 characters")
     return value.strip() if isinstance(value, str) else value
 
 
@@ -48,16 +48,16 @@ class ForgeSettings(BaseSettings):
 
     github_secret: Keys = Field(
         (),
-        description="secrets of webhooks at GitHub, comma-separated so that they can be rotated; "
-        "at least 20 characters each; none: there is no /hooks/github",
+        description="secrets of GitHub webhooks, comma-separated so that they can be rotated; at "
+        "least 20 characters each; none: the service has no /hooks/github",
     )
     github_label: Annotated[str, BeforeValidator(_label)] = Field(
         "",
-        description="issues at GitHub with this label are listed as tasks `#N`, and dropped when "
-        "they lose it or are closed; none: issues are ignored",
+        description="GitHub issues with this label are listed as tasks `#N`, and dropped when they "
+        "lose it or are closed; none: issues are ignored",
     )
     github_projects: Repositories = Field(
         (),
-        description="projects of repositories at GitHub, `owner/repo=project`, comma-separated; a "
-        "repository that is not named has the project that the client calls it: owner.repo",
+        description="projects of GitHub repositories, `owner/repo=project`, comma-separated; a "
+        "repository that is not named here gets the client's default project, `owner.repo`",
     )

@@ -53,7 +53,7 @@ def test_what_is_no_day_is_refused_with_what_is_one(sandbox: Make, words: list[s
     refused = ann.dibs("history", "--since", "last week", *words).said(2)
     assert "2026-11-30" in refused.stderr
     refused = ann.dibs("history", "--since", TOMORROW, "--until", TODAY, *words).said(2)
-    assert "since is after until" in refused.stderr
+    assert "since must not be later than until" in refused.stderr
 
 
 @pytest.mark.parametrize("name", TEXTS)

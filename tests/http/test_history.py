@@ -139,10 +139,10 @@ def test_a_span_is_of_whole_days_of_utc_both_included(ann: Caller) -> None:
     ("span", "field", "said"),
     [
         ({"since": "yesterday"}, "since", "2026-11-30"),
-        ({"since": "2026-02-30"}, "since", "has to be a day of UTC"),
+        ({"since": "2026-02-30"}, "since", "must be a date in UTC"),
         ({"until": "20261130"}, "until", "2026-11-30"),
-        ({"since": "2026-11-30T00:00:00Z"}, "since", "of UTC"),
-        ({"since": "2026-11-30", "until": "2026-11-29"}, "since", "since is after until"),
+        ({"since": "2026-11-30T00:00:00Z"}, "since", "in UTC"),
+        ({"since": "2026-11-30", "until": "2026-11-29"}, "since", "later than until"),
         ({"from": "2026-11-30"}, "from", ""),
     ],
 )

@@ -52,8 +52,8 @@ async def run(claims: Claims, call: Call[BreakRequest]) -> Result:
     if call.request.fence is None:
         raise ProblemError(
             "fence-required",
-            f"Name the fence of the claim on {call.request.task} that you saw, so that no newer "
-            "one is broken by mistake.",
+            f"Send the fence of the claim on {call.request.task} that you want to break, so that "
+            "a newer claim is not broken by mistake.",
         )
     return await end(claims.store, call)
 

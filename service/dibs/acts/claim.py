@@ -76,7 +76,7 @@ class ClaimRequest(Request):
         description="How long the claim lasts without a heartbeat.",
     )
     note: Note = Field("", description="A note; shown to others.")
-    label: Label = Field("", description="The name of the session; shown to others.")
+    label: Label = Field("", description="A name for the session; shown to others.")
     branch: Branch = Field("", description="The branch of the work; shown to others.")
     url: Url = Field("", description="A page about the work, for people; shown to others.")
     pr: Pr = Field(
@@ -92,8 +92,8 @@ class ClaimRequest(Request):
     wait: Duration = Field(
         0,
         description="Up to 25 s: if the claim is refused, hold the request until a task is free, "
-        "for at most this long. The service answers at once if too many clients wait or listen "
-        "already. A client that hangs up meanwhile is granted nothing.",
+        "for at most this long. The service answers at once if too many clients already wait "
+        "or listen. A client that hangs up meanwhile is granted nothing.",
     )
     reopen: bool = Field(False, description="Take the task even if it is done or failed.")
 
@@ -104,13 +104,13 @@ class ClaimRequest(Request):
         if given.get("next") in _TRUE:
             named.append("next")
         if not named:
-            return [fault("task", f"Name what to claim: one of {_CHOICES}.")]
+            return [fault("task", f"Name what to claim with one of {_CHOICES}.")]
         if len(named) > 1:
-            return [fault(named[1], f"Give one of {_CHOICES}; not {' and '.join(named)}.")]
+            return [fault(named[1], f"Use only one of {_CHOICES}, not {' and '.join(named)}.")]
         if given.get("tag") is not None and "next" not in named:
-            return [fault("tag", "A tag narrows what is next: use tag with next.")]
+            return [fault("tag", "tag works only with next: true; else leave it out.")]
         if given.get("queue") in _TRUE and named[0] not in ("task", "any_of"):
-            return [fault("queue", "A queue is that of a task: use queue with task or any_of.")]
+            return [fault("queue", "queue works only with task or any_of; else leave it out.")]
         return []
 
     @classmethod
@@ -167,7 +167,7 @@ async def run(claims: Claims, call: Call[ClaimRequest]) -> Result:
     request, project = call.request, call.project
     claims.check_ttl(request.ttl)
     if request.wait > WAIT_MOST_S:
-        raise OutOfBounds("wait", f"The service waits up to {WAIT_MOST_S} seconds; ask again.")
+        raise OutOfBounds("wait", f"wait is at most {WAIT_MOST_S} s; to wait longer, claim again.")
     counted = call.claimant.address or str(call.session)
     if not request.wait or not claims.streams.has_room(project, counted):
         return await take(claims.store, call)

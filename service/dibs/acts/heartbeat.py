@@ -21,8 +21,7 @@ class HeartbeatRequest(Request):
 
     task: Task | None = Field(
         None,
-        description="One claim; without it every claim of the session, for which an empty body is "
-        "enough.",
+        description="One claim; without it, every claim of the session (an empty body is enough).",
     )
     fence: Fence | None = Field(
         None,
@@ -46,7 +45,7 @@ class HeartbeatRequest(Request):
         if given.get("pr") and given.get("task") is None:
             return [fault("pr", "A pull request belongs to one task: name the task as well.")]
         if given.get("state") == "review" and not (given.get("task") and given.get("pr")):
-            return [fault("state", "A review is of one pull request: give task and pr.")]
+            return [fault("state", "state review needs both task and pr: send them as well.")]
         return []
 
     @classmethod

@@ -42,7 +42,7 @@ def _day(value: object) -> date | None:
             return date.fromisoformat(value)
     except ValueError:
         pass
-    raise Refused("It has to be a day of UTC, as 2026-11-30.")
+    raise Refused("It must be a date in UTC, like 2026-11-30.")
 
 
 Day = Annotated[
@@ -66,7 +66,7 @@ class SpanQuery(Request):
         except Refused:
             return []  # the error of the field is enough
         if since and until and since > until:
-            return [fault("since", "The span ends before it begins: since is after until.")]
+            return [fault("since", "since must not be later than until.")]
         return []
 
 

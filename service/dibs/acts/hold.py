@@ -77,7 +77,7 @@ def answer(result: Result, request: HoldRequest) -> Reply:
             told = {"task": task, "hold": responses.builtin(hold), "already": already}
             return responses.ok(told)
         case results.UntilPassed():
-            raise invalid([fault("until", "until lies in the past; nothing was put on hold.")])
+            raise invalid([fault("until", "until must be in the future; nothing was put on hold.")])
         case never:
             assert_never(never)
 

@@ -37,7 +37,7 @@ def wrong_states(given: dict[str, Any], states: tuple[str, ...]) -> Errors:
     """Return the errors in the states that a request for a list names."""
     wanted = str(given.get("state", states[0])).split(",")
     if set(wanted) - set(states):
-        return [fault("state", f"A state is one or more of {', '.join(states)}.")]
+        return [fault("state", f"state must be one or more of {', '.join(states)}.")]
     return []
 
 
@@ -125,7 +125,7 @@ def open_cursor(cursor: str, pattern: str) -> str:
     except ValueError:
         text = "?"
     if text and not re.fullmatch(pattern, text, re.DOTALL):
-        raise Refused("This cursor did not come from a list; start without one.")
+        raise Refused("This service did not return this cursor; start again without one.")
     return text
 
 

@@ -21,7 +21,7 @@ Reason = Annotated[
 ]
 
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)")
-_SAID = "until is a span like 90s, 30m, 2h, or an instant like 2026-12-24T18:00:00Z."
+_SAID = "until must be a duration like 90s, 30m, 2h, or a time like 2026-12-24T18:00:00Z."
 
 
 class Until:
@@ -42,9 +42,9 @@ def _until(value: object) -> Until:
     except model.Refused:
         raise model.Refused(_SAID) from None
     if span_s > 999_999_999:
-        raise model.Refused("until is 31 years at most; leave it out for as long as it takes.")
+        raise model.Refused("until is at most 31 years away; leave it out to set no end.")
     if span_s < 1:
-        raise model.Refused("until has to lie in the future, by 1 s at least.")
+        raise model.Refused("until must be at least 1 s in the future.")
     return Until(for_ms=span_s * 1000)
 
 

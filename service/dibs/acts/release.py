@@ -38,7 +38,7 @@ class ReleaseRequest(Request):
         """See Request."""
         everything = given.get("all") in (True, "true", "1", 1)
         if (given.get("task") is None) is not everything:
-            return [fault("task", "Name one task, or say all: true.")]
+            return [fault("task", "Send either a task or all: true.")]
         if everything and given.get("fence") is not None:
             return [fault("fence", "A fence belongs to one task: leave it out with all: true.")]
         return []

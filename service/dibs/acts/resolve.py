@@ -69,7 +69,7 @@ class ResolveRequest(Request):
     def also(cls, given: dict[str, Any]) -> Errors:
         """See Request."""
         if not any(given.get(name) for name in _WAYS):
-            return [fault("task", "Name a task, or its pull request (pr), or its branch.")]
+            return [fault("task", "Name the task, its pull request (pr) or its branch.")]
         return []
 
     @classmethod

@@ -53,7 +53,7 @@ def _whole(least: int, most: int) -> tuple[BeforeValidator, Any]:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise model.Refused(f"It has to be a whole number from {least} to {most}.")
+            raise model.Refused(f"It must be a whole number from {least} to {most}.")
         return value
 
     return BeforeValidator(checked), as_schema(type="integer", minimum=least, maximum=most)
@@ -81,8 +81,8 @@ class Entry(Request):
     )
     needs: Annotated[tuple[Task, ...], Field(max_length=model.NEEDS_MOST)] | None = Field(
         None,
-        description="Tasks that have to be done before. They may be unlisted names, which block "
-        "the task until they are done.",
+        description="Tasks that must be done first. They may be unlisted names, which block the "
+        "task until they are done.",
     )
     tags: Annotated[tuple[Tag, ...], Field(max_length=model.TAGS_MOST)] | None = Field(
         None,
@@ -139,17 +139,17 @@ class TasksRequest(Request):
         wrong, seen = [], dict[str, int]()
         entries = given.get("tasks")
         if isinstance(entries, str):
-            wrong.append(fault("tasks", "A list of tasks is sent as JSON; a form cannot say it."))
+            wrong.append(fault("tasks", "Send the list of tasks as JSON; a form has no lists."))
         for at, entry in enumerate(entries if isinstance(entries, list) else []):
             if not isinstance(entry, dict) or not isinstance(entry.get("task"), str):
                 continue
             task, needs = entry["task"], entry.get("needs")
             if task in seen:
-                message = f"The list has this task twice: it is tasks.{seen[task]} as well."
+                message = f"Send each task once: this one is also tasks.{seen[task]}."
                 wrong.append(fault(f"tasks.{at}.task", message))
             seen[task] = at
             if isinstance(needs, list) and task in needs:
-                wrong.append(fault(f"tasks.{at}.needs", "A task does not need itself."))
+                wrong.append(fault(f"tasks.{at}.needs", "A task cannot need itself."))
         return wrong
 
 

@@ -95,7 +95,7 @@ def read(kind: str, body: bytes) -> ForgeEvent:
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"The body is not JSON: {str(error)[:200]}.") from None
     if not isinstance(payload, dict):
-        raise Unreadable("The body is not one JSON object.")
+        raise Unreadable("The body must be one JSON object.")
     if kind not in ("pull_request", "issues"):
         return ForgeEvent(kind, _or_none(payload, "action", str) or "", "", "", "")
     action, repository = _get(payload, "action", str), _get(payload, "repository", dict)
@@ -196,12 +196,12 @@ def _or_none(given: Mapping[str, Any], name: str, kind: type) -> Any:
     is_right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
     if value is None or is_right:
         return value
-    raise Unreadable(f"The field {name} of this event is not what GitHub sends.")
+    raise Unreadable(f"The field {name} of this event has another type than GitHub sends.")
 
 
 def _get(given: Mapping[str, Any], name: str, kind: type) -> Any:
     """Return a field. Raises Unreadable if it is absent, empty, or has another type."""
     value = _or_none(given, name, kind)
     if value is None or value == "":
-        raise Unreadable(f"This event has no {name}.")
+        raise Unreadable(f"The field {name} of this event is missing or empty.")
     return value

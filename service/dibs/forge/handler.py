@@ -44,7 +44,7 @@ async def do(store: Store, project: Project, event: ForgeEvent, label: str) -> R
         case Issue():
             return await _issue(store, project, event, event.thing, label)
         case _:
-            return Report(why=[f"Nothing is done for the event {messages.quoted(event.kind, 60)}."])
+            return Report(why=[f"dibs ignores the event {messages.quoted(event.kind, 60)}."])
 
 
 async def _pull_request(
@@ -55,7 +55,7 @@ async def _pull_request(
     elif event.action == "closed":
         outcome = "merged" if pr.merged else "rejected"
     else:
-        return Report(why=[f"Nothing is done for the action {messages.quoted(event.action, 60)}."])
+        return Report(why=[f"dibs ignores the action {messages.quoted(event.action, 60)}."])
     finder = _Finder(store, project, event, pr, outcome)
     await finder.find()
     report = finder.report
@@ -120,8 +120,9 @@ class _Finder:
 
 
 _OF_A_FORK = (
-    "No task is on this pull request. It is from another repository, whose branch may have any "
-    "name, so only its URL counts, and a trailer of somebody who belongs here."
+    "No task is on this pull request, and its branch does not count, because it is in a fork or "
+    "its name is not valid. Send this URL as pr in the claim or a heartbeat; a line `Dibs: TASK "
+    "FENCE` in the description counts only from an owner, a member or a collaborator."
 )
 
 
@@ -129,9 +130,9 @@ async def _issue(
     store: Store, project: Project, event: ForgeEvent, issue: Issue, label: str
 ) -> Report:
     if not label:
-        return Report(why=["This service lists no issues (DIBS_GITHUB_LABEL)."])
+        return Report(why=["This service ignores issues; to list them, set DIBS_GITHUB_LABEL."])
     if event.action not in (*github.LISTING, *github.ENDING):
-        return Report(why=[f"Nothing is done for the action {messages.quoted(event.action, 60)}."])
+        return Report(why=[f"dibs ignores the action {messages.quoted(event.action, 60)}."])
     has_label = label.lower() in (name.lower() for name in issue.labels)
     is_wanted = issue.open and has_label and event.action not in github.ENDING
     task, source = Task(f"#{issue.number}"), f"github:{event.repository}"
@@ -139,9 +140,14 @@ async def _issue(
     listed = now.listed
     if listed and listed.source and listed.source.lower() != source:
         theirs = messages.quoted(listed.source)
-        return Report(UNMATCHED, why=[f"{task} is on the list from elsewhere: {theirs}."])
+        return Report(
+            UNMATCHED,
+            why=[f"{task} is on the list from another source: {theirs}. It is unchanged."],
+        )
     if not is_wanted and (listed is None or listed.dropped):
-        return Report(why=[f"{task} is not on the list, and does not have the label."])
+        return Report(
+            why=[f"{task} is not on the list: it is closed, removed or without the label."]
+        )
     entry: dict[str, Any] = {"task": task, "drop": True}
     if is_wanted:
         entry = {"task": task, "title": issue.title, "body": issue.body, "url": issue.url}
@@ -154,6 +160,6 @@ async def _write(store: Store, project: Project, entry: dict[str, Any]) -> Repor
     outcome = await tasks.write(store, Call(project, request))
     if not isinstance(outcome, results.Written):
         tasks.answer(outcome, request)  # it raises the problem
-        raise ProblemError("internal", "The list could not be written.")
+        raise ProblemError("internal", "The task list could not be written.")
     now = await show.look(store, project, request.tasks[0].task)
     return Report(DONE, outcome.changes[0], [{"task": now.task, "state": now.state, "by": "issue"}])
