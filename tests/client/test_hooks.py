@@ -228,7 +228,7 @@ def test_the_end_parks_in_the_cloud_and_releases_at_home(sandbox: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    "words, kept",
+    ("words", "kept"),
     [((), "its session ended"), (("--note", "parser done, tests red"), "parser done, tests red")],
 )
 def test_the_next_holder_gets_the_last_note_of_a_session_that_ended(
