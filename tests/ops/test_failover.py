@@ -84,8 +84,7 @@ class Stalls:
 
 
 def late_losses(service: Running, load: SteadyLoad, word_s: float, stalled_s: float) -> int:
-    """Return the losses among claims requested later than LEFT_S and the longest stall after
-    `word_s`."""
+    """Count the lost claims that were requested after the switch, LEFT_S and the longest stall."""
     late = SteadyLoad(load.ports, load.projects)
     late.grants = [grant for grant in load.grants if grant.asked > word_s + LEFT_S + stalled_s]
     assert late.grants, "nothing was granted after the switch: the test proves nothing"
