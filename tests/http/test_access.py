@@ -210,7 +210,7 @@ def test_reading_may_be_open_while_writing_needs_a_key(tmp_path: Path) -> None:
         for path in ("/", "/p/acme.web", "/v1/acme.web/claims", "/v1/acme.web/events"):
             assert service.ask("GET", path)[0] == 200
         assert service.ask("POST", "/v1/acme.web/heartbeat", {}, new_session())[0] == 401
-        for page in ("/", "/p/acme.web"):
+        for page in ("/", "/p/acme.web", "/p/acme.web/t/T-1", "/p/acme.web/hold?task=T-1"):
             assert "Open service: anyone" not in service.ask("GET", page)[1], "writing needs a key"
 
 

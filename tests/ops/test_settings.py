@@ -194,8 +194,8 @@ def test_an_open_service_says_so_when_it_starts_and_when_it_is_asked(tmp_path: P
         assert "anyone who reaches this URL can claim" in said
         assert said.count("DIBS_OPEN without DIBS_PROJECTS") == 1
         assert service.ask("GET", "/readyz")[1]["open"] is True
-        assert "Open service: anyone" in service.ask("GET", "/")[1]
-        assert "Open service: anyone" in service.ask("GET", "/p/acme.web")[1]
+        for page in ("/", "/p/acme.web", "/p/acme.web/t/T-1", "/p/acme.web/hold?task=T-1"):
+            assert "Open service: anyone" in service.ask("GET", page)[1], page
     keyed = {"DIBS_TEAM_KEY": SECRET, "DIBS_HOST": "0.0.0.0"}
     with Running("--data-dir", str(tmp_path / "d"), env=keyed) as service:
         assert service.ask("GET", "/readyz")[1]["open"] is False

@@ -91,6 +91,7 @@ async def ask(
         given=given,
         by=given.get("by") or user(request),
         breakable=context.breakable,
+        keyed=context.keyed,
         clock=context.claims.store.clock.reading.observed_us // 1000,
     )
 

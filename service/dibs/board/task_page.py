@@ -42,6 +42,7 @@ async def show(request: Req, context: BoardContext, project: Project, raw: bytes
         kind_of=kind,
         clock=now_ms,
         at=relative_time.utc(now_ms),
+        keyed=context.keyed,
     )
 
 

@@ -196,4 +196,15 @@ MUTANTS = [
             "tests/board/test_forms.py::test_what_was_done_leads_to_the_page_of_its_task_whatever_that_is_called",
         ),
     ),
+    Mutant(
+        "a task's page does not say that anyone may have written it",
+        "board/task_page.py",
+        "an open service says so on every page",
+        "        keyed=context.keyed,\n",
+        "",
+        (
+            "tests/ops/test_settings.py::test_an_open_service_says_so_when_it_starts_and_when_it_is"
+            "_asked",
+        ),
+    ),
 ]
