@@ -5,7 +5,7 @@ count may be lost with the process. Each process has its own, so N processes all
 from collections import OrderedDict
 
 NAMES_MOST = 10_000
-"""Names remembered at most. Beyond that, the name used longest ago is forgotten and starts anew."""
+"""Names remembered at most. Beyond that, the name used longest ago starts again."""
 
 
 class RateLimit:

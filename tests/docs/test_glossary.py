@@ -15,7 +15,9 @@ ROW = re.compile(r"^\| ([a-z -]+) \| ([^|]+) \| ([^|]+) \| `([\w./]+)` \|$", re.
 GIVEN_UP = re.compile(
     r"\bwho(so)?ever\b|(?<![\".])\blately\b(?![\":])|\bhea(rs|rd) of\b|\bmended\b|\bthereby\b"
     r"|\bas (many|much|few|little|large) as (it |they |there )?(may|might)\b|\bas may be\b"
-    r"|\bnought\b|\ball told\b|\btill\b|\bkept back\b|\bkeeps? (it|this|\S+) back\b|\bover there\b",
+    r"|\bnought\b|\ball told\b|\btill\b|\bkept back\b|\bkeeps? (it|this|\S+) back\b|\bover there\b"
+    r"|\bto who\b|\bfor ever\b|\bat hand\b|\bgoes by\b|\bis to be had\b"
+    r"|\bmend(s|ing)?\b",
     re.IGNORECASE,
 )
 """Riddling or archaic words. `lately` stays as a field's name, which old open pages read."""
@@ -110,5 +112,6 @@ def test_a_word_that_was_given_up_is_found() -> None:
     for text in (
         *("Whoever reads", "happened lately", "as many as may be", "as much as they may"),
         *("T-1 is kept back by lea", "lea keeps it back", "done over there"),
+        *("It is told to who asks", "kept for ever", "a sweep goes by this key"),
     ):
         assert GIVEN_UP.search(text)
