@@ -165,9 +165,10 @@ TABLE = (
         "not-holder",
         409,
         "This session does not hold the task",
-        "The session never held the task, or sent a fence that is not the current one. Claim the "
-        "task first, and use the fence in the reply to that claim.",
-        when="this session never held the task, or sent another fence than the current one",
+        "The session never held the task, ended its claim itself, or sent a fence that is not the "
+        "current one. Claim the task first, and use the fence in the reply to that claim.",
+        when="this session never held the task, ended its claim itself, or sent another fence than "
+        "the current one",
         next="claim it first",
     ),
     Problem(
@@ -249,9 +250,10 @@ TABLE = (
         "A rate limit was exceeded. `whose` says which: the session's, the project's or, without a "
         "key, your address's. Claims and reads have separate limits. A session can always renew "
         "and release the claims it holds. Ask again after `retry_after` seconds.",
-        when="too many claims of this session, or claims or reads in this project; too many new "
-        "claims or reads from an address without a key; `whose`, `retry_after`. A holder's "
-        "heartbeat, release or renewal is never refused because of other callers",
+        when="too many claims, or heartbeats and releases, of this session; too many claims or "
+        "reads in this project; too many new claims or reads from an address without a key; "
+        "`whose`, `retry_after`. A holder's heartbeat, release or renewal is never refused because "
+        "of other callers",
         next="retry after `retry_after` seconds",
     ),
     Problem(

@@ -103,7 +103,7 @@ def board_streams(service: Target, until: float) -> Counter[str]:
 
 
 def waits(service: Target, until: float) -> Counter[str]:
-    """Wait for tasks of the team, each of whose heartbeats wakes the waiters."""
+    """Wait for tasks that the team holds, and claim others meanwhile."""
     crowd = Crowd(service)
     for number in range(600):
         body = {"task": f"T-{number % 20}", "wait": 25, "queue": True}

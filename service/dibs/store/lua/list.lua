@@ -11,7 +11,8 @@
 -- {'listed', now, seq, cursor | '', damaged, view…}   seq is the last event's id, epoch-stream id
 -- damaged: tasks on the page whose record cannot be read, regardless of the filters
 -- Live claims come first, the soonest to lapse first; then lapsed and done claims, the latest first.
--- A heartbeat can move a claim to a later page, never to an earlier one: nothing is missed.
+-- A heartbeat that only extends moves a claim to a later page, never to an earlier one. A lapsed or parked claim that
+-- is held again may move to an earlier page, so that no page has it; an event after the first page's `seq` shows that.
 -- Safe to run twice: it only reads. O(claims read), at most RULES.list_scan.
 --- @include common.lua
 --- @include record.lua
