@@ -188,10 +188,10 @@ def goes(connection: socket.socket) -> None:
 PEERS = {
     "HTTP": (says(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"), "speaks HTTP"),
     "an alert of TLS": (says(b"\x15\x03\x01\x00\x02\x02\x46"), "speaks TLS"),
-    "a banner": (says(b"SSH-2.0-OpenSSH_9.6\r\n"), "is not a Redis"),
-    "zeros": (says(b"\0" * 200), "is not a Redis"),
-    "OK to everything": (says(b"+OK\r\n"), "is not a Redis"),
-    "zero to everything": (says(b":0\r\n"), "is not a Redis"),
+    "a banner": (says(b"SSH-2.0-OpenSSH_9.6\r\n"), "is not Redis"),
+    "zeros": (says(b"\0" * 200), "is not Redis"),
+    "OK to everything": (says(b"+OK\r\n"), "is not Redis"),
+    "zero to everything": (says(b":0\r\n"), "is not Redis"),
     "nothing": (hears, "does not answer"),
     "an end": (goes, "rediss://"),
 }

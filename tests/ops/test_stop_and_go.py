@@ -105,7 +105,7 @@ def test_a_restore_touches_no_claims_that_are_there(tmp_path: Path) -> None:
         assert dibs("backup", str(file), "--data-dir", data).returncode == 0
         refused = dibs("restore", str(file), "--data-dir", data)
         assert refused.returncode == 1
-        assert "holds claims already" in refused.stderr
+        assert "already holds claims" in refused.stderr
         assert service.claim("T-1")[0] == 409
 
 

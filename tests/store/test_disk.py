@@ -79,7 +79,7 @@ def test_claims_stop_at_the_limit_and_go_on_a_little_above_it(tmp_path: Path) ->
 
     assert limits.kept_free(1024 * MB) == kept
     assert why(100) == ""
-    assert "99.0 MB are free and 100 MB are kept for the holders of claims" in why(99)
+    assert "99.0 MB are free and 100 MB are reserved for the holders of claims" in why(99)
     assert why(105) != "", "the way back has a margin"
     assert why(110) == ""
 
@@ -249,7 +249,7 @@ def test_without_room_and_reserve_a_start_says_so(disk: Path) -> None:
     EmbeddedStore.start(data_dir).stop()
     (data_dir / RESERVE).unlink(missing_ok=True)
     taken = fill(disk)
-    with pytest.raises(StoreUnavailable, match=r"is full: .* Claims are safe; make room there"):
+    with pytest.raises(StoreUnavailable, match=r"is full: .* Claims are safe; free space there"):
         EmbeddedStore.start(data_dir)
     taken.unlink()
     EmbeddedStore.start(data_dir).stop()

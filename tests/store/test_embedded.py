@@ -481,7 +481,7 @@ def test_a_damaged_log_is_refused_with_what_to_do(data_dir: Path, origin: str) -
     damaged[middle : middle + 150] = b"?" * 150
     log.write_bytes(damaged)
     told = refusal(data_dir)
-    assert "does not start empty" in told
+    assert "refuses to start without them" in told
     assert f"dibs repair --data-dir {data_dir}" in told
     assert "Bad file format" in told, "the refusal quotes the server"
     assert log.read_bytes() == damaged

@@ -463,7 +463,7 @@ async def test_a_user_who_may_load_and_not_list_has_functions_all_the_same() -> 
             "local A = B\nlocal B = 1\nlocal function f() return B end\nreturn f()",
             "its definition: B",
         ),
-        ("  local A = 1", "begins no statement"),
+        ("  local A = 1", "does not begin a statement"),
     ],
 )
 def test_a_script_that_would_mean_something_else_as_a_library_is_refused(

@@ -66,7 +66,7 @@ def begun_anew_meanwhile(data_dir: Path) -> None:
         (all_emptied, "its log is empty"),
         (log_removed, "its log, appendonlydir, is missing"),
         (manifest_removed, "its manifest, appendonlydir/appendonly.aof.manifest, is missing"),
-        (begun_anew_meanwhile, "its log begins another store"),
+        (begun_anew_meanwhile, "its log is that of another store"),
     ],
 )
 def test_a_log_that_lost_its_claims_is_refused_with_what_to_do(

@@ -131,7 +131,7 @@ def test_other_damage_is_refused_and_nothing_is_cut_until_a_person_repairs_it(
     with pytest.raises(StoreUnavailable) as refused:
         EmbeddedStore.start(data_dir)
     assert f"dibs repair --data-dir {data_dir}" in str(refused.value)
-    assert "does not start empty" in str(refused.value)
+    assert "refuses to start without them" in str(refused.value)
     assert log.read_bytes() == damaged
     assert not list(data_dir.glob("cut-*"))
 
@@ -149,7 +149,7 @@ def test_a_transaction_without_its_end_is_cut_whole(data_dir: Path, log: Path) -
     text = log.read_bytes()
     last = text.rindex(b"*1\r\n$5\r\nMULTI\r\n")
     log.write_bytes(text[: text.index(b"*4\r\n$4\r\nZADD", last)])
-    assert "a transaction without its end" in log_repair.repair(data_dir)
+    assert "an unfinished transaction" in log_repair.repair(data_dir)
     assert log.stat().st_size == last
     assert held(data_dir) == WRITES - 1
 
@@ -159,7 +159,7 @@ def test_a_whole_log_is_left_as_it_is(data_dir: Path, log: Path) -> None:
     for _ in range(2):
         done = dibs_repair(data_dir)
         assert (done.returncode, done.stderr) == (0, "")
-        assert "is whole" in done.stdout
+        assert "is undamaged" in done.stdout
     assert {path.name: path.read_bytes() for path in log.parent.iterdir()} == before
     assert not list(data_dir.glob("cut-*"))
 
@@ -168,7 +168,7 @@ def test_a_repair_can_be_repeated(data_dir: Path, log: Path) -> None:
     garbage_in_the_middle(log)
     dibs_repair(data_dir)
     kept = log.read_bytes()
-    assert "is whole" in dibs_repair(data_dir).stdout
+    assert "is undamaged" in dibs_repair(data_dir).stdout
     assert log.read_bytes() == kept
 
 

@@ -166,7 +166,7 @@ async def test_a_user_who_may_not_see_the_configuration_can_start_and_is_told_wh
             assert health.status == "ready"
             assert health.server != "in memory"
             assert any(told in reason for reason in health.reasons), health.reasons
-            unnoticed = any("goes unnoticed" in reason for reason in health.reasons)
+            unnoticed = any("does not notice a restart" in reason for reason in health.reasons)
             assert unnoticed == ("-info" in rights or "-@dangerous" in rights)
             granted = await acting.claim(store, PROJECT, new_session(), [Task("T-1")])
             assert isinstance(granted, results.Granted)

@@ -135,8 +135,8 @@ class LeaseClock:
         apart_us = max(times_us) - min(times_us) if times_us else 0
         if apart_us > APART_MOST_US:
             raise StoreDown(
-                f"The clocks of the store's nodes are {apart_us / 1e6:.1f} s apart, too far for "
-                "deadlines; keep them together with NTP.",
+                f"The clocks of the store's nodes are {apart_us / 1e6:.1f} s apart, which is "
+                "too much for deadlines: synchronize them with NTP.",
                 sent=False,
             )
         self.stale = False

@@ -38,7 +38,7 @@ async def check_format(link: Link) -> None:
     if found != FORMAT:
         raise UnsupportedStore(
             f"The store holds data of format {found}; this dibs reads format {FORMAT}. "
-            "Run the version of dibs that wrote it, or give this one a store of its own."
+            "Run the version of dibs that wrote it, or give this one a separate store."
         )
 
 

@@ -28,7 +28,7 @@ class Health:
     """
 
     status: Literal["ready", "full"]
-    """full: new claims are refused for lack of memory or disk; held claims go on."""
+    """full: new claims are refused for lack of memory or disk; existing claims continue."""
     durability: Durability
     server: str
     reasons: list[str] = field(default_factory=list)
@@ -58,7 +58,7 @@ async def check(link: Link) -> Health:
 async def _check(server: Link) -> Health:
     seen = await look(server)
     if seen.info.get("role", "master") not in ("master", "primary"):
-        raise StoreDown("The store is a replica: it takes no claims.", sent=False)
+        raise StoreDown("The store is a replica and accepts no writes.", sent=False)
     if refusal := unsafe([seen]):
         raise Unwilling(refusal)
     await _check_clock(server)
@@ -88,8 +88,8 @@ def _of_memory(info: Mapping[str, str]) -> list[str]:
     if limit == 0 or used < limit:
         return []
     return [
-        f"The store is at its memory limit, {limit} bytes: new claims are refused, held claims "
-        "go on."
+        f"The store is at its memory limit, {limit} bytes: new claims are refused, existing "
+        "claims continue."
     ]
 
 
@@ -111,8 +111,8 @@ async def _of_replicas(server: Link, info: Mapping[str, str]) -> list[str]:
         if enough and following >= server.replicas:
             return []
         return [
-            f"DIBS_REPLICAS is {server.replicas}, and {following} of the store's replicas follow: "
-            "claims and releases are answered 503 until enough of them do."
+            f"DIBS_REPLICAS is {server.replicas}, and {following} of the store's replicas are in "
+            "sync: claims and releases fail with 503 until enough of them are."
         ]
     if number(info, "connected_slaves") == 0:
         return []
@@ -135,15 +135,15 @@ def _not_shown(seen: ServerInfo, log: str, synced: str) -> list[str]:
     reasons = []
     if not seen.policy:
         reasons.append(
-            "The store does not show whether it evicts: set maxmemory-policy to noeviction, or a "
-            "full store may evict live claims."
+            "The store does not report whether it evicts keys: set maxmemory-policy to noeviction, "
+            "or a full store may evict live claims."
         )
     if not log or not synced:
-        reasons.append("The store does not show its configuration (CONFIG GET appendfsync).")
+        reasons.append("The store does not report its configuration (CONFIG GET appendfsync).")
     if not seen.run_id:
         reasons.append(
-            "The store does not show its run (INFO): a restart that takes under 5 seconds goes "
-            "unnoticed, and claims get no extra time for it."
+            "The store does not report its run id (INFO): dibs does not notice a restart of under "
+            "5 seconds, and claims get no extra time for it."
         )
     return reasons
 
@@ -153,7 +153,9 @@ async def _check_clock(server: Link) -> None:
     before = await server.command("TIME")
     await asyncio.sleep(0.005)
     if await server.command("TIME") == before:
-        raise StoreDown("The store's clock stands still: no claim would ever lapse.", sent=False)
+        raise StoreDown(
+            "The store's clock does not advance: no claim would ever lapse.", sent=False
+        )
 
 
 async def _check_writes(server: Link) -> None:

@@ -90,7 +90,7 @@ def _statements(text: str) -> list[str]:
         elif found:
             found[-1] += f"\n{line}"
         else:
-            raise NoLibrary(f"This line begins no statement: {line}")
+            raise NoLibrary(f"This line does not begin a statement: {line}")
     return found
 
 

@@ -96,7 +96,7 @@ def _texts(kept: str) -> dict[str, str]:
     """Return a JSON object whose values are all strings. Raises ValueError for anything else."""
     entry = json.loads(kept)
     if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-        raise ValueError("no object of texts")
+        raise ValueError("not a JSON object of strings")
     return entry
 
 

@@ -101,5 +101,5 @@ class _Lacks:
 _NO_RIGHT: Callable[[str], str] = (
     "The store's user has no right to {}: docs/deploy.md has the rights that dibs needs.".format
 )
-_ABSENT: Callable[[str], str] = "The store does not have {}, which dibs needs.".format
-_WRONG: Callable[[str], str] = "The store does not do as Redis does: {}.".format
+_ABSENT: Callable[[str], str] = "The store does not support {}, which dibs needs.".format
+_WRONG: Callable[[str], str] = "The store does not behave like Redis: {}.".format

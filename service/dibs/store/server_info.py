@@ -90,7 +90,7 @@ def unsafe(servers: Sequence[ServerInfo]) -> str:
     for server in servers:
         if may_evict_claims(server.policy):
             return (
-                "The store may throw live claims away to make room: its maxmemory-policy is "
+                "The store may evict live claims to free memory: its maxmemory-policy is "
                 f"{server.policy}. Set it to noeviction (CONFIG SET maxmemory-policy noeviction, "
                 "or in the provider's settings)."
             )
@@ -100,5 +100,5 @@ def unsafe(servers: Sequence[ServerInfo]) -> str:
 def unfit(servers: Sequence[ServerInfo]) -> str:
     """Return the reason to refuse a store at start, in a sentence, or ''."""
     if any(server.info.get("redis_mode") == "sentinel" for server in servers):
-        return "This is a Sentinel, not the store: redis+sentinel://host:26379/SERVICE."
+        return "This is a Sentinel, not the store: use redis+sentinel://host:26379/SERVICE."
     return unsafe(servers)

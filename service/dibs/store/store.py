@@ -39,11 +39,11 @@ _SWEPT = (
 _ATTEMPTS = 3
 _SECRET = re.compile("[0-9a-f]{64}")
 _TURNS = (
-    "Several servers answer INFO in turn: a failover between them goes unnoticed, and claims get "
-    "no extra time for it."
+    "Several servers answer INFO in turn: dibs does not notice a failover between them, and claims "
+    "get no extra time for it."
 )
 _CLOCK_JUMPS = (
-    "The store's clock jumped during every try. If this persists, the operator has to check the "
+    "The store's clock jumped during every attempt. If this persists, the operator must check the "
     "time synchronization of the store's host."
 )
 _DAMAGED_MOST = 1_000
@@ -116,7 +116,8 @@ class Store:
         if not _SECRET.fullmatch(kept):
             raise UnsupportedStore(
                 "The store's dibs:secret is damaged, so sessions cannot be told apart. Delete that "
-                "key while a dibs service runs: it writes its own copy back. Or restore a backup."
+                "key while a dibs service runs, which then writes its copy back; or restore a "
+                "backup."
             )
         self._secret = bytes.fromhex(kept)
         self._keyed = hmac.new(self._secret, digestmod="sha256")
@@ -311,7 +312,7 @@ class Store:
                 continue
             if not enough and reply[0] == declared.lasting:
                 raise StoreDown(
-                    f"Fewer than {self.link.replicas} of the store's replicas have confirmed it.",
+                    f"Fewer than {self.link.replicas} of the store's replicas confirmed this call.",
                     sent=True,
                 )
             if reply[0] == "stalled" or (not looked and self._is_news(reply, given)):

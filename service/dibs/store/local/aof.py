@@ -137,7 +137,7 @@ def scan(path: Path) -> Scan:
                 before = kept, commands
                 kept, commands, pending = at, commands + pending, 0
         if transaction:
-            return Scan(size, commands, kept, at, end, "short", "a transaction without its end")
+            return Scan(size, commands, kept, at, end, "short", "an unfinished transaction")
         fault: Literal["", "short"] = "short" if end < size else ""
         return Scan(size, commands, kept, at, end, fault, "zeros" if fault else "")
 
@@ -169,16 +169,16 @@ class _Reader:
         if count is None:
             if _STAMP.fullmatch(line):
                 return b""
-            raise _Damaged("the text there is not a command")
+            raise _Damaged("the bytes there are not a command")
         words = int(count[1])
         name = self._word(is_name=True)
         for _ in range(words - 1):
             self._word()
         fewest = FEWEST.get(name)
         if fewest is None:
-            raise _Damaged(f"there is no command {name[:40]!a}")
+            raise _Damaged(f"{name[:40]!a} is not a command")
         if words < fewest:
-            raise _Damaged(f"a command {name.decode()} of {words} words")
+            raise _Damaged(f"the command {name.decode()} has only {words} words")
         return name
 
     def starts_with_a_word(self, at: int) -> bool:
@@ -193,12 +193,12 @@ class _Reader:
             return line
         if self.at == self._end and (not line or (line[0] in first and _BEGUN.fullmatch(line))):
             raise _Short("an unfinished command")
-        raise _Damaged("the text there is not a command")
+        raise _Damaged("the bytes there are not a command")
 
     def _word(self, is_name: bool = False) -> bytes:
         length = _LENGTH.fullmatch(self._line(b"$"))
         if length is None:
-            raise _Damaged("the text there is not part of a command")
+            raise _Damaged("the bytes there are not part of a command")
         size = int(length[1])
         if self.at + size + 2 > self._end:
             raise _Short("an unfinished command")

@@ -47,7 +47,7 @@ def backup(data_dir: Path, file: Path) -> str:
         with suppress(OSError):
             part.unlink()
         raise StoreUnavailable(f"cannot write {file}: {error.strerror or error}.") from None
-    return f"wrote {file}, {file.stat().st_size} bytes: keep it as you keep a key"
+    return f"wrote {file}, {file.stat().st_size} bytes: protect it like a key"
 
 
 def _open_all(logs: Path, held: ExitStack) -> dict[str, BinaryIO]:
@@ -80,14 +80,16 @@ def restore(data_dir: Path, file: Path) -> str:
     os.close(datadir.open_private(directory))
     logs, half = directory / LOGS, directory / f"{LOGS}.restoring"
     if logs.exists():
-        raise StoreUnavailable(f"{data_dir} holds claims already: name another with --data-dir.")
+        raise StoreUnavailable(
+            f"{data_dir} already holds claims: name another directory with --data-dir."
+        )
     shutil.rmtree(half, ignore_errors=True)
     before = mark.read(directory)
     try:
         _extract(file, half)
         half.rename(logs)
         mark.put(directory, None)  # the mark of an earlier log would refuse the restored one
-        return f"restored {_count(directory)} into {data_dir}; start dibs serve on it"
+        return f"restored {_count(directory)} into {data_dir}: now start dibs serve with it"
     except BaseException:
         shutil.rmtree(half, ignore_errors=True)
         shutil.rmtree(logs, ignore_errors=True)
@@ -103,16 +105,18 @@ def _extract(file: Path, into: Path) -> None:
                 folder, _, name = member.name.partition("/")
                 source = archive.extractfile(member) if member.isreg() else None
                 if source is None or folder != LOGS or not _PARTS.fullmatch(name):
-                    raise StoreUnavailable(f"{file} is not a backup of dibs: {member.name!a}.")
+                    raise StoreUnavailable(
+                        f"{file} is not a dibs backup: it contains {member.name!a}."
+                    )
                 target = os.open(into / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 with os.fdopen(target, "wb") as output:
                     shutil.copyfileobj(source, output)
             while packed.read(_BLOCK):  # read to the end, where gzip verifies the checksum
                 pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise StoreUnavailable(f"cannot read {file} as a backup of dibs: {error}.") from None
+        raise StoreUnavailable(f"cannot read {file} as a dibs backup: {error}.") from None
     if not (into / MANIFEST).exists():
-        raise StoreUnavailable(f"{file} is not a backup of dibs: it has no {MANIFEST}.")
+        raise StoreUnavailable(f"{file} is not a dibs backup: it has no {MANIFEST}.")
 
 
 def _count(directory: Path) -> str:
@@ -132,7 +136,7 @@ def _count(directory: Path) -> str:
     finally:
         started.stop()
     if found is None:
-        raise StoreUnavailable("The backup has no claims of dibs in it.")
+        raise StoreUnavailable("The backup contains no claims of dibs.")
     if found.decode() not in (FORMAT, FORMAT_BEFORE):
         raise StoreUnavailable(
             f"The backup has data of format {found.decode()}; this dibs reads format {FORMAT}. "

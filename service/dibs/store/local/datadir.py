@@ -51,7 +51,7 @@ def open_private(directory: Path) -> int:
 
     Raises StoreUnavailable.
     """
-    another = "Name another with DIBS_DATA_DIR or --data-dir."
+    another = "Name another directory with DIBS_DATA_DIR or --data-dir."
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -73,7 +73,7 @@ def _make_private(directory: Path, opened: int, another: str) -> None:
     if status.st_uid != os.geteuid():
         raise StoreUnavailable(
             f"{directory} belongs to user {status.st_uid} and dibs runs as user {os.geteuid()}: "
-            f"change its owner, or name a directory inside it. {another}"
+            f"change its owner, or use a directory inside it. {another}"
         )
     if status.st_mode & 0o077 == 0:
         return
@@ -122,7 +122,7 @@ def _open_lock(path: Path, held: ExitStack) -> TextIOWrapper:
     except OSError as error:
         raise StoreUnavailable(
             f"dibs cannot write to {path.parent} ({error.strerror}). "
-            "Name another with DIBS_DATA_DIR or --data-dir."
+            "Name another directory with DIBS_DATA_DIR or --data-dir."
         ) from None
 
 
@@ -175,8 +175,8 @@ def take_store_lock(directory: Path, socket_path: str, held: ExitStack) -> TextI
                 return lock
             time.sleep(0.02)
     raise StoreUnavailable(
-        f"A store that an earlier dibs left behind (pid {pid or 'unknown'}) still has {directory} "
-        "and does not end on request: end that process, then start again."
+        f"A store that an earlier dibs left behind (pid {pid or 'unknown'}) still uses {directory} "
+        "and cannot be stopped: end that process, then start dibs again."
     )
 
 

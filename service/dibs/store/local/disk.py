@@ -197,8 +197,8 @@ class Watch:
             return ""
         return (
             f"The disk of the store is full: of {human(volume.total)}, {human(max(0, free))} are "
-            f"free and {human(needs)} are kept for the holders of claims, so no new claim can be "
-            "granted; held claims go on. Tell the operator of this service."
+            f"free and {human(needs)} are reserved for the holders of claims. No new claim can be "
+            "granted; existing claims continue. Tell the operator of this service."
         )
 
 
@@ -281,7 +281,7 @@ def check(directory: Path) -> None:
     if volume.free < volume.too_low:
         raise DiskFull(
             f"The disk of {directory} is full: {human(volume.free)} of {human(volume.total)} are "
-            "free, and the reserve is used up. Claims are safe; make room there and start again."
+            "free, and the reserve is used up. Claims are safe; free space there and start again."
         )
 
 

@@ -152,7 +152,7 @@ def _refuse_to_start_empty(directory: Path, version: str) -> None:
     if size > 512 and not (logs / aof.MANIFEST).exists():
         raise StoreUnavailable(
             f"{logs} holds claims but its manifest, appendonly.aof.manifest, is missing: restore "
-            "it from a backup, or move the directory away to begin with no claims."
+            "it from a backup, or move the directory away to start with no claims."
         )
 
 
@@ -166,7 +166,7 @@ class _NotStarted(StoreUnavailable):
     def __init__(self, what: str, log: Path, said: list[str], *, code: int | None) -> None:
         """`code`: the server's exit status, negative for a signal; None while it runs."""
         self.code, self.last_words = code, "\n".join(said[-4:])
-        self.log_ends = f"Its log, {log}, ends:\n{self.last_words}"
+        self.log_ends = f"The last lines of its log, {log}:\n{self.last_words}"
         super().__init__(f"{what} {self.log_ends}")
 
 
@@ -282,7 +282,9 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", socket_path: str) -> N
                     loaded = status.get("loading_loaded_bytes")
                     deadline = time.monotonic() + _PATIENCE_S
             if time.monotonic() > deadline:
-                raise StoreUnavailable(f"The store made no progress for {_PATIENCE_S:.0f} s.")
+                raise StoreUnavailable(
+                    f"The store made no progress in loading its data for {_PATIENCE_S:.0f} s."
+                )
             time.sleep(0.01)
     raise StoreUnavailable(f"The store ended while starting (exit status {process.returncode}).")
 
@@ -339,6 +341,6 @@ def _mend(directory: Path, failed: _NotStarted) -> log_repair.Cut:
         "into another directory."
     )
     raise StoreUnavailable(
-        f"The store could not load the claims in {directory}, and dibs does not start empty in "
-        f"their place. {todo} {failed.log_ends}"
+        f"The store could not load the claims in {directory}, and dibs refuses to start without "
+        f"them. {todo} {failed.log_ends}"
     )

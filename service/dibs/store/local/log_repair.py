@@ -52,15 +52,15 @@ class Cut:
         scan, name = self.fault.scan, self.fault.part.path.name
         kept = ", ".join(map(str, self.kept_in))
         said = (
-            f"cut {self.gone} bytes off the log after {self.fault.commands} whole commands, from "
-            f"byte {scan.kept} of {name} on: {scan.why}. The part cut off is in {kept}."
+            f"cut {self.gone} bytes off the log after {self.fault.commands} complete commands, "
+            f"from byte {scan.kept} of {name}: {scan.why}. The removed part is in {kept}."
         )
         if not self.fault.followed:
             return said
         return said + (
             f" About {self.fault.followed} commands came after the damage and are no longer in the "
             "log: claims, heartbeats and releases from then on are forgotten, and their tasks may "
-            "be claimed again. A backup may have more of them."
+            "be claimed again. A backup may still contain some of them."
         )
 
 
@@ -107,8 +107,8 @@ def cut(directory: Path, fault: Fault) -> Cut:
         kept_in = [_set_aside(path, start, directory, stamp) for path, start in cuts]
     except OSError as error:
         raise StoreUnavailable(
-            f"cannot copy the part to cut off to {directory} ({error.strerror}), so nothing more "
-            "was cut: make room there, then repair again."
+            f"cannot save the part to remove in {directory} ({error.strerror}), so nothing more "
+            "was cut: free some space there, then run dibs repair again."
         ) from None
     return Cut(fault, gone, tuple(reversed(kept_in)))
 
@@ -125,7 +125,7 @@ def repair(data_dir: Path) -> str:
         datadir.take_store_lock(directory, datadir.socket_path_of(directory, opened), held)
         fault, commands = find_fault(directory)
         if fault is None:
-            return f"the log in {data_dir} is whole, {commands} commands: nothing was done"
+            return f"the log in {data_dir} is undamaged ({commands} commands): nothing was changed"
         done = cut(directory, fault)
         with suppress(OSError):
             mark.accept(directory)

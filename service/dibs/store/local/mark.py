@@ -97,7 +97,9 @@ def check_store(directory: Path, store: redis.Redis) -> None:
     if mark and mark.name and found != mark.name:
         raise _gone(
             directory,
-            f"its log begins another store ({found})" if found else "its log has no beginning",
+            f"its log is that of another store ({found})"
+            if found
+            else "the beginning of its log is missing",
         )
     name = found or secrets.token_hex(8)
     try:
@@ -135,7 +137,7 @@ def _name(store: redis.Redis) -> str | None:
 
 def _gone(directory: Path, why: str) -> Gone:
     return Gone(
-        f"{directory} has had claims, but {why}, and dibs does not start empty in their place. "
+        f"{directory} has had claims, but {why}, and dibs refuses to start without them. "
         "Restore a backup into another directory (dibs restore FILE --data-dir OTHER); or, to "
-        f"begin with no claims, move {directory} away."
+        f"start with no claims, move {directory} away."
     )

@@ -41,7 +41,7 @@ if not tied and os.fork() == 0:
     os._exit(0)
 os.close(lifeline)
 if os.getppid() != keeper:
-    sys.exit("the process that asked for this store is gone already")
+    sys.exit("the process that started this store has already ended")
 os.execv(sys.argv[4], sys.argv[4:])
 """
 

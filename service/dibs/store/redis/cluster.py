@@ -80,7 +80,7 @@ class ClusterLink:
         links = [self._at(address) for address in sorted(self._serving)]
         states = await asyncio.gather(*(link.command("CLUSTER", "INFO") for link in links))
         if not all("cluster_state:ok" in str(state) for state in states):
-            raise StoreDown("A node of the store does not serve its slots now.", sent=False)
+            raise StoreDown("A node of the store's cluster is not serving its slots.", sent=False)
         return list(links)
 
     async def locate(self, key: str = "") -> Endpoint:
@@ -92,7 +92,7 @@ class ClusterLink:
         owner = self._owners[key_slot(key.encode())]
         if owner is None:
             self._stale = True
-            raise StoreDown("No node of the store serves this project now.", sent=False)
+            raise StoreDown("No node of the store's cluster is serving this project.", sent=False)
         return owner
 
     async def close(self) -> None:
@@ -155,7 +155,11 @@ class ClusterLink:
             return_exceptions=True,
         )
         if isinstance(slots, ResponseError):
-            word = "is not a cluster" if "cluster support disabled" in str(slots) else "refuses"
+            word = (
+                "is not a cluster"
+                if "cluster support disabled" in str(slots)
+                else "refused CLUSTER SLOTS"
+            )
             raise StoreDown(f"The store {word}: {slots}.", sent=False) from slots
         if isinstance(slots, BaseException):
             raise slots

@@ -140,7 +140,7 @@ class Connection(asyncio.Protocol):
         if not self._asked:
             if isinstance(reply, ErrorReply):
                 raise reply
-            raise InvalidResponse("an answer to nothing")
+            raise InvalidResponse("a reply to no command")
         answer, at_s = self._asked.popleft()
         self._heard_s = self._now()
         if not self._asked or self._asked[0][1] != at_s:  # the last reply of its batch

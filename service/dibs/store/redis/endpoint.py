@@ -68,13 +68,13 @@ def endpoint(options: Mapping[str, Any], *, tls: bool) -> Endpoint:
     known = {"host", "port", "path", "username", "password", "connection_class", *OPTIONS}
     if unknown := sorted(set(options) - known):
         raise ValueError(
-            f"has an option that dibs does not know: {', '.join(unknown)}; "
-            f"it knows {', '.join(OPTIONS)}"
+            f"has an unknown option: {', '.join(unknown)}; the known options are "
+            f"{', '.join(OPTIONS)}"
         )
     local = bool(options.get("path"))
     ssl_options = {name: value for name, value in options.items() if name.startswith("ssl_")}
     if ssl_options and not tls:
-        raise ValueError("has options for TLS (ssl_…), but its scheme is not rediss")
+        raise ValueError("has TLS options (ssl_…), but its scheme is not rediss")
     return Endpoint(
         host="" if local else str(options.get("host") or "localhost"),
         port=0 if local else int(options.get("port") or 6379),
@@ -109,8 +109,8 @@ def _context(options: Mapping[str, Any]) -> ssl.SSLContext:
             context.set_ciphers(ciphers)
     except (OSError, ValueError):  # ssl.SSLError is an OSError
         raise ValueError(
-            "has options for TLS that cannot be used: check the files that ssl_ca_certs, "
-            "ssl_certfile and ssl_keyfile name, and ssl_min_version and ssl_ciphers"
+            "has TLS options that cannot be used: check the files in ssl_ca_certs, ssl_certfile "
+            "and ssl_keyfile, and the values of ssl_min_version and ssl_ciphers"
         ) from None
     return context
 

@@ -30,23 +30,23 @@ _DENIED_INNER = re.compile(r"ACL failure in script|The user executing the script
 """A NOPERM of a command in a script, within the text of an ERR."""
 
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING")
-NO_REDIS = "The server at DIBS_REDIS_URL is not a Redis or Valkey."
+NO_REDIS = "The server at DIBS_REDIS_URL is not Redis or Valkey."
 _OTHERS = (
-    ('"H"', "speaks HTTP; it is not a Redis"),
+    ('"H"', "speaks HTTP: it is not Redis or Valkey"),
     ("\\x15", "speaks TLS: use a URL that begins with rediss://"),
 )
 """Texts in hiredis's errors about the first byte of a peer that is not a Redis."""
 _SAYS = {
-    "READONLY": "The store is a replica, which takes no writes",
-    "NOREPLICAS": "The store takes no writes: fewer replicas follow it than its "
+    "READONLY": "The store is a replica and accepts no writes",
+    "NOREPLICAS": "The store accepts no writes: it has fewer replicas than its "
     "min-replicas-to-write requires",
-    "MISCONF": "The store takes no writes: it could not write to its disk, and its own log says "
-    "why",
+    "MISCONF": "The store accepts no writes because it could not write to its disk; its log has "
+    "the reason",
     "CLUSTERDOWN": "The store's cluster is incomplete",
     "MASTERDOWN": "The store is a replica that has lost its primary",
     "TRYAGAIN": "The store is moving this project to another node",
-    "BUSY": "The store is busy with a script of another client",
-    "NOAUTH": "The store requires a password, and its URL has none",
+    "BUSY": "The store is busy running a script of another client",
+    "NOAUTH": "The store requires a password, but its URL has none",
     "WRONGPASS": "The store rejects the user or the password in its URL",
     "DENIED": "The store refuses connections from other hosts: it is in protected mode",
 }
@@ -93,7 +93,7 @@ class Withheld(StoreDown):
         super().__init__(
             f"The store's user has no right to {name} (NOPERM)."
             if no_right
-            else f"The store does not have {name}.",
+            else f"The store does not support {name}.",
             sent=sent,
         )
         self.what, self.no_right = what, no_right
@@ -213,7 +213,7 @@ def _refused(error: RedisError) -> Exception:
     """Return the exception for an error reply. In nearly every case the store changed nothing."""
     code, text = code_of(error), str(error)
     if isinstance(error, MovedError) or code == "MOVED":
-        return SlotMoved("Another node of the store serves this project now.", sent=False)
+        return SlotMoved("Another node of the store's cluster now serves this project.", sent=False)
     if isinstance(error, AskError) or code == "ASK":
         # Never followed: the project's keys are split between two nodes, so a script on the other
         # node would find held tasks free.

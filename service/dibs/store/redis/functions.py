@@ -95,7 +95,9 @@ class Functions:
         self._not_before_s = self._now() + PAUSE_S if passes else math.inf
         if not passes:
             log.info(
-                "functions_refused name=%s why=%r: scripts are sent", library.name, said(error)
+                "functions_refused name=%s why=%r: dibs sends scripts instead",
+                library.name,
+                said(error),
             )
 
     async def _tidy(self, server: FunctionServer, now_s: int) -> None:

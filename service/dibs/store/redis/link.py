@@ -123,7 +123,7 @@ class PipelineLink:
 class ClientLink:
     """A link through a redis-py client, one command at a time, for the in-memory fake store."""
 
-    why_relaxed = "Claims are kept in this process only."
+    why_relaxed = "Claims are kept only in this process and are lost when it ends."
     replicas = 0
 
     def __init__(self, client: Redis) -> None:

@@ -52,7 +52,7 @@ class Sentinels:
         if isinstance(address, StoreDown):
             raise StoreDown(f"No Sentinel answers. {address.reason}", sent=False)
         if isinstance(address, BaseException):
-            raise StoreDown(f"The Sentinels refuse: {address}.", sent=False)
+            raise StoreDown(f"The Sentinels refused the query: {address}.", sent=False)
         if not address:
             why = f"The Sentinels do not know the service {self._service!r}."
             raise StoreDown(why, sent=False)

@@ -70,7 +70,7 @@ def _several(base: str, kind: str, rest: str) -> StoreUrl:
         raise ValueError(_no_url()) from None
     found = _endpoint(f"{base}://{login}{at}localhost/{db}?{options}", tls=base == "rediss")
     if kind == "sentinel" and not service:
-        raise ValueError("names no service: redis+sentinel://host:26379,host:26379/SERVICE")
+        raise ValueError("names no service: write redis+sentinel://host:26379,host:26379/SERVICE")
     if kind == "cluster" and (service or found.db):
         raise ValueError("names a database, but a cluster has only one: remove the path")
     shown = f"{base}+{kind}://{names}" + (f"/{service}" if service else "")
@@ -96,7 +96,7 @@ def _endpoint(url: str, *, tls: bool) -> Endpoint:
 
 
 def _no_url() -> str:
-    return f"is not a store's URL: use {_FORMS} with hosts, as docs/deploy.md shows"
+    return f"is not the URL of a store: use {_FORMS} with hosts, as docs/deploy.md shows"
 
 
 Links = PipelineLink | ClusterLink
