@@ -44,7 +44,7 @@ Settings come from the environment; dibs.conf next to this file has url, project
   DIBS_KEY      the team key, if the service has one
   DIBS_ADMIN_KEY  the key for hold, unhold and retry; only people need it
   DIBS_IDENTITY_KEY  your own key, from which session secrets are derived; it is never sent
-  DIBS_SESSION  a secret UUID (v4) to use instead of the rule below
+  DIBS_SESSION  a secret UUID (v4), from which the session secret is derived (see below)
   DIBS_LABEL    the name that others see          DIBS_TTL   how long claims last, as 30m
   DIBS_GATE     what the hook does about work without a claim: off, warn or block
   DIBS_TASK     the one task of this session: the gate accepts a claim on no other
@@ -1594,7 +1594,8 @@ def split_url(url: str) -> "tuple[bool, str, int, str]":
         text = "the service's URL (DIBS_URL, --url or dibs.conf) is not like https://host[:port]"
         raise Failure(USAGE, text)
     if scheme == "http" and host not in LOOPBACK:
-        raise Failure(USAGE, "the service's URL must be https: over http anybody reads the session")
+        text = "the service's URL must be https: over http others can read the session's secret"
+        raise Failure(USAGE, text)
     return scheme == "https", host, int(port), slash + path
 
 
@@ -1852,7 +1853,7 @@ def granted(args: "Args", session: "Session", body: "Json") -> "Json":
             problem, wait_s = failure.problem, give_up - time.monotonic()
             may_wait = problem.get("code") in WAITED_FOR or failure.code == UNKNOWN
             if not body.get("task"):  # there is no queue for several tasks
-                first, *rest = str(failure).split(", or claim it with --queue to be ")
+                first, *rest = str(failure).split(", or claim this one with --queue to be ")
                 text = first + "".join("." + part.partition(".")[2] for part in rest)
                 failure = Failure(failure.code, text, problem)
             if wait_s <= 0 or not may_wait:
@@ -1954,7 +1955,8 @@ def do_release(args: "Args", session: "Session") -> int:
     released = reply.get("released", [reply])
     report(args, reply, "; ".join(about_end(one) for one in released) or "no claims")
     if args.command == "done" and released[0]["state"] != "done":
-        talk(f"{word(args.named())} is not done: it was released before. Claim it to finish it")
+        text = "is not done: this session does not hold it. Claim it to finish it"
+        talk(f"{word(args.named())} {text}")
         return REFUSED
     return YES
 

@@ -160,7 +160,7 @@ def confirmed_now(session: Session) -> list[str]:
                 return []
     since = {task: c["until"][0] - c["ttl"] * 0.95 for task, c in over.items()}
     return [
-        f" {client.word(task)} could not be confirmed since "
+        f" The claim on {client.word(task)} has not been confirmed since "
         + time.strftime("%H:%MZ.", time.gmtime(when))
         for task, when in sorted(since.items())[:3]
     ]

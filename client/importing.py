@@ -99,7 +99,7 @@ def read_all(args: Args, setup: Setup, paths: list[str]) -> tuple[list[Item], It
                 item.place = f"{path}, {item.place}"
     stop_at(faults, paths)
     if not items:
-        raise usage("there is no task in it: nothing was written")
+        raise usage("the input has no task: nothing was written")
     return items, told_of(items, kinds, args)
 
 

@@ -57,7 +57,7 @@ def moved(now: Claim | Free, fence: int) -> str:
 def _has(now: Claim) -> str:
     """Return who has a task, who finished it, or who had it until it lapsed."""
     if now.state == "lapsed":
-        return f"It lapsed; {who(now.holder)} had it last,"
+        return f"Its claim lapsed; {who(now.holder)} had it last"
     if now.state == "done":
         return f"It was done by {who(now.holder)}"
     return f"{who(now.holder)} has it"

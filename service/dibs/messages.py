@@ -213,7 +213,7 @@ def _taken(refusal: results.Refusal, reason: Literal["held", "cooling", "reserve
             at = f" at {claim.ended_at:%Y-%m-%d %H:%MZ}" if claim.ended_at else ""
             return (
                 f"{task} was done by {who(claim.holder)}{at}.{_pr(claim)}{note} "
-                "Work on another task; if it must be done again, claim it with reopen: true."
+                "Work on another task; if this one must be done again, claim it with reopen: true."
             )
         case never:
             assert_never(never)
@@ -224,7 +224,7 @@ def _place(position: int | None, waiters: int) -> str:
     if position:
         return f" You are number {position} in its queue: ask again each minute to keep your place."
     then = f"be number {waiters + 1} in its queue" if waiters else "be next"
-    return f" Work on another task, or claim it with queue: true to {then}."
+    return f" Work on another task, or claim this one with queue: true to {then}."
 
 
 def _pr(claim: Claim) -> str:

@@ -155,9 +155,9 @@ TABLE = (
         "nothing-ready",
         409,
         "No listed task is ready",
-        "`counts` says how many are held, parked, blocked, on hold, failed or reserved for a "
-        "moment. "
-        "If the list is empty, add tasks to it. A task may be ready after `retry_after` seconds.",
+        "`counts` says how many are held, parked, in review, blocked, on hold, failed or reserved "
+        "for a moment. If the list is empty, add tasks to it. A task may be ready after "
+        "`retry_after` seconds.",
         when="`next` found no ready task; `counts`, and `retry_after` if one may be ready then",
         next="stop, or retry after `retry_after` seconds",
     ),
@@ -285,7 +285,7 @@ TABLE = (
         507,
         "The store is full",
         "New claims are refused; heartbeats and releases work. The operator of the service has to "
-        "give the store more memory, or claims have to end.",
+        "give the store more memory or disk space, or claims have to end.",
         when="the store is full; heartbeats and releases work",
         next="tell the operator",
     ),

@@ -183,7 +183,7 @@ class Settings(ForgeSettings):
         500,
         ge=0,
         description="reads a second in one project (lists, tasks, events and boards), counted in "
-        "each process; they never delay claims and heartbeats; 0: no limit",
+        "each process; claims and heartbeats do not wait for them; 0: no limit",
     )
     new_per_address: int = Field(
         5,

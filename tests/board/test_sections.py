@@ -145,7 +145,7 @@ def test_what_a_person_keeps_back_is_on_hold_the_first_to_be_let_go_leading(
     team.person("hold", task="new", reason="later", until="2h")
     settles(lambda: tasks(page, "hold") == ["new", "T-1"], "both are on hold")
     assert "put on hold by lea: wait for legal" in shown(page, "T-1")
-    assert "until ended" in shown(page, "T-1")
+    assert "until a person ends it" in shown(page, "T-1")
     assert "1 h 59 min" in shown(page, "new")
     assert tasks(page, "ready") == ["T-2"]
     team.claim("ann", "T-2")

@@ -123,7 +123,7 @@ def test_what_was_released_before_is_not_called_done(sandbox: Make) -> None:
     done = ann.dibs("done", "T-12").said(1)
     assert done.stdout == "T-12: free, as before\n"
     assert done.stderr == (
-        "dibs: T-12 is not done: it was released before. Claim it to finish it\n"
+        "dibs: T-12 is not done: this session does not hold it. Claim it to finish it\n"
     )
 
 

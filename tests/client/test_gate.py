@@ -56,7 +56,8 @@ def test_what_could_not_be_confirmed_stops_no_edit_and_is_told_once(sandbox: Mak
         begun = time.monotonic()
         said = edit(ann, env=env)
         assert time.monotonic() - begun < 4
-        assert re.search(r"T-1 could not be confirmed since \d\d:\d\dZ", said["additionalContext"])
+        found = r"The claim on T-1 has not been confirmed since \d\d:\d\dZ"
+        assert re.search(found, said["additionalContext"])
         assert "holds no task" not in json.dumps(said)
         begun = time.monotonic()
         assert edit(ann, env=env) == {}

@@ -282,7 +282,7 @@ DAMAGED: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "nothing": ("", ("it is empty",)),
     "blanks": (" \n\n", ("it is empty",)),
-    "no issue": ("[]", ("there is no task in it",)),
+    "no issue": ("[]", ("the input has no task",)),
     "a letter": ("Dear team,\nplease do things.\n", ("unknown format",)),
     "other columns": ("a,b\n1,2\n", ("unknown format",)),
     "a pit": ("[" * 100_000, ("line 1: it is nested too deep",)),

@@ -31,7 +31,7 @@ def test_a_claim_that_lapsed_is_not_told_as_held_to_a_session() -> None:
 @pytest.mark.parametrize("say", [decision_messages.moved, decision_messages.newer])
 def test_a_claim_that_lapsed_is_not_told_as_held_to_a_person(say: Any) -> None:
     lapsed, held = say(claim("lapsed"), 7), say(claim("held"), 7)
-    assert "It lapsed; ann (ref 9c1e5f03ab) had it last" in lapsed
+    assert "Its claim lapsed; ann (ref 9c1e5f03ab) had it last" in lapsed
     assert "has it" not in lapsed
     assert "ann (ref 9c1e5f03ab) has it" in held
     for said in (lapsed, held):
@@ -44,7 +44,7 @@ def test_a_place_in_a_queue_is_told_as_it_would_be(waiters: int, place: str) -> 
     said = messages.refused(
         results.Refusal("held", claim("held", waiters=waiters), retry_after_s=60, position=None)
     )
-    assert said.endswith(f"or claim it with queue: true to {place}.")
+    assert said.endswith(f"or claim this one with queue: true to {place}.")
 
 
 def test_nothing_ready_says_whose_claims_it_counts() -> None:

@@ -3,7 +3,7 @@
 from dibs.model import Event, Holder
 
 _SAID = {
-    "lapsed": "* lapsed: {who} sent no heartbeat",
+    "lapsed": "* lapsed: {who} sent no heartbeat in time",
     "broken": "{by} broke *, which {who} held",
     "queued": "{who} waits for *",
     "unqueued": "{who} no longer waits for *",
@@ -20,7 +20,7 @@ _SAID = {
     "failed": "* failed: its attempts are used up",
     "retried": "{by} lets * be tried again",
     "on-hold": "{by} put * on hold",
-    "damaged": "An event cannot be read *",
+    "damaged": "An event of * cannot be read",
 }
 """The sentence for each type of event; the star is replaced by its task."""
 _OTHERWISE = {
