@@ -167,7 +167,7 @@ def as_csv(rows: Iterable[Sequence[str]]) -> bytes:
 ACT = Act(
     name="history",
     path="history",
-    summary="The tenures that ended in a span of days, in the order of their ends.",
+    summary="The tenures that ended in a range of days, ordered by their ends.",
     request=HistoryQuery,
     success={200: ("History",)},
     problems=("bad-session",),

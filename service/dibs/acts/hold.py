@@ -26,8 +26,8 @@ class HoldRequest(Request):
     reason: Reason = Field(description="The reason; shown to sessions that are refused.")
     until: UntilField | None = Field(
         None,
-        description="The end: `2h`, or `2026-12-24T18:00:00Z`; without it, until a person ends the "
-        "hold.",
+        description="When the hold ends: `2h`, or `2026-12-24T18:00:00Z`; without it, when a "
+        "person ends it.",
     )
 
 

@@ -29,8 +29,8 @@ class ReleaseRequest(Request):
     note: Note = Field("", description="A note; shown to others.")
     pr: Pr = Field(
         "",
-        description="With `done`: the pull request that proves it. Work with an open pull request "
-        "is better left in `review`: it is done once that is merged.",
+        description="With `done`: the pull request that proves it. While it is open, put the claim "
+        "in `review` instead: the task is done when the pull request is merged.",
     )
 
     @classmethod

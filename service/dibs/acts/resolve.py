@@ -37,7 +37,7 @@ class ResolveRequest(Request):
 
     task: Task | None = Field(
         None,
-        description="The task. A caller that does not know it gives one of the next two.",
+        description="The task. A caller that does not know its name sends `pr` or `branch`.",
     )
     pr: Pr = Field(
         "",

@@ -47,7 +47,7 @@ def written(page: str) -> str:
 
 
 def _tables() -> Iterator[tuple[str, str]]:
-    yield "acts", _table(("act", "call", "who", "refusals of its own"), map(_act, ACTS))
+    yield "acts", _table(("act", "call", "who", "its own refusals"), map(_act, ACTS))
     yield "entry", _fields(Entry)
     yield "problems", _table(("code", "status", "when", "next"), map(_problem, problems.TABLE))
     for act in ACTS:

@@ -86,7 +86,7 @@ class Entry(Request):
     )
     tags: Annotated[tuple[Tag, ...], Field(max_length=model.TAGS_MOST)] | None = Field(
         None,
-        description="Words by which `next` and the list can be narrowed.",
+        description="Words by which `next` and the list can be filtered.",
     )
     url: Url | None = Field(None, description="A page about the task, for people.")
     source: Title | None = Field(
@@ -101,8 +101,8 @@ class Entry(Request):
     drop: bool = Field(
         False,
         description="Take the task off the list. It keeps its claim, its past and its place, but "
-        "`next` no longer gives it, and tasks that need it are blocked until it is done. Listed "
-        "again, it is as before.",
+        "`next` no longer hands it out, and tasks that need it are blocked until it is done. If "
+        "it is listed again, it is as before.",
     )
 
     def kept(self, project: model.Project) -> str:
