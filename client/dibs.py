@@ -2195,7 +2195,7 @@ def do_verify(args: "Args", session: "Session") -> int:
             raise Failure(LOST, f"{failure}; by our own clock the claim is over") from None
         raise
     is_current = claim.get("current") if fence else claim.get("mine")
-    over = f"{word(task)}: fence {fence} is not the current one; " if fence else ""
+    over = f"{word(task)}: fence {fence} is not current; " if fence else ""
     report(args, claim, about_claim(claim) if is_current else over + about_claim(claim))
     if is_current:
         return YES

@@ -129,7 +129,8 @@ class Settings(ForgeSettings):
     history_retention: Duration = Field(
         90 * DAY_S,
         description="how long the history keeps who had a task and how that ended, if "
-        "DIBS_RECORD_BYTES leaves room; at least as long as the two settings above",
+        "DIBS_RECORD_BYTES leaves room; at least DIBS_RETENTION and DIBS_DONE_RETENTION, even if "
+        "set shorter",
     )
     max_attempts: int = Field(
         5,

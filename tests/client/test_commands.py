@@ -142,7 +142,7 @@ def test_a_fence_that_is_not_current_is_said_to_be_none(sandbox: Make) -> None:
     ann = sandbox()
     ann.dibs("claim", "T-12").said(0)
     said = ann.dibs("verify", "T-12", "--fence", "5").said(4).stdout
-    assert said.startswith("T-12: fence 5 is not the current one; T-12: held by you, ")
+    assert said.startswith("T-12: fence 5 is not current; T-12: held by you, ")
 
 
 def test_releasing_what_another_holds_is_refused(sandbox: Make) -> None:
