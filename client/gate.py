@@ -51,7 +51,7 @@ def decision(
     if "dibs" in command:
         why = reason_to_ask(command)
         if why:
-            why = f"dibs: {why}, and everybody who reads the board would read it"
+            why = f"dibs: {why}, which everybody who reads the board could see"
             return {"permissionDecision": "ask", "permissionDecisionReason": why}
         place = passing.Place(session.setup.root, cwd, before, after)
         line = passing.rewritten(command, place, shell.read)
@@ -72,8 +72,9 @@ def reason_to_ask(command: str) -> str:
     text, values = " ".join(words), os.environ.items()
     private = (value for name, value in values if re.search(PRIVATE_NAMES, name))
     if re.search(SECRETS, text) or any(len(v) >= 8 and v in text for v in private):
-        return "it may write a secret"
-    return "it writes a long text" if max(map(len, words), default=0) > client.QUOTED_MOST else ""
+        return "this command may write a secret"
+    is_long = max(map(len, words), default=0) > client.QUOTED_MOST
+    return "this command writes a long text" if is_long else ""
 
 
 def words_of_dibs(parts: Line) -> list[str]:

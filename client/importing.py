@@ -528,7 +528,7 @@ def show(plan: Plan, told: Iterable[str], args: Args) -> None:
     for kind, why in whys.items():
         names = [task for task, kind_ in plan.drops if kind_ == kind]
         if names:
-            client.talk(f"  taken from the list, {why}, {len(names)}: {some(names)}")
+            client.talk(f"  dropped from the list, {why}, {len(names)}: {some(names)}")
     for text in [*told, *warnings(plan)]:
         client.talk("  note: " + text)
 

@@ -149,7 +149,7 @@ def test_an_import_touches_no_claim_and_undoes_no_done(sandbox: Make) -> None:
     assert "still open at the source but done here; they stay done: #2" in said.stderr
     assert states(ann) == {"#1": "held", "#2": "done", "#3": "dropped"}
     gone = bring(ann, issues(9), "--yes").stderr
-    assert "taken from the list, gone from the source, 1: #1" in gone
+    assert "dropped from the list, gone from the source, 1: #1" in gone
     assert "somebody works on these; the claims continue: #1" in gone
     ann.dibs("verify", "#1").said(0)
 
@@ -173,7 +173,7 @@ def test_what_is_closed_over_there_is_needed_no_more(sandbox: Make) -> None:
     bring(ann, json.dumps([issue(1), two]), "--yes")
     assert states(ann) == {"#1": "ready", "#2": "blocked"}
     said = bring(ann, json.dumps([issue(1, state="CLOSED"), two]), "--yes").stderr
-    assert "taken from the list, done at the source, 1: #1" in said
+    assert "dropped from the list, done at the source, 1: #1" in said
     assert states(ann) == {"#1": "dropped", "#2": "ready"}
 
 
