@@ -97,6 +97,7 @@ if TYPE_CHECKING:
             "claims": dict[str, Json],  # by task: see kept_of
             "lost": list[Json],  # losses not yet reported
             "told": list[Json],  # losses that a hook reported without their details
+            "stopped_at": float,  # the last loss, or 0 after a grant
             "hooks": dict[str, float],  # the last time of each event seen
             "begun": tuple[str, float],  # how and when the last conversation began
             "list": bool,  # whether the team has a list
@@ -735,13 +736,19 @@ def check_state(data: "State") -> None:
     "".join((data.get("session", ""), data.get("from", ""), data.get("label", "")))
     _, at = data.get("begun", ("", 0))
     times = (at, data.get("parked_at", 0), data.get("unreachable_at", 0), data.get("warned_at", 0))
-    sum((*times, *data.get("hooks", {}).values()))
+    sum((*times, data.get("stopped_at", 0), *data.get("hooks", {}).values()))
+
+
+def until_of(claim: "Json", sent: "Clocks", left_s: "float | None" = None) -> "list[float]":
+    """Return the deadline of a claim that has `left_s` (None: its ttl) from `sent`, by both
+    clocks, less a margin."""
+    left_s = claim["ttl"] if left_s is None else left_s
+    return [now + left_s - max(1.0, 0.05 * claim["ttl"]) for now in sent]
 
 
 def kept_of(claim: "Json", sent: "Clocks") -> "Json":
     """Return the part of a claim that the state file keeps; its deadline counts from `sent`."""
-    left = claim["expires_in"] - max(1.0, 0.05 * claim["ttl"])
-    kept = {"until": [now + left for now in sent], "fence": claim["fence"]}
+    kept = {"until": until_of(claim, sent, claim["expires_in"]), "fence": claim["fence"]}
     kept.update(ttl=claim["ttl"], parked=claim["state"] == "parked")
     if claim["state"] == "review":
         kept["pr"] = claim["pr"]
@@ -996,23 +1003,41 @@ class Session:
             if self.event in BEATS and self.data.get("parked_at", 0) > self.begun:
                 return {}  # a park has overtaken this beat
             until, before = time.monotonic() + timeout_s, dict(self.data["claims"])
+            self.doubt(act, body)
+            doubted = dict(self.data["claims"])
             try:
                 reply, sent = self.call(act, body, attempts, until)
                 self.data.pop("unreachable_at", None)
                 self.learn(act, body, reply, sent)
                 if act == "heartbeat" and not body.get("task"):
-                    self.ask_after(before, body, reply, until)
+                    self.ask_after(doubted, body, reply, until)
                 return reply
             except Failure as failure:
-                self.learn(act, body, failure.problem, None)
                 if failure.code == UNKNOWN:
                     self.data["unreachable_at"] = time.time()
+                else:  # refused, so nothing of it was done
+                    self.data["claims"] = before
+                self.learn(act, body, failure.problem, None)
                 raise
             finally:
                 for loss in [] if self.event else self.take_losses():
                     talk(loss)
                 if not self.save() and act == "claim":
                     talk(f"no hook will renew this claim: it could not be saved ({self.fault})")
+
+    def doubt(self, act: str, body: "Json") -> None:
+        """Shorten the deadlines that a write may shorten, and save them before it is sent: its
+        reply may be lost, or this process killed (I11). A release ends a claim; work after a park
+        has the claim's ttl again. A write for all claims leaves those in review alone."""
+        now, task, is_news = clocks(), body.get("task"), False
+        is_work = act == "heartbeat" and body.get("state") == "working"
+        for name, claim in self.data["claims"].items() if is_work or act == "release" else ():
+            ends = until_of(claim, now) if is_work else [0.0, 0.0]
+            is_meant = name == task if task else not claim.get("pr")
+            if is_meant and ends[0] < claim["until"][0]:
+                self.data["claims"][name], is_news = {**claim, "until": ends}, True
+        if is_news:
+            self.save()
 
     def call(self, act: str, body: "Json", attempts: int, until: float) -> "tuple[Json, Clocks]":
         """Make a call as this session. A machine without state may find its own label on a claim,
@@ -1086,7 +1111,7 @@ class Session:
         for loss in reply.get("lost", []):
             if (self.fence(loss["task"]) or loss["fence"] + 1) <= loss["fence"]:
                 del claims[loss["task"]]
-            self.data["lost"] = [*self.data["lost"][-4:], loss]
+            self.lose(loss)
 
     def keep_claims(self, act: str, body: "Json", reply: "Json", sent: "Clocks") -> None:
         """Record the claims in the reply to a claim or heartbeat."""
@@ -1094,8 +1119,15 @@ class Session:
             self.data["parked_at"] = time.time() if body["state"] == "parked" else 0
         if act == "heartbeat" and not body.get("task"):
             self.data["claims"].clear()
+        elif act == "claim":
+            self.data["stopped_at"] = 0
         for claim in reply.get("claims", [reply]):
             self.data["claims"][claim["task"]] = kept_of(claim, sent)
+
+    def lose(self, loss: "Json") -> None:
+        """Record a loss, to be reported once. Until the next claim push.py stops every push."""
+        self.data["lost"] = [*self.data["lost"][-4:], loss]
+        self.data["stopped_at"] = time.time()
 
     def ask_after(
         self, before: "dict[str, Json]", body: "Json", reply: "Json", until: float
@@ -1117,8 +1149,9 @@ class Session:
                     continue
                 self.learn("heartbeat", named, failure.problem, None)
                 loss = loss_of(task, fence, failure.problem)
-                self.data["lost"] += [loss] if loss else []
-                reply["lost"] = [*reply.get("lost", []), *([loss] if loss else [])]
+                if loss:
+                    self.lose(loss)
+                    reply["lost"] = [*reply.get("lost", []), loss]
 
     def live(self) -> "list[str]":
         """Return the tasks that this session surely holds, by its own clocks."""

@@ -7,6 +7,7 @@ If the service does not answer, the push goes on with a warning.
 from __future__ import annotations
 
 import sys
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,16 +16,24 @@ if TYPE_CHECKING:
 else:
     import dibs_client as client
 
+LOST = (
+    "nothing was pushed: a claim of this session was lost, and it holds no other. Claim the task "
+    "of this work before you push it (dibs claim TASK), or ask the user"
+)
+LOST_ONE = "nothing was pushed: a claim of this session was lost. Push again if this is other work"
+STOPPED_S = 86_400
+"""The time for which a loss stops the pushes of a session that claims nothing else."""
+
 
 def verify(session: Session) -> int:
     """Return YES if the push may go on; raise Failure to stop it."""
     try:
-        reply = session.post("heartbeat", {"state": "working"}) if session.load().live() else {}
-        if reply.get("lost"):
-            raise client.Failure(
-                client.LOST, "nothing was pushed: a claim of this session was lost"
-            )
+        claims = session.load().data["claims"]
+        reply = session.post("heartbeat", {"state": "working"}) if claims else {}
         ours = session.live_here()
+        is_stopped = time.time() - session.data.get("stopped_at", 0) < STOPPED_S and not ours
+        if reply.get("lost") or is_stopped:
+            raise client.Failure(client.LOST, LOST if is_stopped else LOST_ONE)
         for branch in pushed_branches():
             for claim in client.claims_on(session, "branch", branch):
                 is_ours = claim.get("mine") or claim["task"] in ours

@@ -182,17 +182,26 @@ def test_a_push_to_a_branch_of_another_session_is_stopped(guarded: Sandbox, sand
     assert push(guarded) == (0, "")
 
 
-def test_a_push_of_what_was_lost_is_stopped(guarded: Sandbox, sandbox: Make) -> None:
+@pytest.mark.parametrize("known", ["not yet", "over by our own clock", "reported"])
+def test_a_push_of_what_was_lost_is_stopped(guarded: Sandbox, sandbox: Make, known: str) -> None:
     bob = sandbox(DIBS_PROJECT=guarded.env["DIBS_PROJECT"], DIBS_LABEL="bob")
     guarded.dibs("claim", "T-1", "--ttl", "20s").said(0)
     [state] = guarded.state_files()
-    held = state.read_text()
+    held = json.loads(state.read_text())
     guarded.dibs("release", "T-1").said(0)
     bob.dibs("claim", "T-1").said(0)
-    state.write_text(held)  # the client does not know about the loss yet
-    code, said = push(guarded)
-    assert code == 1
-    assert "nothing was pushed: a claim of this session was lost" in said
+    if known == "over by our own clock":
+        held["claims"]["T-1"]["until"] = [0.0, 0.0]
+    state.write_text(json.dumps(held))  # the client does not know about the loss yet
+    if known == "reported":
+        guarded.dibs("beat").said(4)
+    for _ in range(2):
+        code, said = push(guarded)
+        assert code == 1
+        assert "nothing was pushed: a claim of this session was lost" in said
+    bob.dibs("release", "T-1").said(0)
+    guarded.dibs("claim", "T-2").said(0)
+    assert push(guarded) == (0, "")
 
 
 def test_a_push_goes_on_where_nobody_answers_or_dibs_is_not_there(guarded: Sandbox) -> None:

@@ -11,6 +11,10 @@ CLIENT_FORGOTTEN = ("tests/client/test_forgotten.py",)
 WORDS_OF_OTHERS = ("tests/client/test_words_of_others.py",)
 BAD_INPUT = "tests/client/test_bad_input.py::test_"
 NEXT = "tests/client/test_next.py::test_"
+DOUBT = (
+    "tests/client/test_doubt.py::test_a_claim_is_believed_no_longer_than_a_write_without_a_reply_may"
+    "_have_left_it"
+)
 
 MUTANTS = [
     Mutant(
@@ -283,7 +287,7 @@ MUTANTS = [
         "the times in a state file are not checked",
         "client/dibs.py",
         "a damaged state file counts as missing",
-        '    sum((*times, *data.get("hooks", {}).values()))\n',
+        '    sum((*times, data.get("stopped_at", 0), *data.get("hooks", {}).values()))\n',
         "",
         (BAD_INPUT + "a_damaged_state_file_counts_as_none",),
     ),
@@ -299,7 +303,7 @@ MUTANTS = [
         "a push of lost work goes on",
         "client/push.py",
         "a push of lost work is stopped",
-        '        if reply.get("lost"):\n',
+        '        if reply.get("lost") or is_stopped:\n',
         "        if False:\n",
         (CLIENT_REVIEW + "a_push_of_what_was_lost_is_stopped",),
     ),
@@ -386,5 +390,45 @@ MUTANTS = [
         (
             "tests/client/test_words_of_others.py::test_an_instant_that_is_not_near_is_told_with_its_day",
         ),
+    ),
+    Mutant(
+        "a write without a reply leaves the deadlines as they were",
+        "client/dibs.py",
+        "the client believes in no claim for longer than the store (I11)",
+        "            self.doubt(act, body)\n",
+        "",
+        (DOUBT,),
+    ),
+    Mutant(
+        "a write that is killed leaves the deadlines as they were",
+        "client/dibs.py",
+        "the client believes in no claim for longer than the store (I11)",
+        "        if is_news:\n            self.save()\n",
+        "",
+        (DOUBT,),
+    ),
+    Mutant(
+        "a refused write leaves a claim in doubt",
+        "client/dibs.py",
+        "a refusal changes nothing",
+        '                    self.data["claims"] = before\n',
+        "                    pass\n",
+        ("tests/client/test_doubt.py::test_a_write_that_is_refused_leaves_a_claim_as_it_was",),
+    ),
+    Mutant(
+        "a push asks about live claims only",
+        "client/push.py",
+        "a push of lost work is stopped",
+        '        claims = session.load().data["claims"]\n',
+        "        claims = session.load().live()\n",
+        (CLIENT_REVIEW + "a_push_of_what_was_lost_is_stopped",),
+    ),
+    Mutant(
+        "a loss that was reported stops no push",
+        "client/push.py",
+        "a push of lost work is stopped",
+        "< STOPPED_S and not ours\n",
+        "< 0\n",
+        (CLIENT_REVIEW + "a_push_of_what_was_lost_is_stopped",),
     ),
 ]
