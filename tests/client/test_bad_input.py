@@ -210,8 +210,9 @@ def test_a_placeholder_key_is_no_key(service: ServiceProcess, sandbox: Make) -> 
     ["", "{", "null", "[]", '{"claims": 5, "lost": []}', '{"claims": {"T": {}}, "lost": []}',
      '{"claims": {}, "lost": [5]}', '{"claims": {}, "lost": [], "session": 7}', "\x00" * 50,
      *(f'{{"claims": {{}}, "lost": [], {field}}}' for field in (
-         '"unreachable_at": "now"', '"parked_at": []', '"warned_at": {}', '"hooks": ["Stop"]',
-         '"hooks": {"Stop": "now"}', '"begun": ["startup"]', '"begun": ["startup", "now"]'))],
+         '"unreachable_at": "now"', '"parked_at": []', '"warned_at": {}', '"stopped_at": []',
+         '"hooks": ["Stop"]', '"hooks": {"Stop": "now"}',
+         '"begun": ["startup"]', '"begun": ["startup", "now"]'))],
 )  # fmt: skip
 def test_a_damaged_state_file_counts_as_none(sandbox: Make, text: str) -> None:
     ann = sandbox()

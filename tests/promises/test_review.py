@@ -348,3 +348,54 @@ async def test_the_events_of_one_task_are_its_own_and_go_on_where_a_page_ended(d
         assert {event.task for event in page} == {"T-1"}
         seen += [event.type for event in page]
     assert seen == [*["claimed", "released"] * 14, "claimed", "done"]
+
+
+async def test_a_broken_claim_that_a_reopened_pull_request_brought_back_can_be_broken_again(
+    desk: Desk,
+) -> None:
+    held = await desk.granted(desk.ann, "T-1")
+    await review(desk, desk.ann, "T-1")
+    for _ in range(2):
+        broken = await desk.break_("T-1", held.fence)
+        assert isinstance(broken, results.Ended), broken
+        assert not broken.releases[0].already
+        assert (await desk.show("T-1")).state == "free"
+        await resolve(desk, pr=PR, outcome="rejected")
+        await acting.resolve(desk.store, desk.project, pr=PR, outcome="merged", as_="opened")
+        assert (await desk.show("T-1")).state == "review"
+
+
+async def test_the_reason_of_a_break_is_not_that_of_a_later_verdict(desk: Desk) -> None:
+    held = await desk.granted(desk.ann, "T-1")
+    await review(desk, desk.ann, "T-1", note="lexer tests still fail")
+    await desk.break_("T-1", held.fence, "stop this", "pat")
+    await resolve(desk, pr=PR, outcome="rejected", note="use streaming", by="rita")
+    assert (await desk.show("T-1")).previous.note == "use streaming"
+
+
+async def test_a_merge_after_a_rejection_takes_its_loss_back(desk: Desk) -> None:
+    held = await desk.granted(desk.ann, "T-1")
+    await review(desk, desk.ann, "T-1")
+    await resolve(desk, pr=PR, outcome="rejected")
+    await resolve(desk, pr=PR, outcome="merged")
+    assert (await desk.beat(desk.ann)).lost == ()
+    assert (await desk.show("T-1")).fence == held.fence
+
+
+async def test_a_merge_of_another_pull_request_of_the_branch_leaves_a_done_task(desk: Desk) -> None:
+    await desk.granted(desk.ann, "T-1", branch="dev")
+    await desk.release(desk.ann, "T-1", outcome="done", pr=PR)
+    other = await acting.resolve(desk.store, desk.project, pr=f"{PR}0", branch="dev")
+    assert isinstance(other, results.Moved), other
+    assert (await desk.show("T-1")).pr == PR
+    assert (await resolve(desk, pr=PR)).state == "done"
+
+
+@quick
+async def test_a_release_of_all_leaves_the_note_of_a_claim_that_lapsed(desk: Desk) -> None:
+    await desk.granted(desk.ann, "T-1", note="half done on branch x")
+    await desk.pass_time(21)
+    await desk.granted(desk.ann, "T-2", note="T-2's own")
+    await desk.release(desk.ann, None, note="its session ended")
+    assert (await desk.show("T-1")).previous.note == "half done on branch x"
+    assert (await desk.show("T-2")).previous.note == "its session ended"

@@ -126,7 +126,10 @@ class People(Queues):
         if not tenure:
             return "unknown", None
         self.lapse(task)
-        stands = {"merged": (*HELD, "lapsed"), "rejected": (*HELD, "lapsed", "done", "retried")}
+        stands = {
+            "merged": (*HELD, "lapsed", "done"),
+            "rejected": (*HELD, "lapsed", "done", "retried"),
+        }
         other = pr and tenure.pr not in ("", pr) and tenure.state in stands.get(outcome, ())
         if other or (fence and fence != tenure.fence):
             return "moved", seen.task(self, task)
@@ -175,7 +178,7 @@ class People(Queues):
                 self.tell("revived", task, tenure.owner)
         else:
             tenure.ended = self.now
-        if was == "lapsed" or (was == "rejected" and to == "review"):
+        if was == "lapsed" or (was == "rejected" and to != "rejected"):
             self.losses.get(tenure.owner, {}).pop(task, None)
         if was != to or to == "done":
             self.tell(to, task, tenure.owner)

@@ -131,13 +131,21 @@ class Model(People):
         if not task:
             ours = [each for each in ours if not self.waits_for_verdict(each)]
         if not task or (ours and fence in (None, self.tasks[task].fence)):
-            return "ended", [self.end(each, outcome, note, pr=pr) for each in ours]
+            notes = [self.note_at_end(each, note, named=bool(task)) for each in ours]
+            ends = zip(ours, notes, strict=True)
+            return "ended", [self.end(each, outcome, words, pr=pr) for each, words in ends]
         already = self.gave_up(task, fence)
         if not ours and not (already and fence) and self.leave_queue(task):
             return "ended", [(task, seen.state(self, task), False)]
         if already:
             return "ended", [(task, seen.state(self, task), True)]
         return self.not_mine(task, fence, moved=bool(ours))
+
+    def note_at_end(self, task: str, note: str, *, named: bool) -> str:
+        """Return the note of a released task: a release of all leaves that of a lapsed claim."""
+        tenure = self.tasks[task]
+        late = tenure.state == "lapsed" or self.overdue(tenure)
+        return tenure.note if late and not named and tenure.note else note
 
     def waits_for_verdict(self, task: str) -> bool:
         """Return whether the task is in review; a claim that left its review to be worked on
@@ -152,11 +160,13 @@ class Model(People):
     def break_(self, task: str, fence: int | None, reason: str, by: str, hold: bool) -> Answer:
         tenure = self.meet(task)
         current = tenure if tenure and tenure.fence == fence else None
-        if (current and current.state == "broken") or self.ended_by("broken", task, fence):
+        stands = current and current.state in (*HELD, "lapsed")
+        was_broken = (current and current.state == "broken") or self.ended_by("broken", task, fence)
+        if was_broken and not stands:
             if hold and current and not self.on_hold(task):
                 self.keep_back(task, ModelHold(by, reason, None, self.now))
             return "ended", [(task, seen.state(self, task), True)]
-        if not current or current.state not in (*HELD, "lapsed"):
+        if not current or not stands:
             return "moved", seen.task(self, task)
         ended = self.end(task, "broken", "", reason)
         self.lose(current, task, "broken", by, reason)

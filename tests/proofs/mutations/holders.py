@@ -53,8 +53,8 @@ MUTANTS = [
         "a release emits two events",
         "store/lua/release.lua",
         "the stream has each transition once (I12)",
-        "  end_tenure(task, rec, outcome, fields)\n",
-        "  end_tenure(task, rec, outcome, fields)\n  emit(outcome, task, rec)\n",
+        "{note = note, pr = ARG.pr})\n",
+        "{note = note, pr = ARG.pr})\n  emit(outcome, task, rec)\n",
     ),
     Mutant(
         "the record of an ended claim has an expiry",

@@ -84,8 +84,8 @@ MUTANTS = [
         "a break is known only as long as the task's record shows it",
         "store/lua/break.lua",
         "a lost reply has no cost (rule 4)",
-        " or ended_by(task, fence, 'broken') then",
-        " then",
+        " or ended_by(task, fence, 'broken')) then",
+        ") then",
         ("tests/promises/test_lost_replies.py",),
     ),
     Mutant(

@@ -37,12 +37,14 @@ elseif rec.damaged then
   return answer('damaged', {}, task)
 end
 local current = rec.fence == fence
-if current and rec.state == 'broken' or ended_by(task, fence, 'broken') then
+-- A broken claim may be back, because its pull request was opened again: then it can be broken again.
+local stands = current and (live(rec) or rec.state == 'lapsed')
+if not stands and (current and rec.state == 'broken' or ended_by(task, fence, 'broken')) then
   -- The first break may not have asked for a hold, or an error may have interrupted it.
   if hold and current and not on_hold(rec) then put_on_hold(task, rec, hold) else touch() end
   return answer('ended', {}, {task, state_now(task, rec), '1'})
 end
-if not current or not (live(rec) or rec.state == 'lapsed') then
+if not stands then
   return answer('moved', {}, to_json(task, rec))
 end
 

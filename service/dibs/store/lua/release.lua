@@ -22,11 +22,10 @@
 --- @include endings.lua
 
 local one, fence, outcome = ARG.task, ARG.fence, ARG.outcome
-local fields = {note = ARG.note, pr = ARG.pr}
 
-local function release(task, rec)
+local function release(task, rec, note)
   record_lapse(task, rec)
-  end_tenure(task, rec, outcome, fields)
+  end_tenure(task, rec, outcome, {note = note, pr = ARG.pr})
   return {task, state_now(task, rec), ''}
 end
 
@@ -51,7 +50,7 @@ if one ~= '' then
   if rec.damaged then return answer('damaged', told, one) end
   local ours = rec.owner == SESSION and (live(rec) or rec.state == 'lapsed')
   if ours and (fence == '' or fence == rec.fence) then
-    return answer('ended', told, release(one, rec))
+    return answer('ended', told, release(one, rec, ARG.note))
   end
   local already = ended_before(one, rec)
   -- A session that waits for a task that it ended before, and names no fence, means its place in the queue.
@@ -81,7 +80,9 @@ local reply = {'ended', NOW_TEXT, told}
 for _, task in ipairs(own_tasks()) do
   local rec = load_current(task)
   if rec.owner == SESSION and (live(rec) or rec.state == 'lapsed') and not waits(task, rec) then
-    reply[#reply + 1] = release(task, rec)
+    -- The caller may not know of a claim that lapsed: the note of all is not about it.
+    local late = rec.state == 'lapsed' or overdue(rec)
+    reply[#reply + 1] = release(task, rec, late and rec.note or ARG.note)
   end
 end
 if #reply == 3 then touch() end

@@ -81,8 +81,7 @@ if not rec.owner then return answer('unknown', {}) end
 if fence ~= '' and fence ~= rec.fence then return answer('moved', {}, to_json(task, rec)) end
 
 -- A tenure has one pull request, the last that was reported: a verdict on another one does not apply to the task.
-local ended_well = rec.state == 'done' or rec.state == 'retried'
-local stands = live(rec) or rec.state == 'lapsed' or ended_well and outcome == 'rejected'
+local stands = live(rec) or rec.state == 'lapsed' or rec.state == 'done' or rec.state == 'retried' and outcome == 'rejected'
 if outcome ~= 'opened' and pr ~= '' and rec.pr and rec.pr ~= pr and stands then
   return answer('moved', {}, to_json(task, rec))
 end
@@ -101,9 +100,10 @@ end
 
 if pr ~= '' then set_lookup_field(task, rec, 'pr', pr) end
 if ARG.note ~= '' then rec.note = ARG.note end
+rec.reason = nil  -- that of a break, which this outcome replaces
 rec.by, rec.sha = to ~= 'review' and ARG.by or nil, ARG.sha ~= '' and ARG.sha or nil
 rec.merged, rec.was = to == 'done' and '1' or nil, nil
-local is_loss = rec.state == 'lapsed' or to == 'review' and rec.state == 'rejected'
+local is_loss = rec.state == 'lapsed' or to ~= 'rejected' and rec.state == 'rejected'
 local held_before, done_before = live(rec), rec.state == 'done'
 if to == 'review' then
   rec.due_at = NOW + RULES.review_ms
