@@ -77,7 +77,7 @@ def do_act(args: Args, session: Session) -> int:
     try:
         reply = client.call(session, "POST", args.command, body, more=more)[0]
     except client.Failure as failure:
-        if failure.problem.get("code") != "unauthorized":
+        if failure.problem.get("code") not in ("unauthorized", "forbidden"):
             raise
         text = "DIBS_ADMIN_KEY is not an admin key of this service"
         raise client.Failure(failure.code, text, failure.problem) from None

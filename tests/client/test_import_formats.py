@@ -139,6 +139,7 @@ def test_kiro_headings_are_no_tasks_and_details_belong_to_theirs() -> None:
 def test_a_plain_checklist_goes_by_its_ids_else_by_its_words() -> None:
     text = """# To do
 - [ ] GW-41: Parse offsets
+- [ ] T-12 Parse dates (after: GW-41)
 * [ ] **#12** Fix the clock
 + [ ] Write `docs` \u200b for it
 1. [ ] Numbered too
@@ -148,6 +149,7 @@ def test_a_plain_checklist_goes_by_its_ids_else_by_its_words() -> None:
 """
     assert found(text, "/repo/docs/todo.md") == {
         "GW-41": ("Parse offsets", []),
+        "T-12": ("Parse dates (after: GW-41)", ["GW-41"]),
         "#12": ("Fix the clock", []),
         "Write `docs` for it": ("Write `docs` for it", []),
         "Numbered too": ("Numbered too", []),
