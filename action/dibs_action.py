@@ -234,7 +234,7 @@ def resolve(service: Service, pull: Pull) -> str:
     if not service.key:
         raise Stop("resolve needs the input `key`: a key for CI (DIBS_CI_KEY)")
     fields = {"outcome": "merged" if pull.merged else "rejected", "pr": pull.url}
-    fields.update({"sha": pull.sha[:64]} if pull.merged else {"note": "closed without merging"})
+    fields.update({"sha": pull.sha[:64]} if pull.merged else {})
     status, first = told(service, fields)
     done: list[Json] = [first] if status == 200 else []
     why: list[Json] = []

@@ -522,7 +522,7 @@ def test_no_history_makes_the_store_differ_from_the_contract(
     run_state_machine_as_test(
         Contract,
         settings=settings(
-            max_examples=CASES or (SHORT_CASES if is_short else 80),
+            max_examples=CASES or (SHORT_CASES if is_short else 60),
             derandomize=not CASES,
             stateful_step_count=STEPS,
             deadline=None,

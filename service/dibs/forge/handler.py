@@ -17,7 +17,6 @@ from dibs.model import Project, Task
 from dibs.problems import ProblemError
 from dibs.store import Store
 
-UNMERGED = "closed without merging"
 DONE, UNMATCHED, NOTHING = "done", "unmatched", "nothing"
 RESULTS = (DONE, UNMATCHED, NOTHING, "ignored", "replayed", "overtaken", "old", "refused")
 """The results of a delivery, as answers and metrics name them."""
@@ -96,7 +95,6 @@ class _Finder:
                 "pr": self.pr.url,
                 "branch": self.pr.branch if way == "branch" else "",
                 "outcome": "merged" if self.outcome == "opened" else self.outcome,
-                "note": UNMERGED if self.outcome == "rejected" else "",
                 "sha": self.pr.sha if self.outcome == "merged" else "",
             },
             [],

@@ -285,4 +285,13 @@ MUTANTS = [
         "ARG.note",
         REVIEWS,
     ),
+    Mutant(
+        "a closed pull request replaces the holder's note",
+        "forge/handler.py",
+        "the next holder gets the last note (rule 6)",
+        '                "sha": self.pr.sha if',
+        '                "note": "closed without merging" if self.outcome == "rejected" else "",\n'
+        '                "sha": self.pr.sha if',
+        FORGE,
+    ),
 ]
