@@ -13,7 +13,7 @@ from tests.proofs import stores
 
 from dibs.model import Project
 
-EXAMPLES = int(os.environ.get("DIBS_PROOF_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("DIBS_PROOF_EXAMPLES", "8"))
 """Random cases for each operation, in each random phase of schemathesis."""
 CALLS = 500
 """The calls that a run makes at least: an odd description could allow none."""
