@@ -1002,22 +1002,20 @@ class Session:
             self.data["ended"] = bool(has_ended)
             if self.event in BEATS and self.data.get("parked_at", 0) > self.begun:
                 return {}  # a park has overtaken this beat
-            until, before = time.monotonic() + timeout_s, dict(self.data["claims"])
+            until = time.monotonic() + timeout_s
             self.doubt(act, body)
-            doubted = dict(self.data["claims"])
+            before = dict(self.data["claims"])
             try:
                 reply, sent = self.call(act, body, attempts, until)
                 self.data.pop("unreachable_at", None)
                 self.learn(act, body, reply, sent)
                 if act == "heartbeat" and not body.get("task"):
-                    self.ask_after(doubted, body, reply, until)
+                    self.ask_after(before, body, reply, until)
                 return reply
             except Failure as failure:
+                self.learn(act, body, failure.problem, None)
                 if failure.code == UNKNOWN:
                     self.data["unreachable_at"] = time.time()
-                else:  # refused, so nothing of it was done
-                    self.data["claims"] = before
-                self.learn(act, body, failure.problem, None)
                 raise
             finally:
                 for loss in [] if self.event else self.take_losses():
@@ -1028,13 +1026,16 @@ class Session:
     def doubt(self, act: str, body: "Json") -> None:
         """Shorten the deadlines that a write may shorten, and save them before it is sent: its
         reply may be lost, or this process killed (I11). A release ends a claim; work after a park
-        has the claim's ttl again. A write for all claims leaves those in review alone."""
+        has the claim's ttl again. A write for all claims leaves those in review alone. A refusal
+        takes no doubt back, because an earlier attempt may have had an effect: the next heartbeat
+        does."""
         now, task, is_news = clocks(), body.get("task"), False
         is_work = act == "heartbeat" and body.get("state") == "working"
         for name, claim in self.data["claims"].items() if is_work or act == "release" else ():
             ends = until_of(claim, now) if is_work else [0.0, 0.0]
+            ends = [*map(min, ends, claim["until"])]  # one of the clocks may have been set
             is_meant = name == task if task else not claim.get("pr")
-            if is_meant and ends[0] < claim["until"][0]:
+            if is_meant and ends != claim["until"]:
                 self.data["claims"][name], is_news = {**claim, "until": ends}, True
         if is_news:
             self.save()

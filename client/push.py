@@ -20,7 +20,10 @@ LOST = (
     "nothing was pushed: a claim of this session was lost, and it holds no other. Claim the task "
     "of this work before you push it (dibs claim TASK), or ask the user"
 )
-LOST_ONE = "nothing was pushed: a claim of this session was lost. Push again if this is other work"
+LOST_ONE = (
+    "nothing was pushed: a claim of this session was lost. Do not push the work on it. If all of "
+    "this push belongs to claims that you hold (dibs list --mine), push again"
+)
 STOPPED_S = 86_400
 """The time for which a loss stops the pushes of a session that claims nothing else."""
 
