@@ -199,7 +199,7 @@ MUTANTS = [
     Mutant(
         "a task's page does not say that anyone may have written it",
         "board/task_page.py",
-        "an open service says so on every page",
+        "an open service says so on every page (rule 19)",
         "        keyed=context.keyed,\n",
         "",
         (

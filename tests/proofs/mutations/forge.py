@@ -248,7 +248,7 @@ MUTANTS = [
     Mutant(
         "a break known before is all a broken claim can have",
         "store/lua/break.lua",
-        "a claim can be broken (rule 13)",
+        "a break ends the claim whose fence it names (rule 28)",
         "if not stands and (current",
         "if (current",
         REVIEWS,
@@ -256,7 +256,7 @@ MUTANTS = [
     Mutant(
         "the reason of a break outlives it",
         "store/lua/resolve.lua",
-        "a refusal tells facts (rule 20)",
+        "the next holder knows how it ended (rule 21)",
         "rec.reason = nil  -- that of a break, which this outcome replaces\n",
         "",
         REVIEWS,
@@ -280,7 +280,7 @@ MUTANTS = [
     Mutant(
         "a release of all overwrites the notes of lapsed claims",
         "store/lua/release.lua",
-        "the next holder gets the last note (rule 6)",
+        "the next holder gets the last note (rule 21)",
         "late and rec.note or ARG.note",
         "ARG.note",
         REVIEWS,
@@ -288,7 +288,7 @@ MUTANTS = [
     Mutant(
         "a closed pull request replaces the holder's note",
         "forge/handler.py",
-        "the next holder gets the last note (rule 6)",
+        "the next holder gets the last note (rule 21)",
         '                "sha": self.pr.sha if',
         '                "note": "closed without merging" if self.outcome == "rejected" else "",\n'
         '                "sha": self.pr.sha if',

@@ -115,7 +115,7 @@ MUTANTS = [
     Mutant(
         "the end of a session overwrites the holder's note",
         "client/hook.py",
-        "the next holder gets the last note (rule 6)",
+        "the next holder gets the last note (rule 21)",
         '**({"note": SESSION_ENDED} if is_silent else {})',
         '"note": SESSION_ENDED',
         (
